@@ -1,0 +1,32 @@
+"""The exceptions a user meets: each carries one line that names the thing, the value and the mend.
+
+The command line prints that line and ends with exit code 2; a library user catches the type.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DataError", "DivergedError", "FlowError", "OptionError", "RetrogradeError", "RunError"]
+
+
+class RetrogradeError(Exception):
+    """Root of every exception that retrograde raises on purpose."""
+
+
+class OptionError(RetrogradeError, ValueError):
+    """An option has an impossible value, or two options contradict one another."""
+
+
+class DataError(RetrogradeError, ValueError):
+    """The data handed in is missing, empty, unreadable or too short."""
+
+
+class RunError(RetrogradeError):
+    """A run folder is missing, incomplete, in use, or of a version that this one cannot read."""
+
+
+class DivergedError(RetrogradeError, ArithmeticError):
+    """Training met a loss or gradient that is no number; the last good checkpoint is kept."""
+
+
+class FlowError(RetrogradeError, ValueError):
+    """The gradient flow of this model, input or loss cannot be measured as asked."""
