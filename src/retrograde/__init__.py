@@ -6,7 +6,27 @@ through time, ``rg.reference`` is the mathematics in plain NumPy.
 
 from __future__ import annotations
 
-from . import errors, kernels
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
+    from . import errors, kernels
 
 __all__ = ["__version__", "errors", "kernels"]
 __version__ = "0.1.0"
+
+# Parts are imported when first named, so that `retrograde --help` does not wait for torch.
+_PARTS = {"errors", "kernels"}
+_HOME: dict[str, str] = {}  # public name -> the part it lives in
+
+
+def __getattr__(name: str) -> object:
+    if name in _PARTS:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
