@@ -1,0 +1,18 @@
+"""``RNN``, ``GRU`` and ``LSTM``: drop-in for ``torch.nn``, computed by the fastest path there is.
+
+The constructor, the parameters, the ``state_dict``, the shapes, the errors and the numbers are
+those of ``torch.nn``; :func:`explain` says which path a call takes and why, and
+:func:`accelerate_` turns the recurrent layers of a finished model into these.
+"""
+
+from __future__ import annotations
+
+from .acceleration import accelerate_
+from .layers import GRU, LSTM, RNN, explain
+from .paths import Explanation
+
+__all__ = ["GRU", "LSTM", "RNN", "Explanation", "accelerate_", "explain"]
+
+for _layer in (RNN, GRU, LSTM):  # where users, and pickles, find them
+    _layer.__module__ = __name__
+del _layer

@@ -1,0 +1,293 @@
+"""The three recurrent layers: ``torch.nn``'s own, with a forward pass that may take the engine.
+
+They inherit the constructor, the parameters, their initialisation and every check from ``torch.nn``.
+Two things differ. The weights are gathered anew at each call, as they stand (``torch.nn`` keeps a
+list of them that goes stale when one is parametrised, pruned or swapped); and a well-formed call
+becomes a :class:`~retrograde.nn.paths.Call`, which takes the fastest path. A call that is not well
+formed goes to ``torch.nn``'s own forward, so that the error is torch's, in the words of the torch
+that is installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from ..errors import OptionError
+from .paths import Call, Explanation, compute, explanation
+
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "explain"]
+
+
+class Recurrent(torch.nn.RNNBase):
+    """What the three layers share: fresh weights, and one forward pass over any form of input."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Run the layer over a sequence.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            ``(T, B, input_size)``; ``(B, T, input_size)`` if ``batch_first``; ``(T, input_size)``
+            without a batch; or packed sequences of different lengths.
+        hx : Tensor or (Tensor, Tensor), optional
+            The initial state h_0, for an LSTM (h_0, c_0), each ``(num_layers * D, B, ·)``, or without
+            the B where the input has none; D is 2 if ``bidirectional``, else 1. Zeros if not given.
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            h_t of the last layer at each step, laid out as the input.
+        h_n : Tensor or (Tensor, Tensor)
+            The final state, shaped as `hx`.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError, ...
+            Whatever ``torch.nn`` raises on the same bad input.
+        """
+        weights = self._flat_weights
+        call = self._call(input, hx, weights)
+        if call is None:
+            return super().forward(input, hx)
+        output, state = compute(call)
+        if isinstance(input, PackedSequence):
+            _, batch_sizes, sorted_indices, unsorted_indices = input
+            packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+            if unsorted_indices is not None:
+                state = tuple(s.index_select(1, unsorted_indices) for s in state)
+            return packed, (state if self.mode == "LSTM" else state[0])
+        if input.dim() == 2:
+            output = output.squeeze(0 if self.batch_first else 1)
+            state = tuple(s.squeeze(1) for s in state)
+        return output, (state if self.mode == "LSTM" else state[0])
+
+    def _call(self, input: Any, hx: Any, weights: list[Tensor]) -> Call | None:
+        """The forward pass in tensors, or None if `input` and `hx` are not what this layer takes."""
+        batch_sizes = sorted_indices = None
+        if isinstance(input, PackedSequence):
+            input, batch_sizes, sorted_indices, _ = input
+        if not isinstance(input, Tensor) or input.dim() == 0 or input.size(-1) != self.input_size:
+            return None
+        if any(not isinstance(weight, Tensor) for weight in weights):
+            return None
+        if input.dtype != weights[0].dtype and not torch._C._is_any_autocast_enabled():
+            return None
+        unbatched = batch_sizes is None and input.dim() == 2
+        if input.dim() != (3 if batch_sizes is None and not unbatched else 2):
+            return None
+
+        state: tuple[Tensor, ...] | None = None
+        if hx is not None:
+            state = tuple(hx) if self.mode == "LSTM" and isinstance(hx, (tuple, list)) else (hx,)
+            rows = self.num_layers * (2 if self.bidirectional else 1)
+            sizes = [self.proj_size or self.hidden_size, self.hidden_size][: 2 if self.mode == "LSTM" else 1]
+            shapes: list[tuple[int, ...]]
+            if unbatched:
+                shapes = [(rows, size) for size in sizes]
+            else:
+                batch = int(batch_sizes[0]) if batch_sizes is not None else input.size(0 if self.batch_first else 1)
+                shapes = [(rows, batch, size) for size in sizes]
+            if len(state) != len(shapes):
+                return None
+            for given, shape in zip(state, shapes, strict=True):
+                if not isinstance(given, Tensor) or given.shape != shape:
+                    return None
+            if unbatched:
+                state = tuple(s.unsqueeze(1) for s in state)
+            elif sorted_indices is not None:  # the state follows the order in which the user gave the sequences
+                state = tuple(s.index_select(1, sorted_indices) for s in state)
+        if unbatched:
+            input = input.unsqueeze(0 if self.batch_first else 1)
+        return Call(
+            self.mode,
+            input,
+            batch_sizes,
+            state,
+            weights,
+            self.hidden_size,
+            self.proj_size,
+            self.num_layers,
+            self.bias,
+            self.dropout,
+            self.training,
+            self.bidirectional,
+            self.batch_first,
+        )
+
+    # torch.nn keeps `_flat_weights`, a list of the weights filled when a parameter is set. Here it is
+    # read from the module each time, so there is no copy to go stale, to hold a finished graph alive,
+    # or to keep deepcopy and pickle from working once a weight is computed from another.
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        parameters = self._parameters
+        weights: list[Any] = []  # tensors; None where one was deleted, as in torch.nn
+        for name in self._flat_weights_names:
+            weight = parameters.get(name)
+            weights.append(getattr(self, name, None) if weight is None else weight)
+        return weights
+
+    @_flat_weights.setter
+    def _flat_weights(self, _: object) -> None:
+        """Ignored: torch's constructor and `__setstate__` hand in their copy."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super(torch.nn.RNNBase, self).__setattr__(name, value)  # RNNBase would write into its copy
+
+    def _init_flat_weights(self) -> None:
+        self.flatten_parameters()
+
+    def _update_flat_weights(self) -> None:
+        pass
+
+    def flatten_parameters(self) -> None:
+        """Lay the parameters out in one block where cuDNN wants that; nothing to do on the CPU."""
+        # A weight that is computed from another has no place of its own, and computing it here
+        # could change its state (the power iteration of spectral_norm).
+        if all(self._parameters.get(name) is not None for name in self._flat_weights_names):
+            super().flatten_parameters()
+
+
+class RNN(Recurrent, torch.nn.RNN):
+    """Elman network, h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu; as ``torch.nn.RNN``.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    num_layers : int, default 1
+    nonlinearity : {"tanh", "relu"}
+    bias : bool, default True
+    batch_first : bool, default False
+    dropout : float, default 0
+        Between layers, in training.
+    bidirectional : bool, default False
+    device, dtype : optional
+
+    References
+    ----------
+    Elman, Finding structure in time, Cognitive Science 14 (1990).
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> layer = rg.nn.RNN(10, 20, nonlinearity="relu")
+    >>> output, h_n = layer(torch.randn(5, 3, 10))
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 3, 20]), torch.Size([1, 3, 20]))
+    """
+
+
+class GRU(Recurrent, torch.nn.GRU):
+    """Gated recurrent unit, the reset gate after the product; as ``torch.nn.GRU``.
+
+    r_t = σ(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr), z_t = σ(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz),
+    n_t = tanh(W_in x_t + b_in + r_t ⊙ (W_hn h_{t-1} + b_hn)), h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t-1}.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    num_layers : int, default 1
+    bias : bool, default True
+    batch_first : bool, default False
+    dropout : float, default 0
+        Between layers, in training.
+    bidirectional : bool, default False
+    device, dtype : optional
+
+    References
+    ----------
+    Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> layer = rg.nn.GRU(10, 20, num_layers=2, bidirectional=True)
+    >>> output, h_n = layer(torch.randn(5, 3, 10))
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 3, 40]), torch.Size([4, 3, 20]))
+    """
+
+
+class LSTM(Recurrent, torch.nn.LSTM):
+    """Long short-term memory, with or without projection; as ``torch.nn.LSTM``.
+
+    i_t, f_t, o_t = σ(W_i· x_t + b_i· + W_h· h_{t-1} + b_h·), g_t = tanh(the same with its own weights),
+    c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t, h_t = o_t ⊙ tanh(c_t), then h_t = W_hr h_t with a projection.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    num_layers : int, default 1
+    bias : bool, default True
+    batch_first : bool, default False
+    dropout : float, default 0
+        Between layers, in training.
+    bidirectional : bool, default False
+    proj_size : int, default 0
+        Size that h_t is projected to; 0 for no projection.
+    device, dtype : optional
+
+    References
+    ----------
+    Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9 (1997);
+    Gers et al., Learning to forget (2000); the projection: Sak et al., arXiv:1402.1128.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> layer = rg.nn.LSTM(10, 20, proj_size=5)
+    >>> output, (h_n, c_n) = layer(torch.randn(5, 3, 10))
+    >>> output.shape, h_n.shape, c_n.shape
+    (torch.Size([5, 3, 5]), torch.Size([1, 3, 5]), torch.Size([1, 3, 20]))
+    """
+
+
+def explain(module: torch.nn.Module, input: Any, hx: Any = None) -> Explanation:
+    """Say which path ``module(input, hx)`` takes, and why, without computing it.
+
+    Parameters
+    ----------
+    module : retrograde.nn.RNN, GRU or LSTM, or one of torch.nn's
+    input, hx
+        What the module would be called with.
+
+    Returns
+    -------
+    Explanation
+        ``.path`` is ``"engine"`` or ``"torch"``, ``.reason`` one line.
+
+    Raises
+    ------
+    OptionError
+        If `module` is no recurrent layer.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> rg.nn.explain(rg.nn.GRU(3, 4, dtype=torch.bfloat16), torch.zeros(5, 2, 3, dtype=torch.bfloat16)).path
+    'torch'
+    >>> rg.nn.explain(torch.nn.GRU(3, 4), torch.zeros(5, 2, 3))
+    torch's operators: this is torch.nn's GRU; retrograde.nn.accelerate_ makes it one of ours
+    """
+    if not isinstance(module, Recurrent):
+        name = type(module).__name__
+        if isinstance(module, torch.nn.RNNBase):
+            return Explanation("torch", f"this is torch.nn's {name}; retrograde.nn.accelerate_ makes it one of ours")
+        raise OptionError(f"explain takes a recurrent layer (RNN, GRU, LSTM), not {name}: name one of its layers")
+    # A parametrisation may change its state when it is computed in training: look without touching.
+    parametrizations = [m for m in module.modules() if m is not module and m.training]
+    try:
+        for m in parametrizations:
+            m.training = False
+        with torch.no_grad():
+            call = module._call(input, hx, module._flat_weights)
+    finally:
+        for m in parametrizations:
+            m.training = True
+    if call is None:
+        return Explanation("torch", "the input is not of the form this layer takes, and torch.nn will say why")
+    return explanation(call)

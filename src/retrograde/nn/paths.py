@@ -1,0 +1,135 @@
+"""Which way a forward pass is computed, and why: the one place where the engine meets the modules.
+
+A :class:`Call` is a forward pass in plain tensors, already checked. :func:`obstacle` says what keeps
+the native engine from it; without one the engine computes it, else torch's own operators do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .. import kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Call", "Explanation", "compute", "explanation", "obstacle"]
+
+
+class Call(NamedTuple):
+    """A forward pass of a recurrent stack, in tensors; D is 2 if bidirectional, else 1."""
+
+    mode: str  # "RNN_TANH", "RNN_RELU", "GRU" or "LSTM"
+    input: Tensor  # (T, B, I); (B, T, I) if batch_first; (sum of lengths, I) if packed
+    batch_sizes: Tensor | None  # (T,), how many sequences are still running at step t; None if not packed
+    state: tuple[Tensor, ...] | None  # (h_0,) or (h_0, c_0), each (num_layers * D, B, ·); None is zeros
+    weights: list[Tensor]  # torch's flat order: layer by layer, direction by direction
+    hidden_size: int
+    proj_size: int  # 0 if there is no projection
+    num_layers: int
+    bias: bool
+    dropout: float  # between layers, in training only
+    training: bool
+    bidirectional: bool
+    batch_first: bool
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """The path that a forward pass takes, and why.
+
+    Attributes
+    ----------
+    path : {"engine", "torch"}
+        Retrograde's native engine, or torch's own operators.
+    reason : str
+        One line.
+    """
+
+    path: Literal["engine", "torch"]
+    reason: str
+
+    def __repr__(self) -> str:
+        name = "the native engine" if self.path == "engine" else "torch's operators"
+        return f"{name}: {self.reason}"
+
+
+def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run `call` on the path that :func:`obstacle` leaves open.
+
+    Returns
+    -------
+    output : Tensor
+        Laid out as the input, the last dimension D * hidden_size (D * proj_size with a projection).
+    state : tuple of Tensor
+        ``(h_n,)``, or ``(h_n, c_n)`` for an LSTM, each ``(num_layers * D, B, ·)``.
+    """
+    return _with_torch(call)
+
+
+def explanation(call: Call) -> Explanation:
+    """Say which path :func:`compute` would take for `call`, and why."""
+    reason = obstacle(call)
+    if reason is None:
+        return Explanation("engine", f"{call.input.dtype} on the CPU, {kernels.info()['instruction_set']}")
+    return Explanation("torch", reason)
+
+
+def obstacle(call: Call) -> str | None:
+    """What keeps the native engine from computing `call`; None if nothing does."""
+    if not kernels.available():
+        return "the native engine was not built on this machine"
+    tensors = (call.input, *(call.state or ()), *call.weights)
+    for tensor in tensors:
+        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+            return f"a tensor is a {type(tensor).__name__}, and the engine reads plain tensors only"
+        if tensor.device.type != "cpu":
+            return f"a tensor is on {tensor.device}, and the engine works on the CPU"
+        if tensor.dtype not in (torch.float32, torch.float64):
+            return f"a tensor is of {tensor.dtype}, and the engine knows float32 and float64"
+        if tensor.dtype != call.input.dtype:
+            return f"the tensors are of different types, {call.input.dtype} and {tensor.dtype}"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses the types of torch's operators"
+    if torch._C._is_tracing():
+        return "torch.jit records torch's operators"
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform (vmap, grad, jvp, ...) needs torch's operators"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation needs torch's operators"
+    return "this version of the engine has no recurrent kernels"
+
+
+_TORCH_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
+    "GRU": torch.gru,
+    "LSTM": torch.lstm,
+}
+
+
+def _with_torch(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compute `call` by the operators that ``torch.nn`` itself calls, with the arguments that it gives them."""
+    operator = _TORCH_OPERATORS[call.mode]
+    state = call.state or _zero_state(call)
+    hx = state if call.mode == "LSTM" else state[0]
+    options = (call.bias, call.num_layers, call.dropout, call.training, call.bidirectional)
+    if call.batch_sizes is None:
+        output, *final = operator(call.input, hx, call.weights, *options, call.batch_first)
+    else:
+        output, *final = operator(call.input, call.batch_sizes, hx, call.weights, *options)
+    return output, tuple(final)
+
+
+def _zero_state(call: Call) -> tuple[Tensor, ...]:
+    batch = int(call.batch_sizes[0]) if call.batch_sizes is not None else call.input.size(0 if call.batch_first else 1)
+    rows = call.num_layers * (2 if call.bidirectional else 1)
+    h_0 = torch.zeros(rows, batch, call.proj_size or call.hidden_size, dtype=call.input.dtype, device=call.input.device)
+    if call.mode != "LSTM":
+        return (h_0,)
+    return h_0, torch.zeros(rows, batch, call.hidden_size, dtype=call.input.dtype, device=call.input.device)
