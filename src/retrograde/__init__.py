@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
-    from . import errors, kernels, nn
+    from . import errors, kernels, nn, reference
 
-__all__ = ["__version__", "errors", "kernels", "nn"]
+__all__ = ["__version__", "errors", "kernels", "nn", "reference"]
 __version__ = "0.1.0"
 
 # Parts are imported when first named, so that `retrograde --help` does not wait for torch.
-_PARTS = {"errors", "kernels", "nn"}
+_PARTS = {"errors", "kernels", "nn", "reference"}
 _HOME: dict[str, str] = {}  # public name -> the part it lives in
 
 
