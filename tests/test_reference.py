@@ -290,6 +290,12 @@ def test_unlikely_targets_neither_overflow_nor_lose_the_gradient():
     assert gradient.U[0, 0] == pytest.approx(2000 * (1 - np.tanh(0.3) ** 2) * 0.3, rel=1e-9)
 
 
+def test_a_class_ruled_out_by_an_infinite_bias_costs_nothing():
+    net = dataclasses.replace(NET, c=np.array([0.1, -np.inf, 0.2]))
+    assert np.isfinite(rg.reference.loss(net, [0, 1], [0, 2]))
+    assert np.isfinite(rg.reference.gradients(net, [0, 1], [0, 2]).W).all()
+
+
 def test_a_long_sequence_agrees_with_torch():
     rng = np.random.default_rng(7)
     net = rg.reference.Network.random(8, 32, 8, seed=rng)

@@ -181,7 +181,7 @@ def cross_entropy(o: Array, y: Array) -> Array:
     """E_t = −Σ_i y_i log softmax(o)_i over the last axis, from the logits o."""
     shifted = o - o.max(axis=-1, keepdims=True)
     log_y_hat = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))  # log ŷ_i = o_i − log Σ_j e^{o_j}
-    return np.asarray(-np.where(y == 0.0, 0.0, y * log_y_hat).sum(axis=-1))  # E_t = −Σ_i y_i log ŷ_i
+    return np.asarray(-(y * np.where(y == 0.0, 0.0, log_y_hat)).sum(axis=-1))  # E_t = −Σ_i y_i log ŷ_i
 
 
 def cross_entropy_gradient(o: Array, y: Array) -> Array:
@@ -439,9 +439,9 @@ def gradients(
     truncation : int, optional
         Follow each E_t back through the last ``truncation`` steps only: of the double sum over t and k,
         exactly the terms with lag t − k < truncation are kept. So 1 keeps the immediate derivatives alone,
-        and T or more cuts nothing. It is what autograd gives if, for each E_t by itself, s_{t−truncation}
-        is detached; the same holds for the gradients of inputs and s_0 (s_0 counts as k = 0). V and c
-        lose nothing. Left out, nothing is cut.
+        and T or more keeps all. It is what autograd gives if, for each E_t by itself, s_{t−truncation} is
+        detached; the same holds for the gradients of inputs and of s_0 (which counts as k = 0, and so
+        takes T + 1 to be whole). V and c lose nothing. Left out, nothing is cut.
 
     Raises
     ------
