@@ -8,10 +8,27 @@ those of ``torch.nn``; :func:`explain` says which path a call takes and why, and
 from __future__ import annotations
 
 from .acceleration import accelerate_
+from .dropout import VariationalDropout, WeightDrop, weight_drop_
+from .initialisation import initialise
 from .layers import GRU, LSTM, RNN, explain
 from .paths import Explanation
+from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 
-__all__ = ["GRU", "LSTM", "RNN", "Explanation", "accelerate_", "explain"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Explanation",
+    "StepwiseGRU",
+    "StepwiseLSTM",
+    "StepwiseRNN",
+    "VariationalDropout",
+    "WeightDrop",
+    "accelerate_",
+    "explain",
+    "initialise",
+    "weight_drop_",
+]
 
 for _layer in (RNN, GRU, LSTM):  # where users, and pickles, find them
     _layer.__module__ = __name__

@@ -1,0 +1,199 @@
+"""How the weights of recurrent layers start: the remedies that act before the first step of training."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from ..errors import OptionError
+
+__all__ = ["initialise"]
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+# torch stacks the gates of a layer in the rows of its weights, in this order.
+_GATES = {1: ("h",), 3: ("r", "z", "n"), 4: ("i", "f", "g", "o")}
+
+
+def initialise(
+    module: Model,
+    *,
+    recurrent: Literal["orthogonal", "identity", "xavier"] | None = None,
+    input: Literal["orthogonal", "xavier"] | float | None = None,
+    spectral_radius: float | None = None,
+    forget_bias: float | None = None,
+    chrono: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Model:
+    """Initialise every recurrent layer in a module, in place; what is not asked for stays as it is.
+
+    Works on RNN, GRU and LSTM layers and cells, ours and ``torch.nn``'s, stacked and bidirectional. Each gate's block
+    of a weight, ``(H, H)`` or ``(H, I)``, is a matrix of its own here.
+
+    Parameters
+    ----------
+    module
+        A recurrent layer, or a model that has some anywhere inside.
+    recurrent
+        The weights from state to state. ``"orthogonal"``: a random orthogonal matrix (Saxe et al. 2014), which neither
+        shrinks nor stretches a gradient. ``"identity"``: the identity, biases zero, for the vanilla network; with
+        ``nonlinearity="relu"`` this is the IRNN of Le, Jaitly and Hinton (2015), who draw the input weights with a
+        standard deviation of 0.001. ``"xavier"``: uniform, of variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010).
+    input
+        The weights from input to state: ``"orthogonal"``, ``"xavier"``, or the standard deviation of a Gaussian.
+    spectral_radius
+        Scale the recurrent weights, however they were drawn, so that their eigenvalue of largest modulus has this one.
+    forget_bias
+        The bias of the gate that keeps the old state: f of an LSTM (1 in Jozefowicz et al. 2015), z of a GRU. The two
+        bias vectors of torch are set so that they add up to it.
+    chrono
+        T_max, the longest lag expected, in steps. The bias of the keeping gate becomes log u with u uniform in
+        [1, T_max - 1], that of an LSTM's input gate its negative (Tallec and Ollivier 2018).
+    generator
+        Of the random numbers; torch's own if None.
+
+    Returns
+    -------
+    torch.nn.Module
+        The module given.
+
+    Raises
+    ------
+    OptionError
+        If the module has no recurrent layer, or an option does not apply to one that it has.
+
+    Examples
+    --------
+    >>> layer = initialise(torch.nn.LSTM(3, 5), recurrent="orthogonal", forget_bias=1.0)
+    >>> (layer.bias_ih_l0 + layer.bias_hh_l0)[5:10].tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    if forget_bias is not None and chrono is not None:
+        raise OptionError("initialise: forget_bias and chrono both set the bias of the keeping gate; give one of them.")
+    if chrono is not None and chrono < 3:
+        raise OptionError(f"initialise: chrono is {chrono}; T_max, the longest lag in steps, must be at least 3.")
+    if spectral_radius is not None and not 0 < spectral_radius < math.inf:
+        raise OptionError(f"initialise: spectral_radius is {spectral_radius}; it must be above 0.")
+    if isinstance(input, int | float) and not 0 <= input < math.inf:
+        raise OptionError(f"initialise: input is {input}; as a standard deviation it must be 0 or more.")
+    for name, choice, allowed in (
+        ("recurrent", recurrent, ("orthogonal", "identity", "xavier")),
+        ("input", None if isinstance(input, int | float) else input, ("orthogonal", "xavier")),
+    ):
+        if choice is not None and choice not in allowed:
+            raise OptionError(f"initialise: {name} is {choice!r}; choose one of {', '.join(allowed)}.")
+
+    stacks = list(_stacks(module))
+    if not stacks:
+        raise OptionError(f"initialise: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM) inside.")
+    with torch.no_grad():
+        for stack in stacks:
+            if input is not None:
+                for block in stack.blocks(stack.weight_ih):
+                    _draw(block, input, generator)
+            if recurrent is not None:
+                stack.set_recurrent(recurrent, generator)
+            if spectral_radius is not None:
+                stack.scale(spectral_radius)
+            if forget_bias is not None:
+                stack.set_keeping_bias(torch.full((stack.hidden_size,), float(forget_bias)), "forget_bias")
+            if chrono is not None:
+                spread = torch.rand(stack.hidden_size, generator=generator)
+                stack.set_keeping_bias((1 + spread * (chrono - 2)).log(), "chrono")
+    return module
+
+
+def _draw(block: Tensor, how: str | float, generator: torch.Generator | None) -> None:
+    if how == "orthogonal":
+        torch.nn.init.orthogonal_(block, generator=generator)
+    elif how == "xavier":
+        torch.nn.init.xavier_uniform_(block, generator=generator)
+    else:
+        torch.nn.init.normal_(block, std=float(how), generator=generator)
+
+
+class _Stack:
+    """The parameters of one layer in one direction, whatever class holds them."""
+
+    def __init__(self, owner: torch.nn.Module, suffix: str):
+        self.name = f"{type(owner).__name__}'s weight_hh{suffix}"
+        self.weight_ih = _parameter(owner, f"weight_ih{suffix}")
+        self.weight_hh = _parameter(owner, f"weight_hh{suffix}")
+        biases = (_parameter(owner, f"bias_ih{suffix}"), _parameter(owner, f"bias_hh{suffix}"))
+        self.biases = [bias for bias in biases if bias is not None]
+        self.hidden_size = int(owner.hidden_size)  # type: ignore[arg-type]
+        self.gates = _GATES[len(self.weight_hh) // self.hidden_size]
+
+    def blocks(self, weight: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(weight, self.hidden_size)
+
+    def set_recurrent(self, how: str, generator: torch.Generator | None) -> None:
+        if how != "identity":
+            for block in self.blocks(self.weight_hh):
+                _draw(block, how, generator)
+            return
+        if len(self.gates) > 1:
+            raise OptionError(
+                f"initialise: recurrent='identity' is for the vanilla network, and {self.name} has gates; "
+                "use 'orthogonal' with forget_bias."
+            )
+        torch.nn.init.eye_(self.weight_hh)
+        for bias in self.biases:
+            bias.zero_()
+
+    def scale(self, spectral_radius: float) -> None:
+        for block in self.blocks(self.weight_hh):
+            if block.shape[0] != block.shape[1]:
+                raise OptionError(f"initialise: {self.name} is projected, not square; it has no spectral radius.")
+            radius = float(torch.linalg.eigvals(block.double()).abs().max())
+            if not 0 < radius < math.inf:
+                raise OptionError(
+                    f"initialise: {self.name} has a spectral radius of {radius}; draw it anew (recurrent=…)."
+                )
+            block.mul_(spectral_radius / radius)
+
+    def set_keeping_bias(self, bias: Tensor, option: str) -> None:
+        """Set the bias of the gate that keeps the state; with chrono also the opposite one of an LSTM's input gate."""
+        if len(self.gates) == 1:
+            raise OptionError(
+                f"initialise: {option} sets the bias of a gate, and {self.name} belongs to no gated layer."
+            )
+        if not self.biases:
+            raise OptionError(
+                f"initialise: {option} needs a bias; {self.name} belongs to a layer built with bias=False."
+            )
+        signs = {"f": 1, "z": 1, "i": -1} if option == "chrono" else {"f": 1, "z": 1}
+        for gate, sign in signs.items():
+            if gate in self.gates:
+                for nth, vector in enumerate(self.biases):  # the first holds it, the other, which adds to it, is 0
+                    self.blocks(vector)[self.gates.index(gate)].copy_(
+                        sign * bias if nth == 0 else torch.zeros_like(bias)
+                    )
+        if option == "chrono":  # the paper sets the biases of the other gates to 0
+            for gate in set(self.gates) - set(signs):
+                for vector in self.biases:
+                    self.blocks(vector)[self.gates.index(gate)].zero_()
+
+
+def _stacks(module: torch.nn.Module) -> Iterator[_Stack]:
+    for owner in module.modules():
+        names = [name for name, _ in owner.named_parameters(recurse=False)]
+        if parametrize.is_parametrized(owner):
+            names += list(owner.parametrizations)  # type: ignore[arg-type]
+        for name in sorted(names):
+            found = re.fullmatch(r"weight_hh(|_l\d+(_reverse)?)", name)
+            if found and isinstance(getattr(owner, "hidden_size", None), int):
+                yield _Stack(owner, found[1])
+
+
+def _parameter(owner: torch.nn.Module, name: str) -> Tensor:
+    """The leaf behind a name: where a parametrisation computes the weight, what it is computed from."""
+    if parametrize.is_parametrized(owner, name):
+        return owner.parametrizations[name].original  # type: ignore[index, union-attr, no-any-return]
+    return getattr(owner, name, None)  # type: ignore[return-value]
