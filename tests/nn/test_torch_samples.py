@@ -1,0 +1,67 @@
+"""PyTorch's own module samples and error samples for its recurrent layers, run against ours."""
+
+import pytest
+import torch
+
+pytest.importorskip("expecttest", reason="torch's own samples need expecttest")
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
+
+import retrograde as rg
+
+INFOS = {
+    info.module_cls.__name__: info
+    for info in module_db
+    if info.module_cls in (torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM)
+}
+
+
+def floats(value):
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    return [t for item in value if item is not None for t in floats(item)]
+
+
+def samples(kind, dtype, training):
+    packed = {} if kind == "LSTM" else {"with_packed_sequence": True}
+    return INFOS[kind].module_inputs_func(
+        INFOS[kind], device="cpu", dtype=dtype, requires_grad=True, training=training, **packed
+    )
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("training", [True, False])
+def test_torchs_samples(kind, dtype, training):
+    count = 0
+    for sample in samples(kind, dtype, training):
+        built, call = sample.constructor_input, sample.forward_input
+        ours = getattr(rg.nn, kind)(*built.args, **built.kwargs).to(dtype).train(training)
+        theirs = getattr(torch.nn, kind)(*built.args, **built.kwargs).to(dtype).train(training)
+        theirs.load_state_dict(ours.state_dict())
+        output, expected = (layer(*call.args, **call.kwargs) for layer in (ours, theirs))
+        torch.testing.assert_close(floats(output), floats(expected))
+        if sample.reference_fn is not None and isinstance(call.args[0], torch.Tensor):
+            reference = sample.reference_fn(ours, *call.args, **call.kwargs)
+            torch.testing.assert_close(floats(output), floats(reference))
+        gradients, expected_gradients = (
+            torch.autograd.grad(sum(t.sum() for t in floats(out)), list(layer.parameters()))
+            for layer, out in ((ours, output), (theirs, expected))
+        )
+        torch.testing.assert_close(gradients, expected_gradients)
+        count += 1
+    assert count >= 16
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torchs_error_samples(kind, dtype):
+    info = INFOS[kind]
+    for sample in info.module_error_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=False):
+        built, call = sample.module_error_input.constructor_input, sample.module_error_input.forward_input
+        if sample.error_on is ModuleErrorEnum.CONSTRUCTION_ERROR:
+            with pytest.raises(sample.error_type, match=sample.error_regex):
+                getattr(rg.nn, kind)(*built.args, **built.kwargs)
+        else:
+            layer = getattr(rg.nn, kind)(*built.args, **built.kwargs)
+            with pytest.raises(sample.error_type, match=sample.error_regex):
+                layer(*call.args, **call.kwargs)
