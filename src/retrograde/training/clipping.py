@@ -1,11 +1,10 @@
-"""What is done to a gradient that is too large, behind one interface whose state a checkpoint can hold."""
+"""What is done to gradients that are too large: one interface, whose state a checkpoint can hold."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,179 +12,118 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 
 from ..errors import OptionError
 
-__all__ = ["AdaptiveClipping", "Clipped", "Clipping", "NormClipping", "ValueClipping", "clipping"]
+__all__ = ["Clipping", "Measured"]
 
 
-class Clipped(NamedTuple):
-    """What a call of `Clipping.clip_` saw and did.
+class Measured(NamedTuple):
+    """What a call of `Clipping` saw, as tensors, so that no device is waited for.
 
     Attributes
     ----------
-    norm
+    norm : Tensor
         Global L2 norm of all gradients before clipping.
-    threshold
-        What it was held against; infinite where nothing is clipped.
-    clipped
-        Whether a gradient was changed.
+    excess : Tensor
+        Norm (or, by value, the largest component) over the threshold: above 1 where gradients were clipped.
     """
 
-    norm: float
-    threshold: float
-    clipped: bool
+    norm: Tensor
+    excess: Tensor
 
 
-class Clipping(ABC):
-    """Changes gradients in place. The kinds differ in `clip_` only; all but the adaptive one have no state."""
+class Clipping:
+    """Clips the gradients of parameters in place when called with them; without an option it only measures.
 
-    @abstractmethod
-    def clip_(self, parameters: Iterable[Tensor]) -> Clipped:
-        """Clip the gradients of the parameters in place. Where the norm is no number, nothing is changed."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What goes into a checkpoint: tensors by name."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state_dict` of one of the same kind."""
-        if set(state) != set(self.state_dict()):
-            raise OptionError(f"{type(self).__name__}: the state has {sorted(state)}; it is that of another clipping.")
-
-
-class NoClipping(Clipping):
-    """Measures the norm and changes nothing."""
-
-    def clip_(self, parameters: Iterable[Tensor]) -> Clipped:
-        """Measure."""
-        return Clipped(float(get_total_norm(_gradients(parameters))), math.inf, False)
-
-
-class NormClipping(Clipping):
-    """Scale all gradients by max_norm / norm where the global norm is larger (Pascanu, Mikolov, Bengio 2013).
-
-    Examples
-    --------
-    >>> weight = torch.nn.Parameter(torch.zeros(2))
-    >>> weight.grad = torch.tensor([3.0, 4.0])
-    >>> NormClipping(1.0).clip_([weight])
-    Clipped(norm=5.0, threshold=1.0, clipped=True)
-    >>> weight.grad
-    tensor([0.6000, 0.8000])
-    """
-
-    def __init__(self, max_norm: float):
-        self.max_norm = _above_zero(max_norm, "clip_norm")
-
-    def clip_(self, parameters: Iterable[Tensor]) -> Clipped:
-        """Clip to the global norm."""
-        return _scale(list(parameters), self.max_norm)
-
-
-class ValueClipping(Clipping):
-    """Cut every component of every gradient to [-max_value, max_value] (Mikolov 2012). The threshold is that value."""
-
-    def __init__(self, max_value: float):
-        self.max_value = _above_zero(max_value, "clip_value")
-
-    def clip_(self, parameters: Iterable[Tensor]) -> Clipped:
-        """Clip each component."""
-        parameters = list(parameters)
-        gradients = _gradients(parameters)
-        norm = float(get_total_norm(gradients))
-        largest = float(get_total_norm(gradients, norm_type=math.inf))
-        if not math.isfinite(norm):
-            return Clipped(norm, self.max_value, False)
-        if largest > self.max_value:
-            clip_grad_value_(parameters, self.max_value)
-        return Clipped(norm, self.max_value, largest > self.max_value)
-
-
-class AdaptiveClipping(Clipping):
-    """Clip to a running quantile of the norms seen, this one included: AutoClip (Seetharaman et al. 2020).
+    A norm that is no finite number is for the caller to notice: clipping mends no such gradient.
 
     Parameters
     ----------
-    quantile
-        Share of the norms that are at most the threshold. The paper clips to the tenth percentile, 0.1, so that most
-        steps are clipped and the threshold follows the gradients down; 0.9 cuts off the largest tenth only.
-    window
-        How many of the newest norms count; the paper counts all.
+    clip_norm : float, optional
+        Scale all gradients by clip_norm / norm where the global norm is larger (Pascanu, Mikolov, Bengio 2013).
+    clip_value : float, optional
+        Cut every component to ±clip_value (Mikolov 2012).
+    clip_quantile : float, optional
+        Adaptive: clip to the norm that this share of the norms seen, this one included, does not exceed: AutoClip
+        (Seetharaman et al. 2020). They use 0.1, so that most steps are clipped and the threshold follows the gradients
+        down; 0.9 cuts off the largest tenth only.
+    window : int
+        How many of the newest norms the quantile is of; the paper takes all.
 
-    Examples
-    --------
-    >>> clip, weight = AdaptiveClipping(quantile=0.5), torch.nn.Parameter(torch.zeros(1))
-    >>> for norm in (1.0, 3.0, 100.0):
-    ...     weight.grad = torch.tensor([norm])
-    ...     print(clip.clip_([weight]).threshold)
-    1.0
-    2.0
-    3.0
-    """
-
-    def __init__(self, quantile: float = 0.1, window: int = 10_000):
-        if not 0 < quantile <= 1:
-            raise OptionError(f"clip_quantile is {quantile}; a share must be above 0 and at most 1.")
-        if window < 1:
-            raise OptionError(f"clip_window is {window}; it must be at least 1.")
-        self.quantile = quantile
-        self.window = window
-        self._norms: list[float] = []
-
-    def clip_(self, parameters: Iterable[Tensor]) -> Clipped:
-        """Note the norm, then clip to the quantile of those noted."""
-        parameters = list(parameters)
-        norm = float(get_total_norm(_gradients(parameters)))
-        if math.isfinite(norm):  # one explosion to infinity must not move the threshold there
-            self._norms = [*self._norms, norm][-self.window :]
-        if not self._norms:
-            return Clipped(norm, math.inf, False)
-        threshold = float(torch.tensor(self._norms, dtype=torch.float64).quantile(self.quantile))
-        return _scale(parameters, threshold)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The norms seen."""
-        return {"norms": torch.tensor(self._norms, dtype=torch.float64)}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the norms seen."""
-        super().load_state_dict(state)
-        self._norms = state["norms"].tolist()[-self.window :]
-
-
-def clipping(
-    *, clip_norm: float | None = None, clip_value: float | None = None, clip_quantile: float | None = None
-) -> Clipping:
-    """The clipping that options ask for: by norm, by value, adaptive, or none.
+    Attributes
+    ----------
+    threshold : float or None
+        What the last gradients were held against.
 
     Raises
     ------
     OptionError
         If more than one is asked for, or one is impossible.
+
+    Examples
+    --------
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> measured = Clipping(clip_norm=1.0)([weight])
+    >>> measured.norm.item(), measured.excess.item() > 1, weight.grad
+    (5.0, True, tensor([0.6000, 0.8000]))
     """
-    asked: dict[str, Any] = {"clip_norm": clip_norm, "clip_value": clip_value, "clip_quantile": clip_quantile}
-    given = [name for name, value in asked.items() if value is not None]
-    if len(given) > 1:
-        raise OptionError(f"{' and '.join(given)} exclude one another; give one of them.")
-    if clip_norm is not None:
-        return NormClipping(clip_norm)
-    if clip_value is not None:
-        return ValueClipping(clip_value)
-    return NoClipping() if clip_quantile is None else AdaptiveClipping(clip_quantile)
 
+    def __init__(
+        self,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        clip_quantile: float | None = None,
+        window: int = 10_000,
+    ) -> None:
+        options = {"clip_norm": clip_norm, "clip_value": clip_value, "clip_quantile": clip_quantile}
+        given = [name for name, value in options.items() if value is not None]
+        if len(given) > 1:
+            raise OptionError(f"{' and '.join(given)} exclude one another; give one of them.")
+        for name, value in options.items():
+            if value is not None and not 0 < value < math.inf:
+                raise OptionError(f"{name} is {value}; it must be above 0. For no clipping leave it out.")
+        if clip_quantile is not None and clip_quantile > 1:
+            raise OptionError(f"clip_quantile is {clip_quantile}; as a share of norms it is at most 1.")
+        if window < 1:
+            raise OptionError(f"the window of clip_quantile is {window}; it must be at least 1.")
+        self.clip_value, self.clip_quantile, self.window = clip_value, clip_quantile, window
+        self.threshold = clip_norm if clip_value is None else clip_value
+        self._norms: list[float] = []
 
-def _above_zero(value: float, name: str) -> float:
-    if not 0 < value < math.inf:
-        raise OptionError(f"{name} is {value}; it must be above 0. For no clipping leave it out.")
-    return float(value)
+    def __call__(self, parameters: Iterable[Tensor]) -> Measured:
+        """Measure the gradients of the parameters, then clip them in place."""
+        parameters = list(parameters)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = get_total_norm(gradients)
+        if self.clip_quantile is not None:
+            self._note(norm.item())
+        if self.threshold is None:
+            return Measured(norm, torch.zeros_like(norm))
+        if self.clip_value is not None:
+            largest = get_total_norm(gradients, norm_type=math.inf)
+            clip_grad_value_(parameters, self.clip_value)
+            return Measured(norm, largest / self.clip_value)
+        clip_grads_with_norm_(parameters, self.threshold, norm)
+        return Measured(norm, norm / self.threshold)
 
+    def _note(self, norm: float) -> None:
+        if not math.isfinite(norm):  # one explosion must not move the threshold to infinity
+            return
+        self._norms = [*self._norms, norm][-self.window :]
+        self.threshold = torch.tensor(self._norms, dtype=torch.float64).quantile(self.clip_quantile or 0.0).item()
 
-def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: the norms seen where clipping is adaptive, else nothing."""
+        return {} if self.clip_quantile is None else {"norms": torch.tensor(self._norms, dtype=torch.float64)}
 
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state_dict`.
 
-def _scale(parameters: list[Tensor], threshold: float) -> Clipped:
-    norm = get_total_norm(_gradients(parameters))
-    value = float(norm)
-    clipped = math.isfinite(value) and value > threshold
-    if clipped:
-        clip_grads_with_norm_(parameters, threshold, norm)
-    return Clipped(value, threshold, clipped)
+        Raises
+        ------
+        OptionError
+            If it is that of another kind of clipping.
+        """
+        if set(state) != set(self.state_dict()):
+            raise OptionError(f"the state of clipping has {sorted(state)}, not {sorted(self.state_dict())}.")
+        if "norms" in state:
+            self._norms = state["norms"].tolist()[-self.window :]
