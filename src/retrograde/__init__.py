@@ -10,14 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
-    from . import errors, kernels, nn, reference
+    from . import errors, flow, kernels, nn, reference, tasks, training
+    from .flow import GradientFlow, gradient_flow
 
-__all__ = ["__version__", "errors", "kernels", "nn", "reference"]
+__all__ = [
+    "GradientFlow",
+    "__version__",
+    "errors",
+    "flow",
+    "gradient_flow",
+    "kernels",
+    "nn",
+    "reference",
+    "tasks",
+    "training",
+]
 __version__ = "0.1.0"
 
 # Parts are imported when first named, so that `retrograde --help` does not wait for torch.
-_PARTS = {"errors", "kernels", "nn", "reference"}
-_HOME: dict[str, str] = {}  # public name -> the part it lives in
+_PARTS = {"errors", "flow", "kernels", "nn", "reference", "tasks", "training"}
+_HOME: dict[str, str] = {"GradientFlow": "flow", "gradient_flow": "flow"}  # public name -> the part it lives in
 
 
 def __getattr__(name: str) -> object:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
 
 from .. import kernels
 
@@ -94,6 +95,9 @@ def obstacle(call: Call) -> str | None:
             return f"a tensor is of {tensor.dtype}, and the engine knows float32 and float64"
         if tensor.dtype != call.input.dtype:
             return f"the tensors are of different types, {call.input.dtype} and {tensor.dtype}"
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    if any(getattr(mode, "needs_torch_operators", False) for mode in modes):
+        return "a torch function mode watches torch's operators (as gradient_flow does)"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the types of torch's operators"
     if torch._C._is_tracing():

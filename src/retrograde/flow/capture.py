@@ -1,0 +1,249 @@
+"""Watching a model's recurrent layers run, without touching the model.
+
+PyTorch's layers end in a handful of fused operators (``lstm``, ``gru``, ``rnn_tanh``, ``lstm_cell`` …). A torch
+function mode sees those calls wherever they come from, runs each layer and direction by itself, and records what its
+adjoint needs. The rest of the user's forward pass (embedding, attention, head, hooks) runs as it always does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from . import cells, recurrence
+from .cells import Kind, Trajectory, Weights
+
+_LAYERS: dict[str, tuple[Kind, str]] = {
+    "rnn_tanh": ("rnn", "tanh"),
+    "rnn_relu": ("rnn", "relu"),
+    "gru": ("gru", "tanh"),
+    "lstm": ("lstm", "tanh"),
+}
+_CELLS: dict[str, tuple[Kind, str]] = {f"{name}_cell": what for name, what in _LAYERS.items()}
+
+
+@dataclass(eq=False)
+class Call:
+    """One run of one layer in one direction."""
+
+    track: tuple[str, str]  # the module's name and torch's suffix for layer and direction
+    run: Trajectory
+    probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
+    fed_by: Call | None  # the layer whose output is this one's input, unchanged
+    own_state: bool  # whether its initial state is independent of every other layer
+    order: Tensor | None  # packed input: where each of the user's sequences stands in the run
+    keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
+    swept: recurrence.Swept | None = None
+
+
+class Exposed(NamedTuple):
+    """A tensor through which the rest of the model sees a layer: output, h_n or c_n."""
+
+    tensor: Tensor
+    call: Call | None  # of the layer whose outputs `(T, B, P)` it holds; None for final states
+
+
+class _Sweep(torch.autograd.Function):
+    """The layer's backward pass as a function that vmap can vectorise over losses."""
+
+    @staticmethod
+    def forward(call: Call, need_x: bool, *gradients: Tensor) -> Any:
+        return tuple(g[0] for g in _Sweep._run(call, need_x, [g[None] for g in gradients]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, call: Call, need_x: bool, *gradients: Tensor) -> Any:
+        whole = [
+            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
+            for g, d in zip(gradients, in_dims[2:], strict=True)
+        ]
+        result = _Sweep._run(call, need_x, whole)
+        return result, (0,) * len(result)
+
+    @staticmethod
+    def _run(call: Call, need_x: bool, gradients: list[Tensor]) -> tuple[Tensor, ...]:
+        g_out, g_h, *g_c = gradients
+        call.swept, *back = recurrence.backward(
+            call.run, g_out, g_h, g_c[0] if g_c else None, need_x=need_x, keep=call.keep
+        )
+        absent = g_out.new_zeros(len(g_out))  # vmap wants tensors
+        return tuple(absent if g is None else g for g in back)
+
+
+class _Recorded(torch.autograd.Function):
+    """One layer and direction: forward as recorded, backward by the adjoint sweep."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *state: Tensor) -> Any:
+        ctx.call = call
+        output = call.run.h.clone()
+        if call.run.mask is not None:
+            output = output * call.run.mask.unsqueeze(-1)
+        return output, *(end.clone() for end in ends)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        call: Call = ctx.call
+        need_x = ctx.needs_input_grad[3]
+        if call.run.mask is not None:
+            gradients = (gradients[0] * call.run.mask.unsqueeze(-1), *gradients[1:])
+        g_x, *g_state = _Sweep.apply(call, need_x, *gradients)  # type: ignore[no-untyped-call]
+        zero = torch.zeros_like(call.probe)
+        return None, None, zero, g_x if need_x else None, *g_state[: len(gradients) - 1]
+
+
+class Recorder(TorchFunctionMode):
+    """Records every recurrent layer that runs while it is active."""
+
+    needs_torch_operators = True  # our own layers then leave the engine aside and call what this mode sees
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.exposed: list[Exposed] = []
+        self.only_layers = True  # no single cell was stepped by a loop of the user's
+        self.module: str | None = None  # name of the recurrent module that is running
+        self.order: Tensor | None = None  # of the packed sequence it was given
+        self._names: dict[int, str] = {}
+        self._outputs: dict[int, tuple[Tensor, bool, Tensor, Call]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if not kwargs and name in _LAYERS:
+            return self._layer(*_LAYERS[name], *args)
+        if not kwargs and name in _CELLS:
+            return self._cell(*_CELLS[name], *args)
+        return func(*args, **(kwargs or {}))
+
+    def _name(self, weight: Tensor) -> str:
+        if self.module is not None:
+            return self.module
+        return self._names.setdefault(id(weight), f"recurrent{len(self._names)}")
+
+    def _layer(self, kind: Kind, nonlinearity: str, *args: Any) -> Any:
+        mask, batch_first, fed_by = None, False, None
+        if isinstance(args[2], (list, tuple)) and isinstance(args[3], bool):  # (input, hx, weights, biases, …)
+            x, hx, flat, biases, layers, dropout, train, bidirectional, batch_first = args
+            if id(x) in self._outputs and self._outputs[id(x)][1] == batch_first:
+                _, _, x, fed_by = self._outputs[id(x)]
+            elif batch_first:
+                x = x.transpose(0, 1)
+        else:  # packed: (data, batch_sizes, hx, weights, biases, …)
+            data, sizes, hx, flat, biases, layers, dropout, train, bidirectional = args
+            mask = torch.arange(int(sizes[0])) < sizes.unsqueeze(1)
+            mask = mask.to(data.device)
+            x = data.new_zeros(*mask.shape, data.shape[-1]).index_put(mask.nonzero(as_tuple=True), data)
+        hx = [hx] if isinstance(hx, Tensor) else list(hx)
+        directions = 2 if bidirectional else 1
+        per = len(flat) // (layers * directions)
+        name = self._name(flat[0])
+        ends: list[list[Tensor]] = [[] for _ in hx]
+        call: Call | None = None
+        for index in range(layers * directions):
+            layer, direction = divmod(index, directions)
+            if direction == 0:
+                outputs: list[Tensor] = []
+            own = [w.detach().clone() for w in flat[index * per : (index + 1) * per]]
+            b_ih, b_hh = own[2:4] if biases else (None, None)
+            weights = Weights(own[0], own[1], b_ih, b_hh, own[-1] if per == (5 if biases else 3) else None)
+            track = (name, f"l{layer}" + ("_reverse" if direction else ""))
+            state = [s[index] for s in hx]
+            call, output, last = self._run(
+                track, kind, nonlinearity, weights, x, state, fed_by, reverse=direction == 1, mask=mask
+            )
+            outputs.append(output)
+            for all_ends, end in zip(ends, last, strict=True):
+                all_ends.append(end)
+            if direction == directions - 1:
+                x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+                fed_by = call if directions == 1 else None
+                if dropout and train and layer < layers - 1:
+                    x, fed_by = nn.functional.dropout(x, dropout, True), None
+        # What leaves the module gets tensors of its own, so that gradients through the rest of the model can be
+        # told from those that go on inside.
+        output = x.view_as(x)
+        final = [torch.stack(end) for end in ends]
+        self.exposed += [Exposed(output, call if directions == 1 else None), *(Exposed(end, None) for end in final)]
+        if mask is not None:
+            output = output[mask]
+        else:
+            raw = x
+            if batch_first:
+                output = output.transpose(0, 1)
+            if fed_by is not None:
+                self._outputs[id(output)] = (output, batch_first, raw, fed_by)
+        return output, *final
+
+    def _cell(self, kind: Kind, nonlinearity: str, x: Tensor, hx: Any, *own: Tensor | None) -> Any:
+        self.only_layers = False
+        state = [hx] if isinstance(hx, Tensor) else list(hx)
+        assert own[0] is not None
+        name = self._name(own[0])
+        ih, hh, *biases = (w if w is None else w.detach().clone() for w in own)
+        assert ih is not None and hh is not None
+        weights = Weights(ih, hh, *biases)
+        _, _, ends = self._run((name, "cell"), kind, nonlinearity, weights, x.unsqueeze(0), state, None)
+        return ends[0] if kind != "lstm" else tuple(ends)
+
+    def _run(
+        self,
+        track: tuple[str, str],
+        kind: Kind,
+        nonlinearity: str,
+        weights: Weights,
+        x: Tensor,
+        state: list[Tensor],
+        fed_by: Call | None,
+        *,
+        reverse: bool = False,
+        mask: Tensor | None = None,
+    ) -> tuple[Call, Tensor, list[Tensor]]:
+        with torch.no_grad():
+            h_0, c_0 = state[0].detach(), state[1].detach() if kind == "lstm" else None
+            run, h_n, c_n = cells.run(kind, nonlinearity, weights, x.detach(), h_0, c_0, reverse=reverse, mask=mask)
+        probe = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+        own_state = not any(s.requires_grad for s in state)
+        call = Call(track, run, probe, fed_by, own_state, self.order if mask is not None else None)
+        self.calls.append(call)
+        ends = [h_n] if c_n is None else [h_n, c_n]
+        output, *last = _Recorded.apply(call, ends, probe, x, *state)  # type: ignore[no-untyped-call]
+        return call, output, last
+
+
+@contextlib.contextmanager
+def recording(model: object) -> Iterator[Recorder]:
+    """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any."""
+    recorder = Recorder()
+    handles = []
+
+    def enter(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            recorder.module = name
+            packed = next((a for a in (*args, *kwargs.values()) if isinstance(a, nn.utils.rnn.PackedSequence)), None)
+            recorder.order = None if packed is None else packed.unsorted_indices
+
+        return hook
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        recorder.module = recorder.order = None
+
+    if isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+                handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
+                handles.append(module.register_forward_hook(leave, prepend=True, always_call=True))
+    try:
+        with torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.enable_grad(), recorder:
+            yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()

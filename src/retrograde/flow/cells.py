@@ -1,0 +1,243 @@
+"""The three cells, each as one forward step and one step of its adjoint, with shapes that broadcast.
+
+Everything the flow measures comes from the adjoint step: it takes ∂E/∂s_k to ∂E/∂(pre-activations of step k)
+and to the part of ∂E/∂s_{k−1} that does not pass through the recurrent matrix. Because its coefficients do not
+depend on which loss is sent back, one step serves any number of losses at once: the leading axes of an adjoint
+are the caller's (targets, lags, or none).
+
+T: steps, B: sequences, I: input size, H: hidden size, P: size of h (H unless an LSTM has ``proj_size``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Kind = Literal["rnn", "gru", "lstm"]
+GATES: dict[str, tuple[str, ...]] = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The parameters of one layer in one direction, in torch's layout (gates stacked along the rows)."""
+
+    ih: Tensor  # (G·H, I)
+    hh: Tensor  # (G·H, P)
+    bias_ih: Tensor | None = None  # (G·H,)
+    bias_hh: Tensor | None = None  # (G·H,)
+    hr: Tensor | None = None  # (P, H), the projection of an LSTM with proj_size
+
+
+class Pulled(NamedTuple):
+    """What one adjoint step yields from the adjoint of (h_k, c_k)."""
+
+    hidden: Tensor  # (…, B, G·H)  ∂E/∂(W_hh h_{k−1} + b_hh)
+    direct: Tensor | None  # (…, B, P)  part of ∂E/∂h_{k−1} that avoids W_hh
+    cell: Tensor | None  # (…, B, H)  ∂E/∂c_{k−1}
+
+
+@dataclass
+class Trajectory:
+    """One layer's run through T steps, kept as the coefficients of its linearisation.
+
+    Attributes
+    ----------
+    x, h_before, h : Tensor
+        Inputs `(T, B, I)`, states before and after each step `(T, B, P)`.
+    c_before, c : Tensor or None
+        LSTM cell states `(T, B, H)`.
+    gates : Tensor
+        Activations after their nonlinearity `(T, B, G·H)`, gates in torch's order.
+    inner : Tensor or None
+        GRU only: ``W_hn h + b_hn``, `(T, B, H)`.
+    mask : Tensor or None
+        `(T, B)` bool, false on padding; there the state is carried over unchanged.
+    """
+
+    kind: Kind
+    nonlinearity: str
+    weights: Weights
+    reverse: bool
+    x: Tensor
+    h_before: Tensor
+    h: Tensor
+    gates: Tensor
+    c_before: Tensor | None = None
+    c: Tensor | None = None
+    inner: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self._coefficients = self._linearise()
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.x.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.x.shape[1]
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self.weights.hh.shape[0] // len(GATES[self.kind])
+
+    def derivative(self) -> Tensor:
+        """f′ of the vanilla cell at every unit, `(T, B, H)`."""
+        return (self.h > 0).to(self.h.dtype) if self.nonlinearity == "relu" else 1 - self.h * self.h
+
+    def _linearise(self) -> dict[str, Tensor]:
+        # A padded step hands its state on: pre-activations get nothing, the state's adjoint passes whole.
+        live = None if self.mask is None else self.mask.unsqueeze(-1).to(self.h.dtype)
+        found: dict[str, Tensor] = {}
+        if self.kind == "rnn":
+            found["k"] = self.derivative()  # h = f(a):  ∂E/∂a = ∂E/∂h ∘ f′(a)
+        elif self.kind == "gru":
+            assert self.inner is not None
+            r, z, n = self.gates.chunk(len(GATES[self.kind]), -1)
+            k_n = (1 - z) * (1 - n * n)  # h = (1−z)∘n + z∘h₋,  n = tanh(a_n + r∘q)
+            k_r = k_n * self.inner * r * (1 - r)
+            k_z = (self.h_before - n) * z * (1 - z)
+            found["k"] = torch.cat([k_r, k_z, k_n * r], -1)  # towards W_hh h₋ + b_hh
+            found["k_n"] = k_n  # towards W_in x + b_in
+            found["pass"] = z
+        else:
+            assert self.c is not None and self.c_before is not None
+            i, f, g, o = self.gates.chunk(len(GATES[self.kind]), -1)
+            tanh_c = torch.tanh(self.c)
+            found["q"] = o * (1 - tanh_c * tanh_c)  # h = o∘tanh(c):  ∂h/∂c
+            # c = f∘c₋ + i∘g
+            found["k"] = torch.cat([g * i * (1 - i), self.c_before * f * (1 - f), i * (1 - g * g)], -1)
+            found["k_o"] = tanh_c * o * (1 - o)
+            found["f"] = f
+        if live is not None:
+            for name in ("k", "k_n", "k_o", "q"):
+                if name in found:
+                    found[name] = found[name] * live
+            if self.kind == "lstm":
+                found["f"] = found["f"] * live + (1 - live)
+                found["pass"] = (1 - live).expand_as(self.h)
+            elif self.kind == "rnn":
+                found["pass"] = (1 - live).expand_as(self.h)
+            else:
+                found["pass"] = found["pass"] * live + (1 - live)
+        return found
+
+    def pull(self, at: int | slice | Tensor, h: Tensor, c: Tensor | None) -> Pulled:
+        """One step of the adjoint.
+
+        Parameters
+        ----------
+        at
+            A step, or a slice of steps when the adjoint has steps as an axis before its batch axis.
+        h, c
+            ∂E/∂h_k `(…, B, P)` and, for an LSTM, ∂E/∂c_k `(…, B, H)` with h_k held.
+        """
+        known = self._coefficients
+        k = known["k"][at]
+        direct = h * known["pass"][at] if "pass" in known else None
+        if self.kind == "rnn":
+            return Pulled(h * k, direct, None)
+        size = self.hidden_size
+        if self.kind == "gru":
+            hidden = (_by_gate(k, 3) * h.unsqueeze(-2)).flatten(-2)
+            return Pulled(hidden, direct, None)
+        assert c is not None
+        m = h if self.weights.hr is None else h @ self.weights.hr
+        total = torch.addcmul(c, m, known["q"][at])  # ∂E/∂c_k with h_k following c_k
+        hidden = torch.empty(*total.shape[:-1], 4 * size, dtype=total.dtype, device=total.device)
+        torch.mul(_by_gate(k, 3), total.unsqueeze(-2), out=_by_gate(hidden[..., : 3 * size], 3))
+        torch.mul(m, known["k_o"][at], out=hidden[..., 3 * size :])
+        return Pulled(hidden, direct, total * known["f"][at])
+
+    def total_cell(self, at: int | slice | Tensor, h: Tensor, c: Tensor) -> Tensor:
+        """∂E/∂c_k with h_k = o∘tanh(c_k) following it, as autograd gives for the tensor c_k."""
+        m = h if self.weights.hr is None else h @ self.weights.hr
+        return torch.addcmul(c, m, self._coefficients["q"][at])
+
+    def input_side(self, at: int | slice | Tensor, h: Tensor, hidden: Tensor) -> Tensor:
+        """∂E/∂(W_ih x + b_ih) from ∂E/∂(W_hh h + b_hh): they differ only in the n gate of a GRU."""
+        if self.kind != "gru":
+            return hidden
+        size = self.hidden_size
+        return torch.cat([hidden[..., : 2 * size], h * self._coefficients["k_n"][at]], -1)
+
+
+def _by_gate(a: Tensor, gates: int) -> Tensor:
+    """`(…, gates·H)` seen as `(…, gates, H)`."""
+    return a.view(*a.shape[:-1], gates, a.shape[-1] // gates)
+
+
+def run(
+    kind: Kind,
+    nonlinearity: str,
+    weights: Weights,
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor | None,
+    *,
+    reverse: bool = False,
+    mask: Tensor | None = None,
+) -> tuple[Trajectory, Tensor, Tensor | None]:
+    """Run one layer over `(T, B, I)`; returns its trajectory, h_n `(B, P)` and c_n `(B, H)`."""
+    steps = x.shape[0]
+    into = torch.nn.functional.linear(x, weights.ih, weights.bias_ih)
+    states_h, states_c = [h_0], [c_0]
+    kept: list[Tensor] = []
+    inner: list[Tensor] = []
+    activation = torch.tanh if nonlinearity == "tanh" else torch.relu
+    for k in range(steps - 1, -1, -1) if reverse else range(steps):
+        h, c = states_h[-1], states_c[-1]
+        back = torch.nn.functional.linear(h, weights.hh, weights.bias_hh)
+        if kind == "rnn":
+            new = gates = activation(into[k] + back)
+        elif kind == "gru":
+            a_r, a_z, a_n = into[k].chunk(3, -1)
+            b_r, b_z, q = back.chunk(3, -1)
+            r, z = torch.sigmoid(a_r + b_r), torch.sigmoid(a_z + b_z)
+            n = torch.tanh(a_n + r * q)
+            new = (1 - z) * n + z * h
+            gates = torch.cat([r, z, n], -1)
+            inner.append(q)
+        else:
+            assert c is not None
+            a_i, a_f, a_g, a_o = (into[k] + back).chunk(4, -1)
+            i, f, g, o = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.tanh(a_g), torch.sigmoid(a_o)
+            new_c = f * c + i * g
+            new = o * torch.tanh(new_c)
+            if weights.hr is not None:
+                new = torch.nn.functional.linear(new, weights.hr)
+            gates = torch.cat([i, f, g, o], -1)
+            if mask is not None:
+                new_c = torch.where(mask[k].unsqueeze(-1), new_c, c)
+            states_c.append(new_c)
+        if mask is not None:
+            new = torch.where(mask[k].unsqueeze(-1), new, h)
+        states_h.append(new)
+        kept.append(gates)
+
+    def in_time(values: list[Tensor]) -> Tensor:
+        return torch.stack(values[::-1] if reverse else values)
+
+    cells = [c for c in states_c if c is not None]
+    trajectory = Trajectory(
+        kind,
+        nonlinearity,
+        weights,
+        reverse,
+        x,
+        in_time(states_h[:-1]),
+        in_time(states_h[1:]),
+        in_time(kept),
+        in_time(cells[:-1]) if cells else None,
+        in_time(cells[1:]) if cells else None,
+        in_time(inner) if inner else None,
+        mask,
+    )
+    return trajectory, states_h[-1], states_c[-1]

@@ -1,0 +1,34 @@
+"""What every picture shares: axes to draw on, the colours, the floor of a log scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito (2008): told apart with every common kind of colour blindness.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+STYLES = ["-", "--", "-.", ":"]
+
+
+def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.2)) -> Axes:
+    """The axes given, or new ones on a figure of their own (not registered with pyplot's windows)."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    _, new = plt.subplots(figsize=size, layout="constrained")
+    return new
+
+
+def floor(values: NDArray[np.float64], decades: float = 16) -> tuple[float, float]:
+    """Bottom and top of a log scale: the smallest positive value, but not more than ``decades`` under the largest."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return 1e-16, 1.0
+    top = float(positive.max())
+    return max(float(positive.min()), top * 10**-decades, 5e-324), top

@@ -1,0 +1,60 @@
+"""Every pair (t, k) of one layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..result import GradientFlow
+
+_DECADES = 12.0
+
+
+def plot_heatmap(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0) -> Axes:
+    """Draw ‖∂E_t/∂s_k‖ as colours on a log scale; pairs without a path, or exactly zero, stay blank."""
+    from matplotlib.colors import LogNorm
+
+    i = flow.layer(layer)
+    ax = canvas.axes(ax, (5.6, 4.6))
+    values = flow.norms[i, :, : flow.steps[i]]
+    if values.ndim == 3:
+        values = values.mean(-1) if flow.reduce == "none" else values[..., values.shape[-1] // 2]
+    bottom, top = canvas.floor(values, _DECADES)
+    cut = bool(((values > 0) & (values < bottom)).any())
+    shown = np.ma.masked_where(~(values > 0), values)
+    picture = ax.imshow(
+        shown,
+        norm=LogNorm(bottom, top if top > bottom else bottom * 10),
+        cmap="cividis",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, flow.steps[i] - 0.5, len(flow.targets) - 0.5, -0.5),
+    )
+    bar = ax.figure.colorbar(picture, ax=ax, extend="min" if cut else "neither")
+    bar.set_label("‖∂E_t/∂s_k‖")
+    if len(flow.targets) <= 12 or (np.diff(flow.targets) != 1).any():
+        ticks = np.unique(np.linspace(0, len(flow.targets) - 1, min(len(flow.targets), 9)).astype(int))
+        ax.set_yticks(ticks, [str(flow.targets[j]) for j in ticks])
+    ax.set_xlabel("k: the state that is asked about")
+    ax.set_ylabel("t: the loss that asks" if not flow.final else "the loss of the sequence")
+    ax.set_title(_finding(flow, i), loc="left", fontsize=10)
+    return ax
+
+
+def _finding(flow: GradientFlow, i: int) -> str:
+    curve = flow._one_curve()[i]
+    known = np.flatnonzero(np.isfinite(curve) & (curve > 0))
+    if not len(known):
+        return f"{flow.layers[i]}: no gradient reaches it"
+    first, last = known[0], known[-1]
+    if last == first:
+        return f"{flow.layers[i]}: the gradient does not pass a step"
+    per_step = (curve[last] / curve[first]) ** (1 / (last - first))
+    verb = "shrinks" if per_step < 1 else "grows"
+    return f"{flow.layers[i]}: the gradient {verb} by ×{per_step:.3g} a step back"

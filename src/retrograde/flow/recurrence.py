@@ -1,0 +1,162 @@
+"""The adjoint recursion: ∂E_t/∂s_k for many t at once.
+
+``backward`` serves any model: it is the gradient of one recorded layer, vectorised over targets t, so that
+autograd can carry a whole block of losses through whatever lies between the layers. ``by_lag`` is the short way
+for stacks whose head looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cells import Trajectory
+
+
+@dataclass
+class Swept:
+    """Adjoints of one layer for a block of N targets."""
+
+    h: Tensor  # (N, T, B) squared norms of ∂E_t/∂h_k
+    c: Tensor | None  # (N, T, B) of ∂E_t/∂c_k with h_k held
+    c_total: Tensor | None  # (N, T, B) of ∂E_t/∂c_k with h_k following
+    hidden: Tensor | None = None  # (N, T, B, G·H) ∂E_t/∂(W_hh h + b_hh), where asked for
+    inputs: Tensor | None = None  # (N, T, B, G·H) ∂E_t/∂(W_ih x + b_ih), where asked for
+    states: Tensor | None = None  # (N, T, B, P) ∂E_t/∂h_k itself, where asked for
+
+
+def squared(a: Tensor) -> Tensor:
+    """Squared norms over the last axis, in float64."""
+    # In float64 whatever the model's type: the square of a float32 below 1e-19 would vanish.
+    norms: Tensor = torch.linalg.vector_norm(a, dim=-1)
+    return norms.double().square()
+
+
+def backward(
+    run: Trajectory, g_out: Tensor, g_h: Tensor | None, g_c: Tensor | None, *, need_x: bool, keep: bool
+) -> tuple[Swept, Tensor | None, Tensor, Tensor | None]:
+    """Sweep one layer backwards for N losses at once.
+
+    Parameters
+    ----------
+    run
+        The layer's trajectory.
+    g_out
+        ∂E/∂(outputs) `(N, T, B, P)`.
+    g_h, g_c
+        ∂E/∂h_n `(N, B, P)` and ∂E/∂c_n `(N, B, H)`, or None for zero.
+    need_x
+        Whether ∂E/∂x is wanted.
+    keep
+        Whether the adjoints of the pre-activations are kept in the result.
+
+    Returns
+    -------
+    Swept
+        Squared norms per target, step and sequence.
+    Tensor or None, Tensor, Tensor or None
+        ∂E/∂x `(N, T, B, I)`, ∂E/∂h_0, ∂E/∂c_0.
+    """
+    targets, steps, batch = g_out.shape[:3]
+    lstm = run.kind == "lstm"
+    hidden_size = run.hidden_size
+    carry_h = g_out.new_zeros(targets, batch, g_out.shape[3]) if g_h is None else g_h
+    carry_c = None
+    if lstm:
+        carry_c = g_out.new_zeros(targets, batch, hidden_size) if g_c is None else g_c
+    squares = torch.zeros(targets, steps, batch, dtype=torch.float64, device=g_out.device)
+    swept = Swept(squares, squares.clone() if lstm else None, squares.clone() if lstm else None)
+    width = run.weights.hh.shape[0]
+    if keep or need_x:
+        swept.inputs = g_out.new_zeros(targets, steps, batch, width)
+    if keep:
+        swept.hidden = swept.inputs if run.kind != "gru" else g_out.new_zeros(targets, steps, batch, width)
+        swept.states = torch.zeros_like(g_out) if run.weights.hr is not None else None
+    # Steps after the last that any of these losses looks at have no adjoint: begin there.
+    order = list(range(steps)) if run.reverse else list(range(steps - 1, -1, -1))
+    if not (carry_h.any() or (carry_c is not None and carry_c.any())):
+        seen = g_out.ne(0).any(dim=3).any(dim=2).any(dim=0).tolist()
+        while order and not seen[order[0]]:
+            order.pop(0)
+    for k in order:
+        h = g_out[:, k] + carry_h
+        swept.h[:, k] = squared(h)
+        if carry_c is not None and swept.c is not None and swept.c_total is not None:
+            swept.c[:, k] = squared(carry_c)
+            swept.c_total[:, k] = squared(run.total_cell(k, h, carry_c))
+        pulled = run.pull(k, h, carry_c)
+        if swept.inputs is not None:
+            swept.inputs[:, k] = run.input_side(k, h, pulled.hidden)
+        if swept.hidden is not None and swept.hidden is not swept.inputs:
+            swept.hidden[:, k] = pulled.hidden
+        if swept.states is not None:
+            swept.states[:, k] = h
+        carry_h = pulled.hidden @ run.weights.hh
+        if pulled.direct is not None:
+            carry_h += pulled.direct
+        carry_c = pulled.cell
+    if run.mask is not None:
+        live = run.mask.unsqueeze(0)
+        swept.h *= live
+        if swept.c is not None and swept.c_total is not None:
+            swept.c *= live
+            swept.c_total *= live
+    g_x = swept.inputs @ run.weights.ih if need_x and swept.inputs is not None else None
+    if not keep:
+        swept.inputs = swept.hidden = None
+    return swept, g_x, carry_h, carry_c
+
+
+@dataclass
+class Lag:
+    """Adjoints of one layer at one lag ℓ: a row holds ∂E_t/∂s_{t−ℓ} for each followed t ≥ ℓ, in rising order."""
+
+    at: slice | Tensor  # the steps t−ℓ
+    h: Tensor  # (rows, B, P)
+    c: Tensor | None  # (rows, B, H) with h held
+    hidden: Tensor  # (rows, B, G·H) towards W_hh h_{k−1} + b_hh
+
+
+def by_lag(stack: list[Trajectory], local: list[Tensor], targets: Tensor) -> Iterator[tuple[int, list[Lag]]]:
+    """Walk the lags 0, 1, … of a causal stack, all targets of a lag at once.
+
+    D_ℓ[t] = ∂E_t/∂s_{t−ℓ} obeys D_ℓ[t] = J_{t−ℓ+1}ᵀ D_{ℓ−1}[t], so one product of (T−ℓ)·B rows advances every
+    pair by a lag; an upper layer hands ∂E_t/∂x_{t−ℓ} down at the same lag.
+
+    Parameters
+    ----------
+    stack
+        Trajectories from the bottom layer to the top, each fed by the one before.
+    local
+        For each layer what E_t sees of its output at step t itself: ∂E_t/∂(output_t) `(T, B, P)`.
+    targets
+        The steps t to follow, rising.
+    """
+    every = len(targets) == stack[0].steps
+    states: list[tuple[Tensor, Tensor | None]] = [
+        (g[targets], g.new_zeros(len(targets), g.shape[1], run.hidden_size) if run.kind == "lstm" else None)
+        for run, g in zip(stack, local, strict=True)
+    ]
+    for lag in range(int(targets[-1]) + 1):
+        gone = int((targets < lag).sum()) - int((targets < lag - 1).sum()) if lag else 0
+        at: slice | Tensor = slice(0, len(targets) - lag) if every else targets[targets >= lag] - lag
+        found: list[Lag] = []
+        above: Tensor | None = None
+        for depth in range(len(stack) - 1, -1, -1):
+            run = stack[depth]
+            h, c = states[depth]
+            h, c = h[gone:], None if c is None else c[gone:]
+            if above is not None:
+                h = h + above
+            pulled = run.pull(at, h, c)
+            if depth:
+                above = run.input_side(at, h, pulled.hidden) @ run.weights.ih
+            carry = pulled.hidden @ run.weights.hh
+            if pulled.direct is not None:
+                carry += pulled.direct
+            states[depth] = carry, pulled.cell
+            found.append(Lag(at, h, c, pulled.hidden))
+        yield lag, found[::-1]
