@@ -1,10 +1,91 @@
-"""The command ``retrograde``: one file per command, thin: parse, call, print."""
+"""The command ``retrograde``: one file per command, thin: parse, call, print.
+
+Exit codes: 0 done; 2 bad input (one line on stderr says what to mend); 3 training diverged;
+130 or 143 ended by Ctrl-C or SIGTERM with a usable run.
+"""
 
 from __future__ import annotations
 
-__all__ = ["main"]
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ..errors import DivergedError, RetrogradeError
+from .evaluate import evaluate
+from .generate import generate
+from .info import info
+from .train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="retrograde",
+    help="Train recurrent networks on sequences, and see how far their gradient goes back in time.",
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (train, generate, evaluate, info):
+    app.command()(_command)
 
 
-def main() -> None:
-    """Run the command line."""
-    raise SystemExit("retrograde: no commands yet")
+def _version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"retrograde {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None: ...
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Instead of ``sys.argv[1:]``.
+
+    Raises
+    ------
+    SystemExit
+        Always, with the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character gets an escape, not a traceback
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="retrograde", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except DivergedError as error:
+        return _complain(str(error), 3)
+    except RetrogradeError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted.", 130)
+    except BrokenPipeError:  # `retrograde generate … | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _complain(f"{error.filename or 'input/output'}: {error.strerror or error}.", 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return _complain(error.format_message(), 2)  # typer's own: a misspelt option, a missing argument
+
+
+def _complain(message: str, code: int) -> int:
+    typer.echo("retrograde: " + " ".join(message.split()), err=True)
+    return code

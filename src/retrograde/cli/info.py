@@ -1,0 +1,83 @@
+"""``retrograde info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["info"]
+
+
+def info(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a run is: its data, model and options, how far it came, how well it does.
+
+    [bold]Example[/bold]
+
+    retrograde info runs/first
+    """
+    from ..training.folder import RunFolder
+    from .terminal import printable
+
+    folder = RunFolder(run)
+    config = folder.config()
+    summary = folder.read_json("summary.json") if (folder / "summary.json").exists() else None
+    metrics = folder.read_lines("metrics.jsonl")
+    if json:
+        import json as encoder
+
+        found = {"run": str(run), "config": config, "summary": summary, "last": metrics[-1] if metrics else None}
+        typer.echo(encoder.dumps(found, ensure_ascii=False))
+        return
+    for name, value in _rows(config, summary, metrics):
+        typer.echo(f"{name:<12} {printable(str(value))}")
+
+
+def _rows(
+    config: dict[str, Any], summary: dict[str, Any] | None, metrics: list[dict[str, Any]]
+) -> list[tuple[str, object]]:
+    data, options, where = (config.get(name) or {} for name in ("data", "options", "environment"))
+    rows: list[tuple[str, object]] = [
+        ("task", config.get("task")),
+        ("created", f"{config.get('created')} by retrograde {config['retrograde']}"),
+        ("data", f"{data.get('source')} ({data.get('encoding')})"),
+        (
+            "tokens",
+            f"{data.get('train_tokens', 0):,} to train, {data.get('validation_tokens', 0):,} to validate, "
+            f"vocabulary {data.get('vocabulary_size', 0):,} ({options.get('tokens')})",
+        ),
+        ("model", _model(options, config.get("parameters", 0))),
+        ("options", ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)),
+        ("made on", ", ".join(f"{name} {value}" for name, value in where.items())),
+    ]
+    if summary is None:
+        reached = f"step {metrics[-1]['step']:,}" if metrics else "no evaluation yet"
+        rows.append(("status", f"in training, or killed ({reached}); if killed, --resume goes on"))
+    else:
+        rows.append(("status", f"{summary['status']}: {summary['message']}"))
+    scored = [line for line in metrics if line.get("validation_loss") is not None]
+    if scored:
+        best = min(scored, key=lambda line: line["validation_loss"])
+        rows.append(
+            (
+                "best",
+                f"step {best['step']:,}: validation loss {best['validation_loss']:.4f}, "
+                f"{best['validation_bits_per_character']:.3f} bits per character",
+            )
+        )
+    for name, value in ((summary or {}).get("baselines") or {}).items():
+        rows.append((name, f"loss {value['loss']:.4f}, {value['bits_per_character']:.3f} bits per character"))
+    return rows
+
+
+def _model(options: dict[str, Any], parameters: int) -> str:
+    cell = options.get("cell")
+    kind = f"{options.get('nonlinearity')} rnn" if cell == "rnn" else cell
+    return (
+        f"{kind}, {options.get('num_layers')} x {options.get('hidden_size')} units, "
+        f"embedding {options.get('embedding_size')}{', tied' if options.get('tie') else ''}, {parameters:,} parameters"
+    )

@@ -1,0 +1,535 @@
+"""Language modelling: the next token given all before it, an output at every step.
+
+The model, the task that feeds it with contiguous text, the baselines it has to beat, and the
+generator that lets it write.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import DataError, OptionError
+from ..nn import GRU, LSTM, RNN
+from .text import Text, TokenKind, Vocabulary
+
+__all__ = ["Baselines", "Chunk", "LanguageModel", "LanguageTask", "Score", "baselines", "evaluate", "generate", "score"]
+
+Cell = Literal["rnn", "gru", "lstm"]
+State = Tensor | tuple[Tensor, Tensor]
+Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
+
+
+class LanguageModel(nn.Module):
+    """Embedding, recurrent stack, output layer.
+
+    Parameters
+    ----------
+    vocabulary_size, embedding_size, hidden_size, num_layers : int
+    cell : {"rnn", "gru", "lstm"}
+    nonlinearity : {"tanh", "relu"}
+        Of the vanilla network; the gated cells have theirs.
+    dropout : float
+        On the embedding, between layers and before the output layer.
+    tie : bool
+        Use the embedding as output weights too (Press and Wolf 2017, arXiv:1608.05859); where
+        ``embedding_size`` differs from ``hidden_size`` a linear projection joins the two.
+
+    Examples
+    --------
+    >>> model = LanguageModel(vocabulary_size=11, embedding_size=4, hidden_size=8)
+    >>> logits, state = model(torch.zeros(5, 2, dtype=torch.int64))
+    >>> logits.shape
+    torch.Size([5, 2, 11])
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int = 128,
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        cell: Cell = "lstm",
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        dropout: float = 0.0,
+        tie: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        between = dropout if num_layers > 1 else 0.0
+        self.recurrent: nn.RNNBase
+        if cell == "rnn":
+            self.recurrent = RNN(embedding_size, hidden_size, num_layers, nonlinearity=nonlinearity, dropout=between)
+        elif cell == "gru":
+            self.recurrent = GRU(embedding_size, hidden_size, num_layers, dropout=between)
+        else:
+            self.recurrent = LSTM(embedding_size, hidden_size, num_layers, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+        bridged = tie and embedding_size != hidden_size
+        self.projection = nn.Linear(hidden_size, embedding_size, bias=False) if bridged else None
+        self.output = nn.Linear(embedding_size if tie else hidden_size, vocabulary_size)
+        if tie:
+            # As output weights, embeddings of the usual unit variance would start with logits of size √E.
+            nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+            self.output.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Logits of the next token at every step.
+
+        Parameters
+        ----------
+        tokens : Tensor
+            ``(T, B)`` int64.
+        state : Tensor or pair of Tensors, optional
+            h_0 (and c_0), each ``(num_layers, B, hidden_size)``; zeros if not given.
+
+        Returns
+        -------
+        logits : Tensor
+            ``(T, B, vocabulary_size)``.
+        state : Tensor or pair of Tensors
+            After the last step.
+        """
+        hidden, state = self.recurrent(self.dropout(self.embedding(tokens)), state)
+        hidden = self.dropout(hidden)
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        return self.output(hidden), state
+
+
+# --- The task: what the training loop asks for ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """``(T, B)`` tokens and their successors, cut from B streams that run side by side.
+
+    ``fresh`` says that the streams begin here, so that no state is carried in.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    fresh: bool
+
+    @property
+    def size(self) -> int:
+        """How many predictions the chunk trains."""
+        return self.targets.numel()
+
+    def to(self, device: torch.device) -> Chunk:
+        """The same on a device."""
+        return Chunk(self.inputs.to(device), self.targets.to(device), self.fresh)
+
+
+class LanguageTask:
+    """Training text cut into parallel streams, and a contiguous tail of it held out.
+
+    The training part is cut into ``batch_size`` streams of equal length that are read side by side,
+    in chunks of at most ``bptt`` steps; the state goes on from chunk to chunk without its gradient
+    (truncated backpropagation through time, Williams and Peng 1990). Chunks are equal to within a
+    step, so none is a stub. Fewer than ``batch_size`` tokens at the end of the training part fill
+    no stream and are left out.
+
+    Which chunk is trained at which step is a function of the step alone: resuming needs no more
+    than the step and the carried state.
+
+    Parameters
+    ----------
+    text : Text
+    vocabulary : Vocabulary or None
+        None: fit one on the training part.
+    options : mapping
+        ``tokens``, ``vocab_size``, ``min_count``, ``validation_fraction``, ``batch_size``, ``bptt`` and
+        the parameters of `LanguageModel`.
+
+    Raises
+    ------
+    DataError
+        If the text is too short for these options.
+    """
+
+    name = "language"
+
+    def __init__(self, text: Text, options: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> None:
+        self.text, self.options = text, options
+        content = text.content
+        held_out = options["validation_fraction"]
+        # A tenth, but of a large text no more than tells models apart: validation takes time too.
+        tail = int(len(content) * held_out) if held_out is not None else min(len(content) // 10, 100_000)
+        cut = len(content) - tail
+        training, self.validation_text = content[:cut], content[cut:]
+        kind: TokenKind = options["tokens"]
+        if vocabulary is None:
+            vocabulary = Vocabulary.fit(training or content, kind, options["vocab_size"], options["min_count"])
+        self.vocabulary = vocabulary
+        self.training_tokens = vocabulary.encode(training)
+        self.validation_tokens = vocabulary.encode(self.validation_text)
+        self.notes = list(text.notes)
+        self._check_length()
+        self._note_unknown()
+
+        count, bptt = len(self.training_tokens) - 1, options["bptt"]
+        batch_size = options["batch_size"] or max(1, min(32, count // bptt))
+        if count // batch_size < 1:
+            raise OptionError(
+                f"--batch-size {batch_size} is more than the {count} steps of the training text: each stream needs one."
+            )
+        length = count // batch_size
+        self.batch_size = batch_size
+        self.steps_per_epoch = math.ceil(length / bptt)
+        self._cuts = [length * i // self.steps_per_epoch for i in range(self.steps_per_epoch + 1)]
+        tokens = torch.from_numpy(self.training_tokens)
+        self._inputs = tokens[: length * batch_size].view(batch_size, length)  # streams in rows
+        self._targets = tokens[1 : length * batch_size + 1].view(batch_size, length)
+
+    def _check_length(self) -> None:
+        trained, held_out, bptt = len(self.training_tokens), len(self.validation_tokens), self.options["bptt"]
+        if held_out < 1 or trained < 2:
+            raise DataError(
+                f"{self.text.source} is too short: {trained} tokens to train on and {held_out} to validate with."
+            )
+        if trained - 1 < bptt:
+            raise DataError(
+                f"{self.text.source} is too short for --bptt {bptt}: its {trained} training tokens make "
+                f"{trained - 1} steps; give more text or --bptt {trained - 1} at most."
+            )
+
+    def _note_unknown(self) -> None:
+        if self.vocabulary.unknown is None:
+            return
+        for part, tokens in (("training", self.training_tokens), ("validation", self.validation_tokens)):
+            if unknown := int((tokens == self.vocabulary.unknown).sum()):
+                self.notes.append(
+                    f"{unknown:,} of {len(tokens):,} {part} tokens ({unknown / len(tokens):.2%}) are not in the "
+                    "vocabulary and count as unknown."
+                )
+
+    def model(self) -> LanguageModel:
+        """A new model, initialised from torch's random state."""
+        names = ("embedding_size", "hidden_size", "num_layers", "cell", "nonlinearity", "dropout", "tie")
+        return LanguageModel(len(self.vocabulary), **{name: self.options[name] for name in names})
+
+    def batch(self, step: int) -> Chunk:
+        """The chunk that training step ``step`` (from 0) learns from."""
+        index = step % self.steps_per_epoch
+        here = slice(self._cuts[index], self._cuts[index + 1])
+        return Chunk(self._inputs[:, here].t().long(), self._targets[:, here].t().long(), fresh=index == 0)
+
+    def loss(self, model: nn.Module, chunk: Chunk, state: State | None) -> tuple[Tensor, State]:
+        """Mean cross-entropy of a chunk (nats per token) and the state after it."""
+        logits, state = model(chunk.inputs, None if chunk.fresh else state)
+        return F.cross_entropy(logits.flatten(0, 1), chunk.targets.flatten()), state
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Validation loss (nats per token), perplexity and bits per character."""
+        return {f"validation_{name}": value for name, value in self.validate(model).as_dict().items()}
+
+    def validate(self, model: nn.Module) -> Score:
+        """Score of the held-out tail: every token of it is predicted once, given the text before it."""
+        return score(model, self.validation_tokens, len(self.validation_text), self.training_tokens)
+
+    def held_out_sequences(self, length: int, count: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets ``(T, B)`` spread evenly over the held-out tail, fewer where it is short."""
+        tokens = torch.from_numpy(self.validation_tokens).long()
+        length = max(1, min(length, len(tokens) - 1))
+        count = max(1, min(count, (len(tokens) - 1) // length))
+        starts = torch.linspace(0, len(tokens) - 1 - length, count).long()
+        windows = torch.stack([tokens[start : start + length + 1] for start in starts], dim=1)
+        return windows[:-1], windows[1:]
+
+    def describe(self) -> dict[str, object]:
+        """What ``config.json`` keeps about the data."""
+        return {
+            "source": self.text.source,
+            "encoding": self.text.encoding,
+            "characters": len(self.text.content),
+            "train_tokens": len(self.training_tokens),
+            "validation_tokens": len(self.validation_tokens),
+            "validation_characters": len(self.validation_text),
+            "vocabulary_size": len(self.vocabulary),
+            "fingerprint": self.text.fingerprint,
+        }
+
+
+# --- Scores -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well text was predicted.
+
+    Attributes
+    ----------
+    nats : float
+        Sum of −ln p over the tokens predicted.
+    tokens, characters : int
+        What was predicted, counted either way.
+    """
+
+    nats: float
+    tokens: int
+    characters: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else (math.inf if self.loss == self.loss else math.nan)
+
+    @property
+    def bits_per_character(self) -> float:
+        """The same for every kind of token: nats / ln 2 / characters."""
+        return self.nats / math.log(2) / self.characters
+
+    def as_dict(self) -> dict[str, float]:
+        """``loss``, ``perplexity``, ``bits_per_character``."""
+        return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_character": self.bits_per_character}
+
+
+WARM_UP = 200  # steps of text before its own part that a stream reads to come into its state
+
+
+@torch.no_grad()
+def score(model: nn.Module, tokens: Tokens, characters: int, history: Tokens | None = None) -> Score:
+    """Score tokens with the state carried through all of them.
+
+    For speed a long text is read as several streams side by side; each but the first reads
+    ``WARM_UP`` tokens before those it counts, so that it has the state of a reader who came from there.
+
+    Parameters
+    ----------
+    model : Module
+        ``(T, B)`` tokens and a state to logits and a state.
+    tokens : array
+        ``(N,)`` token numbers. Without a history the first cannot be predicted and is not counted.
+    characters : int
+        Characters of the tokens that are predicted.
+    history : array, optional
+        Tokens that came before, at least one.
+    """
+    before = history[-WARM_UP - 1 :] if history is not None and len(history) else tokens[:1]
+    if history is None or not len(history):
+        tokens = tokens[1:]
+    count = len(tokens)
+    if count == 0:
+        raise DataError("there is nothing to predict: a text of at least 2 tokens is needed.")
+    device = next(model.parameters()).device
+    everything = torch.from_numpy(np.concatenate([before, tokens])).to(device)
+    # Position i reads everything[i] and predicts everything[i + 1]. Stream b reads the positions from
+    # b (length − WARM_UP) on, so each begins WARM_UP positions before the one before it ends.
+    positions_in_all = len(everything) - 1
+    streams = max(1, min(64, positions_in_all // (4 * WARM_UP)))
+    length = math.ceil((positions_in_all + (streams - 1) * WARM_UP) / streams)
+    stream = torch.arange(streams, device=device)
+
+    was_training = model.training
+    model.eval()
+    try:
+        state: State | None = None
+        total, done, vocabulary_size = 0.0, 0, 0
+        while done < length:
+            # A chunk of logits takes T·B·V numbers; this keeps them to some ten megabytes.
+            size = min(length - done, max(1, (1 << 22) // (streams * vocabulary_size)) if vocabulary_size else 16)
+            offset = done + torch.arange(size, device=device)[:, None]
+            position = stream * (length - WARM_UP) + offset
+            counted = (position >= len(before) - 1) & (position < positions_in_all)
+            counted &= (offset >= WARM_UP) | (stream == 0)
+            position = position.clamp(max=positions_in_all - 1)
+            logits, state = model(everything[position].long(), state)
+            vocabulary_size = logits.shape[-1]
+            losses = F.cross_entropy(
+                logits.flatten(0, 1).float(), everything[position + 1].long().flatten(), reduction="none"
+            )
+            total += float(losses[counted.flatten()].double().sum())
+            done += size
+    finally:
+        model.train(was_training)
+    return Score(total, count, characters)
+
+
+def evaluate(model: nn.Module, vocabulary: Vocabulary, text: Text) -> dict[str, float]:
+    """Score a text of its own: every token but the first, given all before it.
+
+    Returns
+    -------
+    dict
+        ``loss`` (nats per token), ``perplexity``, ``bits_per_character``, and how many ``tokens``,
+        ``characters`` and ``unknown_tokens`` were predicted.
+    """
+    tokens = vocabulary.encode(text.content)
+    if len(tokens) < 2:
+        raise DataError(
+            f"{text.source} is too short to evaluate on: {len(tokens)} token, and the first is not predicted."
+        )
+    result = score(model, tokens, max(1, len(text.content) - vocabulary.first_length(text.content)))
+    unknown = int((tokens[1:] == vocabulary.unknown).sum()) if vocabulary.unknown is not None else 0
+    return {**result.as_dict(), "tokens": result.tokens, "characters": result.characters, "unknown_tokens": unknown}
+
+
+# --- Baselines --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Scores of counting, on the same split, of the same tokens."""
+
+    unigram: Score
+    bigram: Score
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """As ``summary.json`` keeps them."""
+        return {
+            name: {"loss": value.loss, "bits_per_character": value.bits_per_character}
+            for name, value in (("unigram", self.unigram), ("bigram", self.bigram))
+        }
+
+
+def baselines(training: Tokens, validation: Tokens, characters: int, vocabulary_size: int) -> Baselines:
+    """Unigram and smoothed bigram, as good as counting gets, without a look at the validation part.
+
+    Both are smoothed with a Dirichlet prior (MacKay and Bauman Peto 1995), the unigram's uniform,
+    the bigram's the unigram; its strength is what predicts the last tenth of the training part best
+    from the rest, and then all of the training part is counted.
+
+    Parameters
+    ----------
+    training, validation : array
+        Token numbers; the first of ``validation`` follows the last of ``training``.
+    characters : int
+        Characters of the validation part.
+    """
+    cut = max(1, len(training) - max(1, len(training) // 10))
+    strengths = [2.0**power for power in range(-6, 15)]
+    trial = _Counts(training[:cut], training[cut - 1 :], vocabulary_size)
+    uniform_strength = min(strengths, key=trial.unigram)
+    prior_strength = min(strengths, key=lambda strength: trial.bigram(uniform_strength, strength))
+    final = _Counts(training, np.concatenate([training[-1:], validation]), vocabulary_size)
+    return Baselines(
+        Score(final.unigram(uniform_strength), len(validation), characters),
+        Score(final.bigram(uniform_strength, prior_strength), len(validation), characters),
+    )
+
+
+class _Counts:
+    """How often the tokens of ``target[1:]``, and their pairs with the token before, were seen in ``seen``."""
+
+    def __init__(self, seen: Tokens, target: Tokens, vocabulary_size: int) -> None:
+        self.size, self.total = vocabulary_size, len(seen)
+        self.singles = np.bincount(seen, minlength=vocabulary_size)[target[1:]]
+        self.contexts = np.bincount(seen[:-1], minlength=vocabulary_size)[target[:-1]]
+        pairs, counts = np.unique(seen[:-1].astype(np.int64) * vocabulary_size + seen[1:], return_counts=True)
+        wanted = target[:-1].astype(np.int64) * vocabulary_size + target[1:]
+        place = np.searchsorted(pairs, wanted)
+        found = np.append(pairs, -1)[place] == wanted
+        self.pairs = np.where(found, np.append(counts, 0)[place], 0)
+
+    def _p(self, strength: float) -> Any:
+        # p(w) = (n(w) + a/V) / (N + a)
+        return (self.singles + strength / self.size) / (self.total + strength)
+
+    def unigram(self, strength: float) -> float:
+        return float(-np.log(self._p(strength)).sum())
+
+    def bigram(self, uniform_strength: float, strength: float) -> float:
+        # p(w|v) = (n(v w) + a p(w)) / (n(v) + a)
+        p = (self.pairs + strength * self._p(uniform_strength)) / (self.contexts + strength)
+        return float(-np.log(p).sum())
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    prompt: str = "",
+    length: int = 300,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Let the model go on from a prompt, piece by piece.
+
+    Parameters
+    ----------
+    prompt : str
+        Read first, not repeated. Without one the model begins as after a line end.
+    length : int
+        Characters to write, exactly, whatever the tokens are.
+    temperature : float
+        Divides the logits; 0 takes the most probable token each time.
+    top_k : int, optional
+        Draw only from the k most probable tokens.
+    top_p : float, optional
+        Draw only from the fewest tokens whose probability adds up to p (Holtzman et al. 2020).
+    seed : int, optional
+        The same seed draws the same text; torch's global random state is left alone.
+
+    Yields
+    ------
+    str
+        Text as soon as it is whole (a character of several bytes may take several tokens).
+        The unknown token is never drawn.
+    """
+    _check_sampling(length, temperature, top_k, top_p)
+    device = next(model.parameters()).device
+    generator = torch.Generator()
+    if seed is not None:
+        generator.manual_seed(seed)
+    else:
+        generator.seed()
+    start = vocabulary.encode(prompt.encode("utf-8", "replace").decode() or "\n")
+    tokens = torch.from_numpy(start).long()[:, None].to(device)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    model.eval()
+    state: State | None = None
+    written = 0
+    while written < length:
+        logits, state = model(tokens, state)
+        scores = logits[-1, 0].double().cpu()
+        if vocabulary.unknown is not None:
+            scores[vocabulary.unknown] = -math.inf
+        token = _draw(scores, temperature, top_k, top_p, generator)
+        tokens = torch.tensor([[token]], device=device)
+        if piece := decoder.decode(vocabulary.bytes_of(token)):
+            piece = piece[: length - written]
+            written += len(piece)
+            yield piece
+
+
+def _check_sampling(length: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if length < 0:
+        raise OptionError(f"--length {length} is negative.")
+    if not 0 <= temperature < math.inf:
+        raise OptionError(f"--temperature {temperature} must be 0 (the most probable token each time) or more.")
+    if top_k is not None and top_k < 1:
+        raise OptionError(f"--top-k {top_k} must be 1 or more.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise OptionError(f"--top-p {top_p} must be above 0 and at most 1.")
+
+
+def _draw(
+    scores: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
+) -> int:
+    if temperature == 0:
+        return int(scores.argmax())
+    scores, order = (scores / temperature).sort(descending=True, stable=True)
+    probabilities = scores[:top_k].softmax(0)
+    if top_p is not None:
+        # Keep a token if those before it do not yet reach p: the first always stays.
+        probabilities[probabilities.cumsum(0) - probabilities >= top_p] = 0
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])

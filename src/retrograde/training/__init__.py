@@ -1,0 +1,40 @@
+"""Training: one readable loop, clipping, truncation, checkpoints, the run folder.
+
+>>> import retrograde as rg
+>>> result = rg.training.train("corpus.txt", "runs/first", cell="lstm", epochs=3)  # doctest: +SKIP
+>>> run = rg.training.load("runs/first")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .clipping import Clipping
+    from .folder import RunFolder
+    from .loop import Listener, Progress, Task
+    from .options import Options
+    from .session import Result, Run, load, train
+
+__all__ = ["Clipping", "Listener", "Options", "Progress", "Result", "Run", "RunFolder", "Task", "load", "train"]
+
+# Imported when first named: the command line reads Options without waiting for torch.
+_HOME = {
+    "Clipping": "clipping",
+    "Listener": "loop",
+    "Options": "options",
+    "Progress": "loop",
+    "Result": "session",
+    "Run": "session",
+    "RunFolder": "folder",
+    "Task": "loop",
+    "load": "session",
+    "train": "session",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

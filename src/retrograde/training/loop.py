@@ -1,0 +1,204 @@
+"""The training loop, one page: a step, what is recorded of it, when it is judged, when it ends."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..errors import DivergedError
+from .clipping import Clipping, Measured
+from .options import Options
+from .schedule import learning_rate
+
+__all__ = ["Batch", "Listener", "Progress", "State", "Task", "run", "window_line"]
+
+State = Tensor | tuple[Tensor, ...] | None
+
+
+class Batch(Protocol):
+    """What one step learns from."""
+
+    @property
+    def size(self) -> int:
+        """How many predictions it trains."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+
+
+class Task(Protocol):
+    """What the loop asks of a task. Batches are a function of the step, so that any step can be returned to."""
+
+    steps_per_epoch: int
+
+    def batch(self, step: int) -> Any:
+        """The batch of a step (from 0), on the CPU."""
+
+    def loss(self, model: nn.Module, batch: Any, state: Any) -> tuple[Tensor, Any]:
+        """Mean loss of a batch, and the state to carry into the next (None: none is)."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of the held-out part, ``validation_loss`` among them; draws no random numbers."""
+
+
+class Listener:
+    """Hears of training as it goes; this one lets it pass."""
+
+    def begin(self, about: dict[str, Any], progress: Progress, planned: int) -> None:
+        """Training begins, or goes on: the content of ``config.json``, and where it stands."""
+
+    def step(self, progress: Progress) -> None:
+        """A step was taken. Called often: be quick."""
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """An evaluation was made: its line of ``metrics.jsonl``."""
+
+    def note(self, text: str) -> None:
+        """Something a user should know."""
+
+    def stage(self, text: str) -> None:
+        """What is being done besides training."""
+
+
+@dataclass
+class Progress:
+    """Where training stands: all that a checkpoint needs beyond weights, optimiser and random states."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    state: State = None  # carried into the next batch, without its gradient
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None  # the line with the lowest validation loss
+    recorded: int = 0  # the step of the last evaluation, since which:
+    losses: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)  # global, before clipping
+    clipped: list[bool] = field(default_factory=list)
+    window_seconds: float = 0.0
+
+    def count(self, size: int, seconds: float) -> None:
+        """Add a step."""
+        self.step += 1
+        self.tokens += size
+        self.seconds += seconds
+        self.window_seconds += seconds
+
+    def clear_window(self) -> None:
+        """Begin to record anew after an evaluation."""
+        self.recorded = self.step
+        self.losses, self.sizes, self.norms, self.clipped, self.window_seconds = [], [], [], [], 0.0
+
+
+def run(
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clipping: Clipping,
+    accelerator: Accelerator,
+    options: Options,
+    progress: Progress,
+    planned: int,
+    evaluate: Callable[[float], None],
+    stop: Callable[[], bool],
+    listener: Listener,
+) -> None:
+    """Train until ``planned`` steps are taken or ``stop()``; every ``options.eval_every`` steps ``evaluate(lr)``.
+
+    Raises
+    ------
+    DivergedError
+        If a loss or gradient is no finite number. On a CPU the weights have not yet taken it up; a GPU is
+        not waited for at every step, so there it is noticed up to `READ_EVERY` steps later.
+    """
+    assert options.eval_every is not None
+    parameters = list(model.parameters())
+    read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
+    unread: list[tuple[int, Tensor, Measured]] = []
+    model.train()
+    while progress.step < planned and not stop():
+        began = time.perf_counter()
+        lr = learning_rate(options, progress.step, task.steps_per_epoch, planned)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+        batch = task.batch(progress.step).to(accelerator.device)
+        loss, state = task.loss(model, batch, progress.state)
+        accelerator.backward(loss)
+        unread.append((batch.size, loss.detach(), clipping(parameters)))
+        evaluates = (progress.step + 1) % options.eval_every == 0
+        if evaluates or len(unread) >= read_every:
+            _read(unread, progress, options)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        progress.state = _detached(state)
+        progress.count(batch.size, time.perf_counter() - began)
+        listener.step(progress)
+        if evaluates:
+            began = time.perf_counter()
+            evaluate(lr)
+            progress.seconds += time.perf_counter() - began
+            model.train()
+    _read(unread, progress, options)
+
+
+READ_EVERY = 16
+
+
+def _read(unread: list[tuple[int, Tensor, Measured]], progress: Progress, options: Options) -> None:
+    """Take what was measured into the record, and notice numbers that are none."""
+    for size, loss, measured in unread:
+        value, norm = loss.item(), measured.norm.item()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            step = progress.recorded + len(progress.sizes) + 1
+            raise DivergedError(_diverged(step, value, norm, progress.norms, options))
+        progress.sizes.append(size)
+        progress.losses.append(value)
+        progress.norms.append(norm)
+        progress.clipped.append(measured.excess.item() > 1)
+    unread.clear()
+
+
+def _diverged(step: int, loss: float, norm: float, norms: list[float], options: Options) -> str:
+    last = ", ".join(f"{value:.3g}" for value in norms[-5:]) or "none before it"
+    clip = "add --clip-norm 1" if options.clip_norm is None else f"--clip-norm {options.clip_norm / 4:g}"
+    return (
+        f"training diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g} (before it: {last}); "
+        f"train again with --lr {(options.lr or 0) / 4:.2g} (it was {options.lr:g}) or {clip}."
+    )
+
+
+def window_line(progress: Progress, options: Options, steps_per_epoch: int, lr: float) -> dict[str, Any]:
+    """What a line of ``metrics.jsonl`` says about training since the line before it."""
+    tokens = sum(progress.sizes)
+    weighted = sum(loss * size for loss, size in zip(progress.losses, progress.sizes, strict=True))
+    return {
+        "step": progress.step,
+        "epoch": progress.step / steps_per_epoch,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+        "train_loss": weighted / tokens if tokens else None,
+        "learning_rate": lr,
+        "tokens_per_second": tokens / progress.window_seconds if progress.window_seconds else None,
+        "gradient_norm_min": min(progress.norms, default=None),
+        "gradient_norm_median": statistics.median(progress.norms) if progress.norms else None,
+        "gradient_norm_max": max(progress.norms, default=None),
+        "clipped_share": sum(progress.clipped) / len(progress.clipped) if progress.clipped else None,
+        "clip_norm": options.clip_norm,
+        "clip_value": options.clip_value,
+    }
+
+
+def _detached(state: Any) -> State:
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else state.detach()
+    return tuple(part.detach() for part in state)

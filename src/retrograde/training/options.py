@@ -1,0 +1,173 @@
+"""Every option of training, its default, and what makes it impossible. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from ..errors import OptionError
+
+__all__ = ["Options", "flag", "seconds"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train. Names are those of the command line, with underscores.
+
+    Attributes
+    ----------
+    encoding : str
+        Of the text.
+    tokens, vocab_size, min_count
+        What a token is, the most of them (None: char all, word 10,000, bpe 1,000), and how often one must be seen.
+    validation_fraction : float or None
+        Share of the text, at its end, to validate with. None: a tenth, at most 100,000 characters.
+    cell, nonlinearity, embedding_size, hidden_size, num_layers, dropout, tie
+        The model, see `retrograde.tasks.language.LanguageModel`.
+    optimizer, lr, momentum, weight_decay
+        ``lr`` None: 0.002 for adam and adamw, 1 for sgd.
+    clip_norm, clip_value : float or None
+        Gradients are scaled to at most this global norm, or cut to ±this value.
+    schedule, warmup, decay_every, decay_factor
+        Learning rate after a linear rise over ``warmup`` steps: ``constant``; ``cosine`` or ``linear`` down to
+        a hundredth at the planned end; ``step``: times ``decay_factor`` every ``decay_every`` epochs.
+    bptt, batch_size : int
+        Steps the gradient goes back; streams side by side (None: 32, fewer if the text is short).
+    epochs, max_steps, max_time
+        When to stop, whichever comes first; ``max_time`` in seconds, of this session.
+    eval_every : int or None
+        Steps between evaluations. None: half an epoch, at most 500 steps.
+    seed, threads, device, precision
+        ``threads`` None: torch's own choice.
+    """
+
+    encoding: str = "utf-8"
+    tokens: Literal["char", "word", "bpe"] = "char"
+    vocab_size: int | None = None
+    min_count: int | None = None
+    validation_fraction: float | None = None
+    cell: Literal["rnn", "gru", "lstm"] = "lstm"
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    embedding_size: int = 64
+    hidden_size: int = 256
+    num_layers: int = 1
+    dropout: float = 0.0
+    tie: bool = False
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    lr: float | None = None
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    clip_value: float | None = None
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    warmup: int = 0
+    decay_every: float = 1.0
+    decay_factor: float = 0.5
+    bptt: int = 100
+    batch_size: int | None = None
+    epochs: float = 10.0
+    max_steps: int | None = None
+    max_time: float | None = None
+    eval_every: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    # What may be different when a run goes on: when it stops, and on what it computes.
+    MAY_CHANGE = frozenset({"epochs", "max_steps", "max_time", "threads", "device"})
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Options from those given, the rest by default, checked.
+
+        Raises
+        ------
+        OptionError
+            If one is unknown or impossible, or two contradict one another.
+        """
+        given = dict(given)
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(given) - known):
+            raise OptionError(f"there is no training option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+        for name in ("max_time",):
+            if isinstance(given.get(name), str):
+                given[name] = seconds(given[name])
+        if given.get("clip_value") is not None and given.get("clip_norm") is not None:
+            raise OptionError("--clip-norm and --clip-value exclude one another; give one of them.")
+        if given.get("clip_value") is not None:
+            given["clip_norm"] = None  # the default threshold gives way to the one asked for
+        options = cls(**given)
+        options._check()
+        if options.lr is None:
+            return cls(**{**asdict(options), "lr": 1.0 if options.optimizer == "sgd" else 0.002})
+        return options
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as ``config.json`` keeps them."""
+        return asdict(self)
+
+    def _check(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value, allowed = getattr(self, field.name), get_args(hints[field.name])
+            if field.type.startswith("Literal") and value not in allowed:
+                raise OptionError(f"{flag(field.name)} {value!r} is none of {', '.join(allowed)}.")
+        for name in _WHOLE:
+            self._require(
+                name, lambda value: isinstance(value, int) and value >= 1, "must be a whole number, 1 or more"
+            )
+        for name in _POSITIVE:
+            self._require(name, lambda value: 0 < value < math.inf, "must be a number above 0")
+        for name in ("weight_decay", "warmup"):
+            self._require(name, lambda value: 0 <= value < math.inf, "must be 0 or more")
+        for name in ("dropout", "momentum"):
+            self._require(name, lambda value: 0 <= value < 1, "must be 0 or more and below 1")
+        self._require("validation_fraction", lambda value: 0 < value < 1, "must be above 0 and below 1")
+        self._require("decay_factor", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+        self._require("seed", lambda value: 0 <= value < 2**63, "must be 0 or more and below 2**63")
+        if self.nonlinearity != "tanh" and self.cell != "rnn":
+            raise OptionError(
+                f"--nonlinearity {self.nonlinearity} is for --cell rnn; --cell {self.cell} has its own: leave it out."
+            )
+        if self.momentum and self.optimizer != "sgd":
+            raise OptionError(f"--momentum is for --optimizer sgd; {self.optimizer} has its own: leave it out.")
+
+    def _require(self, name: str, holds: Any, must: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            mend = "; leave it out for no clipping by value" if name == "clip_value" else ""
+            mend = "; --no-clip turns clipping off" if name == "clip_norm" else mend
+            raise OptionError(f"{flag(name)} {value} is impossible: it {must}{mend}.")
+
+
+_WHOLE = (
+    *("vocab_size", "min_count", "embedding_size", "hidden_size", "num_layers", "bptt", "batch_size"),
+    *("max_steps", "eval_every", "threads"),
+)
+_POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every")
+
+
+def flag(name: str) -> str:
+    """The command line's name of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def seconds(text: str) -> float:
+    """Seconds of a duration such as ``90``, ``90s``, ``5m`` or ``1h30m``.
+
+    Examples
+    --------
+    >>> seconds("1h30m"), seconds("90s"), seconds("0.5m")
+    (5400.0, 90.0, 30.0)
+    """
+    number = r"(\d+(?:\.\d*)?|\.\d+)"
+    if re.fullmatch(number, text.strip()):
+        return float(text)
+    match = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip().lower())
+    if not text.strip() or match is None:
+        raise OptionError(f"--max-time {text!r} is no duration; write 90s, 5m or 1h30m.")
+    return sum(float(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))

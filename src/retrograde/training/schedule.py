@@ -1,0 +1,43 @@
+"""The learning rate, a function of the step alone, so that a run that goes on needs no state for it."""
+
+from __future__ import annotations
+
+import math
+
+from .options import Options
+
+__all__ = ["learning_rate"]
+
+FLOOR = 0.01  # of the learning rate is left where cosine and linear end
+
+
+def learning_rate(options: Options, step: int, steps_per_epoch: int, planned: int) -> float:
+    """Learning rate of a step.
+
+    Parameters
+    ----------
+    options : Options
+        ``lr``, ``schedule``, ``warmup``, ``decay_every``, ``decay_factor``.
+    step : int
+        From 0.
+    steps_per_epoch, planned : int
+        ``planned`` is where cosine and linear end.
+
+    Examples
+    --------
+    >>> options = Options.of({"lr": 1.0, "warmup": 4, "schedule": "step"})
+    >>> [learning_rate(options, step, 10, 100) for step in (0, 3, 9, 10, 25)]
+    [0.25, 1.0, 1.0, 0.5, 0.25]
+    """
+    assert options.lr is not None
+    warm = min(1.0, (step + 1) / options.warmup) if options.warmup else 1.0
+    done = min(1.0, max(0, step - options.warmup) / max(1, planned - options.warmup))
+    if options.schedule == "cosine":
+        factor = FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2
+    elif options.schedule == "linear":
+        factor = 1 - (1 - FLOOR) * done
+    elif options.schedule == "step":
+        factor = options.decay_factor ** (step // max(1, round(options.decay_every * steps_per_epoch)))
+    else:
+        factor = 1.0
+    return options.lr * warm * factor

@@ -1,0 +1,446 @@
+"""A training run from its data to its page: `train`, and `load` for what it left behind."""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from .. import __version__, kernels
+from ..errors import DataError, DivergedError, OptionError, RunError
+from ..tasks.language import LanguageModel, LanguageTask, baselines, generate
+from ..tasks.text import Vocabulary, read_text
+from . import checkpoint
+from .clipping import Clipping
+from .folder import FORMAT, RunFolder
+from .loop import Listener, Progress, run, window_line
+from .options import Options, flag
+
+__all__ = ["Result", "Run", "load", "train"]
+
+SAMPLE_LENGTH = 300
+FLOW_SEQUENCES, FLOW_STEPS = 8, 100
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run came to.
+
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
+    summary : dict
+        The content of its ``summary.json``.
+    signal : int or None
+        The signal that ended it, if one did.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    signal: int | None = None
+
+
+def train(
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: bool = True,
+    listener: Listener | None = None,
+    **given: Any,
+) -> Result:
+    """Train a recurrent language model and leave a run folder.
+
+    On one machine the same data, options, seed and number of threads give the same weights, bit for
+    bit, whether the run was interrupted and resumed or not. torch's, NumPy's and Python's global
+    random states are set.
+
+    Parameters
+    ----------
+    data : str, Path or None
+        See `retrograde.tasks.text.read_text`. None: with ``resume``, what the run was trained on.
+    out : str or Path
+        The run folder.
+    resume, overwrite : bool
+        Go on with the run in ``out``, or replace it. Without either, one that is there is refused.
+    report : bool
+        Whether to measure the gradient flow and write ``report.html`` at the end.
+    listener : Listener, optional
+        Hears of each step and evaluation.
+    **given
+        Fields of `Options`. With ``resume`` the run's own hold, and only ``epochs``, ``max_steps``,
+        ``threads`` and ``device`` may differ; ``max_time`` counts anew in each session.
+
+    Raises
+    ------
+    OptionError, DataError, RunError
+        Before any work, if something given is impossible.
+    DivergedError
+        If the loss or a gradient stops being a number; the last good checkpoint is kept.
+    """
+    folder, listener = RunFolder(out), listener or Listener()
+    folder.check_writable(resume=resume, overwrite=overwrite)
+    config = folder.config() if resume else {}
+    options = _options_of_resumed(config, given) if resume else Options.of(given)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    accelerator = _accelerator(options)
+
+    source = data if data is not None else config.get("data", {}).get("source")
+    if source is None:
+        raise OptionError("there is nothing to train on: name a text file, a folder of them, - or builtin:stdlib.")
+    if data is None and source == "-":
+        raise OptionError(f"{out} was trained on standard input: give DATA (-, with the same text) to go on with it.")
+    text = read_text(source, options.encoding)
+    if resume and text.fingerprint != config.get("data", {}).get("fingerprint"):
+        raise DataError(
+            f"{source} is not the text that {out} was trained on ({config.get('data', {}).get('source')}): "
+            "resume with that one, or start another run."
+        )
+    task = LanguageTask(text, options.as_dict(), Vocabulary.load(folder / "vocabulary.json") if resume else None)
+    options = replace(
+        options,
+        batch_size=task.batch_size,
+        eval_every=options.eval_every or max(1, min(500, math.ceil(task.steps_per_epoch / 2))),
+    )
+    with folder.locked():
+        return _train(task, folder, options, config, accelerator, listener, resume, overwrite, report)
+
+
+def _options_of_resumed(config: dict[str, Any], given: dict[str, Any]) -> Options:
+    saved = {name: value for name, value in config.get("options", {}).items() if name != "max_time"}
+    asked = Options.of(given)
+    for name in given:
+        new, old = getattr(asked, name), saved.get(name)
+        if name not in Options.MAY_CHANGE and new != old:
+            raise OptionError(
+                f"{flag(name)} {new} contradicts the run, which has {old}: resume without it, or start another run."
+            )
+        if name in Options.MAY_CHANGE:
+            saved[name] = new
+    return Options.of(saved)
+
+
+def _accelerator(options: Options) -> Accelerator:
+    """Device and precision, by Hugging Face accelerate."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(options.device, True):
+        raise OptionError(f"--device {options.device} is not there on this machine; leave it out or give cpu.")
+    mixed = "bf16" if options.precision == "bf16" else "no"
+    # Accelerate keeps one state per process, and refuses another device or precision than the first training's.
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=options.device == "cpu", mixed_precision=mixed)
+
+
+def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
+    assert options.lr is not None
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay)
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return kind(model.parameters(), options.lr, weight_decay=options.weight_decay)
+
+
+def _seed(options: Options) -> None:
+    import random
+
+    import numpy as np
+
+    torch.manual_seed(options.seed)
+    np.random.seed(options.seed % 2**32)  # noqa: NPY002
+    random.seed(options.seed)
+
+
+def _train(
+    task: LanguageTask,
+    folder: RunFolder,
+    options: Options,
+    config: dict[str, Any],
+    accelerator: Accelerator,
+    listener: Listener,
+    resume: bool,
+    overwrite: bool,
+    report: bool,
+) -> Result:
+    _seed(options)
+    model = task.model()
+    clip = Clipping(clip_norm=options.clip_norm, clip_value=options.clip_value)
+    prepared, optimizer = accelerator.prepare(model, _optimizer(options, model))
+
+    if resume:
+        tensors, about, damaged = checkpoint.latest(folder)
+        progress = checkpoint.restore(folder, tensors, about, model, optimizer.optimizer, clip, accelerator.device)
+        if damaged:
+            listener.note(f"{', '.join(damaged)} cannot be read; going on from step {progress.step:,}, saved before.")
+        _forget_after(folder, progress)
+        (folder / "summary.json").unlink(missing_ok=True)
+    else:
+        progress = Progress()
+        if overwrite:
+            folder.clear()
+    planned = max(1, round(options.epochs * task.steps_per_epoch))
+    planned = min(planned, options.max_steps) if options.max_steps is not None else planned
+    config = _config(task, options, model, config)
+    folder.write_json("config.json", config)
+    if not resume:
+        folder.write("vocabulary.json", task.vocabulary.to_json())
+        folder.write_lines("metrics.jsonl", [])
+        checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+
+    def evaluate(lr: float, scheduled: bool = True) -> None:
+        """Add a line to the metrics, keep the weights if they are the best; if scheduled, a checkpoint too."""
+        line = window_line(progress, options, task.steps_per_epoch, lr) | task.evaluate(prepared)
+        if not math.isfinite(line["validation_loss"]):
+            raise DivergedError(
+                f"training diverged by step {progress.step}: the validation loss is {line['validation_loss']}; "
+                f"train again with --lr {(options.lr or 0) / 4:.2g} (it was {options.lr:g})."
+            )
+        progress.metrics.append(line)
+        if progress.best is None or line["validation_loss"] < progress.best["validation_loss"]:
+            progress.best = line
+            where = {"step": progress.step, "validation_loss": line["validation_loss"]}
+            folder.write_tensors("model.safetensors", model.state_dict(), where)
+            if scheduled:
+                folder.write_tensors(checkpoint.BEST, model.state_dict(), where)
+        if scheduled:
+            progress.clear_window()
+            checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+        folder.write_lines("metrics.jsonl", progress.metrics)
+        listener.evaluated(line)
+
+    for note in task.notes:
+        listener.note(note)
+    listener.begin(config, progress, planned)
+    if progress.step >= planned and resume:
+        listener.note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
+    diverged: DivergedError | None = None
+    began = time.perf_counter()
+    with _signals(listener) as received:
+
+        def stop() -> bool:
+            late = options.max_time is not None and time.perf_counter() - began >= options.max_time
+            return late or bool(received)
+
+        try:
+            run(task, prepared, optimizer, clip, accelerator, options, progress, planned, evaluate, stop, listener)
+            if not progress.metrics or progress.metrics[-1]["step"] != progress.step:
+                checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+                # Made only because training ends here: a run that goes on forgets it again (`_forget_after`).
+                evaluate(progress.metrics[-1]["learning_rate"] if progress.metrics else options.lr or 0.0, False)
+        except DivergedError as error:
+            diverged = error
+        status = "diverged" if diverged else "interrupted" if received else "finished"
+        summary = _summary(status, progress, str(diverged) if diverged else _message(status, progress, planned))
+        folder.write_json("summary.json", summary)
+        _finish(task, folder, options, model, summary, listener, report)
+    if diverged:
+        raise diverged
+    return Result(folder.path, summary, received[0] if received else None)
+
+
+def _forget_after(folder: RunFolder, progress: Progress) -> None:
+    """Undo what was judged after the checkpoint, so that the run is as if it had never stopped."""
+    folder.write_lines("metrics.jsonl", progress.metrics)
+    if progress.best is None:
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        (folder / checkpoint.BEST).unlink(missing_ok=True)
+        return
+    for name in ("model.safetensors", checkpoint.BEST):
+        try:
+            tensors, about = folder.read_tensors(name)
+        except RunError:
+            continue
+        if about.get("step") == progress.best["step"]:
+            folder.write_tensors("model.safetensors", tensors, about)
+            folder.write_tensors(checkpoint.BEST, tensors, about)
+            return
+    raise RunError(f"{folder.path} cannot be resumed: its best weights, of step {progress.best['step']}, are gone.")
+
+
+def _config(task: LanguageTask, options: Options, model: nn.Module, before: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "retrograde": __version__,
+        "task": task.name,
+        "created": before.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": options.as_dict(),
+        "data": task.describe(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "engine": kernels.info()["instruction_set"],
+        },
+    }
+
+
+def _summary(status: str, progress: Progress, message: str) -> dict[str, Any]:
+    best = progress.best or {}
+    return {
+        "status": status,
+        "step": progress.step,
+        "best_step": best.get("step"),
+        "best_validation_loss": best.get("validation_loss"),
+        "best_validation_bits_per_character": best.get("validation_bits_per_character"),
+        "seconds": progress.seconds,
+        "message": message,
+        "baselines": None,
+    }
+
+
+def _message(status: str, progress: Progress, planned: int) -> str:
+    if status == "interrupted":
+        return f"interrupted at step {progress.step:,} of {planned:,}; --resume goes on from there"
+    if progress.step < planned:
+        return f"the time was up at step {progress.step:,} of {planned:,}; --resume goes on from there"
+    return f"all {planned:,} steps taken"
+
+
+@contextmanager
+def _signals(listener: Listener) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; the second one is taken at its word."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        listener.note("Stopping after this step, then finishing the run folder (once more to leave at once).")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finish(
+    task: LanguageTask,
+    folder: RunFolder,
+    options: Options,
+    model: LanguageModel,
+    summary: dict[str, Any],
+    listener: Listener,
+    report: bool,
+) -> None:
+    """What is made once, at the end: baselines, sample, gradient flow, page."""
+    listener.stage("counting the baselines")
+    counted = baselines(task.training_tokens, task.validation_tokens, len(task.validation_text), len(task.vocabulary))
+    summary["baselines"] = counted.as_dict()
+    folder.write_json("summary.json", summary)
+
+    if (folder / "model.safetensors").exists():
+        model.load_state_dict(folder.read_tensors("model.safetensors")[0])
+    listener.stage("writing a sample")
+    pieces = generate(model, task.vocabulary, "", SAMPLE_LENGTH, seed=options.seed)
+    folder.write("sample.txt", "".join(pieces))
+    if not report:
+        return
+    listener.stage("measuring how far the gradient reaches")
+    try:
+        _measure_flow(task, folder, options, model)
+        listener.stage("writing the page")
+        from .. import report as page
+
+        page.write(folder.path)
+    except Exception as error:  # the run itself is whole, and worth more than its page
+        listener.note(f"the page is not complete: {type(error).__name__}: {error}")
+
+
+def _measure_flow(task: LanguageTask, folder: RunFolder, options: Options, trained: LanguageModel) -> None:
+    """The gradient flow of the trained model and of its twin with the weights it began with."""
+    from ..flow import gradient_flow
+
+    inputs, targets = task.held_out_sequences(min(FLOW_STEPS, options.bptt), FLOW_SEQUENCES)
+    (folder / "flow").mkdir(exist_ok=True)
+    torch.manual_seed(options.seed)
+    untrained = task.model()
+    for name, model in (("trained", trained.cpu()), ("untrained", untrained)):
+        model.eval()
+        flow = gradient_flow(model, inputs, loss=_step_losses(targets))
+        flow.save(folder / "flow" / name)
+
+
+def _step_losses(targets: torch.Tensor) -> Callable[[tuple[torch.Tensor, Any]], torch.Tensor]:
+    def loss(output: tuple[torch.Tensor, Any]) -> torch.Tensor:
+        logits = output[0].flatten(0, 1)
+        return nn.functional.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
+
+    return loss
+
+
+# --- What a run left behind -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, loaded.
+
+    Attributes
+    ----------
+    model : LanguageModel
+        With the weights of the best validation loss, in eval mode, on the CPU.
+    vocabulary : Vocabulary
+    config : dict
+        The content of ``config.json``.
+    summary : dict or None
+        The content of ``summary.json``; None while training goes on, or if it was killed.
+    metrics : list of dict
+        The lines of ``metrics.jsonl``.
+    """
+
+    folder: Path
+    model: LanguageModel
+    vocabulary: Vocabulary
+    config: dict[str, Any]
+    summary: dict[str, Any] | None
+    metrics: list[dict[str, Any]]
+
+
+def load(path: str | Path) -> Run:
+    """Load what a training run left: model, vocabulary, configuration, metrics.
+
+    Raises
+    ------
+    RunError
+        If there is no run, it is incomplete, damaged, or from a newer version.
+    """
+    folder = RunFolder(path)
+    config = folder.config()
+    if not (folder / "model.safetensors").exists():
+        raise RunError(
+            f"{path} holds no trained weights: it stopped before its first evaluation; go on with it by "
+            f"retrograde train --out {path} --resume."
+        )
+    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    tensors, _ = folder.read_tensors("model.safetensors")
+    names = ("embedding_size", "hidden_size", "num_layers", "cell", "nonlinearity", "dropout", "tie")
+    try:
+        model = LanguageModel(len(vocabulary), **{name: config["options"][name] for name in names})
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{folder / 'model.safetensors'} does not fit config.json: {error}".split("\n")[0]) from None
+    summary = folder.read_json("summary.json") if (folder / "summary.json").exists() else None
+    return Run(folder.path, model.eval(), vocabulary, config, summary, folder.read_lines("metrics.jsonl"))
