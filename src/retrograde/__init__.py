@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
-    from . import errors, flow, kernels, nn, reference, tasks, training
+    from . import errors, flow, kernels, nn, reference, report, tasks, training
     from .flow import GradientFlow, gradient_flow
 
 __all__ = [
@@ -22,13 +22,14 @@ __all__ = [
     "kernels",
     "nn",
     "reference",
+    "report",
     "tasks",
     "training",
 ]
 __version__ = "0.1.0"
 
 # Parts are imported when first named, so that `retrograde --help` does not wait for torch.
-_PARTS = {"errors", "flow", "kernels", "nn", "reference", "tasks", "training"}
+_PARTS = {"errors", "flow", "kernels", "nn", "reference", "report", "tasks", "training"}
 _HOME: dict[str, str] = {"GradientFlow": "flow", "gradient_flow": "flow"}  # public name -> the part it lives in
 
 

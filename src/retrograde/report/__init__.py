@@ -1,0 +1,12 @@
+"""A run becomes a page: one self-contained HTML file that fetches nothing.
+
+`write` reads the run folder, asks each of `sections.SECTIONS` for its part, and
+writes RUN/report.html. Nothing is computed here that the run did not measure.
+"""
+
+from __future__ import annotations
+
+from .page import write
+from .section import Fact, Figure, Section, Table
+
+__all__ = ["Fact", "Figure", "Section", "Table", "write"]

@@ -1,0 +1,114 @@
+"""Sections become one HTML file; the only place where HTML is made."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.io
+import plotly.offline
+from markupsafe import Markup
+
+from ..errors import RunError
+from .run import read
+from .section import Figure
+from .sections import SECTIONS, verdict
+from .words import visible
+
+__all__ = ["write"]
+
+
+def write(run: str | os.PathLike[str]) -> Path:
+    """Write RUN/report.html from what the run folder holds, and return its path.
+
+    The file needs no network and no other file. It is replaced atomically: a reader sees the old page or the new one.
+
+    Raises
+    ------
+    RunError
+        If `run` is no run folder, is of a newer format, or cannot be written to.
+    """
+    found = read(run)
+    sections = [part for part in (build(found) for build in SECTIONS) if part is not None]
+    html = _template().render(
+        title=verdict.title(found),
+        name=found.folder.resolve().name,
+        status=verdict.status(found),
+        created=found.config.get("created"),
+        sections=sections,
+        policy=_policy(),
+        css=_asset("page.css"),
+        plotly=_plotly(),
+        script=_asset("page.js"),
+    )
+    return _replace(found.folder / "report.html", html)
+
+
+@cache
+def _template() -> jinja2.Template:
+    # Everything the template prints is first made visible, then escaped; only Markup made in this file is exempt.
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(str(value)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plot"] = _plot
+    return environment.from_string(str(_asset("page.html")))
+
+
+@cache
+def _asset(name: str) -> Markup:
+    return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+
+@cache
+def _plotly() -> Markup:
+    # The HTML parser ends a script at this tag and turns \r\n to \n, which would break the hash in the policy.
+    return Markup(plotly.offline.get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script"))
+
+
+@cache
+def _policy() -> str:
+    """The page's own prohibition: no connection to anywhere, and no script but our two."""
+    digests = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (_plotly(), _asset("page.js"))
+    ]
+    scripts = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def _plot(figure: Figure) -> Markup:
+    text: Any = plotly.io.to_json(figure.plot, validate=False)
+    for character in "<>&\u2028\u2029":  # nothing in the data may end the script element it stands in
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _replace(path: Path, html: str) -> Path:
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=".report-", suffix=".tmp", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(html)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        raise RunError(f"{path} cannot be written ({error.strerror}): mend the folder's permissions or space") from None
+    return path

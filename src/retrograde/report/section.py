@@ -1,0 +1,62 @@
+"""What a section of the page is made of: plain words, numbers and figures, and no HTML.
+
+The template alone writes HTML and escapes whatever it is given, so a section
+may hold text from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+__all__ = ["Fact", "Figure", "Section", "Table"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number worth a large type: what it is, the number, and what to compare it with."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain strings under `columns`; without columns, pairs of name and value."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    columns: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot with what it means, in words for those who see it and for those who do not.
+
+    A trace whose ``meta`` holds ``{"choice": i}`` is shown while the i-th of the section's `choices` is selected.
+    Text inside `plot` must be ours, never text from the data: plotly reads it as markup.
+    """
+
+    plot: go.Figure
+    title: str
+    caption: str
+    alt: str
+    numbers: Table | None = None  # the same figure as a table, folded away below it
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page, in the order shown: facts, words, warnings, figures, text, tables."""
+
+    key: str
+    title: str
+    words: Sequence[str] = ()
+    facts: Sequence[Fact] = ()
+    warnings: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    choices: Sequence[str] = ()  # e.g. the layers: one selector for all figures of the section
+    text: str | None = None
+    tables: Sequence[Table] = ()

@@ -1,0 +1,26 @@
+"""The sections of the page, one a file, in reading order.
+
+A section is a function ``section(run) -> Section | None`` (None: it has no place in a run of this task).
+It reads the run, computes nothing new, and says in words what is missing. To add one, write its file
+beside these and name it in `SECTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..run import Run
+from ..section import Section
+from . import by_lag, configuration, gradient_norms, heatmap, sample, training_curve, verdict
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: list[Callable[[Run], Section | None]] = [
+    verdict.section,
+    training_curve.section,
+    heatmap.section,
+    by_lag.section,
+    gradient_norms.section,
+    sample.section,
+    configuration.section,
+]

@@ -1,0 +1,188 @@
+"""How much of the gradient is left after so many steps back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ..run import Run
+from ..section import Figure, Section, Table
+from ..style import BLUE, GREY, plot
+from ..words import number, share, times
+
+if TYPE_CHECKING:
+    from ...flow import GradientFlow
+
+__all__ = ["FRACTION", "horizons", "section", "window"]
+
+FRACTION = 0.01  # of what it was at lag 0: there a gradient counts as gone
+_LOWEST = 1e-6  # where the axis ends at first; the curve itself goes on
+_LOOK = {
+    "trained": {"color": BLUE, "width": 2.5},
+    "untrained": {"color": GREY, "width": 2.5, "dash": "dot"},
+}
+
+
+def section(run: Run) -> Section:
+    """The by-lag curves, trained beside untrained."""
+    title = "How far back the gradient reaches"
+    if not run.flows:
+        why = run.missing.get("flow/trained", "it was not measured")
+        return Section("by-lag", title, [f"There is no gradient flow in this run: {why}."])
+    words = [
+        f"The {name} network is missing from this figure: {run.missing[f'flow/{name}']}."
+        for name in _LOOK
+        if name not in run.flows
+    ]
+    layers = list(next(iter(run.flows.values())).layers)
+    return Section("by-lag", title, words, figures=[_figure(run, layers)], choices=layers)
+
+
+def window(flow: GradientFlow) -> int:
+    """How many steps a measured sequence has."""
+    return int(flow.norms.shape[-1])
+
+
+def horizons(flow: GradientFlow) -> dict[str, float]:
+    """Layer -> the lag at which less than `FRACTION` is left; NaN where that never happens within the window."""
+    found = np.atleast_1d(np.asarray(flow.horizon(FRACTION), dtype=np.float64))
+    return {
+        layer: float(lag) if math.isfinite(lag) and lag >= 0 else math.nan
+        for layer, lag in zip(flow.layers, found, strict=True)
+    }
+
+
+def _figure(run: Run, layers: list[str]) -> Figure:
+    traces: list[Any] = []
+    shares: dict[str, dict[str, np.ndarray[Any, np.dtype[np.float64]]]] = {}
+    lowest = highest = 1.0
+    for name, flow in run.flows.items():
+        if list(flow.layers) != layers:
+            continue
+        ends, curves = horizons(flow), flow.by_lag()
+        for choice, layer in enumerate(layers):
+            norms = np.asarray(curves[choice], dtype=np.float64)
+            known = norms[np.isfinite(norms)]
+            left = norms / (known[0] if known.size and known[0] > 0 else 1.0)
+            shares.setdefault(layer, {})[name] = left
+            seen = left[np.isfinite(left) & (left > 0)]
+            if seen.size:
+                lowest, highest = min(lowest, float(seen.min())), max(highest, float(seen.max()))
+            traces.append(_curve(name, norms, left, choice))
+            if ends[layer] < len(left):
+                traces.append(_mark(name, int(ends[layer]), left, choice))
+    lags = max(window(flow) for flow in run.flows.values())
+    traces.append(
+        go.Scatter(
+            x=[0, lags - 1],
+            y=[FRACTION, FRACTION],
+            name="1 %",
+            mode="lines",
+            line={"color": GREY, "width": 1},
+            hoverinfo="skip",
+        )
+    )
+    first, last = math.floor(math.log10(max(_LOWEST, lowest))), math.ceil(math.log10(highest))
+    first = min(first, -3)  # the 1 % line never lies on the edge
+    # Every power of ten in the part first shown; below it, where only a zoom leads, about ten more.
+    deep = math.floor(math.log10(lowest))
+    ticks = [*range(last, first - 1, -max(1, (last - first) // 8))]
+    ticks += range(first - 1, deep - 1, -max(1, (first - deep) // 10))
+    figure = plot(
+        *traces,
+        height=400,
+        xaxis={"title": {"text": "lag: steps back from the loss"}, "rangemode": "tozero"},
+        yaxis={
+            "title": {"text": "share of the gradient left"},
+            "type": "log",
+            "tickvals": [10.0**tick for tick in ticks],
+            "ticktext": [_per_cent(tick) for tick in ticks],
+            "range": [first, math.log10(highest) + 0.3],
+        },
+    )
+    cut = f" The axis starts at {_per_cent(-6)}; the curves go on below it (double-click to see all)."
+    return Figure(
+        figure,
+        "Share of the gradient left, by lag",
+        "Read it from the left: how strongly an error now still pulls on the network's state so many steps earlier, "
+        "as a share of what it is at lag 0, on a logarithmic axis. A straight line downwards is a gradient that "
+        "shrinks by the same factor at each step; where it crosses the 1 % line (marked), the network can hardly "
+        "learn from anything further back. The mean is over all steps and sequences measured; few pairs are that "
+        "far apart at the right edge, so it is rougher there." + (cut if lowest < _LOWEST else ""),
+        "Line chart of the share of the gradient left by lag. " + " ".join(reaches(run)),
+        _table(shares),
+    )
+
+
+def reaches(run: Run) -> list[str]:
+    """A sentence for each network measured: how far its gradient reaches, in every layer."""
+    sentences = []
+    for name, flow in run.flows.items():
+        found = horizons(flow)
+        ends = []
+        for layer, lag in found.items():
+            where = f" in layer {layer}" if len(found) > 1 else ""
+            if math.isfinite(lag):
+                ends.append(f"after {times(lag, 'step')} less than 1 % of it is left{where}")
+            else:
+                ends.append(f"more than 1 % of it is left over the whole window of {window(flow)} steps{where}")
+        sentences.append(f"The gradient of the {name} network: {'; '.join(ends)}.")
+    return sentences
+
+
+def _curve(name: str, norms: Any, left: Any, choice: int) -> Any:
+    return go.Scatter(
+        x=np.arange(len(left)),
+        y=np.where(left > 0, left, np.nan),  # zero has no place on a log axis: the curve ends there
+        customdata=norms,
+        name=name,
+        mode="lines+markers" if len(left) < 3 else "lines",
+        line=_LOOK[name],
+        meta={"choice": choice},
+        hovertemplate=f"{name}, lag %{{x}}<br>%{{y:.3~g}} of lag 0<br>norm %{{customdata:.3~g}}<extra></extra>",
+    )
+
+
+def _mark(name: str, lag: int, left: Any, choice: int) -> Any:
+    """A dropped line from the curve's crossing of 1 % to the axis, with the lag beside it."""
+    height = float(left[lag]) if 0 < left[lag] < math.inf else FRACTION
+    return go.Scatter(
+        x=[lag],
+        y=[min(height, FRACTION)],
+        text=[times(lag, "step")],
+        textposition="top right" if lag < 0.8 * len(left) else "top left",
+        mode="markers+text",
+        showlegend=False,
+        marker={"color": _LOOK[name]["color"], "size": 10, "symbol": "circle" if name == "trained" else "diamond"},
+        meta={"choice": choice},
+        hovertemplate=f"{name}: under 1 % from lag {lag} on<extra></extra>",
+    )
+
+
+def _table(shares: dict[str, dict[str, Any]]) -> Table:
+    names = [name for name in _LOOK if any(name in layer for layer in shares.values())]
+    rows = []
+    for layer, curves in shares.items():
+        lags = max(map(len, curves.values()))
+        shown = [lag for lag in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000) if lag < lags]
+        for lag in sorted({*shown, lags - 1}):
+            cells = [share_left(curves[name], lag) if name in curves else "—" for name in names]
+            rows.append([*([layer] if len(shares) > 1 else []), str(lag), *cells])
+    return Table("Share left at some lags", rows, (*(["layer"] if len(shares) > 1 else []), "lag", *names))
+
+
+def share_left(curve: Any, lag: int) -> str:
+    """The share at one lag; small ones as a number, which says more than "less than 0.1 %"."""
+    if lag >= len(curve):
+        return "—"
+    value = float(curve[lag])
+    return share(value) if value == 0 or value >= 0.001 or not math.isfinite(value) else number(value, 2)
+
+
+def _per_cent(power: int) -> str:
+    """10**power in per cent, plainly where that is readable: ``1 %``, ``0.001 %``, ``10⁻⁹ %``."""
+    value = 10.0 ** (power + 2)
+    return f"{value:.{max(0, -power - 2)}f} %" if -6 <= power < 4 else f"{number(value)} %"

@@ -1,0 +1,60 @@
+"""With what the run was made: options, data, environment."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from ..run import Run, part, real
+from ..section import Section, Table
+from ..words import count, duration, number
+
+__all__ = ["section"]
+
+_LONGEST = 300  # characters of one value: an option may hold a whole text
+
+
+def section(run: Run) -> Section:
+    """The tables of configuration, data, environment and outcome."""
+    about = {
+        "run": run.folder.resolve().name,
+        "task": run.config.get("task"),
+        "created": run.config.get("created"),
+        "retrograde": run.config.get("retrograde"),
+        "trainable numbers": run.config.get("parameters"),
+    }
+    outcome = {key: value for key, value in run.summary.items() if key != "baselines"}
+    if "seconds" in outcome:
+        outcome["seconds"] = duration(real(outcome["seconds"]))
+    for name, values in run.baselines.items():
+        for key, value in values.items():
+            outcome[f"{name} baseline {key.replace('_', ' ')}"] = value
+    tables = [
+        _table("Run", about),
+        _table("Outcome", outcome),
+        _table("Data", part(run.config, "data")),
+        _table("Environment", part(run.config, "environment")),
+        _table("Training options", part(run.config, "options")),
+    ]
+    words = [f"{name}: {reason}." for name, reason in sorted(run.missing.items())]
+    if words:
+        words.insert(0, "Not all parts of the run folder could be read:")
+    return Section("configuration", "Configuration and environment", words, tables=[t for t in tables if t.rows])
+
+
+def _table(title: str, values: dict[str, Any]) -> Table:
+    return Table(title, [(key.replace("_", " "), _value(value)) for key, value in values.items()])
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, float):
+        return f"{value:,.6g}" if math.isfinite(value) else number(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({count(len(text))} characters)"

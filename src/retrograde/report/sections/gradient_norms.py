@@ -1,0 +1,135 @@
+"""The size of the gradient while training, before clipping, and how often it was clipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from ..run import Run, real
+from ..section import Figure, Section
+from ..style import BLUE, ORANGE, plot
+from ..words import count, number, share
+
+__all__ = ["clipped_share", "clipping", "section"]
+
+
+def section(run: Run) -> Section:
+    """The gradient-norm history."""
+    title = "Size of the gradient while training"
+    median = run.series("gradient_norm_median")
+    if not any(map(math.isfinite, median)):
+        return Section("gradient-norms", title, ["No gradient norm was recorded in this run."])
+    return Section("gradient-norms", title, [clipping(run)], figures=[_figure(run, median)])
+
+
+def clipped_share(run: Run) -> float:
+    """Share of all steps that were clipped: each line's share weighted by the steps since the line before."""
+    clipped = steps = before = 0.0
+    for step, part in zip(run.steps, run.series("clipped_share"), strict=True):
+        if math.isfinite(part):
+            clipped += part * (step - before)
+            steps += step - before
+        before = step
+    return clipped / steps if steps > 0 else math.nan
+
+
+def clipping(run: Run) -> str:
+    """Whether clipping was on, at what threshold, and how often it acted."""
+    limit, by_value = _limit(run), real(run.option("clip_value"))
+    if math.isfinite(limit):
+        how = f"at a global norm of {number(limit)}"
+    elif math.isfinite(by_value):
+        how = f"by value at {number(by_value)}"
+    elif run.metrics:
+        return "Gradients were not clipped."
+    else:
+        return "Whether gradients were clipped is not recorded."
+    part = clipped_share(run)
+    if not math.isfinite(part):
+        return f"Gradients were clipped {how}; how often is not recorded."
+    if part == 0:
+        return f"Gradients were to be clipped {how}, but none ever was."
+    return f"Gradients were clipped {how}: it was active in {share(part)} of the steps."
+
+
+def _limit(run: Run) -> float:
+    """The clipping threshold on the global norm; NaN if there is none."""
+    recorded = [limit for limit in run.series("clip_norm") if math.isfinite(limit)]
+    return recorded[-1] if recorded else real(run.option("clip_norm"))
+
+
+def _figure(run: Run, median: Sequence[float]) -> Figure:
+    steps, low, high = run.steps, run.series("gradient_norm_min"), run.series("gradient_norm_max")
+    mode = "lines+markers" if len(steps) <= 60 else "lines"
+    band = "rgba(61,130,196,0.25)"
+    traces = [
+        go.Scatter(x=steps, y=_positive(low), mode=mode, line={"color": band, "width": 1}, marker={"size": 3})
+        .update(showlegend=False, hovertemplate="step %{x:,}<br>smallest %{y:.3~g}<extra></extra>"),
+        go.Scatter(x=steps, y=_positive(high), mode=mode, line={"color": band, "width": 1}, marker={"size": 3})
+        .update(name="smallest to largest", fill="tonexty", fillcolor=band)
+        .update(hovertemplate="step %{x:,}<br>largest %{y:.3~g}<extra></extra>"),
+        go.Scatter(x=steps, y=_positive(median), name="median", mode=mode, line={"color": BLUE, "width": 2.5})
+        .update(hovertemplate="step %{x:,}<br>median %{y:.3~g}<extra></extra>"),
+    ]  # fmt: skip
+    limit, clipped = _limit(run), run.series("clipped_share")
+    if math.isfinite(limit):
+        traces.append(
+            go.Scatter(x=[0, max(steps)], y=[limit, limit], name="clipped above", mode="lines")
+            .update(line={"color": ORANGE, "width": 2, "dash": "dash"})
+            .update(hovertemplate="clipping threshold %{y:.3~g}<extra></extra>")
+        )  # fmt: skip
+    drawn = [value for value in (*_positive(low), *_positive(high)) if value > 0]
+    ends = [math.floor(math.log10(min(drawn))), math.ceil(math.log10(max(drawn)))] if drawn else [0, 1]
+    digits = (1, 2, 5) if ends[1] - ends[0] <= 3 else (1,)
+    ticks = [digit * 10.0**power for power in range(ends[0], ends[1] + 1) for digit in digits]
+    ticks = ticks[:: math.ceil(len(ticks) / 16)]
+    figure = plot(
+        *traces,
+        legend={"traceorder": "normal"},
+        xaxis={"title": {"text": "training step"}, "tickformat": ",", "rangemode": "tozero"},
+        yaxis={
+            "title": {"text": "gradient norm"},
+            "type": "log",
+            "tickvals": ticks,
+            "ticktext": list(map(number, ticks)),
+        },
+    )
+    shown = any(map(math.isfinite, clipped))
+    if shown:
+        figure.add_trace(
+            go.Scatter(x=steps, y=clipped, name="share of steps clipped", mode=mode, fill="tozeroy", yaxis="y2")
+            .update(line={"color": ORANGE, "width": 1.5}, fillcolor="rgba(217,113,31,0.2)")
+            .update(hovertemplate="step %{x:,}<br>clipped %{y:.1%}<extra></extra>")
+        )  # fmt: skip
+        figure.update_layout(
+            height=480,
+            xaxis={"anchor": "y2"},
+            yaxis={"domain": [0.34, 1]},
+            yaxis2={
+                "domain": [0, 0.22],
+                "range": [0, 1.02],
+                "tickformat": ".0%",
+                "tickvals": [0, 0.5, 1],
+                "title": {"text": "clipped", "font": {"size": 13}},
+                "zeroline": False,
+                "automargin": True,
+            },
+        )
+    largest = max(filter(math.isfinite, high), default=math.nan)
+    return Figure(
+        figure,
+        "Gradient norm before clipping",
+        "How strong the gradient was, over all weights together, at each update: the median between two evaluations, "
+        "within the band from "
+        "the smallest to the largest, on a logarithmic axis. Spikes far above the rest are exploding gradients; "
+        + ("whatever lies above the dashed line was scaled down to it. " if math.isfinite(limit) else "")
+        + ("The lower panel is the share of steps that were clipped." if shown else ""),
+        f"Line chart of the gradient norm by training step. The largest was {number(largest)}"
+        f" within {count(max(steps))} steps. {clipping(run)}",
+    )
+
+
+def _positive(values: Sequence[float]) -> list[float]:
+    return [value if value > 0 and math.isfinite(value) else math.nan for value in values]

@@ -1,0 +1,155 @@
+"""The whole gradient through time: ‖∂E_t/∂s_k‖ for every pair of steps."""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from ..run import Run
+from ..section import Figure, Section
+from ..style import plot
+from ..words import count, number
+
+if TYPE_CHECKING:
+    from ...flow import GradientFlow
+
+__all__ = ["pack", "section"]
+
+_DECADES = 8  # colours span at most so many powers of ten below the largest value
+_NO_PATH, _ZERO, _INFINITE, _NAN = 32767, 32766, 32765, 32764  # codes that are no logarithm; page.js knows them too
+_TITLES = {"trained": "Trained", "untrained": "Before training (same network, fresh weights)"}
+
+Norms = npt.NDArray[np.float64]
+
+
+def section(run: Run) -> Section:
+    """The heat maps, trained and untrained side by side, on one colour scale per layer."""
+    title = "The gradient through time"
+    if not run.flows:
+        why = run.missing.get("flow/trained", "it was not measured")
+        return Section("heat-map", title, [f"There is no gradient flow in this run: {why}."])
+    layers = list(next(iter(run.flows.values())).layers)
+    flows = {name: flow for name, flow in run.flows.items() if list(flow.layers) == layers}
+    words = [
+        "Each cell is one pair of moments: how strongly the error at step t (row) pulls on the state of the network "
+        "at step k (column), ‖∂Eₜ/∂sₖ‖. Start on the diagonal, where k = t, and go left, back in time. Bright far "
+        "from the diagonal: the network feels, and can learn from, what happened long ago. Dark right beside it: the "
+        "gradient has vanished. The scale is logarithmic: each step of it is a factor of ten.",
+    ]
+    words += [
+        f"The {name} network is missing here: {run.missing[f'flow/{name}']}."
+        for name in _TITLES
+        if name not in run.flows
+    ]
+    scales = [_scale([np.asarray(flow.norms[i]) for flow in flows.values()]) for i in range(len(layers))]
+    figures = [_figure(name, flow, scales) for name, flow in flows.items()]
+    return Section("heat-map", title, words, figures=figures, choices=layers)
+
+
+def pack(norms: Norms, no_path: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """A matrix of norms as small as a page wants it, no cell left out.
+
+    Each cell becomes one 16-bit code, log10 of the norm in steps of ``unit`` (so fine that for values within
+    1e±40 it is right to 0.3 %), row after row, deflated, in base64. Zeros where `no_path` leads are left blank.
+    """
+    rows, columns = norms.shape
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(norms)
+    usual = np.isfinite(logs)
+    unit = max(float(np.abs(logs[usual]).max()) if usual.any() else 1.0, 1.0) / 32_000
+    codes = np.zeros(norms.shape, dtype=np.int16)
+    codes[usual] = np.round(logs[usual] / unit).astype(np.int16)
+    codes[norms == 0] = _ZERO
+    codes[(norms == 0) & no_path] = _NO_PATH
+    codes[np.isposinf(norms)] = _INFINITE
+    codes[np.isnan(norms)] = _NAN
+    data = base64.b64encode(zlib.compress(codes.astype("<i2").tobytes(), 9)).decode("ascii")
+    return {"rows": rows, "columns": columns, "unit": unit, "deflated": data}
+
+
+def _scale(matrices: list[Norms]) -> tuple[float, float, bool]:
+    """Decades where the colours of one layer begin and end, and whether anything lies below."""
+    values = np.concatenate([matrix.ravel() for matrix in matrices])
+    shown = values[np.isfinite(values) & (values > 0)]
+    if not shown.size:
+        return -1.0, 0.0, False
+    top, least = math.log10(float(shown.max())), math.log10(float(shown.min()))
+    bottom = max(least, math.floor(top) - _DECADES)
+    return (bottom if bottom < top else top - 1), top, least < bottom
+
+
+def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool]]) -> Figure:
+    traces, floors, troubles = [], [], 0
+    for choice, (bottom, top, below) in enumerate(scales):
+        norms = np.asarray(flow.norms[choice, :, : flow.steps[choice]], dtype=np.float64)
+        troubles += int(np.count_nonzero(~np.isfinite(norms)))
+        floors.append(10**bottom if below else 0.0)
+        ahead = flow.lag(choice)[:, : flow.steps[choice]] < 0  # a loss does not depend on states yet to come
+        traces.append(
+            go.Heatmap(
+                y=_rows(flow),
+                meta={"choice": choice, "packed": pack(norms, np.broadcast_to(ahead, norms.shape))},
+                zmin=bottom,
+                zmax=top,
+                colorscale="Viridis",
+                hoverongaps=False,
+                hovertemplate="error at step t = %{y}<br>state at step k = %{x}<br>norm %{customdata}<extra></extra>",
+                colorbar=_colour_bar(bottom, top, below),
+            )
+        )
+    figure = plot(
+        *traces,
+        height=470,
+        margin={"l": 62, "r": 12, "t": 12, "b": 48},
+        xaxis={"title": {"text": "state at step k"}, "constrain": "domain", "showgrid": False},
+        yaxis={
+            "title": {"text": "error at step t"},
+            "autorange": "reversed",
+            "scaleanchor": "x" if len(flow.targets) > 1 else None,
+            "constrain": "domain",
+            "showgrid": False,
+        },
+    )
+    floor = f" Values below {number(max(floors), 1)} share the darkest colour." if any(floors) else ""
+    broken = f" {count(troubles)} values are not finite numbers." if troubles else ""
+    return Figure(
+        figure,
+        _TITLES[name],
+        f"Both maps share one colour scale. Point at a cell to read its value.{floor}{broken}",
+        f"Heat map of the gradient norm of the {name} network for each pair of steps; "
+        "the section on how far back the gradient reaches gives the same in numbers.",
+    )
+
+
+def _rows(flow: GradientFlow) -> list[Any]:
+    """The step t of each row, as numbers while they are evenly spaced (plotly then draws exact cells)."""
+    steps = np.asarray(flow.targets).tolist()
+    if flow.final or len(steps) < 2:
+        return ["last" if flow.final else str(step) for step in steps]
+    return steps if len(set(np.diff(steps).tolist())) == 1 else list(map(str, steps))
+
+
+def _colour_bar(bottom: float, top: float, below: bool) -> dict[str, Any]:
+    decades = range(math.ceil(bottom), math.floor(top) + 1)
+    ticks: list[float] = list(decades[:: max(1, len(decades) // 4)])
+    names = [f"10<sup>{tick}</sup>" for tick in ticks]
+    if len(ticks) < 2:  # less than a decade of range: name both ends
+        ticks, names = [bottom, top], [number(10**bottom, 2), number(10**top, 2)]
+    elif below:  # then the scale begins at a whole decade, its first tick
+        names[0] = f"≤ {names[0]}"
+    return {
+        "orientation": "h",
+        "y": -0.16,
+        "yanchor": "top",
+        "thickness": 10,
+        "len": 0.9,
+        "outlinewidth": 0,
+        "tickvals": ticks,
+        "ticktext": names,
+    }
