@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import OptionError
+from .compilation import admit_to_graphs
 from .paths import Call, Explanation, compute, explanation
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "explain"]
@@ -152,6 +153,9 @@ class Recurrent(torch.nn.RNNBase):
             super().flatten_parameters()
 
 
+admit_to_graphs(Recurrent)
+
+
 class RNN(Recurrent, torch.nn.RNN):
     """Elman network, h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu; as ``torch.nn.RNN``.
 
@@ -239,10 +243,10 @@ class LSTM(Recurrent, torch.nn.LSTM):
     Examples
     --------
     >>> import torch, retrograde as rg
-    >>> layer = rg.nn.LSTM(10, 20, proj_size=5)
-    >>> output, (h_n, c_n) = layer(torch.randn(5, 3, 10))
+    >>> layer = rg.nn.LSTM(10, 20, batch_first=True)
+    >>> output, (h_n, c_n) = layer(torch.randn(3, 5, 10))
     >>> output.shape, h_n.shape, c_n.shape
-    (torch.Size([5, 3, 5]), torch.Size([1, 3, 5]), torch.Size([1, 3, 20]))
+    (torch.Size([3, 5, 20]), torch.Size([1, 3, 20]), torch.Size([1, 3, 20]))
     """
 
 

@@ -7,7 +7,7 @@ the native engine from it; without one the engine computes it, else torch's own 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 from .. import kernels
+from .compilation import breaks_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,9 @@ class Call(NamedTuple):
     training: bool
     bidirectional: bool
     batch_first: bool
+
+
+_Path: TypeAlias = "Callable[[Call], tuple[Tensor, tuple[Tensor, ...]]]"
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +74,9 @@ def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     state : tuple of Tensor
         ``(h_n,)``, or ``(h_n, c_n)`` for an LSTM, each ``(num_layers * D, B, ·)``.
     """
+    if breaks_graph():
+        outside: _Path = torch.compiler.disable(_with_torch)  # type: ignore[no-untyped-call]
+        return outside(call)
     return _with_torch(call)
 
 
@@ -100,7 +107,7 @@ def obstacle(call: Call) -> str | None:
         return "a torch function mode watches torch's operators (as gradient_flow does)"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the types of torch's operators"
-    if torch._C._is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "torch.jit records torch's operators"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform (vmap, grad, jvp, ...) needs torch's operators"
