@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
     from . import errors, flow, kernels, nn, reference, report, tasks, training
     from .flow import GradientFlow, gradient_flow
+    from .flow.check import GradientCheck, check_gradients
 
 __all__ = [
+    "GradientCheck",
     "GradientFlow",
     "__version__",
+    "check_gradients",
     "errors",
     "flow",
     "gradient_flow",
@@ -30,7 +33,12 @@ __version__ = "0.1.0"
 
 # Parts are imported when first named, so that `retrograde --help` does not wait for torch.
 _PARTS = {"errors", "flow", "kernels", "nn", "reference", "report", "tasks", "training"}
-_HOME: dict[str, str] = {"GradientFlow": "flow", "gradient_flow": "flow"}  # public name -> the part it lives in
+_HOME: dict[str, str] = {  # public name -> the part it lives in
+    "GradientCheck": "flow.check",
+    "GradientFlow": "flow",
+    "check_gradients": "flow.check",
+    "gradient_flow": "flow",
+}
 
 
 def __getattr__(name: str) -> object:

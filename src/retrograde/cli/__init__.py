@@ -16,6 +16,7 @@ from ..errors import DivergedError, RetrogradeError
 from .evaluate import evaluate
 from .generate import generate
 from .info import info
+from .report import report
 from .train import train
 
 __all__ = ["app", "main"]
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, generate, evaluate, info):
+for _command in (train, generate, evaluate, info, report):
     app.command()(_command)
 
 

@@ -8,6 +8,7 @@ those of ``torch.nn``; :func:`explain` says which path a call takes and why, and
 from __future__ import annotations
 
 from .acceleration import accelerate_
+from .choice import recurrent_layer
 from .dropout import VariationalDropout, WeightDrop, weight_drop_
 from .initialisation import initialise
 from .layers import GRU, LSTM, RNN, explain
@@ -27,6 +28,7 @@ __all__ = [
     "accelerate_",
     "explain",
     "initialise",
+    "recurrent_layer",
     "weight_drop_",
 ]
 

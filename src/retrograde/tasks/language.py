@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import DataError, OptionError
+from ..errors import DataError, DivergedError, OptionError
 from ..nn import GRU, LSTM, RNN
 from .text import Text, TokenKind, Vocabulary
 
@@ -501,6 +501,8 @@ def generate(
     while written < length:
         logits, state = model(tokens, state)
         scores = logits[-1, 0].double().cpu()
+        if not bool(scores.isfinite().all()):
+            raise DivergedError("the model's output is no finite number: its weights are of a training that diverged.")
         if vocabulary.unknown is not None:
             scores[vocabulary.unknown] = -math.inf
         token = _draw(scores, temperature, top_k, top_p, generator)

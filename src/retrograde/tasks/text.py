@@ -144,6 +144,11 @@ def _decode(data: bytes, encoding: str, name: str) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
+        if b"\0" in data[:8192] and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(
+                f"{name} is binary, not text: a NUL at byte offset {data.index(0)}, and byte 0x{data[error.start]:02x} "
+                f"at offset {error.start} is not {encoding}; {_likely_encoding(data, encoding)}."
+            ) from None
         raise DataError(
             f"{name} is not {encoding} text: byte 0x{data[error.start]:02x} at offset {error.start} "
             f"cannot be decoded; {_likely_encoding(data, encoding)}."

@@ -19,10 +19,14 @@ from .clipping import Clipping
 from .folder import RunFolder
 from .loop import Progress
 
-__all__ = ["BEST", "KEPT", "latest", "restore", "save"]
+__all__ = ["KEPT", "best_name", "latest", "restore", "save", "weights"]
 
 KEPT = 2  # the last ones, so that damage to the newest loses little
-BEST = "checkpoints/best.safetensors"
+
+
+def best_name(step: int) -> str:
+    """Where the best weights of a checkpoint are kept, which a later evaluation must not replace."""
+    return f"checkpoints/best-{step:09d}.safetensors"
 
 
 def save(
@@ -49,12 +53,28 @@ def save(
         field.name: getattr(progress, field.name) for field in fields(progress) if field.name != "state"
     }
     folder.write_tensors(f"checkpoints/step-{progress.step:09d}.safetensors", tensors | random_tensors, about)
-    for name in _steps(folder)[:-KEPT]:
+    _prune(folder)
+
+
+def _prune(folder: RunFolder) -> None:
+    """Keep the last checkpoints, and of the best weights those that they had."""
+    names = _names(folder, "step")
+    for name in names[:-KEPT]:
         (folder / name).unlink(missing_ok=True)
+    bests = _names(folder, "best")
+    kept = {max((best for best in bests if _step(best) <= _step(name)), default="") for name in names[-KEPT:]}
+    for best in bests:
+        if best not in kept:
+            (folder / best).unlink(missing_ok=True)
 
 
-def _steps(folder: RunFolder) -> list[str]:
-    return sorted(f"checkpoints/{path.name}" for path in (folder / "checkpoints").glob("step-*.safetensors"))
+def _names(folder: RunFolder, kind: str) -> list[str]:
+    return sorted(f"checkpoints/{path.name}" for path in (folder / "checkpoints").glob(f"{kind}-*.safetensors"))
+
+
+def _step(name: str) -> int:
+    digits = name.rsplit("-", 1)[-1].removesuffix(".safetensors")
+    return int(digits) if digits.isdigit() else -1
 
 
 def latest(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
@@ -66,7 +86,7 @@ def latest(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         If there is none.
     """
     damaged: list[str] = []
-    for name in reversed(_steps(folder)):
+    for name in reversed(_names(folder, "step")):
         try:
             tensors, about = folder.read_tensors(name)
             if "progress" in about:
@@ -76,6 +96,11 @@ def latest(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         damaged.append(name)
     why = f"of its checkpoints none can be read ({', '.join(damaged)})" if damaged else "it has no checkpoint yet"
     raise RunError(f"{folder.path} cannot be resumed: {why}; start it again with --overwrite.")
+
+
+def weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's share of a checkpoint's tensors."""
+    return _under(tensors, "model.")
 
 
 def restore(
@@ -89,7 +114,7 @@ def restore(
 ) -> Progress:
     """Bring model, optimiser and random states back to a checkpoint; return where training stood."""
     try:
-        model.load_state_dict(_under(tensors, "model."))
+        model.load_state_dict(weights(tensors))
         clipping.load_state_dict(_under(tensors, "clipping."))
         states: dict[int, dict[str, Any]] = {}
         for key, value in [*_under(tensors, "optimizer.").items(), *about["optimizer"].items()]:

@@ -18,7 +18,7 @@ from .clipping import Clipping, Measured
 from .options import Options
 from .schedule import learning_rate
 
-__all__ = ["Batch", "Listener", "Progress", "State", "Task", "run", "window_line"]
+__all__ = ["Batch", "Listener", "Progress", "State", "Task", "diverged", "run", "window_line"]
 
 State = Tensor | tuple[Tensor, ...] | None
 
@@ -160,7 +160,7 @@ def _read(unread: list[tuple[int, Tensor, Measured]], progress: Progress, option
         value, norm = loss.item(), measured.norm.item()
         if not (math.isfinite(value) and math.isfinite(norm)):
             step = progress.recorded + len(progress.sizes) + 1
-            raise DivergedError(_diverged(step, value, norm, progress.norms, options))
+            raise diverged(step, f"loss {value:.4g}, gradient norm {norm:.4g}", progress.norms, options)
         progress.sizes.append(size)
         progress.losses.append(value)
         progress.norms.append(norm)
@@ -168,12 +168,16 @@ def _read(unread: list[tuple[int, Tensor, Measured]], progress: Progress, option
     unread.clear()
 
 
-def _diverged(step: int, loss: float, norm: float, norms: list[float], options: Options) -> str:
-    last = ", ".join(f"{value:.3g}" for value in norms[-5:]) or "none before it"
-    clip = "add --clip-norm 1" if options.clip_norm is None else f"--clip-norm {options.clip_norm / 4:g}"
-    return (
-        f"training diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g} (before it: {last}); "
-        f"train again with --lr {(options.lr or 0) / 4:.2g} (it was {options.lr:g}) or {clip}."
+def diverged(step: int, found: str, norms: list[float], options: Options) -> DivergedError:
+    """The error that says where training stopped making sense, and what to change."""
+    last = ", ".join(f"{value:.3g}" for value in norms[-5:]) or "none yet"
+    if options.clip_norm is None:
+        clip = "or with --clip-norm 1" if options.clip_value is None else f"or --clip-value {options.clip_value / 4:g}"
+    else:
+        clip = f"or --clip-norm {options.clip_norm / 4:g} (it was {options.clip_norm:g})"
+    return DivergedError(
+        f"training diverged at step {step:,}: {found}; the last gradient norms before it: {last}; train again with "
+        f"--lr {(options.lr or 0) / 4:.2g} (it was {options.lr:g}) {clip}."
     )
 
 

@@ -27,7 +27,7 @@ from ..tasks.text import Vocabulary, read_text
 from . import checkpoint
 from .clipping import Clipping
 from .folder import FORMAT, RunFolder
-from .loop import Listener, Progress, run, window_line
+from .loop import Listener, Progress, diverged, run, window_line
 from .options import Options, flag
 
 __all__ = ["Result", "Run", "load", "train"]
@@ -207,17 +207,14 @@ def _train(
         """Add a line to the metrics, keep the weights if they are the best; if scheduled, a checkpoint too."""
         line = window_line(progress, options, task.steps_per_epoch, lr) | task.evaluate(prepared)
         if not math.isfinite(line["validation_loss"]):
-            raise DivergedError(
-                f"training diverged by step {progress.step}: the validation loss is {line['validation_loss']}; "
-                f"train again with --lr {(options.lr or 0) / 4:.2g} (it was {options.lr:g})."
-            )
+            raise diverged(progress.step, f"validation loss {line['validation_loss']}", progress.norms, options)
         progress.metrics.append(line)
         if progress.best is None or line["validation_loss"] < progress.best["validation_loss"]:
             progress.best = line
             where = {"step": progress.step, "validation_loss": line["validation_loss"]}
             folder.write_tensors("model.safetensors", model.state_dict(), where)
             if scheduled:
-                folder.write_tensors(checkpoint.BEST, model.state_dict(), where)
+                folder.write_tensors(checkpoint.best_name(progress.step), model.state_dict(), where)
         if scheduled:
             progress.clear_window()
             checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
@@ -229,7 +226,7 @@ def _train(
     listener.begin(config, progress, planned)
     if progress.step >= planned and resume:
         listener.note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
-    diverged: DivergedError | None = None
+    failure: DivergedError | None = None
     began = time.perf_counter()
     with _signals(listener) as received:
 
@@ -244,13 +241,13 @@ def _train(
                 # Made only because training ends here: a run that goes on forgets it again (`_forget_after`).
                 evaluate(progress.metrics[-1]["learning_rate"] if progress.metrics else options.lr or 0.0, False)
         except DivergedError as error:
-            diverged = error
-        status = "diverged" if diverged else "interrupted" if received else "finished"
-        summary = _summary(status, progress, str(diverged) if diverged else _message(status, progress, planned))
+            failure = error
+        status = "diverged" if failure else "interrupted" if received else "finished"
+        summary = _summary(status, progress, str(failure) if failure else _message(status, progress, planned))
         folder.write_json("summary.json", summary)
         _finish(task, folder, options, model, summary, listener, report)
-    if diverged:
-        raise diverged
+    if failure:
+        raise failure
     return Result(folder.path, summary, received[0] if received else None)
 
 
@@ -259,18 +256,9 @@ def _forget_after(folder: RunFolder, progress: Progress) -> None:
     folder.write_lines("metrics.jsonl", progress.metrics)
     if progress.best is None:
         (folder / "model.safetensors").unlink(missing_ok=True)
-        (folder / checkpoint.BEST).unlink(missing_ok=True)
         return
-    for name in ("model.safetensors", checkpoint.BEST):
-        try:
-            tensors, about = folder.read_tensors(name)
-        except RunError:
-            continue
-        if about.get("step") == progress.best["step"]:
-            folder.write_tensors("model.safetensors", tensors, about)
-            folder.write_tensors(checkpoint.BEST, tensors, about)
-            return
-    raise RunError(f"{folder.path} cannot be resumed: its best weights, of step {progress.best['step']}, are gone.")
+    tensors, about = folder.read_tensors(checkpoint.best_name(progress.best["step"]))
+    folder.write_tensors("model.safetensors", tensors, about)
 
 
 def _config(task: LanguageTask, options: Options, model: nn.Module, before: dict[str, Any]) -> dict[str, Any]:
@@ -351,8 +339,11 @@ def _finish(
     summary["baselines"] = counted.as_dict()
     folder.write_json("summary.json", summary)
 
+    # The best weights; those of the last good checkpoint if training diverged before it was ever judged.
     if (folder / "model.safetensors").exists():
         model.load_state_dict(folder.read_tensors("model.safetensors")[0])
+    else:
+        model.load_state_dict(checkpoint.weights(checkpoint.latest(folder)[0]))
     listener.stage("writing a sample")
     pieces = generate(model, task.vocabulary, "", SAMPLE_LENGTH, seed=options.seed)
     folder.write("sample.txt", "".join(pieces))

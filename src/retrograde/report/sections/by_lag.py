@@ -148,12 +148,13 @@ def _curve(name: str, norms: Any, left: Any, choice: int) -> Any:
 
 def _mark(name: str, lag: int, left: Any, choice: int) -> Any:
     """A dropped line from the curve's crossing of 1 % to the axis, with the lag beside it."""
+    right = (name == "trained") == (lag < 0.8 * len(left)) or lag < 0.1 * len(left)  # two marks may lie close together
     height = float(left[lag]) if 0 < left[lag] < math.inf else FRACTION
     return go.Scatter(
         x=[lag],
         y=[min(height, FRACTION)],
         text=[times(lag, "step")],
-        textposition="top right" if lag < 0.8 * len(left) else "top left",
+        textposition=f"{'top' if name == 'trained' else 'bottom'} {'right' if right else 'left'}",
         mode="markers+text",
         showlegend=False,
         marker={"color": _LOOK[name]["color"], "size": 10, "symbol": "circle" if name == "trained" else "diamond"},

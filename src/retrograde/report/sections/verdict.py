@@ -93,16 +93,15 @@ def _course(run: Run) -> str:
             *([f"{number(epochs)} passes over the text"] if math.isfinite(epochs) else []),
         ]
     )
-    found = status(run)
-    if found == "finished":
-        return f"Training finished after {took}." if took else "Training finished."
-    if found == "interrupted":
-        return f"Training was interrupted after {took or 'an unknown time'}; it can go on with --resume."
-    if found == "diverged":
-        message = run.summary.get("message")
-        return f"Training diverged after {took or 'an unknown time'}." + (
-            f" {message.rstrip('.')}." if isinstance(message, str) and message else ""
-        )
+    found, message = status(run), run.summary.get("message")
+    ended = {
+        "finished": "Training finished",
+        "interrupted": "Training was interrupted (it can go on with --resume)",
+        "diverged": "Training diverged",
+    }
+    if found in ended:
+        why = f": {message.rstrip('.')}" if isinstance(message, str) and message else ""
+        return ended[found] + (f" after {took}" if took else "") + f"{why}."
     return (
         f"The run has no summary ({run.missing.get('summary.json', 'its status is not stated')}): it is still "
         f"training, or was killed. What is shown reaches up to {took or 'an unknown step'}."

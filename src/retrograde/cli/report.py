@@ -1,0 +1,26 @@
+"""``retrograde report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+) -> None:
+    """Write the page of a run anew from what its folder holds, and print where it is.
+
+    RUN/report.html says what happened, in words and figures. It is one file that needs no network: mail it, print it.
+
+    [bold]Example[/bold]
+
+    retrograde report runs/first
+    """
+    from ..report import write
+
+    typer.echo(write(run))

@@ -1,0 +1,85 @@
+"""The recurrent layer that a user's options ask for, remedies included: one place for every model of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..errors import OptionError
+from .dropout import weight_drop_
+from .initialisation import initialise
+from .layers import GRU, LSTM, RNN
+from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+
+__all__ = ["recurrent_layer"]
+
+_LAYERS: Mapping[str, type[torch.nn.Module]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+_STEPWISE: Mapping[str, type[torch.nn.Module]] = {"rnn": StepwiseRNN, "gru": StepwiseGRU, "lstm": StepwiseLSTM}
+
+
+def recurrent_layer(
+    input_size: int,
+    hidden_size: int,
+    *,
+    cell: str = "lstm",
+    num_layers: int = 1,
+    nonlinearity: str = "tanh",
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    layer_norm: bool = False,
+    recurrent_dropout: float = 0.0,
+    weight_drop: float = 0.0,
+    init: str = "default",
+    spectral_radius: float | None = None,
+    forget_bias: float | None = None,
+    chrono: int | None = None,
+) -> torch.nn.Module:
+    """Build a recurrent layer, time first.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, nonlinearity, dropout, bidirectional
+        As in ``torch.nn``; ``nonlinearity`` is for the vanilla cell.
+    cell : {"rnn", "gru", "lstm"}
+    layer_norm, recurrent_dropout
+        See `StepwiseLSTM`: either makes the layer one that is computed step by step.
+    weight_drop
+        See `weight_drop_`; not together with those two.
+    init : {"default", "orthogonal", "identity", "xavier"}
+        Of the weights from state to state; ``identity`` draws the input weights as the IRNN's paper does, ``xavier``
+        has them xavier too.
+    spectral_radius, forget_bias, chrono
+        See `initialise`.
+
+    Raises
+    ------
+    OptionError
+        If options contradict one another.
+
+    Examples
+    --------
+    >>> recurrent_layer(3, 5, cell="rnn", nonlinearity="relu", init="identity")
+    RNN(3, 5)
+    """
+    stepwise = layer_norm or recurrent_dropout > 0
+    if cell not in _LAYERS:
+        raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(_LAYERS)}.")
+    if stepwise and weight_drop:
+        raise OptionError("weight drop excludes layer normalisation and recurrent dropout; leave one of them out.")
+    options: dict[str, Any] = {"num_layers": num_layers, "bidirectional": bidirectional}
+    options["dropout"] = dropout if num_layers > 1 else 0.0
+    if cell == "rnn":
+        options["nonlinearity"] = nonlinearity
+    if stepwise:
+        options |= {"layer_norm": layer_norm, "recurrent_dropout": recurrent_dropout}
+    layer = (_STEPWISE if stepwise else _LAYERS)[cell](input_size, hidden_size, **options)
+    asked: dict[str, Any] = {"spectral_radius": spectral_radius, "forget_bias": forget_bias, "chrono": chrono}
+    if init != "default":
+        asked["recurrent"] = init
+    if init in ("identity", "xavier"):
+        asked["input"] = 0.001 if init == "identity" else "xavier"
+    if any(value is not None for value in asked.values()):
+        initialise(layer, **asked)
+    return weight_drop_(layer, weight_drop) if weight_drop else layer

@@ -1,0 +1,196 @@
+"""The page opened in a real Chromium: nothing fetched, nothing broken, legible everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+import retrograde as rg
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium or chromedriver on PATH"),
+]
+
+HOSTILE = (
+    "</pre><script>document.title='owned'</script><img src=http://example.com/x onerror=\"document.title='owned'\">"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # The driver named outright: selenium looks for none, and downloads none.
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER, env={**os.environ, "SE_OFFLINE": "true"}))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser: webdriver.Chrome) -> Any:
+    def at(page: Path, width: int = 1200, **media: str) -> webdriver.Chrome:
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)  # what went before is not this page's
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        kind = media.pop("media", "screen")
+        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": kind, "features": features})
+        browser.get(page.as_uri())
+        WebDriverWait(browser, 30).until(
+            lambda driver: driver.execute_script("return document.documentElement.dataset.drawn")
+        )
+        return browser
+
+    return at
+
+
+def requests(browser: webdriver.Chrome) -> list[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+
+def luminance(browser: webdriver.Chrome, selector: str, prop: str) -> float:
+    """Relative luminance (WCAG) of a computed colour."""
+    script = "return getComputedStyle(document.querySelector(arguments[0])).getPropertyValue(arguments[1])"
+    colour = browser.execute_script(script, selector, prop)
+    red, green, blue = (float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3])
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def overflow(browser: webdriver.Chrome) -> int:
+    script = "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
+    return int(browser.execute_script(script))
+
+
+def test_the_page_draws_every_figure_and_fetches_nothing(make_run: Any, opened: Any) -> None:
+    page = rg.report.write(make_run())
+    browser = opened(page)
+    plots = browser.find_elements(By.CSS_SELECTOR, ".plot")
+    assert len(plots) == 5
+    for plot in plots:
+        assert plot.find_elements(By.CSS_SELECTOR, "svg.main-svg .xtick")
+        assert plot.find_elements(By.CSS_SELECTOR, ".scatterlayer path.js-line, .heatmaplayer image")
+        assert plot.get_attribute("role") == "img"
+        assert len(plot.get_attribute("aria-label")) > 40
+    assert browser.get_log("browser") == []
+    assert [url for url in requests(browser) if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
+    assert browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)") == []
+    assert overflow(browser) <= 0
+
+
+def test_the_heat_map_in_the_page_holds_the_norms_measured(make_run: Any, opened: Any, flows: Any) -> None:
+    browser = opened(rg.report.write(make_run()))
+    shown = browser.execute_script("return document.querySelector('#heat-map .plot').data[0].customdata")
+    norms = flows[1, "trained"].norms[0]
+    for t, k in ((29, 29), (29, 0), (12, 5)):
+        assert float(shown[t][k]) == pytest.approx(norms[t, k], rel=6e-3)  # three digits
+    assert shown[5][12] is None
+
+
+def test_one_layer_is_shown_at_a_time(make_run: Any, opened: Any) -> None:
+    browser = opened(rg.report.write(make_run(layers=2)))
+    visible = "return [...document.querySelectorAll('#by-lag .plot')].map(p => p.data.map(t => t.visible && t.meta))[0]"
+
+    def choices() -> set[int]:
+        return {meta["choice"] for meta in browser.execute_script(visible) if isinstance(meta, dict)}
+
+    assert choices() == {0}
+    Select(browser.find_element(By.CSS_SELECTOR, "#by-lag select")).select_by_visible_text("l1")
+    assert choices() == {1}
+    assert browser.get_log("browser") == []
+
+
+def test_hostile_text_stays_text(make_run: Any, opened: Any) -> None:
+    made = make_run.config()
+    made["data"]["source"] = HOSTILE
+    made["options"][HOSTILE] = HOSTILE
+    browser = opened(rg.report.write(make_run(config=made, sample=HOSTILE + "\u202e\x00")))
+    assert "owned" not in browser.title.removeprefix("A vanilla tanh RNN on " + HOSTILE)
+    assert browser.find_element(By.CSS_SELECTOR, ".sample").text == HOSTILE + "⟨U+202E⟩⟨U+0000⟩"
+    assert browser.find_elements(By.CSS_SELECTOR, "main img") == []
+    assert not [url for url in requests(browser) if "example.com" in url]
+    assert browser.get_log("browser") == []
+
+
+def test_no_script_but_ours_may_run(make_run: Any, opened: Any) -> None:
+    """Even text that escaped the escaping would meet the page's own policy."""
+    page = rg.report.write(make_run())
+    page.write_text(page.read_text().replace("</main>", "<script>document.title = 'owned'</script></main>"))
+    browser = opened(page)
+    assert browser.title != "owned"
+    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_and_figures_are_legible_in_either_scheme(make_run: Any, opened: Any, scheme: str) -> None:
+    browser = opened(rg.report.write(make_run()), prefers_color_scheme=scheme)
+    page, card = luminance(browser, "body", "background-color"), luminance(browser, "figure", "background-color")
+    assert (page < 0.05) == (scheme == "dark")
+
+    def contrast(one: float, other: float) -> float:
+        return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+
+    for selector, back in (("main p", page), (".quiet", page), ("figcaption", card), (".facts dt", card)):
+        assert contrast(luminance(browser, selector, "color"), back) >= 4.5, selector
+    assert contrast(luminance(browser, ".plot .xtick text", "fill"), card) >= 4.5
+    for line in (
+        "#training .scatterlayer .trace:nth-child(1) .js-line",
+        "#training .scatterlayer .trace:nth-child(2) .js-line",
+    ):
+        assert contrast(luminance(browser, line, "stroke"), card) >= 3
+
+
+@pytest.mark.parametrize("width", [320, 800])
+def test_nothing_scrolls_sideways_on_a_narrow_screen(make_run: Any, opened: Any, width: int) -> None:
+    made = make_run.config(2)
+    made["options"]["path_" + "x" * 200] = "y" * 200
+    browser = opened(rg.report.write(make_run(layers=2, config=made, sample="z" * 500)), width=width)
+    for details in browser.find_elements(By.CSS_SELECTOR, "details"):
+        browser.execute_script("arguments[0].open = true", details)
+    assert overflow(browser) <= 0
+
+
+def test_the_page_reads_without_scripts(make_run: Any, browser: webdriver.Chrome) -> None:
+    page = rg.report.write(make_run())
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get(page.as_uri())
+        assert "The words and tables are complete without it" in browser.find_element(By.TAG_NAME, "noscript").text
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_headings_and_contents_lead_everywhere(make_run: Any, opened: Any) -> None:
+    browser = opened(rg.report.write(make_run()))
+    assert len(browser.find_elements(By.TAG_NAME, "h1")) == 1
+    for link in browser.find_elements(By.CSS_SELECTOR, "nav a"):
+        target = browser.find_element(By.ID, link.get_attribute("href").partition("#")[2])
+        assert target.find_element(By.TAG_NAME, "h2").text == link.text

@@ -1,0 +1,221 @@
+"""Files as users have them, read as tables: what is guessed, what becomes of rows, and what is said of broken ones."""
+
+import gzip
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrograde.errors import DataError, OptionError
+from retrograde.tasks.tables import Columns, columns_for, open_table, sequences, series
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content, encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+        return path
+
+    return write
+
+
+def read(path, task="classify", **given_columns):
+    table = open_table(path, given_columns.pop("encoding", "utf-8"))
+    columns, _ = columns_for(task, table, given_columns)
+    return columns, (series(table, columns) if task == "forecast" else list(sequences(table, columns, task == "tag")))
+
+
+TEXTS = 'text,label\nhello,1\n"two\nlines, quoted",01\n"",NA\n'
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_csv_keeps_cells_as_they_are(write, packed):
+    path = write("a.csv.gz", gzip.compress(TEXTS.encode())) if packed else write("a.csv", TEXTS)
+    columns, records = read(path)
+    assert columns == Columns(text="text", label="label")
+    assert [(r.tokens, r.label) for r in records] == [("hello", "1"), ("two\nlines, quoted", "01"), ("", "NA")]
+
+
+def test_the_same_table_in_every_format(write, tmp_path):
+    rows = [{"text": "one two", "label": 3}, {"text": "three", "label": 4}]
+    paths = [
+        write("a.csv", "text,label\none two,3\nthree,4\n"),
+        write("b.csv", "text;label\none two;3\nthree;4\n"),
+        write("c.tsv", "text\tlabel\r\none two\t3\r\nthree\t4\r\n"),
+        write("d.jsonl", "\n".join(map(json.dumps, rows))),
+        write("e.json", json.dumps(rows, indent=1)),
+        write("f.csv", b"\xef\xbb\xbftext,label\none two,3\nthree,4\n"),
+        write("g.csv", "text,label\none two,3\nthree,4\n", "utf-16"),
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "h.parquet")
+    for path in [*paths, tmp_path / "h.parquet"]:
+        _, records = read(path, encoding="utf-16" if path.name == "g.csv" else "utf-8")
+        assert [(r.rows, r.tokens, r.label) for r in records] == [([0], "one two", "3"), ([1], "three", "4")], path
+
+
+def test_folder_of_texts(tmp_path):
+    for label in ("neg", "pos"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.txt").write_text(f"this is {label}")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "1.txt").write_text("no")
+    _, records = read(tmp_path)
+    assert [(r.tokens, r.label) for r in records] == [("this is neg", "neg"), ("this is pos", "pos")]
+
+
+def test_arrays_with_lengths(tmp_path):
+    x = np.arange(30, dtype=float).reshape(2, 5, 3)
+    np.savez(tmp_path / "a.npz", x=x, y=[7, 8], lengths=[5, 2])
+    columns, records = read(tmp_path / "a.npz")
+    assert columns == Columns(label="y", features=("x",))
+    assert [r.values.shape for r in records] == [(5, 3), (2, 3)]
+    assert [r.label for r in records] == ["7", "8"]
+    np.save(tmp_path / "b.npy", x[0])
+    columns, (one,) = read(tmp_path / "b.npy", "forecast")
+    assert columns.target == ("values_0", "values_1", "values_2")
+    np.testing.assert_array_equal(one.target, x[0])
+
+
+def test_long_tables_are_grouped_and_put_in_time(write):
+    path = write("a.csv", "series,t,x,y,label\nb,2,1,2,A\nc,1,5,6,B\nb,10,7,,A\nb,1,3,4,A\n")
+    columns, records = read(path)
+    assert (columns.group, columns.time, columns.features) == ("series", "t", ("x", "y"))
+    first, second = records
+    assert first.rows == [3, 0, 2]  # by number, not by text: 1, 2, 10
+    np.testing.assert_array_equal(first.values, [[3, 4], [1, 2], [7, np.nan]])
+    assert (first.label, second.label, second.rows) == ("A", "B", [1])
+
+
+def test_tags_from_groups_and_from_lists(write):
+    want = [(["Joe", "Smith"], ["B-PER", "I-PER"]), (["left"], ["O"])]
+    paths = [
+        write("a.csv", "Sentence #,Word,Tag\n1,Joe,B-PER\n,Smith,I-PER\n2,left,O\n"),
+        write("b.jsonl", '{"tokens":["Joe","Smith"],"tags":["B-PER","I-PER"]}\n{"tokens":["left"],"tags":["O"]}\n'),
+    ]
+    for path in paths:
+        _, records = read(path, "tag")
+        assert [(r.tokens, r.label) for r in records] == want
+
+
+def test_a_row_that_is_a_sequence(write):
+    columns, records = read(write("a.csv", "class,p1,p2,p3,id\nA,1,2,,7\nB,3,,5,8\n"))
+    assert columns.features == ("p1", "p2", "p3")  # id only counts rows
+    np.testing.assert_array_equal(records[0].values, [[1], [2]])  # empty at the end: shorter
+    np.testing.assert_array_equal(records[1].values, [[3], [np.nan], [5]])
+
+
+def test_series_by_date_and_group(write):
+    columns, (one,) = read(write("a.csv", "date,value\n2020-01-02,2\n2020-01-01,1\n2020-01-03,\n"), "forecast")
+    assert (columns.time, columns.target) == ("date", ("value",))
+    np.testing.assert_array_equal(one.target[:, 0], [1, 2, np.nan])
+    columns, found = read(write("b.csv", "unique_id,ds,y,temp\na,1,1,9\nb,2,4,9\na,2,2,9\nb,1,3,9\n"), "forecast")
+    assert (columns.group, columns.time, columns.target, columns.features) == ("unique_id", "ds", ("y",), ())
+    assert [(s.name, s.target[:, 0].tolist()) for s in found] == [("a", [1, 2]), ("b", [3, 4])]
+    columns, _ = read(tmp := write("c.csv", "a,b,c\n1,2,3\n4,5,6\n"), "forecast", target="a,b")
+    assert columns.target == ("a", "b")
+    assert read(tmp, "forecast", target="*", features=())[0].target == ("a", "b", "c")
+
+
+def test_guesses_are_told_and_flags_go_before_them(write):
+    path = write("a.csv", "title,text,stars,label\nt1,long text,5,x\nt2,more text,4,y\n")
+    table = open_table(path)
+    columns, notes = columns_for("classify", table, {})
+    assert columns == Columns(text="text", label="label")
+    assert notes == ["label: 'label' (a guess; --label names another)", "text: 'text' (a guess; --text names another)"]
+    columns, notes = columns_for("classify", table, {"text": "title", "label": "stars"})
+    assert (columns, notes) == (Columns(text="title", label="stars"), [])
+    with pytest.raises(OptionError, match="no such column; there are 'title', 'text', 'stars', 'label'"):
+        columns_for("classify", table, {"text": "body"})
+
+
+def test_prediction_needs_no_label(write):
+    table = open_table(write("a.csv", "text\nhello\nyou\n"))
+    with pytest.raises(DataError, match="no column looks like a label; name one with --label"):
+        columns_for("classify", table, {})
+    assert columns_for("classify", table, {}, labelled=False)[0] == Columns(text="text")
+
+
+def test_builtins():
+    _, digits = read("builtin:digits")
+    assert len(digits) == 1797
+    assert digits[0].values.shape == (64, 1)
+    assert {r.label for r in digits} == set("0123456789")
+    _, (eeg,) = read("builtin:eeg", "forecast")
+    assert eeg.target.shape == (800, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", r"a\.csv is empty"),
+        ("a.csv", "text,label\n", "has no rows"),
+        ("a.csv", "a,a,label\n1,2,3\n", "two columns 'a'"),
+        ("a.csv", "text,label\na,b,c\n", "first row has 3 fields, the header has 2"),
+        ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 fields, the header has 2"),
+        ("a.csv", b"text,label\na\0,b\n", "binary, not text"),
+        ("a.csv", "text,label\ncafé,b\n".encode("latin-1"), r"byte 14 \(0xe9\).*--encoding"),
+        ("a.jsonl", '{"text":"a","label":1}\n{"text":"b", broken\n', "line 2 is no JSON"),
+        ("a.jsonl", "[1,2]\n[3]\n", "line 1 is no JSON object"),
+        ("a.parquet", b"PAR1junk", "cannot be read"),
+        ("a.csv.gz", gzip.compress(TEXTS.encode())[:30], "cannot be read"),
+        ("a.npy", b"\x93NUMPYjunk", "cannot be read"),
+        ("a.npz", b"PKjunk", "never loaded"),
+        ("a.docx", b"x", "of a kind that is not known"),
+    ],
+)
+def test_broken_files(write, name, content, message):
+    with pytest.raises(DataError, match=message):
+        read(write(name, content))
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "message"),
+    [
+        ("forecast", "date,value\n2020-01-02,2\n2020-01-03,x\n", "row 2, column 'value': 'x' is no number"),
+        ("forecast", "date,value\n2020-01-02,2\n2020-01-02,1\n", "row 2, column 'date': time '2020-01-02' comes twice"),
+        ("forecast", "a,b\nx,y\n", "no column of numbers"),
+        ("classify", "group,x,label\na,1,A\na,2,B\n", "row 2: group 'a' has two labels, 'A' and 'B'"),
+        ("tag", "text,tag\nhello you,A\n", "row 1, column 'tag': a label for each step is needed"),
+    ],
+)
+def test_cells_that_are_wrong_are_named(write, task, content, message):
+    with pytest.raises(DataError, match=message):
+        read(write("a.csv", content), task, **({"target": "value"} if "value" in content else {}))
+
+
+def test_tags_that_do_not_fit_their_tokens(write):
+    with pytest.raises(DataError, match="row 1: 2 steps, but 1 labels in column 'tags'"):
+        read(write("a.jsonl", '{"tokens":["a","b"],"tags":["B"]}\n'), "tag")
+
+
+def test_no_pickle_is_loaded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{1: 2}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="never loaded"):
+        open_table(tmp_path / "a.npy")
+
+
+cell = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.tuples(cell, cell), min_size=2, max_size=8))
+def test_any_text_survives_csv_and_json(tmp_path_factory, rows):
+    import csv
+    import io
+
+    folder = tmp_path_factory.mktemp("any")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([("text", "label"), *rows])
+    (folder / "a.csv").write_bytes(buffer.getvalue().encode())
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (folder / "a.jsonl").write_text("\n".join(lines) + "\n", newline="\n")
+    for name in ("a.csv", "a.jsonl"):
+        records = list(sequences(open_table(folder / name), Columns(text="text", label="label"), False))
+        assert [r.tokens for r in records] == [text for text, _ in rows]
+        assert [r.label or "" for r in records] == [label.strip() for _, label in rows]
