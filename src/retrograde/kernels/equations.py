@@ -28,18 +28,18 @@ NAMES: dict[int, tuple[str, ...]] = {
     3: ("i", "f", "g", "o", "a_i", "a_f", "a_g", "a_o", "c"),
 }
 
-_State = tuple[Tensor, Tensor | None]
+_State = tuple[Tensor, ...]  # (h,) or (h, c)
 
 
 def _step(
     cell: int, x: Tensor, state: _State, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None
 ) -> tuple[_State, tuple[Tensor, ...]]:
     """One step from x = W_ih x_t + b_ih; returns the state and what NAMES lists."""
-    h, c = state
+    h = state[0]
     u = F.linear(h, w_hh, b_hh)
     if cell < 2:
         a = x + u
-        return (a.tanh() if cell == 0 else a.relu(), None), (a,)
+        return (a.tanh() if cell == 0 else a.relu(),), (a,)
     if cell == 2:
         x_r, x_z, x_n = x.chunk(3, -1)
         u_r, u_z, u_n = u.chunk(3, -1)
@@ -47,11 +47,10 @@ def _step(
         r, z = a_r.sigmoid(), a_z.sigmoid()
         a_n = x_n + r * u_n
         n = a_n.tanh()
-        return ((1 - z) * n + z * h, None), (r, z, n, a_r, a_z, a_n, u_n)
-    assert c is not None
+        return ((1 - z) * n + z * h,), (r, z, n, a_r, a_z, a_n, u_n)
     a_i, a_f, a_g, a_o = (x + u).chunk(4, -1)
     i, f, g, o = a_i.sigmoid(), a_f.sigmoid(), a_g.tanh(), a_o.sigmoid()
-    c = f * c + i * g
+    c = f * state[1] + i * g
     h = o * c.tanh()
     return (F.linear(h, w_hr) if w_hr is not None else h, c), (i, f, g, o, a_i, a_f, a_g, a_o, c)
 
@@ -70,19 +69,17 @@ def _direction(
     b_ih, b_hh = (weights[2], weights[3]) if plan.bias else (None, None)
     w_hr = weights[-1] if plan.projected else None
     projected = F.linear(x, w_ih, b_ih)
-    steps = projected.unbind(0) if sizes is None else projected.split(sizes)
-    state: _State = (h_0 if sizes is None or not reverse else h_0[:0], None)
-    if c_0 is not None:
-        state = (state[0], c_0 if sizes is None or not reverse else c_0[:0])
+    steps = projected.unbind(0) if sizes is None else torch.split(projected, sizes)
+    initial = (h_0,) if c_0 is None else (h_0, c_0)
+    state = tuple(s[:0] for s in initial) if sizes is not None and reverse else initial
     outputs, ended = [], []
     for t in reversed(range(len(steps))) if reverse else range(len(steps)):
         batch, running = steps[t].shape[0], state[0].shape[0]
         if running < batch:  # backwards, the shorter sequences join from their own ends
-            joined = tuple(torch.cat([s, s_0[running:batch]]) for s, s_0 in zip(state, (h_0, c_0), strict=True) if s_0 is not None)  # type: ignore[list-item]
-            state = (joined[0], joined[1] if c_0 is not None else None)
+            state = tuple(torch.cat([s, s_0[running:batch]]) for s, s_0 in zip(state, initial, strict=True))
         elif running > batch:  # forwards, they end
-            ended.append(tuple(s[batch:] for s in state if s is not None))
-            state = (state[0][:batch], state[1][:batch] if state[1] is not None else None)
+            ended.append(tuple(s[batch:] for s in state))
+            state = tuple(s[:batch] for s in state)
         state, seen = _step(plan.cell, steps[t], state, w_hh, b_hh, w_hr)
         outputs.append(state[0])
         if record is not None:
@@ -91,8 +88,7 @@ def _direction(
         outputs.reverse()
         if record is not None:
             record.reverse()
-    last = [tuple(s for s in state if s is not None), *reversed(ended)]
-    final = [torch.cat(parts) for parts in zip(*last, strict=True)]
+    final = [torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True)]
     if not outputs:
         output = x.new_empty((*x.shape[:-1], h_0.shape[-1]))
     else:
@@ -170,10 +166,14 @@ def gradients(
         view_x = given[0]
         assert view_x is not None
         outputs = layer(plan, view_x, given[1], given[2], [w for w in given[3:] if w is not None], batch_sizes)
-        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o is not None and g is not None and o.requires_grad]
+        pairs = [
+            (o, g) for o, g in zip(outputs, grads, strict=True) if o is not None and g is not None and o.requires_grad
+        ]
         wanted = [t for t, need in zip(given, needs, strict=True) if need and t is not None]
         if not pairs or not wanted:
-            return [torch.zeros_like(t) if need and t is not None else None for t, need in zip(given, needs, strict=True)]
+            return [
+                torch.zeros_like(t) if need and t is not None else None for t, need in zip(given, needs, strict=True)
+            ]
         found = iter(
             torch.autograd.grad(
                 [o for o, _ in pairs],

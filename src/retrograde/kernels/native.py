@@ -11,13 +11,19 @@ from torch import Tensor
 
 from ..errors import OptionError
 
-try:
-    from . import _engine
-except ImportError:  # installed where no C++ compiler was found
-    _engine = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from . import _engine
+
+    _BUILT: bool
+else:
+    try:
+        from . import _engine
+
+        _BUILT = True
+    except ImportError:  # installed where no C++ compiler was found
+        _BUILT = False
 
 __all__ = ["CELLS", "Plan", "available", "backward", "forward", "info"]
 
@@ -28,7 +34,7 @@ _VARIABLE = "RETROGRADE_ISA"
 def _choose() -> str:
     """Obey the environment variable; returns how the instruction set came to be chosen."""
     wanted = os.environ.get(_VARIABLE, "")
-    if _engine is None:
+    if not _BUILT:
         return "the native engine was not built on this machine"
     if not wanted:
         return "the widest that this processor runs"
@@ -53,7 +59,7 @@ def available() -> bool:
     >>> rg.kernels.available() in (True, False)
     True
     """
-    return _engine is not None
+    return _BUILT
 
 
 def info() -> dict[str, object]:
@@ -75,9 +81,9 @@ def info() -> dict[str, object]:
     """
     return {
         "available": available(),
-        "instruction_set": _engine.instruction_set() if _engine is not None else "none",
+        "instruction_set": _engine.instruction_set() if _BUILT else "none",
         "chosen_by": _CHOSEN_BY,
-        "instruction_sets": _engine.runnable() if _engine is not None else [],
+        "instruction_sets": _engine.runnable() if _BUILT else [],
         "threads": torch.get_num_threads(),
     }
 
@@ -192,7 +198,7 @@ def forward(
         ``(T, B, D R)`` or ``(rows, D R)``; ``(D, B, R)``; ``(D, B, H)`` (LSTM, else None); and what the
         backward pass needs, if it will come.
     """
-    cell, D, _, projected, _ = plan
+    cell, D = plan.cell, plan.directions
     T, B = _sizes(x, batch_sizes)
     gates_count = 4 if cell == 3 else 3 if cell == 2 else 1
     weights = _dense(weights)

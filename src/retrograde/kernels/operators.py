@@ -117,7 +117,9 @@ class _Layer(torch.autograd.Function):
         need = ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph=True
             needs = [*need[1:4], *need[5:]]
-            found = equations.gradients(ctx.plan, (grad_out, grad_h_n, grad_c_n), x, h_0, c_0, weights, batch_sizes, needs)
+            found = equations.gradients(
+                ctx.plan, (grad_out, grad_h_n, grad_c_n), x, h_0, c_0, weights, batch_sizes, needs
+            )
             return None, *found[:3], None, *found[3:]
         grad_x, grad_h, grad_c, grads = native.backward(
             ctx.plan, grad_out, grad_h_n, grad_c_n, x, h_0, c_0, weights, batch_sizes, out, gates, cells,
@@ -277,7 +279,11 @@ def _differentiate_again(ctx: Any, grads: Sequence[Tensor]) -> Any:
     inputs = [*given, *weights]
     with torch.enable_grad():
         views = [t.detach().requires_grad_() if t is not None else None for t in inputs]
-        found = equations.gradients(ctx.plan, views[:3], *views[3:6], views[6:], batch_sizes, ctx.needs)  # type: ignore[arg-type]
+        x = views[3]
+        assert x is not None
+        found = equations.gradients(
+            ctx.plan, views[:3], x, views[4], views[5], [v for v in views[6:] if v is not None], batch_sizes, ctx.needs
+        )
         pairs = [(f, g) for f, g in zip(found, grads, strict=True) if f is not None and f.requires_grad]
         second = torch.autograd.grad(
             [f for f, _ in pairs],

@@ -74,6 +74,8 @@ def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     state : tuple of Tensor
         ``(h_n,)``, or ``(h_n, c_n)`` for an LSTM, each ``(num_layers * D, B, ·)``.
     """
+    if obstacle(call) is None:
+        return _with_engine(call)
     if breaks_graph():
         outside: _Path = torch.compiler.disable(_with_torch)  # type: ignore[no-untyped-call]
         return outside(call)
@@ -92,28 +94,74 @@ def obstacle(call: Call) -> str | None:
     """What keeps the native engine from computing `call`; None if nothing does."""
     if not kernels.available():
         return "the native engine was not built on this machine"
-    tensors = (call.input, *(call.state or ()), *call.weights)
-    for tensor in tensors:
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+    dtype, compiling = call.input.dtype, torch.compiler.is_compiling()
+    if dtype not in (torch.float32, torch.float64):
+        return f"a tensor is of {dtype}, and the engine knows float32 and float64"
+    if 0 in call.input.shape:
+        return "there are no steps, sequences or features, and torch.nn decides what that means"
+    for tensor in (call.input, *(call.state or ()), *call.weights):
+        if type(tensor) not in _PLAIN and not compiling:  # a compiler hands in tensors of its own
             return f"a tensor is a {type(tensor).__name__}, and the engine reads plain tensors only"
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, and the engine works on the CPU"
-        if tensor.dtype not in (torch.float32, torch.float64):
-            return f"a tensor is of {tensor.dtype}, and the engine knows float32 and float64"
-        if tensor.dtype != call.input.dtype:
-            return f"the tensors are of different types, {call.input.dtype} and {tensor.dtype}"
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    if any(getattr(mode, "needs_torch_operators", False) for mode in modes):
-        return "a torch function mode watches torch's operators (as gradient_flow does)"
+        if tensor.dtype != dtype:
+            return f"the tensors are of different types, {dtype} and {tensor.dtype}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the types of torch's operators"
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if compiling:
+        return None
+    if torch._C._len_torch_function_stack() > 0:
+        modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if any(getattr(mode, "needs_torch_operators", False) for mode in modes):
+            return "a torch function mode watches torch's operators (as gradient_flow does)"
+    if torch._C._get_tracing_state() is not None:
         return "torch.jit records torch's operators"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform (vmap, grad, jvp, ...) needs torch's operators"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation needs torch's operators"
-    return "this version of the engine has no recurrent kernels"
+    return None
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compute `call` layer by layer in the native engine."""
+    x, state, weights = call.input, call.state, call.weights
+    if call.batch_first and call.batch_sizes is None:
+        x = x.transpose(0, 1)
+    directions = 2 if call.bidirectional else 1
+    per_layer = len(weights) // call.num_layers
+    h_0 = c_0 = None
+    hs, cs = [], []
+    for i in range(call.num_layers):
+        if state is not None:
+            h_0 = state[0]
+            c_0 = state[1] if len(state) == 2 else None
+            if call.num_layers > 1:
+                h_0 = h_0[i * directions : (i + 1) * directions]
+                c_0 = c_0[i * directions : (i + 1) * directions] if c_0 is not None else None
+        x, h_n, c_n = kernels.layer(
+            call.mode,
+            x,
+            h_0,
+            c_0,
+            weights[i * per_layer : (i + 1) * per_layer],
+            bias=call.bias,
+            bidirectional=call.bidirectional,
+            batch_sizes=call.batch_sizes,
+        )
+        hs.append(h_n)
+        if c_n is not None:
+            cs.append(c_n)
+        if call.dropout and call.training and i + 1 < call.num_layers:
+            x = torch.nn.functional.dropout(x, call.dropout, True)
+    if call.batch_first and call.batch_sizes is None:
+        x = x.transpose(0, 1)
+    if call.num_layers == 1:
+        return x, (hs[0], *cs)
+    return x, (torch.cat(hs), torch.cat(cs)) if cs else (torch.cat(hs),)
 
 
 _TORCH_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
