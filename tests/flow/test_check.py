@@ -243,6 +243,11 @@ def test_an_exploding_gradient_is_no_wrong_gradient(gain):
         assert "could be judged" in check.verdict
 
 
+def test_saturated_gates_have_no_gradient_and_are_right():
+    check = rg.check_gradients(nn.GRU(3, 4), x() * 1e6)
+    assert check.ok and "no fault" not in check.verdict
+
+
 def test_a_vanished_gradient_is_right():
     check = rg.check_gradients(nn.LSTM(3, 4, 2), x(40, 1, 3), loss=lambda output: output[0][-1].sum(), entries=4)
     assert check.ok
@@ -292,6 +297,28 @@ def test_a_parameter_that_autograd_never_reaches_is_named():
     assert check.wrong == ("gain",)
     assert "does not reach" in check.errors[0].remark
     assert {e.remark for e in check.errors if e.name == "spare" and e.oracle == "finite differences"} == {"unused"}
+
+
+def test_a_graph_that_carries_no_gradient_at_all_is_named():
+    class Zeroed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 0
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(3, 4)
+
+        def forward(self, x):
+            return Zeroed.apply(self.rnn(x)[0])
+
+    check = rg.check_gradients(Model(), x())
+    assert set(check.wrong) == {"x", *(name for name, _ in Model().named_parameters())}
 
 
 def test_a_gradient_wrong_in_one_precision_only_is_told_apart():
@@ -425,6 +452,7 @@ def holding(value):
             lambda: rg.check_gradients(nn.GRU(3, 2).requires_grad_(False), x()),
             "no parameter of GRU requires a gradient",
         ),
+        (lambda: rg.check_gradients(torch.jit.script(nn.GRU(3, 2)), x()), "cannot be copied"),
         (lambda: rg.check_gradients(nn.Identity(), torch.arange(3)), "nothing to check"),
         (lambda: rg.check_gradients(torch.tanh, x()), "takes a torch.nn.Module"),
         (
@@ -449,6 +477,7 @@ def holding(value):
         (lambda: rg.check_gradients(nn.GRU(3, 2), x(), loss=lambda output: output[0].sum() * math.inf), "the loss is"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_what_cannot_be_checked_is_named(call, message):
     with pytest.raises(FlowError) as caught:
         call()

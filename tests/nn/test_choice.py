@@ -8,9 +8,16 @@ from retrograde.errors import OptionError
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize(
     "remedy",
-    [{}, {"layer_norm": True}, {"recurrent_dropout": 0.3}, {"weight_drop": 0.5}, {"init": "orthogonal"}, {"init": "xavier"},
-     {"spectral_radius": 0.9}],
-)  # fmt: skip
+    [
+        {},
+        {"layer_norm": True},
+        {"recurrent_dropout": 0.3},
+        {"weight_drop": 0.5},
+        {"init": "orthogonal"},
+        {"init": "xavier"},
+        {"spectral_radius": 0.9},
+    ],
+)
 def test_every_cell_with_every_remedy(cell, remedy):
     layer = rg.nn.recurrent_layer(3, 4, cell=cell, num_layers=2, dropout=0.1, bidirectional=True, **remedy)
     output, _ = layer(torch.randn(5, 2, 3))

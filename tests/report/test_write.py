@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -125,8 +126,6 @@ def test_exploding_and_mostly_clipped_gradients_are_said(make_run: Make) -> None
 
 
 def test_a_gradient_that_reaches_the_edge_of_the_window_is_said(make_run: Make) -> None:
-    import torch
-
     run = make_run(flow=())
     memory = torch.nn.RNN(2, 2, nonlinearity="relu", bias=False)
     with torch.no_grad():
@@ -296,6 +295,29 @@ def test_the_by_lag_curve_is_the_flow_s_own(make_run: Make, flows: Any) -> None:
     for column, name in enumerate(("trained", "untrained")):
         curve = flows[1, name].by_lag()[0]
         assert cells["1"][column] == words.share(curve[1] / curve[0])
+
+
+def test_one_loss_per_sequence_gives_one_row(make_run: Make) -> None:
+    run = make_run(flow=())
+    gru = torch.nn.GRU(3, 4)
+    rg.gradient_flow(gru, torch.randn(12, 2, 3), loss=lambda output: output[0][-1].sum(-1)).save(run / "flow/trained")
+    html = rg.report.write(run).read_text()
+    assert "one error per sequence, at its end, so the map has one row" in html
+    packed = next(f for f in figures(run) if f["data"][0]["type"] == "heatmap")["data"][0]["meta"]["packed"]
+    assert (packed["rows"], packed["columns"]) == (1, 12)
+
+
+def test_a_reverse_layer_is_blank_on_the_other_side(make_run: Make) -> None:
+    run = make_run(flow=())
+    gru = torch.nn.GRU(3, 4, bidirectional=True)
+    rg.gradient_flow(gru, torch.randn(9, 2, 3), loss=lambda output: output[0].sum(-1)).save(run / "flow/trained")
+    assert "reads the sequence from its end" in rg.report.write(run).read_text()
+    forward, backward = (
+        np.frombuffer(zlib.decompress(base64.b64decode(trace["meta"]["packed"]["deflated"])), "<i2").reshape(9, 9)
+        for trace in next(f for f in figures(run) if f["data"][0]["type"] == "heatmap")["data"]
+    )
+    np.testing.assert_array_equal(forward == 32767, np.triu(np.ones((9, 9), bool), 1))
+    np.testing.assert_array_equal(backward == 32767, np.tril(np.ones((9, 9), bool), -1))
 
 
 def test_long_runs_thin_the_table_and_say_so(make_run: Make) -> None:

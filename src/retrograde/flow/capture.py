@@ -53,28 +53,32 @@ class _Sweep(torch.autograd.Function):
     """The layer's backward pass as a function that vmap can vectorise over losses."""
 
     @staticmethod
-    def forward(call: Call, need_x: bool, *gradients: Tensor) -> Any:
-        return tuple(g[0] for g in _Sweep._run(call, need_x, [g[None] for g in gradients]))
+    def forward(call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
+        return tuple(g[0] for g in _Sweep._run(call, need, [g[None] for g in gradients]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, call: Call, need_x: bool, *gradients: Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
         whole = [
             g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
             for g, d in zip(gradients, in_dims[2:], strict=True)
         ]
-        result = _Sweep._run(call, need_x, whole)
+        result = _Sweep._run(call, need, whole)
         return result, (0,) * len(result)
 
     @staticmethod
-    def _run(call: Call, need_x: bool, gradients: list[Tensor]) -> tuple[Tensor, ...]:
+    def _run(call: Call, need: tuple[bool, ...], gradients: list[Tensor]) -> tuple[Tensor, ...]:
+        """Gradients of x, the initial state and the weights; ``need`` is of x and the weights."""
         g_out, g_h, *g_c = gradients
+        need_x, *need_weights = need
         call.swept, *back = recurrence.backward(
-            call.run, g_out, g_h, g_c[0] if g_c else None, need_x=need_x, keep=call.keep
+            call.run, g_out, g_h, g_c[0] if g_c else None, need_x=need_x, keep=call.keep or any(need_weights)
         )
+        if any(need_weights):
+            back += recurrence.weight_gradients(call.run, call.swept)
         absent = g_out.new_zeros(len(g_out))  # vmap wants tensors
         return tuple(absent if g is None else g for g in back)
 
@@ -83,7 +87,7 @@ class _Recorded(torch.autograd.Function):
     """One layer and direction: forward as recorded, backward by the adjoint sweep."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *state: Tensor) -> Any:
+    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *others: Tensor) -> Any:
         ctx.call = call
         output = call.run.h.clone()
         if call.run.mask is not None:
@@ -93,12 +97,14 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         call: Call = ctx.call
-        need_x = ctx.needs_input_grad[3]
+        states = len(gradients) - 1
+        need = (ctx.needs_input_grad[3], *ctx.needs_input_grad[4 + states :])
         if call.run.mask is not None:
             gradients = (gradients[0] * call.run.mask.unsqueeze(-1), *gradients[1:])
-        g_x, *g_state = _Sweep.apply(call, need_x, *gradients)  # type: ignore[no-untyped-call]
-        zero = torch.zeros_like(call.probe)
-        return None, None, zero, g_x if need_x else None, *g_state[: len(gradients) - 1]
+        g_x, *others = _Sweep.apply(call, need, *gradients)  # type: ignore[no-untyped-call]
+        g_state, g_weights = others[:states], others[2:] or [None] * (len(need) - 1)
+        kept = [g if needed else None for g, needed in zip((g_x, *g_weights), need, strict=True)]
+        return None, None, torch.zeros_like(call.probe), kept[0], *g_state, *kept[1:]
 
 
 class Recorder(TorchFunctionMode):
@@ -152,7 +158,7 @@ class Recorder(TorchFunctionMode):
             layer, direction = divmod(index, directions)
             if direction == 0:
                 outputs: list[Tensor] = []
-            own = [w.detach().clone() for w in flat[index * per : (index + 1) * per]]
+            own = flat[index * per : (index + 1) * per]
             b_ih, b_hh = own[2:4] if biases else (None, None)
             weights = Weights(own[0], own[1], b_ih, b_hh, own[-1] if per == (5 if biases else 3) else None)
             track = (name, f"l{layer}" + ("_reverse" if direction else ""))
@@ -188,7 +194,7 @@ class Recorder(TorchFunctionMode):
         state = [hx] if isinstance(hx, Tensor) else list(hx)
         assert own[0] is not None
         name = self._name(own[0])
-        ih, hh, *biases = (w if w is None else w.detach().clone() for w in own)
+        ih, hh, *biases = own
         assert ih is not None and hh is not None
         weights = Weights(ih, hh, *biases)
         _, _, ends = self._run((name, "cell"), kind, nonlinearity, weights, x.unsqueeze(0), state, None)
@@ -209,13 +215,15 @@ class Recorder(TorchFunctionMode):
     ) -> tuple[Call, Tensor, list[Tensor]]:
         with torch.no_grad():
             h_0, c_0 = state[0].detach(), state[1].detach() if kind == "lstm" else None
-            run, h_n, c_n = cells.run(kind, nonlinearity, weights, x.detach(), h_0, c_0, reverse=reverse, mask=mask)
+            run, h_n, c_n = cells.run(
+                kind, nonlinearity, weights.copied(), x.detach(), h_0, c_0, reverse=reverse, mask=mask
+            )
         probe = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         own_state = not any(s.requires_grad for s in state)
         call = Call(track, run, probe, fed_by, own_state, self.order if mask is not None else None)
         self.calls.append(call)
         ends = [h_n] if c_n is None else [h_n, c_n]
-        output, *last = _Recorded.apply(call, ends, probe, x, *state)  # type: ignore[no-untyped-call]
+        output, *last = _Recorded.apply(call, ends, probe, x, *state, *weights.tensors())  # type: ignore[no-untyped-call]
         return call, output, last
 
 

@@ -10,8 +10,8 @@ T: steps, B: sequences, I: input size, H: hidden size, P: size of h (H unless an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,15 @@ class Weights:
     bias_ih: Tensor | None = None  # (G·H,)
     bias_hh: Tensor | None = None  # (G·H,)
     hr: Tensor | None = None  # (P, H), the projection of an LSTM with proj_size
+
+    def tensors(self) -> list[Tensor]:
+        """Those that there are."""
+        return [w for w in (self.ih, self.hh, self.bias_ih, self.bias_hh, self.hr) if w is not None]
+
+    def copied(self) -> Weights:
+        """As they stand now: training on changes the model's in place."""
+        own = (self.ih, self.hh, self.bias_ih, self.bias_hh, self.hr)
+        return Weights(*(None if w is None else w.detach().clone() for w in own))  # type: ignore[arg-type]
 
 
 class Pulled(NamedTuple):
@@ -73,6 +82,28 @@ class Trajectory:
     def __post_init__(self) -> None:
         self._coefficients = self._linearise()
 
+    @classmethod
+    def joined(cls, runs: list[Trajectory]) -> Trajectory:
+        """Runs of one layer, one after the other, as one."""
+        first = runs[0]
+        if len(runs) == 1:
+            return first
+        names = ("x", "h_before", "h", "gates", "c_before", "c", "inner")
+        parts = {name: [getattr(run, name) for run in runs] for name in names}
+        whole: dict[str, Any] = {name: None if part[0] is None else torch.cat(part) for name, part in parts.items()}
+        if any(run.mask is not None for run in runs):
+            full = [torch.ones(run.x.shape[:2], dtype=torch.bool, device=run.x.device) for run in runs]
+            masks = [every if run.mask is None else run.mask for run, every in zip(runs, full, strict=True)]
+            return replace(first, **whole, mask=torch.cat(masks))
+        return replace(first, **whole)
+
+    def reordered(self, order: Tensor) -> Trajectory:
+        """The same with the sequences in another order."""
+        names = ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask")
+        own = {name: getattr(self, name) for name in names}
+        changed: dict[str, Any] = {name: None if a is None else a[:, order] for name, a in own.items()}
+        return replace(self, **changed)
+
     @property
     def steps(self) -> int:
         """T."""
@@ -87,6 +118,12 @@ class Trajectory:
     def hidden_size(self) -> int:
         """H."""
         return self.weights.hh.shape[0] // len(GATES[self.kind])
+
+    def projected_from(self) -> Tensor:
+        """o∘tanh(c), what an LSTM's projection is applied to, `(T, B, H)`."""
+        assert self.c is not None
+        size = self.hidden_size
+        return self.gates[..., 3 * size :] * torch.tanh(self.c)
 
     def derivative(self) -> Tensor:
         """f′ of the vanilla cell at every unit, `(T, B, H)`."""

@@ -419,6 +419,7 @@ class _Subject:
         memo = {id(t): t.detach().clone() for t in _plain_tensors(module) if not t.is_leaf}
         try:
             twin = copy.deepcopy(module, memo)
+            _ = twin.forward  # which torch loses when it copies a scripted RNN, GRU or LSTM
         except Exception as error:
             raise FlowError(
                 f"{type(module).__name__} cannot be copied by copy.deepcopy ({_line(error)}), and check_gradients "
@@ -654,7 +655,7 @@ class _Differences:
         slopes: list[float] = []
         gaps: list[float] = []
         for h in (step * size for step in STEPS):
-            if self.noise / h > 0.01 * self.scale:
+            if self.noise / h > 0.01 * max([self.scale, *map(abs, slopes[-1:])]) and (slopes or self.noise == math.inf):
                 break  # from here on, differences of the loss are mostly rounding
             ahead, behind = self._loss(direction, h), self._loss(direction, -h)
             slopes.append((ahead - behind) / (2 * h))
@@ -863,7 +864,7 @@ def _input_names(module: nn.Module, inputs: Sequence[Any]) -> list[str]:
     """As the signature of forward has them, else by position."""
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())[: len(inputs)]
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):  # a scripted module, one made of builtins
         parameters = []
     if len(parameters) < len(inputs) or any(p.kind == p.VAR_POSITIONAL for p in parameters):
         return [f"inputs[{i}]" for i in range(len(inputs))]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, count
-from math import comb
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +12,15 @@ from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
 from . import recurrence
-from .capture import Call, Recorder, recording
+from .capture import Call, recording
+from .evidence import Evidence
+from .graph import Graph
 from .result import GradientFlow
 
 __all__ = ["gradient_flow"]
 
 State = Literal["h", "c", "hc"]
 Reduce = Literal["mean", "median", "none"] | float | Sequence[float]
-_BLOCK_BYTES = 128 * 2**20
 
 
 def gradient_flow(
@@ -98,8 +96,8 @@ def gradient_flow(
         raise OptionError(f"state is {state!r}; it is one of 'h', 'c' and 'hc'.")
     quantiles = _quantiles(reduce)
     notes: list[str] = []
-    with _undisturbed(model, training, notes), recording(model) as recorder:
-        output = model(*[_thawed(i) for i in inputs])
+    with undisturbed(model, training, notes), recording(model) as recorder:
+        output = model(*[thawed(i) for i in inputs])
         losses = loss(output)
         calls = recorder.calls
         if not calls:
@@ -108,17 +106,18 @@ def gradient_flow(
                 "cells, and those of retrograde.nn (not scripted modules, nor recurrences written by hand)."
             )
         _check_finite(calls)
-        table, final = _losses_by_step(losses, calls)
+        table, final = losses_by_step(losses, calls)
         known = _lengths(lengths, calls, table, final)
-        rows = _targets(targets, table.shape[0], final, calls)
-        tracks = _tracks(calls, layers, state)
-        measured = _Measured(tracks, calls, table, rows, known, final, state, quantiles, notes)
-        local = None if final else _local_adjoints(table, recorder, known)
-        if local is None:
-            measured.by_blocks()
+        alive = torch.ones_like(table) if known is None or final else _alive(known, table)
+        tracks = _tracks(calls)
+        graph = Graph(table, recorder, tracks, _wanted(tracks, layers, state), alive, notes)
+        measured = _Measured(graph, _targets(targets, table.shape[0], final), known, final, state, quantiles)
+        evidence = measured.evidence()
+        if evidence.local is not None:
+            measured.by_lag(evidence)
         else:
-            measured.by_lag(local)
-    return measured.result()
+            measured.by_blocks()
+    return measured.result(evidence)
 
 
 class _Measured:
@@ -126,24 +125,21 @@ class _Measured:
 
     def __init__(
         self,
-        tracks: dict[str, list[Call]],
-        calls: list[Call],
-        losses: Tensor,
-        rows: list[int],
+        graph: Graph,
+        rows: Tensor,
         lengths: Tensor | None,
         final: bool,
         state: State,
         quantiles: list[float] | str,
-        notes: list[str],
     ) -> None:
-        self.tracks, self.calls, self.losses, self.rows = tracks, calls, losses, rows
-        self.lengths, self.final, self.state, self.quantiles, self.notes = lengths, final, state, quantiles, notes
-        steps = [sum(c.run.steps for c in own) for own in tracks.values()]
-        self.steps = steps
-        batch = losses.shape[1]
+        self.graph, self.losses = graph, graph.losses
+        self.tracks = {label: graph.tracks[label] for label in graph.wanted}
+        self.rows, self.lengths, self.final, self.state, self.quantiles = rows, lengths, final, state, quantiles
+        self.steps = [sum(c.run.steps for c in own) for own in self.tracks.values()]
+        batch = self.losses.shape[1]
         tail: tuple[int, ...] = ()
         if quantiles == "none":
-            if any(c.run.batch_size != batch for own in tracks.values() for c in own):
+            if any(c.run.batch_size != batch for own in self.tracks.values() for c in own):
                 raise FlowError(
                     f"The loss has {batch} sequences but a recurrent layer ran with another batch size: reduce='none' "
                     "has no single axis of sequences. Reduce, or choose layers=."
@@ -151,7 +147,25 @@ class _Measured:
             tail = (batch,)
         elif isinstance(quantiles, list) and len(quantiles) > 1:
             tail = (len(quantiles),)
-        self.norms = np.zeros((len(tracks), len(rows), max(steps), *tail))
+        self.norms = np.zeros((len(self.tracks), len(rows), max(self.steps), *tail))
+        self.last: np.ndarray[Any, Any] | None = None  # with one loss a sequence: (layers, T, B)
+        if final and all(c.run.batch_size == batch for own in self.tracks.values() for c in own):
+            self.last = np.zeros((len(self.tracks), max(self.steps), batch))
+
+    def evidence(self) -> Evidence:
+        """What later questions need."""
+        every = list(self.graph.tracks)
+        local = None if self.final else self.graph.local_adjoints()
+        # Layers under the lowest that is asked for send nothing up.
+        kept = every[every.index(self.graph.wanted[0]) :] if local is not None else self.graph.wanted
+        modules = {}
+        for label in kept:
+            module, suffix = self.graph.tracks[label][0].track
+            modules[label] = (module, "" if suffix == "cell" else suffix)
+        runs = {label: self.graph.trajectory(label) for label in kept}
+        if local is None:
+            return Evidence(runs, modules, self.rows, graph=self.graph)
+        return Evidence(runs, modules, self.rows, local=[local[self.graph.tracks[label][0]] for label in kept])
 
     def _pick(self, h: Tensor, c: Tensor | None, c_total: Tensor | None) -> Tensor:
         if c is None or self.state == "h":
@@ -176,191 +190,90 @@ class _Measured:
 
     def _has_loss(self) -> Tensor:
         """`(targets, B)`: whether the sequence has a loss at t; a masked loss is exactly zero."""
-        chosen = self.losses.detach()[self.rows]
-        here = chosen != 0
-        if self.lengths is not None and not self.final:
-            here = here & (torch.tensor(self.rows).unsqueeze(1) < self.lengths)
-        return here
+        here = (self.losses.detach()[self.rows] != 0) & (self.graph.alive[self.rows] != 0)
+        return here.cpu()
 
     def by_blocks(self) -> None:
         """Any model: autograd carries blocks of targets through the graph, vectorised."""
-        table, rows = self.losses, self.rows
-        probes = [call.probe for own in self.tracks.values() for call in own]
-        widest = max(
-            c.run.steps * c.run.batch_size * (c.run.weights.hh.shape[0] + c.run.x.shape[2]) for c in self.calls
-        )
-        block = max(1, min(64, len(rows), _BLOCK_BYTES // (3 * widest * table.element_size())))
-        vectorised = True
         has_loss = self._has_loss()
-        for start in range(0, len(rows), block):
-            chosen = rows[start : start + block]
-            directions = torch.zeros(len(chosen), *table.shape, dtype=table.dtype, device=table.device)
-            alive = torch.ones_like(table) if self.lengths is None or self.final else _alive(self.lengths, table)
-            for n, t in enumerate(chosen):
-                directions[n, t] = alive[t]
-            swept: list[dict[Call, recurrence.Swept]] = []
-            if vectorised:
-                try:
-                    swept = [_send_back(table, probes, directions, self.calls, batched=True)]
-                except RuntimeError as refusal:
-                    vectorised = False
-                    self.notes.append(f"one target at a time: vmap refused this model ({str(refusal).splitlines()[0]})")
-            if not vectorised:
-                swept = [_send_back(table, probes, d, self.calls, batched=False) for d in directions]
-            here = has_loss[start : start + len(chosen)]
-            for i, own in enumerate(self.tracks.values()):
-                at = 0
-                for call in own:
-                    found = [s.get(call) for s in swept]
-                    k = slice(at, at + call.run.steps)
-                    at += call.run.steps
-                    if all(f is None for f in found):
-                        continue
-                    norms = torch.cat([self._norms(f, call) for f in found])
-                    exists = torch.ones((), dtype=torch.bool).expand_as(norms)
-                    if norms.shape[-1] == here.shape[-1]:
-                        touched = norms.flatten(1, -2).ne(0).any(1)
-                        exists = (here | touched).unsqueeze(1).expand_as(norms)
-                    if self.lengths is not None and norms.shape[1:] == self.losses.shape:
-                        exists = exists & _alive(self.lengths, self.losses).bool()
-                    self.norms[i, start : start + len(chosen), k] = self._reduced(norms, exists)
-
-    def _norms(self, swept: recurrence.Swept | None, call: Call) -> Tensor:
-        if swept is None:
-            return torch.zeros(1, call.run.steps, call.run.batch_size, dtype=torch.float64)
-        norms = self._pick(swept.h, swept.c, swept.c_total)
-        return norms if call.order is None else norms[..., call.order]
-
-    def by_lag(self, local: list[Tensor]) -> None:
-        """Causal stacks under a head that looks at one step at a time: all targets of a lag in one product."""
-        here = self._has_loss()
-        place = {id(own[0]): i for i, own in enumerate(self.tracks.values())}
-        deepest = min(i for i, call in enumerate(self.calls) if id(call) in place)
-        stack = self.calls[deepest:]
-        rows = torch.tensor(self.rows)
-        where = torch.arange(len(rows))
-        for lag, found in recurrence.by_lag([c.run for c in stack], local[deepest:], rows):
-            reach = rows >= lag
-            at, k = where[reach], rows[reach] - lag
-            for call, adjoint in zip(stack, found, strict=True):
-                if id(call) not in place:
+        at = 0
+        for rows in torch.split(self.rows, self.graph.block):
+            directions = self.losses.new_zeros(len(rows), *self.losses.shape)
+            directions[torch.arange(len(rows)), rows] = 1
+            place = slice(at, at + len(rows))
+            at += len(rows)
+            swept = self.graph.send(directions)
+            for i, label in enumerate(self.tracks):
+                if label not in swept:
                     continue
+                norms = self._pick(swept[label].h, swept[label].c, swept[label].c_total).cpu()
+                steps, batch = norms.shape[1:]
+                exists = torch.ones((), dtype=torch.bool).expand_as(norms)
+                if batch == has_loss.shape[1]:
+                    touched = norms.ne(0).any(1)
+                    exists = (has_loss[place] | touched).unsqueeze(1).expand_as(norms)
+                    if self.lengths is not None and (self.final or steps == len(self.losses)):
+                        exists = exists & (torch.arange(steps).unsqueeze(1) < self.lengths)
+                self.norms[i, place, :steps] = self._reduced(norms, exists)
+                if self.last is not None:
+                    self.last[i, :steps] = torch.where(exists, norms, torch.nan)[0].numpy()
+
+    def by_lag(self, evidence: Evidence) -> None:
+        """Causal stacks under a head that looks at one step at a time: all targets of a lag in one product."""
+        assert evidence.local is not None
+        here = self._has_loss()
+        where = torch.arange(len(self.rows))
+        stack = list(evidence.runs.values())
+        place = {label: i for i, label in enumerate(self.tracks)}
+        for lag, found in recurrence.by_lag(stack, evidence.local, self.rows):
+            reach = self.rows >= lag
+            at, k = where[reach], self.rows[reach] - lag
+            for (label, run), adjoint in zip(evidence.runs.items(), found, strict=True):
+                if label not in place:
+                    continue
+                i = place[label]
                 h = recurrence.squared(adjoint.h)
                 c = total = None
                 if adjoint.c is not None:
                     if self.state == "c":
-                        total = recurrence.squared(call.run.total_cell(adjoint.at, adjoint.h, adjoint.c))
+                        total = recurrence.squared(run.total_cell(adjoint.at, adjoint.h, adjoint.c))
                     c = recurrence.squared(adjoint.c)
-                norms = self._pick(h, c, total)
-                if call.order is not None:
-                    norms = norms[..., call.order]
+                norms = self._pick(h, c, total).cpu()
                 if lag == 0:
                     here = here | norms.ne(0)
-                self.norms[place[id(call)], at.numpy(), k.numpy()] = self._reduced(norms, here[at])
+                self.norms[i, at.numpy(), k.numpy()] = self._reduced(norms, here[at])
 
-    def result(self) -> GradientFlow:
+    def result(self, evidence: Evidence) -> GradientFlow:
+        notes = self.graph.notes
         if not np.isfinite(self.norms).all():
-            bad = np.argwhere(~np.isfinite(self.norms))[0]
-            self.notes.append(
-                f"the gradient leaves the range of {self.losses.dtype} from "
-                f"{list(self.tracks)[bad[0]]}, t={self.rows[bad[1]]}, k={bad[2]} on; measure the model in float64"
+            i, t, k = (int(j) for j in np.argwhere(~np.isfinite(self.norms))[0][:3])
+            notes.append(
+                f"the gradient leaves the range of {self.losses.dtype}: layer {list(self.tracks)[i]}, "
+                f"t = {int(self.rows[t])}, k = {k}; measure the model in float64"
             )
-        counts = self._has_loss().sum(1)
         return GradientFlow(
             layers=list(self.tracks),
             norms=self.norms,
-            targets=np.asarray(self.rows),
+            targets=self.rows.numpy(),
             steps=self.steps,
             state=self.state,
             reduce=self.quantiles,
             final=self.final,
-            lengths=None if self.lengths is None else np.asarray(self.lengths.cpu()),
-            sequences=np.asarray(counts.cpu()),
+            lengths=None if self.lengths is None else self.lengths.numpy(),
+            sequences=self._has_loss().sum(1).numpy(),
             cells=[own[0].run.kind for own in self.tracks.values()],
             reverse=[own[0].run.reverse for own in self.tracks.values()],
+            losses=self.losses.detach()[self.rows].double().cpu().numpy(),
             loss_steps=self.losses.shape[0],
-            losses=np.asarray(self.losses.detach().double().cpu())[self.rows],
-            notes=self.notes,
+            last=self.last,
+            notes=notes,
+            evidence=evidence,
         )
 
 
-def _send_back(
-    losses: Tensor, probes: list[Tensor], directions: Tensor, calls: list[Call], *, batched: bool
-) -> dict[Call, recurrence.Swept]:
-    """Backward passes of ⟨direction, losses⟩ through the graph; what each layer's sweep recorded."""
-    for call in calls:
-        call.swept = None
-
-    def once(direction: Tensor) -> Tensor:
-        torch.autograd.grad(losses, probes, direction, retain_graph=True, allow_unused=True)
-        return direction.sum()
-
-    if batched:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*performance drop because we have not yet implemented.*")
-            torch.func.vmap(once)(directions)
-    else:
-        once(directions)
-    return {call: call.swept for call in calls if call.swept is not None}
-
-
-def _local_adjoints(losses: Tensor, recorder: Recorder, lengths: Tensor | None) -> list[Tensor] | None:
-    """∂E_t/∂(output_t) of each layer if the head looks at one step of one sequence at a time, else None.
-
-    The test is exact. Give every (t, b) a set of its own, out of equal-sized sets of which none contains another.
-    Then for any two there is a set with the first and without the second; a backward pass of the losses in that set
-    must leave zero at all the others, or the head mixes.
-    """
-    calls = recorder.calls
-    chain = all(
-        not call.run.reverse
-        and (i == 0 or (call.fed_by is calls[i - 1] and call.own_state))
-        and call.run.h.shape[:2] == losses.shape
-        for i, call in enumerate(calls)
-    )
-    if not chain or not recorder.only_layers or len({call.track for call in calls}) != len(calls):
-        return None
-    tensors = [e.tensor for e in recorder.exposed]
-    alive = torch.ones_like(losses) if lengths is None else _alive(lengths, losses)
-
-    def gradients(direction: Tensor) -> list[Tensor | None]:
-        return list(torch.autograd.grad(losses, tensors, direction * alive, retain_graph=True, allow_unused=True))
-
-    size = next(m for m in count(2) if comb(m, m // 2) >= losses.numel())
-    sets = torch.zeros(losses.numel(), size, dtype=torch.bool)
-    for row, chosen in zip(range(losses.numel()), combinations(range(size), size // 2), strict=False):
-        sets[row, list(chosen)] = True
-    weights = 0.5 + torch.arange(1, losses.numel() + 1, dtype=losses.dtype).mul(0.6180339887498949).frac()
-    for column in sets.T:
-        inside = column.view(losses.shape).to(losses.device)
-        for exposed, g in zip(recorder.exposed, gradients(inside * weights.view(losses.shape)), strict=True):
-            if g is None:
-                continue
-            if exposed.call is None:
-                if g.any():
-                    return None
-                continue
-            outside = ~inside if exposed.call.order is None else ~_sorted(inside, exposed.call.order)
-            if g[outside].any():
-                return None
-    local = {id(c): torch.zeros_like(c.run.h) for c in calls}
-    for exposed, g in zip(recorder.exposed, gradients(torch.ones_like(losses)), strict=True):
-        if exposed.call is not None and g is not None:
-            local[id(exposed.call)] += g
-    return [local[id(c)] for c in calls]
-
-
-def _sorted(table: Tensor, order: Tensor) -> Tensor:
-    """`(T, B)` in the user's order to the order of the packed run (the inverse of ``[:, order]``)."""
-    result = torch.empty_like(table)
-    result[:, order] = table
-    return result
-
-
 def _alive(lengths: Tensor, losses: Tensor) -> Tensor:
-    return (torch.arange(losses.shape[0], device=losses.device).unsqueeze(1) < lengths.to(losses.device)).to(
-        losses.dtype
-    )
+    steps = torch.arange(losses.shape[0], device=losses.device).unsqueeze(1)
+    return (steps < lengths.to(losses.device)).to(losses.dtype)
 
 
 def _quantiles(reduce: Reduce) -> list[float] | str:
@@ -374,7 +287,7 @@ def _quantiles(reduce: Reduce) -> list[float] | str:
     return [float(q) for q in numbers]
 
 
-def _losses_by_step(losses: Any, calls: list[Call]) -> tuple[Tensor, bool]:
+def losses_by_step(losses: Any, calls: list[Call]) -> tuple[Tensor, bool]:
     """The losses as `(T, B)`, and whether they came as one per sequence."""
     batch, steps = calls[0].run.batch_size, sum(c.run.steps for c in calls if c.track == calls[0].track)
     wanted = f"losses by step (T, B) = ({steps}, {batch}), or one per sequence (B,) = ({batch},)"
@@ -435,18 +348,18 @@ def _lengths(given: Sequence[int] | Tensor | None, calls: list[Call], losses: Te
     return None
 
 
-def _targets(targets: Sequence[int] | None, steps: int, final: bool, calls: list[Call]) -> list[int]:
-    if final or targets is None:
-        if final and targets is not None:
-            raise FlowError("targets= chooses among losses by step (T, B), but this loss is one per sequence (B,).")
-        return list(range(steps))
+def _targets(targets: Sequence[int] | None, steps: int, final: bool) -> Tensor:
+    if targets is None:
+        return torch.arange(steps)
+    if final:
+        raise FlowError("targets= chooses among losses by step (T, B), but this loss is one per sequence (B,).")
     chosen = sorted({int(t) + steps if int(t) < 0 else int(t) for t in targets})
     if not chosen or chosen[0] < 0 or chosen[-1] >= steps:
         raise FlowError(f"targets is {list(targets)}; expected steps between 0 and {steps - 1}.")
-    return chosen
+    return torch.tensor(chosen)
 
 
-def _tracks(calls: list[Call], layers: Sequence[str] | None, state: State) -> dict[str, list[Call]]:
+def _tracks(calls: list[Call]) -> dict[str, list[Call]]:
     """Calls by label: as torch labels them, after the module's name where there are several modules."""
     several = len({call.track[0] for call in calls}) > 1
     tracks: dict[str, list[Call]] = {}
@@ -457,22 +370,32 @@ def _tracks(calls: list[Call], layers: Sequence[str] | None, state: State) -> di
         else:
             label = f"{module}.{suffix}" if several and module else suffix
         tracks.setdefault(label, []).append(call)
-    if layers is not None:
-        unknown = [name for name in layers if name not in tracks]
-        if unknown or not layers:
-            raise FlowError(f"layers names {unknown or 'none'}; this model has {', '.join(tracks)}.")
-        tracks = {name: own for name, own in tracks.items() if name in layers}
-    if state == "c" and any(own[0].run.kind != "lstm" for own in tracks.values()):
-        raise FlowError("state is 'c', but only an LSTM has a cell state; use 'h' or 'hc', or choose layers=.")
+    for label, own in tracks.items():
+        sizes = sorted({call.run.batch_size for call in own})
+        if len(sizes) > 1:
+            raise FlowError(
+                f"Layer {label} ran several times with different batch sizes, {sizes}: choose other layers=."
+            )
     return tracks
 
 
-def _thawed(value: Any) -> Any:
+def _wanted(tracks: dict[str, list[Call]], layers: Sequence[str] | None, state: State) -> list[str]:
+    unknown = [name for name in layers or () if name not in tracks]
+    if unknown or (layers is not None and not layers):
+        raise FlowError(f"layers names {', '.join(unknown) or 'none'}; this model has {', '.join(tracks)}.")
+    wanted = [name for name in tracks if layers is None or name in layers]
+    if state == "c" and any(tracks[name][0].run.kind != "lstm" for name in wanted):
+        raise FlowError("state is 'c', but only an LSTM has a cell state; use 'h' or 'hc', or choose layers=.")
+    return wanted
+
+
+def thawed(value: Any) -> Any:
+    """A tensor made in inference mode as one that autograd takes."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 @contextlib.contextmanager
-def _undisturbed(model: object, training: bool, notes: list[str]) -> Iterator[None]:
+def undisturbed(model: object, training: bool, notes: list[str], *, freeze: bool = True) -> Iterator[None]:
     """Leave modes, buffers, ``requires_grad`` and random state as they were found."""
     if not isinstance(model, nn.Module):
         with torch.random.fork_rng(devices=[]):
@@ -493,7 +416,7 @@ def _undisturbed(model: object, training: bool, notes: list[str]) -> Iterator[No
     elif dropouts:
         notes.append("dropout is active: one random mask was measured")
     buffers = [(b, b.detach().clone()) for b in model.buffers()] if training else []
-    wanted = [p for p in model.parameters() if p.requires_grad]
+    wanted = [p for p in model.parameters() if p.requires_grad] if freeze else []
     devices = {b.device for b in model.parameters() if b.device.type != "cpu"}
     if not training:
         model.eval()

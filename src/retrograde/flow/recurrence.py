@@ -93,7 +93,7 @@ def backward(
         if swept.hidden is not None and swept.hidden is not swept.inputs:
             swept.hidden[:, k] = pulled.hidden
         if swept.states is not None:
-            swept.states[:, k] = h
+            swept.states[:, k] = h if run.mask is None else h * run.mask[k].unsqueeze(-1)
         carry_h = pulled.hidden @ run.weights.hh
         if pulled.direct is not None:
             carry_h += pulled.direct
@@ -108,6 +108,21 @@ def backward(
     if not keep:
         swept.inputs = swept.hidden = None
     return swept, g_x, carry_h, carry_c
+
+
+def weight_gradients(run: Trajectory, swept: Swept) -> list[Tensor]:
+    """∂E/∂(weights) for each of N losses, `(N, …)`, in the order of ``Weights.tensors``."""
+    assert swept.inputs is not None and swept.hidden is not None
+
+    def product(left: Tensor, right: Tensor) -> Tensor:
+        return left.flatten(1, 2).transpose(1, 2) @ right.flatten(0, 1)
+
+    found = [product(swept.inputs, run.x), product(swept.hidden, run.h_before)]
+    if run.weights.bias_ih is not None:
+        found += [swept.inputs.sum((1, 2)), swept.hidden.sum((1, 2))]
+    if swept.states is not None:
+        found.append(product(swept.states, run.projected_from()))
+    return found
 
 
 @dataclass

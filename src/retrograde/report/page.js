@@ -34,8 +34,9 @@
     const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
     await Promise.all(data.filter((trace) => trace.meta?.packed).map(unpack));
     for (const trace of data) trace.visible = shown(trace, 0);
-    if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // a finger on a figure scrolls the page
-    await Plotly.newPlot(plot, data, layout, { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] });
+    const finger = matchMedia("(pointer: coarse)").matches; // a finger on a figure scrolls the page
+    if (finger) layout.dragmode = false;
+    await Plotly.newPlot(plot, data, layout, { responsive: true, displaylogo: false, displayModeBar: finger ? false : "hover", modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] });
     figures.push(plot);
   }
 

@@ -7,17 +7,24 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import RetrogradeError, RunError
 
 if TYPE_CHECKING:
     from ..flow import GradientFlow
 
-__all__ = ["Run", "part", "read", "real"]
+__all__ = ["FRACTION", "Run", "part", "read", "real"]
+
+Curves = npt.NDArray[np.float64]
 
 FORMAT = 1
+FRACTION = 0.01  # of what it was at lag 0: there a gradient counts as gone
 _SAMPLE_BYTES = 64 * 1024  # a sample is 300 characters; a file that grew by accident must not fill the page
 
 
@@ -51,6 +58,24 @@ class Run:
         """Name -> {"loss" (nats per token), "bits_per_character"}; empty if none were measured."""
         found = part(self.summary, "baselines")
         return {name: values for name, values in found.items() if isinstance(values, dict)}
+
+    @property
+    def layers(self) -> list[str]:
+        """Labels of the recurrent layers measured; the same for all of `flows`."""
+        return list(next(iter(self.flows.values())).layers) if self.flows else []
+
+    @cached_property
+    def curves(self) -> dict[str, Curves]:
+        """By network: ‖∂E_t/∂s_{t−lag}‖, mean over t, `(layers, T)`."""
+        return {name: np.asarray(flow.by_lag(), dtype=np.float64) for name, flow in self.flows.items()}
+
+    @cached_property
+    def horizons(self) -> dict[str, dict[str, float]]:
+        """By network and layer: the lag at which less than `FRACTION` is left; NaN if that lies beyond the window."""
+        return {
+            name: dict(zip(flow.layers, map(float, flow.horizon(FRACTION)), strict=True))
+            for name, flow in self.flows.items()
+        }
 
 
 def real(value: object) -> float:
@@ -153,17 +178,19 @@ def _flows(folder: Path, missing: dict[str, str]) -> dict[str, GradientFlow]:
         return {}
     from ..flow import GradientFlow  # brings torch: only a run that has a flow waits for it
 
-    flows = {}
+    flows: dict[str, GradientFlow] = {}
     for name in present:
         try:
             flow = GradientFlow.load(folder / name)
         except (OSError, ValueError, KeyError, RetrogradeError) as error:
             missing[f"flow/{name}"] = _reason(error).replace(f"{folder}{os.sep}", "")
             continue
-        if flow.norms.ndim == 3 and flow.layers:
-            flows[name] = flow
-        else:
+        if flow.norms.ndim != 3 or not flow.layers:
             missing[f"flow/{name}"] = "it holds no mean over its sequences"
+        elif flows and flow.layers != flows["trained"].layers:
+            missing[f"flow/{name}"] = "it is of another network"
+        else:
+            flows[name] = flow
     return flows
 
 

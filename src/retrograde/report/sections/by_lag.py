@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from ..run import Run
+from ..run import FRACTION, Run
 from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, plot
 from ..words import number, share, times
@@ -16,9 +16,8 @@ from ..words import number, share, times
 if TYPE_CHECKING:
     from ...flow import GradientFlow
 
-__all__ = ["FRACTION", "horizons", "section", "window"]
+__all__ = ["reaches", "section", "window"]
 
-FRACTION = 0.01  # of what it was at lag 0: there a gradient counts as gone
 _LOWEST = 1e-6  # where the axis ends at first; the curve itself goes on
 _LOOK = {
     "trained": {"color": BLUE, "width": 2.5},
@@ -37,7 +36,7 @@ def section(run: Run) -> Section:
         for name in _LOOK
         if name not in run.flows
     ]
-    layers = list(next(iter(run.flows.values())).layers)
+    layers = run.layers
     return Section("by-lag", title, words, figures=[_figure(run, layers)], choices=layers)
 
 
@@ -46,25 +45,14 @@ def window(flow: GradientFlow) -> int:
     return int(flow.norms.shape[-1])
 
 
-def horizons(flow: GradientFlow) -> dict[str, float]:
-    """Layer -> the lag at which less than `FRACTION` is left; NaN where that never happens within the window."""
-    found = np.atleast_1d(np.asarray(flow.horizon(FRACTION), dtype=np.float64))
-    return {
-        layer: float(lag) if math.isfinite(lag) and lag >= 0 else math.nan
-        for layer, lag in zip(flow.layers, found, strict=True)
-    }
-
-
 def _figure(run: Run, layers: list[str]) -> Figure:
     traces: list[Any] = []
     shares: dict[str, dict[str, np.ndarray[Any, np.dtype[np.float64]]]] = {}
     lowest = highest = 1.0
-    for name, flow in run.flows.items():
-        if list(flow.layers) != layers:
-            continue
-        ends, curves = horizons(flow), flow.by_lag()
+    for name, curves in run.curves.items():
+        ends = run.horizons[name]
         for choice, layer in enumerate(layers):
-            norms = np.asarray(curves[choice], dtype=np.float64)
+            norms = curves[choice]
             known = norms[np.isfinite(norms)]
             left = norms / (known[0] if known.size and known[0] > 0 else 1.0)
             shares.setdefault(layer, {})[name] = left
@@ -73,7 +61,10 @@ def _figure(run: Run, layers: list[str]) -> Figure:
                 lowest, highest = min(lowest, float(seen.min())), max(highest, float(seen.max()))
             traces.append(_curve(name, norms, left, choice))
             if ends[layer] < len(left):
-                traces.append(_mark(name, int(ends[layer]), left, choice))
+                other = next(
+                    (lags.get(layer, math.nan) for twin, lags in run.horizons.items() if twin != name), math.nan
+                )
+                traces.append(_mark(name, int(ends[layer]), other, left, choice))
     lags = max(window(flow) for flow in run.flows.values())
     traces.append(
         go.Scatter(
@@ -121,7 +112,7 @@ def reaches(run: Run) -> list[str]:
     """A sentence for each network measured: how far its gradient reaches, in every layer."""
     sentences = []
     for name, flow in run.flows.items():
-        found = horizons(flow)
+        found = run.horizons[name]
         ends = []
         for layer, lag in found.items():
             where = f" in layer {layer}" if len(found) > 1 else ""
@@ -146,16 +137,21 @@ def _curve(name: str, norms: Any, left: Any, choice: int) -> Any:
     )
 
 
-def _mark(name: str, lag: int, left: Any, choice: int) -> Any:
-    """A dropped line from the curve's crossing of 1 % to the axis, with the lag beside it."""
-    right = (name == "trained") == (lag < 0.8 * len(left)) or lag < 0.1 * len(left)  # two marks may lie close together
+def _mark(name: str, lag: int, other: float, left: Any, choice: int) -> Any:
+    """The point where the curve falls under 1 %, with its lag beside it and clear of the `other` network's."""
     height = float(left[lag]) if 0 < left[lag] < math.inf else FRACTION
+    near = abs(other - lag) < 0.1 * len(left)
+    side = "top right" if lag < 0.85 * len(left) else "top left"
+    if near and lag < other:  # two labels would overlap: the left one goes below its curve, if there is room
+        side = "bottom left" if lag > 0.15 * len(left) else ""
+    elif lag == other and name == "untrained":
+        side = ""
     return go.Scatter(
         x=[lag],
         y=[min(height, FRACTION)],
         text=[times(lag, "step")],
-        textposition=f"{'top' if name == 'trained' else 'bottom'} {'right' if right else 'left'}",
-        mode="markers+text",
+        textposition=side or None,
+        mode="markers+text" if side else "markers",
         showlegend=False,
         marker={"color": _LOOK[name]["color"], "size": 10, "symbol": "circle" if name == "trained" else "diamond"},
         meta={"choice": choice},
@@ -176,11 +172,11 @@ def _table(shares: dict[str, dict[str, Any]]) -> Table:
 
 
 def share_left(curve: Any, lag: int) -> str:
-    """The share at one lag; small ones as a number, which says more than "less than 0.1 %"."""
+    """The share at one lag; small ones keep their digits, which says more than "less than 0.1 %"."""
     if lag >= len(curve):
         return "—"
     value = float(curve[lag])
-    return share(value) if value == 0 or value >= 0.001 or not math.isfinite(value) else number(value, 2)
+    return share(value) if value == 0 or value >= 0.001 or not math.isfinite(value) else f"{number(100 * value, 2)} %"
 
 
 def _per_cent(power: int) -> str:

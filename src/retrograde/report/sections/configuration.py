@@ -22,7 +22,7 @@ def section(run: Run) -> Section:
         "task": run.config.get("task"),
         "created": run.config.get("created"),
         "retrograde": run.config.get("retrograde"),
-        "trainable numbers": run.config.get("parameters"),
+        "parameters": run.config.get("parameters"),
     }
     outcome = {key: value for key, value in run.summary.items() if key != "baselines"}
     if "seconds" in outcome:
@@ -48,7 +48,7 @@ def _table(title: str, values: dict[str, Any]) -> Table:
 
 
 def _value(value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return "—"
     if isinstance(value, bool):
         return "yes" if value else "no"

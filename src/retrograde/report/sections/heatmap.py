@@ -23,7 +23,24 @@ __all__ = ["pack", "section"]
 
 _DECADES = 8  # colours span at most so many powers of ten below the largest value
 _NO_PATH, _ZERO, _INFINITE, _NAN = 32767, 32766, 32765, 32764  # codes that are no logarithm; page.js knows them too
-_TITLES = {"trained": "Trained", "untrained": "Before training (same network, fresh weights)"}
+_TITLES = {"trained": "Trained", "untrained": "Before training"}
+_CAPTIONS = {
+    "trained": "The network with its best weights.",
+    "untrained": "The same network with the weights it began with, on the same colour scale.",
+}
+
+_READING = (
+    "Each cell is one pair of moments: how strongly the error at step t (row) pulls on the state of the network at "
+    "step k (column), ‖∂Eₜ/∂sₖ‖. Start on the diagonal, where k = t, and go left, back in time. Bright far from the "
+    "diagonal: the network feels, and can learn from, what happened long ago. Dark right beside it: the gradient has "
+    "vanished. The scale is logarithmic: each step of it is a factor of ten."
+)
+_ONE_ROW = (
+    "There is one error per sequence, at its end, so the map has one row: how strongly that error pulls on the state "
+    "of the network at step k, ‖∂E/∂sₖ‖. Start at the right end and go left, back in time. Bright far to the left: "
+    "the network feels, and can learn from, how the sequence began. The scale is logarithmic: each step of it is a "
+    "factor of ten."
+)
 
 Norms = npt.NDArray[np.float64]
 
@@ -34,22 +51,18 @@ def section(run: Run) -> Section:
     if not run.flows:
         why = run.missing.get("flow/trained", "it was not measured")
         return Section("heat-map", title, [f"There is no gradient flow in this run: {why}."])
-    layers = list(next(iter(run.flows.values())).layers)
-    flows = {name: flow for name, flow in run.flows.items() if list(flow.layers) == layers}
-    words = [
-        "Each cell is one pair of moments: how strongly the error at step t (row) pulls on the state of the network "
-        "at step k (column), ‖∂Eₜ/∂sₖ‖. Start on the diagonal, where k = t, and go left, back in time. Bright far "
-        "from the diagonal: the network feels, and can learn from, what happened long ago. Dark right beside it: the "
-        "gradient has vanished. The scale is logarithmic: each step of it is a factor of ten.",
-    ]
+    first = next(iter(run.flows.values()))
+    words = [_ONE_ROW if first.final else _READING]
+    if any(first.reverse):
+        words.append("A layer named _reverse reads the sequence from its end: go right instead of left.")
     words += [
         f"The {name} network is missing here: {run.missing[f'flow/{name}']}."
         for name in _TITLES
         if name not in run.flows
     ]
-    scales = [_scale([np.asarray(flow.norms[i]) for flow in flows.values()]) for i in range(len(layers))]
-    figures = [_figure(name, flow, scales) for name, flow in flows.items()]
-    return Section("heat-map", title, words, figures=figures, choices=layers)
+    scales = [_scale([flow.norms[i] for flow in run.flows.values()]) for i in range(len(run.layers))]
+    figures = [_figure(name, flow, scales) for name, flow in run.flows.items()]
+    return Section("heat-map", title, words, figures=figures, choices=run.layers)
 
 
 def pack(norms: Norms, no_path: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -86,6 +99,7 @@ def _scale(matrices: list[Norms]) -> tuple[float, float, bool]:
 
 def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool]]) -> Figure:
     traces, floors, troubles = [], [], 0
+    one_row = len(flow.targets) == 1
     for choice, (bottom, top, below) in enumerate(scales):
         norms = np.asarray(flow.norms[choice, :, : flow.steps[choice]], dtype=np.float64)
         troubles += int(np.count_nonzero(~np.isfinite(norms)))
@@ -100,18 +114,18 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
                 colorscale="Viridis",
                 hoverongaps=False,
                 hovertemplate="error at step t = %{y}<br>state at step k = %{x}<br>norm %{customdata}<extra></extra>",
-                colorbar=_colour_bar(bottom, top, below),
+                colorbar=_colour_bar(bottom, top, below) | {"y": -0.6 if one_row else -0.16},
             )
         )
     figure = plot(
         *traces,
-        height=470,
-        margin={"l": 62, "r": 12, "t": 12, "b": 48},
+        height=230 if one_row else 490,
+        margin={"l": 62, "r": 12, "t": 34, "b": 48},
         xaxis={"title": {"text": "state at step k"}, "constrain": "domain", "showgrid": False},
         yaxis={
-            "title": {"text": "error at step t"},
+            "title": {"text": "error" if one_row else "error at step t"},
             "autorange": "reversed",
-            "scaleanchor": "x" if len(flow.targets) > 1 else None,
+            "scaleanchor": None if one_row else "x",
             "constrain": "domain",
             "showgrid": False,
         },
@@ -121,7 +135,7 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
     return Figure(
         figure,
         _TITLES[name],
-        f"Both maps share one colour scale. Point at a cell to read its value.{floor}{broken}",
+        f"{_CAPTIONS[name]} Point at a cell to read its value.{floor}{broken}",
         f"Heat map of the gradient norm of the {name} network for each pair of steps; "
         "the section on how far back the gradient reaches gives the same in numbers.",
     )
@@ -145,7 +159,6 @@ def _colour_bar(bottom: float, top: float, below: bool) -> dict[str, Any]:
         names[0] = f"≤ {names[0]}"
     return {
         "orientation": "h",
-        "y": -0.16,
         "yanchor": "top",
         "thickness": 10,
         "len": 0.9,

@@ -7,7 +7,7 @@ import math
 from ..run import Run, part, real
 from ..section import Fact, Section
 from ..words import count, duration, listing, number, share, times
-from .by_lag import horizons, reaches, window
+from .by_lag import reaches, window
 from .gradient_norms import clipped_share, clipping
 
 __all__ = ["section", "title"]
@@ -157,7 +157,7 @@ def _facts(run: Run) -> list[Fact]:
         facts.append(Fact("bits per character", number(bits), note))
     elif math.isfinite(loss):
         facts.append(Fact("validation loss", number(loss), f"perplexity {number(perplexity)}"))
-    reach = {name: _furthest(horizons(flow)) for name, flow in run.flows.items()}
+    reach = {name: _furthest(lags) for name, lags in run.horizons.items()}
     names = {"trained": "steps until 1 % of the gradient is left", "untrained": "the same before training"}
     for name, lag in reach.items():
         shown = count(lag) if math.isfinite(lag) else f"over {window(run.flows[name]) - 1}"
@@ -246,7 +246,7 @@ def _gradient(run: Run) -> list[str]:
     if clipped > _OFTEN:
         found.append(f"{share(clipped)} of the steps were clipped: the threshold acts as the learning rate; raise it.")
     trained = run.flows.get("trained")
-    if trained is not None and any(map(math.isnan, horizons(trained).values())):
+    if trained is not None and any(map(math.isnan, run.horizons["trained"].values())):
         found.append(
             f"The gradient still reaches across the whole window measured ({window(trained)} steps): "
             "its true reach is longer than this page can show."

@@ -1,0 +1,145 @@
+"""Why a gradient travels as it does: how far units are saturated, dead or gated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .cells import GATES, Trajectory
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """How the units stand that carry the recurrence through f: h of a vanilla layer, n of a GRU, g of an LSTM.
+
+    Attributes
+    ----------
+    nonlinearity
+        ``"tanh"`` or ``"relu"``.
+    threshold
+        A tanh unit is saturated where f′ is below this.
+    saturated
+        Share of saturated tanh units, over steps, sequences and units; NaN for ReLU.
+    dead
+        Share of ReLU units that give zero at every step of every sequence; NaN for tanh.
+    saturated_by_unit, saturated_by_step
+        The share per unit `(H,)` and per step `(T,)`; for ReLU the share of zeros.
+    derivative_by_unit, derivative_by_step
+        Mean f′ per unit `(H,)` and per step `(T,)`.
+    derivative
+        Mean f′ of all.
+    """
+
+    nonlinearity: str
+    threshold: float
+    saturated: float
+    dead: float
+    saturated_by_unit: Array
+    saturated_by_step: Array
+    derivative_by_unit: Array
+    derivative_by_step: Array
+    derivative: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How one gate stands, over steps and sequences.
+
+    Attributes
+    ----------
+    mean
+        Over everything.
+    open, closed
+        Share above 0.9, share under 0.1.
+    mean_by_unit
+        `(H,)`.
+    mean_by_step
+        `(T,)`.
+    time_constant
+        For the gate that keeps the state (f of an LSTM, z of a GRU): steps in which a unit's memory falls to 1/e,
+        −1/mean(log f), `(H,)`; else None.
+    """
+
+    mean: float
+    open: float
+    closed: float
+    mean_by_unit: Array
+    mean_by_step: Array
+    time_constant: Array | None = None
+
+
+def saturation(run: Trajectory, threshold: float) -> Saturation:
+    """Of one layer; padding does not count."""
+    size = run.hidden_size
+    value = run.h if run.kind == "rnn" else run.gates[..., 2 * size : 3 * size]
+    relu = run.nonlinearity == "relu"
+    derivative = (value > 0).double() if relu else 1 - value.double().square()
+    flat = (derivative == 0) if relu else (derivative < threshold)
+    zero = _over(run, (value <= 0).double(), (0, 1))
+    return Saturation(
+        nonlinearity=run.nonlinearity,
+        threshold=threshold,
+        saturated=float("nan") if relu else float(_over(run, flat.double(), (0, 1)).mean()),
+        dead=float((zero == 1).mean()) if relu else float("nan"),
+        saturated_by_unit=_over(run, flat.double(), (0, 1)),
+        saturated_by_step=_over(run, flat.double(), (1, 2)),
+        derivative_by_unit=_over(run, derivative, (0, 1)),
+        derivative_by_step=_over(run, derivative, (1, 2)),
+        derivative=float(_over(run, derivative, (0, 1)).mean()),
+    )
+
+
+def gates(run: Trajectory) -> dict[str, Gate]:
+    """Statistics of the sigmoid gates by name: r, z of a GRU; i, f, o of an LSTM; none for a vanilla layer."""
+    keeper = {"gru": "z", "lstm": "f"}.get(run.kind)
+    found = {}
+    for name, value in zip(GATES[run.kind], run.gates.double().chunk(len(GATES[run.kind]), -1), strict=True):
+        if name in ("h", "n", "g"):
+            continue
+        by_unit = _over(run, value, (0, 1))
+        time_constant = None
+        if name == keeper:
+            with np.errstate(divide="ignore"):
+                time_constant = -1 / _over(run, value.log(), (0, 1))
+        found[name] = Gate(
+            float(by_unit.mean()),
+            float(_over(run, (value > 0.9).double(), (0, 1)).mean()),
+            float(_over(run, (value < 0.1).double(), (0, 1)).mean()),
+            by_unit,
+            _over(run, value, (1, 2)),
+            time_constant,
+        )
+    return found
+
+
+def pre_activations(run: Trajectory) -> Array:
+    """Arguments of f, flat; for ReLU those below zero are recomputed from input and state."""
+    size = run.hidden_size
+    w = run.weights
+    rows = slice(0, size) if run.kind == "rnn" else slice(2 * size, 3 * size)
+
+    def part(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.nn.functional.linear(a, weight[rows], None if bias is None else bias[rows])
+
+    back = part(run.h_before, w.hh, w.bias_hh)
+    if run.kind == "gru":
+        back = back * run.gates[..., :size]
+    values = part(run.x, w.ih, w.bias_ih) + back
+    return np.asarray((values if run.mask is None else values[run.mask]).double().cpu()).ravel()
+
+
+def _over(run: Trajectory, values: Tensor, axes: tuple[int, ...]) -> Array:
+    """Mean over axes of `(T, B, H)`, leaving padding out."""
+    if run.mask is None:
+        result: Any = values.mean(axes)
+    else:
+        live = run.mask.unsqueeze(-1).double().expand_as(values)
+        result = (values * live).sum(axes) / live.sum(axes)
+    return np.asarray(result.cpu(), dtype=np.float64)

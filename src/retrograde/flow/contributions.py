@@ -1,0 +1,303 @@
+"""Where ∂E/∂W comes from: the part of every lag and of every pair (t, k), and what truncation would lose.
+
+∂E_t/∂W = Σ_k δ_{t,k} ⊗ a_k, where δ_{t,k} is ∂E_t/∂(pre-activations of step k) and a_k what W multiplies there
+(s_{k−1} for W_hh, x_k for W_ih, 1 for a bias). Summed over all t and k with the same lag these are the g_lag, and
+Σ g_lag = g, the whole gradient. So are the pairs; and truncated BPTT of length L keeps the lags below L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import FlowError
+from . import recurrence
+from .cells import GATES
+from .evidence import Evidence, factors
+
+if TYPE_CHECKING:
+    from .result import GradientFlow
+
+Array = NDArray[np.float64]
+_SUMS_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Parts of a gradient g.
+
+    Attributes
+    ----------
+    norm
+        ‖g_part‖.
+    cosine
+        Of the angle between g_part and g; NaN where either is zero.
+    share
+        ⟨g_part, g⟩ / ‖g‖², signed; over all parts they add up to 1.
+    lags : ndarray of int or None
+        The lags, where the parts are lags. Negative ones occur under a head or a layer that looks ahead.
+    """
+
+    norm: Array
+    cosine: Array
+    share: Array
+    lags: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What truncated BPTT of length L would give, for every L.
+
+    Attributes
+    ----------
+    length : ndarray of int
+        L = 1, 2, …: the steps t, t−1, … t−L+1 are kept, lags below L.
+    norm
+        ‖g_L‖ / ‖g‖.
+    angle
+        Between g_L and the whole gradient g, in degrees.
+    error
+        ‖g − g_L‖ / ‖g‖.
+    share
+        ⟨g_L, g⟩ / ‖g‖², the signed share that is kept; 1 at full length.
+    """
+
+    length: NDArray[np.int64]
+    norm: Array
+    angle: Array
+    error: Array
+    share: Array
+
+    def shortest(self, fraction: float = 0.99) -> int:
+        """The shortest L from which on the share kept stays within 1 − ``fraction`` of the whole.
+
+        Staying matters: the share may pass through 1 and leave it again before the gradient is complete.
+        """
+        if not 0 < fraction <= 1:
+            raise FlowError(f"fraction is {fraction}; it is above 0 and at most 1.")
+        off = np.abs(self.share - 1) > 1 - fraction + 1e-9
+        return int(self.length[off.nonzero()[0][-1]] + 1 if off.any() else self.length[0])
+
+
+@dataclass
+class Sums:
+    """Numbers by lag for every parameter and gate; all that ``Contributions`` and ``Truncation`` are made from.
+
+    ``numbers[name]`` is `(1 + gates, lags, 4)`: for the whole parameter, then each gate, ‖g_lag‖², ⟨g_lag, g⟩,
+    ‖Σ_{≤lag} g‖², ⟨Σ_{≤lag} g, g⟩. ``squares[name]`` is ‖g‖², `(1 + gates,)`.
+    """
+
+    lags: NDArray[np.int64]
+    numbers: dict[str, Array]
+    squares: dict[str, Array]
+
+
+def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
+    """Walk the lags in rising order, keeping for each only a few numbers."""
+    total = _total(evidence)
+    names = {name: gates for label in flow.layers for name, gates in evidence.parameters(label).values()}
+    running: dict[str, Tensor] = {}
+    rows: dict[str, list[Array]] = {name: [] for name in names}
+    lags: list[int] = []
+    for lag, parts in _lag_gradients(flow, evidence):
+        lags.append(lag)
+        for name, gates in names.items():
+            g = total[name]
+            part = parts.get(name)
+            if part is not None:
+                running[name] = part.clone() if name not in running else running[name].add_(part)
+            partial = running.get(name)
+            rows[name].append(
+                np.stack(
+                    [
+                        _dots(part, part, gates),
+                        _dots(part, g, gates),
+                        _dots(partial, partial, gates),
+                        _dots(partial, g, gates),
+                    ],
+                    -1,
+                )
+            )
+    return Sums(
+        np.asarray(lags),
+        {name: np.stack(values, 1) for name, values in rows.items()},
+        {name: _dots(total[name], total[name], gates) for name, gates in names.items()},
+    )
+
+
+def by_pair(flow: GradientFlow, evidence: Evidence, label: str, kind: str, gate: int | None) -> Contributions:
+    """Parts of one parameter's gradient (of one of its gates) for every pair, `(targets, T)`."""
+    run = evidence.run(label)
+    name, gates = evidence.parameters(label)[kind]
+    g = _total(evidence)[name].double()
+    size = g.shape[0] // gates
+    chosen = slice(None) if gate is None else slice(gate * size, (gate + 1) * size)
+    g = g[chosen]
+    square = float(g.square().sum())
+    shape = (len(evidence.targets), run.steps)
+    norm2, dot = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    at = 0
+    every = slice(None)
+    for rows, swept in evidence.by_target():
+        place = slice(at, at + len(rows))
+        at += len(rows)
+        if label not in swept:
+            continue
+        s = swept[label]
+        assert s.inputs is not None and s.hidden is not None
+        left, right = factors(run, kind, every, s.inputs, s.hidden, s.states)
+        left = left[..., chosen].double()  # (N, T, B, rows)
+        # ‖Σ_b δ_b ⊗ a_b‖² = Σ_{b,b'} (δ_b·δ_b')(a_b·a_b'): no matrix of the parameter's size per pair.
+        gram = left @ left.transpose(-1, -2)
+        if right is None:
+            norm2[place] = gram.sum((-1, -2)).cpu()
+            dot[place] = (left.sum(2) @ g).cpu()
+        else:
+            right = right.double()
+            norm2[place] = (gram * (right @ right.transpose(-1, -2))).sum((-1, -2)).cpu()
+            dot[place] = (left * (right @ g.T)).sum((-1, -2)).cpu()
+    return _contributions(norm2.clamp(min=0).numpy(), dot.numpy(), square, None)
+
+
+def from_sums(sums: Sums, name: str, gate: int) -> Contributions:
+    """Lags of one parameter; ``gate`` 0 is the whole."""
+    numbers = sums.numbers[name][gate]
+    return _contributions(numbers[:, 0], numbers[:, 1], float(sums.squares[name][gate]), sums.lags)
+
+
+def truncation(sums: Sums, names: list[str], gate: int = 0) -> Truncation:
+    """Of several parameters taken together as one vector."""
+    numbers = sum(sums.numbers[name][gate] for name in names)
+    assert isinstance(numbers, np.ndarray)
+    square = sum(float(sums.squares[name][gate]) for name in names)
+    last = max(int(sums.lags[-1]), 0)
+    length = np.arange(1, last + 2)
+    # g_L holds every lag below L, also those ahead of t; where nothing has such a lag, nothing was gathered yet.
+    index = np.searchsorted(sums.lags, length) - 1
+    kept = np.where((index >= 0)[:, None], numbers[np.maximum(index, 0)], 0.0)
+    norm2, dot = kept[:, 2], kept[:, 3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = np.clip(dot / np.sqrt(norm2 * square), -1, 1)
+        # ‖g − g_L‖² = ‖g‖² − 2⟨g_L, g⟩ + ‖g_L‖²
+        error = np.sqrt(np.maximum(square - 2 * dot + norm2, 0) / square)
+        return Truncation(length, np.sqrt(norm2 / square), np.degrees(np.arccos(cosine)), error, dot / square)
+
+
+def gate_index(kind: str, gate: str | None) -> int:
+    """Position of a gate among those of a cell, counted from 1; 0 for all together."""
+    if gate is None:
+        return 0
+    if gate not in GATES[kind]:
+        raise FlowError(f"There is no gate {gate!r}; a {kind.upper()} has {', '.join(GATES[kind])}.")
+    return GATES[kind].index(gate) + 1
+
+
+def _contributions(norm2: Array, dot: Array, square: float, lags: NDArray[np.int64] | None) -> Contributions:
+    norm = np.sqrt(norm2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = np.clip(np.where(norm > 0, dot / (norm * np.sqrt(square)), np.nan), -1, 1)
+        return Contributions(norm, cosine, dot / square, lags)
+
+
+def _dots(a: Tensor | None, b: Tensor | None, gates: int) -> Array:
+    """⟨a, b⟩ for the whole and for each gate's rows."""
+    if a is None or b is None:
+        return np.zeros(1 + gates)
+    by_gate = (a.double() * b.double()).reshape(gates, -1).sum(1)
+    return torch.cat([by_gate.sum()[None], by_gate]).cpu().numpy()
+
+
+def _product(left: Tensor, right: Tensor | None) -> Tensor:
+    """Σ over all leading axes of left ⊗ right."""
+    left = left.flatten(0, -2)
+    return left.sum(0) if right is None else left.T @ right.flatten(0, -2)
+
+
+def _total(evidence: Evidence) -> dict[str, Tensor]:
+    found = {}
+    for label, swept in evidence.total().items():
+        run = evidence.run(label)
+        assert swept.inputs is not None and swept.hidden is not None
+        states = None if swept.states is None else swept.states[0]
+        for kind, (name, _) in evidence.parameters(label).items():
+            found[name] = _product(*factors(run, kind, slice(None), swept.inputs[0], swept.hidden[0], states))
+    for label in evidence.runs:
+        weights = evidence.run(label).weights
+        sizes = {"weight_ih": weights.ih, "weight_hh": weights.hh, "bias_ih": weights.bias_ih}
+        sizes |= {"bias_hh": weights.bias_hh, "weight_hr": weights.hr}
+        for kind, (name, _) in evidence.parameters(label).items():
+            like = sizes[kind]
+            assert like is not None
+            found.setdefault(name, torch.zeros_like(like))
+    return found
+
+
+def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """g_lag of every parameter, lags rising."""
+    if evidence.local is not None:
+        for lag, found in recurrence.by_lag(list(evidence.runs.values()), evidence.local, evidence.targets):
+            parts = {}
+            for (label, run), a in zip(evidence.runs.items(), found, strict=True):
+                if label not in flow.layers:
+                    continue
+                inputs = run.input_side(a.at, a.h, a.hidden)
+                for kind, (name, _) in evidence.parameters(label).items():
+                    parts[name] = _product(*factors(run, kind, a.at, inputs, a.hidden, a.h))
+            yield lag, parts
+        return
+    # Any graph: all lags grow together, block of targets by block; in several rounds where that is too much to hold.
+    lag_of = {label: flow._lag_of_sequences(label) for label in flow.layers}
+    every = np.unique(np.concatenate([table[table > _NEVER].ravel() for table in lag_of.values()]))
+    size = sum(w.numel() * w.element_size() for label in flow.layers for w in _tensors(evidence, label))
+    per_round = max(1, _SUMS_BYTES // max(1, size))
+    for start in range(0, len(every), per_round):
+        chosen = every[start : start + per_round]
+        sums: dict[str, Tensor] = {}
+        at = 0
+        for rows, swept in evidence.by_target():
+            place = slice(at, at + len(rows))
+            at += len(rows)
+            for label, s in swept.items():
+                _gather(sums, evidence, label, s, lag_of[label][place], chosen)
+        for i, lag in enumerate(chosen):
+            yield int(lag), {name: values[i] for name, values in sums.items()}
+
+
+_NEVER = np.iinfo(np.int64).min
+
+
+def _tensors(evidence: Evidence, label: str) -> list[Tensor]:
+    w = evidence.run(label).weights
+    return [a for a in (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr) if a is not None]
+
+
+def _gather(
+    sums: dict[str, Tensor],
+    evidence: Evidence,
+    label: str,
+    swept: recurrence.Swept,
+    lag_of: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+) -> None:
+    run = evidence.run(label)
+    assert swept.inputs is not None and swept.hidden is not None
+    batch = run.batch_size
+    table = torch.from_numpy(np.broadcast_to(lag_of, (*lag_of.shape[:2], batch)).copy())
+    for i, lag in enumerate(chosen):
+        n, k, b = (table == int(lag)).nonzero(as_tuple=True)
+        if not len(n):
+            continue
+        states = None if swept.states is None else swept.states[n, k, b]
+        inputs, hidden = swept.inputs[n, k, b], swept.hidden[n, k, b]
+        for kind, (name, _) in evidence.parameters(label).items():
+            left, right = factors(run, kind, slice(None), inputs, hidden, states)
+            part = _product(left, None if right is None else right[k, b])
+            if name not in sums:
+                sums[name] = part.new_zeros(len(chosen), *part.shape)
+            sums[name][i] += part

@@ -1,0 +1,194 @@
+"""What stays after a measurement, so that later questions are answered without running the model again.
+
+The linearisation of every layer at every step, and either what each loss sees of each layer at its own step
+(``local``; then the adjoints of any pair follow from the recursion alone) or the graph of the user's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import FlowError
+from . import recurrence
+from .cells import GATES, Trajectory, Weights
+from .graph import Graph
+from .recurrence import Swept
+
+_BLOCK_BYTES = 256 * 2**20
+
+
+@dataclass
+class Evidence:
+    """See the module.
+
+    Attributes
+    ----------
+    runs : dict of Trajectory
+        By label, bottom layer first, sequences in the user's order.
+    modules : dict of (str, str)
+        By label, the module's name and torch's suffix: ``("encoder", "l0_reverse")``; suffix "" for a cell.
+    targets : Tensor
+        The steps t followed, rising.
+    local : list of Tensor or None
+        For each layer of a causal stack ∂E_t/∂(output_t) `(T, B, P)`, where the head looks at one step at a time.
+    graph : Graph or None
+        Else the user's graph.
+    """
+
+    runs: dict[str, Trajectory]
+    modules: dict[str, tuple[str, str]]
+    targets: Tensor
+    local: list[Tensor] | None = None
+    graph: Graph | None = None
+
+    def run(self, label: str) -> Trajectory:
+        """The trajectory of a layer."""
+        return self.runs[label]
+
+    def total(self) -> dict[str, Swept]:
+        """Adjoints of E = Σ_t Σ_b E_{t,b} over the targets followed: N = 1, pre-activations kept."""
+        if self.local is not None:
+            chosen = torch.zeros(self.local[0].shape[0], 1, 1, dtype=torch.bool)
+            chosen[self.targets] = True
+            return self._through_stack([(g * chosen)[None] for g in self.local])
+        directions = torch.zeros_like(self._graph.losses)
+        directions[self.targets] = 1
+        return self._send(directions[None])
+
+    def by_target(self) -> Iterator[tuple[Tensor, dict[str, Swept]]]:
+        """Blocks of targets t with their adjoints, pre-activations kept."""
+        if self.local is not None:
+            widest = max(r.steps * r.batch_size * r.weights.hh.shape[0] for r in self.runs.values())
+            size = max(1, min(64, _BLOCK_BYTES // (4 * widest * self.local[0].element_size())))
+            for rows in torch.split(self.targets, size):
+                directions = [g.new_zeros(len(rows), *g.shape) for g in self.local]
+                for whole, g in zip(directions, self.local, strict=True):
+                    whole[torch.arange(len(rows)), rows] = g[rows]
+                yield rows, self._through_stack(directions)
+            return
+        losses = self._graph.losses
+        for rows in torch.split(self.targets, self._graph.block):
+            block = losses.new_zeros(len(rows), *losses.shape)
+            block[torch.arange(len(rows)), rows] = 1
+            yield rows, self._send(block)
+
+    @property
+    def _graph(self) -> Graph:
+        if self.graph is None:
+            raise FlowError(
+                "This was not measured before the flow was saved, and the head of its model, which mixes steps, is not "
+                "in the file: ask the flow that gradient_flow returns."
+            )
+        return self.graph
+
+    def _send(self, directions: Tensor) -> dict[str, Swept]:
+        try:
+            return self._graph.send(directions, keep=True)
+        except RuntimeError as changed:
+            raise FlowError(
+                "The model has changed since the flow was measured, and its head mixes steps: ask before training on. "
+                f"({str(changed).splitlines()[0]})"
+            ) from None
+
+    def _through_stack(self, directions: list[Tensor]) -> dict[str, Swept]:
+        found: dict[str, Swept] = {}
+        above: Tensor | None = None
+        for (label, run), g in reversed(list(zip(self.runs.items(), directions, strict=True))):
+            whole = g if above is None else g + above
+            swept, above, _, _ = recurrence.backward(run, whole, None, None, need_x=True, keep=True)
+            found[label] = swept
+        return {label: found[label] for label in self.runs}
+
+    def parameters(self, label: str) -> dict[str, tuple[str, int]]:
+        """Parameters of a layer: kind (``weight_hh`` …) to its name in the model's ``state_dict`` and its gates."""
+        module, suffix = self.modules[label]
+        weights = self.runs[label].weights
+        gates = len(GATES[self.runs[label].kind])
+        kinds = {"weight_ih": gates, "weight_hh": gates}
+        if weights.bias_ih is not None:
+            kinds |= {"bias_ih": gates, "bias_hh": gates}
+        if weights.hr is not None:
+            kinds["weight_hr"] = 1
+        prefix, ending = f"{module}." if module else "", f"_{suffix}" if suffix else ""
+        return {kind: (f"{prefix}{kind}{ending}", n) for kind, n in kinds.items()}
+
+
+_ARRAYS = ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask")
+_WEIGHTS = ("ih", "hh", "bias_ih", "bias_hh", "hr")
+
+
+def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+    """Arrays and labels to save; the graph is not among them."""
+    arrays: dict[str, Tensor | None] = {}
+    labels = []
+    for i, (label, run) in enumerate(evidence.runs.items()):
+        arrays |= {f"{i}.{name}": getattr(run, name) for name in _ARRAYS}
+        arrays |= {f"{i}.weight.{name}": getattr(run.weights, name) for name in _WEIGHTS}
+        for before, after in (("h_before", run.h), ("c_before", run.c)):
+            # Usually the states before are those after, a step on: the first is enough.
+            whole = getattr(run, before)
+            if whole is not None and after is not None:
+                follows = (whole[:-1], after[1:]) if run.reverse else (whole[1:], after[:-1])
+                if torch.equal(*follows):
+                    arrays[f"{i}.{before}"] = whole[-1:] if run.reverse else whole[:1]
+        if evidence.local is not None:
+            arrays[f"{i}.local"] = evidence.local[i]
+        module, suffix = evidence.modules[label]
+        labels.append(
+            {
+                "label": label,
+                "module": module,
+                "suffix": suffix,
+                "kind": run.kind,
+                "nonlinearity": run.nonlinearity,
+                "reverse": run.reverse,
+            }
+        )
+    return {name: a.cpu().contiguous().numpy() for name, a in arrays.items() if a is not None}, labels
+
+
+def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], targets: NDArray[np.int64]) -> Evidence:
+    """What ``to_arrays`` gave, as evidence again."""
+    runs, modules, local = {}, {}, []
+    for i, about in enumerate(labels):
+        own = {n: torch.from_numpy(arrays[f"{i}.{n}"]) if f"{i}.{n}" in arrays else None for n in (*_ARRAYS, "local")}
+        weights = {n: torch.from_numpy(arrays[k]) if (k := f"{i}.weight.{n}") in arrays else None for n in _WEIGHTS}
+        for before, after in (("h_before", own["h"]), ("c_before", own["c"])):
+            first = own[before]
+            if first is not None and after is not None and len(first) < len(after):
+                own[before] = torch.cat([after[1:], first] if about["reverse"] else [first, after[:-1]])
+        if (g := own.pop("local")) is not None:
+            local.append(g)
+        kept: dict[str, Any] = own
+        runs[about["label"]] = Trajectory(
+            about["kind"],
+            about["nonlinearity"],
+            Weights(**weights),  # type: ignore[arg-type]
+            about["reverse"],
+            **kept,
+        )
+        modules[about["label"]] = (about["module"], about["suffix"])
+    return Evidence(runs, modules, torch.from_numpy(targets), local or None)
+
+
+def factors(
+    run: Trajectory, kind: str, at: slice | Tensor, inputs: Tensor, hidden: Tensor, states: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The two whose product over (k, b) is ∂E_t/∂(parameter): `(…, B, rows)`, and `(…, B, columns)` or None."""
+    if kind == "weight_ih":
+        return inputs, run.x[at]
+    if kind == "weight_hh":
+        return hidden, run.h_before[at]
+    if kind == "bias_ih":
+        return inputs, None
+    if kind == "bias_hh":
+        return hidden, None
+    assert states is not None
+    return states, run.projected_from()[at]

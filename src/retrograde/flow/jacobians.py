@@ -1,0 +1,267 @@
+"""The Jacobians ∂s_k/∂s_{k−1} of one layer, their products over long spans, and the spectrum these tend to.
+
+A product of many Jacobians overflows or vanishes, and its small singular values drown in the rounding of the large
+ones. So it is never formed: it is kept as Q · D · N, Q orthogonal, D diagonal as logarithms, N triangular and tame.
+
+References
+----------
+Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013 (the bounds).
+Benettin, Galgani, Giorgilli, Strelcyn, Lyapunov characteristic exponents, Meccanica 15 (1980) (QR at every step).
+Engelken, Wolf, Abbott, Lyapunov spectra of chaotic recurrent neural networks, Phys. Rev. Research 5 (2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import FlowError
+from .cells import Trajectory
+
+Array = NDArray[np.float64]
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the theory says before anything is measured (vanilla layers only).
+
+    Attributes
+    ----------
+    norm
+        ‖W_hh‖₂, its largest singular value.
+    radius
+        The modulus of its largest eigenvalue.
+    max_derivative
+        max f′: 1 for tanh and for ReLU.
+    contraction
+        ‖W_hh‖₂ · max f′: no step can stretch a gradient by more.
+    vanishing_certain
+        contraction < 1: every ∂s_t/∂s_k shrinks at least as contraction^(t−k). Sufficient, not necessary.
+    exploding_possible
+        ‖W_hh‖₂ > 1 / max f′: necessary for a gradient to grow, not sufficient.
+    """
+
+    norm: float
+    radius: float
+    max_derivative: float
+
+    @property
+    def contraction(self) -> float:
+        """‖W_hh‖₂ · max f′."""
+        return self.norm * self.max_derivative
+
+    @property
+    def vanishing_certain(self) -> bool:
+        """Whether every product of Jacobians must shrink."""
+        return self.contraction < 1
+
+    @property
+    def exploding_possible(self) -> bool:
+        """Whether some product of Jacobians can grow."""
+        return self.norm > 1 / self.max_derivative
+
+
+def bounds(run: Trajectory) -> Bounds:
+    """‖W_hh‖₂ and its consequences for a vanilla layer."""
+    if run.kind != "rnn":
+        raise FlowError(
+            f"The bound ‖W‖₂·max f′ is a theorem about the vanilla network; for a {run.kind.upper()} look at "
+            "jacobian_norms() and lyapunov_exponents()."
+        )
+    w = run.weights.hh.double()
+    return Bounds(float(torch.linalg.matrix_norm(w, 2)), float(torch.linalg.eigvals(w).abs().max()), 1.0)
+
+
+def of_steps(run: Trajectory, first: int, last: int) -> Iterator[Tensor]:
+    """Jacobians ∂s_k/∂s_{k−1} `(B, S, S)` in float64, in the direction the layer runs, k = first … last − 1 of its run.
+
+    s is h, for an LSTM h and c side by side.
+    """
+    p = run.h.shape[-1]
+    size = p + (run.hidden_size if run.kind == "lstm" else 0)
+    per_step = run.batch_size * size * run.weights.hh.shape[0] * run.x.element_size()
+    chunk = max(1, _CHUNK_BYTES // per_step)
+    # Row i of the Jacobian is the adjoint of ∂s_k's i-th coordinate.
+    basis = torch.eye(size, dtype=run.h.dtype, device=run.h.device).view(size, 1, 1, size)
+    for start in range(first, last, chunk):
+        stop = min(start + chunk, last)
+        steps = slice(run.steps - stop, run.steps - start) if run.reverse else slice(start, stop)
+        unit = basis.expand(size, stop - start, run.batch_size, size)
+        h, c = (unit[..., :p], unit[..., p:]) if run.kind == "lstm" else (unit, None)
+        pulled = run.pull(steps, h, c)
+        rows = pulled.hidden @ run.weights.hh
+        if pulled.direct is not None:
+            rows = rows + pulled.direct
+        if pulled.cell is not None:
+            rows = torch.cat([rows, pulled.cell], -1)
+        whole = rows.permute(1, 2, 0, 3).double()  # (steps, B, S, S)
+        yield from (whole.flip(0) if run.reverse else whole)
+
+
+def norms(run: Trajectory) -> Array:
+    """Spectral norm of the Jacobian at every step and sequence, `(T, B)`; NaN on padding."""
+    return _per_step(run, lambda j: torch.linalg.matrix_norm(j, 2))
+
+
+def radii(run: Trajectory) -> Array:
+    """Spectral radius of the Jacobian at every step and sequence, `(T, B)`; NaN on padding."""
+    return _per_step(run, lambda j: torch.linalg.eigvals(j).abs().amax(-1))
+
+
+def _per_step(run: Trajectory, what: Callable[[Tensor], Tensor]) -> Array:
+    values = torch.stack([what(j) for j in of_steps(run, 0, run.steps)])
+    values = values.flip(0) if run.reverse else values
+    if run.mask is not None:
+        values = torch.where(run.mask, values, torch.nan)
+    return np.asarray(values.cpu(), dtype=np.float64)
+
+
+def _orthonormal(batch: int, size: int, columns: int) -> Tensor:
+    """Random orthonormal columns, always the same: aligned with no eigenvector of a special matrix."""
+    generator = torch.Generator().manual_seed(0)
+    q: Tensor = torch.linalg.qr(torch.randn(size, columns, dtype=torch.float64, generator=generator))[0]
+    many: Tensor = q.expand(batch, -1, -1)
+    return many
+
+
+def lyapunov_exponents(run: Trajectory, count: int | None, burn_in: int) -> Array:
+    """Finite-time exponents, falling, `(B, n)`: mean over the steps of log |R_ii|; −inf for a direction that dies."""
+    size = run.h.shape[-1] + (run.hidden_size if run.kind == "lstm" else 0)
+    count = size if count is None else count
+    if not 1 <= count <= size:
+        raise FlowError(f"n is {count}; this layer has {size} exponents.")
+    if not 0 <= burn_in < run.steps:
+        raise FlowError(f"burn_in is {burn_in}; expected steps between 0 and {run.steps - 1}.")
+    q = _orthonormal(run.batch_size, size, count).to(run.h.device)
+    logs = torch.zeros(run.batch_size, count, dtype=torch.float64, device=run.h.device)
+    lived = torch.zeros(run.batch_size, 1, dtype=torch.float64, device=run.h.device)
+    dead = torch.zeros(run.batch_size, count, dtype=torch.bool, device=run.h.device)
+    masks = None if run.mask is None else (run.mask.flip(0) if run.reverse else run.mask)
+    for k, j in enumerate(of_steps(run, 0, run.steps)):
+        new, r = torch.linalg.qr(j @ q)
+        diagonal = _above_rounding(r.diagonal(dim1=-2, dim2=-1).abs(), j)
+        live = torch.ones_like(lived, dtype=torch.bool) if masks is None else masks[k].unsqueeze(-1)
+        q = torch.where(live.unsqueeze(-1), new, q)
+        dead |= live & (diagonal == 0)
+        if k >= burn_in:
+            logs += torch.where(live, diagonal.log(), 0.0)
+            lived += live
+    found = torch.where(dead, -torch.inf, logs / lived.clamp(min=1))
+    return np.asarray(found.sort(-1, descending=True).values.cpu())
+
+
+def lyapunov_dimension(exponents: Array) -> float:
+    """Kaplan and Yorke's dimension of a falling spectrum: how many directions a cloud of states keeps.
+
+    j + Σ_{i≤j} λ_i / |λ_{j+1}| for the largest j whose sum is not negative; 0 if all shrink, n if none has to.
+    """
+    sums = np.cumsum(exponents)
+    positive = np.flatnonzero(sums >= 0)
+    if not len(positive):
+        return 0.0
+    j = int(positive[-1]) + 1
+    if j == len(exponents):
+        return float(j)
+    return j + float(sums[j - 1] / abs(exponents[j]))
+
+
+def log_singular_values(run: Trajectory, first: int, last: int) -> Array:
+    """Natural logarithms of the singular values of ∂s_last/∂s_first, falling, `(B, S)`; −inf for zero."""
+    if run.reverse:  # in the order the layer runs
+        begin, end = run.steps - 1 - first, run.steps - 1 - last
+    else:
+        begin, end = first, last
+    if not -1 <= begin < end < run.steps:
+        raise FlowError(
+            f"The span from step {first} to {last} does not lie in the layer's run of {run.steps} steps, in its "
+            "direction (-1 names the state before the first step)."
+        )
+    return product_spectrum(of_steps(run, begin + 1, end + 1))
+
+
+def product_spectrum(jacobians: Iterable[Tensor]) -> Array:
+    """Log singular values of J_n ⋯ J_1, falling, `(B, S)`, from `(B, S, S)` float64 factors in the order they act."""
+    q = log_d = n = torch.empty(0)
+    for j in jacobians:
+        batch, size = j.shape[:2]
+        if not len(n):
+            q = _orthonormal(batch, size, size).to(j.device)
+            log_d = torch.zeros(batch, size, dtype=j.dtype, device=j.device)
+            n = torch.eye(size, dtype=j.dtype, device=j.device).expand(batch, -1, -1)
+        q, r = torch.linalg.qr(j @ q)
+        sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(j.dtype)
+        q, r = q * sign.unsqueeze(-2), r * sign.unsqueeze(-1)
+        new_log = log_d + _above_rounding(r.diagonal(dim1=-2, dim2=-1), j).log()
+        # R D N = D′ (D′⁻¹ R D) N with D′ = diag(R) D: the bracket has a unit diagonal and entries that die away.
+        n = _similar(r, new_log, log_d) @ n
+        log_d = new_log
+    found = np.full(log_d.shape, -np.inf)
+    for b, (own_log, own_n) in enumerate(zip(log_d.cpu(), n.cpu(), strict=True)):
+        alive = own_log > -torch.inf  # directions that die exactly leave a product of lower rank
+        if alive.any():
+            found[b, : int(alive.sum())] = _graded(own_log[alive], own_n[alive])
+    return found
+
+
+def _above_rounding(diagonal: Tensor, j: Tensor) -> Tensor:
+    """A diagonal entry of R that is nothing but rounding becomes 0: the direction is dead, not merely short."""
+    noise = 4 * j.shape[-1] * torch.finfo(j.dtype).eps * torch.linalg.matrix_norm(j).unsqueeze(-1)
+    return torch.where(diagonal > noise, diagonal, 0.0)
+
+
+def _similar(r: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """diag(e^left)⁻¹ · R · diag(e^right), zero where R is or where a scale is dead."""
+    difference = right.unsqueeze(-2) - left.unsqueeze(-1)
+    scale = torch.where(torch.isfinite(difference), difference, -torch.inf).clamp(max=600).exp()
+    result: Tensor = torch.where(r != 0, r * scale, 0.0)
+    return result
+
+
+def _graded(log_d: Tensor, n: Tensor) -> Array:
+    """Log singular values of diag(e^log_d) · N for N `(m, S)` of full row rank.
+
+    Turning the product upside down by an LQ step and then a QR step, again and again, is orthogonal iteration on
+    both sides: what lies off the diagonal dies as the squared ratio of neighbours. What is left between close
+    neighbours is handed to an ordinary SVD in groups.
+    """
+    order = log_d.argsort(descending=True)
+    log_d, n = log_d[order], n[order]
+    for _ in range(60):
+        # D N = D L Q → D L;  L = LQ factor of N, lower triangular
+        lower = torch.linalg.qr(n.T)[1].T
+        # D L = (D L D⁻¹) D =: M D
+        gap = log_d.unsqueeze(1) - log_d.unsqueeze(0)
+        m = torch.where(lower != 0, lower * gap.clamp(max=600).exp(), 0.0)
+        # M D = Q R D → R D = D (D⁻¹ R D), upper triangular
+        r = torch.linalg.qr(m)[1]
+        upper = torch.where(r != 0, r * (-gap).clamp(max=600).exp(), 0.0)
+        diagonal = upper.diagonal()
+        if not (diagonal.abs() > 0).all():
+            break
+        log_d = log_d + diagonal.abs().log()
+        n = upper / diagonal.unsqueeze(1)
+        order = log_d.argsort(descending=True)
+        if (order == torch.arange(len(order))).all():
+            if (n.triu(1).abs() < 1e-15).all():
+                break
+        else:  # an unsorted pair: put it right, and go on with a full matrix
+            log_d, n = log_d[order], n[order][:, order]
+    values = log_d.clone()
+    # Rows of close neighbours that still hang together.
+    bond = n.abs() > 1e-15
+    start = 0
+    for i in range(1, len(values) + 1):
+        if i == len(values) or not bond[start:i, i:].any():
+            if i - start > 1:
+                top = log_d[start]
+                block = (log_d[start:i] - top).exp().unsqueeze(1) * n[start:i, start:i]
+                singular = torch.linalg.svdvals(block)
+                values[start:i] = singular.log() + top
+            start = i
+    return np.asarray(values.sort(descending=True).values)

@@ -1,0 +1,130 @@
+"""Which sequences: the gradient norm of every parameter for each sequence of a batch, from one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import FlowError
+from .capture import recording
+from .graph import quiet_vmap
+from .measure import losses_by_step, thawed, undisturbed
+
+Array = NDArray[np.float64]
+_BLOCK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class SequenceGradients:
+    """‖∂E_b/∂θ‖ for every sequence b and parameter θ; E_b is the sum of the sequence's losses.
+
+    Attributes
+    ----------
+    norms : dict of ndarray
+        By the parameter's name in ``state_dict``, `(B,)`.
+    losses : ndarray
+        E_b, `(B,)`.
+    names : list of str
+        What the sequences are called.
+    notes : list of str
+        What a reader must know of the measurement.
+    """
+
+    norms: dict[str, Array]
+    losses: Array
+    names: list[str]
+    notes: list[str]
+
+    @property
+    def total(self) -> Array:
+        """Norm of each sequence's whole gradient, `(B,)`."""
+        return np.sqrt(sum((n * n for n in self.norms.values()), np.zeros(len(self.names))))
+
+    def exploding(self, factor: float = 10.0) -> list[tuple[str, float]]:
+        """Sequences whose whole gradient is above ``factor`` times the batch's median, or not finite.
+
+        Returns
+        -------
+        list of (str, float)
+            Name and norm, the largest first.
+        """
+        total = self.total
+        finite = total[np.isfinite(total)]
+        limit = factor * float(np.median(finite)) if len(finite) else 0.0
+        bad = [i for i in range(len(total)) if not np.isfinite(total[i]) or total[i] > limit]
+        bad.sort(key=lambda i: -total[i] if np.isfinite(total[i]) else -np.inf)
+        return [(self.names[i], float(total[i])) for i in bad]
+
+
+def sequence_gradients(
+    model: nn.Module,
+    *inputs: Any,
+    loss: Callable[[Any], Tensor],
+    names: Sequence[str] | None = None,
+    training: bool = False,
+) -> SequenceGradients:
+    """Gradient norms of every parameter for every sequence, in one (vectorised) backward pass.
+
+    ``torch.func.vmap`` over ``grad`` refuses ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``; here they take part.
+
+    Parameters
+    ----------
+    model, inputs, loss, training
+        As in ``gradient_flow``. Sequences are taken to be independent of each other.
+    names : sequence of str, optional
+        What to call the sequences; their numbers if not given.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> rnn, x = torch.nn.RNN(2, 4), torch.randn(10, 3, 2)
+    >>> found = rg.flow.sequence_gradients(rnn, x, loss=lambda output: output[0].square().sum(-1))
+    >>> found.norms["weight_hh_l0"].shape
+    (3,)
+    """
+    notes: list[str] = []
+    with undisturbed(model, training, notes, freeze=False), recording(model) as recorder:
+        losses = loss(model(*[thawed(i) for i in inputs]))
+        if not recorder.calls:
+            raise FlowError(f"{type(model).__name__} ran no recurrent layer.")
+        table, _ = losses_by_step(losses, recorder.calls)
+        batch = table.shape[1]
+        labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
+        if len(labels) != batch:
+            raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        norms = {name: np.zeros(batch) for name in parameters}
+        held = sum(p.numel() for p in parameters.values()) + 4 * sum(
+            c.run.x.numel() + c.run.gates.numel() for c in recorder.calls
+        )
+        block = max(1, min(batch, _BLOCK_BYTES // (held * table.element_size())))
+        for sequences in torch.split(torch.arange(batch), block):
+            directions = table.new_zeros(len(sequences), *table.shape)
+            directions[torch.arange(len(sequences)), :, sequences] = 1
+            for name, g in zip(
+                parameters, _gradients(table, list(parameters.values()), directions, notes), strict=True
+            ):
+                norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
+    return SequenceGradients(norms, table.detach().sum(0).double().cpu().numpy(), labels, notes)
+
+
+def _gradients(losses: Tensor, parameters: list[Tensor], directions: Tensor, notes: list[str]) -> list[Tensor]:
+    """∂⟨direction, losses⟩/∂parameter for every direction, `(N, …)` each."""
+
+    def once(direction: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(losses, parameters, direction, retain_graph=True, allow_unused=True)
+        return tuple(direction.new_zeros(1) if g is None else g for g in found)
+
+    try:
+        with quiet_vmap():
+            return list(torch.func.vmap(once)(directions))
+    except RuntimeError as refusal:
+        if not any(note.startswith("one sequence") for note in notes):
+            notes.append(f"one sequence at a time: vmap refused this model ({str(refusal).splitlines()[0]})")
+        return [torch.stack(parts) for parts in zip(*(once(d) for d in directions), strict=True)]

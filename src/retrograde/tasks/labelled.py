@@ -1,0 +1,444 @@
+"""Learning labels from a table of sequences: what `classify` (one a sequence) and `tag` (one a step) have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import DataError, OptionError, RunError
+from .sequences import Encoder, Ragged, Scaler, SequenceBatch, SequenceModel, Shuffle
+from .tables import Columns, Record, Table, columns_for, open_table, sequences
+
+__all__ = ["LabelledModel", "LabelledTask"]
+
+BLOCK = 1000  # sequences encoded at once
+IGNORED = -100  # the target of a step beyond its sequence, as cross_entropy has it
+MANY_CLASSES = 1000
+RECURRENT = (  # options of `recurrent_layer`
+    *("cell", "nonlinearity", "num_layers", "layer_norm", "recurrent_dropout", "weight_drop"),
+    *("init", "spectral_radius", "forget_bias", "chrono"),
+)
+
+
+def network(encoder: Encoder, outputs: int, pooling: Any, options: Mapping[str, Any]) -> SequenceModel:
+    """The network that options ask for, initialised from torch's random state."""
+    return SequenceModel(
+        encoder.size,
+        outputs,
+        options["hidden_size"],
+        options["embedding_size"] if encoder.reads_tokens else None,
+        pooling=pooling,
+        dropout=options.get("dropout", 0.0),
+        bidirectional=bool(options.get("bidirectional", False)),
+        **{name: options[name] for name in RECURRENT if name in options},
+    )
+
+
+class LabelledModel:
+    """A network with all that its inputs and outputs need: what a run folder holds.
+
+    Attributes
+    ----------
+    columns : Columns
+        What it reads of a table.
+    encoder : Encoder
+    labels : list of str
+        By their number.
+    per_step : bool
+        Whether it puts out a label per step.
+    network : Module
+        A `SequenceModel`, prepared for its device as it may be.
+    """
+
+    def __init__(
+        self, columns: Columns, encoder: Encoder, labels: list[str], per_step: bool, network: nn.Module
+    ) -> None:
+        self.columns, self.encoder, self.labels, self.per_step = columns, encoder, labels, per_step
+        self.network = network
+
+    def files(self) -> dict[str, str]:
+        """What a run folder keeps beside the weights, by file name."""
+        scaler = self.encoder.scaler
+        kept = {
+            "columns": asdict(self.columns),
+            "labels": self.labels,
+            "scaler": scaler.as_dict() if scaler is not None else None,
+            "max_length": self.encoder.max_length,
+        }
+        files = {"preprocessing.json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n"}
+        if self.encoder.tokenizer is not None:
+            files["vocabulary.json"] = self.encoder.tokenizer.to_str(pretty=True)
+        return files
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str], per_step: bool, options: Mapping[str, Any]) -> LabelledModel:
+        """Undo `files`; the weights are to be loaded into ``network``.
+
+        Raises
+        ------
+        RunError
+            If they are not what `files` wrote.
+        """
+        try:
+            columns, encoder, labels = parts_of(files)
+        except RunError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise RunError(f"preprocessing.json or vocabulary.json is damaged: {error}.") from None
+        pooling = "none" if per_step else options.get("pooling") or "last"
+        return cls(columns, encoder, labels, per_step, network(encoder, len(labels), pooling, options))
+
+    @torch.no_grad()
+    def logits(self, arrays: Sequence[NDArray[Any]], steps: int = 1 << 16) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Logits of encoded sequences, longest first: a sequence's place with ``(outputs,)`` or ``(T, outputs)``.
+
+        Parameters
+        ----------
+        arrays
+            From the encoder.
+        steps
+            The most steps, padding counted, in one batch.
+        """
+        device = next(self.network.parameters()).device
+        lengths = np.array([len(array) for array in arrays])
+        order = np.argsort(-lengths, kind="stable")
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            start = 0
+            while start < len(order):
+                size = max(1, min(512, steps // int(lengths[order[start]])))
+                chosen = order[start : start + size]
+                start += size
+                batch = Ragged.of((arrays[i] for i in chosen), np.int32 if self.encoder.reads_tokens else np.float32)
+                inputs = torch.from_numpy(batch.padded(range(len(chosen)))).to(device)
+                outputs = self.network(as_input(inputs), torch.from_numpy(batch.lengths)).float().cpu().numpy()
+                for column, place in enumerate(chosen):
+                    yield int(place), outputs[: lengths[place], column] if self.per_step else outputs[column]
+        finally:
+            self.network.train(was_training)
+
+    def predict(self, records: Iterator[Record]) -> Iterator[tuple[Record, NDArray[np.float64]]]:
+        """Class probabilities of records, in their order, block by block: ``(labels,)`` or ``(T, labels)`` each."""
+        while block := list(islice(records, BLOCK)):
+            found: list[Any] = [None] * len(block)
+            for place, logits in self.logits(self.encoder.encode(block)):
+                found[place] = softmax(logits)
+            yield from zip(block, found, strict=True)
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities over the last dimension, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    powers = np.exp(shifted)
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def as_input(inputs: Tensor) -> Tensor:
+    """Token numbers as an embedding takes them; numbers as they are."""
+    return inputs.long() if not inputs.is_floating_point() else inputs
+
+
+def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
+    """Columns, encoder and labels from the files of a run folder."""
+    if "preprocessing.json" not in files:
+        raise RunError("preprocessing.json is missing: the run is incomplete.")
+    kept = json.loads(files["preprocessing.json"])
+    parts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in kept["columns"].items()
+    }
+    if kept["scaler"] is not None:
+        encoder = Encoder(scaler=Scaler.from_dict(kept["scaler"]))
+    elif "vocabulary.json" in files:
+        encoder = Encoder(Tokenizer.from_str(files["vocabulary.json"]), max_length=kept["max_length"])
+    else:
+        raise RunError("vocabulary.json is missing: the run is incomplete.")
+    return Columns(**parts), encoder, list(kept["labels"])
+
+
+class LabelledTask(ABC):
+    """What the training loop asks for, over the labelled sequences of a table.
+
+    Parameters
+    ----------
+    source : str
+        See `open_table`.
+    options : mapping
+        Training options by name.
+    files : mapping, optional
+        Of the run folder of a run that is resumed: vocabulary, scale, columns and labels are then those.
+
+    Raises
+    ------
+    DataError, OptionError
+        If the data cannot be learnt from, or an option does not fit it.
+    """
+
+    name: ClassVar[str]
+    per_step: ClassVar[bool]
+
+    def __init__(self, source: str, options: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
+        self.options = dict(options)
+        self.source = source
+        self.notes: list[str] = []
+        table = open_table(source, options.get("encoding") or "utf-8")
+        self.fingerprint = table.fingerprint
+        if files is not None:
+            self.columns, self.encoder, self.labels = parts_of(files)
+            self._check_columns(table)
+        else:
+            given = {part: options.get(part) for part in ("text", "label", "group", "time", "features")}
+            self.columns, notes = columns_for(self.name, table, given)
+            self.notes += [*table.notes, *notes]
+        parts = self._split(table)
+        if files is None:
+            self._fit(parts, table)
+        self._load(parts, table)
+        self.batch_size = options.get("batch_size") or min(64, max(1, len(self.inputs) // 4))
+        self.shuffle = Shuffle(self.inputs.lengths, self.batch_size, options["seed"])
+        self.steps_per_epoch = self.shuffle.steps_per_epoch
+        self.class_weights = self._class_weights()
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    def _check_columns(self, table: Table) -> None:
+        for name in self.columns.used():
+            if name not in table.names:
+                raise DataError(f"{table.source} has no column {name!r}, which this run was trained with.")
+
+    def _split(self, table: Table) -> NDArray[np.int8]:
+        """Of each sequence of the table: 0 to train, 1 to validate, 2 to test with."""
+        labels: list[str] = []
+        for record in sequences(table, self.columns, self.per_step):
+            labels.append(self._stratum(record))
+        shares = [0.0, 0.0]
+        if self.options.get("validation") is None:
+            shares[0] = self.options.get("validation_fraction") or 0.1
+        if self.options.get("test") is None:
+            shares[1] = self.options.get("test_fraction") or 0.0
+        if sum(shares) >= 1:
+            raise OptionError("--validation-fraction and --test-fraction leave nothing to train on.")
+        parts = np.zeros(len(labels), dtype=np.int8)
+        random = np.random.default_rng([self.options["seed"], 0x5E9])
+        strata = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)[1]
+        # Stratified: the parts take turns along an order in which like labels are neighbours.
+        order = random.permutation(len(labels))
+        order = order[np.argsort(strata[order], kind="stable")]
+        for part, share in enumerate(shares, 1):
+            if share:
+                free = order[parts[order] == 0]
+                count = max(1, round(share * len(labels)))
+                if count >= len(free):
+                    raise DataError(f"{table.source} has {len(labels)} sequences: too few to train and validate with.")
+                parts[free[((np.arange(count) + random.random()) * len(free) / count).astype(int)]] = part
+        for stratum in np.setdiff1d(strata, strata[parts == 0]):  # what is not trained cannot be learnt
+            parts[np.flatnonzero(strata == stratum)[0]] = 0
+        if not (parts == 1).any() and shares[0]:
+            raise DataError(f"{table.source} has {len(labels)} sequences: too few to train and validate with.")
+        return parts
+
+    @abstractmethod
+    def _stratum(self, record: Record) -> str:
+        """What the split keeps in proportion; also refuses a record without a label."""
+
+    def _fit(self, parts: NDArray[np.int8], table: Table) -> None:
+        """Learn labels, vocabulary and scale from the training sequences."""
+        counts: Counter[str] = Counter()  # of all parts: a tag that training lacks is still one that can be missed
+
+        def training() -> Iterator[Record]:
+            for part, record in zip(parts, sequences(table, self.columns, self.per_step), strict=True):
+                counts.update([record.label] if isinstance(record.label, str) else record.label or [])
+                if part == 0:
+                    yield record
+
+        options = {**self.options, "lowercase": self._lowercase()}
+        self.encoder = Encoder.fit(training(), options, self._max_length())
+        self.labels = sorted(counts, key=_natural)
+        if len(self.labels) < 2:
+            only_one = f"only {self.labels[0]!r}" if self.labels else "none"
+            raise DataError(
+                f"column {self.columns.label!r} has {only_one} for a label: there is nothing to tell apart."
+            )
+        if len(self.labels) > MANY_CLASSES or len(self.labels) > max(20, 0.5 * counts.total()):
+            raise DataError(
+                f"column {self.columns.label!r} has {len(self.labels):,} different labels in {counts.total():,}: "
+                "they look like numbers or names, not classes; name another --label, or forecast numbers with "
+                "--task forecast."
+            )
+
+    def _lowercase(self) -> bool:
+        asked = self.options.get("lowercase")
+        return (not self.per_step) if asked is None else bool(asked)
+
+    def _max_length(self) -> int | None:
+        return self.options.get("max_length") or (None if self.per_step else 1000)
+
+    def _load(self, parts: NDArray[np.int8], table: Table) -> None:
+        """Encode everything that is read more than once."""
+        number = {label: place for place, label in enumerate(self.labels)}
+        dtype = np.int32 if self.encoder.reads_tokens else np.float32
+        held: dict[int, tuple[Ragged, Ragged]] = {}
+        for part in (0, 1, 2):
+            files = {1: self.options.get("validation"), 2: self.options.get("test")}
+            other = files.get(part)
+            chosen = open_table(other, self.options.get("encoding") or "utf-8") if other is not None else table
+            if other is not None:
+                for name in self.columns.used():
+                    if name not in chosen.names:
+                        raise DataError(f"{other} has no column {name!r}; it must have those of {self.source}.")
+            elif not (parts == part).any():
+                continue
+            held[part] = self._encoded(chosen, None if other is not None else parts == part, number, dtype)
+        self.inputs, self.targets = held[0]
+        self.validation = held[1]
+        self.test = held.get(2)
+        self.notes += self.encoder.notes()
+
+    def _encoded(
+        self, table: Table, chosen: NDArray[np.bool_] | None, number: Mapping[str, int], dtype: type[np.generic]
+    ) -> tuple[Ragged, Ragged]:
+        targets: list[NDArray[np.int64]] = []
+
+        def inputs() -> Iterator[NDArray[Any]]:
+            records = sequences(table, self.columns, self.per_step)
+            if chosen is not None:
+                records = (record for take, record in zip(chosen, records, strict=True) if take)
+            while block := list(islice(records, BLOCK)):
+                for record, array in zip(block, self.encoder.encode(block), strict=True):
+                    self._stratum(record)
+                    labels = [record.label] if isinstance(record.label, str) else record.label or []
+                    if wrong := next((label for label in labels if label not in number), None):
+                        raise DataError(
+                            f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is not among those of training: "
+                            f"{', '.join(map(repr, self.labels[:10]))}{', …' if len(self.labels) > 10 else ''}."
+                        )
+                    targets.append(np.array([number[label] for label in labels], dtype=np.int64))
+                    yield array
+
+        encoded = Ragged.of(inputs(), dtype)
+        if not len(encoded):
+            raise DataError(f"{table.source} has no sequences.")
+        return encoded, Ragged.of(targets, np.int64)
+
+    def _class_weights(self) -> Tensor | None:
+        asked = self.options.get("class_weights")
+        if asked in (None, "none"):
+            return None
+        if asked != "balanced":
+            raise OptionError(f"--class-weights {asked!r} is none of balanced, none.")
+        counts = np.bincount(self.targets.flat, minlength=len(self.labels))
+        # n / (classes · n_c): every class weighs the same in the sum
+        return torch.tensor(len(self.targets.flat) / (len(self.labels) * np.maximum(counts, 1)), dtype=torch.float32)
+
+    # --- What the loop asks for ---------------------------------------------------------------------------------------
+
+    def model(self) -> SequenceModel:
+        """A new network, initialised from torch's random state."""
+        pooling = "none" if self.per_step else self.options.get("pooling") or "last"
+        return network(self.encoder, len(self.labels), pooling, self.options)
+
+    def files(self) -> dict[str, str]:
+        """What a run folder keeps beside the weights, by file name."""
+        return self._with(nn.Module()).files()
+
+    def _with(self, network: nn.Module) -> LabelledModel:
+        return LabelledModel(self.columns, self.encoder, self.labels, self.per_step, network)
+
+    def batch(self, step: int) -> SequenceBatch:
+        """The batch of a training step."""
+        chosen = self.shuffle(step)
+        targets = self.targets.padded(chosen, IGNORED)
+        inputs = as_input(torch.from_numpy(self.inputs.padded(chosen)))
+        lengths = torch.from_numpy(self.inputs.lengths[chosen])
+        size = int(self.targets.lengths[chosen].sum())
+        return SequenceBatch(inputs, lengths, torch.from_numpy(targets if self.per_step else targets[0]), size)
+
+    def loss(self, model: nn.Module, batch: SequenceBatch, state: Any) -> tuple[Tensor, None]:
+        """Mean cross-entropy per label, weighted by class if asked for; no state is carried."""
+        logits = model(batch.inputs, batch.lengths).flatten(0, -2)
+        weight = self.class_weights.to(logits.device) if self.class_weights is not None else None
+        return F.cross_entropy(logits, batch.targets.flatten(), weight, ignore_index=IGNORED), None
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of the validation part, their names beginning with ``validation_``."""
+        scores = self.score(model, *self.validation)
+        return {f"validation_{name}": value for name, value in scores.items() if isinstance(value, int | float)}
+
+    def score(self, model: nn.Module, inputs: Ragged, targets: Ragged) -> dict[str, Any]:
+        """Every metric of a part."""
+        arrays = [inputs[i] for i in range(len(inputs))]
+        nats, predicted = 0.0, [np.empty(0, np.int64)] * len(arrays)
+        for place, logits in self._with(model).logits(arrays):
+            table = np.atleast_2d(logits).astype(np.float64)
+            truth = targets[place]
+            largest = table.max(-1)
+            logs = largest + np.log(np.exp(table - largest[:, None]).sum(-1))
+            nats += float((logs - table[np.arange(len(truth)), truth]).sum())
+            predicted[place] = table.argmax(-1)
+        truths = [targets[i] for i in range(len(targets))]
+        return {"loss": nats / max(1, len(targets.flat)), **self.metrics(truths, predicted)}
+
+    @abstractmethod
+    def metrics(self, truths: list[NDArray[np.int64]], predicted: list[NDArray[np.int64]]) -> dict[str, Any]:
+        """Numbers and tables about the labels of a part."""
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What always naming the most frequent label of training reaches on the validation part."""
+        counts = np.bincount(self.targets.flat, minlength=len(self.labels))
+        truth = self.validation[1].flat
+        smoothed = (counts + 1) / (counts + 1).sum()
+        return {
+            "most frequent": {
+                "loss": float(-np.log(smoothed[truth]).mean()),
+                "accuracy": float((truth == counts.argmax()).mean()),
+            }
+        }
+
+    def held_out(self, count: int) -> SequenceBatch:
+        """Some sequences of the validation part, of middling length, to measure the gradient with."""
+        inputs, targets = self.validation
+        order = np.argsort(inputs.lengths, kind="stable")
+        middle = order[max(0, len(order) // 2 - count // 2) :][:count][::-1].copy()
+        padded = targets.padded(middle, IGNORED)
+        return SequenceBatch(
+            as_input(torch.from_numpy(inputs.padded(middle))),
+            torch.from_numpy(inputs.lengths[middle]),
+            torch.from_numpy(padded if self.per_step else padded[0]),
+            int(targets.lengths[middle].sum()),
+        )
+
+    def describe(self) -> dict[str, object]:
+        """What ``config.json`` keeps about the data."""
+        return {
+            "source": self.source,
+            "encoding": self.options.get("encoding") or "utf-8",
+            "columns": asdict(self.columns),
+            "train_sequences": len(self.inputs),
+            "validation_sequences": len(self.validation[0]),
+            "test_sequences": len(self.test[0]) if self.test is not None else 0,
+            "train_tokens": int(self.inputs.lengths.sum()),
+            "validation_tokens": int(self.validation[0].lengths.sum()),
+            "longest": int(self.inputs.lengths.max()),
+            "labels": len(self.labels),
+            "vocabulary_size": self.encoder.size if self.encoder.reads_tokens else None,
+            "channels": None if self.encoder.reads_tokens else self.encoder.size,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def _natural(label: str) -> tuple[Any, ...]:
+    """Sort labels that are numbers as numbers."""
+    return (0, float(label), label) if re.fullmatch(r"-?\d+(\.\d+)?", label) else (1, 0.0, label)

@@ -1,0 +1,160 @@
+"""Training on a synthetic task of known lag: fresh sequences at every step, judged beside chance and optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, OptionError
+from .labelled import RECURRENT
+from .sequences import SequenceModel
+from .synthetic import SYNTHETIC, Batch, SyntheticTask, synthetic
+
+__all__ = ["SyntheticBatch", "SyntheticTraining", "is_synthetic"]
+
+STEPS_PER_EPOCH = 100  # there is no data to go through: an epoch is this many batches
+VALIDATION = 1000  # sequences judged at each evaluation, always the same
+UNSEEN = 0x7E57  # sets the held-out stream apart from that of training
+
+
+def is_synthetic(source: str) -> bool:
+    """Whether a data source names a synthetic task: ``builtin:adding?length=100``."""
+    return source.startswith("builtin:") and source.removeprefix("builtin:").split("?")[0] in SYNTHETIC
+
+
+def task_of(source: str) -> SyntheticTask:
+    """The synthetic task that a source names, with its options: ``builtin:temporal-order?length=60&symbols=3``."""
+    name, _, query = source.removeprefix("builtin:").partition("?")
+    options: dict[str, Any] = {}
+    for pair in query.split("&") if query else []:
+        option, equals, value = pair.partition("=")
+        if not equals:
+            raise OptionError(f"{source}: write options as name=value with & between, not {pair!r}.")
+        options[option] = value
+    return synthetic(name, **options)
+
+
+class SyntheticBatch:
+    """A batch as the loop moves it about."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    @property
+    def size(self) -> int:
+        """How many outputs are scored."""
+        return int(self.batch.mask.sum())
+
+    def to(self, device: torch.device) -> SyntheticBatch:
+        """Move to a device (the lengths stay)."""
+        inputs, targets, mask, lengths = self.batch
+        return SyntheticBatch(Batch(inputs.to(device), targets.to(device), mask.to(device), lengths))
+
+
+class SyntheticTraining:
+    """What the training loop asks for, over a synthetic task.
+
+    Parameters
+    ----------
+    source : str
+        ``builtin:NAME`` or ``builtin:NAME?option=value&…``.
+    options : mapping
+        Training options by name.
+    """
+
+    name: ClassVar[str] = "synthetic"
+
+    def __init__(self, source: str, options: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
+        if not is_synthetic(source):
+            raise DataError(f"{source} is no synthetic task; there are {', '.join(f'builtin:{n}' for n in SYNTHETIC)}.")
+        self.source, self.options = source, dict(options)
+        self.task = task_of(source)
+        self.fingerprint = source
+        self.batch_size = options.get("batch_size") or 64
+        self.steps_per_epoch = STEPS_PER_EPOCH
+        least, most = self.task.lags
+        lag = f"{least}" if least == most else f"{least} to {most}"
+        self.notes = [f"What matters lies {lag} steps back. The published goal: {self.task.criterion.words}."]
+
+    def model(self) -> SequenceModel:
+        """A new network, initialised from torch's random state."""
+        options = self.options
+        return SequenceModel(
+            self.task.input_size,
+            self.task.output_size,
+            options["hidden_size"],
+            pooling="last" if self.task.many_to_one else "none",
+            dropout=options.get("dropout", 0.0),
+            **{name: options[name] for name in RECURRENT if name in options},
+        )
+
+    def files(self) -> dict[str, str]:
+        """Nothing is learnt from data but the weights."""
+        return {}
+
+    def batch(self, step: int) -> SyntheticBatch:
+        """The batch of a training step: drawn anew at each, from the seed and the step."""
+        generator = torch.Generator().manual_seed((self.options["seed"] << 32) + (self.task.seed << 48) + step)
+        return SyntheticBatch(self.task.batch(self.batch_size, generator))
+
+    def loss(self, model: nn.Module, batch: SyntheticBatch, state: Any) -> tuple[Tensor, None]:
+        """Mean loss of the scored outputs; no state is carried."""
+        return self.losses(model, batch).sum() / batch.size, None
+
+    def losses(self, model: nn.Module, batch: SyntheticBatch) -> Tensor:
+        """Loss of every output, 0 where none is scored."""
+        return self.task.loss(model(batch.batch.inputs, batch.batch.lengths), batch.batch)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Loss, share of classes that are right, and share of sequences right by the published measure."""
+        was_training = model.training
+        model.eval()
+        device = next(model.parameters()).device
+        generator = torch.Generator().manual_seed(UNSEEN)
+        total, scored, classes, right, done = 0.0, 0, 0, 0, 0
+        while done < VALIDATION:
+            batch = SyntheticBatch(self.task.batch(min(250, VALIDATION - done), generator)).to(device).batch
+            outputs = model(batch.inputs, batch.lengths)
+            total += float(self.task.loss(outputs, batch).double().sum())
+            scored += int(batch.mask.sum())
+            right += int(self.task.correct(outputs, batch).sum())
+            if self.task.kind == "classes":
+                hits = outputs.argmax(-1) == batch.targets
+                classes += int(hits.sum() if self.task.many_to_one else (hits & batch.mask).sum())
+            done += batch.inputs.shape[1]
+        model.train(was_training)
+        found = {"validation_loss": total / scored, "validation_correct": right / VALIDATION}
+        return found | ({"validation_accuracy": classes / scored} if self.task.kind == "classes" else {})
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Chance and optimum, as theory gives them."""
+        levels = {"chance": self.task.chance, "optimum": self.task.optimum}
+        return {
+            name: {"loss": level.loss} | ({} if level.accuracy is None else {"accuracy": level.accuracy})
+            for name, level in levels.items()
+        }
+
+    def held_out(self, count: int) -> SyntheticBatch:
+        """Some sequences to measure the gradient with."""
+        return SyntheticBatch(self.task.batch(count, torch.Generator().manual_seed(UNSEEN)))
+
+    def describe(self) -> dict[str, object]:
+        """What ``config.json`` keeps about the data."""
+        return {
+            "source": self.source,
+            "encoding": None,
+            "task": {field.name: getattr(self.task, field.name) for field in fields(self.task)},
+            "lags": list(self.task.lags),
+            "chance": dict(self.task.chance._asdict()),
+            "optimum": dict(self.task.optimum._asdict()),
+            "criterion": self.task.criterion.words,
+            "train_tokens": 0,
+            "validation_tokens": 0,
+            "vocabulary_size": None,
+            "fingerprint": self.fingerprint,
+        }

@@ -1,0 +1,125 @@
+"""Where ∂E/∂W comes from, against an unrolled twin that has parameters of its own at every step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import retrograde as rg
+
+T, B = 6, 3
+
+
+def head(mixing: bool):
+    weights = torch.randn(T, T, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def losses(output: Tensor) -> Tensor:
+        mixed = torch.einsum("ts,sbh->tbh", weights, output) if mixing else output
+        return mixed.square().sum(-1)
+
+    return losses
+
+
+def parts(module: nn.RNNBase, x: Tensor, losses) -> dict[str, np.ndarray]:
+    """∂E_t/∂(parameter at step k) `(T, T, …)`: the module applied step by step, with a copy of itself at each."""
+    state = None
+    outputs, copies = [], []
+    for k in range(T):
+        own = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+        output, state = torch.func.functional_call(module, own, (x[k : k + 1], state))
+        outputs.append(output)
+        copies.append(own)
+    table = losses(torch.cat(outputs))
+    found = {}
+    for name, p in module.named_parameters():
+        rows = []
+        for t in range(T):
+            g = torch.autograd.grad(table[t].sum(), [c[name] for c in copies], retain_graph=True, allow_unused=True)
+            rows.append(torch.stack([torch.zeros_like(p) if a is None else a for a in g]))
+        found[name] = torch.stack(rows).detach().numpy()
+    return found
+
+
+@pytest.mark.parametrize("mixing", [False, True], ids=["local head", "mixing head"])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "projected"])
+def test_parts_of_lags_and_pairs_equal_those_of_a_twin_with_parameters_at_every_step(kind: str, mixing: bool) -> None:
+    torch.manual_seed(0)
+    options = {"proj_size": 3} if kind == "projected" else {}
+    module = getattr(nn, "LSTM" if kind == "projected" else kind)(2, 4, 2, dtype=torch.float64, **options)
+    x = torch.randn(T, B, 2, dtype=torch.float64)
+    flow = rg.gradient_flow(module, x, loss=lambda o: head(mixing)(o[0]))
+    expected = parts(module, x, head(mixing))
+    assert sorted(flow.parameters) == sorted(expected)
+    lag = np.arange(T)[:, None] - np.arange(T)[None, :]
+    for name, pairs in expected.items():
+        g = pairs.sum((0, 1))
+        gates = {"RNN": "h", "GRU": "rzn"}.get(kind, "ifgo") if "hr" not in name else ""
+        for i, gate in enumerate([None, *gates] if len(gates) > 1 else [None]):
+            rows = slice(None) if gate is None else slice((i - 1) * 4, i * 4)
+            own = flow.contributions(name, gate)
+            for j, distance in enumerate(own.lags):
+                part = pairs[lag == distance].sum(0)[rows]
+                np.testing.assert_allclose(own.norm[j], np.linalg.norm(part), rtol=1e-9)
+                np.testing.assert_allclose(own.share[j], (part * g[rows]).sum() / (g[rows] ** 2).sum(), atol=1e-12)
+            assert own.share.sum() == pytest.approx(1, abs=1e-12)
+            by_pair = flow.pair_contributions(name, gate)
+            norm = np.sqrt((pairs[:, :, rows] ** 2).reshape(T, T, -1).sum(-1))
+            np.testing.assert_allclose(by_pair.norm, norm, rtol=1e-7, atol=1e-12)
+            assert by_pair.share.sum() == pytest.approx(1, abs=1e-12)
+            dot = (pairs[:, :, rows] * g[rows]).reshape(T, T, -1).sum(-1)
+            np.testing.assert_allclose(by_pair.share, dot / (g[rows] ** 2).sum(), atol=1e-12)
+
+
+@pytest.mark.parametrize("mixing", [False, True], ids=["local head", "mixing head"])
+def test_truncation_equals_the_gradient_of_the_kept_steps(mixing: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.GRU(2, 4, 2, dtype=torch.float64)
+    x = torch.randn(T, B, 2, dtype=torch.float64)
+    found = rg.gradient_flow(module, x, loss=lambda o: head(mixing)(o[0])).truncation()
+    pairs = parts(module, x, head(mixing))
+    lag = np.arange(T)[:, None] - np.arange(T)[None, :]
+    whole = np.concatenate([p.sum((0, 1)).ravel() for p in pairs.values()])
+    for length, norm, angle, error in zip(found.length, found.norm, found.angle, found.error, strict=True):
+        kept = np.concatenate([p[lag < length].sum(0).ravel() for p in pairs.values()])
+        assert norm == pytest.approx(np.linalg.norm(kept) / np.linalg.norm(whole), rel=1e-9)
+        assert error == pytest.approx(np.linalg.norm(whole - kept) / np.linalg.norm(whole), abs=1e-7)
+        cosine = kept @ whole / np.linalg.norm(kept) / np.linalg.norm(whole)
+        assert np.cos(np.radians(angle)) == pytest.approx(cosine, abs=1e-9)
+    assert found.length[-1] == T and found.share[-1] == pytest.approx(1)
+    for fraction in (0.5, 0.9, 0.999):
+        shortest = found.shortest(fraction)
+        assert (np.abs(found.share[shortest - 1 :] - 1) <= 1 - fraction + 1e-9).all()
+        assert shortest == 1 or abs(found.share[shortest - 2] - 1) > 1 - fraction
+
+
+def test_parameters_are_found_by_the_end_of_their_name() -> None:
+    model = nn.ModuleDict({"encoder": nn.GRU(2, 3), "decoder": nn.GRU(3, 3)})
+    x = torch.randn(4, 2, 2)
+    flow = rg.gradient_flow(lambda a: model["decoder"](model["encoder"](a)[0])[0], x, loss=lambda o: o.sum(-1))
+    assert len(flow.layers) == 2
+    whole = nn.Sequential()
+    whole.encoder, whole.decoder = model["encoder"], model["decoder"]
+    whole.forward = lambda a: whole.decoder(whole.encoder(a)[0])[0]
+    flow = rg.gradient_flow(whole, x, loss=lambda o: o.sum(-1))
+    assert flow.layers == ["encoder.l0", "decoder.l0"]
+    assert flow.share_by_lag("encoder.weight_hh_l0").sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(rg.errors.FlowError, match="is the name of several"):
+        flow.share_by_lag("weight_hh_l0")
+    with pytest.raises(rg.errors.FlowError, match="no parameter"):
+        flow.share_by_lag("encoder.weight_hh_l7")
+    with pytest.raises(rg.errors.FlowError, match="no gate 'f'"):
+        flow.share_by_lag("decoder.weight_hh_l0", gate="f")
+
+
+def test_a_local_flow_asked_after_training_went_on_answers_for_the_weights_it_measured() -> None:
+    torch.manual_seed(0)
+    module = nn.RNN(2, 3, dtype=torch.float64)
+    x = torch.randn(5, 2, 2, dtype=torch.float64)
+    measure = lambda: rg.gradient_flow(module, x, loss=lambda o: o[0].square().sum(-1))  # noqa: E731
+    before = measure().share_by_lag()
+    flow = measure()
+    with torch.no_grad():
+        module.weight_hh_l0.mul_(3)
+    np.testing.assert_array_equal(flow.share_by_lag(), before)
