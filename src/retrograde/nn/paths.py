@@ -88,20 +88,23 @@ def explanation(call: Call) -> Explanation:
     return Explanation("torch", reason)
 
 
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
 def obstacle(call: Call) -> str | None:
     """What keeps the native engine from computing `call`; None if nothing does."""
     if not kernels.available():
         return "the native engine was not built on this machine"
-    tensors = (call.input, *(call.state or ()), *call.weights)
-    for tensor in tensors:
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+    dtype = call.input.dtype
+    for tensor in (call.input, *(call.state or ()), *call.weights):
+        if type(tensor) not in _PLAIN:
             return f"a tensor is a {type(tensor).__name__}, and the engine reads plain tensors only"
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, and the engine works on the CPU"
-        if tensor.dtype not in (torch.float32, torch.float64):
-            return f"a tensor is of {tensor.dtype}, and the engine knows float32 and float64"
-        if tensor.dtype != call.input.dtype:
-            return f"the tensors are of different types, {call.input.dtype} and {tensor.dtype}"
+        if tensor.dtype is not dtype:
+            return f"the tensors are of different types, {dtype} and {tensor.dtype}"
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        return f"the tensors are of {dtype}, and the engine knows float32 and float64"
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     if any(getattr(mode, "needs_torch_operators", False) for mode in modes):
         return "a torch function mode watches torch's operators (as gradient_flow does)"
