@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
     from . import errors, flow, kernels, nn, reference, report, tasks, training
-    from .flow import GradientFlow, gradient_flow
-    from .flow.check import GradientCheck, check_gradients
+    from .flow import GradientCheck, GradientFlow, check_gradients, gradient_flow
 
 __all__ = [
     "GradientCheck",
@@ -34,9 +33,9 @@ __version__ = "0.1.0"
 # Parts are imported when first named, so that `retrograde --help` does not wait for torch.
 _PARTS = {"errors", "flow", "kernels", "nn", "reference", "report", "tasks", "training"}
 _HOME: dict[str, str] = {  # public name -> the part it lives in
-    "GradientCheck": "flow.check",
+    "GradientCheck": "flow",
     "GradientFlow": "flow",
-    "check_gradients": "flow.check",
+    "check_gradients": "flow",
     "gradient_flow": "flow",
 }
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
+import doctest
+import importlib
 import io
 import math
 
@@ -129,6 +133,27 @@ def test_a_whole_model_with_tokens_dicts_and_frozen_parameters():
     assert {e.name for e in check.errors if e.kind == "output"} == {"output['logits']", "output['final'][0]"}
 
 
+def test_inputs_in_records_are_checked_and_left_alone():
+    @dataclasses.dataclass(frozen=True)
+    class Batch:
+        x: Tensor
+        states: collections.OrderedDict
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(3, 4)
+
+        def forward(self, batch):
+            return self.rnn(batch.x, batch.states["h_0"])
+
+    batch = Batch(x(), collections.OrderedDict(h_0=x(1, 2, 4)))
+    check = rg.check_gradients(Model(), batch)
+    assert check.ok
+    assert {e.name for e in check.errors if e.kind == "input"} == {"batch.x", "batch.states['h_0']"}
+    assert not batch.x.requires_grad and not batch.states["h_0"].requires_grad
+
+
 def test_a_loss_of_the_users_is_summed_and_differentiated():
     target = torch.randint(0, 4, (6, 2))
 
@@ -238,9 +263,24 @@ def test_an_exploding_gradient_is_no_wrong_gradient(gain):
         layer.weight_hh_l0.mul_(gain)
     check = rg.check_gradients(layer, x(60, 1, 3), entries=4)
     assert check.ok
-    if gain > 10:
-        assert any("explodes" in note for note in check.notes)
-        assert "could be judged" in check.verdict
+
+
+def test_chaos_is_told_from_a_wrong_gradient():
+    class LogisticMap(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.r = nn.Parameter(torch.tensor(3.9))
+
+        def forward(self, x):
+            for _ in range(120):
+                x = self.r * x * (1 - x)
+            return x
+
+    check = rg.check_gradients(LogisticMap(), torch.tensor([0.3, 0.4]))
+    assert check.ok
+    assert any("explodes" in note for note in check.notes)
+    assert "not all could be judged" in check.verdict
+    assert "ill-conditioned" in repr(check)
 
 
 def test_saturated_gates_have_no_gradient_and_are_right():
@@ -504,3 +544,9 @@ def test_padded_lengths_as_an_integer_input():
             return self.head(output[torch.arange(len(x)), lengths - 1])
 
     assert rg.check_gradients(Classifier(), x(3, 5, 3), torch.tensor([2, 5, 3])).ok
+
+
+def test_the_example_in_the_text_runs():
+    result = doctest.testmod(importlib.import_module("retrograde.flow.check"))
+    assert result.attempted >= 3
+    assert result.failed == 0

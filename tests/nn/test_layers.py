@@ -14,6 +14,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 import retrograde as rg
 
+# torch says so of its own LSTM too
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
 KINDS = ["RNN", "GRU", "LSTM"]
 
 

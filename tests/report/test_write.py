@@ -143,7 +143,16 @@ def test_an_ended_run_says_how_it_ended(make_run: Make, status: str) -> None:
     outcome = make_run.summary(12) | {"status": status, "message": "loss became NaN at step 1201"}
     said = verdict(make_run(summary=outcome))
     assert status in said
-    assert "loss became NaN at step 1201." in said
+    assert "Loss became NaN at step 1201." in said
+
+
+def test_a_diverged_run_says_which_weights_are_left(make_run: Make) -> None:
+    outcome = make_run.summary(12) | {"status": "diverged", "best_step": 300}
+    assert "the weights kept are those of step 300" in verdict(make_run(summary=outcome))
+    outcome |= {"best_step": None, "best_validation_loss": None, "best_validation_bits_per_character": None}
+    said = verdict(make_run("early", summary=outcome, metrics=[]))
+    assert "no step was scored" in said
+    assert "No finite validation loss was recorded" in said
 
 
 @pytest.mark.parametrize("gone", ["metrics", "summary", "sample", "flow"])

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from .check import GradientCheck, GradientError, check_gradients
 from .measure import gradient_flow
 from .result import GradientFlow
 from .sequences import SequenceGradients, sequence_gradients
 
-__all__ = ["GradientFlow", "SequenceGradients", "gradient_flow", "sequence_gradients"]
+__all__ = [
+    "GradientCheck",
+    "GradientError",
+    "GradientFlow",
+    "SequenceGradients",
+    "check_gradients",
+    "gradient_flow",
+    "sequence_gradients",
+]

@@ -16,7 +16,7 @@ import html
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -40,6 +40,8 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torc
 DIFFERENCES_TOLERANCE = 1e-6  # central differences in float64, relative likewise
 STEPS = tuple(10.0**-n for n in range(4, 12))  # of the differences, first to last resort
 DIRECTIONS = 3  # random directions through each whole tensor, beside the entries probed one by one
+
+COLUMNS = ("gradient of", "against", "max error", "relative", "tolerance", "at", "found", "expected", "")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -243,19 +245,6 @@ class GradientCheck:
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             + "".join(f"<p>{html.escape(note)}</p>" for note in below)
         )
-
-
-COLUMNS = (
-    "gradient of",
-    "against",
-    "max error",
-    "relative",
-    "tolerance",
-    "at",
-    "found",
-    "expected",
-    "",
-)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -756,7 +745,6 @@ def _against_differences(twin: _Subject, measured: _Measured, entries: int) -> l
 
 # -- circumstances ---------------------------------------------------------------------------------
 
-
 # Where a module keeps what .to() looks after, or what holds no tensors of its own.
 REGISTRIES = {"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"}
 
@@ -878,13 +866,13 @@ def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
             yield path, value
     elif isinstance(value, PackedSequence):
         yield f"{path}.data", value.data
-    elif isinstance(value, Mapping):
+    elif isinstance(value, MutableMapping):
         for key, item in value.items():
             yield from _tensors(item, f"{path}[{key!r}]" if path else str(key))
     elif isinstance(value, tuple | list):
         for i, item in enumerate(value):
             yield from _tensors(item, f"{path}[{i}]")
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    elif _is_record(value):
         for field in dataclasses.fields(value):
             yield from _tensors(getattr(value, field.name), f"{path}.{field.name}")
 
@@ -893,14 +881,25 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The same structure with ``function`` of each tensor in it."""
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Mapping):
-        items = {key: _map(item, function) for key, item in value.items()}
-        return items if type(value) is dict else type(value)(items)  # type: ignore[call-arg]
+    if isinstance(value, MutableMapping):
+        mapped = copy.copy(value)
+        for key, item in value.items():
+            mapped[key] = _map(item, function)
+        return mapped
     if isinstance(value, tuple) and hasattr(value, "_fields"):  # named tuples, PackedSequence among them
         return type(value)(*(_map(item, function) for item in value))
     if isinstance(value, tuple | list):
         return type(value)(_map(item, function) for item in value)
+    if _is_record(value):
+        mapped = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(mapped, field.name, _map(getattr(value, field.name), function))
+        return mapped
     return value
+
+
+def _is_record(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _plain_tensors(module: nn.Module) -> Iterator[Tensor]:

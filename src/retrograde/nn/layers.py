@@ -66,15 +66,16 @@ class Recurrent(torch.nn.RNNBase):
             state = tuple(s.squeeze(1) for s in state)
         return output, (state if self.mode == "LSTM" else state[0])
 
-    def _call(self, input: Any, hx: Any, weights: list[Tensor]) -> Call | None:
+    def _call(self, input: Any, hx: Any, weights: list[Any]) -> Call | None:
         """The forward pass in tensors, or None if `input` and `hx` are not what this layer takes."""
         batch_sizes = sorted_indices = None
         if isinstance(input, PackedSequence):
             input, batch_sizes, sorted_indices, _ = input
         if not isinstance(input, Tensor) or input.dim() == 0 or input.size(-1) != self.input_size:
             return None
-        if any(not isinstance(weight, Tensor) for weight in weights):
-            return None
+        for weight in weights:
+            if weight is None:
+                return None
         if input.dtype != weights[0].dtype and not torch._C._is_any_autocast_enabled():
             return None
         unbatched = batch_sizes is None and input.dim() == 2
@@ -85,13 +86,15 @@ class Recurrent(torch.nn.RNNBase):
         if hx is not None:
             state = tuple(hx) if self.mode == "LSTM" and isinstance(hx, (tuple, list)) else (hx,)
             rows = self.num_layers * (2 if self.bidirectional else 1)
-            sizes = [self.proj_size or self.hidden_size, self.hidden_size][: 2 if self.mode == "LSTM" else 1]
-            shapes: list[tuple[int, ...]]
-            if unbatched:
-                shapes = [(rows, size) for size in sizes]
-            else:
-                batch = int(batch_sizes[0]) if batch_sizes is not None else input.size(0 if self.batch_first else 1)
-                shapes = [(rows, batch, size) for size in sizes]
+            # (rows, B, ·); a sequence without a batch has states without one
+            batch: tuple[int, ...] = ()
+            if batch_sizes is not None:
+                batch = (int(batch_sizes[0]),)
+            elif not unbatched:
+                batch = (input.size(0 if self.batch_first else 1),)
+            shapes = [(rows, *batch, self.proj_size or self.hidden_size)]
+            if self.mode == "LSTM":
+                shapes.append((rows, *batch, self.hidden_size))
             if len(state) != len(shapes):
                 return None
             for given, shape in zip(state, shapes, strict=True):

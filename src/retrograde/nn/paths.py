@@ -90,22 +90,27 @@ def explanation(call: Call) -> Explanation:
     return Explanation("torch", reason)
 
 
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
 def obstacle(call: Call) -> str | None:
     """What keeps the native engine from computing `call`; None if nothing does."""
     if not kernels.available():
         return "the native engine was not built on this machine"
     dtype, compiling = call.input.dtype, torch.compiler.is_compiling()
-    if dtype not in (torch.float32, torch.float64):
-        return f"a tensor is of {dtype}, and the engine knows float32 and float64"
-    if 0 in call.input.shape:
-        return "there are no steps, sequences or features, and torch.nn decides what that means"
     for tensor in (call.input, *(call.state or ()), *call.weights):
         if type(tensor) not in _PLAIN and not compiling:  # a compiler hands in tensors of its own
             return f"a tensor is a {type(tensor).__name__}, and the engine reads plain tensors only"
         if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, and the engine works on the CPU"
-        if tensor.dtype != dtype:
+        if tensor.dtype is not dtype:
             return f"the tensors are of different types, {dtype} and {tensor.dtype}"
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        return f"the tensors are of {dtype}, and the engine knows float32 and float64"
+    if 0 in call.input.shape:
+        return "there are no steps, sequences or features, and torch.nn decides what that means"
+    if not _weights_fit(call):
+        return "a weight is not of the shape that the layer's sizes ask for, and torch.nn will say which"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the types of torch's operators"
     if compiling:
@@ -123,7 +128,25 @@ def obstacle(call: Call) -> str | None:
     return None
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+
+
+def _weights_fit(call: Call) -> bool:
+    """Whether each weight has its shape, which the engine trusts (a parameter may have been swapped)."""
+    weights, H, R = call.weights, call.hidden_size, call.proj_size or call.hidden_size
+    rows, directions = _GATES[call.mode] * H, 2 if call.bidirectional else 1
+    per_direction = 2 + 2 * call.bias + (call.proj_size > 0)
+    if len(weights) != call.num_layers * directions * per_direction:
+        return False
+    for i in range(0, len(weights), per_direction):
+        inputs = call.input.shape[-1] if i < directions * per_direction else directions * R
+        if weights[i].shape != (rows, inputs) or weights[i + 1].shape != (rows, R):
+            return False
+        if call.bias and (weights[i + 2].shape != (rows,) or weights[i + 3].shape != (rows,)):
+            return False
+        if call.proj_size and weights[i + per_direction - 1].shape != (R, H):
+            return False
+    return True
 
 
 def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:

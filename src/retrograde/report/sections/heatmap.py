@@ -25,7 +25,7 @@ _DECADES = 8  # colours span at most so many powers of ten below the largest val
 _NO_PATH, _ZERO, _INFINITE, _NAN = 32767, 32766, 32765, 32764  # codes that are no logarithm; page.js knows them too
 _TITLES = {"trained": "Trained", "untrained": "Before training"}
 _CAPTIONS = {
-    "trained": "The network with its best weights.",
+    "trained": "The network after training.",
     "untrained": "The same network with the weights it began with, on the same colour scale.",
 }
 

@@ -100,8 +100,8 @@ def _course(run: Run) -> str:
         "diverged": "Training diverged",
     }
     if found in ended:
-        why = f": {message.rstrip('.')}" if isinstance(message, str) and message else ""
-        return ended[found] + (f" after {took}" if took else "") + f"{why}."
+        why = f" {message[0].upper()}{message[1:].rstrip('.')}." if isinstance(message, str) and message else ""
+        return ended[found] + (f" after {took}." if took else ".") + why
     return (
         f"The run has no summary ({run.missing.get('summary.json', 'its status is not stated')}): it is still "
         f"training, or was killed. What is shown reaches up to {took or 'an unknown step'}."
@@ -179,9 +179,9 @@ def _furthest(lags: dict[str, float]) -> float:
 def _warnings(run: Run) -> list[str]:
     found = [*_not_finite(run), *_course_of_loss(run), *_against_baselines(run), *_gradient(run)]
     if status(run) == "diverged":
-        found.insert(
-            0, "Training diverged: the weights kept are the last good ones. Try a smaller --lr or --clip-norm."
-        )
+        step = _best(run)[0]
+        kept = f"the weights kept are those of step {count(step)}" if math.isfinite(step) else "no step was scored"
+        found.insert(0, f"Training diverged: {kept}. A smaller --lr or --clip-norm may prevent it.")
     return found
 
 
