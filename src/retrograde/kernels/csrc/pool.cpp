@@ -3,9 +3,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 #if defined(__linux__)
+#include <dlfcn.h>
 #include <sys/mman.h>
 #endif
 
+#include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <new>
@@ -14,6 +17,7 @@
 
 #if defined(__linux__)
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -60,6 +64,7 @@ class Pool {
     region_ = region;
     context_ = context;
     team_ = &team;
+    processor_ = processor();
     pending_.add(threads - 1);
     for (int i = 0; i < threads - 1; ++i) workers_[static_cast<std::size_t>(i)].add(1);
     region(context, team, 0);
@@ -71,12 +76,33 @@ class Pool {
   void work(int thread, Signal* start) {
     for (std::int32_t seen = 0;; ++seen) {
       start->wait_while(seen, kIdleSpins);
+      if (processor() == processor_) leave(processor_);
       region_(context_, *team_, thread);
       pending_.add(-1);
     }
   }
 
+  // A woken thread is often put where the one that woke it runs, and on a busy machine it stays there.
+  static int processor() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+  }
+  static void leave(int processor) {
+#if defined(__linux__)
+    cpu_set_t allowed;
+    if (processor < 0 || sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0) return;
+    CPU_CLR(processor, &allowed);
+    if (CPU_COUNT(&allowed) > 0) sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+    (void)processor;
+#endif
+  }
+
   std::deque<Signal> workers_;
+  int processor_ = -1;
   Signal pending_;
   Region region_ = nullptr;
   void* context_ = nullptr;
@@ -84,6 +110,57 @@ class Pool {
 };
 
 namespace {
+
+// torch's own team of threads, where its OpenMP runtime speaks GNU's interface: a region of ours on it starts within
+// a microsecond, and no second team fights for the processors with threads that spin, as OpenMP's do for
+// milliseconds after each region of torch's. Looked up in the library that has been loaded; never linked.
+struct OpenMP {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+  int (*thread_num)() = nullptr;
+  int (*num_threads)() = nullptr;
+};
+
+struct Borrowed {
+  Region region;
+  void* context;
+  Team* team;
+  int wanted;
+  OpenMP openmp;
+  std::atomic<bool> refused{false};
+};
+
+void enter(void* p) {
+  Borrowed& job = *static_cast<Borrowed*>(p);
+  if (job.openmp.num_threads() != job.wanted) {  // e.g. within another parallel region
+    job.refused.store(true, std::memory_order_relaxed);
+    return;
+  }
+  const int thread = job.openmp.thread_num();
+  if (thread < job.team->size()) job.region(job.context, *job.team, thread);
+}
+
+std::atomic<bool> forked{false};  // the child of a fork has none of OpenMP's threads, and OpenMP does not notice
+
+OpenMP torchs_team() {
+  OpenMP found;
+#if defined(__linux__)
+  const char* pool = std::getenv("RETROGRADE_POOL");
+  if (pool && std::strcmp(pool, "own") == 0) return found;
+  if (void* torch = dlopen("libtorch_cpu.so", RTLD_NOLOAD | RTLD_LAZY)) {
+    found.thread_num = reinterpret_cast<int (*)()>(dlsym(torch, "omp_get_thread_num"));
+    found.num_threads = reinterpret_cast<int (*)()>(dlsym(torch, "omp_get_num_threads"));
+    if (found.thread_num && found.num_threads)
+      found.parallel =
+          reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(dlsym(torch, "GOMP_parallel"));
+  }
+#endif
+  return found;
+}
+
+const OpenMP& openmp() {
+  static const OpenMP found = torchs_team();
+  return found;
+}
 
 // Never destroyed, since workers may outlive static destructors. The child of a fork has the memory of its
 // parent's team but not its threads: it leaves them and starts anew.
@@ -93,7 +170,10 @@ Pool& pool() {
   static std::once_flag once;
   std::call_once(once, [] {
     current.store(new Pool);
-    pthread_atfork(nullptr, nullptr, [] { current.store(new Pool); });
+    pthread_atfork(nullptr, nullptr, [] {
+      forked.store(true);
+      current.store(new Pool);
+    });
   });
   return *current.load();
 }
@@ -173,7 +253,7 @@ Lease::Lease(int wanted) {
   Pool& p = pool();
   if (!p.mutex.try_lock()) return;
   pool_ = &p;
-  size_ = p.grow(wanted);
+  size_ = openmp().parallel && !forked.load() ? wanted : p.grow(wanted);
 }
 
 Lease::~Lease() {
@@ -182,11 +262,21 @@ Lease::~Lease() {
 
 void Lease::run(int threads, Region region, void* context) {
   if (pool_ && threads > 1) {
-    pool_->run(threads < size_ ? threads : size_, region, context);
-  } else {
-    Team alone(1);
-    region(context, alone, 0);
+    threads = threads < size_ ? threads : size_;
+    if (openmp().parallel && !forked.load()) {
+      // Always the whole team, since OpenMP would end the threads that a smaller one leaves out.
+      Team team(threads);
+      Borrowed job{region, context, &team, size_, openmp()};
+      openmp().parallel(enter, &job, static_cast<unsigned>(size_), 0);
+      if (!job.refused.load()) return;
+    }
+    if (pool_->grow(threads) == threads) {
+      pool_->run(threads, region, context);
+      return;
+    }
   }
+  Team alone(1);
+  region(context, alone, 0);
 }
 
 }  // namespace retrograde

@@ -1,7 +1,7 @@
 // A small team of threads that runs one region at a time.
 //
-// Workers sleep between regions, so nothing spins beside torch's own threads. After a fork the child starts a
-// team of its own.
+// Torch's own team is borrowed where that can be done, so that nothing competes with it. Otherwise there is a team
+// of ours, whose workers sleep between regions. After a fork the child starts a team of its own.
 #pragma once
 #include <atomic>
 #include <cstddef>
