@@ -189,6 +189,17 @@ constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
 }  // namespace
 
+void expect_writes(void* memory, std::size_t bytes) {
+#if defined(__linux__)
+  if (!memory || bytes < 2 * kHugePage) return;
+  const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
+  const std::uintptr_t last = (reinterpret_cast<std::uintptr_t>(memory) + bytes) / kHugePage * kHugePage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
 void* scratch_memory(std::size_t bytes) {
   if (bytes <= scratch.size) return scratch.memory;
   release_scratch(0);

@@ -57,6 +57,10 @@ class Lease {
   int size_ = 1;
 };
 
+// Fresh memory that is about to be written whole: the system may then hand it out in large pages,
+// which is many times cheaper than small ones one by one.
+void expect_writes(void* memory, std::size_t bytes);
+
 // Memory of the calling thread's own, kept between calls and handed out anew by the next one.
 void* scratch_memory(std::size_t bytes);
 constexpr std::size_t kScratchKept = std::size_t{64} << 20;

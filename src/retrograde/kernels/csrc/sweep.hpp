@@ -725,6 +725,10 @@ template <class T, Cell C> void forward(const Layer& l) {
   Room room(static_cast<char*>(scratch_memory(measure.used())));
   pass.take(room);
   pass.begin();
+  const auto bytes = [&](Index n) { return static_cast<std::size_t>(n) * sizeof(T); };
+  expect_writes(l.out, bytes(l.rows * l.out_stride));
+  expect_writes(l.gates, bytes(l.rows * pass.D * l.H));
+  if (!l.segment) expect_writes(l.cells, bytes(l.rows * l.H));
   auto region = [&](Team& team, int thread) { pass.run(team, thread); };
   lease.run(pass.division.threads, region);
   release_scratch();
@@ -752,6 +756,10 @@ template <class T, Cell C> void backward(const Layer& l) {
     again.begin();
     pass.again = &again;
   }
+  const auto bytes = [&](Index n) { return static_cast<std::size_t>(n) * sizeof(T); };
+  if (!l.grad_x_add) expect_writes(l.grad_x, bytes(l.rows * l.grad_x_stride));
+  expect_writes(l.grad_w_ih, bytes(pass.G * l.H * l.I));
+  expect_writes(l.grad_w_hh, bytes(pass.G * l.H * l.R));
   auto region = [&](Team& team, int thread) { pass.run(team, thread); };
   lease.run(pass.division.threads, region);
   release_scratch();
