@@ -74,6 +74,8 @@ def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     state : tuple of Tensor
         ``(h_n,)``, or ``(h_n, c_n)`` for an LSTM, each ``(num_layers * D, B, ·)``.
     """
+    if obstacle(call) is None:
+        return _with_engine(call)
     if breaks_graph():
         outside: _Path = torch.compiler.disable(_with_torch)  # type: ignore[no-untyped-call]
         return outside(call)
@@ -95,9 +97,9 @@ def obstacle(call: Call) -> str | None:
     """What keeps the native engine from computing `call`; None if nothing does."""
     if not kernels.available():
         return "the native engine was not built on this machine"
-    dtype = call.input.dtype
+    dtype, compiling = call.input.dtype, torch.compiler.is_compiling()
     for tensor in (call.input, *(call.state or ()), *call.weights):
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in _PLAIN and not compiling:  # a compiler hands in tensors of its own
             return f"a tensor is a {type(tensor).__name__}, and the engine reads plain tensors only"
         if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, and the engine works on the CPU"
@@ -105,18 +107,84 @@ def obstacle(call: Call) -> str | None:
             return f"the tensors are of different types, {dtype} and {tensor.dtype}"
     if dtype is not torch.float32 and dtype is not torch.float64:
         return f"the tensors are of {dtype}, and the engine knows float32 and float64"
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    if any(getattr(mode, "needs_torch_operators", False) for mode in modes):
-        return "a torch function mode watches torch's operators (as gradient_flow does)"
+    if 0 in call.input.shape:
+        return "there are no steps, sequences or features, and torch.nn decides what that means"
+    if not _weights_fit(call):
+        return "a weight is not of the shape that the layer's sizes ask for, and torch.nn will say which"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the types of torch's operators"
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if compiling:
+        return None
+    if torch._C._len_torch_function_stack() > 0:
+        modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if any(getattr(mode, "needs_torch_operators", False) for mode in modes):
+            return "a torch function mode watches torch's operators (as gradient_flow does)"
+    if torch._C._get_tracing_state() is not None:
         return "torch.jit records torch's operators"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform (vmap, grad, jvp, ...) needs torch's operators"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation needs torch's operators"
-    return "this version of the engine has no recurrent kernels"
+    return None
+
+
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+
+
+def _weights_fit(call: Call) -> bool:
+    """Whether each weight has its shape, which the engine trusts (a parameter may have been swapped)."""
+    weights, H, R = call.weights, call.hidden_size, call.proj_size or call.hidden_size
+    rows, directions = _GATES[call.mode] * H, 2 if call.bidirectional else 1
+    per_direction = 2 + 2 * call.bias + (call.proj_size > 0)
+    if len(weights) != call.num_layers * directions * per_direction:
+        return False
+    for i in range(0, len(weights), per_direction):
+        inputs = call.input.shape[-1] if i < directions * per_direction else directions * R
+        if weights[i].shape != (rows, inputs) or weights[i + 1].shape != (rows, R):
+            return False
+        if call.bias and (weights[i + 2].shape != (rows,) or weights[i + 3].shape != (rows,)):
+            return False
+        if call.proj_size and weights[i + per_direction - 1].shape != (R, H):
+            return False
+    return True
+
+
+def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compute `call` layer by layer in the native engine."""
+    x, state, weights = call.input, call.state, call.weights
+    if call.batch_first and call.batch_sizes is None:
+        x = x.transpose(0, 1)
+    directions = 2 if call.bidirectional else 1
+    per_layer = len(weights) // call.num_layers
+    h_0 = c_0 = None
+    hs, cs = [], []
+    for i in range(call.num_layers):
+        if state is not None:
+            h_0 = state[0]
+            c_0 = state[1] if len(state) == 2 else None
+            if call.num_layers > 1:
+                h_0 = h_0[i * directions : (i + 1) * directions]
+                c_0 = c_0[i * directions : (i + 1) * directions] if c_0 is not None else None
+        x, h_n, c_n = kernels.layer(
+            call.mode,
+            x,
+            h_0,
+            c_0,
+            weights[i * per_layer : (i + 1) * per_layer],
+            bias=call.bias,
+            bidirectional=call.bidirectional,
+            batch_sizes=call.batch_sizes,
+        )
+        hs.append(h_n)
+        if c_n is not None:
+            cs.append(c_n)
+        if call.dropout and call.training and i + 1 < call.num_layers:
+            x = torch.nn.functional.dropout(x, call.dropout, True)
+    if call.batch_first and call.batch_sizes is None:
+        x = x.transpose(0, 1)
+    if call.num_layers == 1:
+        return x, (hs[0], *cs)
+    return x, (torch.cat(hs), torch.cat(cs)) if cs else (torch.cat(hs),)
 
 
 _TORCH_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {

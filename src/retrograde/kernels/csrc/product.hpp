@@ -1,0 +1,308 @@
+// The packed matrix product under everything: C (rows x columns) = or += A (rows x K) W (K x columns).
+//
+// W is packed in panels of two vectors' width, [panel][k][2 vectors]. A tile of up to kRows rows by one
+// panel (or fewer rows by up to four panels) stays in registers while k runs. k is cut into chunks of
+// kDepth, one chunk's sum started from zero and then added to C: the order in which a number is summed
+// depends on K alone, never on the rows beside it or on the thread, so results are the same bit for bit
+// however the work is divided; and rounding errors grow as in a two-level sum.
+#pragma once
+#include "simd.hpp"
+
+namespace retrograde {
+namespace RETROGRADE_SET {
+
+// Rows of the register tile beside one panel: accumulators, two vectors of W and one of A fill the register file.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows = 14;
+#else
+constexpr int kRows = 6;
+#endif
+constexpr Index kDepth = 256;
+template <class T> constexpr int kPanel = 2 * kWidth<T>;
+
+RG_INLINE Index smaller(Index a, Index b) { return a < b ? a : b; }
+RG_INLINE Index larger(Index a, Index b) { return a > b ? a : b; }
+RG_INLINE Index parts(Index n, Index size) { return (n + size - 1) / size; }
+
+// How element (m, k) of A is found: rows one after another, or packed k-major with M elements per k.
+enum class Layout { kRowMajor, kPacked };
+
+template <class T> struct Tile {
+  T* c;
+  Index ldc;
+  const T* a;
+  Index lda;
+  const T* w;
+  Index panel_stride;
+  Index depth;
+  bool add;
+  const T* start;  // per column, what the sum starts from where add is false; may be null
+};
+
+template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
+  constexpr int W = kWidth<T>, V = 2 * P;
+  Vec<T> acc[M][V];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[m][v] = Vec<T>{};
+  const T* a = job.a;
+  const T* w = job.w;
+  const Index lda = job.lda, ps = job.panel_stride, depth = job.depth;
+#pragma GCC unroll 1
+  for (Index k = 0; k < depth; ++k) {
+    Vec<T> b[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) b[v] = load(w + (v / 2) * ps + (v % 2) * W);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      Vec<T> x = splat(L == Layout::kRowMajor ? a[m * lda] : a[m]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) acc[m][v] += x * b[v];
+    }
+    a += L == Layout::kRowMajor ? 1 : M;
+    w += 2 * W;
+  }
+  T* c = job.c;
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      T* to = c + m * job.ldc + v * W;
+      if (job.add) store(to, load(to) + acc[m][v]);
+      else if (job.start) store(to, load(job.start + v * W) + acc[m][v]);
+      else store(to, acc[m][v]);
+    }
+  }
+}
+
+template <class T> using TileFunction = void (*)(const Tile<T>&);
+
+// The rows up to which a tile over P panels still fits the registers.
+template <int P> constexpr int kTileRows = P == 1 ? kRows : kRows > 6 ? (P == 2 ? 6 : P == 3 ? 4 : 2) : (P == 2 ? 2 : 1);
+
+template <class T, int P, Layout L> TileFunction<T> tile_for(Index m) {
+  switch (m) {
+#define RG_CASE(N)                                            \
+  case N:                                                     \
+    if constexpr (N <= kTileRows<P>) return &tile<T, N, P, L>; \
+    break;
+    RG_CASE(1) RG_CASE(2) RG_CASE(3) RG_CASE(4) RG_CASE(5) RG_CASE(6) RG_CASE(7)
+    RG_CASE(8) RG_CASE(9) RG_CASE(10) RG_CASE(11) RG_CASE(12) RG_CASE(13) RG_CASE(14)
+#undef RG_CASE
+  }
+  return nullptr;
+}
+
+// Panels taken at once for m rows: few rows need more columns to keep the multipliers busy.
+RG_INLINE int panels_at_once(Index m) {
+  if (m <= kTileRows<4>) return 4;
+  if (m <= (kRows > 6 ? 4 : 2)) return 2;
+  return 1;
+}
+
+template <class T> RG_INLINE void run_tiles(Tile<T> job, Index m, Index panels) {
+  const int P = panels_at_once(m);
+  while (panels > 0) {
+    const Index taken = smaller(P, panels);
+    const TileFunction<T> f = taken == 4   ? tile_for<T, 4, Layout::kRowMajor>(m)
+                              : taken == 3 ? tile_for<T, 3, Layout::kRowMajor>(m)
+                              : taken == 2 ? tile_for<T, 2, Layout::kRowMajor>(m)
+                                           : tile_for<T, 1, Layout::kRowMajor>(m);
+    f(job);
+    job.c += taken * kPanel<T>;
+    job.w += taken * job.panel_stride;
+    if (job.start) job.start += taken * kPanel<T>;
+    panels -= taken;
+  }
+}
+
+// C[rows x panels * kPanel] = (or +=) A W; C must have room for whole panels.
+template <class T>
+void product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index panels, Index K, bool add,
+             const T* start = nullptr) {
+  if (rows <= 0 || panels <= 0) return;
+  const Index stride = K * kPanel<T>;
+  const Index blocks = parts(rows, kRows), base = rows / blocks, rest = rows % blocks;
+  if (K == 0 && !add) {  // an empty sum
+    for (Index m = 0; m < rows; ++m)
+      for (Index n = 0; n < panels * kPanel<T>; ++n) c[m * ldc + n] = start ? start[n] : T(0);
+    return;
+  }
+  const Index together = panels_at_once(base);
+  for (Index k = 0; k < K; k += kDepth) {
+    const Index depth = smaller(kDepth, K - k);
+    for (Index p = 0; p < panels; p += together) {
+      Index m = 0;
+      for (Index i = 0; i < blocks; ++i) {
+        const Index size = base + (i < rest);
+        run_tiles<T>({c + m * ldc + p * kPanel<T>, ldc, a + m * lda + k, lda, w + p * stride + k * kPanel<T>, stride,
+                      depth, add || k > 0, start ? start + p * kPanel<T> : nullptr},
+                     size, smaller(together, panels - p));
+        m += size;
+      }
+    }
+  }
+}
+
+// As product, where C has only `columns` columns: the last panel goes through a buffer.
+template <class T>
+void product_exact(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index columns, Index K, bool add,
+                   const T* start = nullptr) {
+  const Index whole = columns / kPanel<T>, rest = columns - whole * kPanel<T>;
+  product<T>(c, ldc, a, lda, rows, w, whole, K, add, start);
+  if (rest == 0) return;
+  constexpr Index batch = 2 * kRows;
+  alignas(64) T buffer[batch * kPanel<T>];
+  c += whole * kPanel<T>;
+  for (Index m = 0; m < rows; m += batch) {
+    const Index size = smaller(batch, rows - m);
+    product<T>(buffer, kPanel<T>, a + m * lda, lda, size, w + whole * K * kPanel<T>, 1, K, false,
+               start ? start + whole * kPanel<T> : nullptr);
+    for (Index i = 0; i < size; ++i)
+      for (Index n = 0; n < rest; ++n) {
+        T& to = c[(m + i) * ldc + n];
+        to = add ? to + buffer[i * kPanel<T> + n] : buffer[i * kPanel<T> + n];
+      }
+  }
+}
+
+// ---- packing ---------------------------------------------------------------------------------------------
+
+// Transposes a square of one vector's width: out[j][i] = in[i][j], by repeated interleaving of the two halves.
+template <class T> RG_INLINE void transpose(Vec<T> (&v)[kWidth<T>]) {
+  constexpr int W = kWidth<T>;
+  Bits<T> low, high;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    low[i] = (i % 2) * W + i / 2;
+    high[i] = (i % 2) * W + i / 2 + W / 2;
+  }
+#pragma GCC unroll 4
+  for (int s = 1; s < W; s *= 2) {
+    Vec<T> u[W];
+#pragma GCC unroll 8
+    for (int i = 0; i < W / 2; ++i) {
+#if defined(__clang__)
+      for (int l = 0; l < W; ++l) {
+        u[2 * i][l] = low[l] < W ? v[i][low[l]] : v[i + W / 2][low[l] - W];
+        u[2 * i + 1][l] = high[l] < W ? v[i][high[l]] : v[i + W / 2][high[l] - W];
+      }
+#else
+      u[2 * i] = __builtin_shuffle(v[i], v[i + W / 2], low);
+      u[2 * i + 1] = __builtin_shuffle(v[i], v[i + W / 2], high);
+#endif
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) v[i] = u[i];
+  }
+}
+
+// One panel from rows that lie along k: to[k][j] = source[j][k]; a null source is a column of zeros.
+template <class T> void pack_transposed(T* to, const T* const* source, Index K) {
+  constexpr int W = kWidth<T>;
+  for (int half = 0; half < 2; ++half) {
+    const T* const* s = source + half * W;
+    Index k = 0;
+    for (; k + W <= K; k += W) {
+      Vec<T> v[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) v[j] = s[j] ? load(s[j] + k) : Vec<T>{};
+      transpose<T>(v);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) store(to + (k + j) * kPanel<T> + half * W, v[j]);
+    }
+    for (; k < K; ++k)
+      for (int j = 0; j < W; ++j) to[k * kPanel<T> + half * W + j] = s[j] ? s[j][k] : T(0);
+  }
+}
+
+// One panel from rows that lie along the columns: to[k][j] = row(k)[j] for j < columns, zero beyond.
+template <class T, class Row> RG_INLINE void pack_rows(T* to, Row row, Index K, Index columns) {
+  constexpr int W = kWidth<T>;
+  for (Index k = 0; k < K; ++k) {
+    const T* from = row(k);
+    T* at = to + k * kPanel<T>;
+    if (columns >= kPanel<T>) {
+      store(at, load(from));
+      store(at + W, load(from + W));
+    } else if (columns > W) {
+      store(at, load(from));
+      store(at + W, load_first(from + W, static_cast<int>(columns - W)));
+    } else if (columns == W) {
+      store(at, load(from));
+      store(at + W, Vec<T>{});
+    } else {
+      store(at, load_first(from, static_cast<int>(columns)));
+      store(at + W, Vec<T>{});
+    }
+  }
+}
+
+// ---- products with A transposed --------------------------------------------------------------------------
+
+// C[m0:m1] (M x N) = or += sum over k of a[k][m] row(k)[n]: the gradient of a weight, k running over time and batch.
+// `room` holds kOuterRoom<T> elements.
+constexpr Index kOuterColumns = 256;
+template <class T> constexpr Index kOuterRoom = kDepth * (kOuterColumns + kRows + 2 * kWidth<T>);
+
+template <class T, class Row>
+void outer_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, Index m1, Index N, Index K, bool add,
+                   T* room) {
+  if (m1 <= m0 || N <= 0) return;
+  if (K == 0) {
+    if (!add)
+      for (Index m = m0; m < m1; ++m) std::memset(c + m * ldc, 0, static_cast<std::size_t>(N) * sizeof(T));
+    return;
+  }
+  constexpr int W = kWidth<T>;
+  T* const packed = room;
+  T* const strip = room + kDepth * kOuterColumns;  // kDepth x kRows of A, and a vector's room past its end
+  const Index blocks = parts(m1 - m0, kRows), base = (m1 - m0) / blocks, rest = (m1 - m0) % blocks;
+  for (Index n0 = 0; n0 < N; n0 += kOuterColumns) {
+    const Index columns = smaller(kOuterColumns, N - n0), panels = parts(columns, kPanel<T>);
+    for (Index k0 = 0; k0 < K; k0 += kDepth) {
+      const Index depth = smaller(kDepth, K - k0);
+      for (Index p = 0; p < panels; ++p) {
+        const Index at = n0 + p * kPanel<T>;
+        pack_rows<T>(packed + p * depth * kPanel<T>, [&](Index k) { return row(k0 + k) + at; }, depth,
+                     smaller(kPanel<T>, N - at));
+      }
+      Index m = m0;
+      for (Index i = 0; i < blocks; ++i) {
+        const Index size = base + (i < rest);
+        const T* from = a + k0 * lda + m;
+        if (m + parts(size, W) * W <= m1) {
+          // whole vectors; what is written past `size` is overwritten by the next k
+          for (Index k = 0; k < depth; ++k)
+            for (Index j = 0; j < size; j += W) store(strip + k * size + j, load(from + k * lda + j));
+        } else {
+          for (Index k = 0; k < depth; ++k)
+            for (Index j = 0; j < size; ++j) strip[k * size + j] = from[k * lda + j];
+        }
+        const TileFunction<T> f = tile_for<T, 1, Layout::kPacked>(size);
+        for (Index p = 0; p < panels; ++p) {
+          T* to = c + m * ldc + n0 + p * kPanel<T>;
+          const Index valid = smaller(kPanel<T>, columns - p * kPanel<T>);
+          const T* w = packed + p * depth * kPanel<T>;
+          const bool more = add || k0 > 0;
+          if (valid == kPanel<T>) {
+            f({to, ldc, strip, size, w, 0, depth, more, nullptr});
+          } else {
+            alignas(64) T buffer[kRows * kPanel<T>];
+            f({buffer, kPanel<T>, strip, size, w, 0, depth, false, nullptr});
+            for (Index r = 0; r < size; ++r)
+              for (Index n = 0; n < valid; ++n) {
+                T& element = to[r * ldc + n];
+                element = more ? element + buffer[r * kPanel<T> + n] : buffer[r * kPanel<T> + n];
+              }
+          }
+        }
+        m += size;
+      }
+    }
+  }
+}
+
+}  // namespace RETROGRADE_SET
+}  // namespace retrograde

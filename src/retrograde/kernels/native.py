@@ -1,0 +1,301 @@
+"""The native engine as functions of tensors: shapes are trusted here, pointers are taken, nothing is differentiated."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from . import _engine
+
+    _BUILT: bool
+else:
+    try:
+        from . import _engine
+
+        _BUILT = True
+    except ImportError:  # installed where no C++ compiler was found
+        _BUILT = False
+
+__all__ = ["CELLS", "Plan", "available", "backward", "forward", "info"]
+
+CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
+_VARIABLE = "RETROGRADE_ISA"
+
+
+def _choose() -> str:
+    """Obey the environment variable; returns how the instruction set came to be chosen."""
+    wanted = os.environ.get(_VARIABLE, "")
+    if not _BUILT:
+        return "the native engine was not built on this machine"
+    if not wanted:
+        return "the widest that this processor runs"
+    if wanted not in _engine.runnable():
+        raise OptionError(
+            f"{_VARIABLE}={wanted}: this build on this processor runs {', '.join(_engine.runnable())}; "
+            "name one of them, or unset the variable."
+        )
+    _engine.choose(wanted)
+    return f"{_VARIABLE}={wanted}"
+
+
+_CHOSEN_BY = _choose()
+
+
+def available() -> bool:
+    """Whether the native engine was built and can be loaded.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> rg.kernels.available() in (True, False)
+    True
+    """
+    return _BUILT
+
+
+def info() -> dict[str, object]:
+    """What the engine runs on.
+
+    Returns
+    -------
+    dict
+        ``available`` (bool); ``instruction_set`` (str, ``"none"`` without the engine) and ``chosen_by``
+        (str), how it was chosen: the environment variable ``RETROGRADE_ISA`` forces one;
+        ``instruction_sets`` (list of str), all that this build can run here, the widest first;
+        ``threads`` (int), as many as torch has been told to use, at most.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> rg.kernels.info()["instruction_set"] in {"avx512", "avx2", "neon", "portable", "none"}
+    True
+    """
+    return {
+        "available": available(),
+        "instruction_set": _engine.instruction_set() if _BUILT else "none",
+        "chosen_by": _CHOSEN_BY,
+        "instruction_sets": _engine.runnable() if _BUILT else [],
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Plan(NamedTuple):
+    """One layer, in one direction or two, without its tensors.
+
+    Attributes
+    ----------
+    cell : int
+        One of the numbers in ``CELLS``.
+    directions : int
+        2 if bidirectional: the output has the backward direction beside the forward one.
+    bias : bool
+        Whether each direction's weights are (w_ih, w_hh, b_ih, b_hh) or (w_ih, w_hh); a projection
+        w_hr comes last.
+    projected : bool
+    recompute : bool
+        Keep the states of the start of each segment of steps only, and compute the rest again on the way back.
+    """
+
+    cell: int
+    directions: int
+    bias: bool
+    projected: bool
+    recompute: bool
+
+    @property
+    def per_direction(self) -> int:
+        """How many weights a direction has."""
+        return 2 + 2 * self.bias + self.projected
+
+    def segment(self, x: Tensor, steps: int, batch: int, hidden: int) -> int:
+        """Steps between the states that are kept, about √T; 0 if all are.
+
+        A whole number of the chunks in which the engine sums weight gradients, so that these are the
+        same bit for bit with and without recomputation.
+        """
+        if not self.recompute or self.cell < 2:
+            return 0
+        chunk = _engine.chunk_steps(self.cell, x.dtype is torch.float64, steps, batch, hidden)
+        return max(1, round(math.sqrt(steps) / chunk)) * chunk
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`x` (T, B, ·) or (rows, ·), its last dimension dense and its rows evenly spaced."""
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _offset(tensor: Tensor | None, direction: int) -> int:
+    """Where a direction's part of a (D, ...) tensor begins."""
+    return 0 if tensor is None else tensor.data_ptr() + direction * tensor.stride(0) * tensor.element_size()
+
+
+def _sizes(x: Tensor, batch_sizes: Tensor | None) -> tuple[int, int]:
+    """T and B."""
+    if batch_sizes is None:
+        return x.shape[0], x.shape[1]
+    return batch_sizes.shape[0], int(batch_sizes[0])
+
+
+def _pointers(weights: Sequence[Tensor], plan: Plan) -> list[tuple[int, int, int, int, int]]:
+    """Per direction: w_ih, w_hh, b_ih, b_hh, w_hr."""
+    found = []
+    n = plan.per_direction
+    for d in range(plan.directions):
+        p = [w.data_ptr() for w in weights[d * n : (d + 1) * n]]
+        w_hr = p.pop() if plan.projected else 0
+        found.append((p[0], p[1], p[2], p[3], w_hr) if plan.bias else (p[0], p[1], 0, 0, w_hr))
+    return found
+
+
+def _dense(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    for t in tensors:
+        if not t.is_contiguous():
+            return [t.contiguous() for t in tensors]
+    return tensors
+
+
+def forward(
+    plan: Plan,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Run one layer.
+
+    Parameters
+    ----------
+    plan : Plan
+    x : Tensor
+        ``(T, B, I)``, or ``(rows, I)`` with `batch_sizes`.
+    h_0, c_0 : Tensor, optional
+        ``(D, B, R)`` and ``(D, B, H)``; zeros if not given.
+    weights : sequence of Tensor
+        `plan.per_direction` for each direction.
+    batch_sizes : Tensor, optional
+        ``(T,)`` int64, never growing: packed sequences.
+    keep : bool
+        Whether a backward pass will follow.
+
+    Returns
+    -------
+    output, h_n, c_n, gates, cells
+        ``(T, B, D R)`` or ``(rows, D R)``; ``(D, B, R)``; ``(D, B, H)`` (LSTM, else None); and what the
+        backward pass needs, if it will come.
+    """
+    cell, D = plan.cell, plan.directions
+    T, B = _sizes(x, batch_sizes)
+    gates_count = 4 if cell == 3 else 3 if cell == 2 else 1
+    weights = _dense(weights)
+    x = _rows(x)
+    if h_0 is not None and not h_0.is_contiguous():
+        h_0 = h_0.contiguous()
+    if c_0 is not None and not c_0.is_contiguous():
+        c_0 = c_0.contiguous()
+    H = weights[0].shape[0] // gates_count
+    R = weights[1].shape[1]
+    rows = x.shape[0] if batch_sizes is not None else T * B
+    out = x.new_empty((*x.shape[:-1], D * R))
+    h_n = x.new_empty((D, B, R))
+    c_n = x.new_empty((D, B, H)) if cell == 3 else None
+    gates = cells = None
+    segment = 0
+    if keep and cell >= 2:
+        segment = plan.segment(x, T, B, H)
+        if segment == 0:
+            gates = x.new_empty((D, rows, 4 * H))
+            if cell == 3:
+                cells = x.new_empty((D, rows, H))
+        elif cell == 3:
+            cells = x.new_empty((D, -(-T // segment), B, H))
+    float64, item, threads = x.dtype is torch.float64, x.element_size(), torch.get_num_threads()
+    sizes, out_pointer = _pointer(batch_sizes), out.data_ptr()
+    for d, (w_ih, w_hh, b_ih, b_hh, w_hr) in enumerate(_pointers(weights, plan)):
+        _engine.forward(
+            cell, float64, d == 1, T, B, x.shape[-1], H, R, sizes, threads, x.data_ptr(), x.shape[-1],
+            _offset(h_0, d), _offset(c_0, d), w_ih, w_hh, b_ih, b_hh, w_hr, out_pointer + d * R * item, D * R,
+            _offset(h_n, d), _offset(c_n, d), _offset(gates, d), _offset(cells, d), segment,
+        )  # fmt: skip
+    return out, h_n, c_n, gates, cells
+
+
+def backward(
+    plan: Plan,
+    grad_out: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    out: Tensor,
+    gates: Tensor | None,
+    cells: Tensor | None,
+    needs: tuple[bool, bool, bool, Sequence[bool]],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
+    """Differentiate what :func:`forward` did.
+
+    Parameters
+    ----------
+    needs
+        Which gradients are asked for: of x, of h_0, of c_0, of each weight.
+
+    Returns
+    -------
+    tuple
+        The gradients of x, h_0, c_0 and the list of the weights', None where not asked for.
+    """
+    cell, D, bias, projected, _ = plan
+    T, B = _sizes(x, batch_sizes)
+    gates_count = 4 if cell == 3 else 3 if cell == 2 else 1
+    weights = _dense(weights)
+    x = _rows(x)
+    states = [t if t is None or t.is_contiguous() else t.contiguous() for t in (h_0, c_0, grad_h_n, grad_c_n)]
+    h_0, c_0, grad_h_n, grad_c_n = states
+    if grad_out is not None and not grad_out.is_contiguous():
+        grad_out = grad_out.contiguous()
+    H = weights[0].shape[0] // gates_count
+    R = weights[1].shape[1]
+    segment = plan.segment(x, T, B, H)
+    need_x, need_h, need_c, need_weights = needs
+    grad_x = torch.empty_like(x) if need_x else None
+    grad_h = x.new_empty((D, B, R)) if need_h else None
+    grad_c = x.new_empty((D, B, H)) if need_c else None
+    n = plan.per_direction
+    grads: list[Tensor | None] = [
+        torch.empty_like(w) if need else None for w, need in zip(weights, need_weights, strict=True)
+    ]
+    float64, item, threads = x.dtype is torch.float64, x.element_size(), torch.get_num_threads()
+    for d, (w_ih, w_hh, b_ih, b_hh, w_hr) in enumerate(_pointers(weights, plan)):
+        own = grads[d * n : (d + 1) * n]
+        grad_b_ih, grad_b_hh = (own[2], own[3]) if bias else (None, None)
+        # Both biases enter the same sums, except in the GRU's n.
+        grad_b = grad_b_ih if grad_b_ih is not None or cell == 2 else grad_b_hh
+        _engine.backward(
+            cell, float64, d == 1, T, B, x.shape[-1], H, R, _pointer(batch_sizes), threads,
+            x.data_ptr(), x.shape[-1], _offset(h_0, d), _offset(c_0, d), w_ih, w_hh, b_ih, b_hh, w_hr,
+            out.data_ptr() + d * R * item, D * R, _offset(gates, d), _offset(cells, d), segment,
+            0 if grad_out is None else grad_out.data_ptr() + d * R * item, D * R,
+            _offset(grad_h_n, d), _offset(grad_c_n, d), _pointer(grad_x), x.shape[-1], d == 1,
+            _pointer(own[0]), _pointer(own[1]), _pointer(grad_b), _pointer(grad_b_hh if cell == 2 else None),
+            _pointer(own[-1] if projected else None), _offset(grad_h, d), _offset(grad_c, d),
+        )  # fmt: skip
+        if cell != 2 and grad_b_ih is not None and grad_b_hh is not None:
+            grad_b_hh.copy_(grad_b_ih)
+    return grad_x, grad_h, grad_c, grads
