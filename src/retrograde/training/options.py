@@ -138,7 +138,8 @@ class Options:
 
     def _require(self, name: str, holds: Any, must: str) -> None:
         value = getattr(self, name)
-        if value is not None and not holds(value):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and holds(value)):
             mend = "; leave it out for no clipping by value" if name == "clip_value" else ""
             mend = "; --no-clip turns clipping off" if name == "clip_norm" else mend
             raise OptionError(f"{flag(name)} {value} is impossible: it {must}{mend}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import random
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -149,19 +151,20 @@ def _accelerator(options: Options) -> Accelerator:
     return Accelerator(cpu=options.device == "cpu", mixed_precision=mixed)
 
 
-def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
-    assert options.lr is not None
+def _optimizer(options: Options, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    # Fused: one pass over the parameters, a third of the time of the default on a CPU.
+    common: dict[str, Any] = {
+        "lr": options.lr,
+        "weight_decay": options.weight_decay,
+        "fused": device.type in ("cpu", "cuda"),
+    }
     if options.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay)
+        return torch.optim.SGD(model.parameters(), momentum=options.momentum, **common)
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(model.parameters(), options.lr, weight_decay=options.weight_decay)
+    return kind(model.parameters(), **common)
 
 
 def _seed(options: Options) -> None:
-    import random
-
-    import numpy as np
-
     torch.manual_seed(options.seed)
     np.random.seed(options.seed % 2**32)  # noqa: NPY002
     random.seed(options.seed)
@@ -181,7 +184,7 @@ def _train(
     _seed(options)
     model = task.model()
     clip = Clipping(clip_norm=options.clip_norm, clip_value=options.clip_value)
-    prepared, optimizer = accelerator.prepare(model, _optimizer(options, model))
+    prepared, optimizer = accelerator.prepare(model, _optimizer(options, model, accelerator.device))
 
     if resume:
         tensors, about, damaged = checkpoint.latest(folder)
