@@ -135,20 +135,22 @@ def train(
     quiet: Annotated[bool, _option(RUN, "Print nothing but errors.", "--quiet", "-q")] = False,
     json: Annotated[bool, _option(RUN, "Print the result as JSON on stdout, all else on stderr.", "--json")] = False,
 ) -> None:
-    """Train a recurrent language model on text, and see how far its gradient reaches.
+    """Train a recurrent language model on text, and see its gradient's reach.
 
-    Leaves a run folder: weights of the best validation loss, metrics, a sample of what the model writes,
-    checkpoints, the gradient's flow through time, and [bold]report.html[/bold] to look at. Ctrl-C ends
-    training with all of that (exit code 130); --resume goes on from there. Exit code 3: the loss
-    became NaN or infinite.
+    Leaves a run folder: weights of the best validation loss, metrics, a
+    sample of what the model writes, checkpoints, the gradient's flow through
+    time, and [bold]report.html[/bold] to look at.
+
+    Ctrl-C ends training with all of that (exit code 130); --resume goes on
+    from there. Exit code 3: the loss became NaN or infinite.
 
     [bold]Examples[/bold]
 
     retrograde train builtin:stdlib --out runs/first --max-time 90s
 
-    retrograde train book.txt --out runs/gru --cell gru --hidden-size 512 --dropout 0.2 --epochs 20
+    retrograde train book.txt --out runs/gru --cell gru --num-layers 2 --dropout 0.2
 
-    retrograde train letters/ --encoding cp1251 --tokens bpe --vocab-size 2000 --tie --out runs/letters
+    retrograde train letters/ --encoding cp1251 --tokens bpe --out runs/letters
 
     retrograde train --out runs/gru --resume --epochs 40
     """
