@@ -524,10 +524,25 @@ class ForecastTask:
             "mase": relative / count,
         }
 
-    def held_out(self, count: int) -> ForecastBatch:
-        """Some windows of the validation part, to measure the gradient with."""
+    def results(self, model: nn.Module) -> dict[str, str]:
+        """What is made with the trained model for the run folder, by file name: every metric of every part."""
+        parts = {"validation": self.validation} | ({"test": self.test} if self.test is not None else {})
+        found = {part: self.score(model, *data) for part, data in parts.items()}
+        return {"evaluation.json": json.dumps(found, indent=1) + "\n"}
+
+    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
         windows, _ = self.validation
-        return windows.batch(windows.thinned(count))
+        batch = windows.batch(windows.thinned(count))
+        direct = self.plan.strategy == "direct"
+
+        def loss(output: Tensor) -> Tensor:
+            change = output.view(-1, self.plan.horizon, self.plan.channels).transpose(0, 1) if direct else output
+            known = ~batch.targets.isnan()
+            errors = (batch.base + change - batch.targets.nan_to_num(0.0)) ** 2 * known
+            return errors.sum((0, 2)) if direct else errors.sum(2)
+
+        return (batch.inputs,), loss
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""

@@ -6,7 +6,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, ClassVar
@@ -322,7 +322,7 @@ class LabelledTask(ABC):
                     labels = [record.label] if isinstance(record.label, str) else record.label or []
                     if wrong := next((label for label in labels if label not in number), None):
                         raise DataError(
-                            f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is not among those of training: "
+                            f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is not one of training: "
                             f"{', '.join(map(repr, self.labels[:10]))}{', …' if len(self.labels) > 10 else ''}."
                         )
                     targets.append(np.array([number[label] for label in labels], dtype=np.int64))
@@ -407,11 +407,31 @@ class LabelledTask(ABC):
             }
         }
 
-    def held_out(self, count: int) -> SequenceBatch:
-        """Some sequences of the validation part, of middling length, to measure the gradient with."""
+    def results(self, model: nn.Module) -> dict[str, str]:
+        """What is made with the trained model for the run folder, by file name: every metric of every part."""
+        parts = {"validation": self.validation} | ({"test": self.test} if self.test is not None else {})
+        found = {part: self.score(model, *data) for part, data in parts.items()}
+        return {"evaluation.json": json.dumps({"labels": self.labels, **found}, indent=1, ensure_ascii=False) + "\n"}
+
+    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
+        batch = self._held_out(count, steps)
+
+        def loss(output: Tensor) -> Tensor:
+            losses = F.cross_entropy(
+                output.flatten(0, -2), batch.targets.flatten(), reduction="none", ignore_index=IGNORED
+            )
+            return losses.view_as(batch.targets)
+
+        return (batch.inputs, batch.lengths), loss
+
+    def _held_out(self, count: int, steps: int) -> SequenceBatch:
+        """Some sequences of the validation part: of middling length, or as near it as is no longer than ``steps``."""
         inputs, targets = self.validation
         order = np.argsort(inputs.lengths, kind="stable")
-        middle = order[max(0, len(order) // 2 - count // 2) :][:count][::-1].copy()
+        most = int(np.searchsorted(inputs.lengths[order], steps, side="right"))
+        at = min(len(order) // 2, most)
+        middle = order[max(0, at - count // 2) :][:count][::-1].copy()
         padded = targets.padded(middle, IGNORED)
         return SequenceBatch(
             as_input(torch.from_numpy(inputs.padded(middle))),

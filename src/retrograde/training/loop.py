@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import DivergedError
 from .clipping import Clipping, Measured
 from .options import Options
+from .regularise import VanishingGradientRegulariser
 from .schedule import learning_rate
 
 __all__ = ["Batch", "Listener", "Progress", "State", "Task", "diverged", "run", "window_line"]
@@ -84,9 +85,11 @@ class Progress:
     norms: list[float] = field(default_factory=list)  # global, before clipping
     clipped: list[bool] = field(default_factory=list)
     window_seconds: float = 0.0
+    window_waiting: float = 0.0  # of them for data
 
-    def count(self, size: int, seconds: float) -> None:
+    def count(self, size: int, seconds: float, waiting: float) -> None:
         """Add a step."""
+        self.window_waiting += waiting
         self.step += 1
         self.tokens += size
         self.seconds += seconds
@@ -95,7 +98,8 @@ class Progress:
     def clear_window(self) -> None:
         """Begin to record anew after an evaluation."""
         self.recorded = self.step
-        self.losses, self.sizes, self.norms, self.clipped, self.window_seconds = [], [], [], [], 0.0
+        self.losses, self.sizes, self.norms, self.clipped = [], [], [], []
+        self.window_seconds = self.window_waiting = 0.0
 
 
 def run(
@@ -110,6 +114,7 @@ def run(
     evaluate: Callable[[float], None],
     stop: Callable[[], bool],
     listener: Listener,
+    regulariser: VanishingGradientRegulariser | None = None,
 ) -> None:
     """Train until ``planned`` steps are taken or ``stop()``; every ``options.eval_every`` steps ``evaluate(lr)``.
 
@@ -131,8 +136,11 @@ def run(
             group["lr"] = lr
 
         batch = task.batch(progress.step).to(accelerator.device)
+        waited = time.perf_counter() - began
         loss, state = task.loss(model, batch, progress.state)
         accelerator.backward(loss)
+        if regulariser is not None:
+            regulariser.add_gradients()
         unread.append((batch.size, loss.detach(), clipping(parameters)))
         evaluates = (progress.step + 1) % options.eval_every == 0
         if evaluates or len(unread) >= read_every:
@@ -141,7 +149,7 @@ def run(
         optimizer.zero_grad()
 
         progress.state = _detached(state)
-        progress.count(batch.size, time.perf_counter() - began)
+        progress.count(batch.size, time.perf_counter() - began, waited)
         listener.step(progress)
         if evaluates:
             began = time.perf_counter()
@@ -181,7 +189,9 @@ def diverged(step: int, found: str, norms: list[float], options: Options) -> Div
     )
 
 
-def window_line(progress: Progress, options: Options, steps_per_epoch: int, lr: float) -> dict[str, Any]:
+def window_line(
+    progress: Progress, options: Options, clipping: Clipping, steps_per_epoch: int, lr: float
+) -> dict[str, Any]:
     """What a line of ``metrics.jsonl`` says about training since the line before it."""
     tokens = sum(progress.sizes)
     weighted = sum(loss * size for loss, size in zip(progress.losses, progress.sizes, strict=True))
@@ -197,8 +207,9 @@ def window_line(progress: Progress, options: Options, steps_per_epoch: int, lr: 
         "gradient_norm_median": statistics.median(progress.norms) if progress.norms else None,
         "gradient_norm_max": max(progress.norms, default=None),
         "clipped_share": sum(progress.clipped) / len(progress.clipped) if progress.clipped else None,
-        "clip_norm": options.clip_norm,
+        "clip_norm": options.clip_norm if options.clip_quantile is None else clipping.threshold,
         "clip_value": options.clip_value,
+        "waiting_share": progress.window_waiting / progress.window_seconds if progress.window_seconds else None,
     }
 
 
