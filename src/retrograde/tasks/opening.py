@@ -86,7 +86,7 @@ def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | No
 
     Returns
     -------
-    LanguageTask, ClassifyTask, TagTask, ForecastTask or SyntheticTraining
+    LanguageTask, LabelledTask, ForecastTask or SyntheticTraining
         They have the same methods; see `retrograde.training.loop.Task` and `retrograde.training.session`.
     """
     if name == "language":
@@ -96,14 +96,10 @@ def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | No
         vocabulary = Vocabulary.load(run / "vocabulary.json") if run is not None else None
         return LanguageTask(read_text(source, options["encoding"]), options, vocabulary)
     files = kept_files(run) if run is not None else None
-    if name == "classify":
-        from .classify import ClassifyTask
+    if name in _LABELLED:
+        from .labelled import LabelledTask
 
-        return ClassifyTask(source, options, files)
-    if name == "tag":
-        from .tag import TagTask
-
-        return TagTask(source, options, files)
+        return LabelledTask(name, source, options, files)
     if name == "forecast":
         from .forecast import ForecastTask
 

@@ -583,12 +583,15 @@ class Record(NamedTuple):
         ``(T, F)``, float32; NaN where a cell is empty.
     label : str, list of str or None
         One for the sequence, or one for each step.
+    name : str or None
+        Its group.
     """
 
     rows: list[int]
     tokens: str | list[str] | None
     values: Floats | None
     label: str | list[str] | None
+    name: str | None = None
 
 
 def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
@@ -678,12 +681,13 @@ def _grouped_sequences(table: Table, columns: Columns, per_step: bool) -> Iterat
                     )
                 label = next(iter(distinct), None)
         if columns.text is not None:
-            yield Record(rows, [str(cell) if cell is not None else "" for cell in cells[columns.text]], None, label)
+            words = [str(cell) if cell is not None else "" for cell in cells[columns.text]]
+            yield Record(rows, words, None, label, name)
             continue
         values = [
             [number(cell, part, row) for cell, row in zip(cells[part], rows, strict=True)] for part in columns.features
         ]
-        yield Record(rows, None, np.array(values, dtype=np.float32).T.reshape(len(rows), -1), label)
+        yield Record(rows, None, np.array(values, dtype=np.float32).T.reshape(len(rows), -1), label, name)
 
 
 def _groups(table: Table, columns: Columns) -> dict[str, tuple[list[int], Block]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import random
@@ -369,8 +370,12 @@ def _finish(
     else:
         model.load_state_dict(checkpoint.weights(checkpoint.latest(folder)[0]))
     listener.stage("judging the trained network")
-    for name, content in task.results(model.eval()).items():
+    for name, content in task.results(model.cpu().eval()).items():
         folder.write(name, content)
+        if name == "evaluation.json":
+            parts = {part: value for part, value in json.loads(content).items() if isinstance(value, dict)}
+            summary["results"] = {part: _numbers(value) for part, value in parts.items()}
+            folder.write_json("summary.json", summary)
     if not report:
         return
     listener.stage("measuring how far the gradient reaches")
@@ -382,6 +387,11 @@ def _finish(
         page.write(folder.path)
     except Exception as error:  # the run itself is whole, and worth more than its page
         listener.note(f"the page is not complete: {type(error).__name__}: {error}")
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """The metrics that are single numbers."""
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _measure_flow(task: Any, folder: RunFolder, options: Options, trained: nn.Module) -> None:
