@@ -35,6 +35,9 @@ def display(*, quiet: bool, to_stderr: bool) -> Iterator[Display]:
         yield shown
 
 
+_UNITS = {"classify": "sequences", "tag": "labels", "forecast": "numbers", "synthetic": "outputs"}
+
+
 class Display(Listener):
     """A listener that can be drawn."""
 
@@ -43,6 +46,7 @@ class Display(Listener):
         self.progress: Progress | None = None
         self.planned, self.max_time = 0, None
         self.threshold = ""
+        self.unit = "tokens"
         self.doing = "reading"
         self.began = self.first_step = 0.0
         self.recent: deque[tuple[float, int]] = deque(maxlen=200)  # (time, tokens)
@@ -58,6 +62,7 @@ class Display(Listener):
         self.max_time = options["max_time"]
         self.began, self.first_step = time.monotonic(), progress.step
         self.doing = "training"
+        self.unit = _UNITS.get(about["task"], "tokens")
         data = about["data"]
         cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
         layers = f"{options['num_layers']} layers of " if options["num_layers"] > 1 else ""
@@ -85,7 +90,7 @@ class Display(Listener):
         loss, *more = scores(line, "validation_")
         parts += [f"validation {loss}", *more]
         if line["tokens_per_second"]:
-            parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+            parts.append(f"{line['tokens_per_second']:,.0f} {self.unit}/s")
         if line["gradient_norm_median"] is not None:
             parts.append(f"gradient norm {_short(line['gradient_norm_median'])}")
         if line["clipped_share"] is not None and (line["clip_norm"] or line["clip_value"]):
@@ -152,7 +157,7 @@ class Display(Listener):
         cells = {
             "loss": "–" if loss is None else f"{loss:.4f}",
             "perplexity": "–" if loss is None else _short(math.exp(min(loss, 700))),
-            "tokens/s": "–" if speed is None else f"{speed:,.0f}",
+            f"{self.unit}/s": "–" if speed is None else f"{speed:,.0f}",
             "gradient norm": "–" if self.norm is None else _short(self.norm),
             "clipped": f"{sum(self.clipped) / len(self.clipped):.0%}" if self.clipped else "–",
             "time left": "–" if left is None else _duration(left),

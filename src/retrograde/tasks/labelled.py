@@ -310,6 +310,8 @@ class LabelledTask:
         for record in sequences(table, self.columns, self.per_step):
             found = checked(record, self.columns, self.per_step)
             labels.append("" if self.per_step else found[0])
+        if not self.per_step:
+            self._check_labels(Counter(labels))
         shares = [0.0, 0.0]
         if self.options.get("validation") is None:
             shares[0] = self.options.get("validation_fraction") or 0.1
@@ -348,15 +350,19 @@ class LabelledTask:
 
         options = {**self.options, "lowercase": self._lowercase()}
         self.encoder = Encoder.fit(training(), options, self._max_length())
+        self._check_labels(counts)
         self.labels = sorted(counts, key=_natural)
-        if len(self.labels) < 2:
-            only_one = f"only {self.labels[0]!r}" if self.labels else "none"
+
+    def _check_labels(self, counts: Counter[str]) -> None:
+        """Refuse labels that are no classes."""
+        if len(counts) < 2:
+            only_one = f"only {next(iter(counts))!r}" if counts else "none"
             raise DataError(
                 f"column {self.columns.label!r} has {only_one} for a label: there is nothing to tell apart."
             )
-        if len(self.labels) > MANY_CLASSES or len(self.labels) > max(20, 0.5 * counts.total()):
+        if len(counts) > MANY_CLASSES or len(counts) > max(20, 0.5 * counts.total()):
             raise DataError(
-                f"column {self.columns.label!r} has {len(self.labels):,} different labels in {counts.total():,}: "
+                f"column {self.columns.label!r} has {len(counts):,} different labels in {counts.total():,}: "
                 "they look like numbers or names, not classes; name another --label, or forecast numbers with "
                 "--task forecast."
             )

@@ -89,17 +89,21 @@ def _times_after(times: list[Any] | None, horizon: int) -> list[Any] | None:
         return None
     try:
         numbers = np.array([float(time) for time in times])
-        step = float(np.median(np.diff(numbers)))
-        return [float(numbers[-1] + step * (ahead + 1)) for ahead in range(horizon)]
+        apart = float(np.median(np.diff(numbers)))
+        return [float(numbers[-1] + apart * (steps + 1)) for steps in range(horizon)]
     except (TypeError, ValueError):
         pass
     import pandas
 
     try:
         dates = pandas.DatetimeIndex(pandas.to_datetime(pandas.Series(times), format="mixed"))
-        frequency = pandas.infer_freq(dates) or np.median(np.diff(dates))
-        offset = pandas.tseries.frequencies.to_offset(frequency)
-        ahead = pandas.date_range(dates[-1], periods=horizon + 1, freq=offset)[1:]
+        months = np.unique(np.diff(dates.year * 12 + dates.month))
+        step: Any = pandas.Timedelta(np.median(np.diff(dates)))
+        if len(months) == 1 and months[0] > 0 and dates.is_month_end.all():
+            step = pandas.offsets.MonthEnd(int(months[0]))
+        elif len(months) == 1 and months[0] > 0 and len(np.unique(dates.day)) == 1:
+            step = pandas.DateOffset(months=int(months[0]))
+        ahead = [dates[-1] + step * (steps + 1) for steps in range(horizon)]
     except (TypeError, ValueError, OverflowError):
         return None
     days = all(date == date.normalize() for date in ahead)

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -129,33 +130,37 @@ def run(
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
     unread: list[tuple[int, Tensor, Measured]] = []
     model.train()
-    while progress.step < planned and not stop():
-        began = time.perf_counter()
-        lr = learning_rate(options, progress.step, task.steps_per_epoch, planned)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-
-        batch = task.batch(progress.step).to(accelerator.device)
-        waited = time.perf_counter() - began
-        loss, state = task.loss(model, batch, progress.state)
-        accelerator.backward(loss)
-        if regulariser is not None:
-            regulariser.add_gradients()
-        unread.append((batch.size, loss.detach(), clipping(parameters)))
-        evaluates = (progress.step + 1) % options.eval_every == 0
-        if evaluates or len(unread) >= read_every:
-            _read(unread, progress, options)
-        optimizer.step()
-        optimizer.zero_grad()
-
-        progress.state = _detached(state)
-        progress.count(batch.size, time.perf_counter() - began, waited)
-        listener.step(progress)
-        if evaluates:
+    # The next batch is made while this one is learnt.
+    with ThreadPoolExecutor(1, "retrograde-batches") as worker:
+        coming = worker.submit(task.batch, progress.step)
+        while progress.step < planned and not stop():
             began = time.perf_counter()
-            evaluate(lr)
-            progress.seconds += time.perf_counter() - began
-            model.train()
+            lr = learning_rate(options, progress.step, task.steps_per_epoch, planned)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+            batch = coming.result().to(accelerator.device)
+            coming = worker.submit(task.batch, progress.step + 1)
+            waited = time.perf_counter() - began
+            loss, state = task.loss(model, batch, progress.state)
+            accelerator.backward(loss)
+            if regulariser is not None:
+                regulariser.add_gradients()
+            unread.append((batch.size, loss.detach(), clipping(parameters)))
+            evaluates = (progress.step + 1) % options.eval_every == 0
+            if evaluates or len(unread) >= read_every:
+                _read(unread, progress, options)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            progress.state = _detached(state)
+            progress.count(batch.size, time.perf_counter() - began, waited)
+            listener.step(progress)
+            if evaluates:
+                began = time.perf_counter()
+                evaluate(lr)
+                progress.seconds += time.perf_counter() - began
+                model.train()
     _read(unread, progress, options)
 
 

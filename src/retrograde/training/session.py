@@ -128,6 +128,10 @@ def train(
         batch_size=task.batch_size,
         eval_every=options.eval_every or max(1, min(500, math.ceil(task.steps_per_epoch / 2))),
     )
+    trial = task.model()  # what cannot be built is refused before anything is written
+    if options.omega:
+        VanishingGradientRegulariser(trial, options.omega)
+    del trial
     with folder.locked():
         return _train(task, folder, options, config, accelerator, listener, resume, overwrite, report)
 
