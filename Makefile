@@ -30,7 +30,8 @@ lint: $(READY) ## style (ruff) and types (mypy --strict on the package)
 test: lint browser ## lint, then the whole test suite; what CI runs
 	$(BIN)/python -m pytest
 
-bench: $(READY) ## time the layers beside torch.nn (and JAX)
+bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)
+	$(BIN)/python -c "import jax" 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 browser: # Chromium for the tests that open pages; without it they are skipped, and say so

@@ -188,6 +188,18 @@ def test_torch_func_transforms(kind):
     torch.testing.assert_close(slope, torch.func.grad(lambda x: loss(weights, x, theirs))(x).sum())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_gradients_at_once(kind):
+    theirs, ours = twins(kind, 2, 3, 2, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(4, 2, 2, dtype=torch.float64)
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda x, layer=layer: tensors(layer(x))[0], x, vectorize=vectorize)
+        for layer, vectorize in ((theirs, False), (ours, False), (ours, True))
+    ]
+    torch.testing.assert_close(jacobians[1], jacobians[0])
+    torch.testing.assert_close(jacobians[2], jacobians[0])
+
+
 # The same mistakes, the same words.
 
 X = torch.zeros(4, 2, 3)

@@ -8,6 +8,9 @@ from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import retrograde as rg
 
+# torch says so of its own LSTM too
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
 INFOS = {
     info.module_cls.__name__: info
     for info in module_db

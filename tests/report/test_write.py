@@ -329,6 +329,18 @@ def test_a_reverse_layer_is_blank_on_the_other_side(make_run: Make) -> None:
     np.testing.assert_array_equal(backward == 32767, np.tril(np.ones((9, 9), bool), -1))
 
 
+def test_another_task_has_a_page_without_what_belongs_to_language(make_run: Make) -> None:
+    made = make_run.config() | {"task": "classify"}
+    rows = [
+        {key: row[key] for key in ("step", "epoch", "train_loss", "validation_loss")} for row in make_run.metrics(6)
+    ]
+    run = make_run(config=made, metrics=rows, sample=None)
+    assert "trained on the task “classify”" in verdict(run)
+    html = (run / "report.html").read_text()
+    assert "What the network writes" not in html
+    assert "not a number" not in html.split("<main>")[1].split("</main>")[0]
+
+
 def test_long_runs_thin_the_table_and_say_so(make_run: Make) -> None:
     html = rg.report.write(make_run(metrics=make_run.metrics(1001))).read_text()
     assert "One evaluation in 6 (all are in metrics.jsonl)" in html

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import DivergedError, RetrogradeError
+from .bench import bench
 from .evaluate import evaluate
 from .generate import generate
 from .info import info
+from .predict import predict
 from .report import report
 from .train import train
 
@@ -28,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, generate, evaluate, info, report):
+for _command in (train, generate, evaluate, predict, info, report, bench):
     app.command()(_command)
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..training.loop import Listener, Progress
 from ..training.session import Result
-from .terminal import printable
+from .terminal import described, printable, scores
 
 __all__ = ["Display", "display"]
 
@@ -35,6 +35,9 @@ def display(*, quiet: bool, to_stderr: bool) -> Iterator[Display]:
         yield shown
 
 
+_UNITS = {"classify": "sequences", "tag": "labels", "forecast": "numbers", "synthetic": "outputs"}
+
+
 class Display(Listener):
     """A listener that can be drawn."""
 
@@ -43,6 +46,7 @@ class Display(Listener):
         self.progress: Progress | None = None
         self.planned, self.max_time = 0, None
         self.threshold = ""
+        self.unit = "tokens"
         self.doing = "reading"
         self.began = self.first_step = 0.0
         self.recent: deque[tuple[float, int]] = deque(maxlen=200)  # (time, tokens)
@@ -58,16 +62,15 @@ class Display(Listener):
         self.max_time = options["max_time"]
         self.began, self.first_step = time.monotonic(), progress.step
         self.doing = "training"
+        self.unit = _UNITS.get(about["task"], "tokens")
         data = about["data"]
         cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
         layers = f"{options['num_layers']} layers of " if options["num_layers"] > 1 else ""
-        self._print(
-            f"{printable(str(data['source']))}: {data['characters']:,} characters, "
-            f"{data['train_tokens']:,} + {data['validation_tokens']:,} tokens, vocabulary {data['vocabulary_size']:,}"
-        )
+        self._print(f"{printable(str(data['source']))}: {described(data)}")
         self._print(
             f"{cell}, {layers}{options['hidden_size']} units, {about['parameters']:,} parameters; "
-            f"{planned:,} steps of {options['batch_size']} x {options['bptt']} tokens"
+            f"{planned:,} steps of {options['batch_size']}"
+            + (f" x {options['bptt']} tokens" if about["task"] == "language" else " sequences")
             + (f", from step {progress.step:,}" if progress.step else "")
         )
 
@@ -84,17 +87,16 @@ class Display(Listener):
         parts = [f"step {line['step']:,}/{self.planned:,}", f"epoch {line['epoch']:.2f}"]
         if line["train_loss"] is not None:
             parts.append(f"train loss {line['train_loss']:.4f}")
-        parts += [
-            f"validation loss {line['validation_loss']:.4f}",
-            f"perplexity {_short(line['validation_perplexity'])}",
-            f"{line['validation_bits_per_character']:.3f} bits/character",
-        ]
+        loss, *more = scores(line, "validation_")
+        parts += [f"validation {loss}", *more]
         if line["tokens_per_second"]:
-            parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+            parts.append(f"{line['tokens_per_second']:,.0f} {self.unit}/s")
         if line["gradient_norm_median"] is not None:
             parts.append(f"gradient norm {_short(line['gradient_norm_median'])}")
         if line["clipped_share"] is not None and (line["clip_norm"] or line["clip_value"]):
             parts.append(f"clipped {line['clipped_share']:.0%}")
+        if (line.get("waiting_share") or 0) > 0.03:
+            parts.append(f"waiting for data {line['waiting_share']:.0%}")
         if (left := self._left()) is not None:
             parts.append(f"{_duration(left)} left")
         self._print(" | ".join(parts))
@@ -116,12 +118,12 @@ class Display(Listener):
         summary = result.summary
         self._print(f"{summary['status']}: {summary['message']}.")
         if summary["best_validation_loss"] is not None:
-            baselines = summary["baselines"] or {}
-            beside = ", ".join(f"{name} {value['bits_per_character']:.3f}" for name, value in baselines.items())
-            self._print(
-                f"Best validation loss {summary['best_validation_loss']:.4f} (step {summary['best_step']:,}): "
-                f"{summary['best_validation_bits_per_character']:.3f} bits per character; counting: {beside}."
-            )
+            best = ", ".join(scores(summary["best"], "validation_"))
+            self._print(f"Best on validation (step {summary['best_step']:,}): {best}.")
+            for name, value in (summary["baselines"] or {}).items():
+                self._print(f"  beside it, {name}: {', '.join(scores(value))}.")
+            if "test" in (summary.get("results") or {}):
+                self._print(f"On the test part: {', '.join(scores(summary['results']['test']))}.")
         page = result.folder / "report.html"
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))
 
@@ -155,7 +157,7 @@ class Display(Listener):
         cells = {
             "loss": "–" if loss is None else f"{loss:.4f}",
             "perplexity": "–" if loss is None else _short(math.exp(min(loss, 700))),
-            "tokens/s": "–" if speed is None else f"{speed:,.0f}",
+            f"{self.unit}/s": "–" if speed is None else f"{speed:,.0f}",
             "gradient norm": "–" if self.norm is None else _short(self.norm),
             "clipped": f"{sum(self.clipped) / len(self.clipped):.0%}" if self.clipped else "–",
             "time left": "–" if left is None else _duration(left),

@@ -13,15 +13,16 @@ __all__ = ["evaluate"]
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],
     data: Annotated[
-        str, typer.Argument(help="Text as for train: a file, a folder, - or builtin:stdlib.", show_default=False)
+        str, typer.Argument(help="Text or a table with labels, of the kind it was trained on.", show_default=False)
     ],
     encoding: Annotated[str | None, typer.Option(help="Of the text. [dim]\\[the run's][/dim]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Score a trained model on text: loss, perplexity, bits per character.
+    """Score a trained model: on text, on a table with labels, on series.
 
-    All of the text is predicted, each token from all before it, except the first.
+    Of text each token but the first is predicted from all before it. Of series
+    forecasts are made all along them, and judged beside the naive ones.
 
     [bold]Example[/bold]
 
@@ -32,12 +33,27 @@ def evaluate(
     from ..tasks import language
     from ..tasks.text import read_text
     from ..training import load
-    from .terminal import printable
+    from .terminal import printable, scores
 
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
-    text = read_text(data, encoding or loaded.config["options"]["encoding"])
+    encoding = encoding or loaded.config["options"]["encoding"]
+    if loaded.config["task"] != "language":
+        loaded.expect("classify", "tag", "forecast")
+        found = loaded.reader.evaluate(data, encoding)
+        if json:
+            import json as encoder
+
+            typer.echo(encoder.dumps({"run": str(run), "data": data, **found}, ensure_ascii=False))
+            return
+        what = f"{found['series']:,} series" if "series" in found else f"{found['sequences']:,} sequences"
+        typer.echo(f"{printable(data)}: {what}")
+        typer.echo(", ".join(scores(found)))
+        for name, value in found.get("baselines", {}).items():
+            typer.echo(f"beside it, {name}: {', '.join(scores(value))}")
+        return
+    text = read_text(data, encoding)
     result = language.evaluate(loaded.model, loaded.vocabulary, text)
     for note in text.notes:
         typer.echo(f"note: {printable(note)}", err=True)

@@ -42,6 +42,7 @@ def generate(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
+    loaded.expect("language")
     pieces = language.generate(loaded.model, loaded.vocabulary, prompt, length, temperature, top_k, top_p, seed)
     if unknown := loaded.vocabulary.unknown_pieces(prompt):
         shown = ", ".join(ascii(piece) if not piece.isprintable() else repr(piece) for piece in unknown[:5])

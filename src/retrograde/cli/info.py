@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .terminal import described, printable, scores
+
 __all__ = ["info"]
 
 
@@ -21,7 +23,6 @@ def info(
     retrograde info runs/first
     """
     from ..training.folder import RunFolder
-    from .terminal import printable
 
     folder = RunFolder(run)
     config = folder.config()
@@ -45,11 +46,7 @@ def _rows(
         ("task", config.get("task")),
         ("created", f"{config.get('created')} by retrograde {config['retrograde']}"),
         ("data", f"{data.get('source')} ({data.get('encoding')})"),
-        (
-            "tokens",
-            f"{data.get('train_tokens', 0):,} to train, {data.get('validation_tokens', 0):,} to validate, "
-            f"vocabulary {data.get('vocabulary_size', 0):,} ({options.get('tokens')})",
-        ),
+        ("holding", described(data)),
         ("model", _model(options, config.get("parameters", 0))),
         ("options", ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)),
         ("made on", ", ".join(f"{name} {value}" for name, value in where.items())),
@@ -62,15 +59,12 @@ def _rows(
     scored = [line for line in metrics if line.get("validation_loss") is not None]
     if scored:
         best = min(scored, key=lambda line: line["validation_loss"])
-        rows.append(
-            (
-                "best",
-                f"step {best['step']:,}: validation loss {best['validation_loss']:.4f}, "
-                f"{best['validation_bits_per_character']:.3f} bits per character",
-            )
-        )
-    for name, value in ((summary or {}).get("baselines") or {}).items():
-        rows.append((name, f"loss {value['loss']:.4f}, {value['bits_per_character']:.3f} bits per character"))
+        found = ", ".join(scores(best, "validation_"))
+        rows.append(("best", f"step {best['step']:,}: validation {found}"))
+    beside = ((summary or {}).get("baselines") or {}) | ((summary or {}).get("results") or {})
+    for name, value in beside.items():
+        if "loss" in value:
+            rows.append((name, ", ".join(scores(value))))
     return rows
 
 

@@ -115,7 +115,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_h_n: Tensor | None, grad_c_n: Tensor | None) -> Any:
         x, h_0, c_0, batch_sizes, out, gates, cells, *weights = ctx.saved_tensors
         need = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # create_graph=True
+        if torch.is_grad_enabled() or _batched(grad_out, grad_h_n, grad_c_n):  # create_graph=True, or many at once
             needs = [*need[1:4], *need[5:]]
             found = equations.gradients(
                 ctx.plan, (grad_out, grad_h_n, grad_c_n), x, h_0, c_0, weights, batch_sizes, needs
@@ -126,6 +126,12 @@ class _Layer(torch.autograd.Function):
             (need[1], need[2], need[3], need[5:]),
         )  # fmt: skip
         return None, grad_x, grad_h, grad_c, None, *grads
+
+
+def _batched(*grads: Tensor | None) -> bool:
+    """Whether autograd runs under vmap (``is_grads_batched``, ``jacobian(vectorize=True)``): no data to point at."""
+    functorch = torch._C._functorch
+    return any(g is not None and (functorch.is_batchedtensor(g) or functorch.is_legacy_batchedtensor(g)) for g in grads)
 
 
 # ---- for the tracers: the same as operators ------------------------------------------------------------------

@@ -159,12 +159,23 @@ class ForecastModel:
     plan : Plan
     scalers : dict
         Of each series by its name, fitted on its training part: channels, then features.
+    units : dict
+        What the seasonal naive forecast of one step misses by in that part, of each channel: the unit of MASE
+        (Hyndman and Koehler 2006).
     network : Module
         A `SequenceModel`, prepared for its device as it may be.
     """
 
-    def __init__(self, columns: Columns, plan: Plan, scalers: Mapping[str, Scaler], network: nn.Module) -> None:
-        self.columns, self.plan, self.scalers, self.network = columns, plan, dict(scalers), network
+    def __init__(
+        self,
+        columns: Columns,
+        plan: Plan,
+        scalers: Mapping[str, Scaler],
+        units: Mapping[str, Floats],
+        network: nn.Module,
+    ) -> None:
+        self.columns, self.plan, self.network = columns, plan, network
+        self.scalers, self.units = dict(scalers), dict(units)
 
     def files(self) -> dict[str, str]:
         """What a run folder keeps beside the weights, by file name."""
@@ -172,6 +183,7 @@ class ForecastModel:
             "columns": asdict(self.columns),
             "plan": asdict(self.plan),
             "scalers": {name: scaler.as_dict() for name, scaler in self.scalers.items()},
+            "units": {name: unit.tolist() for name, unit in self.units.items()},
         }
         return {"preprocessing.json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n"}
 
@@ -185,14 +197,122 @@ class ForecastModel:
             If they are not what `files` wrote.
         """
         try:
-            columns, plan, scalers = _parts_of(files)
+            columns, plan, scalers, units = _parts_of(files)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"preprocessing.json is missing or damaged: {error}.") from None
-        return cls(columns, plan, scalers, _network(plan, options))
+        return cls(columns, plan, scalers, units, _network(plan, options))
 
-    def scaler_for(self, one: Series) -> Scaler:
-        """The scale of a series: its own of training, else one fitted to what is given of it."""
-        return self.scalers.get(one.name) or Scaler.fit([_numbers(one)])
+    def read(self, source: str, encoding: str = "utf-8") -> list[Series]:
+        """The series of a table.
+
+        Raises
+        ------
+        DataError
+            If a column is missing, or a number infinite.
+        """
+        table = open_table(source, encoding)
+        for name in self.columns.used():
+            if name not in table.names:
+                raise DataError(
+                    f"{source} has no column {name!r}, which the model was trained with; "
+                    f"there are {', '.join(map(repr, table.names[:20]))}."
+                )
+        return read_series(table, self.columns)
+
+    def values(self, found: Sequence[Series]) -> tuple[list[NDArray[np.float32]], int]:
+        """Series as the network reads them, ``(T, C + F)``, and how many empty cells were filled.
+
+        A series that training did not have gets its scale and unit from what is given of it.
+        """
+        values, filled = [], 0
+        for one in found:
+            if one.name not in self.scalers:
+                self.scalers[one.name] = Scaler.fit([_numbers(one)])
+            if one.name not in self.units:
+                self.units[one.name] = _naive_error(one.target, self.plan.season)
+            scaled, count = _scaled(one, self.scalers[one.name])
+            values.append(scaled)
+            filled += count
+        return values, filled
+
+    def windows(self, found: Sequence[Series]) -> tuple[Windows, list[str]]:
+        """Every window of some series, and the names of these."""
+        values, _ = self.values(found)
+        observed = [~np.isnan(one.target) for one in found]
+        windows = Windows(self.plan, values, observed, [(0, len(v)) for v in values], False)
+        return windows, [one.name for one in found]
+
+    def score(self, windows: Windows, names: Sequence[str]) -> dict[str, float]:
+        """Judge the network, see `judge`."""
+        was_training = self.network.training
+        self.network.eval()
+        device = next(self.network.parameters()).device
+        try:
+            return self.judge(
+                windows, names, lambda past: self.outputs(torch.from_numpy(past).to(device)).cpu().numpy()
+            )
+        finally:
+            self.network.train(was_training)
+
+    def evaluate(self, source: str, encoding: str = "utf-8") -> dict[str, Any]:
+        """Every metric of forecasts made all along the series of a table, beside the baselines'."""
+        found = self.read(source, encoding)
+        windows, names = self.windows(found)
+        if not len(windows):
+            need = self.plan.context + self.plan.horizon
+            raise DataError(f"{source}: no series has the {need} steps that one forecast and its check need.")
+        return {
+            "series": len(found),
+            "forecasts": len(windows.thinned(ORIGINS)),
+            **self.score(windows, names),
+            "baselines": self.baselines(windows, names),
+        }
+
+    def baselines(self, windows: Windows, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The naive and, with a season, the seasonal naive forecast, judged at the same places."""
+        plan = self.plan
+        found = {"naive": self.judge(windows, names, lambda past: plan.naive(past[..., : plan.channels], 1))}
+        if 1 < plan.season <= plan.context:
+            found["seasonal naive"] = self.judge(
+                windows, names, lambda past: plan.naive(past[..., : plan.channels], plan.season)
+            )
+        return found
+
+    def judge(
+        self, windows: Windows, names: Sequence[str], outputs: Callable[[NDArray[np.float32]], NDArray[Any]]
+    ) -> dict[str, float]:
+        """Loss (scaled), MAE and RMSE (in the units of the data) and MASE of forecasts made along windows.
+
+        Parameters
+        ----------
+        names
+            Of the series, by their place.
+        outputs
+            Scaled windows ``(context, B, C + F)`` to scaled forecasts ``(horizon, B, C)``.
+        """
+        plan = self.plan
+        chosen = windows.thinned(ORIGINS)
+        scaled, absolute, squared, relative, count = 0.0, 0.0, 0.0, 0.0, 0
+        for start in range(0, len(chosen), 256):
+            some = chosen[start : start + 256]
+            values, observed = windows.cut(some)
+            truth, known = values[plan.context :, :, : plan.channels], observed[plan.context :]
+            error = (outputs(values[: plan.context]) - truth).astype(np.float64) * known
+            owners = [names[place] for place, _ in windows.starts[some]]
+            scale = np.stack([self.scalers[name].scale[: plan.channels] for name in owners])
+            unit = np.stack([self.units[name] for name in owners])
+            scaled += float((error**2).sum())
+            absolute += float((np.abs(error) * scale).sum())
+            squared += float(((error * scale) ** 2).sum())
+            relative += float((np.abs(error) * scale / unit).sum())
+            count += int(known.sum())
+        count = max(1, count)
+        return {
+            "loss": scaled / count,
+            "mae": absolute / count,
+            "rmse": math.sqrt(squared / count),
+            "mase": relative / count,
+        }
 
     @torch.no_grad()
     def outputs(self, past: Tensor) -> Tensor:
@@ -234,19 +354,30 @@ class ForecastModel:
                     raise DataError(
                         f"{name} has {len(one.rows)} steps; the model reads {self.plan.context} to forecast."
                     )
-                scaler = self.scaler_for(one)
-                scaled = _scaled(one, scaler)[0][-self.plan.context :]
+                values, _ = self.values([one])
+                scaler, scaled = self.scalers[one.name], values[0][-self.plan.context :]
                 result = self.outputs(torch.from_numpy(scaled)[:, None].to(device))[:, 0].cpu().numpy()
                 yield one, _channels(scaler, self.plan).undo(result)
         finally:
             self.network.train(was_training)
 
 
-def _parts_of(files: Mapping[str, str]) -> tuple[Columns, Plan, dict[str, Scaler]]:
+def _parts_of(files: Mapping[str, str]) -> tuple[Columns, Plan, dict[str, Scaler], dict[str, Floats]]:
     kept = json.loads(files["preprocessing.json"])
     parts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in kept["columns"].items()}
     scalers = {name: Scaler.from_dict(scaler) for name, scaler in kept["scalers"].items()}
-    return Columns(**parts), Plan(**kept["plan"]), scalers
+    units = {name: np.asarray(unit, dtype=np.float64) for name, unit in kept["units"].items()}
+    return Columns(**parts), Plan(**kept["plan"]), scalers, units
+
+
+def read_series(table: Table, columns: Columns) -> list[Series]:
+    """The series of a table, all of their numbers finite or missing."""
+    found = series(table, columns)
+    for one in found:
+        if np.isinf(_numbers(one)).any():
+            where = f"series {one.name!r}" if one.name else "the series"
+            raise DataError(f"{table.source}: {where} holds an infinite number.")
+    return found
 
 
 def _network(plan: Plan, options: Mapping[str, Any]) -> SequenceModel:
@@ -303,17 +434,21 @@ class ForecastTask:
         table = open_table(source, options.get("encoding") or "utf-8")
         self.fingerprint = table.fingerprint
         if files is not None:
-            self.columns, self.plan, self.scalers = _parts_of(files)
+            self.columns, self.plan, self.scalers, self.units = _parts_of(files)
         else:
             given = {part: options.get(part) for part in ("group", "time", "target", "features")}
             self.columns, notes = columns_for("forecast", table, given)
             self.notes += [*table.notes, *notes]
-        found = self._read(table)
+        found = read_series(table, self.columns)
         bounds = self._bounds(found)
         if files is None:
             self.plan = self._plan(found, bounds)
             self.scalers = {
                 one.name: Scaler.fit([_numbers(one)[:train]]) for one, (train, _, _) in zip(found, bounds, strict=True)
+            }
+            self.units = {
+                one.name: _naive_error(one.target[:train], self.plan.season)
+                for one, (train, _, _) in zip(found, bounds, strict=True)
             }
         self._load(found, bounds)
         self.batch_size = options.get("batch_size") or min(64, max(1, len(self.training) // 4))
@@ -322,17 +457,6 @@ class ForecastTask:
         self.steps_per_epoch = self.shuffle.steps_per_epoch
 
     # --- Reading ------------------------------------------------------------------------------------------------------
-
-    def _read(self, table: Table) -> list[Series]:
-        for name in self.columns.used():
-            if name not in table.names:
-                raise DataError(f"{table.source} has no column {name!r}.")
-        found = series(table, self.columns)
-        for one in found:
-            if np.isinf(_numbers(one)).any():
-                where = f"series {one.name!r}" if one.name else "the series"
-                raise DataError(f"{table.source}: {where} holds an infinite number.")
-        return found
 
     def _bounds(self, found: Sequence[Series]) -> list[tuple[int, int, int]]:
         """Of each series, where training, validation and test end."""
@@ -373,7 +497,7 @@ class ForecastTask:
         return Plan(horizon, context, season, strategy, len(self.columns.target), len(self.columns.features))
 
     def _load(self, found: Sequence[Series], bounds: Sequence[tuple[int, int, int]]) -> None:
-        values, filled = self._values(found)
+        values, filled = self._with(nn.Module()).values(found)
         observed = [~np.isnan(one.target) for one in found]
         if filled:
             self.notes.append(
@@ -382,27 +506,12 @@ class ForecastTask:
         self.training = Windows(self.plan, values, observed, [(0, train) for train, _, _ in bounds], False)
         if not len(self.training):
             raise DataError(f"{self.source} has no {self.plan.context + self.plan.horizon} steps in a row to train on.")
-        # What one step of the seasonal naive forecast misses by in training: the unit of MASE (Hyndman, Koehler 2006).
-        self.unit = {
-            one.name: _naive_error(one.target[:train], self.plan.season)
-            for one, (train, _, _) in zip(found, bounds, strict=True)
-        }
         self.names = [one.name for one in found]
         self.validation = self._part("validation", found, values, observed, [(train, end) for train, end, _ in bounds])
         has_test = self.options.get("test") or self.options.get("test_fraction")
         self.test: tuple[Windows, list[str]] | None = None
         if has_test:
             self.test = self._part("test", found, values, observed, [(end, stop) for _, end, stop in bounds])
-
-    def _values(self, found: Sequence[Series]) -> tuple[list[NDArray[np.float32]], int]:
-        values, filled = [], 0
-        for one in found:
-            scaler = self.scalers.get(one.name) or Scaler.fit([_numbers(one)])
-            scaled, count = _scaled(one, scaler)
-            self.scalers.setdefault(one.name, scaler)
-            values.append(scaled)
-            filled += count
-        return values, filled
 
     def _part(
         self,
@@ -417,22 +526,16 @@ class ForecastTask:
         if other is None:
             windows, names = Windows(self.plan, values, observed, bounds, True), [one.name for one in found]
         else:
-            windows, names = self.windows_of(other)
+            # A series of that file which training has too keeps its scale.
+            reader = self._with(nn.Module())
+            windows, names = reader.windows(reader.read(other, self.options.get("encoding") or "utf-8"))
+            self.scalers, self.units = reader.scalers, reader.units
         if not len(windows):
             raise DataError(
                 f"the {part} part is shorter than the horizon of {self.plan.horizon} steps: give more of it "
                 f"(--{part}-fraction) or a lower --horizon."
             )
         return windows, names
-
-    def windows_of(self, source: str) -> tuple[Windows, list[str]]:
-        """Windows of another table, and the names of its series."""
-        found = self._read(open_table(source, self.options.get("encoding") or "utf-8"))
-        values, _ = self._values(found)
-        for one in found:
-            self.unit.setdefault(one.name, _naive_error(one.target, self.plan.season))
-        observed = [~np.isnan(one.target) for one in found]
-        return Windows(self.plan, values, observed, [(0, len(v)) for v in values], False), [one.name for one in found]
 
     # --- What the loop asks for ---------------------------------------------------------------------------------------
 
@@ -448,7 +551,7 @@ class ForecastTask:
         return self._with(nn.Module()).files()
 
     def _with(self, network: nn.Module) -> ForecastModel:
-        return ForecastModel(self.columns, self.plan, self.scalers, network)
+        return ForecastModel(self.columns, self.plan, self.scalers, self.units, network)
 
     def batch(self, step: int) -> ForecastBatch:
         """The batch of a training step."""
@@ -470,64 +573,31 @@ class ForecastTask:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of the validation part, their names beginning with ``validation_``."""
-        return {f"validation_{name}": value for name, value in self.score(model, *self.validation).items()}
-
-    def score(self, model: nn.Module, windows: Windows, names: Sequence[str]) -> dict[str, float]:
-        """Loss (scaled), MAE and RMSE (in the units of the data) and MASE of forecasts made along a part."""
-        forecaster = self._with(model)
-        was_training = model.training
-        model.eval()
-        device = next(model.parameters()).device
-
-        def outputs(past: NDArray[np.float32]) -> NDArray[Any]:
-            return forecaster.outputs(torch.from_numpy(past).to(device)).cpu().numpy()
-
-        try:
-            return self._judge(windows, names, outputs)
-        finally:
-            model.train(was_training)
+        return {f"validation_{name}": value for name, value in self._with(model).score(*self.validation).items()}
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """The naive and, with a season, the seasonal naive forecast, judged at the same places."""
-        channels = self.plan.channels
-        found = {"naive": self._judge(*self.validation, lambda past: self.plan.naive(past[..., :channels], 1))}
-        if 1 < self.plan.season <= self.plan.context:
-            found["seasonal naive"] = self._judge(
-                *self.validation, lambda past: self.plan.naive(past[..., :channels], self.plan.season)
-            )
-        return found
+        """The naive and, with a season, the seasonal naive forecast of the validation part."""
+        return self._with(nn.Module()).baselines(*self.validation)
 
-    def _judge(
-        self, windows: Windows, names: Sequence[str], outputs: Callable[[NDArray[np.float32]], NDArray[Any]]
-    ) -> dict[str, float]:
-        plan = self.plan
-        chosen = windows.thinned(ORIGINS)
-        scaled, absolute, squared, relative, count = 0.0, 0.0, 0.0, 0.0, 0
-        for start in range(0, len(chosen), 256):
-            some = chosen[start : start + 256]
-            values, observed = windows.cut(some)
-            truth, known = values[plan.context :, :, : plan.channels], observed[plan.context :]
-            error = (outputs(values[: plan.context]) - truth).astype(np.float64) * known
-            owners = [names[place] for place, _ in windows.starts[some]]
-            scale = np.stack([self.scalers[name].scale[: plan.channels] for name in owners])
-            unit = np.stack([self.unit[name] for name in owners])
-            scaled += float((error**2).sum())
-            absolute += float((np.abs(error) * scale).sum())
-            squared += float(((error * scale) ** 2).sum())
-            relative += float((np.abs(error) * scale / unit).sum())
-            count += int(known.sum())
-        count = max(1, count)
-        return {
-            "loss": scaled / count,
-            "mae": absolute / count,
-            "rmse": math.sqrt(squared / count),
-            "mase": relative / count,
-        }
+    def results(self, model: nn.Module) -> dict[str, str]:
+        """What is made with the trained model for the run folder, by file name: every metric of every part."""
+        parts = {"validation": self.validation} | ({"test": self.test} if self.test is not None else {})
+        found = {part: self._with(model).score(*data) for part, data in parts.items()}
+        return {"evaluation.json": json.dumps(found, indent=1) + "\n"}
 
-    def held_out(self, count: int) -> ForecastBatch:
-        """Some windows of the validation part, to measure the gradient with."""
+    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
         windows, _ = self.validation
-        return windows.batch(windows.thinned(count))
+        batch = windows.batch(windows.thinned(count))
+        direct = self.plan.strategy == "direct"
+
+        def loss(output: Tensor) -> Tensor:
+            change = output.view(-1, self.plan.horizon, self.plan.channels).transpose(0, 1) if direct else output
+            known = ~batch.targets.isnan()
+            errors = (batch.base + change - batch.targets.nan_to_num(0.0)) ** 2 * known
+            return errors.sum((0, 2)) if direct else errors.sum(2)
+
+        return (batch.inputs,), loss
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""

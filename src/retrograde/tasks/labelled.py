@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import DataError, OptionError, RunError
+from . import metrics
 from .sequences import Encoder, Ragged, Scaler, SequenceBatch, SequenceModel, Shuffle
 from .tables import Columns, Record, Table, columns_for, open_table, sequences
 
@@ -102,18 +102,18 @@ class LabelledModel:
         return cls(columns, encoder, labels, per_step, network(encoder, len(labels), pooling, options))
 
     @torch.no_grad()
-    def logits(self, arrays: Sequence[NDArray[Any]], steps: int = 1 << 16) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def logits(self, arrays: Ragged, steps: int = 1 << 16) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Logits of encoded sequences, longest first: a sequence's place with ``(outputs,)`` or ``(T, outputs)``.
 
         Parameters
         ----------
         arrays
-            From the encoder.
+            Encoded.
         steps
             The most steps, padding counted, in one batch.
         """
         device = next(self.network.parameters()).device
-        lengths = np.array([len(array) for array in arrays])
+        lengths = arrays.lengths
         order = np.argsort(-lengths, kind="stable")
         was_training = self.network.training
         self.network.eval()
@@ -123,21 +123,109 @@ class LabelledModel:
                 size = max(1, min(512, steps // int(lengths[order[start]])))
                 chosen = order[start : start + size]
                 start += size
-                batch = Ragged.of((arrays[i] for i in chosen), np.int32 if self.encoder.reads_tokens else np.float32)
-                inputs = torch.from_numpy(batch.padded(range(len(chosen)))).to(device)
-                outputs = self.network(as_input(inputs), torch.from_numpy(batch.lengths)).float().cpu().numpy()
+                inputs = as_input(torch.from_numpy(arrays.padded(chosen))).to(device)
+                outputs = self.network(inputs, torch.from_numpy(lengths[chosen])).float().cpu().numpy()
                 for column, place in enumerate(chosen):
                     yield int(place), outputs[: lengths[place], column] if self.per_step else outputs[column]
         finally:
             self.network.train(was_training)
 
+    def open(self, source: str, encoding: str = "utf-8", labelled: bool = True) -> Table:
+        """A table to read with this model.
+
+        Raises
+        ------
+        DataError
+            If it lacks a column.
+        """
+        table = open_table(source, encoding)
+        wanted = self.columns if labelled else replace(self.columns, label=None)
+        for name in wanted.used():
+            if name not in table.names:
+                raise DataError(
+                    f"{source} has no column {name!r}, which the model was trained with; "
+                    f"there are {', '.join(map(repr, table.names[:20]))}."
+                )
+        return table
+
+    def read(self, table: Table, chosen: NDArray[np.bool_] | None = None) -> tuple[Ragged, Ragged]:
+        """Encoded sequences of a table, those chosen, and the numbers of their labels.
+
+        Raises
+        ------
+        DataError
+            If a label is missing, or none of those the model knows.
+        """
+        number = {label: place for place, label in enumerate(self.labels)}
+        targets: list[NDArray[np.int64]] = []
+
+        def inputs() -> Iterator[NDArray[Any]]:
+            records = sequences(table, self.columns, self.per_step)
+            if chosen is not None:
+                records = (record for take, record in zip(chosen, records, strict=True) if take)
+            while block := list(islice(records, BLOCK)):
+                for record, array in zip(block, self.encoder.encode(block), strict=True):
+                    labels = checked(record, self.columns, self.per_step)
+                    if wrong := next((label for label in labels if label not in number), None):
+                        known = ", ".join(map(repr, self.labels[:10])) + (", …" if len(self.labels) > 10 else "")
+                        raise DataError(
+                            f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is none of training: {known}."
+                        )
+                    targets.append(np.array([number[label] for label in labels], dtype=np.int64))
+                    yield array
+
+        encoded = Ragged.of(inputs(), np.int32 if self.encoder.reads_tokens else np.float32)
+        if not len(encoded):
+            raise DataError(f"{table.source} has no sequences.")
+        return encoded, Ragged.of(targets, np.int64)
+
+    def score(self, inputs: Ragged, targets: Ragged) -> dict[str, Any]:
+        """Loss (nats per label) and every metric: `retrograde.tasks.metrics`."""
+        nats = 0.0
+        predicted = [np.empty(0, np.int64)] * len(inputs)
+        for place, logits in self.logits(inputs):
+            table = np.atleast_2d(logits).astype(np.float64)
+            truth = targets[place]
+            largest = table.max(-1)
+            logs = largest + np.log(np.exp(table - largest[:, None]).sum(-1))
+            nats += float((logs - table[np.arange(len(truth)), truth]).sum())
+            predicted[place] = table.argmax(-1)
+        judge = metrics.of_steps if self.per_step else metrics.of_sequences
+        truths = [targets[i] for i in range(len(targets))]
+        return {"loss": nats / max(1, len(targets.flat)), **judge(self.labels, truths, predicted)}
+
+    def evaluate(self, source: str, encoding: str = "utf-8") -> dict[str, Any]:
+        """Every metric of a labelled table."""
+        inputs, targets = self.read(self.open(source, encoding))
+        return {"sequences": len(inputs), "steps": int(inputs.lengths.sum()), **self.score(inputs, targets)}
+
     def predict(self, records: Iterator[Record]) -> Iterator[tuple[Record, NDArray[np.float64]]]:
         """Class probabilities of records, in their order, block by block: ``(labels,)`` or ``(T, labels)`` each."""
         while block := list(islice(records, BLOCK)):
             found: list[Any] = [None] * len(block)
-            for place, logits in self.logits(self.encoder.encode(block)):
+            dtype = np.int32 if self.encoder.reads_tokens else np.float32
+            for place, logits in self.logits(Ragged.of(self.encoder.encode(block), dtype)):
                 found[place] = softmax(logits)
             yield from zip(block, found, strict=True)
+
+
+def checked(record: Record, columns: Columns, per_step: bool) -> list[str]:
+    """The labels of a record, one or one a step.
+
+    Raises
+    ------
+    DataError
+        If one is missing.
+    """
+    labels = record.label if isinstance(record.label, list) else [record.label or ""]
+    for step, label in enumerate(labels):
+        if not label:
+            row = record.rows[step] if len(record.rows) == len(labels) else record.rows[0]
+            which = f"step {step + 1} has" if per_step else "there is"
+            raise DataError(f"row {row + 1}, column {columns.label!r}: {which} no label.")
+    if not labels:
+        raise DataError(f"row {record.rows[0] + 1}, column {columns.label!r}: there are no labels.")
+    return labels
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
@@ -169,11 +257,13 @@ def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
     return Columns(**parts), encoder, list(kept["labels"])
 
 
-class LabelledTask(ABC):
+class LabelledTask:
     """What the training loop asks for, over the labelled sequences of a table.
 
     Parameters
     ----------
+    name : {"classify", "tag"}
+        One label for a sequence, from its last real step or the pool of all; or a label for each step.
     source : str
         See `open_table`.
     options : mapping
@@ -187,10 +277,10 @@ class LabelledTask(ABC):
         If the data cannot be learnt from, or an option does not fit it.
     """
 
-    name: ClassVar[str]
-    per_step: ClassVar[bool]
-
-    def __init__(self, source: str, options: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, source: str, options: Mapping[str, Any], files: Mapping[str, str] | None = None
+    ) -> None:
+        self.name, self.per_step = name, name == "tag"
         self.options = dict(options)
         self.source = source
         self.notes: list[str] = []
@@ -198,7 +288,7 @@ class LabelledTask(ABC):
         self.fingerprint = table.fingerprint
         if files is not None:
             self.columns, self.encoder, self.labels = parts_of(files)
-            self._check_columns(table)
+            self._with(nn.Module()).open(source, options.get("encoding") or "utf-8")
         else:
             given = {part: options.get(part) for part in ("text", "label", "group", "time", "features")}
             self.columns, notes = columns_for(self.name, table, given)
@@ -214,16 +304,14 @@ class LabelledTask(ABC):
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
-    def _check_columns(self, table: Table) -> None:
-        for name in self.columns.used():
-            if name not in table.names:
-                raise DataError(f"{table.source} has no column {name!r}, which this run was trained with.")
-
     def _split(self, table: Table) -> NDArray[np.int8]:
         """Of each sequence of the table: 0 to train, 1 to validate, 2 to test with."""
         labels: list[str] = []
         for record in sequences(table, self.columns, self.per_step):
-            labels.append(self._stratum(record))
+            found = checked(record, self.columns, self.per_step)
+            labels.append("" if self.per_step else found[0])
+        if not self.per_step:
+            self._check_labels(Counter(labels))
         shares = [0.0, 0.0]
         if self.options.get("validation") is None:
             shares[0] = self.options.get("validation_fraction") or 0.1
@@ -250,10 +338,6 @@ class LabelledTask(ABC):
             raise DataError(f"{table.source} has {len(labels)} sequences: too few to train and validate with.")
         return parts
 
-    @abstractmethod
-    def _stratum(self, record: Record) -> str:
-        """What the split keeps in proportion; also refuses a record without a label."""
-
     def _fit(self, parts: NDArray[np.int8], table: Table) -> None:
         """Learn labels, vocabulary and scale from the training sequences."""
         counts: Counter[str] = Counter()  # of all parts: a tag that training lacks is still one that can be missed
@@ -266,15 +350,19 @@ class LabelledTask(ABC):
 
         options = {**self.options, "lowercase": self._lowercase()}
         self.encoder = Encoder.fit(training(), options, self._max_length())
+        self._check_labels(counts)
         self.labels = sorted(counts, key=_natural)
-        if len(self.labels) < 2:
-            only_one = f"only {self.labels[0]!r}" if self.labels else "none"
+
+    def _check_labels(self, counts: Counter[str]) -> None:
+        """Refuse labels that are no classes."""
+        if len(counts) < 2:
+            only_one = f"only {next(iter(counts))!r}" if counts else "none"
             raise DataError(
                 f"column {self.columns.label!r} has {only_one} for a label: there is nothing to tell apart."
             )
-        if len(self.labels) > MANY_CLASSES or len(self.labels) > max(20, 0.5 * counts.total()):
+        if len(counts) > MANY_CLASSES or len(counts) > max(20, 0.5 * counts.total()):
             raise DataError(
-                f"column {self.columns.label!r} has {len(self.labels):,} different labels in {counts.total():,}: "
+                f"column {self.columns.label!r} has {len(counts):,} different labels in {counts.total():,}: "
                 "they look like numbers or names, not classes; name another --label, or forecast numbers with "
                 "--task forecast."
             )
@@ -288,50 +376,17 @@ class LabelledTask(ABC):
 
     def _load(self, parts: NDArray[np.int8], table: Table) -> None:
         """Encode everything that is read more than once."""
-        number = {label: place for place, label in enumerate(self.labels)}
-        dtype = np.int32 if self.encoder.reads_tokens else np.float32
+        reader = self._with(nn.Module())
         held: dict[int, tuple[Ragged, Ragged]] = {}
-        for part in (0, 1, 2):
-            files = {1: self.options.get("validation"), 2: self.options.get("test")}
-            other = files.get(part)
-            chosen = open_table(other, self.options.get("encoding") or "utf-8") if other is not None else table
+        for part, other in enumerate((None, self.options.get("validation"), self.options.get("test"))):
             if other is not None:
-                for name in self.columns.used():
-                    if name not in chosen.names:
-                        raise DataError(f"{other} has no column {name!r}; it must have those of {self.source}.")
-            elif not (parts == part).any():
-                continue
-            held[part] = self._encoded(chosen, None if other is not None else parts == part, number, dtype)
+                held[part] = reader.read(reader.open(other, self.options.get("encoding") or "utf-8"))
+            elif (parts == part).any():
+                held[part] = reader.read(table, parts == part)
         self.inputs, self.targets = held[0]
         self.validation = held[1]
         self.test = held.get(2)
         self.notes += self.encoder.notes()
-
-    def _encoded(
-        self, table: Table, chosen: NDArray[np.bool_] | None, number: Mapping[str, int], dtype: type[np.generic]
-    ) -> tuple[Ragged, Ragged]:
-        targets: list[NDArray[np.int64]] = []
-
-        def inputs() -> Iterator[NDArray[Any]]:
-            records = sequences(table, self.columns, self.per_step)
-            if chosen is not None:
-                records = (record for take, record in zip(chosen, records, strict=True) if take)
-            while block := list(islice(records, BLOCK)):
-                for record, array in zip(block, self.encoder.encode(block), strict=True):
-                    self._stratum(record)
-                    labels = [record.label] if isinstance(record.label, str) else record.label or []
-                    if wrong := next((label for label in labels if label not in number), None):
-                        raise DataError(
-                            f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is not among those of training: "
-                            f"{', '.join(map(repr, self.labels[:10]))}{', …' if len(self.labels) > 10 else ''}."
-                        )
-                    targets.append(np.array([number[label] for label in labels], dtype=np.int64))
-                    yield array
-
-        encoded = Ragged.of(inputs(), dtype)
-        if not len(encoded):
-            raise DataError(f"{table.source} has no sequences.")
-        return encoded, Ragged.of(targets, np.int64)
 
     def _class_weights(self) -> Tensor | None:
         asked = self.options.get("class_weights")
@@ -374,26 +429,8 @@ class LabelledTask(ABC):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of the validation part, their names beginning with ``validation_``."""
-        scores = self.score(model, *self.validation)
+        scores = self._with(model).score(*self.validation)
         return {f"validation_{name}": value for name, value in scores.items() if isinstance(value, int | float)}
-
-    def score(self, model: nn.Module, inputs: Ragged, targets: Ragged) -> dict[str, Any]:
-        """Every metric of a part."""
-        arrays = [inputs[i] for i in range(len(inputs))]
-        nats, predicted = 0.0, [np.empty(0, np.int64)] * len(arrays)
-        for place, logits in self._with(model).logits(arrays):
-            table = np.atleast_2d(logits).astype(np.float64)
-            truth = targets[place]
-            largest = table.max(-1)
-            logs = largest + np.log(np.exp(table - largest[:, None]).sum(-1))
-            nats += float((logs - table[np.arange(len(truth)), truth]).sum())
-            predicted[place] = table.argmax(-1)
-        truths = [targets[i] for i in range(len(targets))]
-        return {"loss": nats / max(1, len(targets.flat)), **self.metrics(truths, predicted)}
-
-    @abstractmethod
-    def metrics(self, truths: list[NDArray[np.int64]], predicted: list[NDArray[np.int64]]) -> dict[str, Any]:
-        """Numbers and tables about the labels of a part."""
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """What always naming the most frequent label of training reaches on the validation part."""
@@ -407,11 +444,31 @@ class LabelledTask(ABC):
             }
         }
 
-    def held_out(self, count: int) -> SequenceBatch:
-        """Some sequences of the validation part, of middling length, to measure the gradient with."""
+    def results(self, model: nn.Module) -> dict[str, str]:
+        """What is made with the trained model for the run folder, by file name: every metric of every part."""
+        parts = {"validation": self.validation} | ({"test": self.test} if self.test is not None else {})
+        found = {part: self._with(model).score(*data) for part, data in parts.items()}
+        return {"evaluation.json": json.dumps({"labels": self.labels, **found}, indent=1, ensure_ascii=False) + "\n"}
+
+    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
+        batch = self._held_out(count, steps)
+
+        def loss(output: Tensor) -> Tensor:
+            losses = F.cross_entropy(
+                output.flatten(0, -2), batch.targets.flatten(), reduction="none", ignore_index=IGNORED
+            )
+            return losses.view_as(batch.targets)
+
+        return (batch.inputs, batch.lengths), loss
+
+    def _held_out(self, count: int, steps: int) -> SequenceBatch:
+        """Some sequences of the validation part: of middling length, or as near it as is no longer than ``steps``."""
         inputs, targets = self.validation
         order = np.argsort(inputs.lengths, kind="stable")
-        middle = order[max(0, len(order) // 2 - count // 2) :][:count][::-1].copy()
+        most = int(np.searchsorted(inputs.lengths[order], steps, side="right"))
+        at = min(len(order) // 2, most)
+        middle = order[max(0, at - count // 2) :][:count][::-1].copy()
         padded = targets.padded(middle, IGNORED)
         return SequenceBatch(
             as_input(torch.from_numpy(inputs.padded(middle))),

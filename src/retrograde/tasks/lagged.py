@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -92,13 +95,19 @@ class SyntheticTraining:
             **{name: options[name] for name in RECURRENT if name in options},
         )
 
+    @cached_property
+    def network(self) -> SequenceModel:
+        """One model, to load trained weights into."""
+        return self.model()
+
     def files(self) -> dict[str, str]:
         """Nothing is learnt from data but the weights."""
         return {}
 
     def batch(self, step: int) -> SyntheticBatch:
         """The batch of a training step: drawn anew at each, from the seed and the step."""
-        generator = torch.Generator().manual_seed((self.options["seed"] << 32) + (self.task.seed << 48) + step)
+        state = np.random.SeedSequence([self.options["seed"], self.task.seed, step]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         return SyntheticBatch(self.task.batch(self.batch_size, generator))
 
     def loss(self, model: nn.Module, batch: SyntheticBatch, state: Any) -> tuple[Tensor, None]:
@@ -139,9 +148,27 @@ class SyntheticTraining:
             for name, level in levels.items()
         }
 
-    def held_out(self, count: int) -> SyntheticBatch:
-        """Some sequences to measure the gradient with."""
-        return SyntheticBatch(self.task.batch(count, torch.Generator().manual_seed(UNSEEN)))
+    def results(self, model: nn.Module) -> dict[str, str]:
+        """Whether the published criterion is met, on as many new sequences as it asks for."""
+        criterion, outcomes = self.task.criterion, []
+        generator = torch.Generator().manual_seed(UNSEEN + 1)
+        with torch.no_grad():
+            for done in range(0, criterion.sequences, 250):
+                batch = self.task.batch(min(250, criterion.sequences - done), generator)
+                outcomes.append(self.task.correct(model(batch.inputs, batch.lengths), batch))
+        correct = torch.cat(outcomes)
+        found = {
+            "criterion": criterion.words,
+            "sequences": criterion.sequences,
+            "wrong": int((~correct).sum()),
+            "solved": criterion.met(correct),
+        }
+        return {"evaluation.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
+
+    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
+        batch = self.task.batch(count, torch.Generator().manual_seed(UNSEEN))
+        return (batch.inputs, batch.lengths), lambda output: self.task.loss(output, batch)
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import DataError, DivergedError, OptionError
-from ..nn import GRU, LSTM, RNN
+from ..nn import recurrent_layer
 from .text import Text, TokenKind, Vocabulary
 
 __all__ = ["Baselines", "Chunk", "LanguageModel", "LanguageTask", "Score", "baselines", "evaluate", "generate", "score"]
@@ -42,6 +42,8 @@ class LanguageModel(nn.Module):
     tie : bool
         Use the embedding as output weights too (Press and Wolf 2017, arXiv:1608.05859); where
         ``embedding_size`` differs from ``hidden_size`` a linear projection joins the two.
+    **remedies
+        Further options of `retrograde.nn.recurrent_layer`: initialisation, normalisation, dropout of weights.
 
     Examples
     --------
@@ -61,17 +63,19 @@ class LanguageModel(nn.Module):
         nonlinearity: Literal["tanh", "relu"] = "tanh",
         dropout: float = 0.0,
         tie: bool = False,
+        **remedies: Any,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        between = dropout if num_layers > 1 else 0.0
-        self.recurrent: nn.RNNBase
-        if cell == "rnn":
-            self.recurrent = RNN(embedding_size, hidden_size, num_layers, nonlinearity=nonlinearity, dropout=between)
-        elif cell == "gru":
-            self.recurrent = GRU(embedding_size, hidden_size, num_layers, dropout=between)
-        else:
-            self.recurrent = LSTM(embedding_size, hidden_size, num_layers, dropout=between)
+        self.recurrent = recurrent_layer(
+            embedding_size,
+            hidden_size,
+            cell=cell,
+            num_layers=num_layers,
+            nonlinearity=nonlinearity,
+            dropout=dropout,
+            **remedies,
+        )
         self.dropout = nn.Dropout(dropout)
         bridged = tie and embedding_size != hidden_size
         self.projection = nn.Linear(hidden_size, embedding_size, bias=False) if bridged else None
@@ -80,6 +84,15 @@ class LanguageModel(nn.Module):
             # As output weights, embeddings of the usual unit variance would start with logits of size √E.
             nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
             self.output.weight = self.embedding.weight
+
+    @classmethod
+    def of(cls, vocabulary_size: int, options: Mapping[str, Any]) -> LanguageModel:
+        """The model that training options, by name, ask for."""
+        names = (
+            *("embedding_size", "hidden_size", "num_layers", "cell", "nonlinearity", "dropout", "tie"),
+            *("layer_norm", "recurrent_dropout", "weight_drop", "init", "spectral_radius", "forget_bias", "chrono"),
+        )
+        return cls(vocabulary_size, **{name: options[name] for name in names if name in options})
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits of the next token at every step.
@@ -214,8 +227,7 @@ class LanguageTask:
 
     def model(self) -> LanguageModel:
         """A new model, initialised from torch's random state."""
-        names = ("embedding_size", "hidden_size", "num_layers", "cell", "nonlinearity", "dropout", "tie")
-        return LanguageModel(len(self.vocabulary), **{name: self.options[name] for name in names})
+        return LanguageModel.of(len(self.vocabulary), self.options)
 
     def batch(self, step: int) -> Chunk:
         """The chunk that training step ``step`` (from 0) learns from."""
@@ -244,6 +256,35 @@ class LanguageTask:
         starts = torch.linspace(0, len(tokens) - 1 - length, count).long()
         windows = torch.stack([tokens[start : start + length + 1] for start in starts], dim=1)
         return windows[:-1], windows[1:]
+
+    @property
+    def fingerprint(self) -> str:
+        """By which a run that is resumed knows its data again."""
+        return self.text.fingerprint
+
+    def files(self) -> dict[str, str]:
+        """What a run folder keeps beside the weights, by file name."""
+        return {"vocabulary.json": self.vocabulary.to_json()}
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Unigram and bigram, on the same split."""
+        counted = baselines(
+            self.training_tokens, self.validation_tokens, len(self.validation_text), len(self.vocabulary)
+        )
+        return counted.as_dict()
+
+    def results(self, model: nn.Module) -> dict[str, str]:
+        """What is made with the trained model for the run folder, by file name: a sample."""
+        return {"sample.txt": "".join(generate(model, self.vocabulary, "", SAMPLE_LENGTH, seed=self.options["seed"]))}
+
+    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """Inputs of the model and the loss of its output per step, ``(T, B)``, to measure the gradient with."""
+        inputs, targets = self.held_out_sequences(min(steps, self.options["bptt"]), count)
+
+        def loss(output: Any) -> Tensor:
+            return F.cross_entropy(output[0].flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+        return (inputs,), loss
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""
@@ -298,6 +339,7 @@ class Score:
         return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_character": self.bits_per_character}
 
 
+SAMPLE_LENGTH = 300  # characters
 WARM_UP = 200  # steps of text before its own part that a stream reads to come into its state
 
 

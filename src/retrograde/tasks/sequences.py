@@ -77,9 +77,13 @@ class Ragged:
     def __getitem__(self, index: int) -> NDArray[Any]:
         return np.asarray(self.flat[self.starts[index] : self.starts[index + 1]])
 
-    def padded(self, indices: Sequence[int] | NDArray[np.int64], value: float = 0) -> NDArray[Any]:
+    def padded(self, indices: NDArray[np.int64], value: float = 0) -> NDArray[Any]:
         """Some of them side by side, ``(T, B)`` or ``(T, B, F)``, filled up with a value."""
-        longest = max((int(self.lengths[index]) for index in indices), default=0)
+        lengths = self.lengths[indices]
+        longest = int(lengths.max(initial=0))
+        if len(lengths) and (lengths == longest).all():
+            rows = self.starts[indices] + np.arange(longest)[:, None]
+            return np.asarray(self.flat[rows])
         result = np.full((longest, len(indices), *self.flat.shape[1:]), value, dtype=self.flat.dtype)
         for column, index in enumerate(indices):
             result[: self.lengths[index], column] = self[index]

@@ -433,10 +433,11 @@ def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: boo
             guessed[part] = value
 
     rows = len(sample[table.names[0]])
+    unlike = set(_USUAL["group"]) | {"index", "column 1"}  # numbers that count rows are none to learn from
     if task == "forecast":
         guess("time", _usual("time", free("number", "time")) or next(iter(free("time")), None))
         guess("group", _repeated(sample, _usual("group", free("text"))))
-        numbers = free("number")
+        numbers = [name for name in free("number") if name.lower() not in unlike]
         usual = _usual("target", numbers)
         if "features" in chosen:
             numbers = [name for name in numbers if name not in chosen["features"]]
@@ -444,7 +445,7 @@ def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: boo
         if not (chosen.get("target") or guessed.get("target")):
             raise DataError(f"{table.source} has no column of numbers to forecast; there are {_listed(table.names)}.")
     else:
-        label = _usual("label", free("text", "number", "list"))
+        label = _usual("label", [name for name in free("text", "number", "list") if _could_be_labels(sample[name])])
         if label is None and labelled and "label" not in chosen:
             label = _few_values(sample, free("text", "number"), rows)
         guess("label", label)
@@ -460,7 +461,6 @@ def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: boo
             raise OptionError(
                 "--time puts the steps of a sequence in order; name the --group of rows that are its steps."
             )
-        unlike = set(_USUAL["group"]) | {"index", "column 1"}  # numbers that count rows are none to learn from
         if "features" not in chosen and "text" not in chosen:
             texts = [name for name in free("text", "list") if not _numeric_list(sample[name])]
             usual = _usual("text", texts)
@@ -523,6 +523,14 @@ def _repeated(sample: Block, name: str | None) -> str | None:
     return name if len(set(values)) < len(sample[name]) else None
 
 
+def _could_be_labels(values: Sequence[Any]) -> bool:
+    """Whether a column of numbers, whatever its name, holds a few whole ones; other columns are believed."""
+    if _kind(values) != "number":
+        return True
+    numbers = [float(value) for value in values if not _missing(value)]
+    return all(value.is_integer() for value in numbers) and len(set(numbers)) <= max(20, len(numbers) // 2)
+
+
 def _few_values(sample: Block, names: Sequence[str], rows: int) -> str | None:
     """The last column whose values repeat the way labels do."""
     for name in reversed(names):
@@ -583,12 +591,15 @@ class Record(NamedTuple):
         ``(T, F)``, float32; NaN where a cell is empty.
     label : str, list of str or None
         One for the sequence, or one for each step.
+    name : str or None
+        Its group.
     """
 
     rows: list[int]
     tokens: str | list[str] | None
     values: Floats | None
     label: str | list[str] | None
+    name: str | None = None
 
 
 def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
@@ -678,12 +689,13 @@ def _grouped_sequences(table: Table, columns: Columns, per_step: bool) -> Iterat
                     )
                 label = next(iter(distinct), None)
         if columns.text is not None:
-            yield Record(rows, [str(cell) if cell is not None else "" for cell in cells[columns.text]], None, label)
+            words = [str(cell) if cell is not None else "" for cell in cells[columns.text]]
+            yield Record(rows, words, None, label, name)
             continue
         values = [
             [number(cell, part, row) for cell, row in zip(cells[part], rows, strict=True)] for part in columns.features
         ]
-        yield Record(rows, None, np.array(values, dtype=np.float32).T.reshape(len(rows), -1), label)
+        yield Record(rows, None, np.array(values, dtype=np.float32).T.reshape(len(rows), -1), label, name)
 
 
 def _groups(table: Table, columns: Columns) -> dict[str, tuple[list[int], Block]]:

@@ -28,6 +28,8 @@ FILES = (
     "config.json",
     "model.safetensors",
     "vocabulary.json",
+    "preprocessing.json",
+    "evaluation.json",
     "metrics.jsonl",
     "summary.json",
     "sample.txt",

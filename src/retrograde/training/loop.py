@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import DivergedError
 from .clipping import Clipping, Measured
 from .options import Options
+from .regularise import VanishingGradientRegulariser
 from .schedule import learning_rate
 
 __all__ = ["Batch", "Listener", "Progress", "State", "Task", "diverged", "run", "window_line"]
@@ -84,9 +86,11 @@ class Progress:
     norms: list[float] = field(default_factory=list)  # global, before clipping
     clipped: list[bool] = field(default_factory=list)
     window_seconds: float = 0.0
+    window_waiting: float = 0.0  # of them for data
 
-    def count(self, size: int, seconds: float) -> None:
+    def count(self, size: int, seconds: float, waiting: float) -> None:
         """Add a step."""
+        self.window_waiting += waiting
         self.step += 1
         self.tokens += size
         self.seconds += seconds
@@ -95,7 +99,8 @@ class Progress:
     def clear_window(self) -> None:
         """Begin to record anew after an evaluation."""
         self.recorded = self.step
-        self.losses, self.sizes, self.norms, self.clipped, self.window_seconds = [], [], [], [], 0.0
+        self.losses, self.sizes, self.norms, self.clipped = [], [], [], []
+        self.window_seconds = self.window_waiting = 0.0
 
 
 def run(
@@ -110,6 +115,7 @@ def run(
     evaluate: Callable[[float], None],
     stop: Callable[[], bool],
     listener: Listener,
+    regulariser: VanishingGradientRegulariser | None = None,
 ) -> None:
     """Train until ``planned`` steps are taken or ``stop()``; every ``options.eval_every`` steps ``evaluate(lr)``.
 
@@ -124,30 +130,37 @@ def run(
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
     unread: list[tuple[int, Tensor, Measured]] = []
     model.train()
-    while progress.step < planned and not stop():
-        began = time.perf_counter()
-        lr = learning_rate(options, progress.step, task.steps_per_epoch, planned)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-
-        batch = task.batch(progress.step).to(accelerator.device)
-        loss, state = task.loss(model, batch, progress.state)
-        accelerator.backward(loss)
-        unread.append((batch.size, loss.detach(), clipping(parameters)))
-        evaluates = (progress.step + 1) % options.eval_every == 0
-        if evaluates or len(unread) >= read_every:
-            _read(unread, progress, options)
-        optimizer.step()
-        optimizer.zero_grad()
-
-        progress.state = _detached(state)
-        progress.count(batch.size, time.perf_counter() - began)
-        listener.step(progress)
-        if evaluates:
+    # The next batch is made while this one is learnt.
+    with ThreadPoolExecutor(1, "retrograde-batches") as worker:
+        coming = worker.submit(task.batch, progress.step)
+        while progress.step < planned and not stop():
             began = time.perf_counter()
-            evaluate(lr)
-            progress.seconds += time.perf_counter() - began
-            model.train()
+            lr = learning_rate(options, progress.step, task.steps_per_epoch, planned)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+            batch = coming.result().to(accelerator.device)
+            coming = worker.submit(task.batch, progress.step + 1)
+            waited = time.perf_counter() - began
+            loss, state = task.loss(model, batch, progress.state)
+            accelerator.backward(loss)
+            if regulariser is not None:
+                regulariser.add_gradients()
+            unread.append((batch.size, loss.detach(), clipping(parameters)))
+            evaluates = (progress.step + 1) % options.eval_every == 0
+            if evaluates or len(unread) >= read_every:
+                _read(unread, progress, options)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            progress.state = _detached(state)
+            progress.count(batch.size, time.perf_counter() - began, waited)
+            listener.step(progress)
+            if evaluates:
+                began = time.perf_counter()
+                evaluate(lr)
+                progress.seconds += time.perf_counter() - began
+                model.train()
     _read(unread, progress, options)
 
 
@@ -181,7 +194,9 @@ def diverged(step: int, found: str, norms: list[float], options: Options) -> Div
     )
 
 
-def window_line(progress: Progress, options: Options, steps_per_epoch: int, lr: float) -> dict[str, Any]:
+def window_line(
+    progress: Progress, options: Options, clipping: Clipping, steps_per_epoch: int, lr: float
+) -> dict[str, Any]:
     """What a line of ``metrics.jsonl`` says about training since the line before it."""
     tokens = sum(progress.sizes)
     weighted = sum(loss * size for loss, size in zip(progress.losses, progress.sizes, strict=True))
@@ -197,8 +212,9 @@ def window_line(progress: Progress, options: Options, steps_per_epoch: int, lr: 
         "gradient_norm_median": statistics.median(progress.norms) if progress.norms else None,
         "gradient_norm_max": max(progress.norms, default=None),
         "clipped_share": sum(progress.clipped) / len(progress.clipped) if progress.clipped else None,
-        "clip_norm": options.clip_norm,
+        "clip_norm": options.clip_norm if options.clip_quantile is None else clipping.threshold,
         "clip_value": options.clip_value,
+        "waiting_share": progress.window_waiting / progress.window_seconds if progress.window_seconds else None,
     }
 
 

@@ -19,8 +19,24 @@ class Options:
 
     Attributes
     ----------
+    task : str
+        What is learnt; ``auto``: by the data, see `retrograde.tasks.open_task`.
     encoding : str
         Of the text.
+    text, label, group, time, target, features : str or None
+        Columns of a table; None: guessed, and the guess is told. See `retrograde.tasks.tables.columns_for`.
+    validation, test : str or None
+        Files to validate and test with, instead of parts held out.
+    test_fraction : float or None
+        Share held out to test with at the end; None: nothing.
+    max_length : int or None
+        Sequences longer than this are cut. None: 1000 to classify, else no limit.
+    lowercase : bool or None
+        Whether upper case is read as lower. None: to classify, yes.
+    pooling, class_weights, bidirectional
+        See `retrograde.tasks.sequences.SequenceModel` and `retrograde.tasks.labelled.LabelledTask`.
+    horizon, context, season, strategy
+        See `retrograde.tasks.forecast.Plan`; None: by the length and the dates of the series.
     tokens, vocab_size, min_count
         What a token is, the most of them (None: char all, word 10,000, bpe 1,000), and how often one must be seen.
     validation_fraction : float or None
@@ -29,8 +45,13 @@ class Options:
         The model, see `retrograde.tasks.language.LanguageModel`.
     optimizer, lr, momentum, weight_decay
         ``lr`` None: 0.002 for adam and adamw, 1 for sgd.
-    clip_norm, clip_value : float or None
-        Gradients are scaled to at most this global norm, or cut to ±this value.
+    init, spectral_radius, forget_bias, chrono, layer_norm, recurrent_dropout, weight_drop
+        Remedies that are part of the model, see `retrograde.nn.recurrent_layer`.
+    clip_norm, clip_value, clip_quantile : float or None
+        Gradients are scaled to at most this global norm, cut to ±this value, or scaled to at most this quantile of
+        the norms seen.
+    omega : float
+        Weight of the vanishing-gradient regulariser, see `retrograde.training.regularise`; 0 for none.
     schedule, warmup, decay_every, decay_factor
         Learning rate after a linear rise over ``warmup`` steps: ``constant``; ``cosine`` or ``linear`` down to
         a hundredth at the planned end; ``step``: times ``decay_factor`` every ``decay_every`` epochs.
@@ -44,7 +65,26 @@ class Options:
         ``threads`` None: torch's own choice.
     """
 
+    task: Literal["auto", "language", "classify", "tag", "forecast", "synthetic"] = "auto"
     encoding: str = "utf-8"
+    text: str | None = None
+    label: str | None = None
+    group: str | None = None
+    time: str | None = None
+    target: str | None = None
+    features: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    test_fraction: float | None = None
+    max_length: int | None = None
+    lowercase: bool | None = None
+    pooling: Literal["last", "mean", "max"] = "last"
+    class_weights: Literal["none", "balanced"] = "none"
+    bidirectional: bool = False
+    horizon: int | None = None
+    context: int | None = None
+    season: int | None = None
+    strategy: Literal["direct", "autoregressive"] = "direct"
     tokens: Literal["char", "word", "bpe"] = "char"
     vocab_size: int | None = None
     min_count: int | None = None
@@ -56,12 +96,21 @@ class Options:
     num_layers: int = 1
     dropout: float = 0.0
     tie: bool = False
+    init: Literal["default", "orthogonal", "identity", "xavier"] = "default"
+    spectral_radius: float | None = None
+    forget_bias: float | None = None
+    chrono: int | None = None
+    layer_norm: bool = False
+    recurrent_dropout: float = 0.0
+    weight_drop: float = 0.0
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     lr: float | None = None
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     clip_value: float | None = None
+    clip_quantile: float | None = None
+    omega: float = 0.0
     schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup: int = 0
     decay_every: float = 1.0
@@ -96,10 +145,11 @@ class Options:
         for name in ("max_time",):
             if isinstance(given.get(name), str):
                 given[name] = seconds(given[name])
-        if given.get("clip_value") is not None and given.get("clip_norm") is not None:
-            raise OptionError("--clip-norm and --clip-value exclude one another; give one of them.")
-        if given.get("clip_value") is not None:
-            given["clip_norm"] = None  # the default threshold gives way to the one asked for
+        clips = [name for name in ("clip_norm", "clip_value", "clip_quantile") if given.get(name) is not None]
+        if len(clips) > 1:
+            raise OptionError(f"{' and '.join(map(flag, clips))} exclude one another; give one of them.")
+        if clips:
+            given |= {"clip_norm": None} | {name: given[name] for name in clips}  # the default gives way
         options = cls(**given)
         options._check()
         if options.lr is None:
@@ -122,11 +172,13 @@ class Options:
             )
         for name in _POSITIVE:
             self._require(name, lambda value: 0 < value < math.inf, "must be a number above 0")
-        for name in ("weight_decay", "warmup"):
+        for name in ("weight_decay", "warmup", "omega"):
             self._require(name, lambda value: 0 <= value < math.inf, "must be 0 or more")
-        for name in ("dropout", "momentum"):
+        for name in ("dropout", "momentum", "recurrent_dropout", "weight_drop", "test_fraction"):
             self._require(name, lambda value: 0 <= value < 1, "must be 0 or more and below 1")
         self._require("validation_fraction", lambda value: 0 < value < 1, "must be above 0 and below 1")
+        self._require("clip_quantile", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+        self._require("chrono", lambda value: value >= 3, "must be at least 3, the longest lag in steps")
         self._require("decay_factor", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
         self._require("seed", lambda value: 0 <= value < 2**63, "must be 0 or more and below 2**63")
         if self.nonlinearity != "tanh" and self.cell != "rnn":
@@ -138,7 +190,8 @@ class Options:
 
     def _require(self, name: str, holds: Any, must: str) -> None:
         value = getattr(self, name)
-        if value is not None and not holds(value):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and holds(value)):
             mend = "; leave it out for no clipping by value" if name == "clip_value" else ""
             mend = "; --no-clip turns clipping off" if name == "clip_norm" else mend
             raise OptionError(f"{flag(name)} {value} is impossible: it {must}{mend}.")
@@ -146,9 +199,9 @@ class Options:
 
 _WHOLE = (
     *("vocab_size", "min_count", "embedding_size", "hidden_size", "num_layers", "bptt", "batch_size"),
-    *("max_steps", "eval_every", "threads"),
+    *("max_steps", "eval_every", "threads", "max_length", "horizon", "context", "season"),
 )
-_POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every")
+_POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every", "spectral_radius")
 
 
 def flag(name: str) -> str:

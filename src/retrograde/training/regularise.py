@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -114,9 +115,19 @@ class VanishingGradientRegulariser:
         given = [kwargs["input"], *args] if "input" in kwargs else [*args]
         given.append(kwargs.get("hx"))
         call = _Call(layer, _detached(given[0]), _detached(given[1]), _detached(result[0]), [], [])
-        output.register_hook(call.at_output.append)
-        result[1].register_hook(call.at_state.append)
+        output.register_hook(_into(call.at_output))
+        result[1].register_hook(_into(call.at_state))
         self._seen.append(call)
+
+
+def _into(arrived: list[Tensor]) -> Callable[[Tensor | None], None]:
+    """A hook that keeps a gradient; what has no part in the loss may get None."""
+
+    def hook(gradient: Tensor | None) -> None:
+        if gradient is not None:
+            arrived.append(gradient)
+
+    return hook
 
 
 class _Call(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -37,16 +38,7 @@ def _figure(run: Run) -> Figure:
     steps = run.steps
     train, validation = run.series("train_loss"), run.series("validation_loss")
     mode = "lines+markers" if len(steps) <= 60 else "lines"
-    details = [
-        f"epoch {number(epoch)}, {duration(seconds)}<br>perplexity {number(perplexity)}, {number(bits)} bits/character"
-        for epoch, seconds, perplexity, bits in zip(
-            run.series("epoch"),
-            run.series("seconds"),
-            run.series("validation_perplexity"),
-            run.series("validation_bits_per_character"),
-            strict=True,
-        )
-    ]
+    details = ["".join(f"<br>{detail}" for detail in _details(row)) for row in run.metrics]
     traces = [
         go.Scatter(
             x=steps,
@@ -65,7 +57,7 @@ def _figure(run: Run) -> Figure:
             line={"color": BLUE, "width": 2.5},
             marker={"size": 6},
             customdata=details,
-            hovertemplate="step %{x:,}<br>validation loss %{y:.4f}<br>%{customdata}<extra></extra>",
+            hovertemplate="step %{x:,}<br>validation loss %{y:.4f}%{customdata}<extra></extra>",
         ),
     ]
     span = [0, max(steps)]
@@ -101,6 +93,19 @@ def _figure(run: Run) -> Figure:
     )
 
 
+def _details(row: dict[str, Any]) -> list[str]:
+    """What a pointer on an evaluation shows besides the loss: whatever was measured."""
+    epoch, seconds, perplexity, bits = (
+        real(row.get(key)) for key in ("epoch", "seconds", "validation_perplexity", "validation_bits_per_character")
+    )
+    return [
+        *([f"epoch {number(epoch)}"] if math.isfinite(epoch) else []),
+        *([duration(seconds)] if math.isfinite(seconds) else []),
+        *([f"perplexity {number(perplexity)}"] if math.isfinite(perplexity) else []),
+        *([f"{number(bits)} bits per character"] if math.isfinite(bits) else []),
+    ]
+
+
 def _alt(steps: Sequence[float], validation: Sequence[float]) -> str:
     shown = [(step, loss) for step, loss in zip(steps, validation, strict=True) if math.isfinite(loss)]
     if not shown:
@@ -126,6 +131,7 @@ def _table(run: Run) -> Table:
         "learning rate": ("learning_rate", number),
         "tokens per second": ("tokens_per_second", number),
     }
+    columns = {name: (key, form) for name, (key, form) in columns.items() if any(key in row for row in rows)}
     return Table(
         "Every evaluation" if stride == 1 else f"One evaluation in {stride} (all are in metrics.jsonl)",
         [[form(real(row.get(key))) for key, form in columns.values()] for row in rows],

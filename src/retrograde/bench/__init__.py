@@ -1,0 +1,13 @@
+"""How fast the layers are beside ``torch.nn`` and JAX: the same mathematics, one process, taking turns.
+
+A :class:`Point` is a shape and a task (forward pass, or training step); :func:`measure` times every
+peer on it; a :class:`Benchmark` holds the measurements and says what they come to.
+"""
+
+from __future__ import annotations
+
+from .points import GRID, QUICK, Point, grid
+from .result import Benchmark
+from .timing import Measurement, Timing, measure
+
+__all__ = ["GRID", "QUICK", "Benchmark", "Measurement", "Point", "Timing", "grid", "measure"]

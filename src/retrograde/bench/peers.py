@@ -1,0 +1,172 @@
+"""Those who are timed: our layer, ``torch.nn``'s, and the same recurrence by ``jax.lax.scan`` under jit.
+
+All hold the same weights and see the same input, and say what they compute, so that nobody is timed
+on something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import nn
+from .points import Point
+
+__all__ = ["Peer", "peers"]
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Somebody who can take the step of a point.
+
+    Attributes
+    ----------
+    name : str
+    run : callable
+        Takes the step once, and returns when it is done.
+    answer : callable
+        Takes it once and returns its numbers: the output, or the gradients of the input and of each
+        parameter in torch's order.
+    """
+
+    name: str
+    run: Callable[[], object]
+    answer: Callable[[], list[Array]]
+
+
+def peers(point: Point, *, jax: bool, seed: int = 0) -> tuple[list[Peer], Callable[[int], Callable[[], object]], str]:
+    """Everybody on `point`.
+
+    Returns
+    -------
+    peers : list of Peer
+        Ours first.
+    shorter : callable
+        ``shorter(steps)`` is the run of ``torch.nn`` on the first `steps` steps only, to tell the
+        whole from beforehand.
+    path : str
+        What our layer computes with, ``"engine"`` or ``"torch"``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    theirs = getattr(torch.nn, point.cell.upper())(point.hidden_size, point.hidden_size, point.num_layers)
+    ours = getattr(nn, point.cell.upper())(point.hidden_size, point.hidden_size, point.num_layers)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.uniform_(-(point.hidden_size**-0.5), point.hidden_size**-0.5, generator=generator)
+    ours.load_state_dict(theirs.state_dict())
+    shape = (point.steps, point.batch_size, point.hidden_size)
+    x, weight = (torch.randn(shape, generator=generator) for _ in range(2))
+    everybody = [_torch_peer("retrograde", ours, x, weight, point), _torch_peer("torch", theirs, x, weight, point)]
+    if jax:
+        everybody.append(_jax_peer(list(theirs.parameters()), x, weight, point))
+
+    def shorter(steps: int) -> Callable[[], object]:
+        return _torch_peer("torch", theirs, x[:steps].clone(), weight[:steps].clone(), point).run
+
+    return everybody, shorter, nn.explain(ours, x).path
+
+
+def _torch_peer(name: str, layer: torch.nn.Module, x: Tensor, weight: Tensor, point: Point) -> Peer:
+    x = x.clone().requires_grad_(point.task == "train")
+    leaves = [x, *layer.parameters()]
+
+    def forward() -> list[Tensor]:
+        with torch.inference_mode():
+            return [layer(x)[0]]
+
+    def train() -> list[Tensor]:
+        return list(torch.autograd.grad((layer(x)[0] * weight).sum(), leaves))
+
+    run = train if point.task == "train" else forward
+    return Peer(name, run, lambda: [t.numpy() for t in run()])
+
+
+def _jax_peer(parameters: list[Tensor], x: Tensor, weight: Tensor, point: Point) -> Peer:
+    import jax
+    import jax.numpy as jnp
+
+    arrays = [jnp.asarray(p.detach().numpy()) for p in parameters]
+    inputs, scale = jnp.asarray(x.numpy()), jnp.asarray(weight.numpy())
+    layer = {"rnn": _jax_rnn, "gru": _jax_gru, "lstm": _jax_lstm}[point.cell]
+
+    def output(x: Any, *flat: Any) -> Any:
+        for i in range(0, len(flat), 4):
+            x = layer(x, *flat[i : i + 4])
+        return x
+
+    def loss(scale: Any, x: Any, *flat: Any) -> Any:
+        return (output(x, *flat) * scale).sum()
+
+    if point.task == "train":
+        step = jax.jit(jax.grad(loss, argnums=tuple(range(1, len(arrays) + 2))))
+        return Peer(
+            "jax",
+            lambda: jax.block_until_ready(step(scale, inputs, *arrays)),
+            lambda: [np.asarray(a) for a in step(scale, inputs, *arrays)],
+        )
+    forward = jax.jit(output)
+    return Peer(
+        "jax",
+        lambda: jax.block_until_ready(forward(inputs, *arrays)),
+        lambda: [np.asarray(forward(inputs, *arrays))],
+    )
+
+
+# As one writes them for speed: the product with the input for all steps at once, before the scan, and
+# W_hhᵀ laid out once. Unrolling the scan 4 or 16 times was no faster, and took longer to compile.
+
+
+def _jax_rnn(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    w_t = w_hh.T
+
+    def step(h: Any, a: Any) -> Any:
+        h = jnp.tanh(a + h @ w_t)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros((x.shape[1], w_hh.shape[1])), x @ w_ih.T + (b_ih + b_hh))[1]
+
+
+def _jax_gru(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    w_t, size = w_hh.T, w_hh.shape[1]
+
+    def step(h: Any, a: Any) -> Any:
+        b = h @ w_t + b_hh
+        gates = jax.nn.sigmoid(a[:, : 2 * size] + b[:, : 2 * size])
+        r, z = gates[:, :size], gates[:, size:]
+        n = jnp.tanh(a[:, 2 * size :] + r * b[:, 2 * size :])
+        h = n + z * (h - n)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros((x.shape[1], size)), x @ w_ih.T + b_ih)[1]
+
+
+def _jax_lstm(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    w_t, size = w_hh.T, w_hh.shape[1]
+
+    def step(state: Any, a: Any) -> Any:
+        h, c = state
+        a = a + h @ w_t
+        i_f = jax.nn.sigmoid(a[:, : 2 * size])
+        c = i_f[:, size:] * c + i_f[:, :size] * jnp.tanh(a[:, 2 * size : 3 * size])
+        h = jax.nn.sigmoid(a[:, 3 * size :]) * jnp.tanh(c)
+        return (h, c), h
+
+    zeros = jnp.zeros((x.shape[1], size))
+    return jax.lax.scan(step, (zeros, zeros), x @ w_ih.T + (b_ih + b_hh))[1]

@@ -1,0 +1,60 @@
+"""``retrograde predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],
+    data: Annotated[
+        str, typer.Argument(help="Text or a table of the kind it was trained on; no labels needed.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file to write: .jsonl, .csv or .parquet.", show_default=False)
+    ],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add the probability of every label (of text: of the token).")
+    ] = False,
+    encoding: Annotated[str | None, typer.Option(help="Of the text. [dim]\\[the run's][/dim]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+) -> None:
+    """Apply a trained model to data and write what it says, a row for a row, in the same order.
+
+    To classify: the label of each sequence. To tag: of each step. To forecast:
+    the steps that come after each series. Of text: the most likely token at
+    each place.
+
+    [bold]Example[/bold]
+
+    retrograde predict runs/stars new-reviews.csv --out stars.csv --probabilities
+    """
+    import torch
+
+    from ..errors import OptionError
+    from ..tasks import prediction
+    from ..training import load
+    from .terminal import printable
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded = load(run)
+    loaded.expect("language", "classify", "tag", "forecast")
+    encoding = encoding or loaded.config["options"]["encoding"]
+    if loaded.config["task"] == "language":
+        from ..tasks.text import read_text
+
+        rows = prediction.tokens(loaded.model, loaded.vocabulary, read_text(data, encoding), probabilities)
+    elif loaded.config["task"] == "forecast":
+        if probabilities:
+            raise OptionError("--probabilities: a forecast has none; leave it out.")
+        rows = prediction.forecasts(loaded.reader, data, encoding)
+    else:
+        rows = prediction.labels(loaded.reader, data, encoding, probabilities)
+    count = prediction.write_rows(out, rows)
+    typer.echo(f"{count:,} rows written to {printable(str(out))}")

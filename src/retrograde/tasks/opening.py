@@ -1,0 +1,151 @@
+"""From a data source and options to the task: the one place that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError, RunError
+from .synthetic import SYNTHETIC
+from .tables import SUFFIXES
+
+__all__ = ["DEFAULTS", "check_options", "kept_files", "open_task", "reader_of", "task_name"]
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # where they differ from those of `Options`
+    "classify": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
+    "tag": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
+    "forecast": {"hidden_size": 64},
+    "synthetic": {"hidden_size": 128},
+}
+
+_LABELLED = ("classify", "tag")
+_TABLES = (*_LABELLED, "forecast")
+_ONLY: Mapping[str, tuple[str, ...]] = {  # options that some tasks do not have
+    **dict.fromkeys(("text", "label", "max_length", "lowercase", "class_weights"), _LABELLED),
+    **dict.fromkeys(("group", "time", "features", "validation", "test", "test_fraction"), _TABLES),
+    **dict.fromkeys(("target", "horizon", "context", "season", "strategy"), ("forecast",)),
+    **dict.fromkeys(("tokens", "vocab_size", "min_count", "embedding_size"), ("language", *_LABELLED)),
+    **dict.fromkeys(("encoding", "validation_fraction"), ("language", *_TABLES)),
+    **dict.fromkeys(("tie", "bptt"), ("language",)),
+    "pooling": ("classify",),
+    "bidirectional": _LABELLED,
+}
+
+
+def task_name(source: str | Path, asked: str) -> str:
+    """The task of a source: the one asked for, else the one it is made for; text is for language modelling.
+
+    Raises
+    ------
+    OptionError
+        If the source is a table, which could be for several tasks, or the task asked for does not fit it.
+    """
+    name = str(source)
+    builtin = name.removeprefix("builtin:").split("?")[0] if name.startswith("builtin:") else None
+    if (builtin in SYNTHETIC) != (asked == "synthetic") and not (builtin in SYNTHETIC and asked == "auto"):
+        if builtin in SYNTHETIC:
+            raise OptionError(f"{name} is a task by itself: leave --task {asked} out.")
+        known = ", ".join(f"builtin:{one}" for one in SYNTHETIC)
+        raise OptionError(f"--task synthetic needs one of {known}, not {name}.")
+    if asked != "auto":
+        return asked
+    if builtin is not None:
+        made_for = {"digits": "classify", "eeg": "forecast"}
+        return "synthetic" if builtin in SYNTHETIC else made_for.get(builtin, "language")
+    if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES):
+        raise OptionError(f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language.")
+    return "language"
+
+
+def check_options(name: str, given: Collection[str]) -> None:
+    """Refuse options that the task does not have.
+
+    Raises
+    ------
+    OptionError
+    """
+    for option in given:
+        if name not in _ONLY.get(option, (name,)):
+            tasks = " and ".join(f"--task {task}" for task in _ONLY[option])
+            raise OptionError(f"--{option.replace('_', '-')} is for {tasks}; this is --task {name}: leave it out.")
+
+
+def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | None = None) -> Any:
+    """Read the data of a task and make it ready to train.
+
+    Parameters
+    ----------
+    name : str
+        From `task_name`.
+    source : str
+    options : mapping
+        Every training option by its name.
+    run : Path, optional
+        The folder of a run that is resumed: vocabulary, columns and scales are then those it keeps.
+
+    Returns
+    -------
+    LanguageTask, LabelledTask, ForecastTask or SyntheticTraining
+        They have the same methods; see `retrograde.training.loop.Task` and `retrograde.training.session`.
+    """
+    if name == "language":
+        from .language import LanguageTask
+        from .text import Vocabulary, read_text
+
+        vocabulary = Vocabulary.load(run / "vocabulary.json") if run is not None else None
+        return LanguageTask(read_text(source, options["encoding"]), options, vocabulary)
+    files = kept_files(run) if run is not None else None
+    if name in _LABELLED:
+        from .labelled import LabelledTask
+
+        return LabelledTask(name, source, options, files)
+    if name == "forecast":
+        from .forecast import ForecastTask
+
+        return ForecastTask(source, options, files)
+    from .lagged import SyntheticTraining
+
+    return SyntheticTraining(source, options, files)
+
+
+def reader_of(name: str, run: Path, config: Mapping[str, Any]) -> Any:
+    """What brings data to the model of a run folder and back: its ``network`` still lacks its weights.
+
+    Raises
+    ------
+    RunError
+        If a file of the run is missing or damaged.
+    """
+    if name in _LABELLED:
+        from .labelled import LabelledModel
+
+        return LabelledModel.from_files(kept_files(run), name == "tag", config["options"])
+    if name == "forecast":
+        from .forecast import ForecastModel
+
+        return ForecastModel.from_files(kept_files(run), config["options"])
+    if name == "synthetic":
+        from .lagged import SyntheticTraining
+
+        return SyntheticTraining(config["data"]["source"], config["options"])
+    raise RunError(f"{run} was trained for {name!r}, which this version does not know: upgrade retrograde.")
+
+
+def kept_files(run: Path) -> dict[str, str]:
+    """What a run folder keeps of its task beside the weights, by file name.
+
+    Raises
+    ------
+    RunError
+        If one cannot be read.
+    """
+    found = {}
+    for name in ("preprocessing.json", "vocabulary.json"):
+        try:
+            found[name] = (run / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{run / name} cannot be read: {error}.") from None
+    return found

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from retrograde.errors import DataError, OptionError, RunError
+from retrograde.tasks.text import Vocabulary, read_text
+
+PROSE = (
+    "The cat sat on the mat; the cat's hat sat on the cat.\n\n    def f(x):\n\treturn x  ** 2\n"
+    "Привет, мир! مرحبا بالعالم. 日本語の文。 e\u0301te\u0301\u00a0\u2028x\n"
+) * 5
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+
+
+def test_a_file_a_gzip_and_a_folder_read_alike(tmp_path):
+    (tmp_path / "one.txt").write_text("first\nsecond\n")
+    (tmp_path / "two.gz").write_bytes(gzip.compress(b"first\nsecond\n"))
+    folder = tmp_path / "folder"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "z.txt").write_text("second")  # its last line is ended
+    (folder / "a.md").write_text("first\n")
+    (folder / ".hidden").write_text("not this")
+    (folder / "empty.txt").write_text("")
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    texts = [read_text(tmp_path / name) for name in ("one.txt", "two.gz", "folder")]
+    assert {text.content for text in texts} == {"first\nsecond\n"}
+    assert len({text.fingerprint for text in texts}) == 1
+    assert "picture.png" in texts[2].notes[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "shift_jis"])
+def test_line_endings_and_marks_are_gone(tmp_path, encoding):
+    file = tmp_path / "text.txt"
+    file.write_bytes("\ufeff".encode(encoding) if encoding == "utf-16-le" else b"")
+    with file.open("ab") as end:
+        end.write("一行\r\n二行\r三行\n".encode(encoding))
+    assert read_text(file, encoding).content == "一行\n二行\n三行\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "offset"),
+    [
+        (b"abc\xff", "utf-8", 3),
+        ("ж".encode() * 10 + b"\xff", "utf-8", 20),
+        (b"\xef\xbb\xbfab\xff", "utf-8", 5),
+        ("ab".encode("utf-16") + b"\x00\xd8a\x00", "utf-16", 6),
+        (b"abc\x98", "cp1251", 3),
+    ],
+)
+def test_undecodable_bytes_are_pointed_at(tmp_path, content, encoding, offset):
+    file = tmp_path / "text.txt"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=f"offset {offset} .*--encoding"):
+        read_text(file, encoding)
+
+
+def test_the_standard_library_is_text_in_a_fixed_order():
+    text = read_text("builtin:stdlib")
+    assert text.content == read_text("builtin:stdlib").content
+    assert len(text.content) > 5_000_000
+    abc, argparse = (text.content.index(f"\nclass {name}(") for name in ("ABCMeta", "ArgumentParser"))
+    assert abc < argparse
+    assert "site-packages/pip" not in text.content[:1000] and "class BaseTestUUID" not in text.content
+
+
+def test_unknown_encodings_are_refused(tmp_path):
+    for encoding in ("klingon", "rot13", "base64", "", "utf-8\0"):
+        with pytest.raises(OptionError, match="encoding"):
+            read_text(tmp_path, encoding)
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_what_was_seen_comes_back_exactly(kind, tmp_path):
+    vocabulary = Vocabulary.fit(PROSE, kind, vocab_size=400)
+    numbers = vocabulary.encode(PROSE)
+    assert numbers.dtype == np.int32 and numbers.min() >= 0 and numbers.max() < len(vocabulary)
+    assert vocabulary.decode(numbers) == PROSE
+    assert b"".join(vocabulary.bytes_of(int(number)) for number in numbers).decode() == PROSE
+    (tmp_path / "vocabulary.json").write_text(vocabulary.to_json())
+    loaded = Vocabulary.load(tmp_path / "vocabulary.json")
+    assert loaded.kind == kind and loaded.encode(PROSE).tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+@settings(max_examples=40, deadline=None)
+@given(text=anything)
+def test_the_saved_tokenizer_gives_the_same_numbers(kind, text):
+    """Also for text it has not seen: `tokenizers` alone, without our code, encodes alike."""
+    vocabulary = _FITTED[kind]
+    alone = Tokenizer.from_str(vocabulary.to_json())
+    assert alone.encode(text).ids == vocabulary.encode(text).tolist()
+    if kind == "bpe":
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+_FITTED = {kind: Vocabulary.fit(PROSE, kind, vocab_size=300) for kind in ("char", "word", "bpe")}
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=anything.filter(bool))
+def test_characters_and_words_of_any_text_are_reversible(text):
+    for kind in ("char", "word"):
+        vocabulary = Vocabulary.fit(text, kind)
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+        assert vocabulary.unknown_pieces(text) == []
+
+
+def test_every_character_is_distinct():
+    text = "a\u0301á \t\n\u00a0Aa٣3"
+    vocabulary = Vocabulary.fit(text, "char")
+    assert len(vocabulary) == len(set(text)) + 1
+    assert vocabulary.encode("Ω").tolist() == [vocabulary.unknown] == [0]
+    assert vocabulary.unknown_pieces("aΩbΩ") == ["Ω", "b"]
+
+
+def test_vocab_size_and_min_count_bound_the_vocabulary():
+    text = "one two two three three three four four four four"
+    kept = Vocabulary.fit(text, "word", vocab_size=3)
+    assert sorted(kept.tokenizer.get_vocab()) == [" four", " three", "<unk>"]
+    kept = Vocabulary.fit(text, "word", min_count=3)
+    assert sorted(kept.tokenizer.get_vocab()) == [" four", " three", "<unk>"]
+    assert len(Vocabulary.fit(text, "char", vocab_size=4)) == 4
+    assert len(Vocabulary.fit(PROSE, "bpe", vocab_size=280)) == 280
+    for options in ({"vocab_size": 1}, {"min_count": 100}):
+        with pytest.raises(OptionError):
+            Vocabulary.fit(text, "word", **options)
+    with pytest.raises(OptionError, match="at least 256"):
+        Vocabulary.fit(text, "bpe", vocab_size=255)
+
+
+def test_long_texts_are_encoded_as_short_ones_are():
+    text = PROSE * 500  # beyond one block
+    for vocabulary in _FITTED.values():
+        assert vocabulary.encode(text).tolist() == vocabulary.encode(PROSE).tolist() * 500
+
+
+def test_something_else_is_no_vocabulary(tmp_path):
+    for content in ("", "{}", json.dumps({"model": {"type": "WordLevel"}}), "\x00"):
+        (tmp_path / "vocabulary.json").write_text(content)
+        with pytest.raises(RunError, match=r"vocabulary\.json"):
+            Vocabulary.load(Path(tmp_path / "vocabulary.json"))
