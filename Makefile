@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 ENGINE := CMakeLists.txt $(wildcard src/retrograde/kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench browser clean
+.PHONY: help setup demo test lint bench sanitize browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,19 @@ test: lint browser ## lint, then the whole test suite; what CI runs
 bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)
 	$(BIN)/python -c "import jax" 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+SANITIZER ?= address
+INSTRUMENTED = build/$(SANITIZER)
+sanitize: $(READY) ## tests/kernels over an engine built with SANITIZER=address (or thread)
+	$(BIN)/pip install --quiet nanobind
+	cmake -S . -B $(INSTRUMENTED) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRETROGRADE_SANITIZE=$(SANITIZER) \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	cmake --build $(INSTRUMENTED) -j 2
+	rm -rf $(INSTRUMENTED)/package && mkdir -p $(INSTRUMENTED)/package
+	cp -r src/retrograde $(INSTRUMENTED)/package/ && cp $(INSTRUMENTED)/_engine*.so $(INSTRUMENTED)/package/retrograde/kernels/
+	LD_PRELOAD=$$(gcc -print-file-name=$(if $(filter thread,$(SANITIZER)),libtsan.so,libasan.so)) ASAN_OPTIONS=detect_leaks=0 \
+	  TSAN_OPTIONS="halt_on_error=1 report_bugs=1 ignore_noninstrumented_modules=1" RETROGRADE_POOL=own \
+	  PYTHONPATH=$(INSTRUMENTED)/package $(BIN)/python -m pytest tests/kernels/test_native.py -p no:cacheprovider
 
 browser: # Chromium for the tests that open pages; without it they are skipped, and say so
 	@command -v chromium chromedriver >/dev/null || { \

@@ -6,7 +6,7 @@ mathematics in torch's elementary operators, for second derivatives and for look
 
 from __future__ import annotations
 
-from .native import available, info
-from .operators import layer
+from .native import available, info, matmul
+from .operators import layer, traced_layer
 
-__all__ = ["available", "info", "layer"]
+__all__ = ["available", "info", "layer", "matmul", "traced_layer"]

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "gradients", "layer"]
 
 # What a step computes beside h, as torch's documentation calls it: first the gates, then the sums they are made
-# from (`a_` and the gate's name; for the GRU, h_n is W_hn h_{t-1} + b_hn, which r multiplies).
+# from (`a_` and the gate's name; for the GRU, hn is W_hn h_{t-1} + b_hn, which r multiplies).
 NAMES: dict[int, tuple[str, ...]] = {
     0: ("a",),
     1: ("a",),
-    2: ("r", "z", "n", "a_r", "a_z", "a_n", "h_n"),
+    2: ("r", "z", "n", "a_r", "a_z", "a_n", "hn"),
     3: ("i", "f", "g", "o", "a_i", "a_f", "a_g", "a_o", "c"),
 }
 

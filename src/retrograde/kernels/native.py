@@ -25,7 +25,7 @@ else:
     except ImportError:  # installed where no C++ compiler was found
         _BUILT = False
 
-__all__ = ["CELLS", "Plan", "available", "backward", "forward", "info"]
+__all__ = ["CELLS", "Plan", "available", "backward", "forward", "info", "matmul"]
 
 CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
 _VARIABLE = "RETROGRADE_ISA"
@@ -299,3 +299,45 @@ def backward(
         if cell != 2 and grad_b_ih is not None and grad_b_hh is not None:
             grad_b_hh.copy_(grad_b_ih)
     return grad_x, grad_h, grad_c, grads
+
+
+def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:
+    """Multiply two matrices by the engine's packed product; nothing is differentiated.
+
+    Parameters
+    ----------
+    a : Tensor
+        ``(M, K)``, float32 or float64, on the CPU.
+    b : Tensor
+        ``(K, N)`` of the same type; a transposed view is taken as it is.
+    threads : int, optional
+        As many as torch uses, if not given; the result is the same bit for bit.
+
+    Returns
+    -------
+    Tensor
+        ``(M, N)``.
+
+    Raises
+    ------
+    OptionError
+        If the shapes or types do not fit.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> rg.kernels.matmul(torch.ones(2, 3), torch.ones(3, 4))[0]
+    tensor([3., 3., 3., 3.])
+    """
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
+        raise OptionError(f"matmul takes (M, K) and (K, N), not {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64) or not (a.is_cpu and b.is_cpu):
+        raise OptionError(f"matmul takes two float32 or two float64 tensors on the CPU, not {a.dtype} and {b.dtype}")
+    transposed = not b.is_contiguous() and b.t().is_contiguous()
+    a, b = a.contiguous(), b.t().contiguous() if transposed else b.contiguous()
+    c = a.new_empty((a.shape[0], b.shape[0] if transposed else b.shape[1]))
+    _engine.matmul(
+        a.dtype is torch.float64, c.data_ptr(), a.data_ptr(), b.data_ptr(), transposed, c.shape[0], c.shape[1],
+        a.shape[1], threads or torch.get_num_threads(),
+    )  # fmt: skip
+    return c

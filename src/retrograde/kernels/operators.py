@@ -17,7 +17,7 @@ from torch import Tensor
 from . import equations, native
 from .native import CELLS, Plan
 
-__all__ = ["layer"]
+__all__ = ["layer", "plan_of", "traced_layer"]
 
 
 def layer(
@@ -70,19 +70,53 @@ def layer(
     >>> out.shape, torch.equal(out[-1], h_n[0])
     (torch.Size([5, 2, 4]), True)
     """
-    directions = 2 if bidirectional else 1
-    number = CELLS[cell]
-    projected = number == 3 and len(weights) // directions in (3, 5)
-    plan = Plan(number, directions, bias, projected, recompute)
+    plan = plan_of(cell, weights, bias, bidirectional, recompute)
     keep = torch.is_grad_enabled() and _any_requires_grad(x, h_0, c_0, weights)
     if torch.compiler.is_compiling() or type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack() > 0:
         out, h_n, c_n, _, _ = _layer(x, h_0, c_0, list(weights), batch_sizes, *plan, keep)
-        return out, h_n, c_n if number == 3 else None
+        return out, h_n, c_n if plan.cell == 3 else None
     if not keep:
-        with torch.no_grad():
-            return native.forward(plan, x, h_0, c_0, weights, batch_sizes, False)[:3]
+        return native.forward(plan, x, h_0, c_0, weights, batch_sizes, False)[:3]
     result: tuple[Tensor, Tensor, Tensor | None] = _Layer.apply(plan, x, h_0, c_0, batch_sizes, *weights)  # type: ignore[no-untyped-call]
     return result
+
+
+def plan_of(cell: str, weights: Sequence[Tensor], bias: bool, bidirectional: bool, recompute: bool = False) -> Plan:
+    """Describe a layer without its tensors; the weights tell whether it projects."""
+    directions, number = 2 if bidirectional else 1, CELLS[cell]
+    return Plan(number, directions, bias, len(weights) // directions in (3, 5), recompute)
+
+
+def traced_layer(
+    cell: str,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    bias: bool = True,
+    bidirectional: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[tuple[Tensor, Tensor, Tensor | None], list[dict[str, Tensor]]]:
+    """Run a layer as :func:`layer` does, step by step in torch's elementary operators, and keep what they compute.
+
+    Returns
+    -------
+    tuple
+        What :func:`layer` returns.
+    list of dict
+        For each direction, by the names of torch's documentation, what each step computed, laid out as
+        the output: h, c, the gates, and the sums they are made of (``a``, ``a_i``, ``a_f``, ...).
+    """
+    plan = plan_of(cell, weights, bias, bidirectional)
+    records: list[list[tuple[Tensor, ...]]] = []
+    result = equations.layer(plan, x, h_0, c_0, weights, batch_sizes, records)
+    join = torch.stack if batch_sizes is None else torch.cat
+    seen = []
+    for record, h in zip(records, result[0].chunk(plan.directions, -1), strict=True):
+        columns = [join(column) for column in zip(*record, strict=True)]
+        seen.append({"h": h, **dict(zip(equations.NAMES[plan.cell], columns, strict=True))})
+    return result, seen
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -180,7 +214,7 @@ def _(
         T, rows = batch_sizes.shape[0], x.shape[0]
         # B stands in the data, unless a state gives it
         B = h_0.shape[1] if h_0 is not None else torch.library.get_ctx().new_dynamic_size()  # type: ignore[assignment]
-    gates = cells = x.new_empty(0)
+    gates, cells = x.new_empty(0), x.new_empty(0)
     if keep and cell >= 2:
         if not recompute:
             gates = x.new_empty((D, rows, 4 * H))

@@ -14,6 +14,7 @@ from .initialisation import initialise
 from .layers import GRU, LSTM, RNN, explain
 from .paths import Explanation
 from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+from .trace import Trace
 
 __all__ = [
     "GRU",
@@ -23,6 +24,7 @@ __all__ = [
     "StepwiseGRU",
     "StepwiseLSTM",
     "StepwiseRNN",
+    "Trace",
     "VariationalDropout",
     "WeightDrop",
     "accelerate_",

@@ -18,13 +18,25 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import OptionError
 from .compilation import admit_to_graphs
-from .paths import Call, Explanation, compute, explanation
+from .paths import Call, Explanation, compute, compute_traced, explanation
+from .trace import Trace
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "explain"]
 
 
 class Recurrent(torch.nn.RNNBase):
     """What the three layers share: fresh weights, and one forward pass over any form of input."""
+
+    recompute = False  # the class's, so that layers made elsewhere (old pickles, accelerate_) have it too
+
+    def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if recompute:
+            self.recompute = True
+
+    def extra_repr(self) -> str:
+        """Torch's, and what is ours."""
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run the layer over a sequence.
@@ -55,16 +67,109 @@ class Recurrent(torch.nn.RNNBase):
         if call is None:
             return super().forward(input, hx)
         output, state = compute(call)
+        return self._as_given(output, input), self._state_as_given(state, input)
+
+    def _as_given(self, rows: Tensor, input: Any) -> Any:
+        """What was computed for each step, in the form that the input has."""
         if isinstance(input, PackedSequence):
-            _, batch_sizes, sorted_indices, unsorted_indices = input
-            packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-            if unsorted_indices is not None:
-                state = tuple(s.index_select(1, unsorted_indices) for s in state)
-            return packed, (state if self.mode == "LSTM" else state[0])
-        if input.dim() == 2:
-            output = output.squeeze(0 if self.batch_first else 1)
+            return PackedSequence(rows, *input[1:])
+        return rows.squeeze(0 if self.batch_first else 1) if input.dim() == 2 else rows
+
+    def _state_as_given(self, state: tuple[Tensor, ...], input: Any) -> Any:
+        if isinstance(input, PackedSequence):
+            if input.unsorted_indices is not None:
+                state = tuple(s.index_select(1, input.unsorted_indices) for s in state)
+        elif input.dim() == 2:
             state = tuple(s.squeeze(1) for s in state)
-        return output, (state if self.mode == "LSTM" else state[0])
+        return state if self.mode == "LSTM" else state[0]
+
+    def trace(self, input: Any, hx: Any = None) -> Trace:
+        """Run the layer as :meth:`forward` does, and keep what it computes on the way.
+
+        Slower than `forward` (each step is a handful of torch operators), and differentiable like it.
+
+        Parameters
+        ----------
+        input, hx
+            As for :meth:`forward`.
+
+        Returns
+        -------
+        Trace
+            By layer and direction (``"l0"``, ``"l0_reverse"``, ...), as the parameters are called: h_t, and
+            c_t, the gates and the sums before the activations by the names of torch's documentation.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError, ...
+            Whatever ``torch.nn`` raises on the same bad input.
+
+        Examples
+        --------
+        >>> import torch, retrograde as rg
+        >>> trace = rg.nn.LSTM(3, 4, num_layers=2).trace(torch.zeros(5, 2, 3))
+        >>> trace
+        Trace of l0, l1: h, i, f, g, o, a_i, a_f, a_g, a_o, c
+        >>> trace["l0"]["f"].shape
+        torch.Size([5, 2, 4])
+        """
+        call = self._call(input, hx, self._flat_weights)
+        if call is None or 0 in call.input.shape:
+            super().forward(input, hx)  # raises what torch raises
+            raise OptionError(
+                f"trace takes a sequence of at least one step and one feature, not {call and call.input.shape}"
+            )
+        output, state, seen = compute_traced(call)
+        suffixes = [f"l{i}{end}" for i in range(self.num_layers) for end in ("", "_reverse")[: 1 + self.bidirectional]]
+        steps = {}
+        for name, found in zip(suffixes, seen, strict=True):
+            columns = found.items()
+            if self.batch_first and not isinstance(input, PackedSequence):
+                columns = {key: value.transpose(0, 1) for key, value in columns}.items()
+            steps[name] = {key: self._as_given(value, input) for key, value in columns}
+        return Trace(self._as_given(output, input), self._state_as_given(state, input), steps)
+
+    def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        """Take one step: a stream's next input and the state in, the output and the new state out.
+
+        Equal to ``forward`` on a sequence of one step, with less to do on the way.
+
+        Parameters
+        ----------
+        input : Tensor
+            ``(B, input_size)``.
+        hx : Tensor or (Tensor, Tensor), optional
+            As for :meth:`forward`, ``(num_layers, B, ·)``; zeros if not given.
+
+        Returns
+        -------
+        output : Tensor
+            ``(B, hidden_size)``, or ``(B, proj_size)`` with a projection.
+        state : Tensor or (Tensor, Tensor)
+            To be handed to the next call.
+
+        Raises
+        ------
+        OptionError
+            If the layer is bidirectional (the backward direction begins at a sequence's end), or the input is
+            not ``(B, input_size)``.
+
+        Examples
+        --------
+        >>> import torch, retrograde as rg
+        >>> layer, state = rg.nn.GRU(3, 4), None
+        >>> for x in torch.zeros(5, 2, 3):
+        ...     output, state = layer.step(x, state)
+        >>> output.shape, state.shape
+        (torch.Size([2, 4]), torch.Size([1, 2, 4]))
+        """
+        if self.bidirectional:
+            raise OptionError("step: a bidirectional layer has to see a sequence's end; call it on whole sequences")
+        if input.dim() != 2 or input.shape[1] != self.input_size:
+            raise OptionError(f"step: the input is {tuple(input.shape)}; it must be (B, {self.input_size})")
+        along = 1 if self.batch_first else 0
+        output, state = self.forward(input.unsqueeze(along), hx)
+        return output.squeeze(along), state
 
     def _call(self, input: Any, hx: Any, weights: list[Any]) -> Call | None:
         """The forward pass in tensors, or None if `input` and `hx` are not what this layer takes."""
@@ -120,6 +225,7 @@ class Recurrent(torch.nn.RNNBase):
             self.training,
             self.bidirectional,
             self.batch_first,
+            self.recompute,
         )
 
     # torch.nn keeps `_flat_weights`, a list of the weights filled when a parameter is set. Here it is
@@ -172,6 +278,9 @@ class RNN(Recurrent, torch.nn.RNN):
     dropout : float, default 0
         Between layers, in training.
     bidirectional : bool, default False
+    recompute : bool, default False
+        Keep states only every ~√T steps for the backward pass and compute the rest again there: less
+        memory, more time, the same gradients bit for bit.
     device, dtype : optional
 
     References
@@ -203,6 +312,9 @@ class GRU(Recurrent, torch.nn.GRU):
     dropout : float, default 0
         Between layers, in training.
     bidirectional : bool, default False
+    recompute : bool, default False
+        Keep states only every ~√T steps for the backward pass and compute the gates again there: less
+        memory, more time, the same gradients bit for bit.
     device, dtype : optional
 
     References
@@ -236,6 +348,9 @@ class LSTM(Recurrent, torch.nn.LSTM):
     bidirectional : bool, default False
     proj_size : int, default 0
         Size that h_t is projected to; 0 for no projection.
+    recompute : bool, default False
+        Keep states only every ~√T steps for the backward pass and compute the gates again there: less
+        memory, more time, the same gradients bit for bit.
     device, dtype : optional
 
     References

@@ -20,7 +20,7 @@ from .compilation import breaks_graph
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Call", "Explanation", "compute", "explanation", "obstacle"]
+__all__ = ["Call", "Explanation", "compute", "compute_traced", "explanation", "obstacle"]
 
 
 class Call(NamedTuple):
@@ -39,6 +39,7 @@ class Call(NamedTuple):
     training: bool
     bidirectional: bool
     batch_first: bool
+    recompute: bool = False  # keep states only every ~√T steps, and compute the others again on the way back
 
 
 _Path: TypeAlias = "Callable[[Call], tuple[Tensor, tuple[Tensor, ...]]]"
@@ -150,41 +151,74 @@ def _weights_fit(call: Call) -> bool:
 
 
 def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Compute `call` layer by layer in the native engine."""
-    x, state, weights = call.input, call.state, call.weights
-    if call.batch_first and call.batch_sizes is None:
-        x = x.transpose(0, 1)
-    directions = 2 if call.bidirectional else 1
-    per_layer = len(weights) // call.num_layers
-    h_0 = c_0 = None
-    hs, cs = [], []
-    for i in range(call.num_layers):
-        if state is not None:
-            h_0 = state[0]
-            c_0 = state[1] if len(state) == 2 else None
-            if call.num_layers > 1:
-                h_0 = h_0[i * directions : (i + 1) * directions]
-                c_0 = c_0[i * directions : (i + 1) * directions] if c_0 is not None else None
-        x, h_n, c_n = kernels.layer(
+    """Compute `call` in the native engine."""
+
+    def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
+        return kernels.layer(
             call.mode,
             x,
             h_0,
             c_0,
-            weights[i * per_layer : (i + 1) * per_layer],
+            weights,
+            bias=call.bias,
+            bidirectional=call.bidirectional,
+            batch_sizes=call.batch_sizes,
+            recompute=call.recompute,
+        )
+
+    return _layer_by_layer(call, run)
+
+
+def compute_traced(call: Call) -> tuple[Tensor, tuple[Tensor, ...], list[dict[str, Tensor]]]:
+    """Run `call` in elementary operators; returns also what each layer and direction computed at each step."""
+    seen: list[dict[str, Tensor]] = []
+
+    def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
+        result, directions = kernels.traced_layer(
+            call.mode,
+            x,
+            h_0,
+            c_0,
+            weights,
             bias=call.bias,
             bidirectional=call.bidirectional,
             batch_sizes=call.batch_sizes,
         )
+        seen.extend(directions)
+        return result
+
+    return *_layer_by_layer(call, run), seen
+
+
+_OneLayer: TypeAlias = "tuple[Tensor, Tensor, Tensor | None]"
+
+
+def _layer_by_layer(call: Call, run: Callable[..., _OneLayer]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The stack: ``run(x, h_0, c_0, weights)`` is one layer in all its directions, (T, B, ·) to (T, B, ·)."""
+    x, state, weights, n = call.input, call.state, call.weights, call.num_layers
+    h_0, c_0 = state if state is not None and len(state) == 2 else (state[0] if state is not None else None, None)
+    swap = call.batch_first and call.batch_sizes is None
+    if swap:
+        x = x.transpose(0, 1)
+    if n == 1:
+        x, h_n, c_n = run(x, h_0, c_0, weights)
+        return x.transpose(0, 1) if swap else x, (h_n,) if c_n is None else (h_n, c_n)
+    rows, per_layer = 2 if call.bidirectional else 1, len(weights) // n
+    hs, cs = [], []
+    for i in range(n):
+        own = slice(i * rows, (i + 1) * rows)
+        x, h_n, c_n = run(
+            x,
+            h_0[own] if h_0 is not None else None,
+            c_0[own] if c_0 is not None else None,
+            weights[i * per_layer : (i + 1) * per_layer],
+        )
         hs.append(h_n)
         if c_n is not None:
             cs.append(c_n)
-        if call.dropout and call.training and i + 1 < call.num_layers:
+        if call.dropout and call.training and i + 1 < n:
             x = torch.nn.functional.dropout(x, call.dropout, True)
-    if call.batch_first and call.batch_sizes is None:
-        x = x.transpose(0, 1)
-    if call.num_layers == 1:
-        return x, (hs[0], *cs)
-    return x, (torch.cat(hs), torch.cat(cs)) if cs else (torch.cat(hs),)
+    return x.transpose(0, 1) if swap else x, (torch.cat(hs), torch.cat(cs)) if cs else (torch.cat(hs),)
 
 
 _TORCH_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {

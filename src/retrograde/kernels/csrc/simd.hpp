@@ -86,24 +86,26 @@ template <class T> RG_INLINE Vec<T> clamp(Vec<T> x, T lo, T hi) {
   return x < lo ? splat(lo) : x;
 }
 
-// num / den for den in [1, 2^126): in float one Newton step on the processor's estimate, 1 to 2 ulp,
-// since a row of gates needs five quotients and the divider would be half of its time.
+// num / den for den in [1, 2^128): in float the processor's estimate corrected by what it leaves over, which is 1 where
+// num = den, since a row of gates needs five quotients and the divider would be half of its time.
 template <class T> RG_INLINE Vec<T> quotient(Vec<T> num, Vec<T> den) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
     Vec<T> y = (Vec<T>)_mm512_rcp14_ps((__m512)den);
-    return num * (y + y * (T(1) - den * y));
+    const Vec<T> q = num * y;
+    return q + y * (num - den * q);
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {
     Vec<T> y = (Vec<T>)_mm256_rcp_ps((__m256)den);
-    return num * (y + y * (T(1) - den * y));
+    const Vec<T> q = num * y;
+    return q + y * (num - den * q);
   }
 #endif
   return num / den;
 }
 
-// exp(x) = 2^n (1 + p), n = round(x / ln 2), p = expm1(x - n ln 2); |x| < 87 (float), 700 (double).
+// exp(x) = 2^n (1 + p), n = round(x / ln 2), p = expm1(x - n ln 2); |x| <= 88.3 (float), 709 (double).
 template <class T> struct Exponential {
   Vec<T> scale, p;
 };
@@ -152,7 +154,7 @@ template <class T> RG_INLINE Vec<T> tanh(Vec<T> x) {
 
 // sigma(x) = 1 / (1 + exp(-x))
 template <class T> RG_INLINE Vec<T> sigmoid(Vec<T> x) {
-  constexpr T limit = sizeof(T) == 4 ? T(87) : T(700);
+  constexpr T limit = sizeof(T) == 4 ? T(88.3) : T(709);  // beyond it sigma is subnormal, which is zero here
   Exponential<T> e = exponential<T>(clamp<T>(-x, -limit, limit));
   return quotient<T>(splat(T(1)), (e.scale * e.p + e.scale) + T(1));
 }

@@ -1,0 +1,137 @@
+"""The layer as an operator of torch: checked, compiled, exported, differentiated twice."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from test_native import CELLS, Problem
+
+from retrograde import kernels
+from retrograde.kernels import equations, operators
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the engine was not built here")
+
+
+def arguments(cell, *, D=1, packed=False, states=True, proj=0, requires_grad=True, recompute=False):
+    problem = Problem(cell, 4, 3, 5, 6, D=D, packed=packed, states=states, proj=proj)
+
+    def leaf(t):
+        return t.clone().requires_grad_(requires_grad) if t is not None else None
+
+    plan = operators.plan_of(cell, problem.weights, True, D == 2, recompute)
+    weights = [leaf(w) for w in problem.weights]
+    return (leaf(problem.x), leaf(problem.h_0), leaf(problem.c_0), weights, problem.sizes, *plan, requires_grad)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("options", [{}, {"D": 2, "states": False}, {"packed": True}, {"requires_grad": False}])
+def test_opcheck(cell, options):
+    torch.library.opcheck(torch.ops.retrograde.layer, arguments(cell, **options))
+
+
+def test_opcheck_with_projection():
+    torch.library.opcheck(torch.ops.retrograde.layer, arguments("LSTM", proj=4, D=2))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_opcheck_of_the_backward_operator(cell):
+    x, h_0, c_0, weights, sizes, *plan, _ = arguments(cell, requires_grad=False)
+    out, h_n, c_n, gates, cells = torch.ops.retrograde.layer(x, h_0, c_0, weights, sizes, *plan, True)
+    grads = (torch.randn_like(out), torch.randn_like(h_n), torch.randn_like(c_n) if cell == "LSTM" else None)
+    needs = [True, True, cell == "LSTM", *[True] * len(weights)]
+    inputs = (*grads, x, h_0, c_0, weights, sizes, out, gates, cells, *plan, needs)
+    torch.library.opcheck(torch.ops.retrograde.layer_backward, inputs)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_first_and_second_derivatives(cell, packed):
+    x, h_0, c_0, weights, sizes, *_ = arguments(cell, D=2, packed=packed)
+    states = [s for s in (h_0, c_0) if s is not None]
+
+    def run(x, *rest):
+        h, c = rest[0], rest[1] if cell == "LSTM" else None
+        out = kernels.layer(cell, x, h, c, rest[len(states) :], bidirectional=True, batch_sizes=sizes)
+        return tuple(o for o in out if o is not None)
+
+    inputs = (x, *states, *weights)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    if cell != "RNN_RELU":
+        assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_second_derivatives_of_the_operator(cell):
+    x, h_0, c_0, weights, sizes, *plan, _ = arguments(cell)
+
+    def penalty(layer):
+        out = layer()[0]
+        (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), [x, *weights])
+
+    through = penalty(lambda: torch.ops.retrograde.layer(x, h_0, c_0, weights, sizes, *plan, True))
+    plain = penalty(lambda: equations.layer(operators.Plan(*plan), x, h_0, c_0, weights, sizes))
+    torch.testing.assert_close(through, plain)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_equations_equal_the_engine(cell):
+    for packed in (False, True):
+        x, h_0, c_0, weights, sizes, *_ = arguments(cell, D=2, packed=packed)
+        ours = kernels.layer(cell, x, h_0, c_0, weights, bidirectional=True, batch_sizes=sizes)
+        theirs, seen = kernels.traced_layer(cell, x, h_0, c_0, weights, bidirectional=True, batch_sizes=sizes)
+        torch.testing.assert_close([o for o in ours if o is not None], [o for o in theirs if o is not None])
+        assert len(seen) == 2
+        torch.testing.assert_close(torch.cat([s["h"] for s in seen], -1), ours[0])
+
+
+def test_only_what_is_asked_for_is_differentiated():
+    x, h_0, c_0, weights, *_ = arguments("LSTM", requires_grad=False)
+    for i in range(4):
+        inputs = [w.clone().requires_grad_(i == j) for j, w in enumerate(weights)]
+        out = kernels.layer("LSTM", x, h_0, c_0, inputs)[0]
+        out.sum().backward()
+        assert [w.grad is not None for w in inputs] == [i == j for j in range(4)]
+    assert kernels.layer("LSTM", x, h_0, c_0, weights)[0].grad_fn is None
+
+
+def test_a_saved_output_changed_in_place_is_noticed():
+    x, h_0, c_0, weights, *_ = arguments("GRU")
+    out = kernels.layer("GRU", x, h_0, c_0, weights)[0]
+    out.data_ptr()
+    with torch.no_grad():
+        out += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+class Model(torch.nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+        self.weights = torch.nn.ParameterList([w.float() for w in Problem(cell, 1, 1, 5, 6).weights])
+
+    def forward(self, x):
+        return kernels.layer(self.cell, x.tanh(), None, None, list(self.weights))[0].square()
+
+
+@pytest.mark.parametrize("cell", ["GRU", "LSTM"])
+def test_compiled_in_one_graph(cell):
+    model, x = Model(cell), torch.randn(4, 3, 5)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    ours, theirs = model(x), compiled(x)
+    torch.testing.assert_close(theirs, ours)
+    ours.sum().backward()
+    theirs.sum().backward()
+    torch.testing.assert_close([w.grad for w in compiled.parameters()], [w.grad for w in model.parameters()])
+
+
+def test_exported_with_any_length_and_batch():
+    model = Model("LSTM")
+    shapes = {"x": {0: torch.export.Dim("T", min=2), 1: torch.export.Dim("B", min=2)}}
+    program = torch.export.export(model, (torch.randn(4, 3, 5),), dynamic_shapes=shapes)
+    assert any("retrograde" in str(node.target) for node in program.graph.nodes)
+    x = torch.randn(9, 2, 5)
+    torch.testing.assert_close(program.module()(x), model(x))
