@@ -1,123 +1,89 @@
-"""Training of the demo's models with torch.nn's layers and with ours: tokens per second, taking turns.
+"""``retrograde train`` on the demo's models with torch.nn's layers and with ours: tokens per second, taking turns.
 
-Both twins start from the same weights and go through retrograde's own training loop over the same text;
-the only difference is the class of the recurrent layer.
+Short trainings from the same seed over the same text, by ``rg.training.train`` itself; the one difference is the
+class of the recurrent layer. Evaluation, and the first steps, are not counted.
 
-    python benchmarks/training_speed.py [--data builtin:stdlib --rounds 9 --steps 10 --threads 2 --json FILE]
+    python benchmarks/training_speed.py [--data builtin:stdlib --rounds 5 --steps 30 --threads 2 --json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
-from accelerate import Accelerator
 
 import retrograde as rg
 from retrograde.bench.machine import hold_to
 from retrograde.bench.timing import spread
-from retrograde.nn import explain
-from retrograde.tasks.language import LanguageTask
-from retrograde.tasks.text import read_text
-from retrograde.training.clipping import Clipping
-from retrograde.training.loop import Listener, Progress, run
-from retrograde.training.options import Options
+from retrograde.training import train
+from retrograde.training.loop import Listener, Progress
 
-CELLS = ("rnn", "gru", "lstm")
-TORCHS = {rg.nn.RNN: torch.nn.RNN, rg.nn.GRU: torch.nn.GRU, rg.nn.LSTM: torch.nn.LSTM}
+TORCHS = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+WARMING = 3  # steps
 
 
-@dataclass
-class Trainee:
-    """A model in training, which goes on by a few steps at a time."""
+class Watch(Listener):
+    """Reads tokens and seconds as training goes."""
 
-    task: LanguageTask
-    options: Options
-    model: torch.nn.Module
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+        self.loss = float("nan")
 
-    def __post_init__(self) -> None:
-        # As retrograde train sets them up.
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.options.lr, fused=True)
-        self.clipping = Clipping(self.options.clip_norm, self.options.clip_value)
-        self.accelerator = Accelerator(cpu=True)
-        self.progress = Progress()
+    def step(self, progress: Progress) -> None:
+        self.seen.append((progress.tokens, progress.seconds))
 
-    def go_on(self, steps: int) -> float:
-        """Take so many steps; tokens per second."""
-        tokens, seconds = self.progress.tokens, self.progress.seconds
-        run(
-            self.task,
-            self.model,
-            self.optimizer,
-            self.clipping,
-            self.accelerator,
-            self.options,
-            self.progress,
-            planned=self.progress.step + steps,
-            evaluate=lambda lr: None,
-            stop=lambda: False,
-            listener=Listener(),
-        )
-        return (self.progress.tokens - tokens) / (self.progress.seconds - seconds)
+    def evaluated(self, line: dict) -> None:
+        self.loss = line["validation_loss"]
+
+    @property
+    def tokens_per_second(self) -> float:
+        (tokens, seconds), (last_tokens, last_seconds) = self.seen[WARMING - 1], self.seen[-1]
+        return (last_tokens - tokens) / (last_seconds - seconds)
 
 
-def torchs_twin(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of `model` with torch.nn's layers in place of ours."""
-    twin = copy.deepcopy(model)
-    for layer in twin.modules():
-        if type(layer) in TORCHS:
-            layer.__class__ = TORCHS[type(layer)]
-            layer._init_flat_weights()
-    return twin
+def short_training(data: str, cell: str, steps: int, layers: dict[str, type]) -> Watch:
+    """Train for `steps` steps with the layer classes given."""
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as folder, patch.dict(rg.nn.choice._LAYERS, layers):
+        train(data, Path(folder) / "run", cell=cell, max_steps=steps, eval_every=steps, report=False, listener=watch)
+    return watch
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="builtin:stdlib")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=10, help="of each twin in a round")
+    parser.add_argument("--cell", choices=list(TORCHS), nargs="*", default=list(TORCHS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30, help=f"of each training, over {WARMING}")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     threads, _ = hold_to(arguments.threads)
-    text = read_text(arguments.data)
     figures = {}
-    for cell in CELLS:
-        options = Options.of({"cell": cell, "eval_every": 10**9})
-        task = LanguageTask(text, options.as_dict())
-        torch.manual_seed(0)
-        ours = task.model()
-        twins = {"retrograde": Trainee(task, options, ours), "torch": Trainee(task, options, torchs_twin(ours))}
-        assert not any(type(layer) in TORCHS for layer in twins["torch"].model.modules())
-        layer = next(layer for layer in ours.modules() if type(layer) in TORCHS)
-        path = explain(layer, torch.zeros(2, 1, layer.input_size)).path
-        speeds: dict[str, list[float]] = {name: [] for name in twins}
-        for trainee in twins.values():
-            trainee.go_on(3)
+    for cell in arguments.cell:
+        runs: dict[str, list[Watch]] = {"retrograde": [], "torch": []}
         for turn in range(arguments.rounds):
-            for name in sorted(twins, reverse=turn % 2 == 1):
-                speeds[name].append(twins[name].go_on(arguments.steps))
+            for name in sorted(runs, reverse=turn % 2 == 1):
+                layers = TORCHS if name == "torch" else {}
+                runs[name].append(short_training(arguments.data, cell, WARMING + arguments.steps, layers))
+        speeds = {name: [watch.tokens_per_second for watch in watches] for name, watches in runs.items()}
         ratio = spread([o / t for o, t in zip(speeds["retrograde"], speeds["torch"], strict=True)])
-        losses = {name: trainee.progress.losses for name, trainee in twins.items()}
-        apart = max(abs(a - b) for a, b in zip(losses["retrograde"], losses["torch"], strict=True))
         medians = {name: statistics.median(values) for name, values in speeds.items()}
+        apart = abs(runs["retrograde"][0].loss - runs["torch"][0].loss)
         figures[cell] = {
             "tokens_per_second": medians,
             "ratio": [ratio.low, ratio.median, ratio.high],
-            "hidden_size": options.hidden_size,
-            "largest_difference_of_loss": apart,
-            "path": path,
+            "difference_of_validation_loss": apart,
             "threads": threads,
         }
         print(
-            f"{cell:<5} H={options.hidden_size} {threads} threads: {medians['retrograde']:9,.0f} tokens/s, torch.nn "
-            f"{medians['torch']:9,.0f}: {ratio.median:.2f}x [{ratio.low:.2f} {ratio.high:.2f}]; "
-            f"losses at most {apart:.1e} apart; path: {path}",
+            f"{cell:<5}{threads} threads: {medians['retrograde']:9,.0f} tokens/s, torch.nn {medians['torch']:9,.0f}: "
+            f"{ratio.median:.2f}x [{ratio.low:.2f} {ratio.high:.2f}]; validation losses {apart:.1e} apart",
             flush=True,
         )
     if arguments.json:

@@ -52,3 +52,14 @@ def test_exported_it_computes_the_same(kind):
     program = torch.export.export(layer, (torch.randn(2, 4, 3),))
     x = torch.randn(2, 4, 3)
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.skipif(not rg.kernels.available(), reason="the native engine was not built")
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_the_engine_leaves_the_graph_whole(kind):
+    layer = getattr(rg.nn, kind)(3, 5, 2, batch_first=True)
+    run = torch.compile(lambda x: layer(x)[0].sin(), backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 4, 3, requires_grad=True)
+    torch.testing.assert_close(run(x), layer(x)[0].sin())
+    gradients = [torch.autograd.grad(f(x).sum(), [x, *layer.parameters()]) for f in (run, lambda x: layer(x)[0].sin())]
+    torch.testing.assert_close(*gradients)

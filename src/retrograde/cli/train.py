@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -281,8 +282,11 @@ def train(
     from ..training import train as train_run
     from .display import display
 
-    with display(quiet=quiet, to_stderr=json) as shown:
+    first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
+    with display(quiet=quiet or not first, to_stderr=json) as shown:
         result = train_run(data, out, resume=resume, overwrite=overwrite, report=not no_report, listener=shown, **given)
+    if not first:
+        return
     if json:
         import json as encoder
 

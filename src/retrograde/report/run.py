@@ -38,6 +38,7 @@ class Run:
     summary: dict[str, Any]
     sample: str | None
     flows: dict[str, GradientFlow]  # "trained", "untrained": those that were measured
+    evaluation: dict[str, Any] = field(default_factory=dict)  # of a task other than language
     missing: dict[str, str] = field(default_factory=dict)  # part of the folder -> why it is not here
 
     def option(self, name: str) -> Any:
@@ -121,7 +122,13 @@ def read(folder: str | os.PathLike[str]) -> Run:
             sample = file.read(_SAMPLE_BYTES).decode("utf-8", errors="replace")
     except OSError as error:
         missing["sample.txt"] = _reason(error)
-    return Run(folder, config, metrics, summary, sample, _flows(folder / "flow", missing), missing)
+    evaluation: dict[str, Any] = {}
+    if config.get("task", "language") != "language":
+        try:
+            evaluation = _object(folder / "evaluation.json")
+        except (OSError, ValueError) as error:
+            missing["evaluation.json"] = _reason(error)
+    return Run(folder, config, metrics, summary, sample, _flows(folder / "flow", missing), evaluation, missing)
 
 
 def _config(folder: Path) -> dict[str, Any]:

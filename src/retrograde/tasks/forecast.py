@@ -84,6 +84,17 @@ class ForecastBatch(NamedTuple):
         """How many numbers it trains to forecast."""
         return int((~self.targets.isnan()).sum())
 
+    @property
+    def weight(self) -> float:
+        """As much as it trains."""
+        return float(self.size)
+
+    def part(self, rank: int, size: int) -> ForecastBatch | None:
+        """Every ``size``-th window from ``rank`` on."""
+        if rank >= self.inputs.shape[1]:
+            return None
+        return ForecastBatch(*(part[:, rank::size] for part in self))
+
     def to(self, device: torch.device) -> ForecastBatch:
         """Move to a device."""
         return ForecastBatch(*(part.to(device) for part in self))

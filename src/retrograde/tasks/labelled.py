@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..errors import DataError, OptionError, RunError
 from . import metrics
-from .sequences import Encoder, Ragged, Scaler, SequenceBatch, SequenceModel, Shuffle
+from .sequences import Encoder, Ragged, Scaler, SequenceModel, Shuffle
 from .tables import Columns, Record, Table, columns_for, open_table, sequences
 
 __all__ = ["LabelledModel", "LabelledTask"]
@@ -257,6 +257,52 @@ def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
     return Columns(**parts), encoder, list(kept["labels"])
 
 
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Sequences side by side, the longest first, with their labels.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        ``(T, B)`` int64 or ``(T, B, F)`` float32.
+    lengths : Tensor
+        ``(B,)`` int64, on the CPU.
+    targets : Tensor
+        ``(B,)``, or ``(T, B)`` with ``IGNORED`` beyond a sequence.
+    class_weights : Tensor or None
+        ``(labels,)``.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    targets: Tensor
+    class_weights: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """How many labels it trains."""
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def weight(self) -> float:
+        """What the mean loss is a mean over: labels, or their class weights."""
+        if self.class_weights is None:
+            return float(self.size)
+        return float(self.class_weights[self.targets[self.targets != IGNORED]].sum())
+
+    def part(self, rank: int, size: int) -> LabelledBatch | None:
+        """Every ``size``-th sequence from ``rank`` on."""
+        if rank >= len(self.lengths):
+            return None
+        one = (slice(None), slice(rank, None, size))
+        targets = self.targets[one[-self.targets.dim() :]]
+        return LabelledBatch(self.inputs[one], self.lengths[rank::size], targets, self.class_weights)
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """Move to a device (the lengths stay)."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+
 class LabelledTask:
     """What the training loop asks for, over the labelled sequences of a table.
 
@@ -412,20 +458,24 @@ class LabelledTask:
     def _with(self, network: nn.Module) -> LabelledModel:
         return LabelledModel(self.columns, self.encoder, self.labels, self.per_step, network)
 
-    def batch(self, step: int) -> SequenceBatch:
+    def batch(self, step: int) -> LabelledBatch:
         """The batch of a training step."""
-        chosen = self.shuffle(step)
-        targets = self.targets.padded(chosen, IGNORED)
-        inputs = as_input(torch.from_numpy(self.inputs.padded(chosen)))
-        lengths = torch.from_numpy(self.inputs.lengths[chosen])
-        size = int(self.targets.lengths[chosen].sum())
-        return SequenceBatch(inputs, lengths, torch.from_numpy(targets if self.per_step else targets[0]), size)
+        return self._batch(self.inputs, self.targets, self.shuffle(step))
 
-    def loss(self, model: nn.Module, batch: SequenceBatch, state: Any) -> tuple[Tensor, None]:
+    def _batch(self, inputs: Ragged, targets: Ragged, chosen: NDArray[np.int64]) -> LabelledBatch:
+        padded = targets.padded(chosen, IGNORED)
+        return LabelledBatch(
+            as_input(torch.from_numpy(inputs.padded(chosen))),
+            torch.from_numpy(inputs.lengths[chosen]),
+            torch.from_numpy(padded if self.per_step else padded[0]),
+            self.class_weights,
+        )
+
+    def loss(self, model: nn.Module, batch: LabelledBatch, state: Any) -> tuple[Tensor, None]:
         """Mean cross-entropy per label, weighted by class if asked for; no state is carried."""
         logits = model(batch.inputs, batch.lengths).flatten(0, -2)
-        weight = self.class_weights.to(logits.device) if self.class_weights is not None else None
-        return F.cross_entropy(logits, batch.targets.flatten(), weight, ignore_index=IGNORED), None
+        weights = batch.class_weights.to(logits.device) if batch.class_weights is not None else None
+        return F.cross_entropy(logits, batch.targets.flatten(), weights, ignore_index=IGNORED), None
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of the validation part, their names beginning with ``validation_``."""
@@ -462,20 +512,14 @@ class LabelledTask:
 
         return (batch.inputs, batch.lengths), loss
 
-    def _held_out(self, count: int, steps: int) -> SequenceBatch:
+    def _held_out(self, count: int, steps: int) -> LabelledBatch:
         """Some sequences of the validation part: of middling length, or as near it as is no longer than ``steps``."""
         inputs, targets = self.validation
         order = np.argsort(inputs.lengths, kind="stable")
         most = int(np.searchsorted(inputs.lengths[order], steps, side="right"))
         at = min(len(order) // 2, most)
         middle = order[max(0, at - count // 2) :][:count][::-1].copy()
-        padded = targets.padded(middle, IGNORED)
-        return SequenceBatch(
-            as_input(torch.from_numpy(inputs.padded(middle))),
-            torch.from_numpy(inputs.lengths[middle]),
-            torch.from_numpy(padded if self.per_step else padded[0]),
-            int(targets.lengths[middle].sum()),
-        )
+        return self._batch(inputs, targets, middle)
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""

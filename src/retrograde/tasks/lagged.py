@@ -52,6 +52,22 @@ class SyntheticBatch:
         """How many outputs are scored."""
         return int(self.batch.mask.sum())
 
+    @property
+    def weight(self) -> float:
+        """As much as it trains."""
+        return float(self.size)
+
+    def part(self, rank: int, size: int) -> SyntheticBatch | None:
+        """Every ``size``-th sequence from ``rank`` on."""
+        inputs, targets, mask, lengths = self.batch
+        if rank >= len(lengths):
+            return None
+        one = (slice(None), slice(rank, None, size))
+        longest = int(lengths[rank::size].max())
+        targets = targets[one[-targets.dim() :]]
+        targets = targets if targets.dim() == 1 else targets[:longest]
+        return SyntheticBatch(Batch(inputs[one][:longest], targets, mask[one][:longest], lengths[rank::size]))
+
     def to(self, device: torch.device) -> SyntheticBatch:
         """Move to a device (the lengths stay)."""
         inputs, targets, mask, lengths = self.batch

@@ -137,6 +137,17 @@ class Chunk:
         """How many predictions the chunk trains."""
         return self.targets.numel()
 
+    @property
+    def weight(self) -> float:
+        """As much as it trains."""
+        return float(self.size)
+
+    def part(self, rank: int, size: int) -> Chunk | None:
+        """Every ``size``-th stream from ``rank`` on."""
+        if rank >= self.inputs.shape[1]:
+            return None
+        return Chunk(self.inputs[:, rank::size], self.targets[:, rank::size], self.fresh)
+
     def to(self, device: torch.device) -> Chunk:
         """The same on a device."""
         return Chunk(self.inputs.to(device), self.targets.to(device), self.fresh)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,7 @@ from ..errors import DataError, OptionError
 from ..nn import VariationalDropout, recurrent_layer
 from .tables import Record
 
-__all__ = ["Encoder", "Ragged", "Scaler", "SequenceBatch", "SequenceModel", "Shuffle"]
+__all__ = ["Encoder", "Ragged", "Scaler", "SequenceModel", "Shuffle"]
 
 UNKNOWN = "<unk>"
 Pooling = Literal["last", "mean", "max", "none"]
@@ -316,32 +315,6 @@ def _fit_tokenizer(texts: Iterable[str], split: bool, options: Mapping[str, Any]
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SequenceBatch:
-    """Sequences side by side, the longest first.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        ``(T, B)`` int64 or ``(T, B, F)`` float32.
-    lengths : Tensor
-        ``(B,)`` int64, on the CPU.
-    targets : Tensor
-        What the task makes of them.
-    size : int
-        How many predictions it trains.
-    """
-
-    inputs: Tensor
-    lengths: Tensor
-    targets: Tensor
-    size: int
-
-    def to(self, device: torch.device) -> SequenceBatch:
-        """Move to a device (the lengths stay)."""
-        return SequenceBatch(self.inputs.to(device), self.lengths, self.targets.to(device), self.size)
 
 
 class Shuffle:

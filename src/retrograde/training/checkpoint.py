@@ -60,12 +60,12 @@ def _prune(folder: RunFolder) -> None:
     """Keep the last checkpoints, and of the best weights those that they had."""
     names = _names(folder, "step")
     for name in names[:-KEPT]:
-        (folder / name).unlink(missing_ok=True)
+        folder.remove(name)
     bests = _names(folder, "best")
     kept = {max((best for best in bests if _step(best) <= _step(name)), default="") for name in names[-KEPT:]}
     for best in bests:
         if best not in kept:
-            (folder / best).unlink(missing_ok=True)
+            folder.remove(best)
 
 
 def _names(folder: RunFolder, kind: str) -> list[str]:

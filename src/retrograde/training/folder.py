@@ -54,10 +54,12 @@ class RunFolder:
     ----------
     path : str or Path
         The folder. Nothing is touched before a method says so.
+    writes : bool
+        False: for a process of a job that leaves writing to another; what would be written is not.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, writes: bool = True) -> None:
+        self.path, self.writes = Path(path), writes
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -137,6 +139,9 @@ class RunFolder:
         RunError
             If another process holds it, or it cannot be created.
         """
+        if not self.writes:
+            yield
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self / ".lock").open("a")
@@ -157,6 +162,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files of a run, and no others."""
+        if not self.writes:
+            return
         for pattern in OWNED:
             for file in self.path.glob(pattern):
                 if file.name != ".lock":
@@ -173,6 +180,8 @@ class RunFolder:
         RunError
             If it cannot be written (disk full, read-only); the old file is then still there.
         """
+        if not self.writes:
+            return
         target = self / name
         content = data.encode("utf-8", "replace") if isinstance(data, str) else data
         temporary = None
@@ -193,6 +202,11 @@ class RunFolder:
                 f"{target} cannot be written: {error.strerror or error}; what was saved before is kept."
             ) from None
 
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.writes:
+            (self / name).unlink(missing_ok=True)
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON object (numbers that are no numbers become null: JSON has none)."""
         self.write(name, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -205,6 +219,8 @@ class RunFolder:
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Write a safetensors file whose metadata holds ``about`` as JSON."""
+        if not self.writes:
+            return
         # Cloned, because tied weights share memory, which the format refuses.
         contiguous = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
         self.write(name, save(contiguous, {"retrograde": json.dumps(_plain(about))}))

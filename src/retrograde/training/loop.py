@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..errors import DivergedError
@@ -19,6 +18,7 @@ from .clipping import Clipping, Measured
 from .options import Options
 from .regularise import VanishingGradientRegulariser
 from .schedule import learning_rate
+from .team import Team
 
 __all__ = ["Batch", "Listener", "Progress", "State", "Task", "diverged", "run", "window_line"]
 
@@ -31,6 +31,13 @@ class Batch(Protocol):
     @property
     def size(self) -> int:
         """How many predictions it trains."""
+
+    @property
+    def weight(self) -> float:
+        """By what the mean loss of a part counts in that of the whole: mostly the size."""
+
+    def part(self, rank: int, size: int) -> Any:
+        """Every ``size``-th sequence from ``rank`` on; None if there is none."""
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -108,7 +115,7 @@ def run(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     clipping: Clipping,
-    accelerator: Accelerator,
+    team: Team,
     options: Options,
     progress: Progress,
     planned: int,
@@ -126,27 +133,31 @@ def run(
         not waited for at every step, so there it is noticed up to `READ_EVERY` steps later.
     """
     assert options.eval_every is not None
-    parameters = list(model.parameters())
+    accelerator, parameters = team.accelerator, list(model.parameters())
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
     unread: list[tuple[int, Tensor, Measured]] = []
     model.train()
     # The next batch is made while this one is learnt.
     with ThreadPoolExecutor(1, "retrograde-batches") as worker:
         coming = worker.submit(task.batch, progress.step)
-        while progress.step < planned and not stop():
+        while progress.step < planned and not team.any(stop()):
             began = time.perf_counter()
             lr = learning_rate(options, progress.step, task.steps_per_epoch, planned)
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-            batch = coming.result().to(accelerator.device)
+            whole = coming.result()
             coming = worker.submit(task.batch, progress.step + 1)
+            share = team.share(whole)
+            batch = share.batch.to(accelerator.device)
             waited = time.perf_counter() - began
             loss, state = task.loss(model, batch, progress.state)
+            if team.size > 1:
+                loss = loss * share.weight
             accelerator.backward(loss)
             if regulariser is not None:
                 regulariser.add_gradients()
-            unread.append((batch.size, loss.detach(), clipping(parameters)))
+            unread.append((whole.size, team.mean(loss.detach()), clipping(parameters)))
             evaluates = (progress.step + 1) % options.eval_every == 0
             if evaluates or len(unread) >= read_every:
                 _read(unread, progress, options)
@@ -154,7 +165,7 @@ def run(
             optimizer.zero_grad()
 
             progress.state = _detached(state)
-            progress.count(batch.size, time.perf_counter() - began, waited)
+            progress.count(whole.size, time.perf_counter() - began, waited)
             listener.step(progress)
             if evaluates:
                 began = time.perf_counter()

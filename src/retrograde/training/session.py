@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import random
 import signal
@@ -34,6 +35,7 @@ from .folder import FORMAT, RunFolder
 from .loop import Listener, Progress, diverged, run, window_line
 from .options import Options, flag
 from .regularise import VanishingGradientRegulariser
+from .team import Team
 
 __all__ = ["Result", "Run", "load", "train"]
 
@@ -99,13 +101,18 @@ def train(
     DivergedError
         If the loss or a gradient stops being a number; the last good checkpoint is kept.
     """
-    folder, listener = RunFolder(out), listener or Listener()
-    folder.check_writable(resume=resume, overwrite=overwrite)
+    folder, listener = RunFolder(out, writes=_rank() == 0), listener or Listener()
+    if folder.writes:
+        folder.check_writable(resume=resume, overwrite=overwrite)
+    else:
+        listener = Listener()
     config = folder.config() if resume else {}
     options = _options_of_resumed(config, given) if resume else Options.of(given)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    accelerator = _accelerator(options)
+    team = Team(_accelerator(options))
+    if team.size > 1 and options.omega:
+        raise OptionError("--omega is for a single process: the processes would each regularise their own part.")
 
     source = data if data is not None else config.get("data", {}).get("source")
     if source is None:
@@ -132,8 +139,17 @@ def train(
     if options.omega:
         VanishingGradientRegulariser(trial, options.omega)
     del trial
+    if team.size > task.batch_size:
+        raise OptionError(
+            f"--batch-size {task.batch_size} leaves some of {team.size} processes without work: raise it."
+        )
     with folder.locked():
-        return _train(task, folder, options, config, accelerator, listener, resume, overwrite, report)
+        return _train(task, folder, options, config, team, listener, resume, overwrite, report)
+
+
+def _rank() -> int:
+    """The place of this process in its job, as torchrun and accelerate launch tell it."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _options_of_resumed(config: dict[str, Any], given: dict[str, Any]) -> Options:
@@ -159,7 +175,10 @@ def _accelerator(options: Options) -> Accelerator:
     # Accelerate keeps one state per process, and refuses another device or precision than the first training's.
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=options.device == "cpu", mixed_precision=mixed)
+    # Several processes on a machine without CUDA meet over gloo on their CPUs only if accelerate is told so.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    alone = options.device == "auto" and not available["cuda"] and (several or not available["mps"])
+    return Accelerator(cpu=options.device == "cpu" or alone, mixed_precision=mixed)
 
 
 def _optimizer(options: Options, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -186,7 +205,7 @@ def _train(
     folder: RunFolder,
     options: Options,
     config: dict[str, Any],
-    accelerator: Accelerator,
+    team: Team,
     listener: Listener,
     resume: bool,
     overwrite: bool,
@@ -195,20 +214,29 @@ def _train(
     _seed(options)
     model = task.model()
     clip = Clipping(options.clip_norm, options.clip_value, options.clip_quantile)
+    accelerator = team.accelerator
     regulariser = VanishingGradientRegulariser(model, options.omega) if options.omega else None
     prepared, optimizer = accelerator.prepare(model, _optimizer(options, model, accelerator.device))
+
+    progress = Progress()
+
+    def save() -> None:
+        """Write a checkpoint of the whole job."""
+        mine, progress.state = progress.state, team.gathered(progress.state)
+        checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+        progress.state = mine
 
     if resume:
         tensors, about, damaged = checkpoint.latest(folder)
         progress = checkpoint.restore(folder, tensors, about, model, optimizer.optimizer, clip, accelerator.device)
+        progress.state = team.scattered(progress.state)
+        team.wait()  # all have read before the first one writes
         if damaged:
             listener.note(f"{', '.join(damaged)} cannot be read; going on from step {progress.step:,}, saved before.")
         _forget_after(folder, progress)
-        (folder / "summary.json").unlink(missing_ok=True)
-    else:
-        progress = Progress()
-        if overwrite:
-            folder.clear()
+        folder.remove("summary.json")
+    elif overwrite:
+        folder.clear()
     planned = max(1, round(options.epochs * task.steps_per_epoch))
     planned = min(planned, options.max_steps) if options.max_steps is not None else planned
     config = _config(task, options, model, config)
@@ -217,11 +245,13 @@ def _train(
         for name, content in task.files().items():
             folder.write(name, content)
         folder.write_lines("metrics.jsonl", [])
-        checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+        save()
 
     def evaluate(lr: float, scheduled: bool = True) -> None:
         """Add a line to the metrics, keep the weights if they are the best; if scheduled, a checkpoint too."""
-        line = window_line(progress, options, clip, task.steps_per_epoch, lr) | task.evaluate(prepared)
+        line = window_line(progress, options, clip, task.steps_per_epoch, lr) | task.evaluate(
+            prepared if team.size == 1 else model
+        )
         if not math.isfinite(line["validation_loss"]):
             raise diverged(progress.step, f"validation loss {line['validation_loss']}", progress.norms, options)
         progress.metrics.append(line)
@@ -233,7 +263,7 @@ def _train(
                 folder.write_tensors(checkpoint.best_name(progress.step), model.state_dict(), where)
         if scheduled:
             progress.clear_window()
-            checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+            save()
         folder.write_lines("metrics.jsonl", progress.metrics)
         listener.evaluated(line)
 
@@ -256,7 +286,7 @@ def _train(
                 prepared,
                 optimizer,
                 clip,
-                accelerator,
+                team,
                 options,
                 progress,
                 planned,
@@ -266,15 +296,25 @@ def _train(
                 regulariser,
             )
             if not progress.metrics or progress.metrics[-1]["step"] != progress.step:
-                checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+                save()
                 # Made only because training ends here: a run that goes on forgets it again (`_forget_after`).
                 evaluate(progress.metrics[-1]["learning_rate"] if progress.metrics else options.lr or 0.0, False)
         except DivergedError as error:
             failure = error
+        except RuntimeError as error:
+            if team.size == 1:
+                raise
+            # Another process is gone: what they tell one another no longer arrives.
+            words = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"process {team.rank} of {team.size} lost the others at step {progress.step:,} ({words}); "
+                f"the last checkpoint is whole: start the job again with --resume."
+            ) from None
         status = "diverged" if failure else "interrupted" if received else "finished"
         summary = _summary(status, progress, str(failure) if failure else _message(status, progress, planned))
         folder.write_json("summary.json", summary)
-        _finish(task, folder, options, model, summary, listener, report)
+        if team.first:
+            _finish(task, folder, options, model, summary, listener, report)
     if failure:
         raise failure
     return Result(folder.path, summary, received[0] if received else None)
@@ -284,7 +324,7 @@ def _forget_after(folder: RunFolder, progress: Progress) -> None:
     """Undo what was judged after the checkpoint, so that the run is as if it had never stopped."""
     folder.write_lines("metrics.jsonl", progress.metrics)
     if progress.best is None:
-        (folder / "model.safetensors").unlink(missing_ok=True)
+        folder.remove("model.safetensors")
         return
     tensors, about = folder.read_tensors(checkpoint.best_name(progress.best["step"]))
     folder.write_tensors("model.safetensors", tensors, about)

@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 from ..run import Run
 from ..section import Section
-from . import by_lag, configuration, gradient_norms, heatmap, sample, training_curve, verdict
+from . import by_lag, configuration, gradient_norms, heatmap, results, sample, training_curve, verdict
 
 __all__ = ["SECTIONS"]
 
 SECTIONS: list[Callable[[Run], Section | None]] = [
     verdict.section,
+    results.section,
     training_curve.section,
     heatmap.section,
     by_lag.section,

@@ -15,6 +15,12 @@ from ..words import count, duration, number
 
 __all__ = ["section"]
 
+_OF_TEXT = (
+    "The loss is how surprised the network is, on average, by the token that really comes next; lower is better. The "
+    "blue line is measured on text it never trained on. Below the bigram line it has learnt more than which token "
+    "tends to follow which."
+)
+_OF_DATA = "The loss is what training makes small. The blue line is measured on data it never trained on."
 _DASHES = ("dash", "dot", "dashdot", "longdash")
 _ROWS = 200  # evaluations in the folded table; the rest is thinned and said
 
@@ -38,12 +44,14 @@ def _figure(run: Run) -> Figure:
     steps = run.steps
     train, validation = run.series("train_loss"), run.series("validation_loss")
     mode = "lines+markers" if len(steps) <= 60 else "lines"
+    text = run.config.get("task", "language") == "language"
+    data = "text" if text else "data"
     details = ["".join(f"<br>{detail}" for detail in _details(row)) for row in run.metrics]
     traces = [
         go.Scatter(
             x=steps,
             y=train,
-            name="training text",
+            name=f"training {data}",
             mode=mode,
             line={"color": ORANGE, "width": 1.5},
             marker={"size": 5, "symbol": "square"},
@@ -52,7 +60,7 @@ def _figure(run: Run) -> Figure:
         go.Scatter(
             x=steps,
             y=validation,
-            name="held-out text",
+            name=f"held-out {data}",
             mode=mode,
             line={"color": BLUE, "width": 2.5},
             marker={"size": 6},
@@ -79,14 +87,13 @@ def _figure(run: Run) -> Figure:
     figure = plot(
         *traces,
         xaxis={"title": {"text": "training step"}, "tickformat": ",", "rangemode": "tozero"},
-        yaxis={"title": {"text": "loss (nats per token)"}, "type": "log" if steep else "linear"},
+        yaxis={"title": {"text": "loss (nats per token)" if text else "loss"}, "type": "log" if steep else "linear"},
     )
     return Figure(
         figure,
         "Loss while training",
-        "The loss is how surprised the network is, on average, by the token that really comes next; lower is better. "
-        "The blue line is measured on text it never trained on. Below the bigram line it has learnt more than which "
-        "token tends to follow which; a blue line that turns upwards while the orange one falls means overfitting."
+        (_OF_TEXT if text else _OF_DATA)
+        + " A blue line that turns upwards while the orange one falls means overfitting."
         + (" The axis is logarithmic because the loss blew up." if steep else ""),
         _alt(steps, validation),
         _table(run),

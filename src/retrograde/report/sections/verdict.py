@@ -7,6 +7,7 @@ import math
 from ..run import Run, part, real
 from ..section import Fact, Section
 from ..words import count, duration, listing, number, share, times
+from . import results
 from .by_lag import reaches, window
 from .gradient_norms import clipped_share, clipping
 
@@ -18,6 +19,7 @@ _OFTEN = 0.5  # share of clipped steps from which clipping is the rule
 _SPIKE = 100.0  # largest gradient norm, in medians, from which it counts as exploding
 
 _CELLS = {"rnn": "A vanilla RNN", "gru": "A GRU", "lstm": "An LSTM"}
+_DATA = {"language": "text"}
 _TOKENS = {"char": "character", "word": "word", "bpe": "BPE token"}
 
 
@@ -68,10 +70,13 @@ def _training(run: Run) -> str:
     did = f"was trained to predict the next {unit}" if task == "language" else f"was trained on the task “{task}”"
     where = f" of {data['source']}" if isinstance(data.get("source"), str) else ""
     amounts = []
-    for key, name in (("train_tokens", "to learn from"), ("validation_tokens", "held out")):
+    counted = "tokens"
+    if task != "language":
+        unit, counted = ("window", "sequences") if task == "forecast" else ("sequence", "sequences")
+    for key, name in ((f"train_{counted}", "to learn from"), (f"validation_{counted}", "held out")):
         amount = real(data.get(key))
         amounts += [f"{count(amount)} {unit}s {name}"] if math.isfinite(amount) else []
-    vocabulary = real(data.get("vocabulary_size"))
+    vocabulary = real(data.get("vocabulary_size")) if task == "language" else math.nan
     amounts += [f"{count(vocabulary)} different ones"] if math.isfinite(vocabulary) else []
     of_what = f" ({', '.join(amounts)})" if amounts else ""
     return f"{who} {did}{where}{of_what}. {_course(run)}"
@@ -86,11 +91,12 @@ def _course(run: Run) -> str:
         epochs = real(last.get("epoch"))
     else:
         epochs = math.nan
+    task = str(run.config.get("task", "language"))
     took = listing(
         [
             *([duration(seconds)] if math.isfinite(seconds) else []),
             *([times(step, "step")] if math.isfinite(step) else []),
-            *([f"{number(epochs)} passes over the text"] if math.isfinite(epochs) else []),
+            *([f"{number(epochs)} passes over the {_DATA.get(task, 'data')}"] if math.isfinite(epochs) else []),
         ]
     )
     found, message = status(run), run.summary.get("message")
@@ -129,6 +135,11 @@ def _score(run: Run) -> str:
     if not math.isfinite(loss):
         return "No finite validation loss was recorded."
     at = f" (step {count(step)})" if math.isfinite(step) else ""
+    if run.config.get("task", "language") != "language":
+        found = [
+            f"{fact.label} of {fact.value}" + (f" ({fact.note})" if fact.note else "") for fact in results.facts(run)
+        ]
+        return f"At its best{at} it reached {listing([f'a validation loss of {number(loss, 4)}', *found])}."
     sentence = f"At its best{at} it reached a validation loss of {number(loss, 4)} nats per token"
     sentence += f", a perplexity of {number(perplexity)}" + (
         f" and {number(bits)} bits per character." if math.isfinite(bits) else "."
@@ -155,6 +166,8 @@ def _facts(run: Run) -> list[Fact]:
         bigram = real(run.baselines.get("bigram", {}).get("bits_per_character"))
         note = f"bigram baseline {number(bigram)}" if math.isfinite(bigram) else f"perplexity {number(perplexity)}"
         facts.append(Fact("bits per character", number(bits), note))
+    elif run.config.get("task", "language") != "language":
+        facts += results.facts(run)
     elif math.isfinite(loss):
         facts.append(Fact("validation loss", number(loss), f"perplexity {number(perplexity)}"))
     reach = {name: _furthest(lags) for name, lags in run.horizons.items()}

@@ -1,0 +1,135 @@
+"""What a network that is no language model does on held-out data, beside its baselines."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ..run import Run, part, real
+from ..section import Fact, Figure, Section, Table
+from ..style import BLUE, GREY, plot
+from ..words import count, number, share
+
+__all__ = ["METRICS", "facts", "section"]
+
+METRICS = {  # key of a metric -> its name, and whether it is a share
+    "loss": ("loss", False),
+    "accuracy": ("accuracy", True),
+    "macro_f1": ("macro F1", False),
+    "entity_precision": ("entity precision", False),
+    "entity_recall": ("entity recall", False),
+    "entity_f1": ("entity F1", False),
+    "mae": ("MAE", False),
+    "rmse": ("RMSE", False),
+    "mase": ("MASE", False),
+    "correct": ("sequences solved", True),
+}
+_CURVES = ("entity_f1", "accuracy", "mase", "correct")  # the first there is, is drawn
+_MEANING = {
+    "accuracy": "Accuracy is the share of labels that are right; macro F1 is the mean over the labels of how well each "
+    "is found, so that rare ones count as much as frequent ones.",
+    "mase": "MAE and RMSE are in the units of the data. MASE is the error in units of what one step of the seasonal "
+    "naive forecast misses by in training: below 1 is better than that.",
+    "correct": "A sequence counts as solved by the measure of the paper that set the task.",
+}
+_CLASSES = 30  # rows of the tables by label
+
+
+def section(run: Run) -> Section | None:
+    """The metrics of every part, the baselines, and for labels each label and what it is taken for."""
+    if run.config.get("task", "language") == "language":
+        return None
+    parts = {"validation": _best(run), **part(run.summary, "results"), **run.baselines}
+    shown = [key for key in METRICS if any(math.isfinite(real(part(parts, name).get(key))) for name in parts)]
+    rows = [[name, *(_form(key, real(part(parts, name).get(key))) for key in shown)] for name in parts]
+    words = [meaning for key, meaning in _MEANING.items() if key in shown]
+    if "criterion" in run.evaluation:
+        goal = run.evaluation
+        solved = "The published goal is met" if goal.get("solved") else "The published goal is not met"
+        wrong = f"{count(real(goal.get('wrong')))} of {count(real(goal.get('sequences')))} were wrong"
+        words.append(f"{solved}: {goal['criterion']}. {wrong}.")
+    tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(METRICS[key][0] for key in shown)))]
+    for name in ("test", "validation"):
+        found = part(run.evaluation, name)
+        tables += _by_label(name, found, run.evaluation.get("labels"))
+        if found.get("confusion_matrix"):
+            break
+    return Section("results", "How well it does", words, figures=_figures(run), tables=tables)
+
+
+def facts(run: Run) -> list[Fact]:
+    """The one number worth a large type."""
+    best = _best(run)
+    for key in _CURVES:
+        if math.isfinite(value := real(best.get(key))):
+            others = {name: real(values.get(key)) for name, values in run.baselines.items()}
+            note = ", ".join(f"{name} {_form(key, other)}" for name, other in others.items() if math.isfinite(other))
+            return [Fact(METRICS[key][0], _form(key, value), note)]
+    return []
+
+
+def _best(run: Run) -> dict[str, Any]:
+    return {key.removeprefix("validation_"): value for key, value in part(run.summary, "best").items()}
+
+
+def _form(key: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return share(value) if METRICS[key][1] else number(value)
+
+
+def _figures(run: Run) -> list[Figure]:
+    for key in _CURVES:
+        values = run.series(f"validation_{key}")
+        if not any(map(math.isfinite, values)):
+            continue
+        name = METRICS[key][0]
+        line = {"color": BLUE, "width": 2.5}
+        traces = [go.Scatter(x=run.steps, y=values, name=name, mode="lines+markers", line=line)]
+        for dash, (which, scores) in zip(("dash", "dot", "dashdot"), run.baselines.items(), strict=False):
+            if math.isfinite(level := real(scores.get(key))) and which in _OURS:
+                traces.append(
+                    go.Scatter(
+                        x=[0, max(run.steps)],
+                        y=[level, level],
+                        name=which,
+                        mode="lines",
+                        line={"color": GREY, "width": 2, "dash": dash},
+                    )
+                )
+        figure = plot(*traces, xaxis={"title": {"text": "training step"}}, yaxis={"title": {"text": name}})
+        better = "lower is better" if key == "mase" else "higher is better"
+        last = next(value for value in reversed(values) if math.isfinite(value))
+        alt = f"Line chart of validation {name} by training step; it ends at {_form(key, last)}."
+        return [Figure(figure, f"Validation {name} while training", f"On data it never trained on; {better}.", alt)]
+    return []
+
+
+_OURS = {"most frequent", "naive", "seasonal naive", "chance", "optimum"}  # names that may stand in a figure
+
+
+def _by_label(name: str, found: dict[str, Any], labels: Any) -> list[Table]:
+    tables = []
+    classes = part(found, "classes")
+    if classes:
+        shown = ("precision", "recall", "f1")
+        rows = [
+            [label, *(number(real(scores.get(key))) for key in shown), str(scores.get("support"))]
+            for label, scores in list(classes.items())[:_CLASSES]
+            if isinstance(scores, dict)
+        ]
+        tables.append(Table(f"Each label ({name} part)", rows, ("label", "precision", "recall", "F1", "sequences")))
+    entities = part(found, "entities")
+    if entities:
+        rows = [[kind, number(real(part(entities, kind).get("f1")))] for kind in list(entities)[:_CLASSES]]
+        tables.append(Table(f"Each kind of entity ({name} part)", rows, ("kind", "F1")))
+    matrix = found.get("confusion_matrix")
+    if isinstance(matrix, list) and isinstance(labels, list) and len(labels) <= _CLASSES:
+        rows = [
+            [str(label), *map(str, row)] for label, row in zip(labels, matrix, strict=False) if isinstance(row, list)
+        ]
+        columns = ("truth ↓, named →", *map(str, labels))
+        tables.append(Table(f"Confusion: how often each label was named ({name} part)", rows, columns))
+    return tables

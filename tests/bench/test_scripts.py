@@ -1,0 +1,40 @@
+"""The scripts of benchmarks/ run, and compare like with like."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_training_speed_trains_both_twins_alike(tmp_path):
+    draw = random.Random(0)
+    text = tmp_path / "words.txt"
+    text.write_text(" ".join(draw.choice(["one", "two", "three", "five"]) for _ in range(20_000)), encoding="utf-8")
+    figures = tmp_path / "figures.json"
+    arguments = ["--data", text, "--cell", "gru", "--rounds", 1, "--steps", 1, "--threads", 1, "--json", figures]
+    run(BENCHMARKS / "training_speed.py", *arguments)
+    found = json.loads(figures.read_text())["gru"]
+    assert found["difference_of_validation_loss"] < 1e-4
+    assert set(found["tokens_per_second"]) == {"retrograde", "torch"}
+
+
+def test_the_grid_is_kept_in_the_run_folder(tmp_path):
+    shape = ["--hidden-size", "4", "--batch-size", "1", "--steps", "3", "--num-layers", "1", "--cell", "rnn"]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *shape, "--seconds", "0", "--threads", "1", "--no-jax"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "runs" / "bench" / "bench.json").read_text())["points"]) == 2
+    assert (tmp_path / "runs" / "bench" / "bench.png").exists()

@@ -1,0 +1,105 @@
+"""Two processes on one model, over gloo on the CPU: the curve of one, one run folder, and the death of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from retrograde.training import train
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launcher(kind: str) -> list[str]:
+    here = Path(sys.executable).parent
+    if kind == "torchrun":
+        return [str(here / "torchrun"), "--nproc-per-node=2", f"--master-port={free_port()}"]
+    options = ["--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+    port = [f"--main_process_port={free_port()}", "--dynamo_backend=no"]
+    return [str(here / "accelerate"), "launch", *options, *port]
+
+
+def start(kind: str, arguments: list[object]) -> subprocess.Popen[str]:
+    command = [*launcher(kind), "-m", "retrograde", "train", *map(str, arguments), "--threads", "1", "--no-report"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def curve(run: Path) -> list[tuple[float, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["train_loss"], line["validation_loss"]) for line in lines]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"line {i}: the cat number {i % 7} sat on mat {i % 5}.\n" for i in range(120)))
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    draw, path = random.Random(0), tmp_path / "table.csv"
+    words = ["the", "film", "plot", "good", "bad"]
+    lines = [f"{' '.join(draw.choices(words, k=draw.randint(1, 9)))},{draw.choice('aab')}" for _ in range(101)]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "accelerate"])
+def test_two_processes_take_the_steps_of_one(kind: str, text: Path, table: Path, tmp_path: Path) -> None:
+    """Streams that do not divide by two; a last batch of one sequence, so that a process has none; class weights."""
+    options = {"hidden_size": 8, "max_steps": 24, "eval_every": 8, "threads": 1}
+    if kind == "torchrun":
+        source, options = table, {**options, "task": "classify", "batch_size": 9, "class_weights": "balanced"}
+    else:
+        source, options = text, {**options, "batch_size": 5, "bptt": 20}
+    two = tmp_path / "two"
+    flags = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), value)]
+    job = start(kind, [source, "--out", two, *flags])
+    train(source, tmp_path / "one", report=False, **options)
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 0, err[-2000:]
+    assert out.count("finished: all 24 steps taken") == 1  # one of them speaks
+    for one, other in zip(curve(tmp_path / "one"), curve(two), strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+    assert json.loads((two / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_process_that_dies_ends_the_job_with_a_checkpoint(text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--hidden-size", 8, "--bptt", 20, "--batch-size", 4, "--epochs", 100_000, "--eval-every", 5]
+    job = start("torchrun", [text, "--out", run, *options])
+    end = time.monotonic() + 90
+    while not (run / "checkpoints").exists() or not list((run / "checkpoints").glob("step-*[1-9]?.safetensors")):
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.2)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    for child in children.read_text().split() if children.exists() else []:
+        if b"RANK=1" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            os.kill(int(child), signal.SIGKILL)
+            break
+    else:
+        job.kill()
+        pytest.skip("the processes of the job cannot be told apart on this system")
+    _, err = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "lost the others at step" in err
+    reached = max(json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines())
+    result = train(None, run, resume=True, report=False, max_steps=reached + 5)
+    assert result.summary["status"] == "finished"
+    assert result.summary["step"] == reached + 5
