@@ -25,7 +25,7 @@ else:
     except ImportError:  # installed where no C++ compiler was found
         _BUILT = False
 
-__all__ = ["CELLS", "Plan", "available", "backward", "forward", "info", "matmul"]
+__all__ = ["CELLS", "Plan", "available", "backward", "can_step", "forward", "info", "matmul", "step"]
 
 CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
 _VARIABLE = "RETROGRADE_ISA"
@@ -122,7 +122,7 @@ class Plan(NamedTuple):
         A whole number of the chunks in which the engine sums weight gradients, so that these are the
         same bit for bit with and without recomputation.
         """
-        if not self.recompute or self.cell < 2:
+        if not self.recompute or self.cell < 2 or steps == 1:
             return 0
         chunk = _engine.chunk_steps(self.cell, x.dtype is torch.float64, steps, batch, hidden)
         return max(1, round(math.sqrt(steps) / chunk)) * chunk
@@ -232,6 +232,78 @@ def forward(
             _offset(h_n, d), _offset(c_n, d), _offset(gates, d), _offset(cells, d), segment,
         )  # fmt: skip
     return out, h_n, c_n, gates, cells
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
+def can_step(
+    x: object,
+    h: object,
+    c: object,
+    weights: Sequence[Tensor],
+    hidden_size: int,
+    proj_size: int,
+    bias: bool,
+) -> bool:
+    """Whether :func:`step` may take these tensors as they are; whatever else is wanted goes the long way."""
+    if not _BUILT or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous():
+        return False
+    dtype = x.dtype
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        return False
+    B, inputs = x.shape
+    R = proj_size or hidden_size
+    if h is not None and not (type(h) is Tensor and h.dtype is dtype and h.shape == (1, B, R) and h.is_contiguous()):
+        return False
+    if c is not None and not (
+        type(c) is Tensor and c.dtype is dtype and c.shape == (1, B, hidden_size) and c.is_contiguous()
+    ):
+        return False
+    for w in weights:
+        if type(w) not in _PLAIN or w.dtype is not dtype or not w.is_cpu or not w.is_contiguous():
+            return False
+    rows = weights[0].shape[0]
+    return (
+        B > 0
+        and inputs > 0
+        and weights[0].shape[1] == inputs
+        and rows % hidden_size == 0
+        and weights[1].shape == (rows, R)
+        and (not bias or weights[2].numel() == weights[3].numel() == rows)
+        and (not proj_size or weights[-1].shape == (R, hidden_size))
+    )
+
+
+def step(
+    cell: str, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], bias: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One step of one layer without gradients, for what :func:`can_step` has admitted.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(B, I)``.
+    h, c : Tensor, optional
+        ``(1, B, R)``, ``(1, B, H)``.
+
+    Returns
+    -------
+    output ``(B, R)``, h_n ``(1, B, R)``, c_n ``(1, B, H)`` or None
+    """
+    number, (B, inputs), (rows, R) = CELLS[cell], x.shape, weights[1].shape
+    H = rows // (4 if number == 3 else 3 if number == 2 else 1)
+    out, h_n = x.new_empty((B, R)), x.new_empty((1, B, R))
+    c_n = x.new_empty((1, B, H)) if number == 3 else None
+    w = [t.data_ptr() for t in weights]
+    b_ih, b_hh = (w[2], w[3]) if bias else (0, 0)
+    _engine.forward(
+        number, x.dtype is torch.float64, False, 1, B, inputs, H, R, 0, torch.get_num_threads(), x.data_ptr(), inputs,
+        0 if h is None else h.data_ptr(), 0 if c is None else c.data_ptr(), w[0], w[1], b_ih, b_hh,
+        w[-1] if len(w) in (3, 5) else 0, out.data_ptr(), R, h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr(),
+        0, 0, 0,
+    )  # fmt: skip
+    return out, h_n, c_n
 
 
 def backward(

@@ -20,7 +20,7 @@ from .compilation import breaks_graph
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Call", "Explanation", "compute", "compute_traced", "explanation", "obstacle"]
+__all__ = ["Call", "Explanation", "compute", "compute_traced", "explanation", "obstacle", "watched"]
 
 
 class Call(NamedTuple):
@@ -112,6 +112,11 @@ def obstacle(call: Call) -> str | None:
         return "there are no steps, sequences or features, and torch.nn decides what that means"
     if not _weights_fit(call):
         return "a weight is not of the shape that the layer's sizes ask for, and torch.nn will say which"
+    return watched(compiling)
+
+
+def watched(compiling: bool) -> str | None:
+    """What about the moment, rather than about a call's tensors, asks for torch's own operators."""
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the types of torch's operators"
     if compiling:

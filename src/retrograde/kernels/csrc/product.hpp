@@ -239,6 +239,64 @@ template <class T, class Row> RG_INLINE void pack_rows(T* to, Row row, Index K, 
   }
 }
 
+// ---- products too small to pack for ------------------------------------------------------------------------
+
+// c[m][n] = start[n] + sum over k of a[m][k] w[n][k], for n0 <= n < n1 and M rows of A, W as it lies. Each weight is
+// read once, which is all that one step of a few sequences needs of it; the sum runs along k in the vector's lanes.
+template <class T, int M>
+void dot_rows(T* c, Index ldc, const T* a, Index lda, const T* w, Index n0, Index n1, Index K, const T* first,
+              const T* second) {
+  constexpr int W = kWidth<T>, N = 4;
+  const Index whole = K / W * W;
+  const int rest = static_cast<int>(K - whole);
+  for (Index n = n0; n < n1; n += N) {
+    const T* row[N];
+    for (int j = 0; j < N; ++j) row[j] = w + smaller(n + j, n1 - 1) * K;
+    Vec<T> acc[M][N];
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) acc[m][j] = Vec<T>{};
+    for (Index k = 0; k < whole; k += W) {
+      Vec<T> x[M];
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) x[m] = load(a + m * lda + k);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) {
+        const Vec<T> weight = load(row[j] + k);
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) acc[m][j] += x[m] * weight;
+      }
+    }
+    if (rest)
+      for (int j = 0; j < N; ++j) {
+        const Vec<T> weight = load_first(row[j] + whole, rest);
+        for (int m = 0; m < M; ++m) acc[m][j] += load_first(a + m * lda + whole, rest) * weight;
+      }
+    for (int m = 0; m < M; ++m)
+      for (int j = 0; j < N && n + j < n1; ++j) {
+        T sum = T(0);
+        for (int i = 0; i < W; ++i) sum += acc[m][j][i];
+        if (first) sum += first[n + j];
+        if (second) sum += second[n + j];
+        c[m * ldc + n + j] = sum;
+      }
+  }
+}
+
+constexpr Index kDotRows = 4;
+
+template <class T>
+void dot_product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index n0, Index n1, Index K,
+                 const T* first = nullptr, const T* second = nullptr) {
+  switch (rows) {
+    case 1: return dot_rows<T, 1>(c, ldc, a, lda, w, n0, n1, K, first, second);
+    case 2: return dot_rows<T, 2>(c, ldc, a, lda, w, n0, n1, K, first, second);
+    case 3: return dot_rows<T, 3>(c, ldc, a, lda, w, n0, n1, K, first, second);
+    case 4: return dot_rows<T, 4>(c, ldc, a, lda, w, n0, n1, K, first, second);
+  }
+}
+
 // ---- products with A transposed --------------------------------------------------------------------------
 
 // C[m0:m1] (M x N) = or += sum over k of a[k][m] row(k)[n]: the gradient of a weight, k running over time and batch.

@@ -716,7 +716,84 @@ template <class T, Cell C> struct Backward : Pass<T> {
 
 // ---- entry -----------------------------------------------------------------------------------------------
 
+// One step of a few sequences: nothing is packed, since each weight is met once.
+template <class T, Cell C> void forward_once(const Layer& l) {
+  const Index G = gates_of(C), columns = G * l.H, B = l.B;
+  const Index ld = padded<T>(columns), ldh = padded<T>(larger(l.H, l.R));
+  const bool gru = C == Cell::kGru, lstm = C == Cell::kLstm, projected = l.w_hr != nullptr;
+  Lease lease(columns * (l.I + l.R) > 400000 ? l.threads : 1);
+  T *x, *sum, *h_0, *h, *c;
+  const auto lay = [&](Room room) {
+    x = room.take<T>(B * ld + kPanel<T>);
+    sum = room.take<T>(B * ld + kPanel<T>);
+    h_0 = room.take<T>(B * ldh + kPanel<T>);
+    h = room.take<T>(B * ldh + kPanel<T>);
+    c = room.take<T>(B * ldh + kPanel<T>);
+    return room.used();
+  };
+  lay(Room(static_cast<char*>(scratch_memory(lay(Room(nullptr))))));
+  const auto copy = [&](T* to, Index ldt, const void* from, Index width) {
+    for (Index b = 0; b < B; ++b) {
+      if (from) std::memcpy(to + b * ldt, static_cast<const T*>(from) + b * width, static_cast<std::size_t>(width) * sizeof(T));
+      else std::memset(to + b * ldt, 0, static_cast<std::size_t>(width) * sizeof(T));
+    }
+  };
+  copy(h_0, ldh, l.h_0, l.R);
+  if (lstm) copy(c, ldh, l.c_0, l.H);
+  T* const gates = static_cast<T*>(l.gates);
+  const Index gates_stride = kept_of(C) * l.H, x_stride = gates ? gates_stride : ld;
+  if (gates) x = gates;
+  const T *b_ih = static_cast<const T*>(l.b_ih), *b_hh = static_cast<const T*>(l.b_hh);
+  T* const out = static_cast<T*>(l.out);
+  auto region = [&](Team& team, int thread) {
+    const FlushSubnormals flush;
+    const Index n = team.size(), n0 = columns * thread / n, n1 = columns * (thread + 1) / n;
+    const Index inner = gru ? 2 * l.H : columns;  // the GRU's b_hn lies inside r * (...)
+    const auto inputs = [&](Index from, Index to, const T* second) {
+      if (to > from)
+        dot_product<T>(x, x_stride, static_cast<const T*>(l.x), l.x_stride, B, static_cast<const T*>(l.w_ih), from, to,
+                       l.I, b_ih, second);
+    };
+    inputs(n0, smaller(n1, inner), b_hh);
+    inputs(larger(n0, inner), n1, nullptr);
+    dot_product<T>(sum, ld, h_0, ldh, B, static_cast<const T*>(l.w_hh), n0, n1, l.R);
+    team.barrier();
+    if (thread == 0) {
+      ForwardStep<T> step{};
+      step.H = l.H;
+      step.x = x;
+      step.x_stride = x_stride;
+      step.keep = gates != nullptr && kept_of(C) > 1;
+      step.h_prev = h_0;
+      step.h_next = h;
+      step.h_stride = ldh;
+      step.out = projected ? nullptr : out;
+      step.out_stride = l.out_stride;
+      step.c = c;
+      step.c_stride = ldh;
+      step.c_keep = lstm ? static_cast<T*>(l.cells) : nullptr;
+      step.b_hn = gru && b_hh ? b_hh + 2 * l.H : nullptr;
+      forward_units<T, C>(step, 0, B, 0, l.H, sum, ld, l.H);
+    }
+    if (projected) {
+      team.barrier();
+      dot_product<T>(out, l.out_stride, h, ldh, B, static_cast<const T*>(l.w_hr), l.R * thread / n,
+                     l.R * (thread + 1) / n, l.H);
+      team.barrier();
+    }
+    if (thread == 0)
+      for (Index b = 0; b < B; ++b) {
+        const auto bytes = [](Index width) { return static_cast<std::size_t>(width) * sizeof(T); };
+        std::memcpy(static_cast<T*>(l.h_n) + b * l.R, out + b * l.out_stride, bytes(l.R));
+        if (lstm) std::memcpy(static_cast<T*>(l.c_n) + b * l.H, c + b * ldh, bytes(l.H));
+      }
+  };
+  lease.run(lease.size(), region);
+  release_scratch();
+}
+
 template <class T, Cell C> void forward(const Layer& l) {
+  if (l.T == 1 && l.B > 0 && l.B <= kDotRows && !l.batch_sizes && l.segment == 0) return forward_once<T, C>(l);
   Lease lease(l.threads);
   Forward<T, C> pass(l);
   pass.division = divide<T>(lease.size(), l.T, l.B, pass.groups.panels(), l.H, l.R, gates_of(C));
