@@ -66,7 +66,12 @@ def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequen
             "entity_precision": float(strict.precision),
             "entity_recall": float(strict.recall),
             "entity_f1": float(strict.f1),
-            "entities": {kind: {"f1": float(result["entities"][kind]["strict"].f1)} for kind in kinds},
+            # A kind that is neither there nor named is not among those the library counts.
+            "entities": {
+                kind: {"f1": float(result["entities"][kind]["strict"].f1)}
+                for kind in kinds
+                if kind in result["entities"]
+            },
         }
     return scores
 

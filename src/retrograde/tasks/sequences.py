@@ -101,6 +101,16 @@ class Scaler(NamedTuple):
     @classmethod
     def fit(cls, arrays: Iterable[NDArray[Any]]) -> Scaler:
         """Mean and standard deviation of each channel of ``(T, F)`` arrays without empty cells; 1 for a constant."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            count, mean, spread = cls._moments(arrays)
+        deviation = np.sqrt(spread / np.maximum(count, 1))
+        if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+            raise DataError("a column holds numbers that are infinite, or too large to be scaled.")
+        return cls(mean, np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1), deviation, 1.0))
+
+    @staticmethod
+    def _moments(arrays: Iterable[NDArray[Any]]) -> tuple[NDArray[np.float64], ...]:
+        """Count, mean and sum of squared deviations of each channel."""
         count, mean, spread = np.zeros(1), np.zeros(1), np.zeros(1)
         for array in arrays:  # Chan et al. (1979): merging means and sums of squares is stable where Σx² − (Σx)² is not
             array = np.asarray(array, dtype=np.float64)
@@ -112,8 +122,7 @@ class Scaler(NamedTuple):
             spread = spread + squares + (here - mean) ** 2 * count * number / total
             mean = mean + (here - mean) * number / total
             count = count + number
-        deviation = np.sqrt(spread / np.maximum(count, 1))
-        return cls(mean, np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1), deviation, 1.0))
+        return count, mean, spread
 
     def __call__(self, array: NDArray[Any]) -> NDArray[np.float64]:
         """Standardise ``(…, F)``."""
@@ -180,7 +189,7 @@ class Encoder:
             yield from records
 
         if first.tokens is None:
-            return cls(scaler=Scaler.fit(record.values for record in again() if record.values is not None))
+            return cls(scaler=Scaler.fit(_finite(record) for record in again()))
         split = isinstance(first.tokens, str)
         pieces = (_pieces(record, split) for record in again())
         return cls(_fit_tokenizer((piece for some in pieces for piece in some), split, options), None, max_length)
@@ -205,8 +214,7 @@ class Encoder:
         if any(record.tokens is None for record in records):
             raise DataError("this model reads text; name the --text column.")
         if self.tokenizer.pre_tokenizer is not None:
-            texts = [" ".join(_pieces(record, True)) for record in records]
-            numbers = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            numbers = self._tokenized([" ".join(_pieces(record, True)) for record in records])
         else:
             table = self._table
             numbers = [[table.get(self._normal(word), 0) for word in _pieces(record, False)] for record in records]
@@ -220,6 +228,17 @@ class Encoder:
             arrays.append(array)
         return arrays
 
+    def _tokenized(self, texts: list[str]) -> list[list[int]]:
+        """Token numbers of texts; of one far longer than what is kept, only the beginning is read if that will do."""
+        assert self.tokenizer is not None
+        most = max(map(len, texts), default=0) if self.max_length is None else 64 * self.max_length
+        found = self.tokenizer.encode_batch_fast([text[:most] for text in texts], add_special_tokens=False)
+        numbers: list[list[int]] = [encoding.ids for encoding in found]
+        for place, text in enumerate(texts):
+            if len(text) > most and self.max_length is not None and len(numbers[place]) <= self.max_length + 1:
+                numbers[place] = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return numbers
+
     def _scaled(self, record: Record) -> NDArray[Any]:
         assert self.scaler is not None
         if record.values is None:
@@ -228,9 +247,7 @@ class Encoder:
             raise DataError(
                 f"row {record.rows[0] + 1} has {record.values.shape[1]} channels; the model reads {self.size}."
             )
-        if np.isinf(record.values).any():
-            raise DataError(f"row {record.rows[0] + 1} holds an infinite number.")
-        values, filled = fill(record.values)
+        values, filled = fill(_finite(record))
         self.filled += filled
         self.empty += not len(values)
         if not len(values):
@@ -261,6 +278,14 @@ class Encoder:
         assert self.tokenizer is not None
         normalizer = self.tokenizer.normalizer
         return str(normalizer.normalize_str(word)) if normalizer is not None else word
+
+
+def _finite(record: Record) -> NDArray[Any]:
+    """The numbers of a record, none of them infinite."""
+    assert record.values is not None
+    if np.isinf(record.values).any():
+        raise DataError(f"row {record.rows[0] + 1} holds an infinite number, or one too large for 32 bits.")
+    return record.values
 
 
 def _pieces(record: Record, split: bool) -> list[str]:
