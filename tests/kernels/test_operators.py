@@ -135,3 +135,27 @@ def test_exported_with_any_length_and_batch():
     assert any("retrograde" in str(node.target) for node in program.graph.nodes)
     x = torch.randn(9, 2, 5)
     torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model, x = Model("GRU"), torch.randn(4, 3, 5)
+        spread = torch.nn.parallel.DistributedDataParallel(copy.deepcopy(model))
+        for m in (model, spread):
+            m(x).sum().backward()
+        ours, theirs = ([p.grad for p in m.parameters()] for m in (spread, model))
+        torch.testing.assert_close(ours, theirs)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_functional_call():
+    import retrograde as rg
+
+    layer, x = rg.nn.GRU(5, 6), torch.randn(4, 3, 5)
+    doubled = {name: 2 * p for name, p in layer.named_parameters()}
+    swapped = torch.func.functional_call(layer, doubled, (x,))[0]
+    twin = torch.nn.GRU(5, 6)
+    twin.load_state_dict(doubled)
+    torch.testing.assert_close(swapped, twin(x)[0])
