@@ -69,7 +69,7 @@ def main() -> None:
             optimizers[model].zero_grad()
             if step >= 2:  # the first ones warm up
                 times[model].append(time.perf_counter() - began)
-    # Bucketed steps differ in length by design, so the mean tells the rate; its spread over halves tells how sure it is.
+    # Bucketed steps differ in length by design: the mean tells the rate, its halves how sure it is.
     for name, model in (("torch.nn, padded", plain), ("retrograde", ours)):
         halves = [BATCH / statistics.fmean(times[model][part::2]) for part in (0, 1)]
         rate = BATCH / statistics.fmean(times[model])
