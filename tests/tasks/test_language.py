@@ -198,3 +198,41 @@ def test_generation_with_weights_that_are_no_numbers():
     model.output.bias.data[1] = math.nan
     with pytest.raises(DivergedError):
         list(generate(model, vocabulary))
+
+
+@pytest.mark.parametrize(("every", "bptt"), [(3, 10), (5, 10), (4, 7), (1, 6), (10, 10), (8, 9)])
+def test_an_update_every_k1_steps_goes_back_k2(every: int, bptt: int) -> None:
+    """Every step is learnt from once, by a gradient that ends k2 before the chunk's last, at most."""
+    text = Text("the cat sat on the mat and the dog sat on the log. " * 8, "here", "utf-8")
+    options = {**Options().as_dict(), "bptt": bptt, "update_every": every, "batch_size": 2, "hidden_size": 5}
+    torch.manual_seed(0)
+    task = LanguageTask(text, options)
+    model = task.model().double()
+    whole = task._inputs.t().long()
+    targets = task._targets.t().long()
+    states = [None]  # before each step
+    for step in range(len(whole)):
+        states.append(model(whole[step : step + 1], states[-1])[1])
+    state, learnt = None, 0
+    for step in range(task.steps_per_epoch):
+        chunk = task.batch(step)
+        assert len(chunk.inputs) - chunk.read <= every
+        assert len(chunk.inputs) <= bptt
+        begin = learnt - chunk.read
+        assert begin == 0 or len(chunk.inputs) >= bptt - 1  # chunks are equal to within a step
+        model.zero_grad()
+        loss, state = task.loss(model, chunk, state)
+        loss.backward()
+        got = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        start = None if begin == 0 else tuple(part.detach() for part in states[begin])
+        end = learnt + len(chunk.inputs) - chunk.read
+        logits, _ = model(whole[begin:end], start)
+        wanted = torch.nn.functional.cross_entropy(logits[chunk.read :].flatten(0, 1), targets[learnt:end].flatten())
+        wanted.backward()
+        torch.testing.assert_close(loss, wanted)
+        for one, p in zip(got, model.parameters(), strict=True):
+            torch.testing.assert_close(one, p.grad)
+        state = None if state is None else tuple(part.detach() for part in state)
+        learnt = end
+    assert learnt == len(whole)

@@ -224,6 +224,9 @@ def train(
     ] = None,
     no_clip: Annotated[bool, _option(LEARNING, "Do not clip.", "--no-clip")] = False,
     bptt: Annotated[int, _option(LEARNING, "Steps the gradient goes back through time.")] = DEFAULT.bptt,
+    update_every: Annotated[
+        int | None, _option(LEARNING, "Steps of text per update. [dim]\\[as many as --bptt][/dim]")
+    ] = None,
     batch_size: Annotated[
         int | None,
         _option(LEARNING, "Streams or sequences side by side. [dim]\\[text 32, else 64; fewer if there are few][/dim]"),

@@ -121,7 +121,9 @@ class Windows:
         bounds: Sequence[tuple[int, int]],
         history: bool,
     ) -> None:
-        self.plan, self.values, self.observed = plan, values, observed
+        self.plan, self.values = plan, values
+        self._values, self._observed = np.concatenate(values), np.concatenate(observed)
+        self._offsets = np.concatenate([[0], np.cumsum([len(one) for one in values])])
         starts: list[tuple[int, int]] = []
         for place, (begin, end) in enumerate(bounds):
             first = max(0, begin - plan.context) if history else begin
@@ -139,9 +141,8 @@ class Windows:
         """``(context + horizon, B, C + F)`` and which of the channels are observed, ``(…, B, C)``."""
         size = self.plan.context + self.plan.horizon
         places = self.starts[chosen]
-        values = np.stack([self.values[place][at : at + size] for place, at in places], axis=1)
-        observed = np.stack([self.observed[place][at : at + size] for place, at in places], axis=1)
-        return values, observed
+        rows = self._offsets[places[:, 0]] + places[:, 1] + np.arange(size)[:, None]
+        return self._values[rows], self._observed[rows]
 
     def batch(self, chosen: NDArray[np.int64]) -> ForecastBatch:
         """The windows of these numbers, as the strategy learns from them."""

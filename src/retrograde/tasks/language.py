@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -125,17 +125,21 @@ class LanguageModel(nn.Module):
 class Chunk:
     """``(T, B)`` tokens and their successors, cut from B streams that run side by side.
 
-    ``fresh`` says that the streams begin here, so that no state is carried in.
+    ``fresh`` says that the streams begin here, so that no state is carried in. The first ``read`` steps were learnt
+    from before: the gradient goes back through them, no loss is taken. The state after ``carry`` steps is where the
+    next chunk begins.
     """
 
     inputs: Tensor
     targets: Tensor
     fresh: bool
+    read: int
+    carry: int
 
     @property
     def size(self) -> int:
         """How many predictions the chunk trains."""
-        return self.targets.numel()
+        return self.targets[self.read :].numel()
 
     @property
     def weight(self) -> float:
@@ -146,11 +150,11 @@ class Chunk:
         """Every ``size``-th stream from ``rank`` on."""
         if rank >= self.inputs.shape[1]:
             return None
-        return Chunk(self.inputs[:, rank::size], self.targets[:, rank::size], self.fresh)
+        return replace(self, inputs=self.inputs[:, rank::size], targets=self.targets[:, rank::size])
 
     def to(self, device: torch.device) -> Chunk:
         """The same on a device."""
-        return Chunk(self.inputs.to(device), self.targets.to(device), self.fresh)
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 class LanguageTask:
@@ -158,7 +162,9 @@ class LanguageTask:
 
     The training part is cut into ``batch_size`` streams of equal length that are read side by side,
     in chunks of at most ``bptt`` steps; the state goes on from chunk to chunk without its gradient
-    (truncated backpropagation through time, Williams and Peng 1990). Chunks are equal to within a
+    (truncated backpropagation through time, Williams and Peng 1990). With ``update_every`` k₁ below ``bptt`` k₂ there
+    is an update every k₁ steps, whose gradient goes back k₂: chunks overlap, and each step is learnt from once.
+    Chunks are equal to within a
     step, so none is a stub. Fewer than ``batch_size`` tokens at the end of the training part fill
     no stream and are left out.
 
@@ -208,7 +214,9 @@ class LanguageTask:
             )
         length = count // batch_size
         self.batch_size = batch_size
-        self.steps_per_epoch = math.ceil(length / bptt)
+        every = options.get("update_every") or bptt
+        self._again = int(bptt - every)  # steps read anew before those that are learnt from
+        self.steps_per_epoch = math.ceil(length / every)
         self._cuts = [length * i // self.steps_per_epoch for i in range(self.steps_per_epoch + 1)]
         tokens = torch.from_numpy(self.training_tokens)
         self._inputs = tokens[: length * batch_size].view(batch_size, length)  # streams in rows
@@ -243,13 +251,31 @@ class LanguageTask:
     def batch(self, step: int) -> Chunk:
         """The chunk that training step ``step`` (from 0) learns from."""
         index = step % self.steps_per_epoch
-        here = slice(self._cuts[index], self._cuts[index + 1])
-        return Chunk(self._inputs[:, here].t().long(), self._targets[:, here].t().long(), fresh=index == 0)
+        begin, end = self._begin(index), self._cuts[index + 1]
+        return Chunk(
+            self._inputs[:, begin:end].t().long(),
+            self._targets[:, begin:end].t().long(),
+            fresh=index == 0,
+            read=self._cuts[index] - begin,
+            carry=(self._begin(index + 1) if index + 1 < self.steps_per_epoch else end) - begin,
+        )
 
-    def loss(self, model: nn.Module, chunk: Chunk, state: State | None) -> tuple[Tensor, State]:
+    def _begin(self, index: int) -> int:
+        return max(0, int(self._cuts[index]) - self._again)
+
+    def loss(self, model: nn.Module, chunk: Chunk, state: State | None) -> tuple[Tensor, State | None]:
         """Mean cross-entropy of a chunk (nats per token) and the state after it."""
-        logits, state = model(chunk.inputs, None if chunk.fresh else state)
-        return F.cross_entropy(logits.flatten(0, 1), chunk.targets.flatten()), state
+        state = None if chunk.fresh else state
+        if chunk.carry == len(chunk.inputs):
+            logits, carried = model(chunk.inputs, state)
+        elif chunk.carry == 0:  # the streams have only begun: the next chunk begins where this one does
+            logits, _ = model(chunk.inputs, state)
+            carried = state
+        else:
+            first, carried = model(chunk.inputs[: chunk.carry], state)
+            second, _ = model(chunk.inputs[chunk.carry :], carried)
+            logits = torch.cat([first, second])
+        return F.cross_entropy(logits[chunk.read :].flatten(0, 1), chunk.targets[chunk.read :].flatten()), carried
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Validation loss (nats per token), perplexity and bits per character."""

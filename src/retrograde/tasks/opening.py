@@ -27,7 +27,7 @@ _ONLY: Mapping[str, tuple[str, ...]] = {  # options that some tasks do not have
     **dict.fromkeys(("target", "horizon", "context", "season", "strategy"), ("forecast",)),
     **dict.fromkeys(("tokens", "vocab_size", "min_count", "embedding_size"), ("language", *_LABELLED)),
     **dict.fromkeys(("encoding", "validation_fraction"), ("language", *_TABLES)),
-    **dict.fromkeys(("tie", "bptt"), ("language",)),
+    **dict.fromkeys(("tie", "bptt", "update_every"), ("language",)),
     "pooling": ("classify",),
     "bidirectional": _LABELLED,
 }

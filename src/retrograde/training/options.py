@@ -55,6 +55,8 @@ class Options:
     schedule, warmup, decay_every, decay_factor
         Learning rate after a linear rise over ``warmup`` steps: ``constant``; ``cosine`` or ``linear`` down to
         a hundredth at the planned end; ``step``: times ``decay_factor`` every ``decay_every`` epochs.
+    update_every : int or None
+        Steps of text per update, at most ``bptt``; None: as many as the gradient goes back.
     bptt, batch_size : int
         Steps the gradient goes back; streams side by side (None: 32, fewer if the text is short).
     epochs, max_steps, max_time
@@ -116,6 +118,7 @@ class Options:
     decay_every: float = 1.0
     decay_factor: float = 0.5
     bptt: int = 100
+    update_every: int | None = None
     batch_size: int | None = None
     epochs: float = 10.0
     max_steps: int | None = None
@@ -185,6 +188,11 @@ class Options:
             raise OptionError(
                 f"--nonlinearity {self.nonlinearity} is for --cell rnn; --cell {self.cell} has its own: leave it out."
             )
+        if self.update_every is not None and self.update_every > self.bptt:
+            raise OptionError(
+                f"--update-every {self.update_every} leaves steps out: --bptt {self.bptt} is the most, the steps over "
+                "which the gradient goes back."
+            )
         if self.momentum and self.optimizer != "sgd":
             raise OptionError(f"--momentum is for --optimizer sgd; {self.optimizer} has its own: leave it out.")
 
@@ -199,7 +207,7 @@ class Options:
 
 _WHOLE = (
     *("vocab_size", "min_count", "embedding_size", "hidden_size", "num_layers", "bptt", "batch_size"),
-    *("max_steps", "eval_every", "threads", "max_length", "horizon", "context", "season"),
+    *("max_steps", "eval_every", "threads", "max_length", "horizon", "context", "season", "update_every"),
 )
 _POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every", "spectral_radius")
 
