@@ -231,7 +231,9 @@ def train(
         int | None,
         _option(LEARNING, "Streams or sequences side by side. [dim]\\[text 32, else 64; fewer if there are few][/dim]"),
     ] = None,
-    epochs: Annotated[float, _option(STOPPING, "Passes over the training text.")] = DEFAULT.epochs,
+    epochs: Annotated[
+        float, _option(STOPPING, "Passes over the training data. [dim]\\[synthetic: 50 of 100 batches][/dim]")
+    ] = DEFAULT.epochs,
     max_steps: Annotated[int | None, _option(STOPPING, "Steps in all.", show_default=False)] = None,
     max_time: Annotated[
         str | None, _option(STOPPING, "Training time of this session: 90s, 5m, 1h30m.", show_default=False)

@@ -16,7 +16,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # where they differ from those of
     "classify": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
     "tag": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
     "forecast": {"hidden_size": 64},
-    "synthetic": {"hidden_size": 128},
+    "synthetic": {"hidden_size": 128, "epochs": 50.0},
 }
 
 _LABELLED = ("classify", "tag")
