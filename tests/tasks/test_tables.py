@@ -159,6 +159,7 @@ def test_builtins():
         ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 fields, the header has 2"),
         ("a.csv", b"text,label\na\0,b\n", "binary, not text"),
         ("a.csv", "text,label\ncafé,b\n".encode("latin-1"), r"byte 14 \(0xe9\).*--encoding"),
+        ("a.csv", b"text,label\na,caf\xc3", r"byte 16 \(0xc3\).*--encoding"),
         ("a.jsonl", '{"text":"a","label":1}\n{"text":"b", broken\n', "line 2 is no JSON"),
         ("a.jsonl", "[1,2]\n[3]\n", "line 1 is no JSON object"),
         ("a.parquet", b"PAR1junk", "cannot be read"),

@@ -143,11 +143,13 @@ def _check_text(path: Path, encoding: str) -> str:
     try:
         with _open(path) as file:
             first = file.peek(4)[:4] if hasattr(file, "peek") else b""
-            while block := file.read(1 << 20):
+            block = file.read(1 << 20)
+            while block:
+                following = file.read(1 << 20)
                 try:
-                    text = decoder.decode(block)
+                    text = decoder.decode(block, final=not following)  # the last character must be whole
                 except UnicodeDecodeError as error:
-                    at = offset + error.start
+                    at = offset + len(block) - len(error.object) + error.start  # bytes may be left of the block before
                     raise DataError(
                         f"{path} is not {encoding}: byte {at} (0x{error.object[error.start]:02x}) cannot be decoded; "
                         "give its --encoding (latin-1, cp1252, utf-16 …)."
@@ -155,6 +157,7 @@ def _check_text(path: Path, encoding: str) -> str:
                 if "\0" in text:
                     raise DataError(f"{path} is binary, not text: it has NUL characters from byte {offset} on.")
                 offset += len(block)
+                block = following
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     return "utf-8-sig" if first.startswith(codecs.BOM_UTF8) and encoding.lower() in ("utf-8", "utf8") else encoding
