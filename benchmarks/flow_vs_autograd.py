@@ -1,0 +1,108 @@
+"""All ‖∂E_t/∂s_k‖ by ``rg.gradient_flow`` beside the plain way: T backward passes over an unrolled cell.
+
+The plain way is written as well as it can be: weights frozen so that no parameter gradient is computed, the input
+product of all steps taken at once, fused elementwise chains kept short, one ``torch.autograd.grad`` a target over the
+states that it can reach, norms of all of them in one call.
+
+    python benchmarks/flow_vs_autograd.py [--batch 8 --steps 200 --hidden 128 --rounds 5 --threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import retrograde as rg
+
+
+def unrolled(module: nn.RNNBase, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Outputs and, per step, the state as one tensor (h, or h and c side by side)."""
+    w_ih, w_hh, b_ih, b_hh = (p.detach() for p in module.all_weights[0])
+    size = module.hidden_size
+    into = nn.functional.linear(x, w_ih, b_ih if module.mode == "GRU" else b_ih + b_hh)
+    w_t = w_hh.T
+    h = x.new_zeros(x.shape[1], size, requires_grad=True)
+    c = x.new_zeros(x.shape[1], size)
+    states, outputs = [], []
+    for a in into:
+        if module.mode == "GRU":
+            b = torch.addmm(b_hh, h, w_t)
+            r, z = torch.sigmoid(a[:, : 2 * size] + b[:, : 2 * size]).chunk(2, -1)
+            n = torch.tanh(torch.addcmul(a[:, 2 * size :], r, b[:, 2 * size :]))
+            h = torch.lerp(n, h, z)
+            state = h
+        elif module.mode == "LSTM":
+            gates = torch.addmm(a, h, w_t)
+            i, f, o = torch.sigmoid(gates[:, : 2 * size]).chunk(2, -1) + (torch.sigmoid(gates[:, 3 * size :]),)
+            c = torch.addcmul(f * c, i, torch.tanh(gates[:, 2 * size : 3 * size]))
+            state = torch.cat([o * torch.tanh(c), c], -1)
+            h, c = state.split(size, -1)
+        else:
+            h = torch.tanh(torch.addmm(a, h, w_t))
+            state = h
+        states.append(state)
+        outputs.append(h)
+    return torch.stack(outputs), states
+
+
+def by_autograd(module: nn.RNNBase, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """T backward passes, `(T, T)`, mean over the batch."""
+    output, states = unrolled(module, x)
+    losses = loss(output)
+    norms = torch.zeros(len(x), len(x))
+    for t in range(len(x)):
+        g = torch.autograd.grad(losses[t].sum(), states[: t + 1], retain_graph=True)
+        norms[t, : t + 1] = torch.stack(g).norm(dim=-1).mean(-1)
+    return norms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("batch", 8), ("steps", 200), ("hidden", 128), ("rounds", 5), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        f"B={options.batch} T={options.steps} H={options.hidden} float32, {options.threads} threads, all pairs (t, k)"
+    )
+    for name in ("RNN", "GRU", "LSTM"):
+        torch.manual_seed(0)
+        module = getattr(nn, name)(options.hidden, options.hidden)
+        head = nn.Linear(options.hidden, 32)
+        for p in (*module.parameters(), *head.parameters()):
+            p.requires_grad_(False)
+        x = torch.randn(options.steps, options.batch, options.hidden)
+
+        def loss(output: Tensor, head: nn.Linear = head) -> Tensor:
+            return torch.logsumexp(head(output), -1)
+
+        def plain(module: nn.RNNBase = module, x: Tensor = x) -> Tensor:
+            return by_autograd(module, x, loss)
+
+        def ours(module: nn.RNNBase = module, x: Tensor = x) -> rg.GradientFlow:
+            return rg.gradient_flow(module, x, loss=lambda output: loss(output[0]))
+
+        expected, found = plain(), torch.from_numpy(ours().norms[0])
+        error = float(((found - expected).abs() / expected.clamp(min=1e-30)).max())
+        seconds: dict[str, list[float]] = {"plain": [], "ours": []}
+        ratios = []
+        for _ in range(options.rounds):  # interleaved, so that a busy machine is busy for both
+            for key, run in (("plain", plain), ("ours", ours)):
+                start = time.perf_counter()
+                run()
+                seconds[key].append(time.perf_counter() - start)
+            ratios.append(seconds["plain"][-1] / seconds["ours"][-1])
+        print(
+            f"{name:5} autograd {statistics.median(seconds['plain']):7.3f} s   gradient_flow "
+            f"{statistics.median(seconds['ours']):7.4f} s   x{statistics.median(ratios):5.1f} "
+            f"({min(ratios):.1f} to {max(ratios):.1f})   largest relative difference {error:.1e}"
+        )
+
+
+if __name__ == "__main__":
+    main()
