@@ -1,0 +1,285 @@
+"""A measured flow in a few numbers and words: growth per step, half-life, horizon, verdict.
+
+One place computes them, so that the terminal, the notebook and the pictures never disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from .result import GradientFlow
+
+Array = NDArray[np.float64]
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+# A line fitted through values that are all but rounding would describe the rounding: 30 decades down it stops.
+_FIT_DECADES = 30.0
+_SPARK_DECADES = 12.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the gradient on its way through time; every list has one entry per layer.
+
+    Attributes
+    ----------
+    layers : list of str
+        Labels, as in the flow.
+    curves
+        ‖∂E_t/∂s_{t−lag}‖ by lag `(layers, lags)`, NaN where no pair has that lag.
+    growth_per_step
+        Factor by which the norm changes per step further away: e to the slope of the line fitted to the logarithm of
+        the curve (least squares). Under 1 it vanishes, above 1 it explodes; NaN where fewer than two lags have any.
+    half_life
+        Steps in which it halves at that rate, ln 2 / −ln(growth); infinite where it does not fall.
+    horizon
+        First lag at which the norm is under ``fraction`` of its first; NaN where that lies beyond what was measured.
+    fraction : float
+        The fraction of the horizon.
+    kinds : list of str
+        ``"vanishing"``, ``"exploding"``, ``"steady"`` or ``"none"``: the verdict in one word.
+    verdict : list of str
+        The same in a sentence.
+    sparkline : list of str
+        The curve in one line of blocks, from the nearest lag to the farthest, on a log scale; blank where it is zero.
+    notes : list of str
+        What a reader must know of the measurement.
+    """
+
+    layers: list[str]
+    curves: Array
+    growth_per_step: Array
+    half_life: Array
+    horizon: Array
+    fraction: float
+    kinds: list[str]
+    verdict: list[str]
+    sparkline: list[str]
+    notes: list[str]
+
+    def lags(self, rows: int = 12) -> list[int]:
+        """Lags worth a line of a table: the first ones, then 1, 2, 5, 10, …, and the last."""
+        known = np.flatnonzero(np.isfinite(self.curves).any(0))
+        if len(known) <= rows:
+            return [int(lag) for lag in known]
+        round_numbers = {m * 10**p for p in range(7) for m in (1, 2, 5)} | {0}
+        chosen = sorted({int(known[0]), int(known[-1])} | {int(lag) for lag in known if int(lag) in round_numbers})
+        return chosen if len(chosen) <= rows else [chosen[0], *chosen[-rows + 1 :]]
+
+    def rows(self, lags: list[int] | None = None) -> list[tuple[int, list[float], list[float]]]:
+        """Lines of the table: the lag, the norm per layer, and its ratio to that layer's first."""
+        start = np.array([_first(curve) for curve in self.curves])
+        chosen = self.lags() if lags is None else lags
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return [(lag, self.curves[:, lag].tolist(), (self.curves[:, lag] / start).tolist()) for lag in chosen]
+
+    def table(self, lags: list[int] | None = None) -> Table:
+        """By lag: the norm of every layer and what share of the first it is, for a terminal (rich)."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("lag", justify="right")
+        for label in self.layers:
+            table.add_column(label, justify="right")
+            table.add_column("of first", justify="right", style="dim")
+        for lag, norms, ratios in self.rows(lags):
+            cells = [text for pair in zip(norms, ratios, strict=True) for text in (_number(pair[0]), _ratio(pair[1]))]
+            table.add_row(str(lag), *cells)
+        return table
+
+    def measures(self) -> Table:
+        """One line a layer: sparkline, growth per step, half-life, horizon (rich)."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("layer")
+        table.add_column("near → far")
+        for heading in ("growth a step", "half-life", f"horizon ({self.fraction:.2g})"):
+            table.add_column(heading, justify="right")
+        for i, label in enumerate(self.layers):
+            growth = self.growth_per_step[i]
+            table.add_row(
+                label,
+                self.sparkline[i],
+                "—" if math.isnan(growth) else f"×{growth:.4g}",
+                half_life_words(self.half_life[i]),
+                "—" if self.kinds[i] == "none" else horizon_words(self.horizon[i], self.curves.shape[1]),
+            )
+        return table
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[Any] = [self.table(), Text(), self.measures(), Text()]
+        parts += [Text(f"{label}: {words}") for label, words in zip(self.layers, self.verdict, strict=True)]
+        parts += [Text(f"Note: {note}", style="dim") for note in self.notes]
+        return Group(*parts)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{label}  {spark}  {words}"
+            for label, spark, words in zip(self.layers, self.sparkline, self.verdict, strict=True)
+        )
+
+
+def summarise(flow: GradientFlow, fraction: float = 0.01, width: int = 32) -> Summary:
+    """Growth per step, half-life, horizon and a verdict for every layer of a flow.
+
+    Parameters
+    ----------
+    flow
+        What ``gradient_flow`` gave. Over quantiles the middle one is summarised, over sequences their mean.
+    fraction
+        Of the norm at the first lag, for the horizon.
+    width
+        Characters of a sparkline, at most.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> rnn, x = torch.nn.RNN(2, 4), torch.randn(30, 3, 2)
+    >>> _ = torch.nn.init.orthogonal_(rnn.weight_hh_l0, gain=0.5)
+    >>> flow = rg.gradient_flow(rnn, x, loss=lambda output: output[0].square().sum(-1))
+    >>> summarise(flow).kinds
+    ['vanishing']
+    """
+    curves = flow._one_curve()
+    horizon = flow.horizon(fraction)
+    growth = np.array([_growth(curve) for curve in curves])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half_life = np.where(growth < 1, math.log(2) / -np.log(growth), np.where(growth >= 1, np.inf, np.nan))
+    kinds = [_kind(curve, g, h) for curve, g, h in zip(curves, growth, horizon, strict=True)]
+    return Summary(
+        layers=list(flow.layers),
+        curves=curves,
+        growth_per_step=growth,
+        half_life=half_life,
+        horizon=horizon,
+        fraction=fraction,
+        kinds=kinds,
+        verdict=[
+            _verdict(curves[i], kinds[i], growth[i], half_life[i], horizon[i], fraction, flow.reverse[i])
+            for i in range(len(flow.layers))
+        ],
+        sparkline=[sparkline(curve, width) for curve in curves],
+        notes=list(flow.notes),
+    )
+
+
+def sparkline(curve: Array, width: int = 32) -> str:
+    """A curve as blocks on a log scale of at most 12 decades; a blank where it is zero or unknown.
+
+    >>> sparkline(np.array([1.0, 0.1, 0.01, 0.0]))
+    '█▅▁ '
+    """
+    if not len(curve):
+        return ""
+    parts = np.array_split(curve, min(width, len(curve)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.array([np.log10(part[part > 0]).mean() if (part > 0).any() else np.nan for part in parts])
+    known = logs[np.isfinite(logs)]
+    if not len(known):
+        return " " * len(logs)
+    top = float(known.max())
+    bottom = max(float(known.min()), top - _SPARK_DECADES)
+    # A flat curve is a full bar, not an empty one; less than a tenth of a decade is flat.
+    span = max(top - bottom, 0.1)
+    return "".join(
+        " " if not np.isfinite(v) else _BLOCKS[round(max(0.0, 1 - (top - v) / span) * (len(_BLOCKS) - 1))] for v in logs
+    )
+
+
+def half_life_words(steps: float) -> str:
+    """``"3.2 steps"``, or that it does not fall."""
+    if math.isnan(steps):
+        return "—"
+    return "does not fall" if math.isinf(steps) else f"{steps:.3g} steps"
+
+
+def horizon_words(lag: float, measured: int) -> str:
+    """``"14 steps"``, or beyond what was measured."""
+    return f"beyond {measured - 1} steps" if math.isnan(lag) else f"{int(lag)} steps"
+
+
+def _first(curve: Array) -> float:
+    known = curve[np.isfinite(curve)]
+    return float(known[0]) if len(known) else math.nan
+
+
+def _growth(curve: Array) -> float:
+    positive = np.isfinite(curve) & (curve > 0)
+    if not positive.any():
+        return math.nan
+    lags = np.flatnonzero(positive & (curve > np.nanmax(curve) * 10**-_FIT_DECADES))
+    if len(lags) < 2:
+        return math.nan
+    return math.exp(float(np.polyfit(lags, np.log(curve[lags]), 1)[0]))
+
+
+def _kind(curve: Array, growth: float, horizon: float) -> str:
+    known = np.flatnonzero(np.isfinite(curve))
+    if not (curve[known] > 0).any():
+        return "none"
+    if np.isfinite(horizon):
+        return "vanishing"
+    if math.isnan(growth):
+        return "steady"
+    # What the fitted line makes of it from the first lag to the last: less than a factor of 2 is no trend.
+    change = math.log(growth) * (known[-1] - known[0])
+    if abs(change) < math.log(2):
+        return "steady"
+    return "vanishing" if change < 0 else "exploding"
+
+
+def _verdict(
+    curve: Array, kind: str, growth: float, half_life: float, horizon: float, fraction: float, reverse: bool
+) -> str:
+    known = np.flatnonzero(np.isfinite(curve))
+    back = "ahead" if reverse else "back"
+    if kind == "none":
+        return "no gradient reaches this layer"
+    first, last = int(known[0]), int(known[-1])
+    left = curve[last] / curve[first] if curve[first] > 0 else math.nan
+    if first == last:
+        return f"only lag {first} was measured: nothing can be said of time"
+    if kind == "exploding":
+        doubling = math.log(2) / math.log(growth)
+        return (
+            f"the gradient explodes: ×{growth:.3g} a step {back}, doubling every {doubling:.3g} steps; {last} steps "
+            f"{back} it is {_number(left)} times its first"
+        )
+    if kind == "steady":
+        return f"the gradient holds: {last} steps {back} it is {_ratio(left)} of its first"
+    if math.isnan(growth):
+        return f"the gradient passes no step: exactly zero from {int(horizon)} steps {back} on"
+    halves = f"halving every {half_life:.3g} steps" if np.isfinite(half_life) else "though it rises again farther off"
+    if np.isfinite(horizon):
+        return (
+            f"the gradient vanishes: ×{growth:.3g} a step {back}, {halves}; "
+            f"under {_ratio(fraction)} of it is left {int(horizon)} steps {back}"
+        )
+    return (
+        f"the gradient fades: ×{growth:.3g} a step {back}, {halves}; {last} steps {back} {_ratio(left)} of it is left"
+    )
+
+
+def _number(value: float) -> str:
+    return "—" if math.isnan(value) else "0" if value == 0 else f"{value:.3g}"
+
+
+def _ratio(value: float) -> str:
+    if math.isnan(value):
+        return "—"
+    if value == 0:
+        return "0"
+    return f"{100 * value:.3g} %" if 1e-4 <= value < 100 else f"×{value:.2g}"

@@ -1,0 +1,80 @@
+"""The few numbers and words of a flow."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import retrograde as rg
+from retrograde.flow.summary import sparkline, summarise
+
+
+def linear_rnn(scale: float, steps: int = 30) -> rg.GradientFlow:
+    """A ReLU layer kept positive, so that every Jacobian is ``scale`` times the identity."""
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(2, 3, nonlinearity="relu", dtype=torch.float64)
+    with torch.no_grad():
+        rnn.weight_hh_l0.copy_(torch.eye(3, dtype=torch.float64) * scale)
+        rnn.weight_ih_l0.abs_()
+        rnn.bias_ih_l0.fill_(1.0)
+        rnn.bias_hh_l0.zero_()
+    x = torch.rand(steps, 4, 2, dtype=torch.float64)
+    return rg.gradient_flow(rnn, x, loss=lambda output: output[0].sum(-1))
+
+
+@pytest.mark.parametrize(("scale", "kind"), [(0.7, "vanishing"), (1.0, "steady"), (1.2, "exploding")])
+def test_scaled_identity_is_read_exactly(scale: float, kind: str) -> None:
+    summary = summarise(linear_rnn(scale))
+    assert summary.growth_per_step[0] == pytest.approx(scale, rel=1e-9)
+    assert summary.kinds == [kind]
+    if scale == 0.7:
+        assert summary.half_life[0] == pytest.approx(math.log(2) / -math.log(0.7))
+        assert summary.horizon[0] == math.ceil(math.log(0.01) / math.log(0.7))
+        assert f"{int(summary.horizon[0])} steps back" in summary.verdict[0]
+    if scale == 1.2:
+        assert math.isinf(summary.half_life[0])
+        assert "explodes" in summary.verdict[0]
+
+
+def test_nothing_passes_where_w_is_zero() -> None:
+    summary = summarise(linear_rnn(0.0))
+    assert math.isnan(summary.growth_per_step[0])
+    assert "passes no step" in summary.verdict[0]
+    assert summary.sparkline[0].startswith("█")
+    assert not summary.sparkline[0][1:].strip()
+
+
+def test_table_holds_the_measured_norms() -> None:
+    flow = linear_rnn(0.7)
+    rows = summarise(flow).rows()
+    assert rows[0][0] == 0
+    assert rows[-1][0] == 29
+    for lag, norms, ratios in rows:
+        assert norms == [flow.by_lag()[0, lag]]
+        assert ratios[0] == pytest.approx(0.7**lag)
+
+
+def test_a_reverse_layer_looks_ahead_and_the_terminal_form_prints() -> None:
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(2, 4, num_layers=2, bidirectional=True)
+    flow = rg.gradient_flow(lstm, torch.randn(20, 3, 2), loss=lambda output: output[0].square().sum(-1))
+    summary = summarise(flow)
+    assert len(summary.verdict) == len(summary.sparkline) == len(flow.layers) == 4
+    assert "ahead" in summary.verdict[flow.layers.index("l0_reverse")]
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(summary)
+    text = console.export_text()
+    for label, words in zip(flow.layers, summary.verdict, strict=True):
+        assert label in text
+        assert words.split(";")[0] in text
+
+
+def test_sparkline_is_blank_where_there_is_nothing() -> None:
+    assert sparkline(np.array([1.0, np.nan, 0.0, 1e-30]))[1:3] == "  "
+    assert sparkline(np.ones(5)) == "█████"
+    assert len(sparkline(np.ones(500), 20)) == 20
