@@ -12,6 +12,7 @@ from pathlib import Path
 
 import retrograde as rg
 from retrograde.cli.display import display
+from retrograde.cli.terminal import printable
 
 SECONDS = {"rnn": 55, "lstm": 75}  # what two cores need to make the difference plain
 NAMES = {"rnn": "tanh RNN", "lstm": "LSTM"}
@@ -35,6 +36,7 @@ def main() -> None:
                 overwrite=(out / "config.json").exists(),
                 listener=shown,
                 cell=cell,
+                lr=0.005,
                 max_time=arguments.seconds or seconds,
                 eval_every=250,
             )
@@ -44,7 +46,7 @@ def main() -> None:
             raise SystemExit(128 + result.signal)
 
     print("\n--- What the LSTM writes ---")
-    print((arguments.out / "lstm" / "sample.txt").read_text(encoding="utf-8"))
+    print(printable((arguments.out / "lstm" / "sample.txt").read_text(encoding="utf-8")))
     print("\n--- Held-out text, bits per character (lower is better) ---")
     for name, bits in scores(summaries):
         print(f"  {name:<22}{bits:6.3f}  {bar(bits)}")
