@@ -124,9 +124,12 @@ def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
                     -1,
                 )
             )
+    numbers = {name: np.stack(values, 1) for name, values in rows.items()}
+    # Lags ahead of t count only where something looks ahead.
+    some = np.any([values[0, :, 0] != 0 for values in numbers.values()], axis=0) | (np.asarray(lags) >= 0)
     return Sums(
-        np.asarray(lags),
-        {name: np.stack(values, 1) for name, values in rows.items()},
+        np.asarray(lags)[some],
+        {name: values[:, some] for name, values in numbers.items()},
         {name: _dots(total[name], total[name], gates) for name, gates in names.items()},
     )
 

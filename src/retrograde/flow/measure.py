@@ -221,7 +221,8 @@ class _Measured:
     def by_lag(self, evidence: Evidence) -> None:
         """Causal stacks under a head that looks at one step at a time: all targets of a lag in one product."""
         assert evidence.local is not None
-        here = self._has_loss()
+        # A loss of exactly zero that sends a gradient back is a loss all the same.
+        here = self._has_loss() | torch.stack([g.ne(0).any(-1) for g in evidence.local]).any(0)[self.rows].cpu()
         where = torch.arange(len(self.rows))
         stack = list(evidence.runs.values())
         place = {label: i for i, label in enumerate(self.tracks)}
@@ -239,8 +240,6 @@ class _Measured:
                         total = recurrence.squared(run.total_cell(adjoint.at, adjoint.h, adjoint.c))
                     c = recurrence.squared(adjoint.c)
                 norms = self._pick(h, c, total).cpu()
-                if lag == 0:
-                    here = here | norms.ne(0)
                 self.norms[i, at.numpy(), k.numpy()] = self._reduced(norms, here[at])
 
     def result(self, evidence: Evidence) -> GradientFlow:
@@ -311,9 +310,9 @@ def losses_by_step(losses: Any, calls: list[Call]) -> tuple[Tensor, bool]:
         raise FlowError(f"loss returned shape {shape}; expected {wanted}.{mend}")
     if not table.requires_grad:
         raise FlowError("The loss does not depend on any recurrent layer (is it detached, or made of integers?).")
-    if not torch.isfinite(table).all():
-        t, b = (int(i) for i in torch.isfinite(table).logical_not().nonzero()[0])
-        raise FlowError(f"The loss is {float(table[t, b])} from step {t} (sequence {b}) on; the states are finite.")
+    if not torch.isfinite(values := table.detach()).all():
+        t, b = (int(i) for i in torch.isfinite(values).logical_not().nonzero()[0])
+        raise FlowError(f"The loss is {float(values[t, b])} from step {t} (sequence {b}) on; the states are finite.")
     return table, final
 
 

@@ -30,9 +30,9 @@ class Swept:
 
 def squared(a: Tensor) -> Tensor:
     """Squared norms over the last axis, in float64."""
-    # In float64 whatever the model's type: the square of a float32 below 1e-19 would vanish.
-    norms: Tensor = torch.linalg.vector_norm(a, dim=-1)
-    return norms.double().square()
+    # Summed in float64 whatever the model's type: the square of a float32 below 1e-19 would be rounded towards zero.
+    norms: Tensor = torch.linalg.vector_norm(a, dim=-1, dtype=torch.float64)
+    return norms.square()
 
 
 def backward(

@@ -1,0 +1,372 @@
+"""Models as users have them: packed, stepped cell by cell, with an encoder and a decoder, and wrong in many ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from twin import norms, unrolled
+
+import retrograde as rg
+from retrograde.errors import FlowError
+
+T, B = 6, 3
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def losses(output: Tensor) -> Tensor:
+    return (output.square() * torch.linspace(0.5, 2, output.shape[-1], dtype=output.dtype)).sum(-1)
+
+
+class Tagger(nn.Module):
+    def __init__(self, rnn: nn.RNNBase) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return pad_packed_sequence(self.rnn(packed)[0], total_length=len(x))[0]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_packed_sequences_in_the_users_order(kind: str, bidirectional: bool) -> None:
+    module = getattr(nn, kind)(2, 3, 2, bidirectional=bidirectional, dtype=torch.float64)
+    x, lengths = randn(T, B, 2), [3, 6, 4]
+    live = (torch.arange(T)[:, None] < torch.tensor(lengths)).double()
+    flow = rg.gradient_flow(Tagger(module), x, lengths, loss=lambda o: losses(o) * live, reduce="none")
+    output, states = unrolled(module, x, lengths=lengths)
+    expected = norms(losses(output) * live, states) * live.numpy()[None, None]
+    np.testing.assert_allclose(flow.norms, expected, rtol=1e-9, atol=1e-300)
+    assert flow.lengths is not None and flow.lengths.tolist() == lengths
+    mean = rg.gradient_flow(Tagger(module), x, lengths, loss=lambda o: losses(o) * live).norms
+    there = (live[:, None] * live[None]).numpy()
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(mean, np.nan_to_num(expected.sum(-1) / there.sum(-1)), rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_one_loss_a_sequence_counts_lags_from_each_end(kind: str) -> None:
+    module = getattr(nn, kind)(2, 3, dtype=torch.float64)
+    x, lengths = randn(T, B, 2), [3, 6, 4]
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+
+    def last(o: tuple) -> Tensor:
+        return losses((o[1][0] if kind == "LSTM" else o[1])[-1])
+
+    flow = rg.gradient_flow(module, packed, loss=last)
+    assert flow.norms.shape == (1, 1, T) and flow.final
+    for lag in range(T):
+        own = []
+        for b, n in enumerate(lengths):
+            if lag < n:
+                output, states = unrolled(module, x[:n, b : b + 1])
+                own.append(norms(losses(output[-1:]), states)[0, 0, n - 1 - lag, 0])
+        assert flow.by_lag()[0, lag] == pytest.approx(np.mean(own), rel=1e-9)
+
+
+class Loop(nn.Module):
+    """A two-layer network stepped by hand."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        cell = getattr(nn, f"{kind}Cell")
+        self.cells = nn.ModuleList([cell(2, 3, dtype=torch.float64), cell(3, 3, dtype=torch.float64)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: list = [None, None]
+        outputs = []
+        for a in x:
+            for i, cell in enumerate(self.cells):
+                states[i] = cell(a, states[i])
+                a = states[i][0] if isinstance(states[i], tuple) else states[i]
+            outputs.append(a)
+        return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_cells_in_a_loop_are_the_layers_of_a_stack(kind: str) -> None:
+    loop = Loop(kind)
+    module = getattr(nn, kind)(2, 3, 2, dtype=torch.float64)
+    for i, cell in enumerate(loop.cells):
+        for name, p in cell.named_parameters():
+            getattr(module, f"{name}_l{i}").data.copy_(p)
+    x = randn(T, B, 2)
+    flow = rg.gradient_flow(loop, x, loss=losses, reduce="none")
+    whole = rg.gradient_flow(module, x, loss=lambda o: losses(o[0]), reduce="none")
+    assert flow.layers == ["cells.0", "cells.1"]
+    np.testing.assert_allclose(flow.norms, whole.norms, rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(
+        flow.share_by_lag("cells.0.weight_hh"), whole.share_by_lag("weight_hh_l0"), rtol=1e-7, atol=1e-12
+    )
+
+
+class Translator(nn.Module):
+    """Encoder, decoder with attention, the decoder called one step at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.LSTM(2, 4, dtype=torch.float64, batch_first=True)
+        self.decoder = nn.LSTM(4, 4, dtype=torch.float64, batch_first=True)
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        memory, state = self.encoder(x)
+        token, outputs = memory[:, -1:], []
+        for _ in range(steps):
+            out, state = self.decoder(token, state)
+            token = (out @ memory.transpose(1, 2)).softmax(-1) @ memory
+            outputs.append(out + token)
+        return torch.cat(outputs, 1).transpose(0, 1)
+
+
+def test_encoder_and_decoder_equal_autograd() -> None:
+    model, x = Translator(), randn(B, 5, 2)
+    flow = rg.gradient_flow(model, x, 4, loss=losses, reduce="none", state="h")
+    assert flow.layers == ["encoder.l0", "decoder.l0"] and flow.steps == [5, 4]
+    memory_parts, decoded, state = [], [], None
+    encoder, decoder = model.encoder, model.decoder
+    for k in range(5):
+        _, (h, c) = encoder(x[:, k : k + 1], state)
+        h = h.clone()
+        memory_parts.append(h)
+        state = (h, c)
+    memory = torch.cat([h.transpose(0, 1) for h in memory_parts], 1)
+    token, outputs = memory_parts[-1].transpose(0, 1), []
+    for _ in range(4):
+        _, (h, c) = decoder(token, state)
+        h = h.clone()
+        decoded.append(h)
+        state, out = (h, c), h.transpose(0, 1)
+        token = (out @ memory.transpose(1, 2)).softmax(-1) @ memory
+        outputs.append(out + token)
+    table = losses(torch.cat(outputs, 1).transpose(0, 1))
+    for t in range(4):
+        found = torch.autograd.grad(table[t].sum(), memory_parts + decoded, retain_graph=True, allow_unused=True)
+        for k, g in enumerate(found):
+            i, step = divmod(k, 5)
+            expected = 0 if g is None else g[0].norm(dim=-1).detach().numpy()
+            np.testing.assert_allclose(flow.norms[i, t, step], expected, rtol=1e-9, atol=1e-300)
+    # The encoder lies before the decoder: its last step is one step before the first loss.
+    assert flow.lag("encoder.l0")[0].tolist() == [5, 4, 3, 2, 1]
+    assert flow.lag("decoder.l0")[3].tolist()[:4] == [3, 2, 1, 0]
+
+
+class Residual(nn.Module):
+    """Two modules in a row, the head reading both; dropout between; weights of the second tied to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.GRU(2, 3, dtype=torch.float64)
+        self.drop = nn.Dropout(0.5)
+        self.second = nn.RNN(3, 3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, _ = self.first(x)
+        high, _ = self.second(self.drop(low))
+        return low + high
+
+
+def test_modules_in_a_row_with_a_head_that_reads_both() -> None:
+    model, x = Residual(), randn(T, B, 2)
+    flow = rg.gradient_flow(model, x, loss=losses, reduce="none")
+    assert flow.layers == ["first.l0", "second.l0"]
+    assert flow.evidence is not None and flow.evidence.local is not None  # the short way
+    low, below = unrolled(model.first, x)
+    high, above = unrolled(model.second, low)
+    states = {"first": below["l0"], "second": above["l0"]}
+    np.testing.assert_allclose(flow.norms, norms(losses(low + high), states), rtol=1e-9, atol=1e-300)
+    assert "eval mode" in flow.notes[0]
+    assert model.training and model.drop.training
+
+
+@pytest.mark.parametrize(("state", "free"), [("hc", True), ("h", True), ("c", False)])
+@pytest.mark.parametrize("mixing", [False, True])
+def test_states_of_an_lstm_together_and_each_alone(state: str, free: bool, mixing: bool) -> None:
+    module, x = nn.LSTM(2, 3, 2, dtype=torch.float64), randn(T, B, 2)
+    head = (lambda o: losses(o.cumsum(0).flip(0))) if mixing else losses
+    flow = rg.gradient_flow(module, x, loss=lambda o: head(o[0]), state=state, reduce="none")
+    output, states = unrolled(module, x, free_cell=free)
+    if state == "h":
+        # h_k alone: the first three coordinates of (h_k, c_k).
+        flat = [s for track in states.values() for s in track]
+        for t, row in enumerate(head(output)):
+            for j, g in enumerate(torch.autograd.grad(row.sum(), flat, retain_graph=True, allow_unused=True)):
+                expected = 0 if g is None else g[:, :3].norm(dim=-1).numpy()
+                np.testing.assert_allclose(flow.norms[j // T, t, j % T], expected, rtol=1e-9, atol=1e-300)
+        return
+    np.testing.assert_allclose(flow.norms, norms(head(output), states), rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_targets_layers_and_reductions_are_parts_of_the_whole(mixing: bool) -> None:
+    module, x = nn.GRU(2, 3, 3, dtype=torch.float64), randn(T, B, 2)
+
+    def measure(**options: object) -> rg.GradientFlow:
+        head = (lambda o: losses(o[0].cumsum(0))) if mixing else (lambda o: losses(o[0]))
+        return rg.gradient_flow(module, x, loss=head, **options)
+
+    every = measure(reduce="none").norms
+    np.testing.assert_allclose(measure().norms, every.mean(-1), rtol=1e-12)
+    np.testing.assert_allclose(measure(reduce="median").norms, np.median(every, -1), rtol=1e-12)
+    found = measure(reduce=(0.1, 0.5, 0.9)).norms
+    np.testing.assert_allclose(found, np.moveaxis(np.quantile(every, (0.1, 0.5, 0.9), axis=-1), 0, -1), rtol=1e-9)
+    chosen = measure(targets=[4, -1, 1], layers=["l0", "l2"], reduce="none")
+    assert chosen.layers == ["l0", "l2"] and chosen.targets.tolist() == [1, 4, 5]
+    np.testing.assert_allclose(chosen.norms, every[[0, 2]][:, [1, 4, 5]], rtol=1e-9, atol=1e-300)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model, x = Residual(), torch.randn(T, B, 2, dtype=torch.float64)
+    model.first.weight_hh_l0.requires_grad_(False)
+    model.second.eval()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    seen: list[tuple[int, ...]] = []
+    handle = model.first.register_forward_hook(lambda m, args, out: seen.append(tuple(out[0].shape)))
+    with torch.no_grad():
+        rg.gradient_flow(model, x, loss=losses)
+    with torch.inference_mode():
+        rg.gradient_flow(model, x.clone(), loss=losses)
+    assert seen == [(T, B, 3)] * 2
+    handle.remove()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
+    assert [m.training for m in (model, model.first, model.drop, model.second)] == [True, True, True, False]
+    assert not model.first.weight_hh_l0.requires_grad and model.first.weight_ih_l0.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.first._forward_pre_hooks and not model.first._forward_hooks
+    with pytest.raises(FlowError):
+        rg.gradient_flow(model, x, loss=lambda o: o)
+    assert model.training and not model.first._forward_pre_hooks
+
+
+def test_a_small_gradient_in_float32_keeps_its_digits() -> None:
+    module, x = nn.RNN(3, 32), torch.randn(90, 2, 3)
+    nn.init.orthogonal_(module.weight_hh_l0, gain=0.5)
+    found = rg.gradient_flow(module, x, loss=lambda o: o[0].square().sum(-1)).norms
+    expected = rg.gradient_flow(module.double(), x.double(), loss=lambda o: o[0].square().sum(-1)).norms
+    assert 0 < expected[expected > 0].min() < 1e-24
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-35)
+
+
+def test_unbatched_and_batch_first_inputs() -> None:
+    module, x = nn.LSTM(2, 3, 2, dtype=torch.float64), randn(T, B, 2)
+    whole = rg.gradient_flow(module, x, loss=lambda o: losses(o[0]), reduce="none").norms
+    one = rg.gradient_flow(module, x[:, 1], loss=lambda o: losses(o[0])).norms
+    np.testing.assert_allclose(one, whole[..., 1], rtol=1e-9, atol=1e-300)
+    module.batch_first = True
+    found = rg.gradient_flow(module, x.transpose(0, 1), loss=lambda o: losses(o[0]).T, reduce="none").norms
+    np.testing.assert_allclose(found, whole, rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda o: o.sum(), "single number.*reduction='none'"),
+        (lambda o: o.sum(-1).T, "transposed"),
+        (lambda o: o, r"returned shape \(6, 3, 3\)"),
+        (lambda o: o.sum(-1).detach(), "does not depend on any recurrent layer"),
+        (lambda o: 3.0, "returned float"),
+        (lambda o: o.sum(-1)[:, :2], r"\(T, B\) = \(6, 3\)"),
+        (lambda o: o.sum(-1) / torch.where(torch.arange(T)[:, None] == 2, 0.0, 1.0), "step 2"),
+    ],
+)
+def test_a_loss_of_the_wrong_form_is_named(loss, message: str) -> None:
+    with pytest.raises(FlowError, match=message):
+        rg.gradient_flow(Residual(), randn(T, B, 2), loss=loss)
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    x = randn(T, B, 2)
+    with pytest.raises(FlowError, match="ran no recurrent layer"):
+        rg.gradient_flow(nn.Linear(2, 3, dtype=torch.float64), x, loss=losses)
+    bad = x.clone()
+    bad[2, 1] = torch.nan
+    with pytest.raises(FlowError, match=r"input of layer first\.l0 is not finite from step 2 on \(sequence 1\)"):
+        rg.gradient_flow(Residual(), bad, loss=losses)
+    model = Residual()
+    with torch.no_grad():
+        model.second.bias_hh_l0[0] = torch.inf
+        model.second.weight_ih_l0[0, 0] = -torch.inf
+    with pytest.raises(FlowError, match=r"state of layer second\.l0 is not finite from step 0"):
+        rg.gradient_flow(model, x, loss=losses)
+    with pytest.raises(FlowError, match=r"this model has first\.l0, second\.l0"):
+        rg.gradient_flow(Residual(), x, loss=losses, layers=["l5"])
+    with pytest.raises(FlowError, match="steps between 0 and 5"):
+        rg.gradient_flow(Residual(), x, loss=losses, targets=[6])
+    with pytest.raises(FlowError, match="only an LSTM has a cell state"):
+        rg.gradient_flow(Residual(), x, loss=losses, state="c")
+    with pytest.raises(rg.errors.OptionError, match="between 0 and 1"):
+        rg.gradient_flow(Residual(), x, loss=losses, reduce=1.5)
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_a_saved_flow_answers_as_the_measured_one_does(tmp_path: Path, mixing: bool) -> None:
+    module, x = nn.LSTM(2, 3, 2, bidirectional=mixing, dtype=torch.float64), randn(T, B, 2)
+    flow = rg.gradient_flow(module, x, loss=lambda o: losses(o[0]))
+    flow.save(tmp_path / "deep" / "flow.safetensors")
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["flow.json", "flow.safetensors"]
+    again = rg.GradientFlow.load(tmp_path / "deep" / "flow")
+    np.testing.assert_array_equal(again.norms, flow.norms)
+    np.testing.assert_array_equal(again.by_lag(), flow.by_lag())
+    np.testing.assert_allclose(again.share_by_lag(), flow.share_by_lag(), rtol=1e-12)
+    np.testing.assert_allclose(again.truncation().angle, flow.truncation().angle)
+    np.testing.assert_array_equal(again.jacobian_norms("l1"), flow.jacobian_norms("l1"))
+    np.testing.assert_array_equal(again.lyapunov_exponents(), flow.lyapunov_exponents())
+    assert again.gates("l1")["f"].mean == flow.gates("l1")["f"].mean
+    flow.save(tmp_path / "small", trajectory=False)
+    small = rg.GradientFlow.load(tmp_path / "small")
+    np.testing.assert_array_equal(small.horizon(), flow.horizon())
+    with pytest.raises(FlowError, match="without its trajectory"):
+        small.jacobian_norms()
+    flow.to_csv(tmp_path / "flow.csv")
+    lines = (tmp_path / "flow.csv").read_text().splitlines()
+    assert lines[0] == "layer,t,k,lag,norm" and len(lines) == 1 + int((flow.norms != 0).sum())
+    with pytest.raises(FlowError, match="no saved gradient flow"):
+        rg.GradientFlow.load(tmp_path / "absent")
+    (tmp_path / "small.json").write_text("{")
+    with pytest.raises(FlowError, match="no whole gradient flow"):
+        rg.GradientFlow.load(tmp_path / "small")
+
+
+def test_sequence_gradients_equal_one_backward_pass_a_sequence() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(11, 3)
+            self.rnn = nn.LSTM(3, 5, 2, bidirectional=True, proj_size=4)
+            self.head = nn.Linear(8, 11)
+            self.unused = nn.Linear(2, 2)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.rnn(self.embedding(tokens))[0])
+
+    model, tokens = Model().double(), torch.randint(0, 11, (T, 4))
+
+    def loss(logits: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(T, 4)
+
+    found = rg.flow.sequence_gradients(model, tokens, loss=loss, names=["a", "b", "c", "d"])
+    for b in range(4):
+        model.zero_grad()
+        loss(model(tokens))[:, b].sum().backward()
+        for name, p in model.named_parameters():
+            expected = 0 if p.grad is None else float(p.grad.norm())
+            assert found.norms[name][b] == pytest.approx(expected, rel=1e-9)
+    worst = int(found.total.argmax())
+    names = [name for name, _ in found.exploding(0.999 * found.total.max() / np.median(found.total))]
+    assert names == ["abcd"[worst]]
+    assert found.exploding(1e6) == []
