@@ -15,10 +15,12 @@ import typer
 from ..errors import DivergedError, RetrogradeError
 from .bench import bench
 from .evaluate import evaluate
+from .flow import flow
 from .generate import generate
 from .info import info
 from .predict import predict
 from .report import report
+from .terminal import printable
 from .train import train
 
 __all__ = ["app", "main"]
@@ -30,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, generate, evaluate, predict, info, report, bench):
+for _command in (train, generate, evaluate, predict, info, report, flow, bench):
     app.command()(_command)
 
 
@@ -90,5 +92,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    typer.echo("retrograde: " + " ".join(message.split()), err=True)
+    typer.echo("retrograde: " + printable(" ".join(message.split())), err=True)
     return code

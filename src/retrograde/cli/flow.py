@@ -1,0 +1,427 @@
+"""``retrograde flow``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import DataError, OptionError, RetrogradeError
+from .terminal import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..flow import GradientFlow
+    from ..flow.summary import Summary
+    from ..training import Run
+
+__all__ = ["flow"]
+
+CHECKPOINT = "Layers of a checkpoint"
+WRITE = "What to write"
+STEPS, SEQUENCES = 100, 8
+
+
+def flow(
+    run: Annotated[Path | None, typer.Argument(help="A run folder.", show_default=False)] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(help="Measure on this instead of the run's held-out part.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help=f"The longest sequences. [dim]\\[{STEPS}; text: --bptt if less][/dim]", min=2)
+    ] = None,
+    sequences: Annotated[int | None, typer.Option(help=f"How many. [dim]\\[{SEQUENCES}][/dim]", min=1)] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Only this layer (l0, l1, l0_reverse …); may be repeated.")
+    ] = None,
+    fraction: Annotated[float, typer.Option(help="Of the first norm, under which the horizon lies.")] = 0.01,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a run: a state_dict (safetensors or torch.save) with RNN, GRU or LSTM weights.",
+            rich_help_panel=CHECKPOINT,
+            show_default=False,
+        ),
+    ] = None,
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .npy file (T, B, I) to drive them with. [dim]\\[normal noise][/dim]", rich_help_panel=CHECKPOINT
+        ),
+    ] = None,
+    nonlinearity: Annotated[
+        str | None, typer.Option(help="Of an RNN, tanh or relu. [dim]\\[tanh][/dim]", rich_help_panel=CHECKPOINT)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise. [dim]\\[0][/dim]", min=0, rich_help_panel=CHECKPOINT)
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Every pair (t, k) as a line.", rich_help_panel=WRITE, show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture (png, svg, pdf): by lag, and the heat map of each layer.",
+            rich_help_panel=WRITE,
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="OUT.safetensors and OUT.json, for rg.GradientFlow.load.", rich_help_panel=WRITE, show_default=False
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=WRITE)] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+) -> None:
+    """See how far the gradient of a trained network goes back in time.
+
+    Measures the norm of ∂E_t/∂s_k, how much the loss at step t hangs on the state at step k, exactly and for every
+    pair, and says what becomes of it with the lag t − k: growth per step, half-life, horizon, a verdict.
+
+    Of a bare checkpoint, which has neither data nor head, the layers are driven by noise (or --input), and the loss of
+    each step is a fixed random projection of the output.
+
+    [bold]Examples[/bold]
+
+    retrograde flow runs/first
+
+    retrograde flow runs/first other.txt --steps 300 --plot flow.png
+
+    retrograde flow --checkpoint model.safetensors --layer encoder.l0
+    """
+    if not 0 < fraction < 1:
+        raise OptionError(f"--fraction {fraction} is impossible: it is a number between 0 and 1.")
+    if (run is None) == (checkpoint is None):
+        raise OptionError("give either a run folder or --checkpoint FILE.")
+    if checkpoint is None:
+        for name, value in (("input", input), ("nonlinearity", nonlinearity), ("seed", seed)):
+            if value is not None:
+                raise OptionError(f"--{name} is for --checkpoint; a run is measured on DATA: leave it out.")
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise OptionError(f"--plot {plot}: the name must end in .png, .svg or .pdf.")
+
+    import torch
+
+    from ..flow.summary import summarise
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    asked = _Asked(steps, sequences, layer or None)
+    if checkpoint is not None:
+        found, about = _of_checkpoint(checkpoint, asked, input, nonlinearity, seed)
+    else:
+        assert run is not None
+        found, about = _of_run(run, data, asked)
+    console = _console()
+    # The line of a layer has its name, the sparkline, and 49 characters of numbers.
+    spark = console.width - 49 - max(len(label) for label in found.layers)
+    summary = summarise(found, fraction, max(8, min(32, spark)))
+    written = []
+    if csv is not None:
+        found.to_csv(csv)
+        written.append(str(csv))
+    if plot is not None:
+        _draw(found, fraction, plot)
+        written.append(str(plot))
+    if out is not None:
+        found.save(out)
+        written.append(f"{out} (.safetensors and .json)")
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps(about.facts | _numbers(found, summary), allow_nan=False))
+        return
+    _print(console, summary, about)
+    if written:
+        typer.echo(f"\nWritten: {printable(', '.join(written))}")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    steps: int | None
+    sequences: int | None
+    layers: list[str] | None
+
+
+@dataclass(frozen=True)
+class _About:
+    """What was measured: in words, and as JSON has it."""
+
+    lines: list[str]
+    facts: dict[str, Any]
+
+
+# --- A run ------------------------------------------------------------------------------------------------------------
+
+
+def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, _About]:
+    from ..flow import gradient_flow
+    from ..training import load
+
+    run = load(path)
+    task, source = run.config["task"], data or str(run.config["data"]["source"])
+    if data is None and source == "-":
+        raise OptionError(f"{path} was trained on standard input, which is gone: give DATA to measure it on.")
+    probe = {"language": _text, "classify": _labelled, "tag": _labelled, "forecast": _series}.get(task, _synthetic)
+    try:
+        inputs, loss = probe(run, data, asked)
+    except DataError as error:
+        if data is not None:
+            raise
+        raise DataError(
+            f"{error} It is what {path} was trained on: give DATA to measure it on something else."
+        ) from None
+    measured = gradient_flow(run.model, *inputs, loss=loss, layers=asked.layers)
+    steps, batch = inputs[0].shape[:2]
+    what = f"{batch} sequence{'s' * (batch != 1)} of {'up to ' if measured.lengths is not None else ''}{steps} steps"
+    options = run.config["options"]
+    cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
+    where = f"of {source}" if data is not None else f"held out of {source}"
+    lines = [
+        f"{path}: {cell}, {options['num_layers']} x {options['hidden_size']} units, task {task}",
+        f"Measured: the norm of ∂E_t/∂s_k on {what} {where}; E_t: {_losses(task, measured.final)}.",
+    ]
+    facts = {"run": str(path), "task": task, "data": source, "held_out": data is None}
+    return measured, _About(lines, facts | {"sequences": batch, "steps": steps})
+
+
+def _losses(task: str, final: bool) -> str:
+    at = "of the whole sequence" if final else "of step t"
+    return f"the loss {at}, as {task} trains it"
+
+
+_Probe = tuple[tuple[Any, ...], Callable[[Any], Any]]
+
+
+def _held_out(run: Run, source: str | None = None, **options: Any) -> Any:
+    """The run's task over its own data, or over another source."""
+    from ..tasks.opening import open_task
+
+    task = run.config["task"]
+    own = run.config["options"] | options
+    opened = open_task(task, source or str(run.config["data"]["source"]), own, run.folder)
+    if source is None and opened.fingerprint != run.config["data"].get("fingerprint"):
+        typer.echo(
+            f"note: {printable(str(run.config['data']['source']))} has changed since training: what is held out of it "
+            "now may have been trained on.",
+            err=True,
+        )
+    return opened
+
+
+def _text(run: Run, data: str | None, asked: _Asked) -> _Probe:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from ..tasks.text import read_text
+
+    options = run.config["options"]
+    steps, count = asked.steps or min(STEPS, options["bptt"]), asked.sequences or SEQUENCES
+    if data is None:
+        inputs, targets = _held_out(run).held_out_sequences(steps, count)
+    else:
+        text = read_text(data, options["encoding"])
+        tokens = torch.from_numpy(run.vocabulary.encode(text.content)).long()
+        if len(tokens) < 2:
+            raise DataError(f"{data} is too short: {len(tokens)} tokens; predicting one from another takes 2.")
+        steps = min(steps, len(tokens) - 1)
+        count = min(count, (len(tokens) - 1) // steps)
+        starts = torch.linspace(0, len(tokens) - 1 - steps, count).long()
+        windows = torch.stack([tokens[start : start + steps + 1] for start in starts], dim=1)
+        inputs, targets = windows[:-1], windows[1:]
+    if asked.steps is not None and len(inputs) < asked.steps:
+        typer.echo(f"note: the text has no {asked.steps} steps; measured over {len(inputs)}.", err=True)
+
+    def loss(output: Any) -> torch.Tensor:
+        return cross_entropy(output[0].flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+    return (inputs,), loss
+
+
+def _labelled(run: Run, data: str | None, asked: _Asked) -> _Probe:
+    steps, count = asked.steps or STEPS, asked.sequences or SEQUENCES
+    if data is None:
+        probe: _Probe = _held_out(run).probe(count, steps)
+        return probe
+    import numpy as np
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from ..tasks.labelled import IGNORED, as_input
+
+    reader = run.reader
+    inputs, labels = reader.read(reader.open(data, run.config["options"]["encoding"] or "utf-8"))
+    # The longest that are no longer than asked for show most of time.
+    order = np.argsort(inputs.lengths, kind="stable")
+    fitting = int(np.searchsorted(inputs.lengths[order], steps, side="right")) or count
+    chosen = order[max(0, fitting - count) : fitting][::-1].copy()
+    table = labels.padded(chosen, IGNORED)
+    targets = torch.from_numpy(table if reader.per_step else table[0])
+
+    def loss(output: Any) -> torch.Tensor:
+        losses = cross_entropy(output.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED)
+        return losses.view_as(targets)
+
+    return (as_input(torch.from_numpy(inputs.padded(chosen))), torch.from_numpy(inputs.lengths[chosen])), loss
+
+
+def _series(run: Run, data: str | None, asked: _Asked) -> _Probe:
+    _no_steps(asked, "the windows of a forecast are as long as the --context it was trained with")
+    # Other data is all to validate with, none of it held out of the rest.
+    whole = {} if data is None else {"validation": data, "test": None, "test_fraction": None}
+    task = _held_out(run, data, **whole)
+    probe: _Probe = task.probe(asked.sequences or SEQUENCES, STEPS)
+    return probe
+
+
+def _synthetic(run: Run, data: str | None, asked: _Asked) -> _Probe:
+    _no_steps(asked, "a synthetic task sets its own length; another is measured as DATA, builtin:NAME?length=N")
+    task = _held_out(run, data)
+    trained = run.reader.task
+    if (task.task.input_size, task.task.output_size) != (trained.input_size, trained.output_size):
+        raise DataError(
+            f"{data} has {task.task.input_size} inputs and {task.task.output_size} outputs; the network was trained on "
+            f"{run.config['data']['source']}, which has {trained.input_size} and {trained.output_size}."
+        )
+    if task.task.many_to_one != trained.many_to_one:
+        raise DataError(f"{data} is answered at other steps than {run.config['data']['source']}, which was trained.")
+    probe: _Probe = task.probe(asked.sequences or SEQUENCES, STEPS)
+    return probe
+
+
+def _no_steps(asked: _Asked, why: str) -> None:
+    if asked.steps is not None:
+        raise OptionError(f"--steps {asked.steps} has no say here: {why}.")
+
+
+# --- A checkpoint -----------------------------------------------------------------------------------------------------
+
+
+def _of_checkpoint(
+    path: Path, asked: _Asked, given: Path | None, nonlinearity: str | None, seed: int | None
+) -> tuple[GradientFlow, _About]:
+    from ..flow.checkpoints import drive, find_recurrent, read_input, read_state_dict
+
+    parameters = read_state_dict(path)
+    try:
+        found = find_recurrent(parameters, nonlinearity)
+    except OptionError:
+        raise
+    except RetrogradeError as error:
+        raise type(error)(f"{path}: {error}") from None
+    values = None if given is None else read_input(given)
+    if values is not None and seed is not None:
+        raise OptionError("--seed is for the noise, which --input replaces: leave one out.")
+    steps = asked.steps or (STEPS if values is None else len(values))
+    sequences = asked.sequences or (SEQUENCES if values is None else values.shape[1])
+    seed = seed or 0
+    measured = drive(found, steps=steps, sequences=sequences, seed=seed, given=values, layers=asked.layers)
+    steps, sequences = measured.steps[0], measured.losses.shape[1]
+    what = f"{sequences} sequence{'s' * (sequences != 1)} of {steps} steps"
+    driven = f"standard-normal noise (seed {seed})" if given is None else str(given)
+    lines = [f"{path}: {len(found)} recurrent module{'s' * (len(found) > 1)}"]
+    lines += [f"  {one.name or '(root)'}: {one}" for one in found]
+    if nonlinearity is None and any(str(one).startswith("RNN") for one in found):
+        lines.append("  (tanh is taken for an RNN, whose weights do not tell: --nonlinearity relu is the other)")
+    lines.append(
+        f"Measured: the norm of ∂E_t/∂s_k of the layers alone, rebuilt and driven by {driven}, {what}. A checkpoint "
+        "has no head and no data, so E_t is a fixed random projection of the output at step t, of length 1."
+    )
+    facts = {
+        "checkpoint": str(path),
+        "modules": {one.name: str(one) for one in found},
+        "input": "noise" if given is None else str(given),
+        "seed": seed if given is None else None,
+        "loss": "fixed random projection of the output, of length 1",
+        "sequences": sequences,
+        "steps": steps,
+    }
+    return measured, _About(lines, facts)
+
+
+# --- What is shown ----------------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)
+
+
+def _print(console: Console, summary: Summary, about: _About) -> None:
+    from rich.console import Group, RenderableType
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(_one_line(line)) for line in about.lines]
+    # As many layers side by side as fit; each takes its name or a number, and the share of the first.
+    widest = max(12, *(len(label) for label in summary.layers))
+    beside = max(1, (console.width - 5) // (widest + 13))
+    for start in range(0, len(summary.layers), beside):
+        parts += [Text(), _some(summary, start, start + beside).table()]
+    parts += [Text(), summary.measures(), Text()]
+    parts += [Text(f"{label}: {words}") for label, words in zip(summary.layers, summary.verdict, strict=True)]
+    parts += [Text(f"Note: {_one_line(note)}") for note in summary.notes]
+    console.print(Group(*parts))
+
+
+def _one_line(text: str) -> str:
+    indent = text[: len(text) - len(text.lstrip(" "))]
+    return indent + printable(" ".join(text.split()))
+
+
+def _some(summary: Summary, start: int, stop: int) -> Summary:
+    """The summary of some of its layers."""
+    part = slice(start, stop)
+    own = ("layers", "curves", "growth_per_step", "half_life", "horizon", "kinds", "verdict", "sparkline")
+    return dataclasses.replace(summary, **{name: getattr(summary, name)[part] for name in own})
+
+
+def _numbers(found: GradientFlow, summary: Summary) -> dict[str, Any]:
+    layers = [
+        {
+            "layer": label,
+            "cell": found.cells[i],
+            "growth_per_step": _finite(summary.growth_per_step[i]),
+            "half_life": _finite(summary.half_life[i]),
+            "horizon": _finite(summary.horizon[i]),
+            "kind": summary.kinds[i],
+            "verdict": summary.verdict[i],
+            "by_lag": [_finite(value) for value in summary.curves[i]],
+        }
+        for i, label in enumerate(summary.layers)
+    ]
+    return {"fraction": summary.fraction, "state": found.state, "layers": layers, "notes": summary.notes}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _draw(found: GradientFlow, fraction: float, path: Path) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    panels = 1 + len(found.layers)
+    columns = min(panels, 2 if panels <= 4 else 3)
+    rows = math.ceil(panels / columns)
+    # A module's name may hold a $, which is no formula.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(6.6 * columns, 4.4 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        found.plot_by_lag(axes[0], fraction)
+        for i in range(len(found.layers)):
+            found.plot_heatmap(axes[i + 1], i)
+        for blank in axes[panels:]:
+            blank.set_axis_off()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
