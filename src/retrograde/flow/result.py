@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -460,6 +460,44 @@ class GradientFlow:
         from .pictures.by_lag import plot_by_lag
 
         return plot_by_lag(self, ax, fraction)
+
+    def plot_shares(
+        self, ax: Axes | None = None, parameter: str | None = None, gate: str | None = None, fraction: float = 0.9
+    ) -> Axes:
+        """Signed share of every lag in a parameter's gradient, and their running sum, which ends at 1."""
+        from .pictures.shares import plot_shares
+
+        return plot_shares(self, ax, parameter, gate, fraction)
+
+    def plot_truncation(self, ax: Axes | None = None, parameter: str | None = None, fraction: float = 0.99) -> Axes:
+        """Norm and cosine of what truncated BPTT of length L would give; the shortest L that keeps ``fraction``."""
+        from .pictures.truncation import plot_truncation
+
+        return plot_truncation(self, ax, parameter, fraction)
+
+    def plot_spectrum(
+        self,
+        ax: Axes | None = None,
+        layer: str | int = 0,
+        what: Literal["lyapunov", "singular"] = "lyapunov",
+        burn_in: int = 0,
+    ) -> Axes:
+        """Lyapunov exponents of a layer, or the singular values of ∂s_last/∂s_first (``what="singular"``)."""
+        from .pictures.spectrum import plot_spectrum
+
+        return plot_spectrum(self, ax, layer, what, burn_in)
+
+    def plot_gates(self, ax: Axes | None = None, layer: str | int = 0) -> Axes:
+        """Gates of a GRU or LSTM: mean of every unit, share shut and open, and time constants."""
+        from .pictures.gates import plot_gates
+
+        return plot_gates(self, ax, layer)
+
+    def plot_activation(self, ax: Axes | None = None, layer: str | int = 0, threshold: float = 0.1) -> Axes:
+        """The activation f and f′ of a layer, with a histogram of the network's own pre-activations under them."""
+        from .pictures.activation import plot_activation
+
+        return plot_activation(self, ax, layer, threshold)
 
 
 def _stem(path: str | os.PathLike[str]) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import textwrap
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,3 +34,26 @@ def floor(values: NDArray[np.float64], decades: float = 16) -> tuple[float, floa
         return 1e-16, 1.0
     top = float(positive.max())
     return max(float(positive.min()), top * 10**-decades, 5e-324), top
+
+
+def beside(ax: Axes, side: Literal["right", "bottom"], size: str, pad: float, *, share_x: bool = False) -> Axes:
+    """A second panel, cut off the space of ``ax``: it works on axes given, whatever figure they live in."""
+    axes_grid: Any = importlib.import_module("mpl_toolkits.axes_grid1")  # it carries no types
+    divider: Any = axes_grid.make_axes_locatable(ax)
+    panel: Axes = divider.append_axes(side, size=size, pad=pad, **({"sharex": ax} if share_x else {}))
+    return panel
+
+
+def title(ax: Axes, finding: str) -> None:
+    """What the picture shows, in a sentence above it; wrapped where it would run over the edge."""
+    figure = ax.get_figure()
+    inches = ax.get_position().width * (
+        figure.get_figwidth() if figure is not None and hasattr(figure, "get_figwidth") else 6.4
+    )
+    ax.set_title(textwrap.fill(finding, max(24, int(inches * 12.5))), loc="left", fontsize=10)
+
+
+def grid(ax: Axes) -> None:
+    """Faint lines behind the data."""
+    ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
+    ax.set_axisbelow(True)

@@ -1,0 +1,89 @@
+"""How the gates of a GRU or LSTM stand, and how long its units remember."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FlowError
+from . import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..activation import Gate
+    from ..result import GradientFlow
+
+_NAMES = {
+    "lstm": {"i": "i  (input)", "f": "f  (forget)", "o": "o  (output)"},
+    "gru": {"r": "r  (reset)", "z": "z  (update)"},
+}
+
+
+def plot_gates(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0) -> Axes:
+    """Draw every unit's mean of each gate, with the shares shut and open; beside it the units' time constants."""
+    i = flow.layer(layer)
+    label, kind = flow.layers[i], flow.cells[i]
+    if kind not in _NAMES:
+        raise FlowError(f"Layer {label} is a vanilla RNN: it has no gates; look at plot_activation.")
+    ax = canvas.axes(ax, (7.6, 4.2))
+    gates = flow.gates(label)
+    keeper = next(name for name, gate in gates.items() if gate.time_constant is not None)
+    constants = gates[keeper].time_constant
+    assert constants is not None
+    canvas.title(ax, _finding(label, keeper, gates[keeper], constants, flow.steps[i]))
+    panel = canvas.beside(ax, "right", "55%", 0.75)
+    _strips(ax, gates, kind)
+    _time_constants(panel, constants, keeper, flow.steps[i])
+    return ax
+
+
+def _strips(ax: Axes, gates: dict[str, Gate], kind: str) -> None:
+    for start, stop in ((0, 0.1), (0.9, 1)):
+        ax.axvspan(start, stop, color="grey", alpha=0.15, linewidth=0)
+    for row, (gate, colour) in enumerate(zip(gates.values(), canvas.COLOURS, strict=False)):
+        units = np.sort(gate.mean_by_unit)
+        # Units spread over the height of the row in rising order: no two hide each other.
+        height = row + np.linspace(0.28, -0.28, len(units))
+        ax.plot(units, height, "o", color=colour, markersize=3, alpha=0.7, markeredgewidth=0)
+        ax.plot([gate.mean] * 2, [row - 0.34, row + 0.34], color="black", linewidth=1.5)
+        for x, share in ((0.02, gate.closed), (0.98, gate.open)):
+            ax.text(x, row - 0.37, f"{100 * share:.0f} %", ha="left" if x < 0.5 else "right", va="bottom", fontsize=8)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(len(gates) - 0.5, -0.5)
+    ax.set_yticks(range(len(gates)), [_NAMES[kind][name] for name in gates])
+    ax.set_xlabel("gate, a point a unit (mean);\ngrey: share of values under 0.1, above 0.9", fontsize=9)
+    ax.grid(True, axis="x", alpha=0.25, linewidth=0.5)
+
+
+def _time_constants(ax: Axes, constants: NDArray[np.float64], keeper: str, steps: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    known = constants[np.isfinite(constants) & (constants > 0)]
+    ax.set_title(f"−1 / mean log {keeper}", loc="left", fontsize=9)
+    ax.set_xlabel("time constant of a unit  (steps)", fontsize=9)
+    ax.set_ylabel("units", fontsize=9)
+    if not len(known):
+        return
+    low, high = float(known.min()), float(known.max())
+    if high / low < 1.5:
+        low, high = low / 1.5, high * 1.5
+    ax.hist(known, bins=list(np.geomspace(low * 0.999, high * 1.001, 16)), color=canvas.COLOURS[2])
+    ax.set_xscale("log")
+    if low <= steps * 2 and high >= steps / 4:
+        ax.axvline(steps, color="black", linewidth=0.9, linestyle=":")
+        ax.annotate(f"T = {steps}", (steps, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", fontsize=8)
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    canvas.grid(ax)
+
+
+def _finding(label: str, keeper: str, gate: Gate, constants: NDArray[np.float64], steps: int) -> str:
+    middle, longest = float(np.median(constants)), float(constants.max())
+    name = {"f": "forget", "z": "update"}[keeper]
+    long = f"{longest:.3g}" if np.isfinite(longest) else "endlessly many"
+    return (
+        f"{label}: the median unit remembers for {middle:.2g} steps, the longest for {long} (T = {steps}); "
+        f"{name} gate {gate.mean:.2f} on average"
+    )
