@@ -10,17 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
-    from . import errors, flow, kernels, nn, reference, report, tasks, training
-    from .flow import GradientCheck, GradientFlow, check_gradients, gradient_flow
+    from . import errors, flow, integrations, kernels, nn, reference, report, tasks, training
+    from .flow import GradientCheck, GradientFlow, GradientFlowRecorder, check_gradients, gradient_flow
 
 __all__ = [
     "GradientCheck",
     "GradientFlow",
+    "GradientFlowRecorder",
     "__version__",
     "check_gradients",
     "errors",
     "flow",
     "gradient_flow",
+    "integrations",
     "kernels",
     "nn",
     "reference",
@@ -31,10 +33,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Parts are imported when first named, so that `retrograde --help` does not wait for torch.
-_PARTS = {"errors", "flow", "kernels", "nn", "reference", "report", "tasks", "training"}
+_PARTS = {"errors", "flow", "integrations", "kernels", "nn", "reference", "report", "tasks", "training"}
 _HOME: dict[str, str] = {  # public name -> the part it lives in
     "GradientCheck": "flow",
     "GradientFlow": "flow",
+    "GradientFlowRecorder": "flow",
     "check_gradients": "flow",
     "gradient_flow": "flow",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .check import GradientCheck, GradientError, check_gradients
 from .measure import gradient_flow
+from .recorder import GradientFlowRecorder
 from .result import GradientFlow
 from .sequences import SequenceGradients, sequence_gradients
 
@@ -11,6 +12,7 @@ __all__ = [
     "GradientCheck",
     "GradientError",
     "GradientFlow",
+    "GradientFlowRecorder",
     "SequenceGradients",
     "check_gradients",
     "gradient_flow",

@@ -1,0 +1,559 @@
+"""``GradientFlowRecorder``: the gradient's way through time, measured now and then while a model trains."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ..errors import OptionError, RunError
+from .measure import State, gradient_flow, undisturbed
+from .result import GradientFlow, _write
+from .summary import summarise
+
+__all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]
+
+Record = dict[str, Any]
+FILE = Path("flow", "recorded.jsonl")
+_GUESSES = 16  # combinations of axes that are tried to find the batch axis
+
+
+class ScalarWriter(Protocol):
+    """What TensorBoard's ``SummaryWriter`` is to the recorder."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
+        """Keep one number of one step."""
+
+
+class GradientFlowRecorder:
+    """Measure the gradient flow of a model every N steps of any training loop.
+
+    Call ``step`` once per training step with the batch. Every ``every`` steps a few sequences of it are measured by
+    ``gradient_flow``; a record is kept in ``records``, appended to ``RUN/flow/recorded.jsonl`` and, if wanted, written
+    to TensorBoard. A measurement that would lift the share of time spent here over ``budget`` is skipped.
+
+    Training goes on as if the recorder were not there: weights, gradients, modes, buffers, other attributes of the
+    modules, and the random states of torch, NumPy and Python stay as they are. Forward hooks of the model do run.
+
+    Parameters
+    ----------
+    model : callable
+        The model that is trained; one wrapped by ``DistributedDataParallel`` or ``torch.compile`` is unwrapped.
+    loss : callable, optional
+        ``loss(output)``, or ``loss(output, target)`` where ``step`` is given a target: losses by step `(T, B)` or one
+        per sequence `(B,)` (``reduction="none"``), as in ``gradient_flow``. May be given to ``step`` instead.
+    inputs, target : optional
+        A batch (a tensor, or a tuple of what the model is called with) to measure every time, in place of the one being
+        trained on: curves then differ by the weights alone.
+    every : int
+        Steps between measurements.
+    budget : float or None
+        Largest share of wall time, since the first step, spent here; None measures every time.
+    sequences : int or None
+        How many sequences of the batch are measured, evenly spread; None for all. The batch axis is found by trying:
+        the losses of the chosen sequences must come out the same by themselves. Where they do not (a ``loss`` that
+        holds a target of the whole batch), the whole batch is measured.
+    targets : int or None
+        How many of the steps t that have a loss are followed, evenly spread up to the last; None for all.
+    run : path, optional
+        The run folder; without it records stay in memory.
+    resume : bool
+        Go on with the records that ``run`` already holds, from the step after the last (or the ``step`` given: records
+        from there on, of work that is now done anew, are dropped).
+    writer : object with ``add_scalar(tag, value, step)``, optional
+        ``torch.utils.tensorboard.SummaryWriter``, or what behaves like it.
+    state, layers
+        As in ``gradient_flow``.
+    fraction : float
+        Of the norm at lag 0, for the horizon.
+
+    Attributes
+    ----------
+    records : list of dict
+        ``step``; ``layers``: by label ``norm_at_lag_0`` and ``by_lag`` (‖∂E_t/∂s_{t−lag}‖, mean over t and sequences),
+        ``growth_per_step``, ``half_life`` and ``horizon`` in steps, each null where it has no finite value, and
+        ``verdict``; ``loss``, the mean over what was followed; ``sequences``, ``targets`` and ``steps`` (T) measured;
+        ``skipped``, how many measurements were left out since the last record to keep the budget; ``cost`` in seconds;
+        ``overhead``; ``notes``. A measurement that failed has ``step`` and ``error``.
+    overhead : float
+        Share of wall time spent here since the first step.
+    skipped : int
+        Measurements left out so far.
+
+    Raises
+    ------
+    FlowError
+        At the first ``step``, which tries everything once: no recurrent layer, a loss of the wrong shape, … Later
+        failures do not stop the training: they are warned of and recorded.
+    RunError
+        The run folder has records already and ``resume`` is false.
+
+    Notes
+    -----
+    In distributed training the first process measures; the others only count.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> layer = torch.nn.LSTM(3, 8)
+    >>> optimiser = torch.optim.Adam(layer.parameters())
+    >>> recorder = rg.GradientFlowRecorder(
+    ...     layer, loss=lambda output, y: (output[0] - y).square().sum(-1), every=5, budget=None
+    ... )
+    >>> for _ in range(10):
+    ...     x, y = torch.randn(20, 4, 3), torch.randn(20, 4, 8)
+    ...     (layer(x)[0] - y).square().mean().backward()
+    ...     optimiser.step()
+    ...     optimiser.zero_grad()
+    ...     record = recorder.step(x, target=y)
+    >>> [record["step"] for record in recorder.records]
+    [5, 10]
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        loss: Callable[..., Tensor] | None = None,
+        *,
+        inputs: Any = None,
+        target: Any = None,
+        every: int = 100,
+        budget: float | None = 0.03,
+        sequences: int | None = 4,
+        targets: int | None = 32,
+        run: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        writer: ScalarWriter | None = None,
+        state: State = "hc",
+        layers: list[str] | None = None,
+        fraction: float = 0.01,
+    ) -> None:
+        if not callable(model):
+            raise OptionError(f"model is {type(model).__name__}; give the model that is trained.")
+        for name, count in {"every": every, "sequences": sequences, "targets": targets}.items():
+            if (count is None and name != "every") or (isinstance(count, int) and count >= 1):
+                continue
+            raise OptionError(f"{name} is {count!r}; it is a whole number of at least 1.")
+        if budget is not None and not 0 < budget <= 1:
+            raise OptionError(f"budget is {budget}; it is a share of the time between 0 and 1, or None for no limit.")
+        if not 0 < fraction < 1:
+            raise OptionError(f"fraction is {fraction}; it is a number between 0 and 1.")
+        if writer is not None and not hasattr(writer, "add_scalar"):
+            raise OptionError(f"writer is {type(writer).__name__}, which has no add_scalar: give a SummaryWriter.")
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module  # theirs would talk to other processes, which do not measure
+        self.model: Callable[..., Any] = getattr(model, "_orig_mod", model)  # of torch.compile
+        self.loss, self.target = loss, target
+        self.inputs = inputs if inputs is None or isinstance(inputs, tuple) else (inputs,)
+        self.every, self.budget, self.sequences, self.targets = every, budget, sequences, targets
+        self.writer, self.state, self.layers, self.fraction = writer, state, layers, fraction
+        self.path = None if run is None else Path(run) / FILE
+        self.records: list[Record] = []
+        self.skipped = 0
+        self._resumed = False
+        if self.path is not None:
+            self._open(self.path, resume)
+        self.steps: int = self.records[-1]["step"] if self.records else 0  # the step last seen
+        self._began: float | None = None
+        self._spent = 0.0
+        self._expected = 0.0  # seconds of the next measurement
+        self._due = 0
+        self._skipped_before = 0  # at the last record
+        self._axes: dict[tuple[int, ...], list[int | None] | None] = {}
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        return (
+            f"GradientFlowRecorder({type(self.model).__name__}, every={self.every}: {len(self.records)} records in "
+            f"{self.steps} steps, {self.skipped} skipped, overhead {self.overhead:.2%})"
+        )
+
+    @property
+    def overhead(self) -> float:
+        """Share of wall time spent in this recorder since the first ``step`` began."""
+        if self._began is None:
+            return 0.0
+        return self._spent / max(time.perf_counter() - self._began, 1e-9)
+
+    def step(
+        self,
+        *inputs: Any,
+        target: Any = None,
+        loss: Callable[..., Tensor] | None = None,
+        lengths: Any = None,
+        step: int | None = None,
+    ) -> Record | None:
+        """Count one training step; measure if it is time.
+
+        Parameters
+        ----------
+        *inputs
+            What the model was called with.
+        target
+            Handed to the loss beside the output, cut to the sequences that are measured.
+        loss
+            In place of the recorder's own.
+        lengths
+            Of padded sequences `(B,)`, as in ``gradient_flow``.
+        step
+            The number of this step, where the loop counts its own; otherwise one more than the last.
+
+        Returns
+        -------
+        dict or None
+            The new record, if there is one.
+        """
+        start = time.perf_counter()
+        first = self._began is None
+        began = self._began = start if self._began is None else self._began
+        self.steps = self.steps + 1 if step is None else int(step)
+        if not _is_first_process():
+            return None
+        try:
+            if not first and self.steps < self._due:
+                return None
+            if self.inputs is not None:
+                inputs, target = self.inputs, self.target
+            loss = loss or self.loss
+            if loss is None:
+                raise OptionError("The recorder has no loss: give GradientFlowRecorder or step loss=.")
+            if not inputs:
+                raise OptionError("The recorder has no input: give step what the model is called with.")
+            if first:
+                self._forget_from(self.steps)
+                self._due = self._next(self.steps)
+                self._measure(inputs, target, loss, lengths, only_last=True)
+                self._expected = time.perf_counter() - start
+            if self.steps < self._due:
+                return None
+            self._due = self._next(self.steps + 1)
+            now = time.perf_counter()
+            spent = self._spent + (now - start) + self._expected
+            if self.budget is not None and spent > self.budget * (now + self._expected - began):
+                self.skipped += 1
+                return None
+            return self._record(inputs, target, loss, lengths, start)
+        finally:
+            self._spent += time.perf_counter() - start
+
+    def _next(self, step: int) -> int:
+        """The multiple of ``every`` at or after a step; step 0 waits where there is a budget, which has no time yet."""
+        found = -(-step // self.every) * self.every
+        return found if found or self.budget is None else self.every
+
+    def _record(self, inputs: Any, target: Any, loss: Callable[..., Tensor], lengths: Any, start: float) -> Record:
+        record: Record = {"step": self.steps}
+        try:
+            flow = self._measure(inputs, target, loss, lengths)
+            record |= self._described(flow)
+        except Exception as failure:  # training that has run for hours does not end because its probe does
+            record["error"] = f"{type(failure).__name__}: {failure}"
+            self._warn(f"Step {self.steps}: the gradient flow could not be measured: {failure}", key=str(failure))
+        record["skipped"] = self.skipped - self._skipped_before
+        record["cost"] = self._expected = time.perf_counter() - start
+        began = self._began if self._began is not None else start
+        now = time.perf_counter()
+        record["overhead"] = (self._spent + now - start) / max(now - began, 1e-9)
+        self._skipped_before = self.skipped
+        self.records.append(record)
+        try:
+            self._append(record)
+            if self.writer is not None:
+                for tag, value in scalars(record).items():
+                    self.writer.add_scalar(tag, value, self.steps)
+        except OSError as failure:
+            self._warn(f"{self.path} cannot be written: {failure}; the records are kept in memory.", key="write")
+        return record
+
+    def _warn(self, message: str, key: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, stacklevel=4)
+
+    def _described(self, flow: GradientFlow) -> Record:
+        summary = summarise(flow, self.fraction)
+        layers = {
+            label: {
+                "norm_at_lag_0": _number(summary.curves[i, 0]),
+                "growth_per_step": _number(summary.growth_per_step[i]),
+                "half_life": _number(summary.half_life[i]),
+                "horizon": _number(summary.horizon[i]),
+                "verdict": summary.verdict[i],
+                "by_lag": [_number(value) for value in summary.curves[i]],
+            }
+            for i, label in enumerate(flow.layers)
+        }
+        return {
+            "layers": layers,
+            "loss": _number(flow.losses.mean()),
+            "sequences": flow.losses.shape[1],
+            "targets": len(flow.targets),
+            "steps": max(flow.steps),
+            "notes": flow.notes,
+        }
+
+    # --- Measuring ----------------------------------------------------------------------------------------------------
+
+    def _measure(
+        self, inputs: Any, target: Any, loss: Callable[..., Tensor], lengths: Any, *, only_last: bool = False
+    ) -> GradientFlow:
+        with untouched(self.model):
+            batch = _detached((inputs, target, None if lengths is None else torch.as_tensor(lengths)))
+            batch, losses = self._chosen(batch, loss)
+            (inputs, target, lengths), followed = batch, None
+            if losses.ndim == 2:
+                followed = losses.ne(0).any(1).nonzero().flatten().tolist()  # a masked step has loss 0
+                count = 1 if only_last else self.targets
+                if count is not None and len(followed) > count:
+                    followed = [followed[-(-(i + 1) * len(followed) // count) - 1] for i in range(count)]
+            return gradient_flow(
+                self.model,
+                *inputs,
+                loss=lambda output: _apply(loss, output, target),
+                state=self.state,
+                layers=self.layers,
+                targets=followed or None,
+                lengths=lengths,
+            )
+
+    def _chosen(self, batch: Any, loss: Callable[..., Tensor]) -> tuple[Any, Tensor]:
+        """The sequences to measure and their losses; all of them where they cannot be told apart."""
+        leaves = _leaves(batch)
+        key = tuple(_dim(leaf) for leaf in leaves)
+        if self.sequences is None:
+            return batch, self._losses(batch, loss)
+        if key not in self._axes:
+            axes, losses = self._found_axes(batch, loss)
+            if losses.ndim and losses.shape[-1] > 1:  # a batch of one tells nothing of the next
+                self._axes[key] = axes
+            if axes is None:
+                return batch, losses
+        axes = self._axes[key]
+        if axes is not None:
+            sizes = {_size(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if axis is not None}
+            size = sizes.pop()
+            if not sizes and size > self.sequences:
+                part = _cut(batch, axes, _spread(size, self.sequences))
+                losses = self._losses(part, loss)
+                if losses.ndim and losses.shape[-1] == self.sequences:
+                    return part, losses
+        return batch, self._losses(batch, loss)
+
+    def _found_axes(self, batch: Any, loss: Callable[..., Tensor]) -> tuple[list[int | None] | None, Tensor]:
+        """The batch axis of every tensor: where a part of the batch has that part of the losses."""
+        whole = self._losses(batch, loss)
+        size = whole.shape[-1] if whole.ndim else 1
+        if self.sequences is None or size <= 1:
+            return None, whole
+        count = min(self.sequences, size - 1)
+        rows = _spread(size, count)
+        likely = 0 if _batch_first(self.model) else 1
+        options: list[list[int | None]] = []
+        for leaf in _leaves(batch):
+            axes: list[int | None] = [axis for axis in range(_dim(leaf)) if _size(leaf, axis) == size]
+            options.append(sorted(axes, key=lambda axis: axis != likely) or [None])
+        for guess in itertools.islice(itertools.product(*options), _GUESSES):
+            if all(axis is None for axis in guess):
+                continue
+            try:
+                part = self._losses(_cut(batch, list(guess), rows), loss)
+            except Exception:  # a wrong guess may fail anywhere in the model or the loss
+                continue
+            wanted = whole[..., rows.to(whole.device)]
+            if part.shape == wanted.shape and torch.allclose(part, wanted, rtol=1e-2, atol=1e-4, equal_nan=True):
+                return list(guess), whole
+        return None, whole
+
+    def _losses(self, batch: Any, loss: Callable[..., Tensor]) -> Tensor:
+        """Of a plain forward pass, which costs little beside the measurement."""
+        inputs, target, _ = batch
+        with undisturbed(self.model, False, []), torch.no_grad():
+            losses = _apply(loss, self.model(*inputs), target)
+        # Anything else is left to gradient_flow, whose message says what it should be.
+        return losses.detach() if isinstance(losses, Tensor) else torch.zeros(())
+
+    # --- The run folder -----------------------------------------------------------------------------------------------
+
+    def _open(self, path: Path, resume: bool) -> None:
+        if not path.exists():
+            if path.parent.exists() and not path.parent.is_dir():
+                raise RunError(f"{path.parent} is a file; the recorder needs a folder there.")
+            if path.parent.parent.exists() and not path.parent.parent.is_dir():
+                raise RunError(f"run is {path.parent.parent}, a file; give a folder.")
+            return
+        if not resume:
+            raise RunError(
+                f"{path} holds the records of an earlier run: resume=True goes on with them; "
+                "otherwise give another folder, or remove the file."
+            )
+        lines = path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                self.records.append({"step": int(record["step"])} | record)
+            except (ValueError, KeyError, TypeError):
+                if number < len(lines):
+                    raise RunError(f"{path} is damaged: line {number} is no record.") from None
+                # The process ended while it wrote the last line.
+                _write(path, b"".join(lines[:-1]))
+        if self.records and not path.read_bytes().endswith(b"\n"):
+            _write(path, path.read_bytes() + b"\n")
+
+    def _forget_from(self, step: int) -> None:
+        """Drop records of steps that are trained again, after going back to an older checkpoint."""
+        kept = [record for record in self.records if record["step"] < step]
+        if len(kept) < len(self.records) and self.path is not None:
+            _write(self.path, b"".join(_line(record) for record in kept))
+        self.records = kept
+
+    def _append(self, record: Record) -> None:
+        """Add one line, in one write; a line cut off by a crash is dropped by ``resume``."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab", buffering=0) as file:
+            file.write(_line(record))
+            os.fsync(file.fileno())
+
+
+def scalars(record: Record) -> dict[str, float]:
+    """The numbers of a record by tag (``flow/l0/horizon``), for TensorBoard and other loggers.
+
+    Norms at lags 0, 1, 10, 100, …; a horizon beyond what was measured has no number.
+    """
+    found: dict[str, float] = {}
+    for label, layer in record.get("layers", {}).items():
+        for name in ("growth_per_step", "half_life", "horizon"):
+            if layer[name] is not None:
+                found[f"flow/{label}/{name}"] = layer[name]
+        for lag in (0, *(10**power for power in range(6))):
+            if lag < len(layer["by_lag"]) and layer["by_lag"][lag] is not None:
+                found[f"flow/{label}/norm_at_lag_{lag}"] = layer["by_lag"][lag]
+    if found:
+        found["flow/overhead"] = record["overhead"]
+    return found
+
+
+@contextlib.contextmanager
+def untouched(model: object) -> Iterator[None]:
+    """Leave a model and the random states as found, and compute in the model's own precision."""
+    modules = []
+    if isinstance(model, nn.Module):
+        modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    # Attributes too: a model may keep its last state in one.
+    attributes = [(m.__dict__, dict(m.__dict__), dict(m._buffers)) for m in modules]
+    buffers = [(b, b.detach().clone()) for m in modules for b in m._buffers.values() if b is not None]
+    devices = {str(b.device) for m in modules for b in m.parameters(recurse=False)}
+    others = sorted({device for device in devices if not device.startswith(("cpu", "meta"))})
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (its global state is what is kept)
+    try:
+        with contextlib.ExitStack() as stack:
+            for kind in {"cpu", *(device.partition(":")[0] for device in others)}:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            for device in others:
+                torch.accelerator.synchronize(device)  # what is still running there is not our time
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for now, before, own in attributes:
+            now.clear()
+            now.update(before)
+            now["_buffers"].clear()
+            now["_buffers"].update(own)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _is_first_process() -> bool:
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
+
+
+def _apply(loss: Callable[..., Tensor], output: Any, target: Any) -> Any:
+    return loss(output) if target is None else loss(output, target)
+
+
+def _batch_first(model: object) -> bool:
+    layers = model.modules() if isinstance(model, nn.Module) else ()
+    return any(isinstance(layer, nn.RNNBase) and layer.batch_first for layer in layers)
+
+
+def _spread(size: int, count: int) -> Tensor:
+    """``count`` of ``size`` numbers, evenly apart."""
+    return torch.linspace(0, size - 1, count).round().long() if count > 1 else torch.zeros(1, dtype=torch.long)
+
+
+# --- Batches: tensors in tuples, lists and dicts --------------------------------------------------------------------
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (Tensor, PackedSequence)):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(item, change) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_mapped(item, change) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    return value
+
+
+def _leaves(batch: Any) -> list[Tensor | PackedSequence]:
+    found: list[Tensor | PackedSequence] = []
+    _mapped(batch, found.append)
+    return found
+
+
+def _detached(batch: Any) -> Any:
+    return _mapped(batch, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
+
+
+def _dim(leaf: Tensor | PackedSequence) -> int:
+    return leaf.ndim if isinstance(leaf, Tensor) else 1
+
+
+def _size(leaf: Tensor | PackedSequence, axis: int) -> int:
+    return leaf.shape[axis] if isinstance(leaf, Tensor) else int(leaf.batch_sizes[0])
+
+
+def _cut(batch: Any, axes: list[int | None], rows: Tensor) -> Any:
+    """The sequences ``rows`` of every tensor that has a batch axis."""
+    remaining = iter(axes)
+
+    def cut(leaf: Any) -> Any:
+        axis = next(remaining)
+        if axis is None:
+            return leaf
+        if isinstance(leaf, PackedSequence):
+            padded, lengths = pad_packed_sequence(leaf)
+            kept = padded.index_select(1, rows.to(padded.device))
+            return pack_padded_sequence(kept, lengths[rows], enforce_sorted=False)
+        return leaf.index_select(axis, rows.to(leaf.device))
+
+    return _mapped(batch, cut)
+
+
+def _number(value: float) -> float | None:
+    """Six digits; None where there is no finite number, for which JSON has no word."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _line(record: Record) -> bytes:
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,1 @@
+"""The same parts inside other people's tools, each imported only where it is named."""
