@@ -19,9 +19,11 @@ from .cells import Trajectory
 from .contributions import Contributions, Truncation
 from .evidence import Evidence
 from .jacobians import Bounds
+from .summary import summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from rich.console import RenderableType
 
 Array = NDArray[np.float64]
 FORMAT = 1
@@ -85,6 +87,32 @@ class GradientFlow:
     notes: list[str] = field(default_factory=list)
     evidence: Evidence | None = field(default=None, repr=False)
     sums: contributions.Sums | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        """One line; ``print(flow)`` says what was found."""
+        reduce = self.reduce if isinstance(self.reduce, str) else f"quantiles {self.reduce}"
+        state = self.state if len(self.state) == 1 else "s"  # h and c together, where there is a c
+        losses = "a loss a sequence" if self.final else f"losses at {len(self.targets)} steps"
+        return (
+            f"<GradientFlow of {', '.join(self.layers)}: ‖∂E_t/∂{state}_k‖, {losses}, T = {max(self.steps)}, "
+            f"B = {self.losses.shape[1]}, over the batch: {reduce}>"
+        )
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{summarise(self)}"
+
+    def __rich__(self) -> RenderableType:
+        """The terminal form: table by lag, sparkline, growth per step, half-life, horizon, verdict."""
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(Text(repr(self)), Text(), summarise(self))
+
+    def _repr_html_(self) -> str:
+        """The notebook form: verdicts, the curve by lag and the heat map, the table."""
+        from .pictures.notebook import page
+
+        return page(self)
 
     def layer(self, label: str | int) -> int:
         """Index of a layer given by its label or its index."""

@@ -282,4 +282,4 @@ def _ratio(value: float) -> str:
         return "—"
     if value == 0:
         return "0"
-    return f"{100 * value:.3g} %" if 1e-4 <= value < 100 else f"×{value:.2g}"
+    return f"{100 * value:.3g} %" if 1e-4 <= value < 10 else f"×{value:.2g}"

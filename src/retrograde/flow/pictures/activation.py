@@ -28,7 +28,7 @@ def plot_activation(flow: GradientFlow, ax: Axes | None = None, layer: str | int
     relu = saturation.nonlinearity == "relu"
     ax = canvas.axes(ax, (6.4, 4.8))
     canvas.title(ax, _finding(label, saturation))
-    panel = canvas.beside(ax, "bottom", "55%", 0.12, share_x=True)
+    panel = canvas.beside(ax, "bottom", 0.55, 0.08, share_x=True)
 
     # Symmetric, wide enough for the bend of f, and for all but a thousandth of the arguments.
     reach = max(2.5, float(np.quantile(np.abs(values), 0.999)) if len(values) else 0.0) * 1.05

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import textwrap
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +17,7 @@ STYLES = ["-", "--", "-.", ":"]
 
 
 def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.2)) -> Axes:
-    """The axes given, or new ones on a figure of their own (not registered with pyplot's windows)."""
+    """The axes given, or new ones on a figure of their own of pyplot, which a notebook shows."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -36,12 +35,45 @@ def floor(values: NDArray[np.float64], decades: float = 16) -> tuple[float, floa
     return max(float(positive.min()), top * 10**-decades, 5e-324), top
 
 
-def beside(ax: Axes, side: Literal["right", "bottom"], size: str, pad: float, *, share_x: bool = False) -> Axes:
-    """A second panel, cut off the space of ``ax``: it works on axes given, whatever figure they live in."""
-    axes_grid: Any = importlib.import_module("mpl_toolkits.axes_grid1")  # it carries no types
-    divider: Any = axes_grid.make_axes_locatable(ax)
-    panel: Axes = divider.append_axes(side, size=size, pad=pad, **({"sharex": ax} if share_x else {}))
-    return panel
+def beside(ax: Axes, side: Literal["right", "bottom"], size: float, gap: float, *, share_x: bool = False) -> Axes:
+    """A second panel, cut off the space of ``ax``, so that it works on axes given.
+
+    ``size`` and ``gap`` are relative to what ``ax`` keeps. Under a layout engine the gap is the engine's.
+    """
+    figure, spec = ax.figure, ax.get_subplotspec()
+    shared: Any = {"sharex": ax} if share_x else {}
+    down = side == "bottom"
+    if spec is not None:
+        shape = (2, 1) if down else (1, 2)
+        ratios: Any = (
+            {"height_ratios": [1, size], "hspace": gap} if down else {"width_ratios": [1, size], "wspace": gap}
+        )
+        both = spec.subgridspec(*shape, **ratios)
+        ax.set_subplotspec(both[0])
+        panel: Axes = figure.add_subplot(both[1], **shared)
+        return panel
+    # Axes put down by hand: share out their rectangle.
+    x, y, width, height = ax.get_position().bounds
+    kept = 1 / (1 + size + gap)
+    if down:
+        ax.set_position((x, y + height * (1 - kept), width, height * kept))
+        return figure.add_axes((x, y, width, height * kept * size), **shared)
+    ax.set_position((x, y, width * kept, height))
+    return figure.add_axes((x + width * kept * (1 + gap), y, width * kept * size, height), **shared)
+
+
+def log_ticks(ax: Axes) -> None:
+    """A logarithmic x axis of plain numbers, 1, 2, 5, 10, …, for quantities counted in steps."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    # Beyond two decades 2 and 5 would crowd the axis.
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if high < 200 * low:
+        ax.xaxis.set_minor_locator(NullLocator())
 
 
 def title(ax: Axes, finding: str) -> None:
@@ -50,7 +82,7 @@ def title(ax: Axes, finding: str) -> None:
     inches = ax.get_position().width * (
         figure.get_figwidth() if figure is not None and hasattr(figure, "get_figwidth") else 6.4
     )
-    ax.set_title(textwrap.fill(finding, max(24, int(inches * 12.5))), loc="left", fontsize=10)
+    ax.set_title(textwrap.fill(finding, max(24, int(inches * 16.5))), loc="left", fontsize=10)
 
 
 def grid(ax: Axes) -> None:

@@ -34,7 +34,7 @@ def plot_gates(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0)
     constants = gates[keeper].time_constant
     assert constants is not None
     canvas.title(ax, _finding(label, keeper, gates[keeper], constants, flow.steps[i]))
-    panel = canvas.beside(ax, "right", "55%", 0.75)
+    panel = canvas.beside(ax, "right", 0.75, 0.1)
     _strips(ax, gates, kind)
     _time_constants(panel, constants, keeper, flow.steps[i])
     return ax
@@ -63,18 +63,18 @@ def _time_constants(ax: Axes, constants: NDArray[np.float64], keeper: str, steps
 
     known = constants[np.isfinite(constants) & (constants > 0)]
     ax.set_title(f"−1 / mean log {keeper}", loc="left", fontsize=9)
-    ax.set_xlabel("time constant of a unit  (steps)", fontsize=9)
+    ax.set_xlabel("time constant of a unit (steps)", fontsize=9)
     ax.set_ylabel("units", fontsize=9)
     if not len(known):
         return
     low, high = float(known.min()), float(known.max())
-    if high / low < 1.5:
-        low, high = low / 1.5, high * 1.5
+    if high < 4 * low:  # a few units alike are not to be drawn as if they differed
+        low, high = np.sqrt(low * high) / 2, np.sqrt(low * high) * 2
     ax.hist(known, bins=list(np.geomspace(low * 0.999, high * 1.001, 16)), color=canvas.COLOURS[2])
-    ax.set_xscale("log")
+    canvas.log_ticks(ax)
     if low <= steps * 2 and high >= steps / 4:
         ax.axvline(steps, color="black", linewidth=0.9, linestyle=":")
-        ax.annotate(f"T = {steps}", (steps, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", fontsize=8)
+        ax.set_xlabel(f"time constant of a unit (steps)\ndotted: T = {steps}", fontsize=9)
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     canvas.grid(ax)
 

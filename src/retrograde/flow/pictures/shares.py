@@ -24,6 +24,8 @@ def plot_shares(
     fraction: float = 0.9,
 ) -> Axes:
     """Draw the signed shares as bars and their running sum, which ends at 1, as steps."""
+    from matplotlib.ticker import MaxNLocator
+
     ax = canvas.axes(ax)
     name = flow._evidence.parameters(flow.layers[0])["weight_hh"][0] if parameter is None else parameter
     found = flow.contributions(name, gate)
@@ -51,26 +53,39 @@ def plot_shares(
     ax.set_xlabel(
         "lag  t − k  (steps back)"
         + (
-            f";  lags from {lags[shown]} to {lags[-1]} not drawn: {_percent(rest[shown])} in all"
-            if shown < len(lags)
+            f";  beyond lag {lags[shown - 1]}: {_percent(rest[shown])} in all"
+            if shown < len(lags) and rest[shown]
             else ""
         )
     )
     ax.set_ylabel("signed share  ⟨g_lag, g⟩ / ‖g‖²")
     ax.set_xlim(x[0] - 0.7, x[-1] + 0.7)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     canvas.grid(ax)
-    ax.legend(frameon=False, loc="center right", fontsize=9)
+    ax.legend(frameon=False, loc="best", fontsize=9)
     canvas.title(ax, _finding(what, share, total, lags, fraction))
     return ax
 
 
 def _finding(what: str, share: np.ndarray, total: np.ndarray, lags: np.ndarray, fraction: float) -> str:
-    off = np.flatnonzero(np.abs(total - 1) > 1 - fraction + 1e-9)
-    last = int(lags[off[-1] + 1]) if len(off) else int(lags[0])
-    where = "the same step" if last <= 0 else "lag 0 and 1" if last == 1 else f"lags 0 to {last}"
+    start, stop = _narrowest(total, fraction)
+    first, last = int(lags[start]), int(lags[stop])
+    where = f"lag {first}" if first == last else f"lags {first} to {last}"
     sentence = f"{what}: {_percent(fraction)} of its gradient comes from {where}"
     against = -float(share[share < 0].sum())
     return sentence + (f"; {_percent(against)} pulls the other way" if against > 0.01 else "")
+
+
+def _narrowest(total: np.ndarray, fraction: float) -> tuple[int, int]:
+    """The shortest run of neighbouring lags whose shares come to ``fraction``: from, to (the nearest of several)."""
+    before = np.concatenate([[0.0], total])
+    # For each start the first end that is far enough; with signed shares the sums need not rise.
+    best = (0, len(total) - 1)
+    for start in range(len(total)):
+        enough = np.flatnonzero(before[start + 1 :] - before[start] >= fraction - 1e-9)
+        if len(enough) and enough[0] < best[1] - best[0]:
+            best = (start, start + int(enough[0]))
+    return best
 
 
 def _percent(value: float) -> str:

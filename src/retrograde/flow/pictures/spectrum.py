@@ -56,9 +56,10 @@ def _lyapunov(flow: GradientFlow, ax: Axes, label: str, burn_in: int) -> None:
                 f"bound  ln(‖W‖₂ · max f′) = {math.log(bound):.2g}",
                 (1, math.log(bound)),
                 xycoords=("axes fraction", "data"),
-                xytext=(-4, 3),
+                xytext=(-4, -4),
                 textcoords="offset points",
                 ha="right",
+                va="top",
                 color=canvas.COLOURS[1],
                 fontsize=9,
             )
@@ -89,13 +90,11 @@ def _singular(flow: GradientFlow, ax: Axes, label: str) -> None:
     each = flow.singular_values(layer=label, log=True) / math.log(10)
     mean = each.mean(0)
     alive = mean[np.isfinite(mean)]
-    _points(ax, each, mean)
     ax.axhline(0, color="grey", linewidth=0.9)
     low = float(alive.min()) if len(alive) else -1.0
     high = max(float(alive.max()) if len(alive) else 0.0, 0.0)
     cut = low < high - _DECADES
-    if cut:
-        ax.set_ylim(high - _DECADES, high + 0.05 * _DECADES)
+    _points(ax, each, np.where(mean < high - _DECADES, -np.inf, mean))
     ax.set_xlabel(_directions(mean, f"{int((mean < high - _DECADES).sum())} under the edge" if cut else ""))
     ax.set_ylabel("singular value of ∂s_last/∂s_first  (log₁₀)")
     if not len(alive):
@@ -105,7 +104,7 @@ def _singular(flow: GradientFlow, ax: Axes, label: str) -> None:
     canvas.title(
         ax,
         f"{label}: over {steps - 1} steps the largest singular value is {_power(float(mean[0]))}; "
-        f"{near} of {len(mean)} directions come within a tenth of it",
+        f"{near} of {len(mean)} directions {'comes' if near == 1 else 'come'} within a tenth of it",
     )
 
 
@@ -127,4 +126,4 @@ def _directions(mean: Array, more: str = "") -> str:
 
 
 def _power(log10: float) -> str:
-    return f"{10**log10:.3g}" if abs(log10) < 4 else f"10^{log10:.1f}"
+    return f"{10**log10:.2g}" if abs(log10) < 300 else f"10^{log10:.0f}"

@@ -48,11 +48,7 @@ def plot_truncation(
         ha="right" if right else "left",
     )
     if len(found.length) > 20:
-        from matplotlib.ticker import NullFormatter, ScalarFormatter
-
-        ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(ScalarFormatter())
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        canvas.log_ticks(ax)
     ax.set_xlabel("length L of truncated BPTT  (steps)")
     ax.set_ylabel("beside the whole gradient g")
     canvas.grid(ax)
