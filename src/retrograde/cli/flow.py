@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -186,17 +187,13 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
     options = run.config["options"]
     cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
     where = f"of {source}" if data is not None else f"held out of {source}"
+    losses = "the loss of the whole sequence" if measured.final else "the loss of step t"
     lines = [
         f"{path}: {cell}, {options['num_layers']} x {options['hidden_size']} units, task {task}",
-        f"Measured: the norm of ∂E_t/∂s_k on {what} {where}; E_t: {_losses(task, measured.final)}.",
+        f"Measured: the norm of ∂E_t/∂s_k on {what} {where}. E_t is {losses}.",
     ]
     facts = {"run": str(path), "task": task, "data": source, "held_out": data is None}
     return measured, _About(lines, facts | {"sequences": batch, "steps": steps})
-
-
-def _losses(task: str, final: bool) -> str:
-    at = "of the whole sequence" if final else "of step t"
-    return f"the loss {at}, as {task} trains it"
 
 
 _Probe = tuple[tuple[Any, ...], Callable[[Any], Any]]
@@ -309,7 +306,7 @@ def _no_steps(asked: _Asked, why: str) -> None:
 def _of_checkpoint(
     path: Path, asked: _Asked, given: Path | None, nonlinearity: str | None, seed: int | None
 ) -> tuple[GradientFlow, _About]:
-    from ..flow.checkpoints import drive, find_recurrent, read_input, read_state_dict
+    from ..flow.checkpoints import choose, drive, find_recurrent, read_input, read_state_dict
 
     parameters = read_state_dict(path)
     try:
@@ -318,19 +315,21 @@ def _of_checkpoint(
         raise
     except RetrogradeError as error:
         raise type(error)(f"{path}: {error}") from None
+    chosen, layers = (found, None) if asked.layers is None else choose(found, asked.layers)
     values = None if given is None else read_input(given)
     if values is not None and seed is not None:
         raise OptionError("--seed is for the noise, which --input replaces: leave one out.")
     steps = asked.steps or (STEPS if values is None else len(values))
     sequences = asked.sequences or (SEQUENCES if values is None else values.shape[1])
     seed = seed or 0
-    measured = drive(found, steps=steps, sequences=sequences, seed=seed, given=values, layers=asked.layers)
+    measured = drive(chosen, steps=steps, sequences=sequences, seed=seed, given=values, layers=layers)
     steps, sequences = measured.steps[0], measured.losses.shape[1]
     what = f"{sequences} sequence{'s' * (sequences != 1)} of {steps} steps"
     driven = f"standard-normal noise (seed {seed})" if given is None else str(given)
-    lines = [f"{path}: {len(found)} recurrent module{'s' * (len(found) > 1)}"]
-    lines += [f"  {one.name or '(root)'}: {one}" for one in found]
-    if nonlinearity is None and any(str(one).startswith("RNN") for one in found):
+    measured_of = "" if len(chosen) == len(found) else f", {len(chosen)} of them measured"
+    lines = [f"{path}: {len(found)} recurrent module{'s' * (len(found) > 1)}{measured_of}"]
+    lines += [f"  {one.name or '(root)'}: {one}" for one in chosen]
+    if nonlinearity is None and any(str(one).startswith("RNN") for one in chosen):
         lines.append("  (tanh is taken for an RNN, whose weights do not tell: --nonlinearity relu is the other)")
     lines.append(
         f"Measured: the norm of ∂E_t/∂s_k of the layers alone, rebuilt and driven by {driven}, {what}. A checkpoint "
@@ -338,7 +337,7 @@ def _of_checkpoint(
     )
     facts = {
         "checkpoint": str(path),
-        "modules": {one.name: str(one) for one in found},
+        "modules": {one.name: str(one) for one in chosen},
         "input": "noise" if given is None else str(given),
         "seed": seed if given is None else None,
         "loss": "fixed random projection of the output, of length 1",
@@ -408,20 +407,19 @@ def _finite(value: float) -> float | None:
 
 
 def _draw(found: GradientFlow, fraction: float, path: Path) -> None:
-    import matplotlib
     from matplotlib.figure import Figure
 
     panels = 1 + len(found.layers)
     columns = min(panels, 2 if panels <= 4 else 3)
     rows = math.ceil(panels / columns)
-    # A module's name may hold a $, which is no formula.
-    with matplotlib.rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(6.6 * columns, 4.4 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        found.plot_by_lag(axes[0], fraction)
-        for i in range(len(found.layers)):
-            found.plot_heatmap(axes[i + 1], i)
-        for blank in axes[panels:]:
-            blank.set_axis_off()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
+    figure = Figure(figsize=(6.6 * columns, 4.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    found.plot_by_lag(axes[0], fraction)
+    for i in range(len(found.layers)):
+        found.plot_heatmap(axes[i + 1], i)
+    for drawn in axes[:panels]:  # a finding about many layers is longer than its panel
+        drawn.set_title("\n".join(wrap(drawn.get_title("left"), 72)), loc="left", fontsize=10)
+    for blank in axes[panels:]:
+        blank.set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)

@@ -23,7 +23,7 @@ from ..errors import FlowError, OptionError
 from .measure import gradient_flow
 from .result import GradientFlow
 
-__all__ = ["Found", "drive", "find_recurrent", "read_input", "read_state_dict"]
+__all__ = ["Found", "choose", "drive", "find_recurrent", "read_input", "read_state_dict"]
 
 # `encoder.rnn.weight_hh_l1_reverse`; a cell (`decoder.weight_hh`) has no layer number.
 _NAME = re.compile(
@@ -42,7 +42,7 @@ class Found:
     Attributes
     ----------
     name : str
-        Of the module in the checkpoint, without characters that no module's name has; empty at its root.
+        Of the module in the checkpoint, every character but letters, digits and ``. - _`` as ``_``; empty at its root.
     module : RNN, GRU or LSTM
         Of ``torch.nn``, with the weights of the checkpoint.
     """
@@ -102,7 +102,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise FlowError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not head:
         raise FlowError(f"{path} is empty.")
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+    # A safetensors file begins with the length of its JSON header, whose first byte may well be that of a pickle.
+    if head[8:9] != b"{" and head.startswith((b"PK\x03\x04", b"\x80")):
         return _mapping(_torch_file(path), path)
     return _safetensors_file(path)
 
@@ -140,7 +141,7 @@ def _torch_file(path: Path) -> Any:
             raise FlowError(
                 f"{path} is a TorchScript archive: save the state_dict() of the model it came from."
             ) from None
-        raise FlowError(f"{path} is damaged: torch cannot read it ({_line(error)}).") from None
+        raise FlowError(f"{path} is damaged or cut short: torch cannot read it ({_line(error)}).") from None
 
 
 def _line(error: BaseException) -> str:
@@ -212,7 +213,7 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
         )
     found: list[Found] = []
     for name, own in modules.items():
-        plain = re.sub(r"[^\w.\-]", "_", name)
+        plain = re.sub(r"[^\w.\-]", "_", name, flags=re.ASCII)
         while any(plain == other.name for other in found):
             plain += "_"
         found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh")))
@@ -313,8 +314,10 @@ def read_input(path: str | Path) -> Tensor:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise FlowError(f"{path} cannot be read: there is no such file.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise FlowError(f"{path} is no .npy file of numbers ({_line(error)}); no pickle is read.") from None
+    except OSError as error:
+        raise FlowError(f"{path} cannot be read: {error.strerror or 'it is damaged'}.") from None
+    except (ValueError, EOFError):  # NumPy's own words advise to load the pickle
+        raise FlowError(f"{path} is no whole .npy file of numbers (Python objects in one are not read).") from None
     if not isinstance(array, np.ndarray):
         raise FlowError(f"{path} is an archive of several arrays: give a .npy file with one.")
     if array.dtype.kind not in "fiu":
@@ -344,6 +347,28 @@ class _Side(nn.Module):
         return [one.module(x)[0] for one, x in zip(self.parts, inputs, strict=True)]
 
 
+def choose(found: Sequence[Found], asked: Sequence[str]) -> tuple[list[Found], list[str]]:
+    """The modules that have the layers asked for, and the labels of these in `drive` of those modules.
+
+    A layer is asked for by its label: ``encoder.l0``; ``l0`` alone is that of every module, ``encoder`` all of one.
+
+    Raises
+    ------
+    FlowError
+        There is no such layer.
+    """
+    labels = {f"{one.name or 'root'}.{label}": (one, label) for one in found for label in one.labels}
+    wanted: dict[str, tuple[Found, str]] = {}
+    for name in asked:
+        matching = {full: owner for full, owner in labels.items() if full == name or full.endswith(f".{name}")}
+        matching = matching or {full: owner for full, owner in labels.items() if full.startswith(f"{name}.")}
+        if not matching:
+            raise FlowError(f"There is no layer {name!r}; this checkpoint has {', '.join(labels)}.")
+        wanted |= matching
+    chosen = [one for one in found if any(one is owner for owner, _ in wanted.values())]
+    return chosen, [full if len(chosen) > 1 else label for full, (_, label) in wanted.items()]
+
+
 def drive(
     found: Sequence[Found],
     *,
@@ -369,30 +394,16 @@ def drive(
     given : Tensor, optional
         Input ``(T, B, I)`` instead of noise.
     layers
-        Labels to measure, or names of modules; modules without any are left out. ``l0`` alone is that of each.
+        Labels to measure; all if not given.
 
     Raises
     ------
     FlowError
         The input does not fit, a label is unknown, or a value stops being finite.
     """
-    several = len(found) > 1
-    labels = {
-        (f"{one.name or 'root'}." if several else "") + label: (one, label) for one in found for label in one.labels
-    }
-    wanted = dict(labels)
-    if layers is not None:
-        wanted = {}
-        for asked in layers:
-            matching = {f: v for f, v in labels.items() if f == asked or f.endswith(f".{asked}")}
-            matching = matching or {f: v for f, v in labels.items() if f.startswith(f"{asked}.")}
-            if not matching:
-                raise FlowError(f"There is no layer {asked!r}; this checkpoint has {', '.join(labels)}.")
-            wanted |= matching
-    chosen = [one for one in found if any(one is owner for owner, _ in wanted.values())]
     generator = torch.Generator().manual_seed(seed)
     inputs, directions = [], []
-    for one in chosen:
+    for one in found:
         module, dtype = one.module, one.module.all_weights[0][0].dtype
         outputs = (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
         direction = torch.randn(outputs, generator=generator, dtype=torch.float64)
@@ -402,13 +413,13 @@ def drive(
             inputs.append(noise.to(dtype))
             continue
         if given.shape[2] != module.input_size:
-            mend = " Choose other layers." if several else ""
+            mend = " Choose other layers." if len(found) > 1 else ""
             raise FlowError(
                 f"The input has {given.shape[2]} numbers a step (shape {tuple(given.shape)}), but {one.name or 'the'} "
                 f"{_kind(module)} takes {module.input_size}: give (T, B, {module.input_size}).{mend}"
             )
         inputs.append(given[:steps, :sequences].to(dtype))
-    together = len(chosen) > 1
+    together = len(found) > 1
 
     def loss(output: Any) -> Tensor:
         outputs = output if together else [output[0]]
@@ -416,7 +427,6 @@ def drive(
         total: Tensor = sum(others, first)
         return total
 
-    own = None if layers is None else [full if together else label for full, (_, label) in wanted.items()]
     if together:
-        return gradient_flow(_Side(chosen), inputs, loss=loss, layers=own)
-    return gradient_flow(chosen[0].module, inputs[0], loss=loss, layers=own)
+        return gradient_flow(_Side(found), inputs, loss=loss, layers=layers)
+    return gradient_flow(found[0].module, inputs[0], loss=loss, layers=layers)
