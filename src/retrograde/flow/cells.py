@@ -166,7 +166,13 @@ class Trajectory:
                 found["pass"] = found["pass"] * live + (1 - live)
         return found
 
-    def pull(self, at: int | slice | Tensor, h: Tensor, c: Tensor | None) -> Pulled:
+    def pull(
+        self,
+        at: int | slice | Tensor,
+        h: Tensor,
+        c: Tensor | None,
+        out: tuple[Tensor, Tensor | None] | None = None,
+    ) -> Pulled:
         """One step of the adjoint.
 
         Parameters
@@ -175,23 +181,32 @@ class Trajectory:
             A step, or a slice of steps when the adjoint has steps as an axis before its batch axis.
         h, c
             ∂E/∂h_k `(…, B, P)` and, for an LSTM, ∂E/∂c_k `(…, B, H)` with h_k held.
+        out
+            Where ``hidden`` and ``cell`` are to be written; ``direct`` is then left to ``add_direct``.
         """
         known = self._coefficients
         k = known["k"][at]
-        direct = h * known["pass"][at] if "pass" in known else None
+        direct = h * known["pass"][at] if "pass" in known and out is None else None
+        hidden, cell = (None, None) if out is None else out
         if self.kind == "rnn":
-            return Pulled(h * k, direct, None)
+            return Pulled(torch.mul(h, k, out=hidden), direct, None)
+        if hidden is None:
+            hidden = h.new_empty(*h.shape[:-1], k.shape[-1] // 3 * (3 if self.kind == "gru" else 4))
         size = self.hidden_size
         if self.kind == "gru":
-            hidden = (_by_gate(k, 3) * h.unsqueeze(-2)).flatten(-2)
+            torch.mul(_by_gate(k, 3), h.unsqueeze(-2), out=_by_gate(hidden, 3))
             return Pulled(hidden, direct, None)
         assert c is not None
         m = h if self.weights.hr is None else h @ self.weights.hr
-        total = torch.addcmul(c, m, known["q"][at])  # ∂E/∂c_k with h_k following c_k
-        hidden = torch.empty(*total.shape[:-1], 4 * size, dtype=total.dtype, device=total.device)
+        total = torch.addcmul(c, m, known["q"][at], out=cell)  # ∂E/∂c_k with h_k following c_k
         torch.mul(_by_gate(k, 3), total.unsqueeze(-2), out=_by_gate(hidden[..., : 3 * size], 3))
         torch.mul(m, known["k_o"][at], out=hidden[..., 3 * size :])
-        return Pulled(hidden, direct, total * known["f"][at])
+        return Pulled(hidden, direct, total.mul_(known["f"][at]))
+
+    def add_direct(self, at: int | slice | Tensor, h: Tensor, to: Tensor) -> None:
+        """Add the part of ∂E/∂h_{k−1} that avoids W_hh to ``to``, in place."""
+        if "pass" in self._coefficients:
+            to.addcmul_(h, self._coefficients["pass"][at])
 
     def total_cell(self, at: int | slice | Tensor, h: Tensor, c: Tensor) -> Tensor:
         """∂E/∂c_k with h_k = o∘tanh(c_k) following it, as autograd gives for the tensor c_k."""

@@ -113,10 +113,10 @@ def gradient_flow(
         graph = Graph(table, recorder, tracks, _wanted(tracks, layers, state), alive, notes)
         measured = _Measured(graph, _targets(targets, table.shape[0], final), known, final, state, quantiles)
         evidence = measured.evidence()
-        if evidence.local is not None:
-            measured.by_lag(evidence)
-        else:
+        if evidence.local is None:
             measured.by_blocks()
+    if evidence.local is not None:  # the model is not needed any more, nor is what watched it
+        measured.by_lag(evidence)
     return measured.result(evidence)
 
 
@@ -218,29 +218,42 @@ class _Measured:
                 if self.last is not None:
                     self.last[i, :steps] = torch.where(exists, norms, torch.nan)[0].numpy()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def by_lag(self, evidence: Evidence) -> None:
         """Causal stacks under a head that looks at one step at a time: all targets of a lag in one product."""
         assert evidence.local is not None
-        # A loss of exactly zero that sends a gradient back is a loss all the same.
-        here = self._has_loss() | torch.stack([g.ne(0).any(-1) for g in evidence.local]).any(0)[self.rows].cpu()
-        where = torch.arange(len(self.rows))
-        stack = list(evidence.runs.values())
-        place = {label: i for i, label in enumerate(self.tracks)}
-        for lag, found in recurrence.by_lag(stack, evidence.local, self.rows):
-            reach = self.rows >= lag
-            at, k = where[reach], self.rows[reach] - lag
-            for (label, run), adjoint in zip(evidence.runs.items(), found, strict=True):
-                if label not in place:
-                    continue
-                i = place[label]
-                h = recurrence.squared(adjoint.h)
-                c = total = None
-                if adjoint.c is not None:
-                    if self.state == "c":
-                        total = recurrence.squared(run.total_cell(adjoint.at, adjoint.h, adjoint.c))
-                    c = recurrence.squared(adjoint.c)
-                norms = self._pick(h, c, total).cpu()
-                self.norms[i, at.numpy(), k.numpy()] = self._reduced(norms, here[at])
+        here = self._has_loss()
+        labels = list(evidence.runs)
+        place = {labels.index(label): i for i, label in enumerate(self.tracks)}
+        rows, batch = len(self.rows), self.losses.shape[1]
+        # Norms of a block of lags at a time are reduced in one go: work space like a state's, O(T·B·H).
+        block = min(32, int(self.rows[-1]) + 1)
+        table = torch.zeros(len(place), block, rows, batch, dtype=torch.float64)
+        for lag, found in recurrence.by_lag(list(evidence.runs.values()), evidence.local, self.rows, scaled=True):
+            gone = rows - len(found[0].norm_h)
+            for j, i in place.items():
+                step = found[j]
+                into = table[i, lag % block, gone:]
+                if step.norm_c is None or self.state == "h":
+                    into.copy_(step.norm_h)
+                elif self.state == "hc":
+                    into.copy_(torch.hypot(step.norm_h, step.norm_c))
+                else:
+                    assert step.c is not None
+                    run = evidence.runs[labels[j]]
+                    into.copy_(torch.linalg.vector_norm(run.total_cell(step.at, step.h, step.c), dim=-1))
+                if step.scale is not None:
+                    into *= step.scale
+                if lag == 0:
+                    here = here | into.cpu().ne(0)
+            if lag % block == block - 1 or lag == int(self.rows[-1]):
+                lags = torch.arange(lag - lag % block, lag + 1)
+                at, which = (self.rows.unsqueeze(1) >= lags).nonzero(as_tuple=True)
+                k = self.rows[at] - lags[which]
+                for i in range(len(place)):
+                    reduced = self._reduced(table[i, : len(lags)], here)
+                    self.norms[i, at.numpy(), k.numpy()] = reduced[which.numpy(), at.numpy()]
 
     def result(self, evidence: Evidence) -> GradientFlow:
         notes = self.graph.notes

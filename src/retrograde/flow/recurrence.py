@@ -127,15 +127,80 @@ def weight_gradients(run: Trajectory, swept: Swept) -> list[Tensor]:
 
 @dataclass
 class Lag:
-    """Adjoints of one layer at one lag ℓ: a row holds ∂E_t/∂s_{t−ℓ} for each followed t ≥ ℓ, in rising order."""
+    """Adjoints of one layer at one lag ℓ: a row holds ∂E_t/∂s_{t−ℓ} for each followed t ≥ ℓ, in rising order.
+
+    The tensors are work space: they hold until the next lag is asked for.
+    """
 
     at: slice | Tensor  # the steps t−ℓ
     h: Tensor  # (rows, B, P)
     c: Tensor | None  # (rows, B, H) with h held
     hidden: Tensor  # (rows, B, G·H) towards W_hh h_{k−1} + b_hh
+    norm_h: Tensor  # (rows, B)
+    norm_c: Tensor | None
+    scale: Tensor | None  # (rows, B) float64: what all of the above are to be multiplied by; None for 1
 
 
-def by_lag(stack: list[Trajectory], local: list[Tensor], targets: Tensor) -> Iterator[tuple[int, list[Lag]]]:
+class _Space:
+    """Work space of one layer of the walk: nothing is allocated from lag to lag."""
+
+    def __init__(self, run: Trajectory, local: Tensor, targets: Tensor) -> None:
+        rows, batch, size = len(targets), local.shape[1], run.hidden_size
+        self.run = run
+        self.h = local[targets]
+        self.next_h = torch.empty_like(self.h)
+        self.hidden = local.new_empty(rows, batch, run.weights.hh.shape[0])
+        self.norms = local.new_empty(2, rows, batch)
+        self.c = self.next_c = None
+        if run.kind == "lstm":
+            self.c, self.next_c = local.new_zeros(2, rows, batch, size).unbind()
+        self.scale: Tensor | None = None  # (rows, B), powers of two: exact
+
+    def advance(self, gone: int, at: slice | Tensor, above: Tensor | None) -> Lag:
+        """From the adjoints at this lag to those at the next; the first ``gone`` rows have reached step 0."""
+        run, weights = self.run, self.run.weights
+        self.h, c = self.h[gone:], None if self.c is None else self.c[gone:]
+        self.scale = None if self.scale is None else self.scale[gone:]
+        rows = len(self.h)
+        h = self.h if above is None else self.h.add_(above)
+        norm_h = torch.linalg.vector_norm(h, dim=-1, out=self.norms[0, :rows])
+        norm_c = None if c is None else torch.linalg.vector_norm(c, dim=-1, out=self.norms[1, :rows])
+        hidden, carry = self.hidden[:rows], self.next_h[:rows]
+        cell = None if self.next_c is None else self.next_c[:rows]
+        pulled = run.pull(at, h, c, out=(hidden, cell))
+        torch.mm(hidden.flatten(0, 1), weights.hh, out=carry.view(-1, carry.shape[-1]))
+        run.add_direct(at, h, carry)
+        self.h, self.next_h = carry, self.h
+        self.c, self.next_c = pulled.cell, c
+        return Lag(at, h, c, pulled.hidden, norm_h, norm_c, self.scale)
+
+    def rescale(self, lag: Lag) -> None:
+        """Bring rows that near the ends of the number range back to 1.
+
+        The recursion is linear, so this changes no result; but float32 gradients would else vanish below 1e-38, and
+        arithmetic on the subnormal numbers before that is a hundred times slower.
+        """
+        norm = lag.norm_h if lag.norm_c is None else torch.maximum(lag.norm_h, lag.norm_c)
+        low = torch.finfo(norm.dtype).tiny ** 0.25
+        least, most = torch.aminmax(norm)
+        if low < least and most < 1 / low:
+            return
+        far = ((norm < low) & (norm > 0)) | (norm > 1 / low)
+        far &= torch.isfinite(norm)
+        if not far.any():
+            return
+        _, exponent = torch.frexp(norm.double())
+        factor = torch.where(far, torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent), 1.0)
+        self.scale = (1.0 if self.scale is None else self.scale) / factor
+        factor = factor.to(norm.dtype).unsqueeze(-1)
+        self.h.mul_(factor)
+        if self.c is not None:
+            self.c.mul_(factor)
+
+
+def by_lag(
+    stack: list[Trajectory], local: list[Tensor], targets: Tensor, *, scaled: bool = False
+) -> Iterator[tuple[int, list[Lag]]]:
     """Walk the lags 0, 1, … of a causal stack, all targets of a lag at once.
 
     D_ℓ[t] = ∂E_t/∂s_{t−ℓ} obeys D_ℓ[t] = J_{t−ℓ+1}ᵀ D_{ℓ−1}[t], so one product of (T−ℓ)·B rows advances every
@@ -149,29 +214,28 @@ def by_lag(stack: list[Trajectory], local: list[Tensor], targets: Tensor) -> Ite
         For each layer what E_t sees of its output at step t itself: ∂E_t/∂(output_t) `(T, B, P)`.
     targets
         The steps t to follow, rising.
+    scaled
+        Whether rows may carry a ``scale``, so that gradients far outside the range of the type are followed too.
     """
     every = len(targets) == stack[0].steps
-    states: list[tuple[Tensor, Tensor | None]] = [
-        (g[targets], g.new_zeros(len(targets), g.shape[1], run.hidden_size) if run.kind == "lstm" else None)
-        for run, g in zip(stack, local, strict=True)
-    ]
+    spaces = [_Space(run, g, targets) for run, g in zip(stack, local, strict=True)]
     for lag in range(int(targets[-1]) + 1):
         gone = int((targets < lag).sum()) - int((targets < lag - 1).sum()) if lag else 0
         at: slice | Tensor = slice(0, len(targets) - lag) if every else targets[targets >= lag] - lag
         found: list[Lag] = []
         above: Tensor | None = None
-        for depth in range(len(stack) - 1, -1, -1):
-            run = stack[depth]
-            h, c = states[depth]
-            h, c = h[gone:], None if c is None else c[gone:]
-            if above is not None:
-                h = h + above
-            pulled = run.pull(at, h, c)
-            if depth:
-                above = run.input_side(at, h, pulled.hidden) @ run.weights.ih
-            carry = pulled.hidden @ run.weights.hh
-            if pulled.direct is not None:
-                carry += pulled.direct
-            states[depth] = carry, pulled.cell
-            found.append(Lag(at, h, c, pulled.hidden))
+        upper: Tensor | None = None
+        for space in reversed(spaces):
+            own = None if space.scale is None else space.scale[gone:]
+            if above is not None and (own is not None or upper is not None):
+                ratio = (1.0 if upper is None else upper) / (1.0 if own is None else own)
+                above = above * torch.as_tensor(ratio).to(above.dtype).unsqueeze(-1)
+            step = space.advance(gone, at, above)
+            if space is not spaces[0]:
+                above = space.run.input_side(at, step.h, step.hidden) @ space.run.weights.ih
+                upper = step.scale
+            found.append(step)
         yield lag, found[::-1]
+        if scaled:
+            for space, step in zip(reversed(spaces), found, strict=True):
+                space.rescale(step)

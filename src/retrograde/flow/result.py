@@ -165,10 +165,14 @@ class GradientFlow:
                 continue
             lag = self.lag(i)[:, :steps]
             lag = np.where((self.sequences > 0)[:, None], lag, -1)
-            for distance in range(longest):
-                at = lag == distance
-                if at.any():
-                    found[i, distance] = self.norms[i, :, :steps][at].mean(0)
+            values = self.norms[i, :, :steps].reshape(lag.size, -1)
+            pairs = lag.ravel() >= 0
+            at = lag.ravel()[pairs]
+            number = np.bincount(at, minlength=longest)
+            with np.errstate(invalid="ignore"):  # a lag without pairs: 0/0 is NaN
+                for j, column in enumerate(values.T):
+                    mean = np.bincount(at, column[pairs], minlength=longest) / number
+                    found[i].reshape(longest, -1)[:, j] = mean
         return found
 
     def _reduced(self, values: Array) -> Array | np.float64:
