@@ -38,7 +38,7 @@ def main() -> None:
                 cell=cell,
                 lr=0.005,
                 max_time=arguments.seconds or seconds,
-                eval_every=250,
+                eval_every=100,
             )
         summaries[cell] = result.summary
         sentences.append(f"{NAMES[cell]}: {reach(out)}")
