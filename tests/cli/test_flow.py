@@ -1,0 +1,214 @@
+"""``retrograde flow``: of runs of every task, and of bare checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import TINY
+from torch import nn
+
+import retrograde as rg
+
+FAST = ["--hidden-size", "8", "--max-steps", "2", "--threads", "1", "--quiet", "--no-report"]
+
+
+@pytest.fixture
+def run(text, tmp_path, retrograde):
+    """A language run of a few steps."""
+    folder = tmp_path / "run"
+    done = retrograde("train", text, "--out", folder, *TINY, "--max-steps", 3, "--cell", "gru", "--num-layers", 2)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    model = nn.ModuleDict({"encoder": nn.LSTM(3, 5, bidirectional=True), "decoder": nn.RNN(2, 4)})
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_of_a_run(run, retrograde):
+    done = retrograde("flow", run)
+    assert done.code == 0 and done.err == ""
+    for part in ("task language", "held out of", "lag", "growth a step", "half-life", "horizon", "l0: the gradient"):
+        assert part in " ".join(done.out.split())
+    assert any(block in done.out for block in "▁▂▃▄▅▆▇█")
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_json_is_what_gradient_flow_measures(run, text, retrograde):
+    done = retrograde("flow", run, text, "--json", "--steps", 12, "--sequences", 3, "--fraction", 0.1)
+    found = json.loads(done.out)
+    loaded = rg.training.load(run)
+    tokens = torch.from_numpy(loaded.vocabulary.encode(text.read_text())).long()
+    starts = torch.linspace(0, len(tokens) - 13, 3).long()
+    windows = torch.stack([tokens[start : start + 13] for start in starts], dim=1)
+
+    def loss(output):
+        return nn.functional.cross_entropy(output[0].transpose(1, 2), windows[1:], reduction="none")
+
+    flow = rg.gradient_flow(loaded.model, windows[:-1], loss=loss)
+    assert [layer["layer"] for layer in found["layers"]] == ["l0", "l1"]
+    assert np.allclose([layer["by_lag"] for layer in found["layers"]], flow.by_lag(), rtol=1e-5)
+    expected = [None if np.isnan(h) else h for h in flow.horizon(0.1)]
+    assert [layer["horizon"] for layer in found["layers"]] == expected
+    assert (found["steps"], found["sequences"], found["held_out"], found["fraction"]) == (12, 3, False, 0.1)
+
+
+def test_files(run, tmp_path, retrograde):
+    made = [tmp_path / name for name in ("pairs.csv", "flow.png", "kept/flow")]
+    done = retrograde("flow", run, "--layer", "l1", "--csv", made[0], "--plot", made[1], "--out", made[2])
+    assert done.code == 0 and "Written:" in done.out
+    kept = rg.GradientFlow.load(made[2])
+    assert kept.layers == ["l1"]
+    with made[0].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == np.count_nonzero(kept.norms) > 0
+    t, k = int(rows[7]["t"]), int(rows[7]["k"])
+    assert float(rows[7]["norm"]) == kept.norms[0, t, k]
+    assert made[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_shorter_than_asked(run, tmp_path, retrograde):
+    short = tmp_path / "short.txt"
+    short.write_text("the cat sat")
+    done = retrograde("flow", run, short, "--steps", 500)
+    assert done.code == 0
+    assert "no 500 steps; measured over 10" in done.err
+    assert "1 sequence of 10 steps" in done.out
+    short.write_text("t")
+    assert "too short" in retrograde("flow", run, short).err
+
+
+def test_training_text_that_is_gone_or_changed(run, text, retrograde):
+    text.write_text(text.read_text() + "More of it, much later than the training.\n")
+    done = retrograde("flow", run)
+    assert done.code == 0 and "has changed since training" in done.err
+    text.unlink()
+    done = retrograde("flow", run)
+    assert done.code == 2 and "give DATA" in done.err
+
+
+def test_of_a_classifier(tmp_path, retrograde):
+    table = tmp_path / "reviews.csv"
+    lines = [f"{'word ' * (n % 5 + 1)}{'good' if n % 2 else 'bad'},{'ab'[n % 2]}\n" for n in range(40)]
+    table.write_text("text,label\n" + "".join(lines))
+    train = ["train", table, "--task", "classify", "--embedding-size", 4, "--out", tmp_path / "run", *FAST]
+    assert retrograde(*train).code == 0
+    done = retrograde("flow", tmp_path / "run")
+    assert done.code == 0 and "E_t is the loss of the whole sequence" in " ".join(done.out.split())
+    one = tmp_path / "one.csv"  # a single sequence, of one label, can be measured too
+    one.write_text("text,label\nword word bad,a\n")
+    found = json.loads(retrograde("flow", tmp_path / "run", one, "--json").out)
+    assert (found["sequences"], found["steps"]) == (1, 3)
+    assert len(found["layers"][0]["by_lag"]) == 3
+    # Of sequences longer and shorter, the longest that --steps allows.
+    found = json.loads(retrograde("flow", tmp_path / "run", table, "--json", "--steps", 4, "--sequences", 2).out)
+    assert (found["sequences"], found["steps"]) == (2, 4)
+
+
+def test_of_a_forecast(tmp_path, retrograde):
+    table = tmp_path / "series.csv"
+    table.write_text("value\n" + "".join(f"{n % 7}\n" for n in range(90)))
+    train = ["train", table, "--task", "forecast", "--context", 10, "--horizon", 3, "--out", tmp_path / "run", *FAST]
+    assert retrograde(*train).code == 0
+    other = tmp_path / "other.csv"
+    other.write_text("value\n" + "".join(f"{n % 5}\n" for n in range(40)))
+    for data in ([], [other]):
+        found = json.loads(retrograde("flow", tmp_path / "run", *data, "--json", "--sequences", 4).out)
+        assert (found["sequences"], found["steps"], found["held_out"]) == (4, 10, not data)
+        assert found["layers"][0]["by_lag"][0] > 0
+    assert "--context" in retrograde("flow", tmp_path / "run", "--steps", 5).err
+
+
+def test_of_a_synthetic_task(tmp_path, retrograde):
+    assert retrograde("train", "builtin:adding?length=20", "--out", tmp_path / "run", *FAST).code == 0
+    assert json.loads(retrograde("flow", tmp_path / "run", "--json").out)["steps"] >= 20
+    longer = json.loads(retrograde("flow", tmp_path / "run", "builtin:adding?length=30", "--json").out)
+    assert longer["steps"] >= 30
+    done = retrograde("flow", tmp_path / "run", "builtin:copy-memory")
+    assert done.code == 2 and "outputs" in done.err
+
+
+# --- Checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_of_a_checkpoint_says_what_was_done(checkpoint, retrograde):
+    done = retrograde("flow", "--checkpoint", checkpoint, "--steps", 20, "--sequences", 2)
+    assert done.code == 0 and done.err == ""
+    words = " ".join(done.out.split())
+    for part in (
+        "2 recurrent modules",
+        "encoder: LSTM 3 → 5, bidirectional",
+        "decoder: RNN 2 → 4, tanh",
+        "--nonlinearity relu",
+        "standard-normal noise (seed 0), 2 sequences of 20 steps",
+        "no head and no data, so E_t is a fixed random projection of the output",
+        "encoder.l0_reverse: the gradient",
+    ):
+        assert part in words
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_of_a_checkpoint_driven_by_a_file(checkpoint, tmp_path, retrograde):
+    np.save(tmp_path / "in.npy", np.random.default_rng(0).normal(size=(9, 3, 2)))
+    asked = ["flow", "--checkpoint", checkpoint, "--input", tmp_path / "in.npy"]
+    found = json.loads(retrograde(*asked, "--layer", "decoder", "--nonlinearity", "relu", "--json").out)
+    assert found["modules"] == {"decoder": "RNN 2 → 4, relu"}
+    assert (found["steps"], found["sequences"], found["seed"]) == (9, 3, None)
+    done = retrograde(*asked)
+    assert done.code == 2 and "takes 3: give (T, B, 3)" in done.err
+
+
+def test_of_the_weights_of_a_run(run, retrograde):
+    done = retrograde("flow", "--checkpoint", run / "model.safetensors", "--json", "--steps", 10)
+    [(_, words)] = json.loads(done.out)["modules"].items()
+    assert words == "GRU 6 → 12, 2 layers"
+
+
+def test_names_in_a_checkpoint_give_the_terminal_no_orders(tmp_path, retrograde):
+    path = tmp_path / "odd\x1b[31m.safetensors"
+    save_file({f"a\x1b]0;title\x07[red]$x$\nb.{k}": v for k, v in nn.GRU(2, 3).state_dict().items()}, path)
+    done = retrograde("flow", "--checkpoint", path, "--steps", 5, "--plot", tmp_path / "a.png")
+    assert done.code == 0
+    assert not {"\x1b", "\x07"} & set(done.out)
+    save_file({"a\x1b[31m\nb": torch.ones(1)}, path)
+    done = retrograde("flow", "--checkpoint", path)
+    assert done.code == 2 and "\x1b" not in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "either a run folder or --checkpoint"),
+        (["RUN", "--checkpoint", "CHECKPOINT"], "either a run folder or --checkpoint"),
+        (["RUN", "--seed", "1"], "--seed is for --checkpoint"),
+        (["RUN", "--fraction", "1.5"], "--fraction 1.5 is impossible"),
+        (["RUN", "--layer", "l7"], "l7"),
+        (["RUN", "none.txt"], "none.txt does not exist"),
+        (["none"], "none does not exist"),
+        (["RUN", "--plot", "flow.doc"], "must end in .png"),
+        (["RUN", "--csv", "none/flow.csv"], "No such file"),
+        (["--checkpoint", "none.pt"], "none.pt cannot be read"),
+        (["--checkpoint", "RUN"], "is a folder"),
+        (
+            ["--checkpoint", "CHECKPOINT", "--layer", "l3"],
+            "this checkpoint has decoder.l0, encoder.l0, encoder.l0_reverse",
+        ),
+        (["--checkpoint", "CHECKPOINT", "--nonlinearity", "gelu"], "'gelu'"),
+        (["--checkpoint", "CHECKPOINT", "--steps", "1"], "--steps"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(options, message, run, checkpoint, retrograde):
+    given = {"RUN": run, "CHECKPOINT": checkpoint}
+    done = retrograde("flow", *[given.get(option, option) for option in options])
+    assert done.code == 2 and done.out == ""
+    assert message in done.err and done.err.count("\n") == 1
