@@ -83,16 +83,20 @@ class Summary:
             return [(lag, self.curves[:, lag].tolist(), (self.curves[:, lag] / start).tolist()) for lag in chosen]
 
     def table(self, lags: list[int] | None = None) -> Table:
-        """By lag: the norm of every layer and what share of the first it is, for a terminal (rich)."""
+        """By lag: the norm of every layer and, of one or two, what share of the first it is (rich)."""
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("lag", justify="right")
+        ratios_too = len(self.layers) <= 2  # more columns would not fit 80 characters
         for label in self.layers:
             table.add_column(label, justify="right")
-            table.add_column("of first", justify="right", style="dim")
+            if ratios_too:
+                table.add_column("of first", justify="right", style="dim")
         for lag, norms, ratios in self.rows(lags):
-            cells = [text for pair in zip(norms, ratios, strict=True) for text in (_number(pair[0]), _ratio(pair[1]))]
+            cells = []
+            for norm, ratio in zip(norms, ratios, strict=True):
+                cells += [_number(norm), _ratio(ratio)] if ratios_too else [_number(norm)]
             table.add_row(str(lag), *cells)
         return table
 
@@ -103,7 +107,7 @@ class Summary:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("layer")
         table.add_column("near → far")
-        for heading in ("growth a step", "half-life", f"horizon ({self.fraction:.2g})"):
+        for heading in ("growth/step", "half-life", f"horizon ({self.fraction:.2g})"):
             table.add_column(heading, justify="right")
         for i, label in enumerate(self.layers):
             growth = self.growth_per_step[i]
@@ -132,7 +136,7 @@ class Summary:
         )
 
 
-def summarise(flow: GradientFlow, fraction: float = 0.01, width: int = 32) -> Summary:
+def summarise(flow: GradientFlow, fraction: float = 0.01, width: int = 20) -> Summary:
     """Growth per step, half-life, horizon and a verdict for every layer of a flow.
 
     Parameters
@@ -259,13 +263,16 @@ def _verdict(
             f"{back} it is {_number(left)} times its first"
         )
     if kind == "steady":
-        return f"the gradient holds: {last} steps {back} it is {_ratio(left)} of its first"
+        holds = "falls at first, then holds" if left < 0.5 else "holds"
+        return f"the gradient {holds}: {last} steps {back} it is {_ratio(left)} of its first"
     if math.isnan(growth):
         return f"the gradient passes no step: exactly zero from {int(horizon)} steps {back} on"
     halves = f"halving every {half_life:.3g} steps" if np.isfinite(half_life) else "though it rises again farther off"
     if np.isfinite(horizon):
+        # The whole curve's rate does not tell of a steep beginning: say so where it alone would get half as far.
+        steep = "steeply at first, then " if growth**horizon > fraction**0.5 else ""
         return (
-            f"the gradient vanishes: ×{growth:.3g} a step {back}, {halves}; "
+            f"the gradient vanishes: {steep}×{growth:.3g} a step {back}, {halves}; "
             f"under {_ratio(fraction)} of it is left {int(horizon)} steps {back}"
         )
     return (

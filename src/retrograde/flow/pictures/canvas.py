@@ -38,9 +38,11 @@ def floor(values: NDArray[np.float64], decades: float = 16) -> tuple[float, floa
 def beside(ax: Axes, side: Literal["right", "bottom"], size: float, gap: float, *, share_x: bool = False) -> Axes:
     """A second panel, cut off the space of ``ax``, so that it works on axes given.
 
-    ``size`` and ``gap`` are relative to what ``ax`` keeps. Under a layout engine the gap is the engine's.
+    ``size`` and ``gap`` are relative to what ``ax`` keeps.
     """
     figure, spec = ax.figure, ax.get_subplotspec()
+    if figure.get_figure(root=True).get_layout_engine() is not None:
+        gap /= 4  # it keeps labels clear of each other by itself
     shared: Any = {"sharex": ax} if share_x else {}
     down = side == "bottom"
     if spec is not None:

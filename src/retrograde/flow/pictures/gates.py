@@ -34,7 +34,7 @@ def plot_gates(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0)
     constants = gates[keeper].time_constant
     assert constants is not None
     canvas.title(ax, _finding(label, keeper, gates[keeper], constants, flow.steps[i]))
-    panel = canvas.beside(ax, "right", 0.75, 0.1)
+    panel = canvas.beside(ax, "right", 0.75, 0.45)
     _strips(ax, gates, kind)
     _time_constants(panel, constants, keeper, flow.steps[i])
     return ax
@@ -62,8 +62,7 @@ def _time_constants(ax: Axes, constants: NDArray[np.float64], keeper: str, steps
     from matplotlib.ticker import MaxNLocator
 
     known = constants[np.isfinite(constants) & (constants > 0)]
-    ax.set_title(f"−1 / mean log {keeper}", loc="left", fontsize=9)
-    ax.set_xlabel("time constant of a unit (steps)", fontsize=9)
+    ax.set_xlabel(f"time constant −1/mean log {keeper} (steps)", fontsize=9)
     ax.set_ylabel("units", fontsize=9)
     if not len(known):
         return
@@ -74,7 +73,7 @@ def _time_constants(ax: Axes, constants: NDArray[np.float64], keeper: str, steps
     canvas.log_ticks(ax)
     if low <= steps * 2 and high >= steps / 4:
         ax.axvline(steps, color="black", linewidth=0.9, linestyle=":")
-        ax.set_xlabel(f"time constant of a unit (steps)\ndotted: T = {steps}", fontsize=9)
+        ax.set_xlabel(f"time constant −1/mean log {keeper} (steps)\ndotted: T = {steps}", fontsize=9)
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     canvas.grid(ax)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..summary import summarise
 from . import canvas
 
 if TYPE_CHECKING:
@@ -48,13 +49,12 @@ def plot_heatmap(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 
 
 
 def _finding(flow: GradientFlow, i: int) -> str:
-    curve = flow._one_curve()[i]
-    known = np.flatnonzero(np.isfinite(curve) & (curve > 0))
-    if not len(known):
+    summary = summarise(flow)
+    growth = summary.growth_per_step[i]
+    if summary.kinds[i] == "none":
         return f"{flow.layers[i]}: no gradient reaches it"
-    first, last = known[0], known[-1]
-    if last == first:
+    if not np.isfinite(growth):
         return f"{flow.layers[i]}: the gradient does not pass a step"
-    per_step = (curve[last] / curve[first]) ** (1 / (last - first))
-    verb = "shrinks" if per_step < 1 else "grows"
-    return f"{flow.layers[i]}: the gradient {verb} by ×{per_step:.3g} a step back"
+    verb = {"vanishing": "shrinks", "exploding": "grows", "steady": "holds:"}[summary.kinds[i]]
+    way = "ahead" if flow.reverse[i] else "back"
+    return f"{flow.layers[i]}: the gradient {verb} {'' if verb == 'holds:' else 'by '}×{growth:.3g} a step {way}"

@@ -47,7 +47,7 @@ def _pictures(flow: GradientFlow, summary: Summary) -> str:
 
 
 def _measures(summary: Summary) -> str:
-    rows = [["layer", "near → far", "growth a step", "half-life", f"horizon ({summary.fraction:.2g})"]]
+    rows = [["layer", "near → far", "growth/step", "half-life", f"horizon ({summary.fraction:.2g})"]]
     for i, label in enumerate(summary.layers):
         growth = summary.growth_per_step[i]
         rows.append(
