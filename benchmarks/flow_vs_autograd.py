@@ -92,7 +92,8 @@ def main() -> None:
             return rg.gradient_flow(module, x, loss=lambda output: loss(output[0]))
 
         expected, found = plain(), torch.from_numpy(ours().norms[0])
-        error = float(((found - expected).abs() / expected.clamp(min=1e-30)).max())
+        # Norms under 1e-15 are left out: the plain way's squares underflow there.
+        error = float(((found - expected).abs() / expected)[expected > 1e-15].max())
         seconds: dict[str, list[float]] = {"plain": [], "ours": []}
         ratios = []
         for _ in range(options.rounds):  # interleaved, so that a busy machine is busy for both

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from twin import norms, unrolled
 
 import retrograde as rg
+from retrograde.errors import FlowError, OptionError
 
 LAYERS = ["RNN", "ReLU", "GRU", "LSTM", "projected"]
 
@@ -47,7 +48,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(LAYERS),
     depth=st.integers(1, 3),
@@ -69,3 +70,153 @@ def test_every_pair_equals_autograd_over_an_unrolled_twin(
     output, states = unrolled(module, x)
     assert flow.layers == list(states)
     close(flow.norms, norms(HEADS[head](output), states))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    kind=st.sampled_from(LAYERS),
+    depth=st.integers(1, 2),
+    bidirectional=st.booleans(),
+    head=st.sampled_from(sorted(HEADS)),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    seed=st.integers(0, 2**16),
+)
+def test_packed_sequences_equal_each_sequence_by_itself(
+    kind: str, depth: int, bidirectional: bool, head: str, lengths: list[int], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    module = make(kind, 3, 3, num_layers=depth, bidirectional=bidirectional)
+    x = torch.randn(max(lengths), len(lengths), 3, dtype=torch.float64)
+    live = (torch.arange(max(lengths)).unsqueeze(1) < torch.tensor(lengths)).double()
+
+    def run(x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(module(packed)[0])[0]
+
+    flow = rg.gradient_flow(run, x, loss=lambda o: HEADS[head](o) * live, reduce="none")
+    output, states = unrolled(module, x, lengths=lengths)
+    expected = norms(HEADS[head](output) * live, states) * live.numpy()
+    close(flow.norms, expected)
+    assert flow.lengths is not None and flow.lengths.tolist() == lengths
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_one_loss_per_sequence_batch_first(kind: str, bidirectional: bool) -> None:
+    module = make(kind, 3, 4, num_layers=2, bidirectional=bidirectional)
+    x = torch.randn(5, 3, 3, dtype=torch.float64)
+    output, states = unrolled(module, x)
+    expected = norms(output[-1].square().sum(-1)[None], states)
+    module.batch_first = True
+    flow = rg.gradient_flow(module, x.transpose(0, 1), loss=lambda o: o[0][:, -1].square().sum(-1), reduce="none")
+    assert flow.final
+    close(flow.norms, expected)
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_the_cell_state_alone(head: str) -> None:
+    module = make("LSTM", 3, 4, num_layers=2)
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    flow = rg.gradient_flow(module, x, loss=lambda o: HEADS[head](o[0]), reduce="none", state="c")
+    output, states = unrolled(module, x, free_cell=False)
+    close(flow.norms, norms(HEADS[head](output), states))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_float32_equals_the_float64_twin(kind: str, head: str) -> None:
+    module = make(kind, 5, 16, num_layers=2)
+    x = torch.randn(20, 3, 5, dtype=torch.float64)
+    output, states = unrolled(module, x)
+    expected = norms(HEADS[head](output), states)
+    flow = rg.gradient_flow(module.float(), x.float(), loss=lambda o: HEADS[head](o[0]), reduce="none")
+    np.testing.assert_allclose(flow.norms, expected, rtol=1e-5, atol=1e-7 * float(expected.max()))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 30.0])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_float32_follows_gradients_far_outside_its_range(factor: float, depth: int) -> None:
+    """‖∂E_t/∂s_k‖ = factor^(t−k)·‖∂E_t/∂s_t‖ for W_hh = factor·1 at rest: to 1e-90 and to 1e44 over these steps."""
+    module = nn.RNN(2, 4, num_layers=depth, bias=False)
+    with torch.no_grad():
+        for layer in range(depth):
+            getattr(module, f"weight_hh_l{layer}").copy_(factor * torch.eye(4))
+    x = torch.zeros(31, 2, 2)
+    output, states = unrolled(module.double(), x.double())
+    expected = norms(local_head(output + 1), states)
+    flow = rg.gradient_flow(module.float(), x, loss=lambda o: local_head(o[0] + 1), reduce="none")
+    assert not ((expected > 1e-30) & (expected < 1e30)).all()
+    np.testing.assert_allclose(flow.norms, expected, rtol=1e-5)
+
+
+def test_masked_targets_layers_and_reductions() -> None:
+    module = make("GRU", 3, 4, num_layers=2, bidirectional=True)
+    x, mask = torch.randn(6, 3, 3, dtype=torch.float64), torch.ones(6, 3, dtype=torch.float64)
+    mask[2, 1] = mask[4] = 0
+
+    def loss(o: tuple[Tensor, Tensor]) -> Tensor:
+        return local_head(o[0]) * mask
+
+    output, states = unrolled(module, x)
+    every = norms(local_head(output) * mask, states)
+    for head in (loss, lambda o: mixing_head(o[0]) * mask):
+        whole = rg.gradient_flow(module, x, loss=head, reduce="none")
+        part = rg.gradient_flow(module, x, loss=head, reduce="none", targets=[-1, 1], layers=["l1", "l0_reverse"])
+        assert part.targets.tolist() == [1, 5]
+        close(part.norms, whole.norms[[whole.layer(name) for name in part.layers]][:, [1, 5]])
+    close(rg.gradient_flow(module, x, loss=loss, reduce="none").norms, every)
+    mean = rg.gradient_flow(module, x, loss=loss).norms
+    exists = mask.numpy()[None, :, None] != 0
+    close(mean, every.sum(-1) / np.maximum(exists.sum(-1), 1))
+    median = rg.gradient_flow(module, x, loss=loss, reduce="median").norms
+    close(median[:, 0], np.median(every[:, 0], -1))
+    spread = rg.gradient_flow(module, x, loss=loss, reduce=[0.1, 0.9]).norms
+    close(spread[:, 0], np.moveaxis(np.quantile(every[:, 0], [0.1, 0.9], axis=-1), 0, -1))
+
+
+@pytest.mark.parametrize("reduce", ["mean", "none", [0.25, 0.75]])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_by_lag_is_the_mean_along_diagonals(reduce: object, bidirectional: bool) -> None:
+    module = make("RNN", 3, 4, bidirectional=bidirectional)
+    x = torch.randn(7, 3, 3, dtype=torch.float64)
+    flow = rg.gradient_flow(module, x, loss=lambda o: local_head(o[0]), reduce=reduce, targets=[2, 3, 6])
+    found = flow.by_lag()
+    for i, label in enumerate(flow.layers):
+        sign = -1 if label.endswith("reverse") else 1
+        for lag in range(found.shape[1]):
+            pairs = [(n, t - sign * lag) for n, t in enumerate(flow.targets) if 0 <= t - sign * lag < 7]
+            if pairs:
+                close(found[i, lag], np.mean([flow.norms[i, n, k] for n, k in pairs], axis=0), 1e-12)
+            else:
+                assert np.isnan(found[i, lag]).all()
+
+
+def test_errors_name_what_is_wrong_and_the_mend() -> None:
+    x = torch.randn(5, 2, 3)
+    rnn = nn.RNN(3, 4)
+    with pytest.raises(FlowError, match="ran no recurrent layer"):
+        rg.gradient_flow(nn.Linear(3, 4), x, loss=lambda o: o.sum(-1))
+    with pytest.raises(FlowError, match="reduction='none'"):
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0].sum())
+    with pytest.raises(FlowError, match=r"\(5, 2\)"):
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0])
+    with pytest.raises(FlowError):
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0].detach().sum(-1))
+    bad = x.clone()
+    bad[3, 1] = torch.nan
+    with pytest.raises(FlowError, match=r"l0 is not finite from step 3 on \(sequence 1\)"):
+        rg.gradient_flow(rnn, bad, loss=lambda o: o[0].sum(-1))
+    with pytest.raises(FlowError, match="targets"):
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0].sum(-1), targets=[5])
+    with pytest.raises(FlowError, match="this model has l0"):
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0].sum(-1), layers=["l7"])
+    with pytest.raises(OptionError, match="state"):
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0].sum(-1), state="x")
+
+
+def test_dropout_is_off_unless_asked_and_said() -> None:
+    rnn, x = nn.RNN(3, 4, num_layers=2, dropout=0.5), torch.randn(5, 2, 3)
+    quiet = rg.gradient_flow(rnn, x, loss=lambda o: o[0].sum(-1))
+    assert "eval mode" in " ".join(quiet.notes)
+    assert rnn.training
+    assert "dropout is active" in " ".join(rg.gradient_flow(rnn, x, loss=lambda o: o[0].sum(-1), training=True).notes)

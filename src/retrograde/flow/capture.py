@@ -249,6 +249,14 @@ def recording(model: object) -> Iterator[Recorder]:
             if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
                 handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(leave, prepend=True, always_call=True))
+    else:  # a plain function: the layers inside are not known beforehand, only met
+
+        def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+                packed = next((a for a in args if isinstance(a, nn.utils.rnn.PackedSequence)), None)
+                recorder.order = None if packed is None else packed.unsorted_indices
+
+        handles.append(nn.modules.module.register_module_forward_pre_hook(meet))
     try:
         with torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.enable_grad(), recorder:
             yield recorder
