@@ -38,7 +38,7 @@ def checkpoint(tmp_path):
 def test_of_a_run(run, retrograde):
     done = retrograde("flow", run)
     assert done.code == 0 and done.err == ""
-    for part in ("task language", "held out of", "lag", "growth a step", "half-life", "horizon", "l0: the gradient"):
+    for part in ("task language", "held out of", "lag", "growth", "half-life", "horizon", "l0: the gradient"):
         assert part in " ".join(done.out.split())
     assert any(block in done.out for block in "▁▂▃▄▅▆▇█")
     assert max(map(len, done.out.splitlines())) <= 80

@@ -219,6 +219,15 @@ def test_no_recurrent_weights_lists_what_is_there():
         find_recurrent(many)
 
 
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_reparametrised_weights_are_not_taken_for_weights(old):
+    norm = nn.utils.weight_norm if old else nn.utils.parametrizations.weight_norm
+    lstm = norm(nn.LSTM(2, 3), "weight_hh_l0")
+    with pytest.raises(FlowError, match=r"no weight_hh of layer 0.*weight_hh_l0\S* looks reparametrised"):
+        find_recurrent({f"rnn.{name}": value for name, value in lstm.state_dict().items()})
+
+
 def changed(module, name, tensor):
     parameters = module.state_dict()
     if tensor is None:

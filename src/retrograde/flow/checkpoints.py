@@ -199,6 +199,11 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
     """
     if nonlinearity not in (None, "tanh", "relu"):
         raise OptionError(f"nonlinearity is {nonlinearity!r}; it is 'tanh' or 'relu'.")
+    # weight_norm, spectral_norm and dropout of weights keep something else than the weights under names like theirs.
+    made = next((name for name in parameters if "weight_hh" in name and not _NAME.match(name)), None)
+    hint = (
+        "" if made is None else f" {made} looks reparametrised: remove that (remove_parametrizations) and save again."
+    )
     modules: dict[str, dict[tuple[int, bool, str], tuple[str, Tensor]]] = {}
     for name, tensor in parameters.items():
         if (match := _NAME.match(name)) is not None:
@@ -209,14 +214,14 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise FlowError(
             "No RNN, GRU or LSTM weights were found (names that end like weight_ih_l0, weight_hh_l0): "
-            f"the parameters are {shown or 'none'}."
+            f"the parameters are {shown or 'none'}.{hint}"
         )
     found: list[Found] = []
     for name, own in modules.items():
         plain = re.sub(r"[^\w.\-]", "_", name, flags=re.ASCII)
         while any(plain == other.name for other in found):
             plain += "_"
-        found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh")))
+        found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh", hint)))
     if nonlinearity is not None and not any(isinstance(one.module, nn.RNN) for one in found):
         raise OptionError(
             f"--nonlinearity {nonlinearity} is for an RNN; this checkpoint has {_kind(found[0].module)} weights."
@@ -224,12 +229,12 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
     return found
 
 
-def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity: str) -> nn.RNNBase:
+def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity: str, hint: str) -> nn.RNNBase:
     """The module whose parameters these are."""
     any_name = next(iter(own.values()))[0]
     if (0, False, "weight_ih") not in own or (0, False, "weight_hh") not in own:
         missing = "weight_ih" if (0, False, "weight_ih") not in own else "weight_hh"
-        raise FlowError(f"{any_name} has no {missing} of layer 0 beside it: the recurrent layer is not whole.")
+        raise FlowError(f"{any_name} has no {missing} of layer 0 beside it: the recurrent layer is not whole.{hint}")
     for name, tensor in own.values():
         _check(name, tensor)
     name, hh = own[0, False, "weight_hh"]
