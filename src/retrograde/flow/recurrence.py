@@ -168,7 +168,7 @@ class _Space:
         hidden, carry = self.hidden[:rows], self.next_h[:rows]
         cell = None if self.next_c is None else self.next_c[:rows]
         pulled = run.pull(at, h, c, out=(hidden, cell))
-        torch.mm(hidden.flatten(0, 1), weights.hh, out=carry.view(-1, carry.shape[-1]))
+        torch.mm(hidden.view(-1, hidden.shape[-1]), weights.hh, out=carry.view(-1, carry.shape[-1]))
         run.add_direct(at, h, carry)
         self.h, self.next_h = carry, self.h
         self.c, self.next_c = pulled.cell, c
@@ -182,7 +182,7 @@ class _Space:
         """
         norm = lag.norm_h if lag.norm_c is None else torch.maximum(lag.norm_h, lag.norm_c)
         low = torch.finfo(norm.dtype).tiny ** 0.25
-        least, most = torch.aminmax(norm)
+        least, most = (float(edge) for edge in torch.aminmax(norm))
         if low < least and most < 1 / low:
             return
         far = ((norm < low) & (norm > 0)) | (norm > 1 / low)
@@ -219,8 +219,9 @@ def by_lag(
     """
     every = len(targets) == stack[0].steps
     spaces = [_Space(run, g, targets) for run, g in zip(stack, local, strict=True)]
-    for lag in range(int(targets[-1]) + 1):
-        gone = int((targets < lag).sum()) - int((targets < lag - 1).sum()) if lag else 0
+    first = torch.searchsorted(targets, torch.arange(int(targets[-1]) + 1)).tolist()  # row of the first t ≥ ℓ
+    for lag, row in enumerate(first):
+        gone = row - first[lag - 1] if lag else 0
         at: slice | Tensor = slice(0, len(targets) - lag) if every else targets[targets >= lag] - lag
         found: list[Lag] = []
         above: Tensor | None = None
