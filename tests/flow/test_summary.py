@@ -49,6 +49,16 @@ def test_nothing_passes_where_w_is_zero() -> None:
     assert not summary.sparkline[0][1:].strip()
 
 
+def test_a_direction_read_at_one_step_only_is_named() -> None:
+    """``output[-1]`` of a bidirectional layer holds the reverse direction's first step: a classic mistake."""
+    lstm = torch.nn.LSTM(2, 4, bidirectional=True)
+    flow = rg.gradient_flow(lstm, torch.randn(9, 3, 2), loss=lambda output: output[0][-1].square().sum(-1))
+    summary = summarise(flow)
+    assert summary.kinds[1] == "local"
+    assert summary.verdict[1] == "the gradient passes no step: only the state 8 steps ahead gets any"
+    assert np.isfinite([ratios[1] for _, norms, ratios in summary.rows() if norms[1] > 0]).all()
+
+
 def test_table_holds_the_measured_norms() -> None:
     flow = linear_rnn(0.7)
     rows = summarise(flow).rows()

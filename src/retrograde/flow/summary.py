@@ -46,7 +46,8 @@ class Summary:
     fraction : float
         The fraction of the horizon.
     kinds : list of str
-        ``"vanishing"``, ``"exploding"``, ``"steady"`` or ``"none"``: the verdict in one word.
+        ``"vanishing"``, ``"exploding"``, ``"steady"``, ``"local"`` (one lag alone has a gradient: it passes no step) or
+        ``"none"``: the verdict in one word.
     verdict : list of str
         The same in a sentence.
     sparkline : list of str
@@ -216,8 +217,8 @@ def horizon_words(lag: float, measured: int) -> str:
 
 
 def _first(curve: Array) -> float:
-    known = curve[np.isfinite(curve)]
-    return float(known[0]) if len(known) else math.nan
+    reached = curve[np.isfinite(curve) & (curve > 0)]
+    return float(reached[0]) if len(reached) else math.nan
 
 
 def _growth(curve: Array) -> float:
@@ -234,6 +235,8 @@ def _kind(curve: Array, growth: float, horizon: float) -> str:
     known = np.flatnonzero(np.isfinite(curve))
     if not (curve[known] > 0).any():
         return "none"
+    if (curve[known] > 0).sum() == 1:
+        return "local"
     if np.isfinite(horizon):
         return "vanishing"
     if math.isnan(growth):
@@ -252,10 +255,14 @@ def _verdict(
     back = "ahead" if reverse else "back"
     if kind == "none":
         return "no gradient reaches this layer"
-    first, last = int(known[0]), int(known[-1])
-    left = curve[last] / curve[first] if curve[first] > 0 else math.nan
-    if first == last:
+    # Before the first lag that has any, the loss does not look: an output cut off, a masked step.
+    first, last = int(known[curve[known] > 0][0]), int(known[-1])
+    left = curve[last] / curve[first]
+    if len(known) == 1:
         return f"only lag {first} was measured: nothing can be said of time"
+    if kind == "local":
+        where = "of the same step" if first == 0 else f"{first} steps {back}"
+        return f"the gradient passes no step: only the state {where} gets any"
     if kind == "exploding":
         doubling = math.log(2) / math.log(growth)
         return (
@@ -265,8 +272,6 @@ def _verdict(
     if kind == "steady":
         holds = "falls at first, then holds" if left < 0.5 else "holds"
         return f"the gradient {holds}: {last} steps {back} it is {_ratio(left)} of its first"
-    if math.isnan(growth):
-        return f"the gradient passes no step: exactly zero from {int(horizon)} steps {back} on"
     halves = f"halving every {half_life:.3g} steps" if np.isfinite(half_life) else "though it rises again farther off"
     if np.isfinite(horizon):
         # The whole curve's rate does not tell of a steep beginning: say so where it alone would get half as far.

@@ -53,7 +53,7 @@ def _finding(flow: GradientFlow, i: int) -> str:
     growth = summary.growth_per_step[i]
     if summary.kinds[i] == "none":
         return f"{flow.layers[i]}: no gradient reaches it"
-    if not np.isfinite(growth):
+    if summary.kinds[i] == "local" or not np.isfinite(growth):
         return f"{flow.layers[i]}: the gradient does not pass a step"
     verb = {"vanishing": "shrinks", "exploding": "grows", "steady": "holds:"}[summary.kinds[i]]
     way = "ahead" if flow.reverse[i] else "back"
