@@ -7,6 +7,7 @@ from .measure import gradient_flow
 from .recorder import GradientFlowRecorder
 from .result import GradientFlow
 from .sequences import SequenceGradients, sequence_gradients
+from .summary import Summary, summarise
 
 __all__ = [
     "GradientCheck",
@@ -14,7 +15,9 @@ __all__ = [
     "GradientFlow",
     "GradientFlowRecorder",
     "SequenceGradients",
+    "Summary",
     "check_gradients",
     "gradient_flow",
     "sequence_gradients",
+    "summarise",
 ]
