@@ -95,6 +95,19 @@ def test_shares_name_the_lags_that_matter() -> None:
     assert last == 19
 
 
+def test_shares_of_a_layer_that_looks_ahead_leave_out_empty_paper() -> None:
+    flow = measured("LSTM", steps=60, num_layers=2, bidirectional=True)
+    found = flow.contributions("weight_hh_l0")
+    assert found.lags is not None
+    assert found.lags[0] < -40
+    ax = flow.plot_shares()
+    low, high = ax.get_xlim()
+    kept = (found.lags >= low) & (found.lags <= high)
+    assert low > -40
+    assert low < 0
+    assert np.abs(found.share[~kept]).sum() < 0.005
+
+
 def test_truncation_marks_the_shortest_length() -> None:
     flow = measured("RNN")
     shortest = flow.truncation().shortest(0.95)

@@ -42,7 +42,7 @@ def plot_by_lag(flow: GradientFlow, ax: Axes | None = None, fraction: float = 0.
     ax.set_ylabel("‖∂E_t/∂s_k‖, mean over t")
     if len(flow.layers) > 1:
         ax.legend(frameon=False)
-    ax.set_title(_finding(flow, horizons, fraction), loc="left", fontsize=10)
+    canvas.title(ax, _finding(flow, horizons, fraction))
     ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
     return ax
 

@@ -54,7 +54,7 @@ def _strips(ax: Axes, gates: dict[str, Gate], kind: str) -> None:
     ax.set_xlim(0, 1)
     ax.set_ylim(len(gates) - 0.5, -0.5)
     ax.set_yticks(range(len(gates)), [_NAMES[kind][name] for name in gates])
-    ax.set_xlabel("gate, a point a unit (mean);\ngrey: share of values under 0.1, above 0.9", fontsize=9)
+    ax.set_xlabel("mean of each unit;  grey:\nshare under 0.1, above 0.9", fontsize=9)
     ax.grid(True, axis="x", alpha=0.25, linewidth=0.5)
 
 

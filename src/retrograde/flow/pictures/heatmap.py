@@ -44,7 +44,7 @@ def plot_heatmap(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 
         ax.set_yticks(ticks, [str(flow.targets[j]) for j in ticks])
     ax.set_xlabel("k: the state that is asked about")
     ax.set_ylabel("t: the loss that asks" if not flow.final else "the loss of the sequence")
-    ax.set_title(_finding(flow, i), loc="left", fontsize=10)
+    canvas.title(ax, _finding(flow, i))
     return ax
 
 

@@ -41,23 +41,19 @@ def plot_shares(
     # Lags whose shares, taken without their signs, come to next to nothing would be an empty stretch of paper.
     rest = np.abs(share)[::-1].cumsum()[::-1]
     shown = max(int((rest > _REST).sum()), 5)
-    x, y = lags[:shown], share[:shown]
+    ahead = min(int((np.abs(share).cumsum() <= _REST).sum()), int((lags < 0).sum()), shown - 1)
+    left_out = float(rest[shown] if shown < len(lags) else 0.0) + float(np.abs(share[:ahead]).sum())
+    x, y = lags[ahead:shown], share[ahead:shown]
     width = 0.85 if shown < 80 else 1.0
     forward, against = canvas.COLOURS[0], canvas.COLOURS[1]
     ax.bar(x[y >= 0], y[y >= 0], width, color=forward, label="share of the lag")
     if (y < 0).any():
         ax.bar(x[y < 0], y[y < 0], width, color=against, hatch="///" if shown < 80 else None, label="against the whole")
-    ax.plot(x, total[:shown], color="black", linewidth=1.2, drawstyle="steps-mid", label="sum up to the lag")
+    ax.plot(x, total[ahead:shown], color="black", linewidth=1.2, drawstyle="steps-mid", label="sum up to the lag")
     ax.axhline(1, color="grey", linewidth=0.8, linestyle=":")
     ax.axhline(0, color="grey", linewidth=0.8)
-    ax.set_xlabel(
-        "lag  t − k  (steps back)"
-        + (
-            f";  beyond lag {lags[shown - 1]}: {_percent(rest[shown])} in all"
-            if shown < len(lags) and rest[shown]
-            else ""
-        )
-    )
+    drawn = f";  lags not drawn hold {_percent(left_out)} in all" if left_out else ""
+    ax.set_xlabel("lag  t − k  (steps back)" + drawn)
     ax.set_ylabel("signed share  ⟨g_lag, g⟩ / ‖g‖²")
     ax.set_xlim(x[0] - 0.7, x[-1] + 0.7)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
