@@ -41,6 +41,7 @@ OWNED = (
     "flow/trained.json",
     "flow/untrained.safetensors",
     "flow/untrained.json",
+    "flow/recorded.jsonl",
     "checkpoints/*.safetensors",
     "**/.*.partial",
     ".lock",
