@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError, OptionError
+from .measure import dropout_notes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -787,19 +788,7 @@ def _is_stochastic(twin: _Subject, expected: _Measured) -> bool:
 
 
 def _set_mode(module: nn.Module, training: bool, device: torch.device, notes: list[str]) -> str:
-    active = [
-        m
-        for m in module.modules()
-        if m.training
-        and (
-            (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-            or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
-        )
-    ]
-    if active and not training:
-        notes.append("dropout was active; measured in eval mode, without it (training=True measures with it)")
-    elif active:
-        notes.append("dropout is active: one random mask was measured")
+    notes += dropout_notes((m for m in module.modules() if m.training), training)
     if training:
         return "training" if module.training else "eval"
     module.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -406,6 +406,20 @@ def thawed(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
+def dropout_notes(active: Iterable[nn.Module], training: bool) -> list[str]:
+    """What to say of the dropout among modules that were in training mode."""
+    drops = any(
+        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
+        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
+        for m in active
+    )
+    if not drops:
+        return []
+    if training:
+        return ["dropout is active: one random mask was measured"]
+    return ["dropout was active; measured in eval mode, without it (training=True measures with it)"]
+
+
 @contextlib.contextmanager
 def undisturbed(model: object, training: bool, notes: list[str], *, freeze: bool = True) -> Iterator[None]:
     """Leave modes, buffers, ``requires_grad`` and random state as they were found."""
@@ -414,19 +428,7 @@ def undisturbed(model: object, training: bool, notes: list[str], *, freeze: bool
             yield
         return
     modes = [(module, module.training) for module in model.modules()]
-    dropouts = [
-        m
-        for m, active in modes
-        if active
-        and (
-            (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-            or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
-        )
-    ]
-    if dropouts and not training:
-        notes.append("dropout was active; measured in eval mode, without it (training=True measures with it)")
-    elif dropouts:
-        notes.append("dropout is active: one random mask was measured")
+    notes += dropout_notes([m for m, active in modes if active], training)
     buffers = [(b, b.detach().clone()) for b in model.buffers()] if training else []
     wanted = [p for p in model.parameters() if p.requires_grad] if freeze else []
     devices = {b.device for b in model.parameters() if b.device.type != "cpu"}
