@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import DataError, OptionError, RunError
 from .labelled import RECURRENT
 from .sequences import Scaler, SequenceModel, Shuffle, fill
-from .tables import Columns, Series, Table, columns_for, open_table, series
+from .tables import Columns, Series, Table, columns_for, fingerprint, open_table, series
 
 __all__ = ["ForecastModel", "ForecastTask", "Windows"]
 
@@ -444,7 +444,7 @@ class ForecastTask:
         self.options, self.source = dict(options), source
         self.notes: list[str] = []
         table = open_table(source, options.get("encoding") or "utf-8")
-        self.fingerprint = table.fingerprint
+        self.fingerprint = fingerprint(source, options.get("validation"), options.get("test"))
         if files is not None:
             self.columns, self.plan, self.scalers, self.units = _parts_of(files)
         else:

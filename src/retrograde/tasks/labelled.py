@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..errors import DataError, OptionError, RunError
 from . import metrics
 from .sequences import Encoder, Ragged, Scaler, SequenceModel, Shuffle
-from .tables import Columns, Record, Table, columns_for, open_table, sequences
+from .tables import Columns, Record, Table, columns_for, fingerprint, open_table, sequences
 
 __all__ = ["LabelledModel", "LabelledTask"]
 
@@ -331,7 +331,7 @@ class LabelledTask:
         self.source = source
         self.notes: list[str] = []
         table = open_table(source, options.get("encoding") or "utf-8")
-        self.fingerprint = table.fingerprint
+        self.fingerprint = fingerprint(source, options.get("validation"), options.get("test"))
         if files is not None:
             self.columns, self.encoder, self.labels = parts_of(files)
             self._with(nn.Module()).open(source, options.get("encoding") or "utf-8")

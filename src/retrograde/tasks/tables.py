@@ -11,6 +11,7 @@ import codecs
 import csv
 import fnmatch
 import gzip
+import hashlib
 import io
 import json
 import logging
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
 
-__all__ = ["Columns", "Record", "Series", "Table", "columns_for", "open_table", "sequences", "series"]
+__all__ = ["Columns", "Record", "Series", "Table", "columns_for", "fingerprint", "open_table", "sequences", "series"]
 
 BLOCK = 1000  # rows read at once
 SAMPLE = 1000  # rows looked at to guess what the columns are
@@ -50,8 +51,6 @@ class Table:
         Of the columns.
     blocks : callable
         Begins to read anew: an iterator of blocks, ``{column: values}``. Cells are text where the file has no types.
-    fingerprint : str
-        Changes when the files do.
     notes : list of str
         What a user should know about the reading.
     """
@@ -59,7 +58,6 @@ class Table:
     source: str
     names: list[str]
     blocks: Callable[[], Iterator[Block]] = field(repr=False)
-    fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
 
     def sample(self) -> Block:
@@ -122,9 +120,34 @@ def open_table(source: str | Path, encoding: str = "utf-8") -> Table:
             table = _csv(path, encoding, "\t" if kind == ".tsv" else None)
         else:
             table = _dataset(path, "json", None, encoding=encoding)
-    stat = path.stat()
-    table.fingerprint = f"{stat.st_size}:{stat.st_mtime_ns}"
     return table
+
+
+def fingerprint(*sources: str | None) -> str:
+    """SHA-256 of what is in some files and folders, by which a run that is resumed knows its data again.
+
+    A copy, or a file with another date, has the same. What is built in goes by its name.
+
+    Raises
+    ------
+    DataError
+        If one cannot be read.
+    """
+    found = hashlib.sha256()
+    for source in sources:
+        if source is None or source.startswith("builtin:"):
+            found.update(f"{source}\0".encode())
+            continue
+        path = Path(source)
+        for file in _text_files(path) if path.is_dir() else [path]:
+            try:
+                with file.open("rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256").hexdigest()
+            except OSError as error:
+                raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
+            name = file.relative_to(path).as_posix() if path.is_dir() else ""
+            found.update(f"{name}\0{content}\0".encode("utf-8", "surrogateescape"))
+    return f"sha256:{found.hexdigest()}"
 
 
 def _open(path: Path) -> Any:
@@ -275,9 +298,7 @@ def _arrays(path: Path) -> Table:
     return _table_of(str(path), arrays, lengths=arrays.pop(lasts[0]) if lasts and len(arrays) > 1 else None)
 
 
-def _table_of(
-    source: str, arrays: Mapping[str, NDArray[Any]], fingerprint: str = "", lengths: NDArray[Any] | None = None
-) -> Table:
+def _table_of(source: str, arrays: Mapping[str, NDArray[Any]], lengths: NDArray[Any] | None = None) -> Table:
     """A table of arrays that have a row for each index. A matrix of series, (rows, C), becomes C columns of numbers.
 
     ``lengths`` says how many steps of each row are real, where the arrays are padded.
@@ -300,10 +321,11 @@ def _table_of(
                         block[name] = [cell[:end] for cell, end in zip(cells, ends, strict=True)]
             yield block
 
-    return Table(source, list(columns), blocks, fingerprint)
+    return Table(source, list(columns), blocks)
 
 
-def _texts(folder: Path, encoding: str) -> Table:
+def _text_files(folder: Path) -> list[Path]:
+    """The text files under a folder without hidden ones, in the order of their paths."""
     files = sorted(
         (
             path
@@ -312,7 +334,11 @@ def _texts(folder: Path, encoding: str) -> Table:
         ),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
-    files = [path for path in files if path.suffix.lower() in (".txt", ".text", ".md", "")]
+    return [path for path in files if path.suffix.lower() in (".txt", ".text", ".md", "")]
+
+
+def _texts(folder: Path, encoding: str) -> Table:
+    files = _text_files(folder)
     if not files:
         raise DataError(f"{folder} holds no text files (.txt): a folder of texts has them in one folder per label.")
 
@@ -327,8 +353,7 @@ def _texts(folder: Path, encoding: str) -> Table:
             names = [path.relative_to(folder).as_posix() for path in some]
             yield {"text": texts, "label": labels, "file": names}
 
-    total = sum(path.stat().st_size for path in files)
-    return Table(str(folder), ["text", "label", "file"], blocks, f"{len(files)}:{total}")
+    return Table(str(folder), ["text", "label", "file"], blocks)
 
 
 def _builtin(name: str) -> Table:
@@ -336,7 +361,7 @@ def _builtin(name: str) -> Table:
         from sklearn.datasets import load_digits
 
         digits = load_digits()  # 1797 pictures of 8 x 8 pixels from 0 to 16, read row by row: 64 steps
-        return _table_of(name, {"pixels": digits.data.astype(np.float32), "digit": digits.target}, "digits")
+        return _table_of(name, {"pixels": digits.data.astype(np.float32), "digit": digits.target})
     if name == "builtin:eeg":
         from matplotlib import cbook
 
@@ -347,7 +372,7 @@ def _builtin(name: str) -> Table:
             raise DataError(
                 "builtin:eeg is not there: this matplotlib was installed without its sample data."
             ) from None
-        return _table_of(name, {f"eeg_{place}": samples[:, place] for place in range(4)}, "eeg")
+        return _table_of(name, {f"eeg_{place}": samples[:, place] for place in range(4)})
     raise DataError(f"there is no table {name!r}: there are builtin:digits and builtin:eeg.")
 
 
