@@ -241,12 +241,21 @@ def train(
     eval_every: Annotated[
         int | None, _option(RUN, "Steps between evaluations. [dim]\\[half an epoch, at most 500][/dim]")
     ] = None,
+    checkpoint_minutes: Annotated[
+        float, _option(RUN, "Write a checkpoint after so long too, not only at evaluations; 0: never.")
+    ] = DEFAULT.checkpoint_minutes,
+    keep_checkpoints: Annotated[
+        int, _option(RUN, "How many of the last checkpoints to keep, beside the best weights.")
+    ] = DEFAULT.keep_checkpoints,
     seed: Annotated[int, _option(RUN, "Same seed and threads, same weights.")] = DEFAULT.seed,
     threads: Annotated[int | None, _option(RUN, "CPU threads. [dim]\\[one per core][/dim]")] = None,
     device: Annotated[Device, _option(RUN, "Where to compute.")] = Device.auto,
     precision: Annotated[Precision, _option(RUN, "bf16: matrix products in bfloat16.")] = Precision.fp32,
     resume: Annotated[
-        bool, _option(RUN, "Go on with the run in --out, as if it had never stopped.", "--resume")
+        bool,
+        _option(
+            RUN, "Go on with the run in --out, as if it had never stopped (with DATA: lying there now).", "--resume"
+        ),
     ] = False,
     overwrite: Annotated[bool, _option(RUN, "Replace the run in --out.", "--overwrite")] = False,
     no_report: Annotated[bool, _option(RUN, "No gradient flow and no page at the end.", "--no-report")] = False,
