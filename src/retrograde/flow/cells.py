@@ -119,6 +119,11 @@ class Trajectory:
         """H."""
         return self.weights.hh.shape[0] // len(GATES[self.kind])
 
+    @property
+    def state_size(self) -> int:
+        """Numbers in s_k: h, of an LSTM h and c."""
+        return self.h.shape[-1] + (self.hidden_size if self.kind == "lstm" else 0)
+
     def projected_from(self) -> Tensor:
         """o∘tanh(c), what an LSTM's projection is applied to, `(T, B, H)`."""
         assert self.c is not None

@@ -18,6 +18,7 @@ from .activation import Gate, Saturation
 from .cells import Trajectory
 from .contributions import Contributions, Truncation
 from .evidence import Evidence
+from .graph import MarkedRun
 from .jacobians import Bounds
 from .summary import summarise
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Array = NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
 _LABELS = ("layers", "cells", "reverse", "steps", "loss_steps", "state", "reduce", "final", "notes")
 
 
@@ -57,7 +58,7 @@ class GradientFlow:
     sequences : ndarray of int
         How many sequences have a loss at each target.
     cells : list of str
-        ``"rnn"``, ``"gru"`` or ``"lstm"``, per layer.
+        ``"rnn"``, ``"gru"``, ``"lstm"``, or ``"custom"`` for states that were marked, per layer.
     reverse : list of bool
         Whether the layer runs backwards in time.
     losses : ndarray
@@ -188,9 +189,10 @@ class GradientFlow:
         return int(self.lag(i)[:, : self.steps[i]].max(initial=0))
 
     def horizon(self, fraction: float = 0.01) -> Array:
-        """The first lag at which ``by_lag`` is under ``fraction`` of its value at lag 0, per layer.
+        """The first lag at which ``by_lag`` is under ``fraction`` of its first value that is not zero, per layer.
 
-        NaN for a layer that stays above it at all lags measured: its horizon lies beyond T.
+        The first is at lag 0, unless the loss does not look at its own step. NaN for a layer that stays above it at all
+        lags measured: its horizon lies beyond T.
         """
         if not 0 < fraction < 1:
             raise FlowError(f"fraction is {fraction}; it is a number between 0 and 1.")
@@ -198,6 +200,7 @@ class GradientFlow:
         found = np.full(len(self.layers), np.nan)
         for i, curve in enumerate(curves):
             known = np.flatnonzero(np.isfinite(curve))
+            known = known[np.cumsum(curve[known] > 0) > 0]
             under = known[curve[known] < fraction * curve[known[0]]] if len(known) else known
             if len(under):
                 found[i] = under[0]
@@ -223,6 +226,11 @@ class GradientFlow:
 
     def _parameter(self, name: str) -> str:
         owners = self._owners
+        if not owners:
+            raise FlowError(
+                f"No parameters are known of {', '.join(self.layers)}: states were marked by hand, of which norms and "
+                "Jacobians are measured."
+            )
         found = [full for full in owners if full == name or full.endswith("." + name)]
         if len(found) != 1:
             reason = "is the name of several" if found else "is no parameter of a layer measured"
@@ -298,22 +306,26 @@ class GradientFlow:
 
         Of all recurrent parameters together, or of one.
         """
-        names = self.parameters if parameter is None else [self._parameter(parameter)]
+        names = self.parameters if parameter is None else []
+        names = names or [self._parameter(parameter or "weight_hh")]
         return contributions.truncation(self._sums, names)
 
     def _run(self, layer: str | int) -> Trajectory:
         return self._evidence.run(self.layers[self.layer(layer)])
 
+    def _walk(self, layer: str | int) -> Trajectory | MarkedRun:
+        return self._evidence.walk(self.layers[self.layer(layer)])
+
     def jacobian_norms(self, layer: str | int = 0) -> Array:
         """Spectral norm of ∂s_t/∂s_{t−1} at every step and sequence, `(T, B)`; NaN on padding.
 
-        Of the layer by itself; s is h, of an LSTM (h, c).
+        Of the layer by itself; s is h, of an LSTM (h, c). Of marked states the first step has none either: NaN.
         """
-        return jacobians.norms(self._run(layer))
+        return jacobians.norms(self._walk(layer))
 
     def spectral_radii(self, layer: str | int = 0) -> Array:
         """Spectral radius of ∂s_t/∂s_{t−1} at every step and sequence, `(T, B)`; NaN on padding."""
-        return jacobians.radii(self._run(layer))
+        return jacobians.radii(self._walk(layer))
 
     def singular_values(
         self, first: int = 0, last: int | None = None, layer: str | int = 0, *, log: bool = False
@@ -331,7 +343,7 @@ class GradientFlow:
         log
             Natural logarithms, which a long span needs; −inf for a value that is zero.
         """
-        run = self._run(layer)
+        run = self._walk(layer)
         if last is None:
             last = 0 if run.reverse else run.steps - 1
             first = run.steps - 1 if run.reverse and first == 0 else first
@@ -365,7 +377,7 @@ class GradientFlow:
         per_sequence
             `(B, S)` instead of the mean over the batch.
         """
-        found = jacobians.lyapunov_exponents(self._run(layer), n, burn_in)
+        found = jacobians.lyapunov_exponents(self._walk(layer), n, burn_in)
         return found if per_sequence else np.asarray(found.mean(0))
 
     def lyapunov_dimension(self, layer: str | int = 0, *, burn_in: int = 0) -> float:
@@ -408,7 +420,7 @@ class GradientFlow:
         labels: dict[str, Any] = {"format": FORMAT, "kind": "gradient flow"}
         labels |= {name: getattr(self, name) for name in _LABELS}
         if trajectory and self.evidence is not None:
-            if self.evidence.local is None and self.evidence.graph is not None:
+            if self.evidence.local is None and self.evidence.graph is not None and self.evidence.runs:
                 _ = self._sums  # needs the model's graph, which no file holds
             own, labels["trajectories"] = evidence.to_arrays(self.evidence)
             arrays |= {f"trajectory.{name}": a for name, a in own.items()}
@@ -439,7 +451,7 @@ class GradientFlow:
             if "trajectories" in labels:
                 own = {name.removeprefix("trajectory."): a for name, a in arrays.items()}
                 flow.evidence = evidence.from_arrays(own, labels["trajectories"], flow.targets)
-            if "sums.lags" in arrays:
+            if "sums.lags" in arrays and labels["format"] == FORMAT:
                 found = [
                     {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
                     for prefix in ("sums.numbers.", "sums.squares.")

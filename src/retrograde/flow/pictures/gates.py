@@ -27,6 +27,8 @@ def plot_gates(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0)
     i = flow.layer(layer)
     label, kind = flow.layers[i], flow.cells[i]
     if kind not in _NAMES:
+        if kind == "custom":
+            flow.gates(label)  # says that they are not known
         raise FlowError(f"Layer {label} is a vanilla RNN: it has no gates; look at plot_activation.")
     ax = canvas.axes(ax, (7.6, 4.2))
     gates = flow.gates(label)

@@ -27,7 +27,7 @@ def plot_shares(
     from matplotlib.ticker import MaxNLocator
 
     ax = canvas.axes(ax)
-    name = flow._evidence.parameters(flow.layers[0])["weight_hh"][0] if parameter is None else parameter
+    name = parameter or next((name for name in flow.parameters if "weight_hh" in name), "weight_hh")
     found = flow.contributions(name, gate)
     share, lags = found.share, found.lags
     assert lags is not None
