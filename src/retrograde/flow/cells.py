@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import FlowError
+
 Kind = Literal["rnn", "gru", "lstm"]
 GATES: dict[str, tuple[str, ...]] = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 
@@ -244,6 +246,10 @@ def run(
 ) -> tuple[Trajectory, Tensor, Tensor | None]:
     """Run one layer over `(T, B, I)`; returns its trajectory, h_n `(B, P)` and c_n `(B, H)`."""
     steps = x.shape[0]
+    if 0 in x.shape[:2]:
+        raise FlowError(
+            f"A recurrent layer was given no {'sequences' if steps else 'steps'}: (T, B, I) {tuple(x.shape)}."
+        )
     into = torch.nn.functional.linear(x, weights.ih, weights.bias_ih)
     states_h, states_c = [h_0], [c_0]
     kept: list[Tensor] = []

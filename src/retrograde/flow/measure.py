@@ -98,6 +98,8 @@ def gradient_flow(
     """
     if state not in ("h", "c", "hc"):
         raise OptionError(f"state is {state!r}; it is one of 'h', 'c' and 'hc'.")
+    if not callable(loss):
+        raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
     quantiles = _quantiles(reduce)
     notes: list[str] = []
     with undisturbed(model, training, notes), recording(model) as recorder:

@@ -479,19 +479,37 @@ class GradientFlow:
         _write(Path(path), ("\n".join(lines) + "\n").encode())
 
     def to_xarray(self) -> Any:
-        """``norms`` as an ``xarray.DataArray`` with axes layer, t, k (needs xarray)."""
+        """``norms`` as an ``xarray.DataArray`` with axes layer, t, k (``pip install retrograde[xarray]``).
+
+        Several quantiles, or every sequence, are a fourth axis, ``quantile`` or ``sequence``. Beside the axes stand the
+        ``lag`` of every pair, and the ``cell`` and direction (``reverse``) of every layer, to select and group by.
+
+        Examples
+        --------
+        >>> import torch, retrograde as rg
+        >>> rnn, x = torch.nn.RNN(2, 4), torch.randn(10, 3, 2)
+        >>> array = rg.gradient_flow(rnn, x, loss=lambda output: output[0].sum(-1)).to_xarray()
+        >>> array.sel(layer="l0", t=9, k=7).coords["lag"].item()
+        2
+        """
         try:
             xarray: Any = importlib.import_module("xarray")
         except ImportError:
-            raise FlowError("to_xarray needs xarray: pip install xarray.") from None
+            raise FlowError("to_xarray needs xarray: pip install 'retrograde[xarray]'.") from None
         axes: dict[str, Any] = {"layer": self.layers, "t": self.targets, "k": np.arange(self.norms.shape[2])}
         if self.norms.ndim == 4:
             several = self.reduce == "none"
             axes["sequence" if several else "quantile"] = (
                 np.arange(self.norms.shape[3]) if several else np.asarray(self.reduce, dtype=float)
             )
-        about = {"state": self.state, "reduce": str(self.reduce), "notes": "; ".join(self.notes)}
-        return xarray.DataArray(self.norms, axes, list(axes), name="norm of ∂E_t/∂s_k", attrs=about)
+        beside = {
+            "lag": (("layer", "t", "k"), np.stack([self.lag(i) for i in range(len(self.layers))])),
+            "cell": ("layer", self.cells),
+            "reverse": ("layer", self.reverse),
+        }
+        about = {"long_name": "‖∂E_t/∂s_k‖", "state": self.state, "reduce": str(self.reduce)}
+        about |= {"notes": "; ".join(self.notes)} if self.notes else {}
+        return xarray.DataArray(self.norms, axes | beside, list(axes), name="norm", attrs=about)
 
     def plot_heatmap(self, ax: Axes | None = None, layer: str | int = 0) -> Axes:
         """‖∂E_t/∂s_k‖ of one layer as a picture, rows t, columns k, colours on a log scale."""
