@@ -187,7 +187,7 @@ def test_forecast_from_file_to_predictions(retrograde, sales, tmp_path, strategy
     assert found["best"]["validation_mae"] < 0.8 * seasonal["mae"] < naive["mae"]
     assert retrograde("predict", run, sales, "--out", tmp_path / "a.csv").code == 0
     written = rows(tmp_path / "a.csv")
-    assert [row["month"] for row in written[:2]] == ["2015-01-01", "2015-02-01"]
+    assert [row["month"] for row in written[:2]] == ["2015-01", "2015-02"]
     for n, row in enumerate(written, 180):
         assert float(row["sales"]) == pytest.approx(50 + 0.2 * n + 20 * math.sin(2 * math.pi * n / 12), abs=6)
     judged = json.loads(retrograde("evaluate", run, sales, "--json").out)
@@ -218,7 +218,7 @@ def test_synthetic_task_beside_chance_and_optimum(retrograde, tmp_path):
     assert found["baselines"]["chance"]["loss"] == pytest.approx(math.log(2))
     assert found["baselines"]["optimum"]["accuracy"] == 1.0
     assert found["best"]["validation_accuracy"] > 0.95
-    assert json.loads((run / "evaluation.json").read_text())["sequences"] == 2560
+    assert json.loads((run / "evaluation.json").read_text())["criterion"]["sequences"] == 2560
 
 
 def test_language_predictions(retrograde, text, tmp_path):

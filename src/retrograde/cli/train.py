@@ -41,6 +41,12 @@ class Strategy(StrEnum):
     autoregressive = "autoregressive"
 
 
+class Layout(StrEnum):
+    auto = "auto"
+    long = "long"
+    wide = "wide"
+
+
 class Init(StrEnum):
     default = "default"
     orthogonal = "orthogonal"
@@ -159,6 +165,9 @@ def train(
     class_weights: Annotated[
         ClassWeights, _option(TABLES, "balanced: rare labels weigh as much as frequent ones.")
     ] = ClassWeights.none,
+    layout: Annotated[
+        Layout, _option(FORECASTS, "long: a row is a step; wide: a row is a series. [dim]\\[guessed][/dim]")
+    ] = Layout.auto,
     horizon: Annotated[int | None, _option(FORECASTS, "Steps to forecast. [dim]\\[a season, else 12][/dim]")] = None,
     context: Annotated[int | None, _option(FORECASTS, "Steps read before them. [dim]\\[2 seasons][/dim]")] = None,
     season: Annotated[

@@ -24,7 +24,7 @@ _TABLES = (*_LABELLED, "forecast")
 _ONLY: Mapping[str, tuple[str, ...]] = {  # options that some tasks do not have
     **dict.fromkeys(("text", "label", "max_length", "lowercase", "class_weights"), _LABELLED),
     **dict.fromkeys(("group", "time", "features", "validation", "test", "test_fraction"), _TABLES),
-    **dict.fromkeys(("target", "horizon", "context", "season", "strategy"), ("forecast",)),
+    **dict.fromkeys(("target", "layout", "horizon", "context", "season", "strategy"), ("forecast",)),
     **dict.fromkeys(("tokens", "vocab_size", "min_count", "embedding_size"), ("language", *_LABELLED)),
     **dict.fromkeys(("encoding", "validation_fraction"), ("language", *_TABLES)),
     **dict.fromkeys(("tie", "bptt", "update_every"), ("language",)),

@@ -26,7 +26,9 @@ class Options:
     encoding : str
         Of the text.
     text, label, group, time, target, features : str or None
-        Columns of a table; None: guessed, and the guess is told. See `retrograde.tasks.tables.columns_for`.
+        Columns of a table; None: guessed, and the guess is told. See `retrograde.tasks.columns.columns_for`.
+    layout : str
+        Of a table of series: ``long``, a row is a step; ``wide``, a row is a series.
     validation, test : str or None
         Files to validate and test with, instead of parts held out.
     test_fraction : float or None
@@ -81,6 +83,7 @@ class Options:
     time: str | None = None
     target: str | None = None
     features: str | None = None
+    layout: Literal["auto", "long", "wide"] = "auto"
     validation: str | None = None
     test: str | None = None
     test_fraction: float | None = None
