@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RetrogradeError, RunError
+from ..training import RunFolder
 
 if TYPE_CHECKING:
     from ..flow import GradientFlow
@@ -101,9 +102,11 @@ def read(folder: str | os.PathLike[str]) -> Run:
     Raises
     ------
     RunError
-        If the folder or its config.json is missing, unreadable, or of a newer format. Anything else may be missing.
+        If the folder or its config.json is missing, unreadable, or of a newer format; if a file of it is a link that
+        leads out of it. Anything else may be missing.
     """
     folder = Path(folder)
+    RunFolder(folder).check_links()
     config = _config(folder)
     missing: dict[str, str] = {}
     metrics: list[dict[str, Any]] = []

@@ -9,15 +9,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from ..errors import OptionError, RunError
 from .options import Options
+
+if TYPE_CHECKING:  # whoever reads but words need not wait for torch
+    from torch import Tensor
 
 try:
     import fcntl
@@ -90,7 +90,7 @@ class RunFolder:
         if not self.path.is_dir():
             what = "is a file, not a run folder" if self.path.exists() else "does not exist"
             raise RunError(f"{self.path} {what}: name the --out folder of a training run.")
-        self._check_links()
+        self.check_links()
         if not self.holds_run():
             if (self / ".lock").exists():
                 raise RunError(
@@ -124,8 +124,14 @@ class RunFolder:
             raise RunError(f"{self / 'config.json'} is damaged: its 'task' is {config['task']!r:.40}, not {task!r}.")
         return config
 
-    def _check_links(self) -> None:
-        """Refuse a folder from somebody else whose files are links to something of the user's."""
+    def check_links(self) -> None:
+        """Refuse a folder from somebody else whose files are links to something of the user's.
+
+        Raises
+        ------
+        RunError
+            If a file of the run is a link that leads out of its folder.
+        """
         root = self.path.resolve()
         for folder in (self.path, self / "checkpoints", self / "flow"):
             try:
@@ -286,6 +292,8 @@ class RunFolder:
         """Write a safetensors file whose metadata holds ``about`` as JSON, and a checksum of it all."""
         if not self.writes:
             return
+        from safetensors.torch import save
+
         # Cloned, because tied weights share memory, which the format refuses.
         contiguous = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
         words = json.dumps(_plain(about))
@@ -347,6 +355,8 @@ def digest(content: str) -> str:
 
 def _checksum(tensors: Mapping[str, Tensor], words: str) -> str:
     """SHA-256 of everything a file of tensors holds, whatever the order they lie in."""
+    import torch
+
     found = hashlib.sha256(words.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
