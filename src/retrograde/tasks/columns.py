@@ -52,6 +52,10 @@ class Columns:
         names = [self.text, self.label, *self.group, self.time, *self.target, *self.features]
         return list(dict.fromkeys(name for name in names if name is not None))
 
+    def steps(self, names: Sequence[str], channel: str) -> list[str]:
+        """The columns of a channel of a wide table, in order of their steps."""
+        return step_columns([name for name in names if name not in self.group], channel)
+
     def check(self, table: Table) -> None:
         """Refuse a table that lacks one of them.
 
@@ -62,7 +66,7 @@ class Columns:
         """
         for name in self.used():
             steps = self.layout == "wide" and name in (*self.target, *self.features)
-            if name not in table.names and not (steps and step_columns(table.names, name)):
+            if name not in table.names and not (steps and self.steps(table.names, name)):
                 what = f"columns of steps {name!r}" if steps else f"column {name!r}"
                 raise DataError(
                     f"{table.source} has no {what}, which the model was trained with; there are {listed(table.names)}."
@@ -139,7 +143,7 @@ class _Guess:
         notes = [
             f"{part}: {listed(value) if isinstance(value, tuple) else repr(value)} (a guess; --{part} names another)"
             for part, value in self.guessed.items()
-            if part != "layout"
+            if part != "layout" and value != ("",)
         ]
         return columns, notes
 

@@ -113,9 +113,9 @@ class Windows:
 
     Parameters
     ----------
-    data : Ragged
-        Of each series ``(T, C + F + C)``, float32: its numbers, scaled and filled, and of each channel whether it was
-        observed. See `ForecastModel.scaled`.
+    values, truths : Ragged
+        Of each series, float32: its numbers, scaled and filled, ``(T, C + F)``; and those of its channels that were
+        observed, NaN elsewhere, ``(T, C)``. See `ForecastModel.scaled`.
     padding : array
         How many of these steps come before the series begins.
     bounds : sequence of (int, int)
@@ -127,16 +127,18 @@ class Windows:
     def __init__(
         self,
         plan: Plan,
-        data: Ragged,
+        values: Ragged,
+        truths: Ragged,
         padding: NDArray[np.int64],
         bounds: Sequence[tuple[int, int]],
         history: bool,
     ) -> None:
-        self.plan, self.data = plan, data
+        self.plan, self.values, self.truths = plan, values, truths
         begin, end = np.array(bounds, dtype=np.int64).reshape(-1, 2).T + padding
         # At least one of the steps read is real.
         self._first = np.maximum(begin - (plan.context if history else 0), padding - plan.context + 1).clip(0)
-        self._ends = np.cumsum(np.maximum(0, end - plan.context - plan.horizon + 1 - self._first))
+        self._counts = np.maximum(0, end - plan.context - plan.horizon + 1 - self._first)
+        self._ends = np.cumsum(self._counts)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -149,35 +151,34 @@ class Windows:
         """The places of the series that windows belong to."""
         return np.searchsorted(self._ends, chosen, side="right")
 
-    def cut(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """``(context + horizon, B, C + F)`` and which of the channels are observed, ``(…, B, C)``."""
-        size = self.plan.context + self.plan.horizon
+    def cut(
+        self, part: Ragged, chosen: NDArray[np.int64], begin: int = 0, end: int | None = None
+    ) -> NDArray[np.float32]:
+        """Steps of windows side by side, ``(T, B, …)``: of ``values`` or ``truths``, from ``begin`` to ``end``."""
+        end = self.plan.context + self.plan.horizon if end is None else end
         owners = self.owners(chosen)
-        start = self.data.starts[owners] + self._first[owners] + chosen - np.append(0, self._ends)[owners]
-        held = self.data.rows.in_memory
+        start = part.starts[owners] + self._first[owners] + chosen - (self._ends - self._counts)[owners]
+        held = part.rows.in_memory
         if held is not None:
-            found = held[start + np.arange(size)[:, None]]
-        else:
-            found = np.stack([self.data.rows[at : at + size] for at in start.tolist()], axis=1)
-        numbers = self.plan.channels + self.plan.features
-        return found[..., :numbers], found[..., numbers:] > 0
+            found: NDArray[np.float32] = held.take(start + np.arange(begin, end)[:, None], axis=0)
+            return found
+        return np.stack([part.rows[at + begin : at + end] for at in start.tolist()], axis=1)
 
     def batch(self, chosen: NDArray[np.int64]) -> ForecastBatch:
         """The windows of these numbers, as the strategy learns from them."""
         plan = self.plan
-        values, observed = self.cut(chosen)
-        channels = values[..., : plan.channels]
-        targets = np.where(observed, channels, np.float32(np.nan))
         if plan.strategy == "direct":
-            past = channels[: plan.context]
-            parts = (values[: plan.context], plan.repeated(past, plan.lag), targets[plan.context :])
+            values = self.cut(self.values, chosen, 0, plan.context)
+            base = plan.repeated(values[..., : plan.channels], plan.lag)
+            truths = self.cut(self.truths, chosen, plan.context)
         else:
             # Step t puts out t + 1, added to the value a season before that; the first steps have none.
-            base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels) - 1]
-            after = targets[1:].copy()
-            after[: plan.lag - 1] = np.nan
-            parts = (values[:-1], base, after)
-        return ForecastBatch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+            values = self.cut(self.values, chosen, 0, plan.context + plan.horizon - 1)
+            channels = values[..., : plan.channels]
+            base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels)]
+            truths = self.cut(self.truths, chosen, 1)
+            truths[: plan.lag - 1] = np.nan
+        return ForecastBatch(torch.from_numpy(values), torch.from_numpy(base), torch.from_numpy(truths))
 
 
 class ForecastModel:
@@ -247,47 +248,47 @@ class ForecastModel:
             raise DataError(f"{source} has {found.channels} channels; the model was trained with {self.plan.channels}.")
         return found
 
-    def scaled(self, found: Series, padding: NDArray[np.int64]) -> tuple[Ragged, int]:
-        """Series as the network reads them, and how many empty cells were filled.
+    def scaled(self, found: Series, padding: NDArray[np.int64]) -> tuple[Ragged, Ragged, int]:
+        """Series as the network reads them, what was observed of them, and how many empty cells were filled.
 
         Before the beginning of a series its first numbers are repeated, ``padding`` times. A series that training did
         not have gets its scale and unit from what is given of it.
 
         Returns
         -------
-        data : Ragged
-            ``(T, C + F + C)`` each: numbers, scaled and filled; of each channel 1 where it was observed.
+        values, truths : Ragged
+            ``(T, C + F)`` and ``(T, C)`` each, see `Windows`.
         filled : int
         """
-        rows, lengths, filled = Rows(np.float32), [], 0
-        width = self.plan.channels + self.plan.features
+        values, truths, filled = Rows(np.float32), Rows(np.float32), 0
+        channels, width = self.plan.channels, self.plan.channels + self.plan.features
         for place, name in enumerate(found.names):
             key, start, stop = key_of(name), int(found.numbers.starts[place]), int(found.numbers.starts[place + 1])
             if key not in self.scalers:
                 self.scalers[key] = Scaler.fit(found.numbers.rows.pieces(start, stop), width)
             if key not in self.units:
                 self.units[key] = _naive_error(found.numbers.rows, start, stop, self.plan)
-            before, pad = np.full((1, width), np.nan), int(padding[place])
-            lengths.append(pad + stop - start)
+            before, pad = np.full((self.plan.lag, width), np.nan), int(padding[place])
+            truths.append(np.full((pad, channels), np.nan))
             if start == stop:
-                rows.append(np.zeros((pad, width + self.plan.channels)))
+                values.append(np.zeros((pad, width)))
             for piece in found.numbers.rows.pieces(start, stop):
-                values, count = fill(np.concatenate([before, piece]))
-                before, filled = values[-1:], filled + count - int(np.isnan(before).sum())
-                ready = np.nan_to_num(self.scalers[key](values[1:]), nan=0.0)
-                ready = np.concatenate([ready, ~np.isnan(piece[:, : self.plan.channels])], axis=1)
-                if pad:
-                    first = ready[:1] * (np.arange(ready.shape[1]) < width)  # none of it observed
-                    rows.append(np.repeat(first, pad, axis=0))
-                    pad = 0
-                rows.append(ready)
-        return Ragged(rows, np.array(lengths, dtype=np.int64)), filled
+                whole = _fill(np.concatenate([before, piece]), self.plan)
+                before, filled = whole[len(piece) :], filled + int(np.isnan(piece).sum())
+                ready = np.nan_to_num(self.scalers[key](whole[self.plan.lag :]), nan=0.0)
+                values.append(np.repeat(ready[:1], pad, axis=0))
+                pad = 0
+                values.append(ready)
+                truths.append(np.where(np.isnan(piece), np.nan, ready)[:, :channels])
+        lengths = found.numbers.lengths + padding
+        return Ragged(values, lengths), Ragged(truths, lengths), filled
 
     def windows(self, found: Series) -> Windows:
         """Every window of some series; one of each that is too short for one by itself."""
         lengths = found.numbers.lengths
         padding = self.plan.padding(lengths)
-        return Windows(self.plan, self.scaled(found, padding)[0], padding, [(0, int(n)) for n in lengths], False)
+        values, truths, _ = self.scaled(found, padding)
+        return Windows(self.plan, values, truths, padding, [(0, int(n)) for n in lengths], False)
 
     def score(self, windows: Windows, names: Sequence[tuple[str, ...]]) -> dict[str, float]:
         """Judge the network, see `judge`."""
@@ -369,9 +370,10 @@ class ForecastModel:
         scaled, absolute, squared, relative, count, most = 0.0, 0.0, 0.0, 0.0, 0, 0
         for start in range(0, len(chosen), TOGETHER):
             some = chosen[start : start + TOGETHER]
-            values, observed = windows.cut(some)
-            truth, known = values[plan.context :, :, : plan.channels], observed[plan.context :]
-            made, available = outputs(values[: plan.context], observed[: plan.context])
+            truths = windows.cut(windows.truths, some)
+            past, truth = windows.cut(windows.values, some, 0, plan.context), truths[plan.context :]
+            known = ~np.isnan(truth)
+            made, available = outputs(past, ~np.isnan(truths[: plan.context]))
             most += int(known.sum())
             known = known & available
             error = np.where(known, made - truth, 0).astype(np.float64)
@@ -421,16 +423,15 @@ class ForecastModel:
         """
         plan, lengths = self.plan, found.numbers.lengths
         known = {key for key in map(key_of, found.names) if key in self.scalers}
-        data, _ = self.scaled(found, np.maximum(0, plan.context - lengths))
+        data, _, _ = self.scaled(found, np.maximum(0, plan.context - lengths))
         was_training = self.network.training
         self.network.eval()
         device = next(self.network.parameters()).device
         try:
             for start in range(0, len(found), TOGETHER):
                 places = range(start, min(start + TOGETHER, len(found)))
-                past = np.stack(
-                    [data.rows[int(data.starts[p + 1]) - plan.context : int(data.starts[p + 1])] for p in places], 1
-                )[..., : plan.channels + plan.features]
+                ends = [int(data.starts[place + 1]) for place in places]
+                past = np.stack([data.rows[end - plan.context : end] for end in ends], axis=1)
                 result = self.outputs(torch.from_numpy(past).to(device)).float().cpu().numpy()
                 for column, place in enumerate(places):
                     key = key_of(found.names[place])
@@ -452,6 +453,15 @@ def _parts_of(files: Mapping[str, str]) -> tuple[Columns, Plan, dict[str, Scaler
     scalers = {name: Scaler.from_dict(scaler) for name, scaler in kept["scalers"].items()}
     units = {name: np.asarray(unit, dtype=np.float64) for name, unit in kept["units"].items()}
     return Columns.from_dict(kept["columns"]), Plan(**kept["plan"]), scalers, units
+
+
+def _fill(values: Floats, plan: Plan) -> Floats:
+    """Empty cells of ``(T, C + F)`` filled: of a channel with the value a season before, else with the one before."""
+    if plan.lag > 1 and np.isnan(values).any():
+        values = values.copy()
+        for place in range(plan.lag):
+            values[place :: plan.lag, : plan.channels], _ = fill(values[place :: plan.lag, : plan.channels])
+    return fill(values)[0]
 
 
 def _naive(
@@ -578,10 +588,11 @@ class ForecastTask:
 
     def _load(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> None:
         padding = self.plan.padding(np.array([train for train, _, _ in bounds]))
-        data, filled = self._with(nn.Module()).scaled(found, padding)
+        values, truths, filled = self._with(nn.Module()).scaled(found, padding)
         if filled:
+            where = "a season before, else" if self.plan.lag > 1 else "just"
             self.notes.append(
-                f"{filled:,} empty cells were filled with the value before them (at the start: the mean)."
+                f"{filled:,} empty cells were filled with the value {where} before (at the start: the mean)."
             )
         self.names = found.names
         short = int((padding > 0).sum())
@@ -590,22 +601,25 @@ class ForecastTask:
                 f"{short:,} of {len(found):,} series are shorter than the {self.plan.context} + {self.plan.horizon} "
                 "steps of a window: before their beginning they are taken to be as at their beginning."
             )
-        self.training = Windows(self.plan, data, padding, [(0, train) for train, _, _ in bounds], False)
+        self.training = Windows(self.plan, values, truths, padding, [(0, train) for train, _, _ in bounds], False)
         if not len(self.training):
             raise DataError(f"{self.source} has no {self.plan.context + self.plan.horizon} steps in a row to train on.")
-        self.validation = self._part("validation", data, padding, [(train, end) for train, end, _ in bounds])
+        self.validation = self._part("validation", padding, [(train, end) for train, end, _ in bounds])
         has_test = self.options.get("test") or self.options.get("test_fraction")
         self.test: tuple[Windows, list[tuple[str, ...]]] | None = None
         if has_test:
-            self.test = self._part("test", data, padding, [(end, stop) for _, end, stop in bounds])
+            self.test = self._part("test", padding, [(end, stop) for _, end, stop in bounds])
 
     def _part(
-        self, part: str, data: Ragged, padding: NDArray[np.int64], bounds: Sequence[tuple[int, int]]
+        self, part: str, padding: NDArray[np.int64], bounds: Sequence[tuple[int, int]]
     ) -> tuple[Windows, list[tuple[str, ...]]]:
         """Windows to judge with, and the names of their series: of the held-out ends, or of a file of their own."""
         other = self.options.get(part)
         if other is None:
-            windows, names = Windows(self.plan, data, padding, bounds, True), self.names
+            windows, names = (
+                Windows(self.plan, self.training.values, self.training.truths, padding, bounds, True),
+                self.names,
+            )
         else:
             # A series of that file which training has too keeps its scale.
             reader = self._with(nn.Module())

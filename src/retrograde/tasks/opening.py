@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import OptionError, RunError
 from .synthetic import SYNTHETIC
-from .tables import SUFFIXES
+from .tables import SUFFIXES, fingerprint
 
-__all__ = ["DEFAULTS", "check_options", "kept_files", "open_task", "reader_of", "task_name"]
+__all__ = ["DEFAULTS", "check_options", "fingerprint_of", "kept_files", "open_task", "reader_of", "task_name"]
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # where they differ from those of `Options`
     "classify": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
@@ -107,6 +107,17 @@ def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | No
     from .lagged import SyntheticTraining
 
     return SyntheticTraining(source, options, files)
+
+
+def fingerprint_of(name: str, source: str, options: Mapping[str, Any]) -> str | None:
+    """By which a table, with its files to validate and test with, is known again; None where it is none.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read.
+    """
+    return fingerprint(source, options.get("validation"), options.get("test")) if name in _TABLES else None
 
 
 def reader_of(name: str, run: Path, config: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import DataError, OptionError
-from .columns import Columns, is_missing, step_columns
+from .columns import Columns, is_missing
 from .forecast import ForecastModel
 from .labelled import LabelledModel
 from .lagged import SyntheticTraining
@@ -104,7 +104,7 @@ def forecasts(model: ForecastModel, source: str, encoding: str) -> Iterator[Row]
     later = {}
     if columns.layout == "wide":
         names = open_table(source, encoding).names
-        steps = {name: step_columns(names, name) for name in columns.target}
+        steps = {name: columns.steps(names, name) for name in columns.target}
         later = {name: names_after(some, plan.horizon) for name, some in steps.items() if some != [name]}
     for place, values in model.forecast(found):
         row: Row = dict(zip(columns.group, found.names[place], strict=True))
@@ -230,8 +230,10 @@ def _csv(file: Any, rows: Iterator[Row]) -> int:
 
 
 def _cell(value: Any) -> Any:
-    """Lists as words between spaces."""
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+    """Lists as words between spaces; lists of lists as JSON."""
+    if not isinstance(value, list):
+        return value
+    return json.dumps(value) if value and isinstance(value[0], list) else " ".join(map(str, value))
 
 
 def _parquet(file: Any, rows: Iterator[Row]) -> int:

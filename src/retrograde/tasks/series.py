@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .columns import Columns, moments, step_columns, step_label
+from .columns import Columns, moments, step_label
 from .rows import channels_of_lists, groups, label_text, numbers, times
 from .storage import Ragged, Rows
 from .tables import Table
@@ -121,7 +121,7 @@ def _in_order(table: Table, columns: Columns) -> Series | None:
 
 def _wide(table: Table, columns: Columns) -> Iterator[_Named]:
     """Rows that are series, without empty cells before their first number and, unless steps are dated, at the end."""
-    channels = [step_columns(table.names, name) for name in (*columns.target, *columns.features)]
+    channels = [columns.steps(table.names, name) for name in (*columns.target, *columns.features)]
     lengths = {name: len(steps) for name, steps in zip((*columns.target, *columns.features), channels, strict=True)}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{table.source}: its channels differ in their number of steps, {lengths}.")
@@ -249,7 +249,9 @@ def times_after(when: Sequence[str] | None, horizon: int) -> list[Any] | None:
         following = [dates[-1] + step * (steps + 1) for steps in range(horizon)]
     except (ValueError, OverflowError):
         return None
-    if all(re.fullmatch(r"\d{4}-\d{2}", one) for one in when):
+    if all(re.fullmatch(r"\d{4} \[YR\d{4}\]", one) for one in when):
+        form = "%Y"
+    elif all(re.fullmatch(r"\d{4}-\d{2}", one) for one in when):
         form = "%Y-%m"
     else:
         form = "%Y-%m-%d" if all(date == date.normalize() for date in following) else ""

@@ -210,8 +210,14 @@ class SyntheticTask(ABC):
 def _at_last_step(inputs: Tensor, targets: Tensor, lengths: Tensor) -> Batch:
     """A batch that is scored at the last step of each sequence; what comes after it is wiped."""
     step = torch.arange(inputs.shape[0])[:, None]
-    inputs = inputs * (step < lengths)[:, :, None]
+    if int(lengths.min()) < len(inputs):
+        inputs = inputs * (step < lengths)[:, :, None]
     return Batch(inputs, targets, step == lengths - 1, lengths)
+
+
+def _one_hot(symbols: Tensor, classes: int) -> Tensor:
+    """As `F.one_hot`, in float32 and several times as fast."""
+    return torch.zeros(*symbols.shape, classes).scatter_(-1, symbols[..., None], 1.0)
 
 
 def _up_to_a_tenth_longer(length: int, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -498,7 +504,7 @@ class TemporalOrder(SyntheticTask):
         if classic:
             symbol[0] = 0  # E
             symbol[lengths - 1, column] = 1  # B, the trigger
-        return _at_last_step(F.one_hot(symbol, self.input_size).float(), classes, lengths)
+        return _at_last_step(_one_hot(symbol, self.input_size), classes, lengths)
 
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
         """1997: every output within 0.3 of its target; 2013: the most likely class is the right one."""
@@ -582,7 +588,7 @@ class CopyMemory(SyntheticTask):
         shown[self.items + self.length - 1] = self.symbols + 1
         lengths = torch.full((batch_size,), self.steps)
         mask = torch.ones_like(shown, dtype=torch.bool)
-        return Batch(F.one_hot(shown, self.input_size).float(), targets, mask, lengths)
+        return Batch(_one_hot(shown, self.input_size), targets, mask, lengths)
 
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Whether all of the remembered symbols are right."""
