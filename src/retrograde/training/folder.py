@@ -119,7 +119,7 @@ class RunFolder:
         try:
             task = Options.of(config["options"]).task
         except OptionError as error:
-            raise RunError(f"{self / 'config.json'} is damaged: {error}") from None
+            raise RunError(f"{self / 'config.json'} is damaged: {str(error).split(';')[0]}") from None
         if task != config["task"]:
             raise RunError(f"{self / 'config.json'} is damaged: its 'task' is {config['task']!r:.40}, not {task!r}.")
         return config

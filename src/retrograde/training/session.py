@@ -28,7 +28,7 @@ from torch import nn
 from .. import __version__, kernels
 from ..errors import DataError, DivergedError, OptionError, RunError
 from ..tasks.language import LanguageModel
-from ..tasks.opening import DEFAULTS, check_options, open_task, reader_of, task_name
+from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, reader_of, task_name
 from ..tasks.text import Vocabulary
 from . import checkpoint
 from .clipping import Clipping
@@ -137,12 +137,19 @@ def train(
         if found is not None:
             _mend(folder, found, listener)
             team.wait()
-        task = open_task(name, str(source), options.as_dict(), folder.path if found is not None else None)
-        if resume and task.fingerprint != config["data"].get("fingerprint"):
-            raise DataError(
-                f"{source} is not what {out} was trained on ({config['data']['source']}, or one of its files for "
-                "validation and test, has another content): resume with that, or start another run."
-            )
+        changed = DataError(
+            f"{source} is not what {out} was trained on ({config.get('data', {}).get('source')}), or it, or a file to "
+            "validate or test with, has another content now: resume with that, or start another run."
+        )
+        before = config["data"].get("fingerprint") if resume else None
+        try:
+            task = open_task(name, str(source), options.as_dict(), folder.path if found is not None else None)
+        except DataError:
+            if resume and fingerprint_of(name, str(source), options.as_dict()) not in (before, None):
+                raise changed from None  # that is why it cannot be read as it was
+            raise
+        if resume and task.fingerprint != before:
+            raise changed
         options = replace(
             options,
             batch_size=task.batch_size,
@@ -204,6 +211,9 @@ def _check_size(options: Options, task: Any) -> None:
     if tokens := task.describe().get("vocabulary_size"):
         least += (tokens + gates * options.hidden_size) * options.embedding_size
     needed = 4 * least * (2 if options.optimizer == "sgd" else 4)  # weights, gradients, Adam's two moments
+    # A table has only so many sequences; what is made anew for each batch has no such bound.
+    steps = task.task.length if task.name == "synthetic" else 0
+    states = 4 * task.batch_size * steps * options.num_layers * options.hidden_size
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not every system tells
@@ -213,6 +223,11 @@ def _check_size(options: Options, task: Any) -> None:
             f"--hidden-size {options.hidden_size:,} (--num-layers {options.num_layers}, --embedding-size "
             f"{options.embedding_size:,}) makes a model of {least:.3g} numbers, whose training needs "
             f"{needed / 2**30:,.0f} GB of memory; there are {memory / 2**30:,.0f}: lower them."
+        )
+    if states > memory:
+        raise OptionError(
+            f"--batch-size {task.batch_size:,} sequences of {steps:,} steps need at least {states / 2**30:,.0f} GB of "
+            f"memory for their states; there are {memory / 2**30:,.0f}: lower it, or the length."
         )
 
 
