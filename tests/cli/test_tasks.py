@@ -218,7 +218,7 @@ def test_synthetic_task_beside_chance_and_optimum(retrograde, tmp_path):
     assert found["baselines"]["chance"]["loss"] == pytest.approx(math.log(2))
     assert found["baselines"]["optimum"]["accuracy"] == 1.0
     assert found["best"]["validation_accuracy"] > 0.95
-    assert json.loads((run / "evaluation.json").read_text())["criterion"]["sequences"] == 2560
+    assert json.loads((run / "evaluation.json").read_text())["sequences"] == 2560
 
 
 def test_language_predictions(retrograde, text, tmp_path):

@@ -168,12 +168,12 @@ class SyntheticTraining:
             drawn = _outputs(model, self.task, criterion.sequences, UNSEEN + 1)
             correct = torch.cat([self.task.correct(*pair) for pair in drawn])
         found = {
-            "goal": criterion.words,
+            "criterion": criterion.words,
             "sequences": criterion.sequences,
             "wrong": int((~correct).sum()),
             "solved": criterion.met(correct),
         }
-        return {"evaluation.json": json.dumps({"criterion": found}, indent=1, ensure_ascii=False) + "\n"}
+        return {"evaluation.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
 
     # --- What is done with the trained network ------------------------------------------------------------------------
 
