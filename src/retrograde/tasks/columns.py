@@ -236,7 +236,11 @@ def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Colu
     for part in ("target", "features"):
         if part in guess.chosen:
             guess.chosen[part] = _named_channels(guess, part, channels)
-    texts = [name for name in guess.free("text") if _all_differ(guess.sample[name])]
+    texts = [
+        name
+        for name in guess.free("text")
+        if _all_differ(guess.sample[name]) and not any(map(is_missing, guess.sample[name]))
+    ]
     counters = [name for name in guess.free("number") if name.lower() in _COUNTERS and _all_differ(guess.sample[name])]
     group = next(iter(texts), None) or next(iter(counters), None)
     if group is not None:

@@ -134,7 +134,8 @@ class Windows:
         history: bool,
     ) -> None:
         self.plan, self.values, self.truths = plan, values, truths
-        begin, end = np.array(bounds, dtype=np.int64).reshape(-1, 2).T + padding
+        begin, end = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
+        begin, end = np.where(begin > 0, begin + padding, 0), end + padding
         # At least one of the steps read is real.
         self._first = np.maximum(begin - (plan.context if history else 0), padding - plan.context + 1).clip(0)
         self._counts = np.maximum(0, end - plan.context - plan.horizon + 1 - self._first)

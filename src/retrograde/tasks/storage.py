@@ -191,8 +191,8 @@ class Partitions:
     """The rows of a table brought together by group, however they lie: an external sort by partition.
 
     A group has a number; groups are numbered in the order they first come. Rows are written to a temporary file as
-    Arrow batches, each batch for one range of groups; a range that grows beyond `SPILL` bytes is split, once all is
-    read and the sizes are known, and written anew.
+    Arrow batches, each batch for one range of groups; a range that grows beyond a quarter of `SPILL` bytes is split,
+    once all is read and the sizes are known, and written anew.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ class Partitions:
         known, highest = len(self.counts), int(groups.max(initial=-1))
         if highest >= known:
             self.counts.extend([0] * (highest + 1 - known))
-            if self._sizes[-1] > SPILL:
+            if self._sizes[-1] > SPILL // 4:
                 self._open(known)
         for group, count in zip(*np.unique(groups, return_counts=True), strict=True):
             self.counts[group] += int(count)
@@ -266,7 +266,7 @@ class Partitions:
 
     def finish(self) -> Partitions:
         """Split what is too large; to be called when all rows are there. Returns what is to be read."""
-        if max(self._sizes) <= 2 * SPILL:
+        if max(self._sizes) <= SPILL // 2:
             return self
         anew = Partitions(self.schema.remove(len(self.schema) - 1).remove(len(self.schema) - 2))
         anew.counts, anew._starts = self.counts, []
@@ -274,7 +274,7 @@ class Partitions:
         share = sum(self._sizes) / max(1, sum(self.counts))  # bytes a row
         filled = 0.0
         for group, count in enumerate(self.counts):
-            if not anew._starts or filled + count * share > SPILL:
+            if not anew._starts or filled + count * share > SPILL // 4:
                 anew._open(group)
                 filled = 0.0
             filled += count * share
