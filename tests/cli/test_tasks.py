@@ -200,7 +200,7 @@ def test_forecast_of_a_table_with_a_row_for_each_series(retrograde, tmp_path):
     lines = ["shop," + ",".join(months)]
     for shop in range(5):
         cells = [f"{10 * shop + 3 * math.sin(2 * math.pi * n / 12):.2f}" for n in range(48)]
-        lines.append(f"s{shop}," + ",".join(cells if shop else ["", ""] + cells[2:]))
+        lines.append(f"s{shop}," + ",".join(cells if shop else ["", "", *cells[2:]]))
     path.write_text("\n".join(lines) + "\n")
     options = ["--horizon", 3, "--max-steps", 3]
     assert retrograde("train", path, "--task", "forecast", "--out", run, *FAST, *options).code == 0
