@@ -96,7 +96,7 @@ _USUAL = {
     "target": ("target", "value", "values", "y", "close", "price", "sales", "demand", "count"),
     "features": ("x", "features", "inputs", "input", "data", "values", "series", "pixels"),
 }  # fmt: skip
-_NONE = {"na", "n/a", "null", "none", "?"}  # what people write in place of a number
+_NONE = {"na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-"}  # what people write in place of a number
 _COUNTERS = {*_USUAL["group"], "index", "column 1", "unnamed: 0", "rownames"}  # numbers that count rows, not to learn
 
 
