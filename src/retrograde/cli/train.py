@@ -248,7 +248,7 @@ def train(
         str | None, _option(STOPPING, "Training time of this session: 90s, 5m, 1h30m.", show_default=False)
     ] = None,
     eval_every: Annotated[
-        int | None, _option(RUN, "Steps between evaluations. [dim]\\[half an epoch, at most 500][/dim]")
+        int | None, _option(RUN, "Steps between evaluations. [dim]\\[half an epoch, from 10 to 500][/dim]")
     ] = None,
     checkpoint_minutes: Annotated[
         float, _option(RUN, "Write a checkpoint after so long too, not only at evaluations; 0: never.")
@@ -267,6 +267,10 @@ def train(
         ),
     ] = False,
     overwrite: Annotated[bool, _option(RUN, "Replace the run in --out.", "--overwrite")] = False,
+    record_flow: Annotated[
+        bool,
+        _option(RUN, "Measure the gradient's reach while training too, in at most 3 % of the time.", "--record-flow"),
+    ] = False,
     no_report: Annotated[bool, _option(RUN, "No gradient flow and no page at the end.", "--no-report")] = False,
     quiet: Annotated[bool, _option(RUN, "Print nothing but errors.", "--quiet", "-q")] = False,
     json: Annotated[bool, _option(RUN, "Print the result as JSON on stdout, all else on stderr.", "--json")] = False,
@@ -307,7 +311,16 @@ def train(
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     with display(quiet=quiet or not first, to_stderr=json) as shown:
-        result = train_run(data, out, resume=resume, overwrite=overwrite, report=not no_report, listener=shown, **given)
+        result = train_run(
+            data,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            report=not no_report,
+            record_flow=record_flow,
+            listener=shown,
+            **given,
+        )
     if not first:
         return
     if json:

@@ -66,7 +66,7 @@ class Options:
     epochs, max_steps, max_time
         When to stop, whichever comes first; ``max_time`` in seconds, of this session.
     eval_every : int or None
-        Steps between evaluations. None: half an epoch, at most 500 steps.
+        Steps between evaluations. None: half an epoch, at least 10 and at most 500 steps.
     checkpoint_minutes : float
         A checkpoint is written at every evaluation, and when this long has passed since the last; 0 for none between.
     keep_checkpoints : int

@@ -26,7 +26,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from .. import __version__, kernels
-from ..errors import DataError, DivergedError, OptionError, RunError
+from ..errors import DataError, DivergedError, OptionError, RetrogradeError, RunError
 from ..tasks.language import LanguageModel
 from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, reader_of, task_name
 from ..tasks.text import Vocabulary
@@ -41,6 +41,7 @@ from .team import Team
 __all__ = ["Result", "Run", "load", "train"]
 
 FLOW_SEQUENCES, FLOW_STEPS = 8, 100
+FLOW_BUDGET: float | None = 0.03  # share of the time that --record-flow may take
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     report: bool = True,
+    record_flow: bool = False,
     listener: Listener | None = None,
     **given: Any,
 ) -> Result:
@@ -89,6 +91,9 @@ def train(
         Go on with the run in ``out``, or replace it. Without either, one that is there is refused.
     report : bool
         Whether to measure the gradient flow and write ``report.html`` at the end.
+    record_flow : bool
+        Whether to measure it on held-out sequences now and then while training too (``GradientFlowRecorder``, at most
+        3 % of the time), into ``flow/recorded.jsonl``. It changes nothing about the training.
     listener : Listener, optional
         Hears of each step and evaluation.
     **given
@@ -153,7 +158,7 @@ def train(
         options = replace(
             options,
             batch_size=task.batch_size,
-            eval_every=options.eval_every or max(1, min(500, math.ceil(task.steps_per_epoch / 2))),
+            eval_every=options.eval_every or max(10, min(500, math.ceil(task.steps_per_epoch / 2))),
         )
         _check_size(options, task)
         trial = task.model()  # what cannot be built is refused before anything is written
@@ -168,7 +173,7 @@ def train(
             held.enter_context(folder.locked())
             if folder.writes:  # another may have written while data was read
                 folder.check_writable(resume=False, overwrite=overwrite)
-        return _train(task, folder, options, config, team, listener, found, report)
+        return _train(task, folder, options, config, team, listener, found, report, record_flow)
 
 
 def _mend(folder: RunFolder, found: checkpoint.Checkpoint, listener: Listener) -> None:
@@ -293,6 +298,7 @@ def _train(
     listener: Listener,
     found: checkpoint.Checkpoint | None,
     report: bool,
+    record_flow: bool,
 ) -> Result:
     _seed(options)
     model = task.model()
@@ -363,6 +369,9 @@ def _train(
 
     for note in task.notes:
         listener.note(note)
+    hears = (
+        _FlowRecording(listener, model, task, folder, options, resume=found is not None) if record_flow else listener
+    )
     listener.begin(config, progress, planned)
     if progress.step >= planned and found is not None:
         listener.note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
@@ -388,7 +397,7 @@ def _train(
                 save,
                 due,
                 stop,
-                listener,
+                hears,
                 regulariser,
             )
             if not progress.metrics or progress.metrics[-1]["step"] != progress.step:
@@ -409,6 +418,8 @@ def _train(
         status = "diverged" if failure else "interrupted" if received else "finished"
         summary = _summary(status, progress, str(failure) if failure else _message(status, progress, planned))
         folder.write_json("summary.json", summary)
+        if isinstance(hears, _FlowRecording):
+            hears.say()
         if team.first:
             _finish(task, folder, options, model, summary, listener, report)
     if failure:
@@ -548,6 +559,55 @@ def _finish(
         page.write(folder.path)
     except Exception as error:  # the run itself is whole, and worth more than its page
         listener.note(f"the page is not complete: {type(error).__name__}: {error}")
+
+
+class _FlowRecording(Listener):
+    """Hears of every step in place of a listener, records the gradient flow now and then, and tells that listener."""
+
+    def __init__(
+        self, told: Listener, model: nn.Module, task: Any, folder: RunFolder, options: Options, *, resume: bool
+    ) -> None:
+        from ..flow.recorder import GradientFlowRecorder, mapped
+
+        device = next(model.parameters()).device
+        (*inputs,), loss = task.probe(FLOW_SEQUENCES // 2, FLOW_STEPS)
+        self.told = told
+        self.recorder: GradientFlowRecorder | None = GradientFlowRecorder(
+            model,
+            lambda output: loss(mapped(output, lambda leaf: leaf.cpu())),
+            inputs=mapped(tuple(inputs), lambda leaf: leaf.to(device)),
+            every=max(1, min(100, (options.eval_every or 100) // 5)),
+            budget=FLOW_BUDGET,
+            sequences=None,  # the loss holds the answers of all of them
+            run=folder.path if folder.writes else None,
+            resume=resume,
+        )
+
+    def step(self, progress: Progress) -> None:
+        """One more; measured if it is time."""
+        if self.recorder is not None:
+            try:
+                self.recorder.step(step=progress.step)
+            except RetrogradeError as error:
+                self.told.note(f"the gradient flow is not recorded: {error}")
+                self.recorder = None
+        self.told.step(progress)
+
+    def say(self) -> None:
+        """How often it was measured, and what that took."""
+        if self.recorder is None or not (self.recorder.records or self.recorder.skipped):
+            return
+        times, skipped, limit = len(self.recorder.records), self.recorder.skipped, f"{FLOW_BUDGET or 1:.0%}"
+        if not times:
+            self.told.note(
+                f"the gradient flow was not recorded: each of {skipped} measurements would have taken over {limit} of "
+                "the time of so short a training."
+            )
+            return
+        said = f"the gradient flow was recorded {times} time{'s' * (times != 1)} while training"
+        if skipped:
+            said += f"; {skipped} more were left out, to stay within {limit} of the time"
+        self.told.note(f"{said} (it took {self.recorder.overhead:.1%}).")
 
 
 def _numbers(found: dict[str, Any]) -> dict[str, Any]:
