@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
+from .text import check_exists
 
 __all__ = ["SUFFIXES", "Block", "Table", "fingerprint", "open_table"]
 
@@ -96,13 +97,7 @@ def open_table(source: str | Path, encoding: str = "utf-8") -> Table:
     if name.startswith("builtin:"):
         return _builtin(name)
     path = Path(name)
-    if not path.exists():
-        if re.match(r"[a-z][a-z0-9+.-]*://", name) or re.fullmatch(r"[\w-]+/[\w.-]+", name):
-            raise DataError(
-                f"{name} is no file here, and nothing is fetched from a hub or the web: download it, then name the "
-                f"file ({', '.join(SUFFIXES)})."
-            )
-        raise DataError(f"{name} does not exist: name a file ({', '.join(SUFFIXES)}) or a folder of texts.")
+    check_exists(name, f"a file ({', '.join(SUFFIXES)}) or a folder of texts")
     if path.is_dir():
         return _texts(path, encoding)
     suffixes = [suffix.lower() for suffix in path.suffixes]
