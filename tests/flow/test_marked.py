@@ -103,10 +103,10 @@ def test_sequences_that_end_early_and_unmarked_runs() -> None:
 def test_what_a_mark_cannot_tell_is_said() -> None:
     model, x = ByHand(nn.LSTM(2, 3)), torch.randn(T, B, 2)
     flow = rg.gradient_flow(model, x, loss=losses)
-    for ask in (flow.truncation, flow.share_by_lag, flow.plot_shares):
+    for ask in (flow.truncation, flow.share_by_lag):
         with pytest.raises(FlowError, match="No parameters are known of l0: states were marked"):
             ask()
-    for ask in (flow.gates, flow.saturation, flow.bounds, flow.plot_gates, flow.plot_activation):
+    for ask in (flow.gates, flow.saturation, flow.bounds, flow.plot_gates, flow.plot_activation, flow.plot_shares):
         with pytest.raises(FlowError, match="states of l0 were marked by hand"):
             ask()
     with pytest.raises(OptionError, match=r"mark_state was given torch\.int64"):

@@ -224,6 +224,21 @@ class GradientFlow:
         evidence = self._evidence
         return {name: (label, kind) for label in self.layers for kind, (name, _) in evidence.parameters(label).items()}
 
+    def weight(self, layer: str | int = 0) -> str:
+        """The name, as in the model's ``state_dict``, of a layer's weights from state to state."""
+        label = self.layers[self.layer(layer)]
+        self._run(label)
+        return self._evidence.parameters(label)["weight_hh"][0]
+
+    @property
+    def effort(self) -> float:
+        """Multiplications that the first question about contributions or truncation takes; 0 once it was asked."""
+        if self.sums is not None or self.evidence is None:
+            return 0.0
+        runs = [self.evidence.runs[label] for label in self.layers if label in self.evidence.runs]
+        rows = len(self.targets) * max(self.steps) / 2 * self.losses.shape[1]
+        return float(rows * sum(sum(w.numel() for w in run.weights.tensors()) for run in runs))
+
     def _parameter(self, name: str) -> str:
         owners = self._owners
         if not owners:

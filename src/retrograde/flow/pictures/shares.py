@@ -25,7 +25,7 @@ def plot_shares(
 ) -> Axes:
     """Draw the signed shares as bars and their running sum, which ends at 1, as steps."""
     ax = canvas.axes(ax)
-    name = parameter or next((name for name in flow.parameters if "weight_hh" in name), "weight_hh")
+    name = parameter or flow.weight()
     found = flow.contributions(name, gate)
     share, lags = found.share, found.lags
     assert lags is not None
