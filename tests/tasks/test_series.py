@@ -161,3 +161,19 @@ def test_series_too_short_for_a_window_are_trained_and_forecast(tmp_path):
     found = list(reader.forecast(reader.read(str(path))))
     assert [place for place, _ in found] == [0, 1, 2]
     assert all(np.isfinite(values).all() for _, values in found)
+
+
+def test_a_validation_file_that_goes_on_with_a_series_is_read_on(tmp_path):
+    values = np.tile([1.0, 2.0, 3.0, 10.0], 15)
+    for name, part in (("train", slice(0, 52)), ("valid", slice(52, 60)), ("other", slice(0, 20))):
+        steps = range(60)[part]
+        (tmp_path / f"{name}.csv").write_text("t,y\n" + "".join(f"{t},{values[t]}\n" for t in steps))
+    task = ForecastTask(str(tmp_path / "train.csv"), options(validation=str(tmp_path / "valid.csv")))
+    windows, _ = task.validation
+    assert len(windows) == 8 - 4 + 1
+    assert task.baselines()["seasonal naive"]["mae"] == pytest.approx(0, abs=1e-6)
+    first = windows.cut(windows.truths, np.array([0]))[:, 0, 0]
+    scaler = task.scalers[""]
+    np.testing.assert_allclose(first * scaler.scale + scaler.mean, values[44:56], rtol=1e-5)
+    task = ForecastTask(str(tmp_path / "train.csv"), options(validation=str(tmp_path / "other.csv")))
+    assert len(task.validation[0]) == 20 - 12 + 1

@@ -21,7 +21,7 @@ from ..errors import DataError, OptionError, RunError
 from .columns import Columns, columns_for
 from .labelled import RECURRENT
 from .sequences import Scaler, SequenceModel, Shuffle, fill
-from .series import Series, guess_season, irregular, read_series
+from .series import Series, continued, guess_season, irregular, read_series
 from .storage import PIECE, Ragged, Rows
 from .tables import fingerprint, open_table
 
@@ -284,12 +284,13 @@ class ForecastModel:
         lengths = found.numbers.lengths + padding
         return Ragged(values, lengths), Ragged(truths, lengths), filled
 
-    def windows(self, found: Series) -> Windows:
-        """Every window of some series; one of each that is too short for one by itself."""
+    def windows(self, found: Series, bounds: Sequence[tuple[int, int]] | None = None) -> Windows:
+        """Every window of some series, or of a part of each; one of each that is too short for one by itself."""
         lengths = found.numbers.lengths
+        bounds = bounds if bounds is not None else [(0, int(length)) for length in lengths]
         padding = self.plan.padding(lengths)
         values, truths, _ = self.scaled(found, padding)
-        return Windows(self.plan, values, truths, padding, [(0, int(n)) for n in lengths], False)
+        return Windows(self.plan, values, truths, padding, bounds, True)
 
     def score(self, windows: Windows, names: Sequence[tuple[str, ...]]) -> dict[str, float]:
         """Judge the network, see `judge`."""
@@ -605,14 +606,14 @@ class ForecastTask:
         self.training = Windows(self.plan, values, truths, padding, [(0, train) for train, _, _ in bounds], False)
         if not len(self.training):
             raise DataError(f"{self.source} has no {self.plan.context + self.plan.horizon} steps in a row to train on.")
-        self.validation = self._part("validation", padding, [(train, end) for train, end, _ in bounds])
+        self.validation = self._part("validation", found, padding, [(train, end) for train, end, _ in bounds])
         has_test = self.options.get("test") or self.options.get("test_fraction")
         self.test: tuple[Windows, list[tuple[str, ...]]] | None = None
         if has_test:
-            self.test = self._part("test", padding, [(end, stop) for _, end, stop in bounds])
+            self.test = self._part("test", found, padding, [(end, stop) for _, end, stop in bounds])
 
     def _part(
-        self, part: str, padding: NDArray[np.int64], bounds: Sequence[tuple[int, int]]
+        self, part: str, found: Series, padding: NDArray[np.int64], bounds: Sequence[tuple[int, int]]
     ) -> tuple[Windows, list[tuple[str, ...]]]:
         """Windows to judge with, and the names of their series: of the held-out ends, or of a file of their own."""
         other = self.options.get(part)
@@ -622,10 +623,12 @@ class ForecastTask:
                 self.names,
             )
         else:
-            # A series of that file which training has too keeps its scale.
+            # A series of that file which training has too keeps its scale; where it goes on with it, it is read on.
             reader = self._with(nn.Module())
-            found = reader.read(other, self.options.get("encoding") or "utf-8")
-            windows, names = reader.windows(found), found.names
+            later, bounds = continued(
+                found, reader.read(other, self.options.get("encoding") or "utf-8"), self.plan.context
+            )
+            windows, names = reader.windows(later, bounds), later.names
             self.scalers, self.units = reader.scalers, reader.units
         if not len(windows):
             raise DataError(

@@ -16,7 +16,7 @@ from .rows import channels_of_lists, groups, label_text, numbers, times
 from .storage import Ragged, Rows
 from .tables import Table
 
-__all__ = ["Series", "guess_season", "irregular", "read_series", "times_after"]
+__all__ = ["Series", "continued", "guess_season", "irregular", "read_series", "times_after"]
 
 Floats = NDArray[np.float64]
 TIMES = 60  # of each series so many are kept, the last ones: enough to tell how far they lie apart
@@ -34,6 +34,8 @@ class Series:
         ``(T, C + F)`` each, float64: target channels, then features; NaN where a cell is empty.
     times : list
         Of each, its last times, as the table writes them; None where it has none.
+    begins : list
+        Of each, its first time.
     channels : int
         How many of the numbers are those to forecast.
     """
@@ -41,7 +43,8 @@ class Series:
     names: list[tuple[str, ...]]
     numbers: Ragged
     times: list[list[str] | None] = field(repr=False)
-    channels: int = 1
+    begins: list[str | None] = field(repr=False)
+    channels: int
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,11 +65,12 @@ def read_series(table: Table, columns: Columns) -> Series:
     return _collected(table, columns, _long(table, columns))
 
 
-_Named = tuple[tuple[str, ...], Floats, list[str] | None]
+_Named = tuple[tuple[str, ...], Floats, list[str] | None]  # name, numbers, times
 
 
 def _collected(table: Table, columns: Columns, found: Iterator[_Named]) -> Series:
     names: list[tuple[str, ...]] = []
+    begins: list[str | None] = []
     ends: list[list[str] | None] = []
     width: set[int] = set()
 
@@ -80,11 +84,12 @@ def _collected(table: Table, columns: Columns, found: Iterator[_Named]) -> Serie
                     f"{table.source}: row {len(names) + 1} has another number of channels than those above it."
                 )
             names.append(name)
-            ends.append(when)
+            begins.append(when[0] if when else None)
+            ends.append(when[-TIMES:] if when is not None else None)
             yield one
 
     numbers = Ragged.of(values(), np.float64)
-    return Series(names, numbers, ends, max(width, default=len(columns.target)) - len(columns.features))
+    return Series(names, numbers, ends, begins, max(width, default=len(columns.target)) - len(columns.features))
 
 
 def _check_finite(table: Table, name: tuple[str, ...], values: Floats) -> None:
@@ -96,13 +101,15 @@ def _check_finite(table: Table, name: tuple[str, ...], values: Floats) -> None:
 def _long(table: Table, columns: Columns) -> Iterator[_Named]:
     for group in groups(table, columns):
         cells = [group.cells[name] for name in (*columns.target, *columns.features)]
-        when = group.cells[columns.time][-TIMES:] if columns.time is not None else None
+        when = group.cells[columns.time] if columns.time is not None else None
         yield group.names, np.stack(cells, axis=1), when
 
 
 def _in_order(table: Table, columns: Columns) -> Series | None:
     """A table that is one series and lies in order of time, read as it comes; None if it does not lie so."""
-    rows, row, latest, ends = Rows(np.float64), 0, -np.inf, None
+    rows, row, latest = Rows(np.float64), 0, -np.inf
+    begin: str | None = None
+    ends: list[str] | None = None
     for block in table.blocks():
         if columns.time is not None:
             when = block[columns.time]
@@ -110,13 +117,14 @@ def _in_order(table: Table, columns: Columns) -> Series | None:
             moment = times(when, columns.time, range(row, row + size))
             if (np.diff(moment, prepend=latest) <= 0).any():
                 return None
-            latest, ends = moment[-1], ((ends or []) + list(map(str, when)))[-TIMES:]
+            begin = str(when[0]) if begin is None else begin
+            latest, ends = moment[-1], [*(ends or []), *map(str, when)][-TIMES:]
         values = [numbers(block[name], name, row) for name in (*columns.target, *columns.features)]
         stacked = np.stack(values, axis=1)
         _check_finite(table, (), stacked)
         rows.append(stacked)
         row += len(stacked)
-    return Series([()], Ragged(rows, np.array([len(rows)], dtype=np.int64)), [ends], len(columns.target))
+    return Series([()], Ragged(rows, np.array([len(rows)], dtype=np.int64)), [ends], [begin], len(columns.target))
 
 
 def _wide(table: Table, columns: Columns) -> Iterator[_Named]:
@@ -152,8 +160,43 @@ def _wide(table: Table, columns: Columns) -> Iterator[_Named]:
             known = np.flatnonzero(~np.isnan(values).all(1))
             begin = int(known[0]) if len(known) else len(values)
             end = len(values) if dated else int(known[-1]) + 1 if len(known) else begin
-            yield name, values[begin:end], labels[max(begin, end - TIMES) : end] if labels is not None else None
+            yield name, values[begin:end], labels[begin:end] if labels is not None else None
         row += size
+
+
+def continued(before: Series, after: Series, steps: int) -> tuple[Series, list[tuple[int, int]]]:
+    """Series with the last steps of those that they go on with, by name and time, put before them.
+
+    Returns
+    -------
+    whole : Series
+    bounds : list of (int, int)
+        Of each: where ``after`` begins in it and where it ends.
+    """
+    place_of = {name: place for place, name in enumerate(before.names)}
+    bounds: list[tuple[int, int]] = []
+
+    def values() -> Iterator[Floats]:
+        for place, name in enumerate(after.names):
+            one, earlier = after.numbers[place], np.empty((0, after.numbers.rows.shape[0]))
+            if (old := place_of.get(name)) is not None and _follows(before.times[old], after.begins[place]):
+                end = int(before.numbers.starts[old + 1])
+                earlier = before.numbers.rows[max(int(before.numbers.starts[old]), end - steps) : end]
+            bounds.append((len(earlier), len(earlier) + len(one)))
+            yield np.concatenate([earlier, one])
+
+    numbers = Ragged.of(values(), np.float64)
+    return Series(after.names, numbers, after.times, after.begins, after.channels), bounds
+
+
+def _follows(when: Sequence[str] | None, begin: str | None) -> bool:
+    if not when or begin is None:
+        return False
+    try:
+        last, first = moments([when[-1], begin])
+    except ValueError:
+        return False
+    return bool(last < first)
 
 
 # --- Times ------------------------------------------------------------------------------------------------------------
