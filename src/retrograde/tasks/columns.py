@@ -532,7 +532,12 @@ def number_of(cell: Any) -> float:
 
 def _numeric_list(values: Sequence[Any]) -> bool:
     cell = next((value for value in values if not is_missing(value) and len(value)), None) if values else None
-    return kind_of(values) == "list" and cell is not None and np.asarray(cell).dtype.kind in "fiub"
+    if kind_of(values) != "list" or cell is None:
+        return False
+    try:
+        return np.asarray(cell).dtype.kind in "fiub"
+    except ValueError:  # lists of unequal lengths inside: refused by its row where it is read
+        return True
 
 
 def is_missing(cell: Any) -> bool:
