@@ -411,3 +411,31 @@ def test_sequence_gradients_equal_one_backward_pass_a_sequence() -> None:
     names = [name for name, _ in found.exploding(0.999 * found.total.max() / np.median(found.total))]
     assert names == ["abcd"[worst]]
     assert found.exploding(1e6) == []
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_stacks_side_by_side_go_the_short_way(restricted: bool) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.GRU(2, 3, 2, dtype=torch.float64)
+            self.right = nn.LSTM(2, 3, 2, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.left(x)[0] * self.right(x.flip(0))[0]
+
+    model, x = Pair(), randn(T, B, 2)
+    layers = ["left.l1", "right.l0"] if restricted else None
+    flow = rg.gradient_flow(model, x, loss=losses, reduce="none", layers=layers)
+    assert flow.evidence is not None and flow.evidence.local is not None
+    left, below = unrolled(model.left, x)
+    right, above = unrolled(model.right, x.flip(0))
+    states = {f"left.{k}": v for k, v in below.items()} | {f"right.{k}": v for k, v in above.items()}
+    kept = {label: states[label] for label in flow.layers}
+    np.testing.assert_allclose(flow.norms, norms(losses(left * right), kept), rtol=1e-9, atol=1e-300)
+    losses(model(x)).sum().backward()
+    for name in ("left.weight_ih_l1", "right.weight_hh_l0"):
+        whole = np.linalg.norm(dict(model.named_parameters())[name].grad)
+        found = flow.contributions(name)
+        assert found.share.sum() == pytest.approx(1)
+        assert np.nansum(found.norm * found.cosine) == pytest.approx(whole, rel=1e-9)  # parts along the whole

@@ -39,7 +39,8 @@ class Call:
     run: Trajectory
     probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
     fed_by: Call | None  # the layer whose output is this one's input, unchanged
-    own_state: bool  # whether its initial state is independent of every other layer
+    own_input: bool  # whether its input is independent of every other layer
+    own_state: bool  # whether its initial state is
     order: Tensor | None  # packed input: where each of the user's sequences stands in the run
     keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
     swept: recurrence.Swept | None = None
@@ -346,7 +347,7 @@ class Recorder(TorchFunctionMode):
             )
         probe = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         own_state = not any(s.requires_grad for s in state)
-        call = Call(track, run, probe, fed_by, own_state, self.order if mask is not None else None)
+        call = Call(track, run, probe, fed_by, not x.requires_grad, own_state, self.order if mask is not None else None)
         self.calls.append(call)
         ends = [h_n] if c_n is None else [h_n, c_n]
         output, *last = _Recorded.apply(call, ends, probe, x, *state, *weights.tensors())  # type: ignore[no-untyped-call]

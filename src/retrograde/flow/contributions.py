@@ -248,7 +248,7 @@ def _total(evidence: Evidence) -> dict[str, Tensor]:
 def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """g_lag of every parameter, lags rising."""
     if evidence.local is not None:
-        for lag, found in recurrence.by_lag(list(evidence.runs.values()), evidence.local, evidence.targets):
+        for lag, found in evidence.by_lag():
             parts = {}
             for (label, run), a in zip(evidence.runs.items(), found, strict=True):
                 if label not in flow.layers:

@@ -19,7 +19,7 @@ from ..errors import FlowError
 from . import recurrence
 from .cells import GATES, Trajectory, Weights
 from .graph import Graph, MarkedRun
-from .recurrence import Swept
+from .recurrence import Lag, Swept
 
 _BLOCK_BYTES = 256 * 2**20
 
@@ -37,7 +37,9 @@ class Evidence:
     targets : Tensor
         The steps t followed, rising.
     local : list of Tensor or None
-        For each layer of a causal stack ∂E_t/∂(output_t) `(T, B, P)`, where the head looks at one step at a time.
+        For each layer of causal stacks ∂E_t/∂(output_t) `(T, B, P)`, where the head looks at one step at a time.
+    bottoms : frozenset of str
+        Labels of the layers that no other feeds, where there is ``local``: each begins a stack.
     graph : Graph or None
         Else the user's graph.
     marked : dict of MarkedRun
@@ -48,6 +50,7 @@ class Evidence:
     modules: dict[str, tuple[str, str]]
     targets: Tensor
     local: list[Tensor] | None = None
+    bottoms: frozenset[str] = frozenset()
     graph: Graph | None = None
     marked: dict[str, MarkedRun] = field(default_factory=dict)
 
@@ -80,6 +83,19 @@ class Evidence:
         directions = torch.zeros_like(self._graph.losses)
         directions[self.targets] = 1
         return self._send(directions[None])
+
+    def by_lag(self, *, scaled: bool = False) -> Iterator[tuple[int, list[Lag]]]:
+        """Where there is ``local``: lags 0, 1, … with the adjoints of every layer, in the order of ``runs``."""
+        assert self.local is not None
+        stacks: list[tuple[list[Trajectory], list[Tensor]]] = []
+        for (label, run), g in zip(self.runs.items(), self.local, strict=True):
+            if not stacks or label in self.bottoms:
+                stacks.append(([], []))
+            stacks[-1][0].append(run)
+            stacks[-1][1].append(g)
+        walks = [recurrence.by_lag(runs, local, self.targets, scaled=scaled) for runs, local in stacks]
+        for steps in zip(*walks, strict=True):  # all have the same targets, so the same lags
+            yield steps[0][0], [found for _, own in steps for found in own]
 
     def by_target(self) -> Iterator[tuple[Tensor, dict[str, Swept]]]:
         """Blocks of targets t with their adjoints, pre-activations kept."""
@@ -123,7 +139,8 @@ class Evidence:
         above: Tensor | None = None
         for (label, run), g in reversed(list(zip(self.runs.items(), directions, strict=True))):
             whole = g if above is None else g + above
-            swept, above, _, _ = recurrence.backward(run, whole, None, None, need_x=True, keep=True)
+            below = label not in self.bottoms
+            swept, above, _, _ = recurrence.backward(run, whole, None, None, need_x=below, keep=True)
             found[label] = swept
         return {label: found[label] for label in self.runs}
 
@@ -172,6 +189,7 @@ def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[st
                 "kind": run.kind,
                 "nonlinearity": run.nonlinearity,
                 "reverse": run.reverse,
+                "bottom": label in evidence.bottoms,
             }
         )
     return {name: a.cpu().contiguous().numpy() for name, a in arrays.items() if a is not None}, labels
@@ -198,7 +216,8 @@ def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], t
             **kept,
         )
         modules[about["label"]] = (about["module"], about["suffix"])
-    return Evidence(runs, modules, torch.from_numpy(targets), local or None)
+    bottoms = frozenset(about["label"] for about in labels if about.get("bottom"))
+    return Evidence(runs, modules, torch.from_numpy(targets), local or None, bottoms)
 
 
 def factors(

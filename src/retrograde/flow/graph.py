@@ -113,6 +113,8 @@ class Graph:
     def local_adjoints(self) -> dict[Call, Tensor] | None:
         """∂E_t/∂(output_t) of each layer if the head looks at one step of one sequence at a time, else None.
 
+        The layers are then one causal stack, or several side by side.
+
         The test is exact. Give every (t, b) a set of its own, out of equal-sized sets of which none contains another.
         Then for any two there is a set with the first and without the second; a backward pass of the losses in that
         set must leave zero at all the others, or the head mixes. It takes about log₂(T·B) passes through the head.
@@ -120,7 +122,7 @@ class Graph:
         calls, losses = [call for call in self.recorder.calls if isinstance(call, Call)], self.losses
         chain = all(
             not call.run.reverse
-            and (i == 0 or (call.fed_by is calls[i - 1] and call.own_state))
+            and (i == 0 or (call.own_state and (call.own_input or call.fed_by is calls[i - 1])))
             and call.run.h.shape[:2] == losses.shape
             for i, call in enumerate(calls)
         )

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
-from . import recurrence
 from .capture import AnyCall, Call, recording
 from .evidence import Evidence
 from .graph import Graph
@@ -170,10 +169,12 @@ class _Measured:
         runs = {label: self.graph.trajectory(label) for label in kept}
         if local is None:
             return Evidence(runs, modules, self.rows, graph=self.graph, marked=marked)
+        first = {label: self.graph.tracks[label][0] for label in kept}
         return Evidence(
             runs,
             modules,
             self.rows,
+            bottoms=frozenset(label for label, call in first.items() if isinstance(call, Call) and call.own_input),
             local=[g for label in kept for call, g in local.items() if call is self.graph.tracks[label][0]],
         )
 
@@ -240,7 +241,7 @@ class _Measured:
         # Norms of a block of lags at a time are reduced in one go: work space like a state's, O(T·B·H).
         block = min(32, int(self.rows[-1]) + 1)
         table = torch.zeros(len(place), block, rows, batch, dtype=torch.float64)
-        for lag, found in recurrence.by_lag(list(evidence.runs.values()), evidence.local, self.rows, scaled=True):
+        for lag, found in evidence.by_lag(scaled=True):
             gone = rows - len(found[0].norm_h)
             for j, i in place.items():
                 step = found[j]
