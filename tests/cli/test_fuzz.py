@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import warnings
 
@@ -67,6 +68,11 @@ CORPUS = {
     "junk.npz": b"PK\x03\x04junk",
     "junk.csv.gz": gzip.compress(GOOD.encode())[:25],
     "not-gzip.csv.gz": GOOD.encode(),
+    "gzip.csv": gzip.compress(GOOD.encode()),
+    "bom-crlf.csv": b"\xef\xbb\xbf" + GOOD.encode().replace(b"\n", b"\r\n"),
+    "unclosed.csv": GOOD.encode() + b'"never closed ' + b"x\n" * 100,
+    "deep.jsonl": b'{"text": ' + b"[" * 3000 + b"]" * 3000 + b', "label": "x"}\n',
+    "lists-uneven.jsonl": b'{"x": [[1, 2], [3]], "label": "x"}\n{"x": [[2]], "label": "y"}\n' * 6,
 }
 
 
@@ -192,3 +198,23 @@ def test_arrays_with_pickles_and_odd_shapes(capsys, tmp_path):
         np.savez(tmp_path / name, **content)
         for task in ("classify", "tag", "forecast"):
             check(capsys, "train", tmp_path / name, "--task", task, "--out", tmp_path / f"{name}-{task}", *FAST)
+
+
+def test_a_folder_in_place_of_a_file(capsys, tmp_path, runs):
+    for name in ("hollow.csv", "full.jsonl"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full.jsonl" / "a.jsonl").write_text("{}")
+    for name, task in itertools.product(("hollow.csv", "full.jsonl"), ("classify", "tag", "forecast", "language")):
+        assert check(capsys, "train", tmp_path / name, "--task", task, "--out", tmp_path / "run", *FAST) == 2
+        if task in runs:
+            assert check(capsys, "evaluate", runs[task], tmp_path / name) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_only_the_validation_file_has(capsys, tmp_path):
+    data, other, run = tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "run"
+    data.write_text(GOOD)
+    other.write_text(GOOD + "new words,c\n")
+    arguments = ["train", data, "--task", "classify", "--validation", other, "--out", run, *FAST]
+    assert check(capsys, *arguments) == 2
+    assert not run.exists()
