@@ -499,6 +499,39 @@ def test_gates_saturate_without_overflow():
     assert rg.reference.sigmoid(np.array([-800.0, -40.0, 0.0, 800.0])) == pytest.approx([0.0, np.exp(-40), 0.5, 1.0])
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("truncation", [1, 2, 3, 5, 6, 9])
+def test_truncation_of_gated_layers_is_detaching_each_loss_by_itself(kind, truncation):
+    torch.manual_seed(0)
+    T, D, H = 6, 2, 3
+    layer = getattr(torch.nn, kind.upper() + "Cell")(D, H, dtype=torch.float64)
+    x = torch.randn(T, D, dtype=torch.float64, requires_grad=True)
+    start = [torch.randn(H, dtype=torch.float64, requires_grad=True) for _ in range(2 if kind == "lstm" else 1)]
+    of_output, of_end = torch.randn(T, H, dtype=torch.float64), torch.randn(H, dtype=torch.float64)
+    total = torch.zeros(())
+    for t in range(1, T + 1):
+        state = start
+        for k in range(t + 1):
+            state = [s.detach() for s in state] if k == t - truncation else state
+            if k < t:
+                new = layer(x[k], tuple(state) if kind == "lstm" else state[0])
+                state = list(new) if kind == "lstm" else [new]
+        total = total + state[0] @ of_output[t - 1] + (state[0] @ of_end if t == T else 0)
+    total.backward()
+    own = {name: p.detach().numpy() for name, p in layer.named_parameters()}
+    cell = {"lstm": rg.reference.LSTM, "gru": rg.reference.GRU}[kind](**own)
+    initial = dict(zip(("h_0", "c_0"), (s.detach().numpy() for s in start), strict=False))
+    gradients = {"lstm": rg.reference.lstm_gradients, "gru": rg.reference.gru_gradients}[kind]
+    found = gradients(cell, x.detach().numpy(), of_output.numpy(), of_end.numpy(), **initial, truncation=truncation)
+    for name, p in layer.named_parameters():
+        close(getattr(found, name), p.grad.numpy())
+    close(found.inputs, x.grad.numpy())
+    for name, s in zip(("h_0", "c_0"), start, strict=False):
+        close(getattr(found, name), np.zeros(H) if s.grad is None else s.grad.numpy())
+    with pytest.raises(OptionError, match="truncation = 0"):
+        gradients(cell, x.detach().numpy(), of_output.numpy(), truncation=0)
+
+
 # -- bad input, and the text itself ----------------------------------------------------------------
 
 NET = rg.reference.Network.random(5, 4, 3, seed=0)

@@ -93,9 +93,9 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -856,6 +856,7 @@ def lstm_gradients(
     grad_c_n: ArrayLike | None = None,
     h_0: ArrayLike | None = None,
     c_0: ArrayLike | None = None,
+    truncation: int | None = None,
 ) -> LSTMGradients:
     """Backpropagation through time, given what the loss says of the layer's outputs.
 
@@ -867,11 +868,13 @@ def lstm_gradients(
         ∂E/∂h_t where the loss uses the output of step t; zero if left out.
     grad_h_n, grad_c_n : array_like, (P,), (H,), optional
         ∂E/∂h_T and ∂E/∂c_T where the loss uses the final states as well; they add to the above.
+    truncation : int, optional
+        As in `gradients`: what the loss says of each step t is followed back through that many steps only.
 
     Raises
     ------
     DataError
-        An array does not fit the layer.
+        An array does not fit the layer; a truncation below 1.
     """
     states = lstm_forward(cell, inputs, h_0, c_0)
     x, h, c = states.x, states.h, states.c
@@ -879,6 +882,16 @@ def lstm_gradients(
     from_output = np.zeros((T, P)) if grad_output is None else _array("grad_output", grad_output, "T P", T=T, P=P)
     dh = np.zeros(P) if grad_h_n is None else _array("grad_h_n", grad_h_n, "P", P=P)
     dc = np.zeros(H) if grad_c_n is None else _array("grad_c_n", grad_c_n, "H", H=H)
+    if truncation is not None:
+        return LSTMGradients(
+            **_windows(
+                T,
+                _size("truncation", truncation),
+                lambda k, t, at_end: lstm_gradients(
+                    cell, x[k:t], at_end(from_output), dh * (t == T), dc * (t == T), h[k], c[k]
+                ),
+            )
+        )
 
     dW_ih, dW_hh, dx = np.zeros_like(cell.weight_ih), np.zeros_like(cell.weight_hh), np.zeros_like(x)
     db, dW_hr = np.zeros(4 * H), np.zeros((P, H))
@@ -1086,6 +1099,7 @@ def gru_gradients(
     grad_output: ArrayLike | None = None,
     grad_h_n: ArrayLike | None = None,
     h_0: ArrayLike | None = None,
+    truncation: int | None = None,
 ) -> GRUGradients:
     """Backpropagation through time, given what the loss says of the layer's outputs.
 
@@ -1097,17 +1111,27 @@ def gru_gradients(
         ∂E/∂h_t where the loss uses the output of step t; zero if left out.
     grad_h_n : array_like, (H,), optional
         ∂E/∂h_T where the loss uses the final state as well; it adds to the above.
+    truncation : int, optional
+        As in `gradients`: what the loss says of each step t is followed back through that many steps only.
 
     Raises
     ------
     DataError
-        An array does not fit the layer.
+        An array does not fit the layer; a truncation below 1.
     """
     states = gru_forward(cell, inputs, h_0)
     x, h = states.x, states.h
     T, H = len(x), h.shape[1]
     from_output = np.zeros((T, H)) if grad_output is None else _array("grad_output", grad_output, "T H", T=T, H=H)
     dh = np.zeros(H) if grad_h_n is None else _array("grad_h_n", grad_h_n, "H", H=H)
+    if truncation is not None:
+        return GRUGradients(
+            **_windows(
+                T,
+                _size("truncation", truncation),
+                lambda k, t, at_end: gru_gradients(cell, x[k:t], at_end(from_output), dh * (t == T), h[k]),
+            )
+        )
 
     dW_ih, dW_hh, dx = np.zeros_like(cell.weight_ih), np.zeros_like(cell.weight_hh), np.zeros_like(x)
     db_ih, db_hh = np.zeros(3 * H), np.zeros(3 * H)
@@ -1123,6 +1147,32 @@ def gru_gradients(
     return GRUGradients(
         dW_ih, dW_hh, None if cell.bias_ih is None else db_ih, None if cell.bias_hh is None else db_hh, dx, dh
     )
+
+
+def _windows(
+    T: int, truncation: int, gradients_of: Callable[[int, int, Callable[[Array], Array]], Any]
+) -> dict[str, Any]:
+    """Truncated BPTT of a layer: each step's loss by itself, back from t to k = t − truncation, and their sum.
+
+    The state s_k is where a window begins; it is taken as given, unless it is the initial state of the layer and less
+    than ``truncation`` steps away.
+    """
+    whole: dict[str, Any] = {}
+    for t in range(1, T + 1):
+        k = max(0, t - truncation)
+
+        def at_end(from_output: Array, k: int = k, t: int = t) -> Array:
+            alone = np.zeros((t - k, from_output.shape[1]))
+            alone[-1] = from_output[t - 1]
+            return alone
+
+        for name, part in vars(gradients_of(k, t, at_end)).items():
+            if name == "inputs":
+                part = np.pad(part, ((k, T - t), (0, 0)))
+            elif name in ("h_0", "c_0") and t >= truncation:
+                part = np.zeros_like(part)
+            whole[name] = part if whole.get(name) is None or part is None else whole[name] + part
+    return whole
 
 
 # ------------------------------------------------------------------------------------------------
