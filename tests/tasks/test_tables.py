@@ -221,7 +221,7 @@ def test_no_pickle_is_loaded(tmp_path):
 cell = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(st.tuples(cell, cell), min_size=2, max_size=8))
 def test_any_text_survives_csv_and_json(tmp_path_factory, rows):
     import csv
