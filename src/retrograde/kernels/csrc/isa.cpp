@@ -29,7 +29,10 @@ void matmul(T* c, const T* a, const T* b, bool b_transposed, Index M, Index N, I
   const Index panels = parts(N, kPanel<T>);
   Room measure(nullptr);
   measure.take<T>(panels * kPanel<T> * K);
-  T* const packed = static_cast<T*>(scratch_memory(measure.used()));
+  measure.take<T>(kBlockRoom<T> * lease.size());
+  Room room(static_cast<char*>(scratch_memory(measure.used())));
+  T* const packed = room.take<T>(panels * kPanel<T> * K);
+  T* const blocks = room.take<T>(kBlockRoom<T> * lease.size());
   auto region = [&](Team& team, int thread) {
     const FlushSubnormals flush;
     const int n = team.size();
@@ -46,7 +49,8 @@ void matmul(T* c, const T* a, const T* b, bool b_transposed, Index M, Index N, I
     }
     team.barrier();
     const Index m0 = M * thread / n, m1 = M * (thread + 1) / n;
-    product_exact<T>(c + m0 * N, N, a + m0 * K, K, m1 - m0, packed, N, K, false);
+    product_exact<T>(c + m0 * N, N, a + m0 * K, K, m1 - m0, packed, N, K, false, nullptr,
+                     blocks + thread * kBlockRoom<T>);
   };
   lease.run(lease.size(), region);
   release_scratch();

@@ -24,8 +24,8 @@ RG_INLINE Index smaller(Index a, Index b) { return a < b ? a : b; }
 RG_INLINE Index larger(Index a, Index b) { return a > b ? a : b; }
 RG_INLINE Index parts(Index n, Index size) { return (n + size - 1) / size; }
 
-// How element (m, k) of A is found: rows one after another, or packed k-major with M elements per k.
-enum class Layout { kRowMajor, kPacked };
+// Where element (m, k) of A lies: rows one after another, a[m lda + k], or k after k, a[k lda + m].
+enum class Layout { kRowMajor, kDepthMajor };
 
 template <class T> struct Tile {
   T* c;
@@ -37,10 +37,18 @@ template <class T> struct Tile {
   Index depth;
   bool add;
   const T* start;  // per column, what the sum starts from where add is false; may be null
+  bool far;        // C lies beyond the caches near by
+  Index ahead;     // from w to what is multiplied after it: fetched meanwhile
 };
 
 template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
   constexpr int W = kWidth<T>, V = 2 * P;
+  if (job.far) {  // its way here takes as long as some rounds of the sum
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) __builtin_prefetch(job.c + m * job.ldc + v * W, 1);
+  }
   Vec<T> acc[M][V];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
@@ -48,19 +56,20 @@ template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
     for (int v = 0; v < V; ++v) acc[m][v] = Vec<T>{};
   const T* a = job.a;
   const T* w = job.w;
-  const Index lda = job.lda, ps = job.panel_stride, depth = job.depth;
+  const Index lda = job.lda, ps = job.panel_stride, depth = job.depth, ahead = job.ahead;
 #pragma GCC unroll 1
   for (Index k = 0; k < depth; ++k) {
     Vec<T> b[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) b[v] = load(w + (v / 2) * ps + (v % 2) * W);
+    __builtin_prefetch(w + ahead);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       Vec<T> x = splat(L == Layout::kRowMajor ? a[m * lda] : a[m]);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[m][v] += x * b[v];
     }
-    a += L == Layout::kRowMajor ? 1 : M;
+    a += L == Layout::kRowMajor ? 1 : lda;
     w += 2 * W;
   }
   T* c = job.c;
@@ -114,56 +123,6 @@ template <class T> RG_INLINE void run_tiles(Tile<T> job, Index m, Index panels) 
     job.w += taken * job.panel_stride;
     if (job.start) job.start += taken * kPanel<T>;
     panels -= taken;
-  }
-}
-
-// C[rows x panels * kPanel] = (or +=) A W; C must have room for whole panels.
-template <class T>
-void product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index panels, Index K, bool add,
-             const T* start = nullptr) {
-  if (rows <= 0 || panels <= 0) return;
-  const Index stride = K * kPanel<T>;
-  const Index blocks = parts(rows, kRows), base = rows / blocks, rest = rows % blocks;
-  if (K == 0 && !add) {  // an empty sum
-    for (Index m = 0; m < rows; ++m)
-      for (Index n = 0; n < panels * kPanel<T>; ++n) c[m * ldc + n] = start ? start[n] : T(0);
-    return;
-  }
-  const Index together = panels_at_once(base);
-  for (Index k = 0; k < K; k += kDepth) {
-    const Index depth = smaller(kDepth, K - k);
-    for (Index p = 0; p < panels; p += together) {
-      Index m = 0;
-      for (Index i = 0; i < blocks; ++i) {
-        const Index size = base + (i < rest);
-        run_tiles<T>({c + m * ldc + p * kPanel<T>, ldc, a + m * lda + k, lda, w + p * stride + k * kPanel<T>, stride,
-                      depth, add || k > 0, start ? start + p * kPanel<T> : nullptr},
-                     size, smaller(together, panels - p));
-        m += size;
-      }
-    }
-  }
-}
-
-// As product, where C has only `columns` columns: the last panel goes through a buffer.
-template <class T>
-void product_exact(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index columns, Index K, bool add,
-                   const T* start = nullptr) {
-  const Index whole = columns / kPanel<T>, rest = columns - whole * kPanel<T>;
-  product<T>(c, ldc, a, lda, rows, w, whole, K, add, start);
-  if (rest == 0) return;
-  constexpr Index batch = 2 * kRows;
-  alignas(64) T buffer[batch * kPanel<T>];
-  c += whole * kPanel<T>;
-  for (Index m = 0; m < rows; m += batch) {
-    const Index size = smaller(batch, rows - m);
-    product<T>(buffer, kPanel<T>, a + m * lda, lda, size, w + whole * K * kPanel<T>, 1, K, false,
-               start ? start + whole * kPanel<T> : nullptr);
-    for (Index i = 0; i < size; ++i)
-      for (Index n = 0; n < rest; ++n) {
-        T& to = c[(m + i) * ldc + n];
-        to = add ? to + buffer[i * kPanel<T> + n] : buffer[i * kPanel<T> + n];
-      }
   }
 }
 
@@ -239,6 +198,116 @@ template <class T, class Row> RG_INLINE void pack_rows(T* to, Row row, Index K, 
   }
 }
 
+// `size` rows of A, depth after depth. For few rows of one vector's width what is written past a depth's rows is
+// overwritten by the next; there must be room for it after the last.
+template <class T> void pack_depths(T* to, const T* a, Index lda, Index size, Index depth) {
+  constexpr int W = kWidth<T>;
+  Index k = 0;
+  for (; k + W <= depth; k += W)
+    for (Index j0 = 0; j0 < size; j0 += W) {
+      const int n = static_cast<int>(smaller(W, size - j0));
+      Vec<T> v[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) v[j] = j < n ? load(a + (j0 + j) * lda + k) : Vec<T>{};
+      transpose<T>(v);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) {
+        if (n == W || size < W) store(to + (k + j) * size + j0, v[j]);
+        else store_first(to + (k + j) * size + j0, v[j], n);
+      }
+    }
+  for (; k < depth; ++k)
+    for (Index j = 0; j < size; ++j) to[k * size + j] = a[j * lda + k];
+}
+
+// ---- the product -----------------------------------------------------------------------------------------
+
+// A large product packs A by blocks of this many tiles, which stay in the second cache while all of W passes by.
+constexpr Index kBlockTiles = 24;
+template <class T> constexpr Index kBlockRoom = kBlockTiles * kRows * kDepth + kPanel<T>;
+constexpr Index kFarBytes = 128 << 10;
+
+// From a panel to the one multiplied next, shared by the last two tiles of a panel's column: a line in each round.
+template <class T> RG_INLINE Index ahead_of(Index i, Index tiles, Index distance) {
+  return i == tiles - 1 ? distance + (tiles > 1 ? kWidth<T> : 0) : i == tiles - 2 ? distance : 0;
+}
+
+// C[rows x panels * kPanel] = (or +=) A W; C must have room for whole panels. With `room` (kBlockRoom<T>), A may be
+// packed; the sums are the same bit for bit.
+template <class T>
+void product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index panels, Index K, bool add,
+             const T* start = nullptr, T* room = nullptr) {
+  if (rows <= 0 || panels <= 0) return;
+  const Index stride = K * kPanel<T>;
+  const Index blocks = parts(rows, kRows), base = rows / blocks, rest = rows % blocks;
+  if (K == 0 && !add) {  // an empty sum
+    for (Index m = 0; m < rows; ++m)
+      for (Index n = 0; n < panels * kPanel<T>; ++n) c[m * ldc + n] = start ? start[n] : T(0);
+    return;
+  }
+  const bool far = rows * ldc * static_cast<Index>(sizeof(T)) > kFarBytes;
+  const bool packs = room && panels >= 8 && blocks > 1;
+  const Index together = packs ? 1 : panels_at_once(base), at_once = packs ? kBlockTiles : blocks;
+  for (Index k = 0; k < K; k += kDepth) {
+    const Index depth = smaller(kDepth, K - k);
+    const bool more = add || k > 0;
+    const T* const w_k = w + k * kPanel<T>;
+    for (Index i0 = 0, m0 = 0; i0 < blocks;) {
+      const Index i1 = smaller(blocks, i0 + at_once);
+      Index m = m0;
+      if (packs)
+        for (Index i = i0; i < i1; ++i) {
+          const Index size = base + (i < rest);
+          pack_depths<T>(room + (m - m0) * depth, a + m * lda + k, lda, size, depth);
+          m += size;
+        }
+      for (Index p = 0; p < panels; p += together) {
+        const bool last = p + together >= panels;
+        // after the last panel: the next depths of the first, or what lies behind W
+        const Index distance = !last ? together * stride : k + depth < K ? depth * kPanel<T> - p * stride : stride - k * kPanel<T>;
+        const T* const w_p = w_k + p * stride;
+        const T* const begin = start ? start + p * kPanel<T> : nullptr;
+        m = m0;
+        for (Index i = i0; i < i1; ++i) {
+          const Index size = base + (i < rest), ahead = ahead_of<T>(i - i0, i1 - i0, distance);
+          T* const to = c + m * ldc + p * kPanel<T>;
+          if (packs)
+            tile_for<T, 1, Layout::kDepthMajor>(size)(
+                {to, ldc, room + (m - m0) * depth, size, w_p, 0, depth, more, begin, far, ahead});
+          else
+            run_tiles<T>({to, ldc, a + m * lda + k, lda, w_p, stride, depth, more, begin, far, ahead}, size,
+                         smaller(together, panels - p));
+          m += size;
+        }
+      }
+      i0 = i1;
+      m0 = m;
+    }
+  }
+}
+
+// As product, where C has only `columns` columns: the last panel goes through a buffer.
+template <class T>
+void product_exact(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index columns, Index K, bool add,
+                   const T* start = nullptr, T* room = nullptr) {
+  const Index whole = columns / kPanel<T>, rest = columns - whole * kPanel<T>;
+  product<T>(c, ldc, a, lda, rows, w, whole, K, add, start, room);
+  if (rest == 0) return;
+  constexpr Index batch = 2 * kRows;
+  alignas(64) T buffer[batch * kPanel<T>];
+  c += whole * kPanel<T>;
+  for (Index m = 0; m < rows; m += batch) {
+    const Index size = smaller(batch, rows - m);
+    product<T>(buffer, kPanel<T>, a + m * lda, lda, size, w + whole * K * kPanel<T>, 1, K, false,
+               start ? start + whole * kPanel<T> : nullptr);
+    for (Index i = 0; i < size; ++i)
+      for (Index n = 0; n < rest; ++n) {
+        T& to = c[(m + i) * ldc + n];
+        to = add ? to + buffer[i * kPanel<T> + n] : buffer[i * kPanel<T> + n];
+      }
+  }
+}
+
 // ---- products too small to pack for ------------------------------------------------------------------------
 
 // c[m][n] = start[n] + sum over k of a[m][k] w[n][k], for n0 <= n < n1 and M rows of A, W as it lies. Each weight is
@@ -300,9 +369,8 @@ void dot_product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w,
 // ---- products with A transposed --------------------------------------------------------------------------
 
 // C[m0:m1] (M x N) = or += sum over k of a[k][m] row(k)[n]: the gradient of a weight, k running over time and batch.
-// `room` holds kOuterRoom<T> elements.
-constexpr Index kOuterColumns = 256;
-template <class T> constexpr Index kOuterRoom = kDepth * (kOuterColumns + kRows + 2 * kWidth<T>);
+// A panel of rows is packed when its turn comes, and multiplied with a block of A's columns. `room` holds kOuterRoom<T>.
+template <class T> constexpr Index kOuterRoom = kBlockRoom<T> + kDepth * kPanel<T>;
 
 template <class T, class Row>
 void outer_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, Index m1, Index N, Index K, bool add,
@@ -314,50 +382,58 @@ void outer_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, In
     return;
   }
   constexpr int W = kWidth<T>;
-  T* const packed = room;
-  T* const strip = room + kDepth * kOuterColumns;  // kDepth x kRows of A, and a vector's room past its end
+  T* const strips = room;
+  T* const panel = room + kBlockRoom<T>;
   const Index blocks = parts(m1 - m0, kRows), base = (m1 - m0) / blocks, rest = (m1 - m0) % blocks;
-  for (Index n0 = 0; n0 < N; n0 += kOuterColumns) {
-    const Index columns = smaller(kOuterColumns, N - n0), panels = parts(columns, kPanel<T>);
-    for (Index k0 = 0; k0 < K; k0 += kDepth) {
-      const Index depth = smaller(kDepth, K - k0);
-      for (Index p = 0; p < panels; ++p) {
-        const Index at = n0 + p * kPanel<T>;
-        pack_rows<T>(packed + p * depth * kPanel<T>, [&](Index k) { return row(k0 + k) + at; }, depth,
-                     smaller(kPanel<T>, N - at));
-      }
-      Index m = m0;
-      for (Index i = 0; i < blocks; ++i) {
-        const Index size = base + (i < rest);
-        const T* from = a + k0 * lda + m;
-        if (m + parts(size, W) * W <= m1) {
-          // whole vectors; what is written past `size` is overwritten by the next k
-          for (Index k = 0; k < depth; ++k)
-            for (Index j = 0; j < size; j += W) store(strip + k * size + j, load(from + k * lda + j));
-        } else {
-          for (Index k = 0; k < depth; ++k)
-            for (Index j = 0; j < size; ++j) strip[k * size + j] = from[k * lda + j];
+  const Index panels = parts(N, kPanel<T>);
+  const bool far = (m1 - m0) * N * static_cast<Index>(sizeof(T)) > kFarBytes;
+  const bool packs = panels >= 4;
+  for (Index k0 = 0; k0 < K; k0 += kDepth) {
+    const Index depth = smaller(kDepth, K - k0);
+    const bool more = add || k0 > 0;
+    for (Index i0 = 0, from = m0; i0 < blocks;) {
+      const Index i1 = smaller(blocks, i0 + kBlockTiles);
+      const T* const columns = a + k0 * lda;
+      Index m = from;
+      if (packs)
+        for (Index i = i0; i < i1; ++i) {
+          const Index size = base + (i < rest);
+          T* const strip = strips + (m - from) * depth;
+          if (m + parts(size, W) * W <= m1) {
+            // whole vectors; what is written past `size` is overwritten by the next k
+            for (Index k = 0; k < depth; ++k)
+              for (Index j = 0; j < size; j += W) store(strip + k * size + j, load(columns + k * lda + m + j));
+          } else {
+            for (Index k = 0; k < depth; ++k)
+              for (Index j = 0; j < size; ++j) strip[k * size + j] = columns[k * lda + m + j];
+          }
+          m += size;
         }
-        const TileFunction<T> f = tile_for<T, 1, Layout::kPacked>(size);
-        for (Index p = 0; p < panels; ++p) {
-          T* to = c + m * ldc + n0 + p * kPanel<T>;
-          const Index valid = smaller(kPanel<T>, columns - p * kPanel<T>);
-          const T* w = packed + p * depth * kPanel<T>;
-          const bool more = add || k0 > 0;
+      for (Index p = 0; p < panels; ++p) {
+        const Index at = p * kPanel<T>, valid = smaller(kPanel<T>, N - at);
+        pack_rows<T>(panel, [&](Index k) { return row(k0 + k) + at; }, depth, valid);
+        m = from;
+        for (Index i = i0; i < i1; ++i) {
+          const Index size = base + (i < rest), step = packs ? size : lda;
+          const T* const strip = packs ? strips + (m - from) * depth : columns + m;
+          const TileFunction<T> f = tile_for<T, 1, Layout::kDepthMajor>(size);
+          T* const to = c + m * ldc + at;
           if (valid == kPanel<T>) {
-            f({to, ldc, strip, size, w, 0, depth, more, nullptr});
+            f({to, ldc, strip, step, panel, 0, depth, more, nullptr, far, 0});
           } else {
             alignas(64) T buffer[kRows * kPanel<T>];
-            f({buffer, kPanel<T>, strip, size, w, 0, depth, false, nullptr});
+            f({buffer, kPanel<T>, strip, step, panel, 0, depth, false, nullptr, false, 0});
             for (Index r = 0; r < size; ++r)
               for (Index n = 0; n < valid; ++n) {
                 T& element = to[r * ldc + n];
                 element = more ? element + buffer[r * kPanel<T> + n] : buffer[r * kPanel<T> + n];
               }
           }
+          m += size;
         }
-        m += size;
       }
+      i0 = i1;
+      from = m;
     }
   }
 }

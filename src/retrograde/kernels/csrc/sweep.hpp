@@ -161,8 +161,9 @@ RG_INLINE void grouped_product(const Groups<T>& groups, Index q0, Index q1, cons
   for (Index q = q0; q < q1; q += together) {
     const Index end = smaller(q + together, q1);
     const Index p0 = groups.panels_before(q), panels = groups.panels_before(end) - p0, stride = panels * kPanel<T>;
-    for (Index b = b0; b < b1; b += kRowBatch) {
-      const Index rows = smaller(kRowBatch, b1 - b);
+    const Index batch = parts(b1 - b0, parts(b1 - b0, kRowBatch));
+    for (Index b = b0; b < b1; b += batch) {
+      const Index rows = smaller(batch, b1 - b);
       product<T>(sums, stride, a + b * lda, lda, rows, w + p0 * K * kPanel<T>, panels, K, false);
       for (Index i = q; i < end; ++i)
         after(b, b + rows, i, sums + (groups.panels_before(i) - p0) * kPanel<T>, stride);
@@ -200,7 +201,7 @@ template <class T, Cell C> struct Forward : Pass<T> {
   static constexpr bool kLstm = C == Cell::kLstm;
   Groups<T> groups, out_groups;
   Index ldh, ldc, ldr, steps, x_stride;
-  T *w_ih, *w_hh, *w_hr, *bias, *h[2], *c, *raw, *x_chunk, *sums;
+  T *w_ih, *w_hh, *w_hr, *bias, *h[2], *c, *raw, *x_chunk, *sums, *blocks;
   Index sums_size;
 
   explicit Forward(const Layer& layer) : P(layer), groups{layer.H, gates_of(C)}, out_groups{layer.R, 1} {
@@ -224,7 +225,9 @@ template <class T, Cell C> struct Forward : Pass<T> {
     x_chunk = own_chunk && !l.gates ? room.take<T>(P::most_rows(steps) * G * l.H + kPanel<T>) : nullptr;
     sums_size = larger(sums_room<T>(l.B, G), sums_room<T>(l.B, 1)) + 16;
     sums = room.take<T>(sums_size * P::division.threads);
+    blocks = room.take<T>(kBlockRoom<T> * P::division.threads);
   }
+  T* block_room(int thread) const { return blocks + thread * kBlockRoom<T>; }
 
   // The share of packing that falls to one thread of n.
   void pack(int thread, int n) {
@@ -279,11 +282,11 @@ template <class T, Cell C> struct Forward : Pass<T> {
   }
 
   // X for the rows of a thread, into x, whose first row is the chunk's.
-  void input_product(Index s0, Index s1, Index r0, Index r1, T* x) {
+  void input_product(int thread, Index s0, Index s1, Index r0, Index r1, T* x) {
     const Index first = P::first_row(s0, s1);
     rows_of_chunk(*this, s0, s1, r0, r1, [&](Index row, Index rows, Index apart) {
       product_exact<T>(x + (row - first) * x_stride, x_stride * apart, P::at(l.x) + row * l.x_stride, l.x_stride * apart,
-                       rows, w_ih, G * l.H, l.I, false, bias);
+                       rows, w_ih, G * l.H, l.I, false, bias, block_room(thread));
     });
   }
 
@@ -356,9 +359,9 @@ template <class T, Cell C> struct Forward : Pass<T> {
       if (P::division.by_units) {
         const Index rows = P::rows_in(s0, s1), b0 = rows * thread / n, b1 = rows * (thread + 1) / n;
         product_exact<T>(x + b0 * x_stride, x_stride, P::at(l.x) + (first + b0) * l.x_stride, l.x_stride, b1 - b0, w_ih,
-                         G * l.H, l.I, false, bias);
+                         G * l.H, l.I, false, bias, block_room(thread));
       } else {
-        input_product(s0, s1, mine.r0, mine.r1, x);
+        input_product(thread, s0, s1, mine.r0, mine.r1, x);
       }
       if (kLstm && l.segment && s0 > 0 && s0 % l.segment == 0) keep_cells(s0 / l.segment, mine);
       if (P::division.by_units) team.barrier();
@@ -568,9 +571,10 @@ template <class T, Cell C> struct Backward : Pass<T> {
     }
   }
 
-  void input_gradient(Index row, Index rows, Index apart, Index first, const T* chunk) {
+  void input_gradient(int thread, Index row, Index rows, Index apart, Index first, const T* chunk) {
     product_exact<T>(P::at(l.grad_x) + row * l.grad_x_stride, l.grad_x_stride * apart,
-                     chunk + (row - first) * ldd + inputs_from, ldd * apart, rows, w_ih, l.I, G * l.H, l.grad_x_add);
+                     chunk + (row - first) * ldd + inputs_from, ldd * apart, rows, w_ih, l.I, G * l.H, l.grad_x_add,
+                     nullptr, outer + thread * kOuterRoom<T>);
   }
 
   // The weights' gradients over one chunk's rows; this thread's part of each.
@@ -660,10 +664,10 @@ template <class T, Cell C> struct Backward : Pass<T> {
         sweep(team, thread, mine, mine_out, s0, s1, chunk, h_rows[which], d_next, kept);
         if (l.grad_x && !together)
           rows_of_chunk(*this, s0, s1, mine.r0, mine.r1,
-                        [&](Index row, Index count, Index apart) { input_gradient(row, count, apart, first, chunk); });
+                        [&](Index row, Index count, Index apart) { input_gradient(thread, row, count, apart, first, chunk); });
         team.barrier();
         if (l.grad_x && together)
-          input_gradient(first + rows * thread / n, rows * (thread + 1) / n - rows * thread / n, 1, first, chunk);
+          input_gradient(thread, first + rows * thread / n, rows * (thread + 1) / n - rows * thread / n, 1, first, chunk);
         weight_gradients(thread, n, first, rows, chunk, h_rows[which], add);
         if (projected()) team.barrier();  // dp and raw are single
         add = true;
@@ -695,10 +699,10 @@ template <class T, Cell C> struct Backward : Pass<T> {
         const Index rows = P::rows_in(s0, s1), b0 = rows * thread / n, b1 = rows * (thread + 1) / n;
         product_exact<T>(x + b0 * again->x_stride, again->x_stride,
                          P::at(l.x) + (P::first_row(s0, s1) + b0) * l.x_stride, l.x_stride, b1 - b0, again->w_ih, G * l.H,
-                         l.I, false, again->bias);
+                         l.I, false, again->bias, again->block_room(thread));
         team.barrier();
       } else {
-        again->input_product(s0, s1, mine.r0, mine.r1, x);
+        again->input_product(thread, s0, s1, mine.r0, mine.r1, x);
       }
       again->sweep(team, thread, mine, s0, s1, x, true, kLstm ? cells_again + first * l.H : nullptr, false);
     }
