@@ -41,6 +41,17 @@ template <class T> struct Tile {
   Index ahead;     // from w to what is multiplied after it: fetched meanwhile
 };
 
+// Keeps a pointer in a register of its own, whatever the compiler knows about how it came about.
+template <class P> RG_INLINE P* apart(P* p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
+// Row m of A as one of four pointers and 0, 1, 2, 4 or 8 times a stride, which an address can hold: fourteen offsets
+// would not fit the registers.
+constexpr int kRowPointer[14] = {0, 0, 0, 1, 0, 2, 2, 2, 0, 2, 3, 1, 3, 2};
+constexpr int kRowMultiple[14] = {0, 1, 2, 0, 4, 0, 1, 2, 8, 4, 0, 8, 2, 8};
+
 template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
   constexpr int W = kWidth<T>, V = 2 * P;
   if (job.far) {  // its way here takes as long as some rounds of the sum
@@ -54,9 +65,11 @@ template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) acc[m][v] = Vec<T>{};
-  const T* a = job.a;
   const T* w = job.w;
   const Index lda = job.lda, ps = job.panel_stride, depth = job.depth, ahead = job.ahead;
+  const T* a[4] = {job.a, nullptr, nullptr, nullptr};
+  if (L == Layout::kRowMajor)
+    for (int i = 1; i < 4; ++i) a[i] = apart(job.a + (i == 1 ? 3 : 5 * (i - 1)) * lda);
 #pragma GCC unroll 1
   for (Index k = 0; k < depth; ++k) {
     Vec<T> b[V];
@@ -65,11 +78,14 @@ template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
     __builtin_prefetch(w + ahead);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      Vec<T> x = splat(L == Layout::kRowMajor ? a[m * lda] : a[m]);
+      const Vec<T> x = splat(L == Layout::kRowMajor ? a[kRowPointer[m]][kRowMultiple[m] * lda] : a[0][m]);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[m][v] += x * b[v];
     }
-    a += L == Layout::kRowMajor ? 1 : lda;
+    if (L == Layout::kRowMajor)
+      for (int i = 0; i < 4; ++i) ++a[i];
+    else
+      a[0] += lda;
     w += 2 * W;
   }
   T* c = job.c;

@@ -180,7 +180,7 @@ template <class T, class Run> RG_INLINE void rows_of_chunk(const Pass<T>& p, Ind
   const Layer& l = p.l;
   if (r0 == 0 && r1 == l.B) {  // all of them
     run(p.first_row(s0, s1), p.rows_in(s0, s1), Index{1});
-  } else if (!l.batch_sizes && r1 - r0 < kRows) {  // sequence by sequence, its steps B rows apart
+  } else if (!l.batch_sizes && s1 - s0 >= kRows) {  // sequence by sequence, its steps B rows apart: full tiles
     for (Index b = r0; b < r1; ++b) run(p.first_row(s0, s1) + b, s1 - s0, l.B);
   } else {
     const Index t0 = p.first_time(s0, s1);
