@@ -144,6 +144,7 @@ def test_larger_shapes_equal_torch_in_float64(cell, shape):
         ((40, 2, 200, 300), {}),  # shared by units
         ((60, 24, 20, 90), {"packed": True, "D": 2}),
         ((50, 2, 30, 300), {"packed": True, "D": 2}),
+        ((400, 24, 20, 90), {"packed": True}),  # many chunks of time, which threads reach at different moments
         ((60, 16, 40, 70), {"recompute": True}),
         ((40, 2, 100, 300), {"recompute": True}),
     ],

@@ -356,6 +356,8 @@ template <class T, Cell C> struct Forward : Pass<T> {
     for (Index s0 = 0; s0 < l.T; s0 += steps) {
       const Index s1 = smaller(l.T, s0 + steps), first = P::first_row(s0, s1);
       T* x = everything ? P::at(l.gates) + first * x_stride : x_chunk;
+      // packed sequences lie elsewhere in every chunk: others may still read what this thread is about to overwrite
+      if (l.batch_sizes && !everything && s0 > 0) team.barrier();
       if (P::division.by_units) {
         const Index rows = P::rows_in(s0, s1), b0 = rows * thread / n, b1 = rows * (thread + 1) / n;
         product_exact<T>(x + b0 * x_stride, x_stride, P::at(l.x) + (first + b0) * l.x_stride, l.x_stride, b1 - b0, w_ih,
