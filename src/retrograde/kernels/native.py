@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ else:
     except ImportError:  # installed where no C++ compiler was found
         _BUILT = False
 
-__all__ = ["CELLS", "Plan", "available", "backward", "can_step", "forward", "info", "matmul", "step"]
+__all__ = ["CELLS", "Plan", "available", "backward", "can_step", "empty_cache", "forward", "info", "matmul", "step"]
 
 CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
 _VARIABLE = "RETROGRADE_ISA"
@@ -128,6 +129,59 @@ class Plan(NamedTuple):
         return max(1, round(math.sqrt(steps) / chunk)) * chunk
 
 
+class _Reserve:
+    """Memory for what is kept for the backward pass, handed out again once no tensor lies in it.
+
+    Pages fresh from the system cost as much as filling them with gates does: a training loop that takes the
+    same step again should not pay for them again.
+    """
+
+    SMALLEST, MOST = 1 << 20, 512 << 20  # bytes: less is the allocator's own business; more is given back
+
+    def __init__(self) -> None:
+        self._storages: list[torch.UntypedStorage] = []
+        self._lock = threading.Lock()
+
+    def take(self, like: Tensor, *shape: int) -> Tensor:
+        """An unfilled tensor of `like`'s type."""
+        size = math.prod(shape) * like.element_size()
+        if not self.SMALLEST <= size <= self.MOST:
+            return like.new_empty(shape)
+        with self._lock:
+            storage = next((s for s in self._storages if size <= s.nbytes() <= 2 * size and self._free(s)), None)
+            if storage is None:
+                self._storages = [s for s in self._storages if s.nbytes() >= size or not self._free(s)]
+                storage = like.new_empty(shape).untyped_storage()
+                if size + sum(s.nbytes() for s in self._storages) <= self.MOST:
+                    self._storages.append(storage)
+            return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
+
+    def empty(self) -> None:
+        """Give back what no tensor lies in."""
+        with self._lock:
+            self._storages = [s for s in self._storages if not self._free(s)]
+
+    @staticmethod
+    def _free(storage: torch.UntypedStorage) -> bool:
+        return torch._C._storage_Use_Count(storage._cdata) == 1
+
+
+_RESERVE = _Reserve()
+
+
+def empty_cache() -> None:
+    """Give back the memory that the engine keeps to use again: at most 512 MB of gates between two training steps.
+
+    Nothing that is still needed is touched; the next training step takes its memory anew.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> rg.kernels.empty_cache()
+    """
+    _RESERVE.empty()
+
+
 def _rows(x: Tensor) -> Tensor:
     """`x` (T, B, ·) or (rows, ·), its last dimension dense and its rows evenly spaced."""
     return x if x.is_contiguous() else x.contiguous()
@@ -218,9 +272,9 @@ def forward(
     if keep and cell >= 2:
         segment = plan.segment(x, T, B, H)
         if segment == 0:
-            gates = x.new_empty((D, rows, 4 * H))
+            gates = _RESERVE.take(x, D, rows, 4 * H)
             if cell == 3:
-                cells = x.new_empty((D, rows, H))
+                cells = _RESERVE.take(x, D, rows, H)
         elif cell == 3:
             cells = x.new_empty((D, -(-T // segment), B, H))
     float64, item, threads = x.dtype is torch.float64, x.element_size(), torch.get_num_threads()
