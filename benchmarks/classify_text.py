@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from retrograde.tasks.sequences import Ragged, SequenceModel, Shuffle
+from retrograde.tasks.sequences import SequenceModel, Shuffle
+from retrograde.tasks.storage import Ragged
 
 VOCABULARY, SIZE, BATCH = 20_000, 128, 64
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
     from . import errors, flow, integrations, kernels, nn, reference, report, tasks, training
     from .flow import GradientCheck, GradientFlow, GradientFlowRecorder, check_gradients, gradient_flow
+    from .nn import mark_state
 
 __all__ = [
     "GradientCheck",
@@ -24,6 +25,7 @@ __all__ = [
     "gradient_flow",
     "integrations",
     "kernels",
+    "mark_state",
     "nn",
     "reference",
     "report",
@@ -40,6 +42,7 @@ _HOME: dict[str, str] = {  # public name -> the part it lives in
     "GradientFlowRecorder": "flow",
     "check_gradients": "flow",
     "gradient_flow": "flow",
+    "mark_state": "nn",
 }
 
 

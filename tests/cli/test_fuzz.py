@@ -49,6 +49,12 @@ CORPUS = {
     "series-constant.csv": b"value\n" + b"5\n" * 60,
     "series-empty.csv": b"date,value\n" + b"".join(b"2020-01-%02d,\n" % n for n in range(1, 29)),
     "series-huge.csv": b"value\n" + b"".join(b"%de300\n" % (n % 9 - 4) for n in range(60)),
+    "series-wide.csv": b"id,"
+    + b",".join(b"v%d" % n for n in range(20))
+    + (b"\na" + b",1,2" * 10 + b"\nb" + b"," * 20) * 2,
+    "series-wide-words.csv": b"id,2001,2002,2003\na,1,2,3\nb,1,two,3\n" * 9,
+    "series-lists.jsonl": b'{"target": [1, 2]}\n{"target": [[1, 2], [3, 4]]}\n{"target": []}\n{"target": "x"}\n',
+    "series-nested.jsonl": b'{"target": [[[1]], [[2]]]}\n' * 6,
     "broken.jsonl": b'{"text": "a", "label": "b"}\n{"text": \n',
     "arrays.jsonl": b"[1, 2]\n[3]\n",
     "nested.jsonl": b'{"text": {"a": 1}, "label": {"b": [2]}}\n{"text": {"a": 2}, "label": {"b": [3]}}\n',

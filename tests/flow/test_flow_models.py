@@ -311,6 +311,47 @@ def test_what_cannot_be_measured_is_said() -> None:
         rg.gradient_flow(Residual(), x, loss=losses, state="c")
     with pytest.raises(rg.errors.OptionError, match="between 0 and 1"):
         rg.gradient_flow(Residual(), x, loss=losses, reduce=1.5)
+    with pytest.raises(rg.errors.OptionError, match="loss is NoneType; give a function"):
+        rg.gradient_flow(Residual(), x, loss=None)
+    with pytest.raises(FlowError, match=r"given no steps: \(T, B, I\) \(0, 3, 2\)"):
+        rg.gradient_flow(Residual(), x[:0], loss=losses)
+
+
+def test_what_a_model_takes_by_keyword() -> None:
+    module, x, h_0 = nn.GRU(2, 3, dtype=torch.float64), randn(T, B, 2), randn(1, B, 3)
+    flow = rg.gradient_flow(module, x, kwargs={"hx": h_0}, loss=lambda o: losses(o[0]))
+    np.testing.assert_array_equal(flow.norms, rg.gradient_flow(module, x, h_0, loss=lambda o: losses(o[0])).norms)
+    found = rg.flow.sequence_gradients(module, kwargs={"input": x, "hx": h_0}, loss=lambda o: losses(o[0]))
+    assert found.losses.shape == (B,)
+
+
+def test_a_horizon_counts_from_the_first_lag_that_the_loss_looks_at() -> None:
+    module, x = nn.RNN(2, 3, dtype=torch.float64), randn(30, B, 2)
+    nn.init.orthogonal_(module.weight_hh_l0, gain=0.5)
+
+    def of_the_past(output: tuple) -> Tensor:
+        return losses(torch.cat([0 * output[0][:2], output[0][:-2]]))
+
+    flow = rg.gradient_flow(module, x, loss=of_the_past)
+    curve = flow.by_lag()[0]
+    assert curve[0] == curve[1] == 0 < curve[2]
+    assert flow.horizon(0.1)[0] == np.flatnonzero((np.arange(30) > 2) & (curve < 0.1 * curve[2]))[0]
+
+
+@pytest.mark.parametrize("reduce", ["mean", "none", [0.1, 0.9]])
+def test_labelled_arrays(reduce: object) -> None:
+    module, x = nn.LSTM(2, 3, bidirectional=True), torch.randn(T, B, 2)
+    flow = rg.gradient_flow(module, x, loss=lambda o: o[0].sum(-1), reduce=reduce, targets=[1, 4])
+    array = flow.to_xarray()
+    tail = {"mean": (), "none": ("sequence",)}.get(str(reduce), ("quantile",))
+    assert array.name == "norm" and array.dims == ("layer", "t", "k", *tail)
+    np.testing.assert_array_equal(array.sel(layer="l0_reverse", t=4).values, flow.norms[1, 1])
+    if reduce == [0.1, 0.9]:
+        np.testing.assert_array_equal(array.sel(quantile=0.9).values, flow.norms[..., 1])
+    assert array["cell"].values.tolist() == ["lstm", "lstm"] and array["reverse"].values.tolist() == [False, True]
+    assert array["lag"].sel(layer="l0", t=4, k=1).item() == 3 == -array["lag"].sel(layer="l0_reverse", t=4, k=1).item()
+    by_lag = array.sel(layer="l0").where(array["lag"].sel(layer="l0") == 2).mean(["t", "k"])
+    np.testing.assert_allclose(by_lag, flow.by_lag()[0, 2], rtol=1e-12)
 
 
 @pytest.mark.parametrize("mixing", [False, True])

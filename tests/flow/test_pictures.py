@@ -114,7 +114,7 @@ def test_truncation_marks_the_shortest_length() -> None:
     ax = flow.plot_truncation(fraction=0.95)
     assert f"L = {shortest}" in [text.get_text() for text in ax.texts]
     title = " ".join(ax.get_title(loc="left").split())
-    assert f"of {shortest} step" in title
+    assert title.startswith(f"{shortest} of 16 steps keep 95 %")
     assert "95 %" in title
 
 
@@ -157,7 +157,7 @@ def test_gates_show_every_unit_and_the_forget_time() -> None:
     flow = rg.gradient_flow(lstm, torch.randn(10, 2, 3), loss=lambda output: output[0].sum(-1) + 0)
     ax = flow.plot_gates()
     tau = -1 / np.log(1 / (1 + np.exp(-4.0)))
-    assert f"remembers for {tau:.2g} steps" in " ".join(ax.get_title(loc="left").split())
+    assert f"units remember {tau:.2g} steps" in " ".join(ax.get_title(loc="left").split())
     assert sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() == "o") == 3 * 8
     assert "100 %" in [text.get_text() for text in ax.texts]  # f = 0.98: all above 0.9
 

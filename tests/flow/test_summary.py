@@ -84,6 +84,20 @@ def test_a_reverse_layer_looks_ahead_and_the_terminal_form_prints() -> None:
         assert words.split(";")[0] in text
 
 
+@pytest.mark.parametrize(("kind", "depth", "width"), [("RNN", 1, 80), ("GRU", 2, 80), ("LSTM", 9, 80), ("LSTM", 3, 40)])
+def test_the_terminal_form_fits_its_terminal(kind: str, depth: int, width: int) -> None:
+    torch.manual_seed(0)
+    layer = getattr(torch.nn, kind)(2, 4, depth, bidirectional=depth > 2)
+    flow = rg.gradient_flow(layer, torch.randn(12, 3, 2), loss=lambda output: output[0].square().sum(-1))
+    console = Console(width=500, record=True, file=io.StringIO())
+    console.print(summarise(flow), width=width)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    tables = [line.split() for line in lines if line.split()[:1] == ["lag"]]
+    assert [name for heads in tables for name in heads if name.startswith("l") and name != "lag"] == flow.layers
+    assert ("first" in tables[0]) == (depth <= 2)
+
+
 def test_sparkline_is_blank_where_there_is_nothing() -> None:
     assert sparkline(np.array([1.0, np.nan, 0.0, 1e-30]))[1:3] == "  "
     assert sparkline(np.ones(5)) == "█████"

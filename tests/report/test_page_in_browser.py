@@ -94,10 +94,10 @@ def test_the_page_draws_every_figure_and_fetches_nothing(make_run: Any, opened: 
     page = rg.report.write(make_run())
     browser = opened(page)
     plots = browser.find_elements(By.CSS_SELECTOR, ".plot")
-    assert len(plots) == 5
+    assert len(plots) == 7
     for plot in plots:
         assert plot.find_elements(By.CSS_SELECTOR, "svg.main-svg .xtick")
-        assert plot.find_elements(By.CSS_SELECTOR, ".scatterlayer path.js-line, .heatmaplayer image")
+        assert plot.find_elements(By.CSS_SELECTOR, ".scatterlayer path.js-line, .heatmaplayer image, .barlayer path")
         assert plot.get_attribute("role") == "img"
         assert len(plot.get_attribute("aria-label")) > 40
     assert browser.get_log("browser") == []

@@ -60,8 +60,8 @@ def test_each_layer_has_its_horizon_and_a_choice(make_run: Make, flows: Any) -> 
     for layer, lag in zip(("l0", "l1"), flows[2, "trained"].horizon(0.01), strict=True):
         assert f"after {lag:.0f} steps less than 1 % of it is left in layer {layer}" in said
     html = (run / "report.html").read_text()
-    assert html.count("<select data-choice>") == 2
-    assert html.count(">l1</option>") == 2
+    assert html.count("<select data-choice>") == 3
+    assert html.count(">l1</option>") == 3
 
 
 def test_clipped_share_weighs_each_line_by_its_steps(make_run: Make) -> None:
@@ -166,8 +166,65 @@ def test_a_missing_part_is_said_and_the_rest_is_shown(make_run: Make, gone: str)
     }
     html = rg.report.write(run).read_text()
     assert expected[gone] in html
-    assert html.count("<section ") == len(SECTIONS) - 1  # results.py is for other tasks
-    assert len(figures(run)) == {"metrics": 3, "summary": 5, "sample": 5, "flow": 2}[gone]
+    # results.py is for other tasks, recorded.py for runs that were recorded, truncation.py for those with a flow
+    assert html.count("<section ") == len(SECTIONS) - (3 if gone == "flow" else 2)
+    assert len(figures(run)) == {"metrics": 5, "summary": 7, "sample": 7, "flow": 2}[gone]
+
+
+def test_shares_and_truncation_are_those_of_the_flow(make_run: Make, flows: Any) -> None:
+    run = make_run()
+    html = rg.report.write(run).read_text()
+    bars, sums = figures(run)[4]["data"]
+    share, cut = flows[1, "trained"].share_by_lag(), flows[1, "trained"].truncation()
+    assert numbers(bars["y"]) == pytest.approx(share) and numbers(sums["y"]) == pytest.approx(share.cumsum())
+    norm, cosine, *_ = figures(run)[5]["data"]
+    assert numbers(norm["y"]) == pytest.approx(cut.norm)
+    assert numbers(cosine["y"]) == pytest.approx(np.cos(np.radians(cut.angle)))
+    steps = cut.shortest(0.99)
+    assert f"99 % of the gradient of its recurrent weights from the last {steps} steps (of 30 measured)" in html
+    assert "as trained, keeps" in rg.report.write(make_run("short", config=config(make_run, bptt=3))).read_text()
+
+
+def test_a_flow_that_cannot_say_the_shares_is_said(make_run: Make, flows: Any, monkeypatch: Any) -> None:
+    from retrograde.report.sections import truncation
+
+    run = make_run()
+    flows[1, "trained"].save(run / "flow" / "trained", trajectory=False)
+    assert "The shares of the lags are not in this run" in rg.report.write(run).read_text()
+    monkeypatch.setattr(truncation, "_CHEAP", 1.0)
+    page = rg.report.write(make_run("large", flow=("untrained",))).read_text()
+    assert "were not measured; for a network of this size that takes a while" in page
+
+
+def test_what_was_recorded_while_training_is_drawn(make_run: Make) -> None:
+    run = make_run()
+
+    def record(step: int, **more: Any) -> str:
+        layer = {"by_lag": [2.0, 1.0, None, 0.0, 0.25, 0.1 * step]}
+        return json.dumps({"step": step, "layers": {"l0": layer}, "skipped": 3, "overhead": 0.024} | more) + "\n"
+
+    failure = json.dumps({"step": 3, "error": "FlowError: <b>no</b>"}) + "\n"
+    (run / "flow" / "recorded.jsonl").write_text(record(1) + record(2) + failure + '{"step": 4, "lay')
+    html = rg.report.write(run).read_text()
+    assert "measured 2 times while training, on the same held-out sequences. That took 2.4 % of the time" in html
+    assert "6 measurements more would have taken too much" in html
+    assert "1 measurement failed: FlowError: &lt;b&gt;no&lt;/b&gt;." in html
+    drawn = next(figure["data"] for figure in figures(run) if "left 1 step back" in str(figure))
+    assert [trace["name"] for trace in drawn] == ["1 step back", "5 steps back"]
+    assert numbers(drawn[1]["y"]) == pytest.approx([0.05, 0.1])
+
+
+def config(make_run: Make, **options: Any) -> dict[str, Any]:
+    found = make_run.config()
+    found["options"] |= options
+    return found
+
+
+def numbers(values: Any) -> list[float]:
+    """A column of a figure: plotly writes arrays in base64."""
+    if not isinstance(values, dict):
+        return values
+    return np.frombuffer(base64.b64decode(values["bdata"]), np.dtype(values["dtype"])).tolist()
 
 
 def test_one_network_of_two_is_said(make_run: Make) -> None:

@@ -27,8 +27,10 @@ TASKS = [
     CopyMemory(length=7, symbols=5, items=3),
     Latch(length=20, informative=3),
     Latch(length=20, signal_noise=0.2),
+    Latch(length=20, informative=1, signal_noise=0.2, target_noise=0.1),
     Parity(length=12, noise=0.2),
     DelayedMatchToSample(stimuli=4),
+    DelayedMatchToSample(stimuli=3, noise=1.5),
 ]
 
 
@@ -63,12 +65,23 @@ def solve(task, batch):
         return 50.0 * torch.nn.functional.one_hot(shown, task.output_size)
     if isinstance(task, Latch):
         odds = 2 * x[: task.informative, :, 0].sum(0) / max(task.signal_noise, 0.04)
+        if task.target_noise:
+            return 0.2 + 0.6 * odds.sigmoid()[:, None]
         return torch.stack([torch.zeros_like(odds), odds], -1)
     if isinstance(task, Parity):
         step = torch.arange(len(x))[:, None]
         odd = ((x[..., 0] > 0) & (step <= last)).sum(0) % 2
         return 50.0 * torch.nn.functional.one_hot(odd, 2)
     seen = x[..., 1:]
+    if task.noise:
+        # The likelihood of each stimulus, by its mean over the presentation; then Bayes' rule.
+        starts = (task.fixation, task.fixation + task.presentation + task.length)
+        one, two = (
+            (seen[start : start + task.presentation].sum(0) / task.noise).double().softmax(-1) for start in starts
+        )
+        same = (one * two).sum(-1)
+        odds = (same / ((1 - same) / (task.stimuli - 1))).log()
+        return torch.stack([torch.zeros_like(odds), odds], -1).float().expand(len(x), -1, -1)
     sample = seen[task.fixation].argmax(-1)
     test = seen[task.fixation + task.presentation + task.length].argmax(-1)
     return 50.0 * torch.nn.functional.one_hot((sample == test).long(), 2).expand(len(x), -1, -1)
@@ -98,12 +111,15 @@ def test_shapes_and_padding(task):
 def test_the_rule_of_the_paper_reaches_the_optimum(task):
     batch = task.batch(2000, torch.Generator().manual_seed(2))
     outputs = solve(task, batch)
-    assert mean_loss(task, outputs, batch) == pytest.approx(task.optimum.loss, abs=0.01 if task.optimum.loss else 1e-6)
-    if task.optimum.accuracy in (None, 1.0):
+    assert mean_loss(task, outputs, batch) == pytest.approx(task.optimum.loss, abs=0.02 if task.optimum.loss else 1e-6)
+    if batch.clean is not None:
+        assert float(task.correct(outputs, batch).float().mean()) > 0.9
+    elif task.optimum.accuracy in (None, 1.0):
         assert task.correct(outputs, batch).all()
     else:
-        right = (outputs.argmax(-1) == batch.targets).float().mean()
-        assert float(right) == pytest.approx(task.optimum.accuracy, abs=0.01)
+        right = outputs.argmax(-1) == batch.targets
+        right = right if task.many_to_one else right[batch.mask]
+        assert float(right.float().mean()) == pytest.approx(task.optimum.accuracy, abs=0.02)
 
 
 @every_task
@@ -130,8 +146,8 @@ def test_chance_is_what_drawing_finds(task):
 def test_same_seed_same_stream(task):
     one, two = task.batches(5), task.batches(5)
     first, second = next(one), next(one)
-    assert all(torch.equal(a, b) for a, b in zip(first, next(two), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(second, next(two), strict=True))
+    for batch in (first, second):
+        assert all(a is b is None or torch.equal(a, b) for a, b in zip(batch, next(two), strict=True))
     assert first.inputs.shape != second.inputs.shape or not torch.equal(first.inputs, second.inputs)
     other = type(task)(**{**task.__dict__, "seed": 1}).batch(5)
     assert first.inputs.shape != other.inputs.shape or not torch.equal(first.inputs, other.inputs)
@@ -251,10 +267,12 @@ def test_any_length_and_batch(task_name, length, batch_size, seed):
         ("adding", {"variant": "mine"}, "no variant 'mine'; choose one of hochreiter"),
         ("temporal-order", {"symbols": 4}, "symbols is 4; it must be 2 or 3"),
         ("latch", {"informative": 0}, "informative is 0"),
-        ("latch", {"noise": -1}, "variances"),
+        ("latch", {"noise": -1}, "noise is -1.0; a variance must be 0 or more"),
         ("parity", {"noise": 1}, "noise is 1.0"),
         ("copy-memory", {"symbols": 1}, "symbols is 1"),
+        ("latch", {"target_noise": "inf"}, "target_noise is inf"),
         ("delayed-match-to-sample", {"stimuli": 1}, "stimuli is 1"),
+        ("delayed-match-to-sample", {"noise": -1}, "noise is -1.0; a variance"),
     ],
 )
 def test_impossible_options_are_named(task_name, options, message):

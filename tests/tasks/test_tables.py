@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograde.errors import DataError, OptionError
-from retrograde.tasks.tables import Columns, columns_for, open_table, sequences, series
+from retrograde.tasks.columns import Columns, columns_for
+from retrograde.tasks.rows import sequences
+from retrograde.tasks.series import read_series
+from retrograde.tasks.tables import open_table
 
 
 @pytest.fixture
@@ -27,7 +30,10 @@ def write(tmp_path):
 def read(path, task="classify", **given_columns):
     table = open_table(path, given_columns.pop("encoding", "utf-8"))
     columns, _ = columns_for(task, table, given_columns)
-    return columns, (series(table, columns) if task == "forecast" else list(sequences(table, columns, task == "tag")))
+    if task == "forecast":
+        found = read_series(table, columns)
+        return columns, [(name, found.numbers[place]) for place, name in enumerate(found.names)]
+    return columns, list(sequences(table, columns, task == "tag"))
 
 
 TEXTS = 'text,label\nhello,1\n"two\nlines, quoted",01\n"",NA\n'
@@ -76,19 +82,19 @@ def test_arrays_with_lengths(tmp_path):
     assert [r.values.shape for r in records] == [(5, 3), (2, 3)]
     assert [r.label for r in records] == ["7", "8"]
     np.save(tmp_path / "b.npy", x[0])
-    columns, (one,) = read(tmp_path / "b.npy", "forecast")
+    columns, ((_, one),) = read(tmp_path / "b.npy", "forecast")
     assert columns.target == ("values_0", "values_1", "values_2")
-    np.testing.assert_array_equal(one.target, x[0])
+    np.testing.assert_array_equal(one, x[0])
 
 
 def test_long_tables_are_grouped_and_put_in_time(write):
     path = write("a.csv", "series,t,x,y,label\nb,2,1,2,A\nc,1,5,6,B\nb,10,7,,A\nb,1,3,4,A\n")
     columns, records = read(path)
-    assert (columns.group, columns.time, columns.features) == ("series", "t", ("x", "y"))
+    assert (columns.group, columns.time, columns.features) == (("series",), "t", ("x", "y"))
     first, second = records
-    assert first.rows == [3, 0, 2]  # by number, not by text: 1, 2, 10
+    assert list(first.rows) == [3, 0, 2]  # by number, not by text: 1, 2, 10
     np.testing.assert_array_equal(first.values, [[3, 4], [1, 2], [7, np.nan]])
-    assert (first.label, second.label, second.rows) == ("A", "B", [1])
+    assert (first.label, second.label, list(second.rows)) == ("A", "B", [1])
 
 
 def test_tags_from_groups_and_from_lists(write):
@@ -110,12 +116,12 @@ def test_a_row_that_is_a_sequence(write):
 
 
 def test_series_by_date_and_group(write):
-    columns, (one,) = read(write("a.csv", "date,value\n2020-01-02,2\n2020-01-01,1\n2020-01-03,\n"), "forecast")
+    columns, ((_, one),) = read(write("a.csv", "date,value\n2020-01-02,2\n2020-01-01,1\n2020-01-03,\n"), "forecast")
     assert (columns.time, columns.target) == ("date", ("value",))
-    np.testing.assert_array_equal(one.target[:, 0], [1, 2, np.nan])
+    np.testing.assert_array_equal(one[:, 0], [1, 2, np.nan])
     columns, found = read(write("b.csv", "unique_id,ds,y,temp\na,1,1,9\nb,2,4,9\na,2,2,9\nb,1,3,9\n"), "forecast")
-    assert (columns.group, columns.time, columns.target, columns.features) == ("unique_id", "ds", ("y",), ())
-    assert [(s.name, s.target[:, 0].tolist()) for s in found] == [("a", [1, 2]), ("b", [3, 4])]
+    assert (columns.group, columns.time, columns.target, columns.features) == (("unique_id",), "ds", ("y",), ())
+    assert [(name, one[:, 0].tolist()) for name, one in found] == [(("a",), [1, 2]), (("b",), [3, 4])]
     columns, _ = read(tmp := write("c.csv", "a,b,c\n1,2,3\n4,5,6\n"), "forecast", target="a,b")
     assert columns.target == ("a", "b")
     assert read(tmp, "forecast", target="*", features=())[0].target == ("a", "b", "c")
@@ -145,8 +151,8 @@ def test_builtins():
     assert len(digits) == 1797
     assert digits[0].values.shape == (64, 1)
     assert {r.label for r in digits} == set("0123456789")
-    _, (eeg,) = read("builtin:eeg", "forecast")
-    assert eeg.target.shape == (800, 4)
+    _, ((_, eeg),) = read("builtin:eeg", "forecast")
+    assert eeg.shape == (800, 4)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ class Display(Listener):
             parts.append(f"gradient norm {_short(line['gradient_norm_median'])}")
         if line["clipped_share"] is not None and (line["clip_norm"] or line["clip_value"]):
             parts.append(f"clipped {line['clipped_share']:.0%}")
-        if (line.get("waiting_share") or 0) > 0.03:
-            parts.append(f"waiting for data {line['waiting_share']:.0%}")
+        if line.get("waiting_share") is not None:
+            parts.append(f"waiting for data {line['waiting_share']:.1%}")
         if (left := self._left()) is not None:
             parts.append(f"{_duration(left)} left")
         self._print(" | ".join(parts))
@@ -124,6 +124,11 @@ class Display(Listener):
                 self._print(f"  beside it, {name}: {', '.join(scores(value))}.")
             if "test" in (summary.get("results") or {}):
                 self._print(f"On the test part: {', '.join(scores(summary['results']['test']))}.")
+        if goal := summary.get("goal"):
+            self._print(
+                f"Published goal {'met' if goal['solved'] else 'not met'}: {goal['criterion']}; {goal['wrong']:,} of "
+                f"{goal['sequences']:,} new ones were wrong."
+            )
         page = result.folder / "report.html"
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))
 

@@ -13,7 +13,11 @@ __all__ = ["evaluate"]
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],
     data: Annotated[
-        str, typer.Argument(help="Text or a table with labels, of the kind it was trained on.", show_default=False)
+        str,
+        typer.Argument(
+            help="Text or a table with labels, of the kind it was trained on; or [bold]builtin:NAME[/bold].",
+            show_default=False,
+        ),
     ],
     encoding: Annotated[str | None, typer.Option(help="Of the text. [dim]\\[the run's][/dim]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
@@ -40,8 +44,8 @@ def evaluate(
     loaded = load(run)
     encoding = encoding or loaded.config["options"]["encoding"]
     if loaded.config["task"] != "language":
-        loaded.expect("classify", "tag", "forecast")
-        found = loaded.reader.evaluate(data, encoding)
+        synthetic = loaded.config["task"] == "synthetic"
+        found = loaded.reader.evaluate_on(data) if synthetic else loaded.reader.evaluate(data, encoding)
         if json:
             import json as encoder
 

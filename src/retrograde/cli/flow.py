@@ -122,10 +122,7 @@ def flow(
     else:
         assert run is not None
         found, about = _of_run(run, data, asked)
-    console = _console()
-    # The line of a layer has its name, the sparkline, and 49 characters of numbers.
-    spark = console.width - 49 - max(len(label) for label in found.layers)
-    summary = summarise(found, fraction, max(8, min(32, spark)))
+    summary = summarise(found, fraction)
     written = []
     if csv is not None:
         found.to_csv(csv)
@@ -141,7 +138,7 @@ def flow(
 
         typer.echo(encoder.dumps(about.facts | _numbers(found, summary), allow_nan=False))
         return
-    _print(console, summary, about)
+    _print(_console(), summary, about)
     if written:
         typer.echo(f"\nWritten: {printable(', '.join(written))}")
 
@@ -357,31 +354,13 @@ def _console() -> Console:
 
 
 def _print(console: Console, summary: Summary, about: _About) -> None:
-    from rich.console import Group, RenderableType
-    from rich.text import Text
-
-    parts: list[RenderableType] = [Text(_one_line(line)) for line in about.lines]
-    # As many layers side by side as fit; each takes its name or a number, and the share of the first.
-    widest = max(12, *(len(label) for label in summary.layers))
-    beside = max(1, (console.width - 5) // (widest + 13))
-    for start in range(0, len(summary.layers), beside):
-        parts += [Text(), _some(summary, start, start + beside).table()]
-    parts += [Text(), summary.measures(), Text()]
-    parts += [Text(f"{label}: {words}") for label, words in zip(summary.layers, summary.verdict, strict=True)]
-    parts += [Text(f"Note: {_one_line(note)}") for note in summary.notes]
-    console.print(Group(*parts))
+    console.print("\n".join(_one_line(line) for line in about.lines) + "\n")
+    console.print(dataclasses.replace(summary, notes=[_one_line(note) for note in summary.notes]))
 
 
 def _one_line(text: str) -> str:
     indent = text[: len(text) - len(text.lstrip(" "))]
     return indent + printable(" ".join(text.split()))
-
-
-def _some(summary: Summary, start: int, stop: int) -> Summary:
-    """The summary of some of its layers."""
-    part = slice(start, stop)
-    own = ("layers", "curves", "growth_per_step", "half_life", "horizon", "kinds", "verdict", "sparkline")
-    return dataclasses.replace(summary, **{name: getattr(summary, name)[part] for name in own})
 
 
 def _numbers(found: GradientFlow, summary: Summary) -> dict[str, Any]:

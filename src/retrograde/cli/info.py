@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import RunError
 from .terminal import described, printable, scores
 
 __all__ = ["info"]
@@ -34,7 +35,13 @@ def info(
         found = {"run": str(run), "config": config, "summary": summary, "last": metrics[-1] if metrics else None}
         typer.echo(encoder.dumps(found, ensure_ascii=False))
         return
-    for name, value in _rows(config, summary, metrics):
+    try:
+        rows = _rows(config, summary, metrics)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{run} holds a run whose config.json, summary.json or metrics.jsonl is damaged: {error}."
+        ) from None
+    for name, value in rows:
         typer.echo(f"{name:<12} {printable(str(value))}")
 
 

@@ -13,7 +13,12 @@ __all__ = ["predict"]
 def predict(
     run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],
     data: Annotated[
-        str, typer.Argument(help="Text or a table of the kind it was trained on; no labels needed.", show_default=False)
+        str,
+        typer.Argument(
+            help="Text or a table of the kind it was trained on, no labels needed; or [bold]builtin:NAME[/bold] for "
+            "new sequences of a synthetic task.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The file to write: .jsonl, .csv or .parquet.", show_default=False)
@@ -28,7 +33,8 @@ def predict(
 
     To classify: the label of each sequence. To tag: of each step. To forecast:
     the steps that come after each series. Of text: the most likely token at
-    each place.
+    each place. Of a synthetic task: what is right and what the network says,
+    for 1,000 new sequences.
 
     [bold]Example[/bold]
 
@@ -44,7 +50,6 @@ def predict(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
-    loaded.expect("language", "classify", "tag", "forecast")
     encoding = encoding or loaded.config["options"]["encoding"]
     if loaded.config["task"] == "language":
         from ..tasks.text import read_text
@@ -54,6 +59,8 @@ def predict(
         if probabilities:
             raise OptionError("--probabilities: a forecast has none; leave it out.")
         rows = prediction.forecasts(loaded.reader, data, encoding)
+    elif loaded.config["task"] == "synthetic":
+        rows = prediction.sequences_of(loaded.reader, data, probabilities)
     else:
         rows = prediction.labels(loaded.reader, data, encoding, probabilities)
     count = prediction.write_rows(out, rows)

@@ -55,6 +55,7 @@ _SCORES = {
     "mae": ("MAE", "{:.4g}"),
     "rmse": ("RMSE", "{:.4g}"),
     "mase": ("MASE", "{:.3f}"),
+    "coverage": ("over", "{:.0%} of the numbers"),
     "correct": ("solved", "{:.1%} of the sequences"),
 }
 

@@ -41,6 +41,12 @@ class Strategy(StrEnum):
     autoregressive = "autoregressive"
 
 
+class Layout(StrEnum):
+    auto = "auto"
+    long = "long"
+    wide = "wide"
+
+
 class Init(StrEnum):
     default = "default"
     orthogonal = "orthogonal"
@@ -159,6 +165,9 @@ def train(
     class_weights: Annotated[
         ClassWeights, _option(TABLES, "balanced: rare labels weigh as much as frequent ones.")
     ] = ClassWeights.none,
+    layout: Annotated[
+        Layout, _option(FORECASTS, "long: a row is a step; wide: a row is a series. [dim]\\[guessed][/dim]")
+    ] = Layout.auto,
     horizon: Annotated[int | None, _option(FORECASTS, "Steps to forecast. [dim]\\[a season, else 12][/dim]")] = None,
     context: Annotated[int | None, _option(FORECASTS, "Steps read before them. [dim]\\[2 seasons][/dim]")] = None,
     season: Annotated[
@@ -239,16 +248,29 @@ def train(
         str | None, _option(STOPPING, "Training time of this session: 90s, 5m, 1h30m.", show_default=False)
     ] = None,
     eval_every: Annotated[
-        int | None, _option(RUN, "Steps between evaluations. [dim]\\[half an epoch, at most 500][/dim]")
+        int | None, _option(RUN, "Steps between evaluations. [dim]\\[half an epoch, from 10 to 500][/dim]")
     ] = None,
+    checkpoint_minutes: Annotated[
+        float, _option(RUN, "Write a checkpoint after so long too, not only at evaluations; 0: never.")
+    ] = DEFAULT.checkpoint_minutes,
+    keep_checkpoints: Annotated[
+        int, _option(RUN, "How many of the last checkpoints to keep, beside the best weights.")
+    ] = DEFAULT.keep_checkpoints,
     seed: Annotated[int, _option(RUN, "Same seed and threads, same weights.")] = DEFAULT.seed,
     threads: Annotated[int | None, _option(RUN, "CPU threads. [dim]\\[one per core][/dim]")] = None,
     device: Annotated[Device, _option(RUN, "Where to compute.")] = Device.auto,
     precision: Annotated[Precision, _option(RUN, "bf16: matrix products in bfloat16.")] = Precision.fp32,
     resume: Annotated[
-        bool, _option(RUN, "Go on with the run in --out, as if it had never stopped.", "--resume")
+        bool,
+        _option(
+            RUN, "Go on with the run in --out, as if it had never stopped (with DATA: lying there now).", "--resume"
+        ),
     ] = False,
     overwrite: Annotated[bool, _option(RUN, "Replace the run in --out.", "--overwrite")] = False,
+    record_flow: Annotated[
+        bool,
+        _option(RUN, "Measure the gradient's reach while training too, in at most 3 % of the time.", "--record-flow"),
+    ] = False,
     no_report: Annotated[bool, _option(RUN, "No gradient flow and no page at the end.", "--no-report")] = False,
     quiet: Annotated[bool, _option(RUN, "Print nothing but errors.", "--quiet", "-q")] = False,
     json: Annotated[bool, _option(RUN, "Print the result as JSON on stdout, all else on stderr.", "--json")] = False,
@@ -289,7 +311,16 @@ def train(
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     with display(quiet=quiet or not first, to_stderr=json) as shown:
-        result = train_run(data, out, resume=resume, overwrite=overwrite, report=not no_report, listener=shown, **given)
+        result = train_run(
+            data,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            report=not no_report,
+            record_flow=record_flow,
+            listener=shown,
+            **given,
+        )
     if not first:
         return
     if json:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..nn.marking import watching
+from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from . import cells, recurrence
 from .cells import Kind, Trajectory, Weights
 
@@ -26,6 +28,7 @@ _LAYERS: dict[str, tuple[Kind, str]] = {
     "lstm": ("lstm", "tanh"),
 }
 _CELLS: dict[str, tuple[Kind, str]] = {f"{name}_cell": what for name, what in _LAYERS.items()}
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 
 
 @dataclass(eq=False)
@@ -40,6 +43,73 @@ class Call:
     order: Tensor | None  # packed input: where each of the user's sequences stands in the run
     keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
     swept: recurrence.Swept | None = None
+
+    @property
+    def kind(self) -> str:
+        """Of the cell."""
+        return self.run.kind
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs from the last step to the first."""
+        return self.run.reverse
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`(T, B)` bool, false on padding."""
+        return self.run.mask
+
+    @property
+    def h(self) -> Tensor:
+        """States `(T, B, P)`."""
+        return self.run.h
+
+    @property
+    def width(self) -> int:
+        """Numbers that one loss sent back takes, a step and sequence."""
+        return self.run.weights.hh.shape[0] + self.run.x.shape[2]
+
+
+@dataclass(eq=False)
+class Marked:
+    """One step of a recurrence written by hand, whose state was marked (``mark_state``)."""
+
+    track: tuple[str, str]  # the module's name and the label it was marked with
+    states: tuple[Tensor, ...]  # as the rest of the model goes on with them, in the graph
+    probe: Tensor
+    live: Tensor | None  # (B,) bool
+    swept: recurrence.Swept | None = None
+    kind = "custom"
+    order: Tensor | None = None
+    keep = False
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs from the last step to the first."""
+        return self.track[1].endswith("_reverse")
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`(1, B)` bool, false on padding."""
+        return None if self.live is None else self.live[None]
+
+    @property
+    def h(self) -> Tensor:
+        """The whole state `(1, B, S)`."""
+        return torch.cat([flat(state.detach()) for state in self.states], -1)[None]
+
+    @property
+    def width(self) -> int:
+        """Numbers that one loss sent back takes, a step and sequence."""
+        return 2 * self.h.shape[-1]
+
+
+AnyCall = Call | Marked
+
+
+def flat(state: Tensor) -> Tensor:
+    """A state of one step as `(B, S)`."""
+    return state.reshape(1, -1) if state.dim() == 1 else state.flatten(1)
 
 
 class Exposed(NamedTuple):
@@ -107,6 +177,50 @@ class _Recorded(torch.autograd.Function):
         return None, None, torch.zeros_like(call.probe), kept[0], *g_state, *kept[1:]
 
 
+class _Look(torch.autograd.Function):
+    """Gradients of a marked state on their way past, as a function that vmap can vectorise over losses."""
+
+    @staticmethod
+    def forward(marked: Marked, *gradients: Tensor) -> Any:
+        return _Look._noted(marked, [g[None] for g in gradients], gradients)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, marked: Marked, *gradients: Tensor) -> Any:
+        whole = [
+            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
+            for g, d in zip(gradients, in_dims[1:], strict=True)
+        ]
+        return _Look._noted(marked, whole, tuple(whole)), (0,) * len(whole)
+
+    @staticmethod
+    def _noted(marked: Marked, gradients: list[Tensor], back: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        batch = marked.h.shape[1]
+        squares = [recurrence.squared(g.reshape(len(g), 1, batch, -1)) for g in gradients]
+        if marked.live is not None:
+            squares = [s * marked.live for s in squares]
+        rest = torch.stack(squares[1:]).sum(0) if len(squares) > 1 else None
+        marked.swept = recurrence.Swept(squares[0], rest, None)
+        return tuple(g.clone() for g in back)
+
+
+class _Passed(torch.autograd.Function):
+    """A marked state: itself, and its gradient is looked at."""
+
+    @staticmethod
+    def forward(ctx: Any, marked: Marked, probe: Tensor, *states: Tensor) -> Any:
+        ctx.marked = marked
+        return tuple(state.clone() for state in states)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        back = _Look.apply(ctx.marked, *gradients)  # type: ignore[no-untyped-call]
+        return None, torch.zeros_like(ctx.marked.probe), *back
+
+
 class Recorder(TorchFunctionMode):
     """Records every recurrent layer that runs while it is active."""
 
@@ -114,9 +228,10 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Call] = []
+        self.calls: list[AnyCall] = []
         self.exposed: list[Exposed] = []
-        self.only_layers = True  # no single cell was stepped by a loop of the user's
+        self.only_layers = True  # nothing was stepped by a loop of the user's
+        self.running: list[str] = []  # names of the modules that are running, the innermost last
         self.module: str | None = None  # name of the recurrent module that is running
         self.order: Tensor | None = None  # of the packed sequence it was given
         self._names: dict[int, str] = {}
@@ -129,6 +244,17 @@ class Recorder(TorchFunctionMode):
         if not kwargs and name in _CELLS:
             return self._cell(*_CELLS[name], *args)
         return func(*args, **(kwargs or {}))
+
+    def mark(self, states: tuple[Tensor, ...], label: str, live: Tensor | None) -> tuple[Tensor, ...]:
+        """Take note of a state that ``mark_state`` was given."""
+        self.only_layers = False
+        probe = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
+        if live is not None:
+            live = live.detach().reshape(-1).bool()
+        marked = Marked((self.running[-1] if self.running else "", label), (), probe, live)
+        marked.states = _Passed.apply(marked, probe, *states)  # type: ignore[no-untyped-call]
+        self.calls.append(marked)
+        return marked.states
 
     def _name(self, weight: Tensor) -> str:
         if self.module is not None:
@@ -227,38 +353,77 @@ class Recorder(TorchFunctionMode):
         return call, output, last
 
 
+class _Saved:
+    """What autograd keeps of the user's graph: parameters as they stand now, for training goes on in place."""
+
+    def __init__(self) -> None:
+        self._copies: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
+        """A parameter, or a view of one, as a copy; anything else with the version it has."""
+        base = tensor if tensor._base is None else tensor._base
+        if not isinstance(base, nn.Parameter):
+            return tensor, tensor._version
+        key = (id(base), base._version, tensor.shape, tensor.stride(), tensor.storage_offset())
+        if key not in self._copies:
+            copy = tensor.detach().clone(memory_format=torch.preserve_format)
+            self._copies[key] = copy, base  # kept alive, so that its id stays its own
+        return self._copies[key][0], self._copies[key][0]._version
+
+    @staticmethod
+    def unpack(kept: tuple[Tensor, int]) -> Tensor:
+        tensor, version = kept
+        if tensor._version != version:
+            shape = tuple(tensor.shape)
+            raise RuntimeError(
+                f"a tensor {shape} has version {tensor._version}, no longer {version}: written to in place"
+            )
+        return tensor
+
+
 @contextlib.contextmanager
 def recording(model: object) -> Iterator[Recorder]:
     """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any."""
-    recorder = Recorder()
+    recorder, saved = Recorder(), _Saved()
     handles = []
 
     def enter(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            recorder.module = name
-            packed = next((a for a in (*args, *kwargs.values()) if isinstance(a, nn.utils.rnn.PackedSequence)), None)
-            recorder.order = None if packed is None else packed.unsorted_indices
+            recorder.running.append(name)
+            if isinstance(module, _RECURRENT):
+                recorder.module = name
+                packed = [a for a in (*args, *kwargs.values()) if isinstance(a, nn.utils.rnn.PackedSequence)]
+                recorder.order = packed[0].unsorted_indices if packed else None
 
         return hook
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        recorder.module = recorder.order = None
+        recorder.running.pop()
+        if isinstance(module, _RECURRENT):
+            recorder.module = recorder.order = None
 
     if isinstance(model, nn.Module):
         for name, module in model.named_modules():
-            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            if not isinstance(module, torch.jit.ScriptModule):
                 handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(leave, prepend=True, always_call=True))
     else:  # a plain function: the layers inside are not known beforehand, only met
 
         def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            if isinstance(module, _RECURRENT):
                 packed = next((a for a in args if isinstance(a, nn.utils.rnn.PackedSequence)), None)
                 recorder.order = None if packed is None else packed.unsorted_indices
 
         handles.append(nn.modules.module.register_module_forward_pre_hook(meet))
     try:
-        with torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.enable_grad(), recorder:
+        with (
+            torch.compiler.set_stance("force_eager"),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            watching(recorder.mark),
+            torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack),
+            recorder,
+        ):
             yield recorder
     finally:
         for handle in handles:

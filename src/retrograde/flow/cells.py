@@ -16,6 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import kernels
+from ..errors import FlowError
+
 Kind = Literal["rnn", "gru", "lstm"]
 GATES: dict[str, tuple[str, ...]] = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 
@@ -119,6 +122,11 @@ class Trajectory:
         """H."""
         return self.weights.hh.shape[0] // len(GATES[self.kind])
 
+    @property
+    def state_size(self) -> int:
+        """Numbers in s_k: h, of an LSTM h and c."""
+        return self.h.shape[-1] + (self.hidden_size if self.kind == "lstm" else 0)
+
     def projected_from(self) -> Tensor:
         """o∘tanh(c), what an LSTM's projection is applied to, `(T, B, H)`."""
         assert self.c is not None
@@ -203,6 +211,16 @@ class Trajectory:
         torch.mul(m, known["k_o"][at], out=hidden[..., 3 * size :])
         return Pulled(hidden, direct, total.mul_(known["f"][at]))
 
+    def adjoint(self, local: Tensor) -> kernels.Adjoint:
+        """The layer as the native engine takes it; ``local`` is ∂E_t/∂(output_t) `(T, B, P)`."""
+        known = self._coefficients
+        name = {"gru": "GRU", "lstm": "LSTM"}.get(self.kind, "RNN_TANH")
+        side = known.get("k_n", known.get("k_o"))
+        weights = self.weights
+        return kernels.Adjoint(
+            name, known["k"], side, known.get("q"), known.get("f"), known.get("pass"), weights.hh, weights.ih, local
+        )
+
     def add_direct(self, at: int | slice | Tensor, h: Tensor, to: Tensor) -> None:
         """Add the part of ∂E/∂h_{k−1} that avoids W_hh to ``to``, in place."""
         if "pass" in self._coefficients:
@@ -239,6 +257,10 @@ def run(
 ) -> tuple[Trajectory, Tensor, Tensor | None]:
     """Run one layer over `(T, B, I)`; returns its trajectory, h_n `(B, P)` and c_n `(B, H)`."""
     steps = x.shape[0]
+    if 0 in x.shape[:2]:
+        raise FlowError(
+            f"A recurrent layer was given no {'sequences' if steps else 'steps'}: (T, B, I) {tuple(x.shape)}."
+        )
     into = torch.nn.functional.linear(x, weights.ih, weights.bias_ih)
     states_h, states_c = [h_0], [c_0]
     kept: list[Tensor] = []

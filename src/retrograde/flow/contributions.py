@@ -89,8 +89,9 @@ class Truncation:
 class Sums:
     """Numbers by lag for every parameter and gate; all that ``Contributions`` and ``Truncation`` are made from.
 
-    ``numbers[name]`` is `(1 + gates, lags, 4)`: for the whole parameter, then each gate, ‖g_lag‖², ⟨g_lag, g⟩,
-    ‖Σ_{≤lag} g‖², ⟨Σ_{≤lag} g, g⟩. ``squares[name]`` is ‖g‖², `(1 + gates,)`.
+    ``numbers[name]`` is `(1 + gates, lags, 5)`: for the whole parameter, then each gate, ‖g_lag‖², ⟨g_lag, g⟩, and of
+    the sum p up to the lag ‖p‖², ⟨p, g⟩ and ‖g − p‖², whose digits do not follow from the others. ``squares[name]`` is
+    ‖g‖², `(1 + gates,)`.
     """
 
     lags: NDArray[np.int64]
@@ -112,14 +113,16 @@ def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
             part = parts.get(name)
             if part is not None:
                 running[name] = part.clone() if name not in running else running[name].add_(part)
-            partial = running.get(name)
+            p = running.get(name)
+            rest = g.double() if p is None else g.double() - p.double()
             rows[name].append(
                 np.stack(
                     [
                         _dots(part, part, gates),
                         _dots(part, g, gates),
-                        _dots(partial, partial, gates),
-                        _dots(partial, g, gates),
+                        _dots(p, p, gates),
+                        _dots(p, g, gates),
+                        _dots(rest, rest, gates),
                     ],
                     -1,
                 )
@@ -156,13 +159,13 @@ def by_pair(flow: GradientFlow, evidence: Evidence, label: str, kind: str, gate:
         assert s.inputs is not None and s.hidden is not None
         left, right = factors(run, kind, every, s.inputs, s.hidden, s.states)
         left = left[..., chosen].double()  # (N, T, B, rows)
-        # ‖Σ_b δ_b ⊗ a_b‖² = Σ_{b,b'} (δ_b·δ_b')(a_b·a_b'): no matrix of the parameter's size per pair.
-        gram = left @ left.transpose(-1, -2)
         if right is None:
-            norm2[place] = gram.sum((-1, -2)).cpu()
+            norm2[place] = left.sum(2).square().sum(-1).cpu()
             dot[place] = (left.sum(2) @ g).cpu()
         else:
             right = right.double()
+            # ‖Σ_b δ_b ⊗ a_b‖² = Σ_{b,b'} (δ_b·δ_b')(a_b·a_b'): no matrix of the parameter's size per pair.
+            gram = left @ left.transpose(-1, -2)
             norm2[place] = (gram * (right @ right.transpose(-1, -2))).sum((-1, -2)).cpu()
             dot[place] = (left * (right @ g.T)).sum((-1, -2)).cpu()
     return _contributions(norm2.clamp(min=0).numpy(), dot.numpy(), square, None)
@@ -184,12 +187,13 @@ def truncation(sums: Sums, names: list[str], gate: int = 0) -> Truncation:
     # g_L holds every lag below L, also those ahead of t; where nothing has such a lag, nothing was gathered yet.
     index = np.searchsorted(sums.lags, length) - 1
     kept = np.where((index >= 0)[:, None], numbers[np.maximum(index, 0)], 0.0)
-    norm2, dot = kept[:, 2], kept[:, 3]
+    norm2, dot, rest2 = kept[:, 2:].T
+    rest2 = np.where(index >= 0, rest2, square)
     with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = np.clip(dot / np.sqrt(norm2 * square), -1, 1)
-        # ‖g − g_L‖² = ‖g‖² − 2⟨g_L, g⟩ + ‖g_L‖²
-        error = np.sqrt(np.maximum(square - 2 * dot + norm2, 0) / square)
-        return Truncation(length, np.sqrt(norm2 / square), np.degrees(np.arccos(cosine)), error, dot / square)
+        # From what is missing at right angles to g: keeps the digits of a small angle, as an arccos would not.
+        across2 = np.maximum(rest2 - (square - dot) ** 2 / square, 0)
+        angle = np.where(norm2 > 0, np.degrees(np.arctan2(np.sqrt(across2 * square), dot)), np.nan)
+        return Truncation(length, np.sqrt(norm2 / square), angle, np.sqrt(rest2 / square), dot / square)
 
 
 def gate_index(kind: str, gate: str | None) -> int:
@@ -255,9 +259,9 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
             yield lag, parts
         return
     # Any graph: all lags grow together, block of targets by block; in several rounds where that is too much to hold.
-    lag_of = {label: flow._lag_of_sequences(label) for label in flow.layers}
+    lag_of = {label: flow._lag_of_sequences(label) for label in flow.layers if label in evidence.runs}
     every = np.unique(np.concatenate([table[table > _NEVER].ravel() for table in lag_of.values()]))
-    size = sum(w.numel() * w.element_size() for label in flow.layers for w in _tensors(evidence, label))
+    size = sum(w.numel() * w.element_size() for label in lag_of for w in _tensors(evidence, label))
     per_round = max(1, _SUMS_BYTES // max(1, size))
     for start in range(0, len(every), per_round):
         chosen = every[start : start + per_round]

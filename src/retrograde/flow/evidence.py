@@ -7,7 +7,7 @@ The linearisation of every layer at every step, and either what each loss sees o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import FlowError
 from . import recurrence
 from .cells import GATES, Trajectory, Weights
-from .graph import Graph
+from .graph import Graph, MarkedRun
 from .recurrence import Swept
 
 _BLOCK_BYTES = 256 * 2**20
@@ -40,6 +40,8 @@ class Evidence:
         For each layer of a causal stack ∂E_t/∂(output_t) `(T, B, P)`, where the head looks at one step at a time.
     graph : Graph or None
         Else the user's graph.
+    marked : dict of MarkedRun
+        By label, the recurrences written by hand, whose states were marked.
     """
 
     runs: dict[str, Trajectory]
@@ -47,9 +49,26 @@ class Evidence:
     targets: Tensor
     local: list[Tensor] | None = None
     graph: Graph | None = None
+    marked: dict[str, MarkedRun] = field(default_factory=dict)
 
     def run(self, label: str) -> Trajectory:
         """The trajectory of a layer."""
+        if label not in self.runs:
+            raise FlowError(
+                f"The states of {label} were marked by hand: norms and Jacobians are known of it, but no weights and "
+                "no gates."
+            )
+        return self.runs[label]
+
+    def walk(self, label: str) -> Trajectory | MarkedRun:
+        """What the Jacobians of a layer come from."""
+        if label in self.marked:
+            return self.marked[label]
+        if label not in self.runs:
+            raise FlowError(
+                f"The states of {label} were marked by hand: their Jacobians need the model's graph, which no file "
+                "holds: ask the flow that gradient_flow returns."
+            )
         return self.runs[label]
 
     def total(self) -> dict[str, Swept]:
@@ -83,8 +102,8 @@ class Evidence:
     def _graph(self) -> Graph:
         if self.graph is None:
             raise FlowError(
-                "This was not measured before the flow was saved, and the head of its model, which mixes steps, is not "
-                "in the file: ask the flow that gradient_flow returns."
+                "This needs the model's graph (its loss looks at more than one step, or a layer looks ahead), which no "
+                "file holds: ask the flow that gradient_flow returns."
             )
         return self.graph
 
@@ -92,9 +111,11 @@ class Evidence:
         try:
             return self._graph.send(directions, keep=True)
         except RuntimeError as changed:
+            if "version" not in str(changed):
+                raise
             raise FlowError(
-                "The model has changed since the flow was measured, and its head mixes steps: ask before training on. "
-                f"({str(changed).splitlines()[0]})"
+                "What the model computed with was written to in place since the flow was measured "
+                f"({str(changed).splitlines()[0]}): ask before that, or measure again."
             ) from None
 
     def _through_stack(self, directions: list[Tensor]) -> dict[str, Swept]:
@@ -108,6 +129,8 @@ class Evidence:
 
     def parameters(self, label: str) -> dict[str, tuple[str, int]]:
         """Parameters of a layer: kind (``weight_hh`` …) to its name in the model's ``state_dict`` and its gates."""
+        if label not in self.runs:
+            return {}
         module, suffix = self.modules[label]
         weights = self.runs[label].weights
         gates = len(GATES[self.runs[label].kind])

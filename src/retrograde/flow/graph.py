@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import Call, Recorder
+from .capture import AnyCall, Call, Marked, Recorder, flat
 from .cells import Trajectory
 from .recurrence import Swept
 
@@ -29,7 +29,7 @@ class Graph:
 
     losses: Tensor
     recorder: Recorder
-    tracks: dict[str, list[Call]]
+    tracks: dict[str, list[AnyCall]]
     wanted: list[str]
     alive: Tensor
     notes: list[str] = field(default_factory=list)
@@ -38,9 +38,7 @@ class Graph:
     @property
     def block(self) -> int:
         """How many losses go back at once, within a bound on memory: `O(T·B·H)` each."""
-        widest = max(
-            c.run.steps * c.run.batch_size * (c.run.weights.hh.shape[0] + c.run.x.shape[2]) for c in self.recorder.calls
-        )
+        widest = max(c.h.shape[0] * c.h.shape[1] * c.width for c in self.recorder.calls)
         outside = self.losses.numel()
         return max(1, min(64, _BLOCK_BYTES // (self.losses.element_size() * (3 * widest + outside))))
 
@@ -50,14 +48,17 @@ class Graph:
         Returns
         -------
         dict of Swept
-            By label, over all calls of the layer, sequences in the user's order; layers without a path are left out.
+            By label, over all calls of the layer, sequences in the user's order; layers without a path are left out;
+            so are marked states where ``keep`` asks for what only a layer has.
         """
         tracks = {label: self.tracks[label] for label in self.wanted}
+        if keep:  # of a marked state there is nothing more to keep
+            tracks = {label: own for label, own in tracks.items() if not isinstance(own[0], Marked)}
         calls = [call for own in tracks.values() for call in own]
         for call in self.recorder.calls:
             call.keep = keep
         directions = directions * self.alive
-        swept: list[dict[Call, Swept]] = []
+        swept: list[dict[AnyCall, Swept]] = []
         if self.vectorised:
             try:
                 swept = [self._backward(directions, calls, batched=True)]
@@ -80,7 +81,7 @@ class Graph:
             call.swept = None
         return found
 
-    def _backward(self, directions: Tensor, calls: list[Call], *, batched: bool) -> dict[Call, Swept]:
+    def _backward(self, directions: Tensor, calls: list[AnyCall], *, batched: bool) -> dict[AnyCall, Swept]:
         for call in self.recorder.calls:
             call.swept = None
         probes = [call.probe for call in calls]
@@ -98,8 +99,16 @@ class Graph:
 
     def trajectory(self, label: str) -> Trajectory:
         """A layer's run as one, sequences in the user's order."""
-        own = self.tracks[label]
+        own = [call for call in self.tracks[label] if isinstance(call, Call)]
         return Trajectory.joined([c.run if c.order is None else c.run.reordered(c.order) for c in own])
+
+    def is_marked(self, label: str) -> bool:
+        """Whether a layer is a recurrence written by hand."""
+        return isinstance(self.tracks[label][0], Marked)
+
+    def marked(self, label: str) -> MarkedRun:
+        """The run of a recurrence written by hand."""
+        return MarkedRun([call for call in self.tracks[label] if isinstance(call, Marked)])
 
     def local_adjoints(self) -> dict[Call, Tensor] | None:
         """∂E_t/∂(output_t) of each layer if the head looks at one step of one sequence at a time, else None.
@@ -108,7 +117,7 @@ class Graph:
         Then for any two there is a set with the first and without the second; a backward pass of the losses in that
         set must leave zero at all the others, or the head mixes. It takes about log₂(T·B) passes through the head.
         """
-        calls, losses = self.recorder.calls, self.losses
+        calls, losses = [call for call in self.recorder.calls if isinstance(call, Call)], self.losses
         chain = all(
             not call.run.reverse
             and (i == 0 or (call.fed_by is calls[i - 1] and call.own_state))
@@ -151,6 +160,65 @@ class Graph:
         return {c: g if c.order is None else g[:, c.order] for c, g in local.items()}
 
 
+@dataclass
+class MarkedRun:
+    """A recurrence written by hand, by its marked states, steps in the order of time."""
+
+    calls: list[Marked]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.calls)
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.calls[0].h.shape[1]
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in s_k."""
+        return self.calls[0].h.shape[2]
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs from the last step to the first."""
+        return self.calls[0].reverse
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`(T, B)` bool, false on padding."""
+        live = [call.mask for call in self.calls if call.mask is not None]
+        return torch.cat(live) if len(live) == len(self.calls) else None
+
+    def jacobians(self, first: int, last: int) -> Iterator[Tensor]:
+        """∂s_k/∂s_{k−1} `(B, S, S)` in float64, in the order it runs; the state before the first step is not known."""
+        calls = self.calls[::-1] if self.reverse else self.calls
+        for before, call in zip(calls[max(first, 1) - 1 : last - 1], calls[max(first, 1) : last], strict=True):
+            yield _jacobian(before.states, call.states)
+
+
+def _jacobian(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> Tensor:
+    sizes = [flat(state).shape[1] for state in after]
+    batch = flat(after[0]).shape[0]
+
+    def row(unit: Tensor) -> Tensor:
+        units = [u.expand(batch, -1).reshape(s.shape) for u, s in zip(torch.split(unit, sizes), after, strict=True)]
+        found = torch.autograd.grad(after, before, units, retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(s) if g is None else g for g, s in zip(found, before, strict=True)]
+        return torch.cat([flat(part) for part in parts], -1)
+
+    basis = torch.eye(sum(sizes), dtype=after[0].dtype, device=after[0].device)
+    try:
+        with quiet_vmap():
+            rows = torch.func.vmap(row, chunk_size=256)(basis)
+    except RuntimeError:  # vmap refuses the model's operators
+        rows = torch.stack([row(unit) for unit in basis])
+    whole: Tensor = rows.transpose(0, 1).double()
+    return whole
+
+
 @contextlib.contextmanager
 def quiet_vmap() -> Iterator[None]:
     """Operators that vmap runs one by one are slow, not wrong: nothing to warn a user of."""
@@ -166,7 +234,10 @@ def _sorted(table: Tensor, order: Tensor) -> Tensor:
     return result
 
 
-def _nothing(call: Call, keep: bool) -> Swept:
+def _nothing(call: AnyCall, keep: bool) -> Swept:
+    if isinstance(call, Marked):
+        zeros = torch.zeros(1, *call.h.shape[:2], dtype=torch.float64, device=call.h.device)
+        return Swept(zeros, zeros if len(call.states) > 1 else None, None)
     run = call.run
     zeros = torch.zeros(1, run.steps, run.batch_size, dtype=torch.float64, device=run.x.device)
     cell = zeros if run.kind == "lstm" else None
@@ -193,6 +264,6 @@ def _spread(swept: Swept, size: int) -> Swept:
     return swept if len(swept.h) == size else _each([swept], lambda parts: parts[0].expand(size, *parts[0].shape[1:]))
 
 
-def _in_order(swept: Swept, call: Call) -> Swept:
+def _in_order(swept: Swept, call: AnyCall) -> Swept:
     order = call.order
     return swept if order is None else _each([swept], lambda parts: parts[0][:, :, order])

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import FlowError
 from .cells import Trajectory
+from .graph import MarkedRun
 
 Array = NDArray[np.float64]
 _CHUNK_BYTES = 64 * 2**20
@@ -78,13 +79,24 @@ def bounds(run: Trajectory) -> Bounds:
     return Bounds(float(torch.linalg.matrix_norm(w, 2)), float(torch.linalg.eigvals(w).abs().max()), 1.0)
 
 
-def of_steps(run: Trajectory, first: int, last: int) -> Iterator[Tensor]:
+Run = Trajectory | MarkedRun
+
+
+def _first(run: Run) -> int:
+    """The first step, in the direction the layer runs, whose Jacobian is known."""
+    return 1 if isinstance(run, MarkedRun) else 0
+
+
+def of_steps(run: Run, first: int, last: int) -> Iterator[Tensor]:
     """Jacobians ∂s_k/∂s_{k−1} `(B, S, S)` in float64, in the direction the layer runs, k = first … last − 1 of its run.
 
     s is h, for an LSTM h and c side by side.
     """
+    if isinstance(run, MarkedRun):
+        yield from run.jacobians(first, last)
+        return
     p = run.h.shape[-1]
-    size = p + (run.hidden_size if run.kind == "lstm" else 0)
+    size = run.state_size
     per_step = run.batch_size * size * run.weights.hh.shape[0] * run.x.element_size()
     chunk = max(1, _CHUNK_BYTES // per_step)
     # Row i of the Jacobian is the adjoint of ∂s_k's i-th coordinate.
@@ -104,18 +116,19 @@ def of_steps(run: Trajectory, first: int, last: int) -> Iterator[Tensor]:
         yield from (whole.flip(0) if run.reverse else whole)
 
 
-def norms(run: Trajectory) -> Array:
-    """Spectral norm of the Jacobian at every step and sequence, `(T, B)`; NaN on padding."""
+def norms(run: Run) -> Array:
+    """Spectral norm of the Jacobian at every step and sequence, `(T, B)`; NaN where not known."""
     return _per_step(run, lambda j: torch.linalg.matrix_norm(j, 2))
 
 
-def radii(run: Trajectory) -> Array:
-    """Spectral radius of the Jacobian at every step and sequence, `(T, B)`; NaN on padding."""
+def radii(run: Run) -> Array:
+    """Spectral radius of the Jacobian at every step and sequence, `(T, B)`; NaN where not known."""
     return _per_step(run, lambda j: torch.linalg.eigvals(j).abs().amax(-1))
 
 
-def _per_step(run: Trajectory, what: Callable[[Tensor], Tensor]) -> Array:
+def _per_step(run: Run, what: Callable[[Tensor], Tensor]) -> Array:
     values = torch.stack([what(j) for j in of_steps(run, 0, run.steps)])
+    values = torch.cat([values.new_full((run.steps - len(values), run.batch_size), torch.nan), values])
     values = values.flip(0) if run.reverse else values
     if run.mask is not None:
         values = torch.where(run.mask, values, torch.nan)
@@ -130,26 +143,29 @@ def _orthonormal(batch: int, size: int, columns: int) -> Tensor:
     return many
 
 
-def lyapunov_exponents(run: Trajectory, count: int | None, burn_in: int) -> Array:
+def lyapunov_exponents(run: Run, count: int | None, burn_in: int) -> Array:
     """Finite-time exponents, falling, `(B, n)`: mean over the steps of log |R_ii|; −inf for a direction that dies."""
-    size = run.h.shape[-1] + (run.hidden_size if run.kind == "lstm" else 0)
+    size = run.state_size
     count = size if count is None else count
     if not 1 <= count <= size:
         raise FlowError(f"n is {count}; this layer has {size} exponents.")
-    if not 0 <= burn_in < run.steps:
-        raise FlowError(f"burn_in is {burn_in}; expected steps between 0 and {run.steps - 1}.")
-    q = _orthonormal(run.batch_size, size, count).to(run.h.device)
-    logs = torch.zeros(run.batch_size, count, dtype=torch.float64, device=run.h.device)
-    lived = torch.zeros(run.batch_size, 1, dtype=torch.float64, device=run.h.device)
-    dead = torch.zeros(run.batch_size, count, dtype=torch.bool, device=run.h.device)
+    steps = range(_first(run), run.steps)
+    if not 0 <= burn_in < len(steps):
+        raise FlowError(f"burn_in is {burn_in}; expected steps between 0 and {len(steps) - 1}.")
+    q = _orthonormal(run.batch_size, size, count)
+    logs = torch.zeros(run.batch_size, count, dtype=torch.float64)
+    lived = torch.zeros(run.batch_size, 1, dtype=torch.float64)
+    dead = torch.zeros(run.batch_size, count, dtype=torch.bool)
     masks = None if run.mask is None else (run.mask.flip(0) if run.reverse else run.mask)
-    for k, j in enumerate(of_steps(run, 0, run.steps)):
+    for k, j in zip(steps, of_steps(run, 0, run.steps), strict=True):
+        if k == steps[0]:
+            q, logs, lived, dead = (a.to(j.device) for a in (q, logs, lived, dead))
         new, r = torch.linalg.qr(j @ q)
         diagonal = _above_rounding(r.diagonal(dim1=-2, dim2=-1).abs(), j)
         live = torch.ones_like(lived, dtype=torch.bool) if masks is None else masks[k].unsqueeze(-1)
         q = torch.where(live.unsqueeze(-1), new, q)
         dead |= live & (diagonal == 0)
-        if k >= burn_in:
+        if k - steps[0] >= burn_in:
             logs += torch.where(live, diagonal.log(), 0.0)
             lived += live
     found = torch.where(dead, -torch.inf, logs / lived.clamp(min=1))
@@ -171,7 +187,7 @@ def lyapunov_dimension(exponents: Array) -> float:
     return j + float(sums[j - 1] / abs(exponents[j]))
 
 
-def log_singular_values(run: Trajectory, first: int, last: int) -> Array:
+def log_singular_values(run: Run, first: int, last: int) -> Array:
     """Natural logarithms of the singular values of ∂s_last/∂s_first, falling, `(B, S)`; −inf for zero."""
     if run.reverse:  # in the order the layer runs
         begin, end = run.steps - 1 - first, run.steps - 1 - last
@@ -182,6 +198,8 @@ def log_singular_values(run: Trajectory, first: int, last: int) -> Array:
             f"The span from step {first} to {last} does not lie in the layer's run of {run.steps} steps, in its "
             "direction (-1 names the state before the first step)."
         )
+    if begin + 1 < _first(run):
+        raise FlowError("The state before the first step was not marked: let the span begin at the first step.")
     return product_spectrum(of_steps(run, begin + 1, end + 1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
 from . import recurrence
-from .capture import Call, recording
+from .capture import AnyCall, Call, recording
 from .evidence import Evidence
 from .graph import Graph
 from .result import GradientFlow
@@ -27,6 +27,7 @@ def gradient_flow(
     model: Callable[..., Any],
     *inputs: Any,
     loss: Callable[[Any], Tensor],
+    kwargs: Mapping[str, Any] | None = None,
     state: State = "hc",
     reduce: Reduce = "mean",
     targets: Sequence[int] | None = None,
@@ -37,9 +38,10 @@ def gradient_flow(
     """Measure ‖∂E_t/∂s_k‖ for every pair (t, k), exactly.
 
     Works for any PyTorch model whose recurrence is ``RNN``, ``GRU`` or ``LSTM`` (ours or ``torch.nn``'s, stacked,
-    bidirectional, packed, projected, called whole or step by step) or a loop over ``RNNCell``, ``GRUCell`` or
-    ``LSTMCell``. Anything may stand before, between and after. The gradient is total: all paths from s_k to E_t
-    count, through time, through upper layers and through a head that mixes steps; parameters are held.
+    bidirectional, packed, projected, called whole or step by step), a loop over ``RNNCell``, ``GRUCell`` or
+    ``LSTMCell``, or any recurrence whose states are marked by ``mark_state``. Anything may stand before, between and
+    after. The gradient is total: all paths from s_k to E_t count, through time, through upper layers and through a head
+    that mixes steps; parameters are held.
 
     The model is left as it was: training flags, buffers, gradients and the random state.
 
@@ -49,6 +51,8 @@ def gradient_flow(
         A ``torch.nn.Module``, or any callable of ``inputs``.
     *inputs
         What the model is called with.
+    kwargs : dict, optional
+        What it is called with by keyword.
     loss : callable
         Takes the model's output; returns the losses by step `(T, B)`, or one loss per sequence `(B,)`. Use
         ``reduction="none"``. A masked step has loss 0.
@@ -94,17 +98,16 @@ def gradient_flow(
     """
     if state not in ("h", "c", "hc"):
         raise OptionError(f"state is {state!r}; it is one of 'h', 'c' and 'hc'.")
+    if not callable(loss):
+        raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
     quantiles = _quantiles(reduce)
     notes: list[str] = []
     with undisturbed(model, training, notes), recording(model) as recorder:
-        output = model(*[thawed(i) for i in inputs])
+        output = model(*[thawed(i) for i in inputs], **{name: thawed(i) for name, i in (kwargs or {}).items()})
         losses = loss(output)
         calls = recorder.calls
         if not calls:
-            raise FlowError(
-                f"{type(model).__name__} ran no recurrent layer: gradient_flow follows torch.nn.RNN, GRU, LSTM, their "
-                "cells, and those of retrograde.nn (not scripted modules, nor recurrences written by hand)."
-            )
+            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(model)}")
         _check_finite(calls)
         table, final = losses_by_step(losses, calls)
         known = _lengths(lengths, calls, table, final)
@@ -135,11 +138,11 @@ class _Measured:
         self.graph, self.losses = graph, graph.losses
         self.tracks = {label: graph.tracks[label] for label in graph.wanted}
         self.rows, self.lengths, self.final, self.state, self.quantiles = rows, lengths, final, state, quantiles
-        self.steps = [sum(c.run.steps for c in own) for own in self.tracks.values()]
+        self.steps = [sum(len(c.h) for c in own) for own in self.tracks.values()]
         batch = self.losses.shape[1]
         tail: tuple[int, ...] = ()
         if quantiles == "none":
-            if any(c.run.batch_size != batch for own in self.tracks.values() for c in own):
+            if any(c.h.shape[1] != batch for own in self.tracks.values() for c in own):
                 raise FlowError(
                     f"The loss has {batch} sequences but a recurrent layer ran with another batch size: reduce='none' "
                     "has no single axis of sequences. Reduce, or choose layers=."
@@ -149,7 +152,7 @@ class _Measured:
             tail = (len(quantiles),)
         self.norms = np.zeros((len(self.tracks), len(rows), max(self.steps), *tail))
         self.last: np.ndarray[Any, Any] | None = None  # with one loss a sequence: (layers, T, B)
-        if final and all(c.run.batch_size == batch for own in self.tracks.values() for c in own):
+        if final and all(c.h.shape[1] == batch for own in self.tracks.values() for c in own):
             self.last = np.zeros((len(self.tracks), max(self.steps), batch))
 
     def evidence(self) -> Evidence:
@@ -158,14 +161,21 @@ class _Measured:
         local = None if self.final else self.graph.local_adjoints()
         # Layers under the lowest that is asked for send nothing up.
         kept = every[every.index(self.graph.wanted[0]) :] if local is not None else self.graph.wanted
+        marked = {label: self.graph.marked(label) for label in kept if self.graph.is_marked(label)}
+        kept = [label for label in kept if label not in marked]
         modules = {}
         for label in kept:
             module, suffix = self.graph.tracks[label][0].track
             modules[label] = (module, "" if suffix == "cell" else suffix)
         runs = {label: self.graph.trajectory(label) for label in kept}
         if local is None:
-            return Evidence(runs, modules, self.rows, graph=self.graph)
-        return Evidence(runs, modules, self.rows, local=[local[self.graph.tracks[label][0]] for label in kept])
+            return Evidence(runs, modules, self.rows, graph=self.graph, marked=marked)
+        return Evidence(
+            runs,
+            modules,
+            self.rows,
+            local=[g for label in kept for call, g in local.items() if call is self.graph.tracks[label][0]],
+        )
 
     def _pick(self, h: Tensor, c: Tensor | None, c_total: Tensor | None) -> Tensor:
         if c is None or self.state == "h":
@@ -226,11 +236,20 @@ class _Measured:
         here = self._has_loss()
         labels = list(evidence.runs)
         place = {labels.index(label): i for i, label in enumerate(self.tracks)}
+        stack = list(evidence.runs.values())
+        if recurrence.has_engine(stack):
+            for which, norms in recurrence.norms(stack, evidence.local, self.rows, self.state):
+                t = self.rows[which]
+                for j, i in place.items():
+                    own = norms[j]
+                    here[which] |= own[torch.arange(len(t)), t] != 0  # lag 0
+                    self.norms[i, which] = self._reduced(own, here[which].unsqueeze(1).expand_as(own))
+            return
         rows, batch = len(self.rows), self.losses.shape[1]
         # Norms of a block of lags at a time are reduced in one go: work space like a state's, O(T·B·H).
         block = min(32, int(self.rows[-1]) + 1)
         table = torch.zeros(len(place), block, rows, batch, dtype=torch.float64)
-        for lag, found in recurrence.by_lag(list(evidence.runs.values()), evidence.local, self.rows, scaled=True):
+        for lag, found in recurrence.by_lag(stack, evidence.local, self.rows, scaled=True):
             gone = rows - len(found[0].norm_h)
             for j, i in place.items():
                 step = found[j]
@@ -273,14 +292,28 @@ class _Measured:
             final=self.final,
             lengths=None if self.lengths is None else self.lengths.numpy(),
             sequences=self._has_loss().sum(1).numpy(),
-            cells=[own[0].run.kind for own in self.tracks.values()],
-            reverse=[own[0].run.reverse for own in self.tracks.values()],
+            cells=[own[0].kind for own in self.tracks.values()],
+            reverse=[own[0].reverse for own in self.tracks.values()],
             losses=self.losses.detach()[self.rows].double().cpu().numpy(),
             loss_steps=self.losses.shape[0],
             last=self.last,
             notes=notes,
             evidence=evidence,
         )
+
+
+def mend(model: object) -> str:
+    """What to do about a model in which nothing was seen."""
+    parts = list(model.named_modules()) if isinstance(model, nn.Module) else []
+    scripted = [name or type(part).__name__ for name, part in parts if isinstance(part, torch.jit.ScriptModule)]
+    if scripted:
+        return f" that can be seen: {scripted[0]} is scripted (torch.jit), so measure the model it was made from."
+    if any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for _, part in parts):
+        return " on these inputs, though it has some: does its forward call them?"
+    return (
+        " that is known (RNN, GRU, LSTM and their cells, of torch.nn and retrograde.nn). If it has a recurrence of its "
+        "own, mark the state at every step: h = retrograde.mark_state(h), or h, c = retrograde.mark_state(h, c)."
+    )
 
 
 def _alive(lengths: Tensor, losses: Tensor) -> Tensor:
@@ -299,9 +332,9 @@ def _quantiles(reduce: Reduce) -> list[float] | str:
     return [float(q) for q in numbers]
 
 
-def losses_by_step(losses: Any, calls: list[Call]) -> tuple[Tensor, bool]:
+def losses_by_step(losses: Any, calls: list[AnyCall]) -> tuple[Tensor, bool]:
     """The losses as `(T, B)`, and whether they came as one per sequence."""
-    batch, steps = calls[0].run.batch_size, sum(c.run.steps for c in calls if c.track == calls[0].track)
+    batch, steps = calls[0].h.shape[1], sum(len(c.h) for c in calls if c.track == calls[0].track)
     wanted = f"losses by step (T, B) = ({steps}, {batch}), or one per sequence (B,) = ({batch},)"
     if not isinstance(losses, Tensor):
         raise FlowError(f"loss returned {type(losses).__name__}; expected a tensor of {wanted}.")
@@ -314,7 +347,7 @@ def losses_by_step(losses: Any, calls: list[Call]) -> tuple[Tensor, bool]:
         losses = losses.unsqueeze(1)  # unbatched input: losses by step (T,)
     final = losses.ndim == 1
     table = losses.unsqueeze(0) if final else losses
-    if table.ndim != 2 or (table.shape[1] != batch and not any(c.run.batch_size == table.shape[1] for c in calls)):
+    if table.ndim != 2 or (table.shape[1] != batch and not any(c.h.shape[1] == table.shape[1] for c in calls)):
         mend = ""
         if shape == (batch, steps):
             mend = " It looks transposed: return losses.T (or .transpose(0, 1) for batch_first)."
@@ -329,33 +362,37 @@ def losses_by_step(losses: Any, calls: list[Call]) -> tuple[Tensor, bool]:
     return table, final
 
 
-def _check_finite(calls: list[Call]) -> None:
+def _check_finite(calls: list[AnyCall]) -> None:
+    done: dict[tuple[str, str], int] = {}  # steps of a layer that ran before: it may be stepped by a loop
     for call in calls:
-        for name, values in (("input", call.run.x), ("state", call.run.h)):
+        before = done.get(call.track, 0)
+        done[call.track] = before + len(call.h)
+        for name, values in (*((("input", call.run.x),) if isinstance(call, Call) else ()), ("state", call.h)):
             bad = torch.isfinite(values).all(-1).logical_not()
             if bad.any():
                 steps = bad.any(1).nonzero().flatten()
-                k = int(steps[-1] if call.run.reverse and name == "state" else steps[0])
+                k = int(steps[-1] if call.reverse and name == "state" else steps[0])
                 b = int(bad[k].nonzero()[0])
                 if call.order is not None:
                     b = int((call.order == b).nonzero()[0])
                 label = ".".join(part for part in call.track if part)
-                raise FlowError(f"The {name} of layer {label} is not finite from step {k} on (sequence {b}).")
+                raise FlowError(f"The {name} of layer {label} is not finite from step {before + k} on (sequence {b}).")
 
 
-def _lengths(given: Sequence[int] | Tensor | None, calls: list[Call], losses: Tensor, final: bool) -> Tensor | None:
+def _lengths(given: Sequence[int] | Tensor | None, calls: list[AnyCall], losses: Tensor, final: bool) -> Tensor | None:
     batch = losses.shape[1]
     if given is not None:
         lengths = torch.as_tensor(given).cpu()
-        longest = calls[0].run.steps if final else losses.shape[0]
+        longest = len(calls[0].h) if final else losses.shape[0]
         if lengths.shape != (batch,) or bool((lengths < 1).any()) or bool((lengths > longest).any()):
             raise FlowError(
                 f"lengths is {lengths.tolist()}; expected {batch} numbers between 1 and {longest}, one per sequence."
             )
         return lengths
     for call in calls:
-        if call.run.mask is not None and call.run.batch_size == batch:
-            lengths = call.run.mask.sum(0).cpu()
+        if call.mask is not None and call.h.shape[1] == batch:
+            own = [c for c in calls if c.track == call.track] if call.kind == "custom" else [call]
+            lengths = torch.stack([c.mask.sum(0).cpu() for c in own if c.mask is not None]).sum(0)
             return lengths if call.order is None else lengths[call.order.cpu()]
     return None
 
@@ -371,10 +408,10 @@ def _targets(targets: Sequence[int] | None, steps: int, final: bool) -> Tensor:
     return torch.tensor(chosen)
 
 
-def _tracks(calls: list[Call]) -> dict[str, list[Call]]:
+def _tracks(calls: list[AnyCall]) -> dict[str, list[AnyCall]]:
     """Calls by label: as torch labels them, after the module's name where there are several modules."""
     several = len({call.track[0] for call in calls}) > 1
-    tracks: dict[str, list[Call]] = {}
+    tracks: dict[str, list[AnyCall]] = {}
     for call in calls:
         module, suffix = call.track
         if suffix == "cell":
@@ -383,7 +420,9 @@ def _tracks(calls: list[Call]) -> dict[str, list[Call]]:
             label = f"{module}.{suffix}" if several and module else suffix
         tracks.setdefault(label, []).append(call)
     for label, own in tracks.items():
-        sizes = sorted({call.run.batch_size for call in own})
+        if own[0].kind == "custom" and own[0].reverse:  # marked from the last step to the first
+            own.reverse()
+        sizes = sorted({call.h.shape[1] for call in own})
         if len(sizes) > 1:
             raise FlowError(
                 f"Layer {label} ran several times with different batch sizes, {sizes}: choose other layers=."
@@ -391,12 +430,12 @@ def _tracks(calls: list[Call]) -> dict[str, list[Call]]:
     return tracks
 
 
-def _wanted(tracks: dict[str, list[Call]], layers: Sequence[str] | None, state: State) -> list[str]:
+def _wanted(tracks: dict[str, list[AnyCall]], layers: Sequence[str] | None, state: State) -> list[str]:
     unknown = [name for name in layers or () if name not in tracks]
     if unknown or (layers is not None and not layers):
         raise FlowError(f"layers names {', '.join(unknown) or 'none'}; this model has {', '.join(tracks)}.")
     wanted = [name for name in tracks if layers is None or name in layers]
-    if state == "c" and any(tracks[name][0].run.kind != "lstm" for name in wanted):
+    if state == "c" and any(tracks[name][0].kind != "lstm" for name in wanted):
         raise FlowError("state is 'c', but only an LSTM has a cell state; use 'h' or 'hc', or choose layers=.")
     return wanted
 

@@ -517,26 +517,27 @@ def _spread(size: int, count: int) -> Tensor:
 # --- Batches: tensors in tuples, lists and dicts --------------------------------------------------------------------
 
 
-def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A batch, or what a model returns, with every tensor in it changed."""
     if isinstance(value, (Tensor, PackedSequence)):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, change) for item in value))
+        return type(value)(*(mapped(item, change) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(item, change) for item in value)
+        return type(value)(mapped(item, change) for item in value)
     if isinstance(value, Mapping):
-        return {key: _mapped(item, change) for key, item in value.items()}
+        return {key: mapped(item, change) for key, item in value.items()}
     return value
 
 
 def _leaves(batch: Any) -> list[Tensor | PackedSequence]:
     found: list[Tensor | PackedSequence] = []
-    _mapped(batch, found.append)
+    mapped(batch, found.append)
     return found
 
 
 def _detached(batch: Any) -> Any:
-    return _mapped(batch, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
+    return mapped(batch, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
 
 
 def _dim(leaf: Tensor | PackedSequence) -> int:
@@ -561,7 +562,7 @@ def _cut(batch: Any, axes: list[int | None], rows: Tensor) -> Any:
             return pack_padded_sequence(kept, lengths[rows], enforce_sorted=False)
         return leaf.index_select(axis, rows.to(leaf.device))
 
-    return _mapped(batch, cut)
+    return mapped(batch, cut)
 
 
 def _number(value: float) -> float | None:

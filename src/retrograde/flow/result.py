@@ -18,6 +18,7 @@ from .activation import Gate, Saturation
 from .cells import Trajectory
 from .contributions import Contributions, Truncation
 from .evidence import Evidence
+from .graph import MarkedRun
 from .jacobians import Bounds
 from .summary import summarise
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Array = NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
 _LABELS = ("layers", "cells", "reverse", "steps", "loss_steps", "state", "reduce", "final", "notes")
 
 
@@ -57,7 +58,7 @@ class GradientFlow:
     sequences : ndarray of int
         How many sequences have a loss at each target.
     cells : list of str
-        ``"rnn"``, ``"gru"`` or ``"lstm"``, per layer.
+        ``"rnn"``, ``"gru"``, ``"lstm"``, or ``"custom"`` for states that were marked, per layer.
     reverse : list of bool
         Whether the layer runs backwards in time.
     losses : ndarray
@@ -188,9 +189,10 @@ class GradientFlow:
         return int(self.lag(i)[:, : self.steps[i]].max(initial=0))
 
     def horizon(self, fraction: float = 0.01) -> Array:
-        """The first lag at which ``by_lag`` is under ``fraction`` of its value at lag 0, per layer.
+        """The first lag at which ``by_lag`` is under ``fraction`` of its first value that is not zero, per layer.
 
-        NaN for a layer that stays above it at all lags measured: its horizon lies beyond T.
+        The first is at lag 0, unless the loss does not look at its own step. NaN for a layer that stays above it at all
+        lags measured: its horizon lies beyond T.
         """
         if not 0 < fraction < 1:
             raise FlowError(f"fraction is {fraction}; it is a number between 0 and 1.")
@@ -198,6 +200,7 @@ class GradientFlow:
         found = np.full(len(self.layers), np.nan)
         for i, curve in enumerate(curves):
             known = np.flatnonzero(np.isfinite(curve))
+            known = known[np.cumsum(curve[known] > 0) > 0]
             under = known[curve[known] < fraction * curve[known[0]]] if len(known) else known
             if len(under):
                 found[i] = under[0]
@@ -221,8 +224,28 @@ class GradientFlow:
         evidence = self._evidence
         return {name: (label, kind) for label in self.layers for kind, (name, _) in evidence.parameters(label).items()}
 
+    def weight(self, layer: str | int = 0) -> str:
+        """The name, as in the model's ``state_dict``, of a layer's weights from state to state."""
+        label = self.layers[self.layer(layer)]
+        self._run(label)
+        return self._evidence.parameters(label)["weight_hh"][0]
+
+    @property
+    def effort(self) -> float:
+        """Multiplications that the first question about contributions or truncation takes; 0 once it was asked."""
+        if self.sums is not None or self.evidence is None:
+            return 0.0
+        runs = [self.evidence.runs[label] for label in self.layers if label in self.evidence.runs]
+        rows = len(self.targets) * max(self.steps) / 2 * self.losses.shape[1]
+        return float(rows * sum(sum(w.numel() for w in run.weights.tensors()) for run in runs))
+
     def _parameter(self, name: str) -> str:
         owners = self._owners
+        if not owners:
+            raise FlowError(
+                f"No parameters are known of {', '.join(self.layers)}: states were marked by hand, of which norms and "
+                "Jacobians are measured."
+            )
         found = [full for full in owners if full == name or full.endswith("." + name)]
         if len(found) != 1:
             reason = "is the name of several" if found else "is no parameter of a layer measured"
@@ -298,22 +321,26 @@ class GradientFlow:
 
         Of all recurrent parameters together, or of one.
         """
-        names = self.parameters if parameter is None else [self._parameter(parameter)]
+        names = self.parameters if parameter is None else []
+        names = names or [self._parameter(parameter or "weight_hh")]
         return contributions.truncation(self._sums, names)
 
     def _run(self, layer: str | int) -> Trajectory:
         return self._evidence.run(self.layers[self.layer(layer)])
 
+    def _walk(self, layer: str | int) -> Trajectory | MarkedRun:
+        return self._evidence.walk(self.layers[self.layer(layer)])
+
     def jacobian_norms(self, layer: str | int = 0) -> Array:
         """Spectral norm of ∂s_t/∂s_{t−1} at every step and sequence, `(T, B)`; NaN on padding.
 
-        Of the layer by itself; s is h, of an LSTM (h, c).
+        Of the layer by itself; s is h, of an LSTM (h, c). Of marked states the first step has none either: NaN.
         """
-        return jacobians.norms(self._run(layer))
+        return jacobians.norms(self._walk(layer))
 
     def spectral_radii(self, layer: str | int = 0) -> Array:
         """Spectral radius of ∂s_t/∂s_{t−1} at every step and sequence, `(T, B)`; NaN on padding."""
-        return jacobians.radii(self._run(layer))
+        return jacobians.radii(self._walk(layer))
 
     def singular_values(
         self, first: int = 0, last: int | None = None, layer: str | int = 0, *, log: bool = False
@@ -331,7 +358,7 @@ class GradientFlow:
         log
             Natural logarithms, which a long span needs; −inf for a value that is zero.
         """
-        run = self._run(layer)
+        run = self._walk(layer)
         if last is None:
             last = 0 if run.reverse else run.steps - 1
             first = run.steps - 1 if run.reverse and first == 0 else first
@@ -365,7 +392,7 @@ class GradientFlow:
         per_sequence
             `(B, S)` instead of the mean over the batch.
         """
-        found = jacobians.lyapunov_exponents(self._run(layer), n, burn_in)
+        found = jacobians.lyapunov_exponents(self._walk(layer), n, burn_in)
         return found if per_sequence else np.asarray(found.mean(0))
 
     def lyapunov_dimension(self, layer: str | int = 0, *, burn_in: int = 0) -> float:
@@ -408,7 +435,7 @@ class GradientFlow:
         labels: dict[str, Any] = {"format": FORMAT, "kind": "gradient flow"}
         labels |= {name: getattr(self, name) for name in _LABELS}
         if trajectory and self.evidence is not None:
-            if self.evidence.local is None and self.evidence.graph is not None:
+            if self.evidence.local is None and self.evidence.graph is not None and self.evidence.runs:
                 _ = self._sums  # needs the model's graph, which no file holds
             own, labels["trajectories"] = evidence.to_arrays(self.evidence)
             arrays |= {f"trajectory.{name}": a for name, a in own.items()}
@@ -439,7 +466,7 @@ class GradientFlow:
             if "trajectories" in labels:
                 own = {name.removeprefix("trajectory."): a for name, a in arrays.items()}
                 flow.evidence = evidence.from_arrays(own, labels["trajectories"], flow.targets)
-            if "sums.lags" in arrays:
+            if "sums.lags" in arrays and labels["format"] == FORMAT:
                 found = [
                     {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
                     for prefix in ("sums.numbers.", "sums.squares.")
@@ -467,19 +494,37 @@ class GradientFlow:
         _write(Path(path), ("\n".join(lines) + "\n").encode())
 
     def to_xarray(self) -> Any:
-        """``norms`` as an ``xarray.DataArray`` with axes layer, t, k (needs xarray)."""
+        """``norms`` as an ``xarray.DataArray`` with axes layer, t, k (``pip install retrograde[xarray]``).
+
+        Several quantiles, or every sequence, are a fourth axis, ``quantile`` or ``sequence``. Beside the axes stand the
+        ``lag`` of every pair, and the ``cell`` and direction (``reverse``) of every layer, to select and group by.
+
+        Examples
+        --------
+        >>> import torch, retrograde as rg
+        >>> rnn, x = torch.nn.RNN(2, 4), torch.randn(10, 3, 2)
+        >>> array = rg.gradient_flow(rnn, x, loss=lambda output: output[0].sum(-1)).to_xarray()
+        >>> array.sel(layer="l0", t=9, k=7).coords["lag"].item()
+        2
+        """
         try:
             xarray: Any = importlib.import_module("xarray")
         except ImportError:
-            raise FlowError("to_xarray needs xarray: pip install xarray.") from None
+            raise FlowError("to_xarray needs xarray: pip install 'retrograde[xarray]'.") from None
         axes: dict[str, Any] = {"layer": self.layers, "t": self.targets, "k": np.arange(self.norms.shape[2])}
         if self.norms.ndim == 4:
             several = self.reduce == "none"
             axes["sequence" if several else "quantile"] = (
                 np.arange(self.norms.shape[3]) if several else np.asarray(self.reduce, dtype=float)
             )
-        about = {"state": self.state, "reduce": str(self.reduce), "notes": "; ".join(self.notes)}
-        return xarray.DataArray(self.norms, axes, list(axes), name="norm of ∂E_t/∂s_k", attrs=about)
+        beside = {
+            "lag": (("layer", "t", "k"), np.stack([self.lag(i) for i in range(len(self.layers))])),
+            "cell": ("layer", self.cells),
+            "reverse": ("layer", self.reverse),
+        }
+        about = {"long_name": "‖∂E_t/∂s_k‖", "state": self.state, "reduce": str(self.reduce)}
+        about |= {"notes": "; ".join(self.notes)} if self.notes else {}
+        return xarray.DataArray(self.norms, axes | beside, list(axes), name="norm", attrs=about)
 
     def plot_heatmap(self, ax: Axes | None = None, layer: str | int = 0) -> Axes:
         """‖∂E_t/∂s_k‖ of one layer as a picture, rows t, columns k, colours on a log scale."""

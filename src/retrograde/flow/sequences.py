@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import FlowError
 from .capture import recording
 from .graph import quiet_vmap
-from .measure import losses_by_step, thawed, undisturbed
+from .measure import losses_by_step, mend, thawed, undisturbed
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20
@@ -66,6 +66,7 @@ def sequence_gradients(
     model: nn.Module,
     *inputs: Any,
     loss: Callable[[Any], Tensor],
+    kwargs: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
     training: bool = False,
 ) -> SequenceGradients:
@@ -75,7 +76,7 @@ def sequence_gradients(
 
     Parameters
     ----------
-    model, inputs, loss, training
+    model, inputs, loss, kwargs, training
         As in ``gradient_flow``. Sequences are taken to be independent of each other.
     names : sequence of str, optional
         What to call the sequences; their numbers if not given.
@@ -90,9 +91,9 @@ def sequence_gradients(
     """
     notes: list[str] = []
     with undisturbed(model, training, notes, freeze=False), recording(model) as recorder:
-        losses = loss(model(*[thawed(i) for i in inputs]))
+        losses = loss(model(*[thawed(i) for i in inputs], **{name: thawed(i) for name, i in (kwargs or {}).items()}))
         if not recorder.calls:
-            raise FlowError(f"{type(model).__name__} ran no recurrent layer.")
+            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(model)}")
         table, _ = losses_by_step(losses, recorder.calls)
         batch = table.shape[1]
         labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
@@ -100,9 +101,8 @@ def sequence_gradients(
             raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         norms = {name: np.zeros(batch) for name in parameters}
-        held = sum(p.numel() for p in parameters.values()) + 4 * sum(
-            c.run.x.numel() + c.run.gates.numel() for c in recorder.calls
-        )
+        held = sum(p.numel() for p in parameters.values())
+        held += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in recorder.calls)
         block = max(1, min(batch, _BLOCK_BYTES // (held * table.element_size())))
         for sequences in torch.split(torch.arange(batch), block):
             directions = table.new_zeros(len(sequences), *table.shape)

@@ -6,14 +6,14 @@ One place computes them, so that the terminal, the notebook and the pictures nev
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
     from .result import GradientFlow
@@ -83,26 +83,25 @@ class Summary:
         with np.errstate(divide="ignore", invalid="ignore"):
             return [(lag, self.curves[:, lag].tolist(), (self.curves[:, lag] / start).tolist()) for lag in chosen]
 
-    def table(self, lags: list[int] | None = None) -> Table:
-        """By lag: the norm of every layer and, of one or two, what share of the first it is (rich)."""
+    def table(self, lags: list[int] | None = None, *, ratios: bool = True) -> Table:
+        """By lag: the norm of every layer and, with ``ratios``, what share of the first it is (rich)."""
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("lag", justify="right")
-        ratios_too = len(self.layers) <= 2  # more columns would not fit 80 characters
         for label in self.layers:
-            table.add_column(label, justify="right")
-            if ratios_too:
+            table.add_column(label, justify="right", no_wrap=True)
+            if ratios:
                 table.add_column("of first", justify="right", style="dim")
-        for lag, norms, ratios in self.rows(lags):
+        for lag, norms, shares in self.rows(lags):
             cells = []
-            for norm, ratio in zip(norms, ratios, strict=True):
-                cells += [_number(norm), _ratio(ratio)] if ratios_too else [_number(norm)]
+            for norm, share in zip(norms, shares, strict=True):
+                cells += [_number(norm), _ratio(share)] if ratios else [_number(norm)]
             table.add_row(str(lag), *cells)
         return table
 
-    def measures(self) -> Table:
-        """One line a layer: sparkline, growth per step, half-life, horizon (rich)."""
+    def measures(self, spark: int = 20) -> Table:
+        """One line a layer: a sparkline of so many characters, growth per step, half-life, horizon (rich)."""
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -114,21 +113,43 @@ class Summary:
             growth = self.growth_per_step[i]
             table.add_row(
                 label,
-                self.sparkline[i],
+                sparkline(self.curves[i], spark),
                 "—" if math.isnan(growth) else f"×{growth:.4g}",
                 half_life_words(self.half_life[i]),
                 "—" if self.kinds[i] == "none" else horizon_words(self.horizon[i], self.curves.shape[1]),
             )
         return table
 
-    def __rich__(self) -> RenderableType:
-        from rich.console import Group
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Tables as wide as the terminal, then the verdicts."""
         from rich.text import Text
 
-        parts: list[Any] = [self.table(), Text(), self.measures(), Text()]
-        parts += [Text(f"{label}: {words}") for label, words in zip(self.layers, self.verdict, strict=True)]
-        parts += [Text(f"Note: {note}", style="dim") for note in self.notes]
-        return Group(*parts)
+        free = options.update_width(10**6)
+
+        def fit(parts: list[Table]) -> bool:
+            return all(console.measure(part, options=free).maximum <= options.max_width for part in parts)
+
+        tables = [self.table()]
+        beside = len(self.layers)
+        while not fit(tables) and beside:  # without the shares, then fewer layers side by side
+            starts = range(0, len(self.layers), beside)
+            tables = [self._part(slice(start, start + beside)).table(ratios=False) for start in starts]
+            beside -= 1
+        for table in tables:
+            yield table
+            yield ""
+        # The line of a layer has its name, the sparkline, and 49 characters of numbers.
+        yield self.measures(max(8, min(32, options.max_width - 49 - max(len(label) for label in self.layers))))
+        yield ""
+        for label, words in zip(self.layers, self.verdict, strict=True):
+            yield Text(f"{label}: {words}")
+        for note in self.notes:
+            yield Text(f"Note: {' '.join(note.split())}", style="dim")
+
+    def _part(self, part: slice) -> Summary:
+        """The summary of some of its layers."""
+        own = ("layers", "curves", "growth_per_step", "half_life", "horizon", "kinds", "verdict", "sparkline")
+        return replace(self, **{name: getattr(self, name)[part] for name in own})
 
     def __str__(self) -> str:
         return "\n".join(

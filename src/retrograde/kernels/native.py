@@ -26,7 +26,20 @@ else:
     except ImportError:  # installed where no C++ compiler was found
         _BUILT = False
 
-__all__ = ["CELLS", "Plan", "available", "backward", "can_step", "empty_cache", "forward", "info", "matmul", "step"]
+__all__ = [
+    "CELLS",
+    "Adjoint",
+    "Plan",
+    "adjoint_norms",
+    "available",
+    "backward",
+    "can_step",
+    "empty_cache",
+    "forward",
+    "info",
+    "matmul",
+    "step",
+]
 
 CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
 _VARIABLE = "RETROGRADE_ISA"
@@ -425,6 +438,74 @@ def backward(
         if cell != 2 and grad_b_ih is not None and grad_b_hh is not None:
             grad_b_hh.copy_(grad_b_ih)
     return grad_x, grad_h, grad_c, grads
+
+
+class Adjoint(NamedTuple):
+    """One layer for :func:`adjoint_norms`: the coefficients of its linearisation, each dense, `(T, B, ·)`.
+
+    Attributes
+    ----------
+    cell : str
+        A name of ``CELLS``.
+    k : Tensor
+        Towards W_hh h: H numbers, for a GRU (r, z, n) and an LSTM (i, f, g) 3 H.
+    k_side : Tensor, optional
+        `(T, B, H)`: of a GRU's n towards W_ih x; of an LSTM's o.
+    q, f : Tensor, optional
+        `(T, B, H)`, LSTM: ∂h/∂c and the forget gate.
+    passed : Tensor, optional
+        `(T, B, H)`: what of ∂E/∂h_k reaches h_{k−1} past W_hh.
+    w_hh, w_ih : Tensor
+        `(G H, H)` and `(G H, I)`.
+    local : Tensor
+        `(T, B, H)`: ∂E_t/∂(output_t).
+    """
+
+    cell: str
+    k: Tensor
+    k_side: Tensor | None
+    q: Tensor | None
+    f: Tensor | None
+    passed: Tensor | None
+    w_hh: Tensor
+    w_ih: Tensor
+    local: Tensor
+
+
+MOST_ADJOINT_LAYERS = 16
+
+
+def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Tensor:
+    """‖∂E_t/∂s_k‖ of every layer of a stack whose head looks at one step at a time.
+
+    Parameters
+    ----------
+    layers : sequence of Adjoint
+        From the bottom of the stack, at most ``MOST_ADJOINT_LAYERS``, all of one type.
+    targets : Tensor
+        The steps t, int64, rising.
+    state : {"h", "c", "hc"}
+        What s_k is in an LSTM; h in the others.
+
+    Returns
+    -------
+    Tensor
+        `(layers, targets, T, B)` float64, zero for k > t.
+    """
+    T, B = layers[0].local.shape[:2]
+    found = torch.zeros(len(layers), len(targets), T, B, dtype=torch.float64)
+    held = [[None if t is None else t.contiguous() for t in layer[1:]] for layer in layers]
+    targets = targets.contiguous()
+    # dense copies live as long as `held` does
+    described = [
+        [CELLS[layer.cell], layer.w_hh.shape[1], layer.w_ih.shape[1], *map(_pointer, tensors), norms.data_ptr()]
+        for layer, tensors, norms in zip(layers, held, found, strict=True)
+    ]
+    _engine.adjoint_norms(
+        layers[0].k.dtype is torch.float64, ("h", "c", "hc").index(state), torch.get_num_threads(), T, B,
+        len(targets), targets.data_ptr(), described,
+    )  # fmt: skip
+    return found
 
 
 def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:

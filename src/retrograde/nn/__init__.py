@@ -12,6 +12,7 @@ from .choice import recurrent_layer
 from .dropout import VariationalDropout, WeightDrop, weight_drop_
 from .initialisation import initialise
 from .layers import GRU, LSTM, RNN, explain
+from .marking import mark_state
 from .paths import Explanation
 from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from .trace import Trace
@@ -30,6 +31,7 @@ __all__ = [
     "accelerate_",
     "explain",
     "initialise",
+    "mark_state",
     "recurrent_layer",
     "weight_drop_",
 ]

@@ -121,10 +121,8 @@ def watched(compiling: bool) -> str | None:
         return "autocast chooses the types of torch's operators"
     if compiling:
         return None
-    if torch._C._len_torch_function_stack() > 0:
-        modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-        if any(getattr(mode, "needs_torch_operators", False) for mode in modes):
-            return "a torch function mode watches torch's operators (as gradient_flow does)"
+    if observed():
+        return "a torch function mode watches torch's operators (as gradient_flow does)"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit records torch's operators"
     if torch._C._are_functorch_transforms_active():
@@ -132,6 +130,14 @@ def watched(compiling: bool) -> str | None:
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation needs torch's operators"
     return None
+
+
+def observed() -> bool:
+    """Whether a torch function mode is active that wants to see torch's own operators."""
+    if torch._C._len_torch_function_stack() == 0:
+        return False
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return any(getattr(mode, "needs_torch_operators", False) for mode in modes)
 
 
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}

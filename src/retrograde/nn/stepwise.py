@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..errors import OptionError
 from .dropout import VariationalDropout
+from .marking import mark_state
+from .paths import observed
 
 __all__ = ["StepwiseGRU", "StepwiseLSTM", "StepwiseRNN"]
 
@@ -85,6 +87,10 @@ class _Stepwise(torch.nn.Module):
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """Run over ``(T, B, I)``, ``(B, T, I)`` if ``batch_first``, ``(T, I)`` or packed sequences, as torch.nn."""
+        drops = self.training and (self.recurrent_dropout or self.dropout)
+        if not (self.layer_norm or drops) and not torch.compiler.is_compiling() and observed():
+            output, end = self._fused()(input, hx)  # gradient_flow sees more of torch's own operators than of steps
+            return output, end
         packed = isinstance(input, PackedSequence)
         lengths: Tensor | None = None
         if isinstance(input, PackedSequence):
@@ -132,6 +138,17 @@ class _Stepwise(torch.nn.Module):
             result = PackedSequence(data, input.batch_sizes, order, input.unsorted_indices)
         return result, end if self.states == 2 else end[0]
 
+    def _fused(self) -> torch.nn.RNNBase:
+        """The layer of ``torch.nn`` with these parameters, equal to this one where nothing is normalised or dropped."""
+        kind: Any = {1: torch.nn.RNN, 3: torch.nn.GRU, 4: torch.nn.LSTM}[self.gates]
+        options = {name: getattr(self, name) for name in ("bias", "batch_first", "bidirectional")}
+        if isinstance(self, StepwiseRNN):
+            options["nonlinearity"] = self.nonlinearity
+        fused: torch.nn.RNNBase = kind(self.input_size, self.hidden_size, self.num_layers, device="meta", **options)
+        for name, parameter in self.named_parameters():
+            setattr(fused, name, parameter)
+        return fused
+
     def _suffixes(self, layer: int) -> tuple[str, ...]:
         return (f"_l{layer}", f"_l{layer}_reverse") if self.bidirectional else (f"_l{layer}",)
 
@@ -170,7 +187,9 @@ class _Stepwise(torch.nn.Module):
             new = self._step(projected[t], state, state[0] * mask, weights)
             if valid is not None:
                 new = tuple(torch.where(valid[t], now, before) for now, before in zip(new, state, strict=True))
-            state = new
+            live = None if valid is None else valid[t]
+            marked = mark_state(*new, layer=suffix[1:], live=live)
+            state = marked if self.states == 2 else (marked,)
             outputs.append(state[0])
         return torch.stack(outputs[::-1] if backwards else outputs), state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RetrogradeError, RunError
+from ..training import RunFolder
 
 if TYPE_CHECKING:
     from ..flow import GradientFlow
@@ -39,6 +41,7 @@ class Run:
     sample: str | None
     flows: dict[str, GradientFlow]  # "trained", "untrained": those that were measured
     evaluation: dict[str, Any] = field(default_factory=dict)  # of a task other than language
+    recorded: list[dict[str, Any]] = field(default_factory=list)  # the gradient's reach while training, where recorded
     missing: dict[str, str] = field(default_factory=dict)  # part of the folder -> why it is not here
 
     def option(self, name: str) -> Any:
@@ -101,9 +104,11 @@ def read(folder: str | os.PathLike[str]) -> Run:
     Raises
     ------
     RunError
-        If the folder or its config.json is missing, unreadable, or of a newer format. Anything else may be missing.
+        If the folder or its config.json is missing, unreadable, or of a newer format; if a file of it is a link that
+        leads out of it. Anything else may be missing.
     """
     folder = Path(folder)
+    RunFolder(folder).check_links()
     config = _config(folder)
     missing: dict[str, str] = {}
     metrics: list[dict[str, Any]] = []
@@ -128,7 +133,11 @@ def read(folder: str | os.PathLike[str]) -> Run:
             evaluation = _object(folder / "evaluation.json")
         except (OSError, ValueError) as error:
             missing["evaluation.json"] = _reason(error)
-    return Run(folder, config, metrics, summary, sample, _flows(folder / "flow", missing), evaluation, missing)
+    recorded: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):  # most runs have none
+        recorded = list(_lines(folder / "flow" / "recorded.jsonl", missing))
+    flows = _flows(folder / "flow", missing)
+    return Run(folder, config, metrics, summary, sample, flows, evaluation, recorded, missing)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -174,7 +183,7 @@ def _lines(path: Path, missing: dict[str, str]) -> Iterator[dict[str, Any]]:
             else:
                 broken += 1
     if broken:
-        missing["metrics.jsonl"] = f"{broken} unreadable line{'s' if broken > 1 else ''} left out"
+        missing[path.name] = f"{broken} unreadable line{'s' if broken > 1 else ''} left out"
 
 
 def _flows(folder: Path, missing: dict[str, str]) -> dict[str, GradientFlow]:

@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import DataError, OptionError, RunError
+from .columns import Columns, columns_for
 from .labelled import RECURRENT
 from .sequences import Scaler, SequenceModel, Shuffle, fill
-from .tables import Columns, Series, Table, columns_for, open_table, series
+from .series import Series, continued, guess_season, irregular, read_series
+from .storage import PIECE, Ragged, Rows
+from .tables import fingerprint, open_table
 
 __all__ = ["ForecastModel", "ForecastTask", "Windows"]
 
 Floats = NDArray[np.float64]
 ORIGINS = 2000  # the most forecasts made to judge a model
+TOGETHER = 256  # forecasts made at once
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,14 @@ class Plan:
         """How far back the value lies that the network adds to: a season, if that much is read."""
         return self.season if self.season <= self.context else 1
 
-    def naive(self, past: NDArray[Any], season: int) -> NDArray[Any]:
-        """The last season of ``(T, …)`` repeated over the horizon: ``(horizon, …)``. Season 1: the last value."""
-        last = past[len(past) - season :]
-        return last[np.arange(self.horizon) % season]
+    def padding(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Steps that series of these lengths lack for one window."""
+        return np.maximum(0, self.context + self.horizon - lengths)
+
+    def repeated(self, past: Any, lag: int) -> Any:
+        """The last ``lag`` steps of ``(T, …)`` repeated over the horizon: ``(horizon, …)``."""
+        last = past[len(past) - lag :]
+        return last[np.arange(self.horizon) % lag]
 
 
 class ForecastBatch(NamedTuple):
@@ -105,61 +113,73 @@ class Windows:
 
     Parameters
     ----------
-    values : sequence of array
-        ``(T, C + F)`` each, scaled and filled.
-    observed : sequence of array
-        ``(T, C)``, bool: which numbers the series really has.
+    values, truths : Ragged
+        Of each series, float32: its numbers, scaled and filled, ``(T, C + F)``; and those of its channels that were
+        observed, NaN elsewhere, ``(T, C)``. See `ForecastModel.scaled`.
+    padding : array
+        How many of these steps come before the series begins.
     bounds : sequence of (int, int)
-        Of each series: where the part begins and ends. History before it may be read, nothing after it.
+        Of each series: where the part begins and ends, without the padding.
+    history : bool
+        Whether what comes before the part may be read.
     """
 
     def __init__(
         self,
         plan: Plan,
-        values: Sequence[NDArray[np.float32]],
-        observed: Sequence[NDArray[np.bool_]],
+        values: Ragged,
+        truths: Ragged,
+        padding: NDArray[np.int64],
         bounds: Sequence[tuple[int, int]],
         history: bool,
     ) -> None:
-        self.plan, self.values = plan, values
-        self._values, self._observed = np.concatenate(values), np.concatenate(observed)
-        self._offsets = np.concatenate([[0], np.cumsum([len(one) for one in values])])
-        starts: list[tuple[int, int]] = []
-        for place, (begin, end) in enumerate(bounds):
-            first = max(0, begin - plan.context) if history else begin
-            starts += [(place, at) for at in range(first, end - plan.context - plan.horizon + 1)]
-        self.starts = np.array(starts, dtype=np.int64).reshape(-1, 2)
+        self.plan, self.values, self.truths = plan, values, truths
+        begin, end = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
+        begin, end = np.where(begin > 0, begin + padding, 0), end + padding
+        # At least one of the steps read is real.
+        self._first = np.maximum(begin - (plan.context if history else 0), padding - plan.context + 1).clip(0)
+        self._counts = np.maximum(0, end - plan.context - plan.horizon + 1 - self._first)
+        self._ends = np.cumsum(self._counts)
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def thinned(self, most: int) -> NDArray[np.int64]:
         """Numbers of at most so many windows, spread evenly."""
         return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64))
 
-    def cut(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """``(context + horizon, B, C + F)`` and which of the channels are observed, ``(…, B, C)``."""
-        size = self.plan.context + self.plan.horizon
-        places = self.starts[chosen]
-        rows = self._offsets[places[:, 0]] + places[:, 1] + np.arange(size)[:, None]
-        return self._values[rows], self._observed[rows]
+    def owners(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of the series that windows belong to."""
+        return np.searchsorted(self._ends, chosen, side="right")
+
+    def cut(
+        self, part: Ragged, chosen: NDArray[np.int64], begin: int = 0, end: int | None = None
+    ) -> NDArray[np.float32]:
+        """Steps of windows side by side, ``(T, B, …)``: of ``values`` or ``truths``, from ``begin`` to ``end``."""
+        end = self.plan.context + self.plan.horizon if end is None else end
+        owners = self.owners(chosen)
+        start = part.starts[owners] + self._first[owners] + chosen - (self._ends - self._counts)[owners]
+        held = part.rows.in_memory
+        if held is not None:
+            found: NDArray[np.float32] = held.take(start + np.arange(begin, end)[:, None], axis=0)
+            return found
+        return np.stack([part.rows[at + begin : at + end] for at in start.tolist()], axis=1)
 
     def batch(self, chosen: NDArray[np.int64]) -> ForecastBatch:
         """The windows of these numbers, as the strategy learns from them."""
         plan = self.plan
-        values, observed = self.cut(chosen)
-        channels = values[..., : plan.channels]
-        targets = np.where(observed, channels, np.float32(np.nan))
         if plan.strategy == "direct":
-            past = channels[: plan.context]
-            parts = (values[: plan.context], plan.naive(past, plan.lag), targets[plan.context :])
+            values = self.cut(self.values, chosen, 0, plan.context)
+            base = plan.repeated(values[..., : plan.channels], plan.lag)
+            truths = self.cut(self.truths, chosen, plan.context)
         else:
             # Step t puts out t + 1, added to the value a season before that; the first steps have none.
-            base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels) - 1]
-            after = targets[1:].copy()
-            after[: plan.lag - 1] = np.nan
-            parts = (values[:-1], base, after)
-        return ForecastBatch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+            values = self.cut(self.values, chosen, 0, plan.context + plan.horizon - 1)
+            channels = values[..., : plan.channels]
+            base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels)]
+            truths = self.cut(self.truths, chosen, 1)
+            truths[: plan.lag - 1] = np.nan
+        return ForecastBatch(torch.from_numpy(values), torch.from_numpy(base), torch.from_numpy(truths))
 
 
 class ForecastModel:
@@ -192,7 +212,7 @@ class ForecastModel:
     def files(self) -> dict[str, str]:
         """What a run folder keeps beside the weights, by file name."""
         kept = {
-            "columns": asdict(self.columns),
+            "columns": self.columns.as_dict(),
             "plan": asdict(self.plan),
             "scalers": {name: scaler.as_dict() for name, scaler in self.scalers.items()},
             "units": {name: unit.tolist() for name, unit in self.units.items()},
@@ -210,11 +230,11 @@ class ForecastModel:
         """
         try:
             columns, plan, scalers, units = _parts_of(files)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"preprocessing.json is missing or damaged: {error}.") from None
         return cls(columns, plan, scalers, units, _network(plan, options))
 
-    def read(self, source: str, encoding: str = "utf-8") -> list[Series]:
+    def read(self, source: str, encoding: str = "utf-8") -> Series:
         """The series of a table.
 
         Raises
@@ -223,76 +243,115 @@ class ForecastModel:
             If a column is missing, or a number infinite.
         """
         table = open_table(source, encoding)
-        for name in self.columns.used():
-            if name not in table.names:
-                raise DataError(
-                    f"{source} has no column {name!r}, which the model was trained with; "
-                    f"there are {', '.join(map(repr, table.names[:20]))}."
-                )
-        return read_series(table, self.columns)
+        self.columns.check(table)
+        found = read_series(table, self.columns)
+        if found.channels != self.plan.channels:
+            raise DataError(f"{source} has {found.channels} channels; the model was trained with {self.plan.channels}.")
+        return found
 
-    def values(self, found: Sequence[Series]) -> tuple[list[NDArray[np.float32]], int]:
-        """Series as the network reads them, ``(T, C + F)``, and how many empty cells were filled.
+    def scaled(self, found: Series, padding: NDArray[np.int64]) -> tuple[Ragged, Ragged, int]:
+        """Series as the network reads them, what was observed of them, and how many empty cells were filled.
 
-        A series that training did not have gets its scale and unit from what is given of it.
+        Before the beginning of a series its first numbers are repeated, ``padding`` times. A series that training did
+        not have gets its scale and unit from what is given of it.
+
+        Returns
+        -------
+        values, truths : Ragged
+            ``(T, C + F)`` and ``(T, C)`` each, see `Windows`.
+        filled : int
         """
-        values, filled = [], 0
-        for one in found:
-            if one.name not in self.scalers:
-                self.scalers[one.name] = Scaler.fit([_numbers(one)])
-            if one.name not in self.units:
-                self.units[one.name] = _naive_error(one.target, self.plan.season)
-            scaled, count = _scaled(one, self.scalers[one.name])
-            values.append(scaled)
-            filled += count
-        return values, filled
+        values, truths, filled = Rows(np.float32), Rows(np.float32), 0
+        channels, width = self.plan.channels, self.plan.channels + self.plan.features
+        for place, name in enumerate(found.names):
+            key, start, stop = key_of(name), int(found.numbers.starts[place]), int(found.numbers.starts[place + 1])
+            if key not in self.scalers:
+                self.scalers[key] = Scaler.fit(found.numbers.rows.pieces(start, stop), width)
+            if key not in self.units:
+                self.units[key] = _naive_error(found.numbers.rows, start, stop, self.plan)
+            before, pad = np.full((self.plan.lag, width), np.nan), int(padding[place])
+            truths.append(np.full((pad, channels), np.nan))
+            if start == stop:
+                values.append(np.zeros((pad, width)))
+            for piece in found.numbers.rows.pieces(start, stop):
+                whole = _fill(np.concatenate([before, piece]), self.plan)
+                before, filled = whole[len(piece) :], filled + int(np.isnan(piece).sum())
+                ready = np.nan_to_num(self.scalers[key](whole[self.plan.lag :]), nan=0.0)
+                values.append(np.repeat(ready[:1], pad, axis=0))
+                pad = 0
+                values.append(ready)
+                truths.append(np.where(np.isnan(piece), np.nan, ready)[:, :channels])
+        lengths = found.numbers.lengths + padding
+        return Ragged(values, lengths), Ragged(truths, lengths), filled
 
-    def windows(self, found: Sequence[Series]) -> tuple[Windows, list[str]]:
-        """Every window of some series, and the names of these."""
-        values, _ = self.values(found)
-        observed = [~np.isnan(one.target) for one in found]
-        windows = Windows(self.plan, values, observed, [(0, len(v)) for v in values], False)
-        return windows, [one.name for one in found]
+    def windows(self, found: Series, bounds: Sequence[tuple[int, int]] | None = None) -> Windows:
+        """Every window of some series, or of a part of each; one of each that is too short for one by itself."""
+        lengths = found.numbers.lengths
+        bounds = bounds if bounds is not None else [(0, int(length)) for length in lengths]
+        padding = self.plan.padding(lengths)
+        values, truths, _ = self.scaled(found, padding)
+        return Windows(self.plan, values, truths, padding, bounds, True)
 
-    def score(self, windows: Windows, names: Sequence[str]) -> dict[str, float]:
+    def score(self, windows: Windows, names: Sequence[tuple[str, ...]]) -> dict[str, float]:
         """Judge the network, see `judge`."""
         was_training = self.network.training
         self.network.eval()
         device = next(self.network.parameters()).device
+
+        def outputs(past: NDArray[np.float32], observed: NDArray[np.bool_]) -> tuple[NDArray[Any], bool]:
+            return self.outputs(torch.from_numpy(past).to(device)).float().cpu().numpy(), True
+
         try:
-            return self.judge(
-                windows, names, lambda past: self.outputs(torch.from_numpy(past).to(device)).cpu().numpy()
-            )
+            scores = self.judge(windows, names, outputs)
         finally:
             self.network.train(was_training)
+        if scores is None:
+            raise DataError("there is no number to compare a forecast with: the target cells are empty.")
+        return scores
 
     def evaluate(self, source: str, encoding: str = "utf-8") -> dict[str, Any]:
         """Every metric of forecasts made all along the series of a table, beside the baselines'."""
         found = self.read(source, encoding)
-        windows, names = self.windows(found)
+        windows = self.windows(found)
         if not len(windows):
-            need = self.plan.context + self.plan.horizon
-            raise DataError(f"{source}: no series has the {need} steps that one forecast and its check need.")
+            raise DataError(
+                f"{source}: no series has the {self.plan.horizon + 1} steps that one forecast and its check need."
+            )
         return {
             "series": len(found),
             "forecasts": len(windows.thinned(ORIGINS)),
-            **self.score(windows, names),
-            "baselines": self.baselines(windows, names),
+            **self.score(windows, found.names),
+            "baselines": self.baselines(windows, found.names),
         }
 
-    def baselines(self, windows: Windows, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """The naive and, with a season, the seasonal naive forecast, judged at the same places."""
+    def baselines(self, windows: Windows, names: Sequence[tuple[str, ...]]) -> dict[str, dict[str, float]]:
+        """The naive and, with a season, the seasonal naive forecast, judged at the same places.
+
+        They know only what was observed within the context: the last number there, or the last one at that place of
+        the season. Where there is none they forecast nothing and are not judged; ``coverage`` is then the share of the
+        numbers that they are judged by.
+        """
         plan = self.plan
-        found = {"naive": self.judge(windows, names, lambda past: plan.naive(past[..., : plan.channels], 1))}
-        if 1 < plan.season <= plan.context:
-            found["seasonal naive"] = self.judge(
-                windows, names, lambda past: plan.naive(past[..., : plan.channels], plan.season)
-            )
+        found = {}
+        for name, season in (("naive", 1), ("seasonal naive", plan.season)):
+            if season > plan.context or name in found or (name != "naive" and season == 1):
+                continue
+
+            def outputs(
+                past: NDArray[np.float32], observed: NDArray[np.bool_], season: int = season
+            ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+                return _naive(past[..., : plan.channels], observed, season, plan.horizon)
+
+            if (scores := self.judge(windows, names, outputs)) is not None:
+                found[name] = scores
         return found
 
     def judge(
-        self, windows: Windows, names: Sequence[str], outputs: Callable[[NDArray[np.float32]], NDArray[Any]]
-    ) -> dict[str, float]:
+        self,
+        windows: Windows,
+        names: Sequence[tuple[str, ...]],
+        outputs: Callable[[NDArray[np.float32], NDArray[np.bool_]], tuple[NDArray[Any], NDArray[np.bool_] | bool]],
+    ) -> dict[str, float] | None:
         """Loss (scaled), MAE and RMSE (in the units of the data) and MASE of forecasts made along windows.
 
         Parameters
@@ -300,31 +359,43 @@ class ForecastModel:
         names
             Of the series, by their place.
         outputs
-            Scaled windows ``(context, B, C + F)`` to scaled forecasts ``(horizon, B, C)``.
+            From scaled windows ``(context, B, C + F)`` and which channels were observed in them, ``(context, B, C)``,
+            to scaled forecasts ``(horizon, B, C)`` and which of these are made.
+
+        Returns
+        -------
+        dict or None
+            None if there is nothing to compare.
         """
         plan = self.plan
         chosen = windows.thinned(ORIGINS)
-        scaled, absolute, squared, relative, count = 0.0, 0.0, 0.0, 0.0, 0
-        for start in range(0, len(chosen), 256):
-            some = chosen[start : start + 256]
-            values, observed = windows.cut(some)
-            truth, known = values[plan.context :, :, : plan.channels], observed[plan.context :]
-            error = (outputs(values[: plan.context]) - truth).astype(np.float64) * known
-            owners = [names[place] for place, _ in windows.starts[some]]
-            scale = np.stack([self.scalers[name].scale[: plan.channels] for name in owners])
-            unit = np.stack([self.units[name] for name in owners])
+        scaled, absolute, squared, relative, count, most = 0.0, 0.0, 0.0, 0.0, 0, 0
+        for start in range(0, len(chosen), TOGETHER):
+            some = chosen[start : start + TOGETHER]
+            truths = windows.cut(windows.truths, some)
+            past, truth = windows.cut(windows.values, some, 0, plan.context), truths[plan.context :]
+            known = ~np.isnan(truth)
+            made, available = outputs(past, ~np.isnan(truths[: plan.context]))
+            most += int(known.sum())
+            known = known & available
+            error = np.where(known, made - truth, 0).astype(np.float64)
+            owners = [key_of(names[place]) for place in windows.owners(some)]
+            scale = np.stack([self.scalers[key].scale[: plan.channels] for key in owners])
+            unit = np.stack([self.units[key] for key in owners])
             scaled += float((error**2).sum())
             absolute += float((np.abs(error) * scale).sum())
             squared += float(((error * scale) ** 2).sum())
             relative += float((np.abs(error) * scale / unit).sum())
             count += int(known.sum())
-        count = max(1, count)
-        return {
+        if not count:
+            return None
+        found = {
             "loss": scaled / count,
             "mae": absolute / count,
             "rmse": math.sqrt(squared / count),
             "mase": relative / count,
         }
+        return found if count == most else found | {"coverage": count / most}
 
     @torch.no_grad()
     def outputs(self, past: Tensor) -> Tensor:
@@ -333,8 +404,7 @@ class ForecastModel:
         channels = past[..., : plan.channels]
         if plan.strategy == "direct":
             change = self.network(past).view(-1, plan.horizon, plan.channels).transpose(0, 1)
-            last = channels[len(channels) - plan.lag :]
-            return last[torch.arange(plan.horizon, device=past.device) % plan.lag] + change  # type: ignore[no-any-return]
+            return plan.repeated(channels, plan.lag) + change  # type: ignore[no-any-return]
         network: Any = getattr(self.network, "module", self.network)
         hidden, state = network.recurrent(past)
         known = list(channels.unbind(0))
@@ -348,48 +418,67 @@ class ForecastModel:
             hidden, state = network.recurrent(step[None], state)
         return torch.stack(found)
 
-    def forecast(self, found: Sequence[Series]) -> Iterator[tuple[Series, Floats]]:
-        """What comes after each series: ``(horizon, C)`` in the units of the data.
+    def forecast(self, found: Series) -> Iterator[tuple[int, Floats]]:
+        """What comes after each series: its place, and ``(horizon, C)`` in the units of the data.
 
-        Raises
-        ------
-        DataError
-            If a series is shorter than what the network reads.
+        NaN after a series that has no numbers at all and that training did not have.
         """
+        plan, lengths = self.plan, found.numbers.lengths
+        known = {key for key in map(key_of, found.names) if key in self.scalers}
+        data, _, _ = self.scaled(found, np.maximum(0, plan.context - lengths))
         was_training = self.network.training
         self.network.eval()
         device = next(self.network.parameters()).device
         try:
-            for one in found:
-                if len(one.rows) < self.plan.context:
-                    name = f"series {one.name!r}" if one.name else "the series"
-                    raise DataError(
-                        f"{name} has {len(one.rows)} steps; the model reads {self.plan.context} to forecast."
-                    )
-                values, _ = self.values([one])
-                scaler, scaled = self.scalers[one.name], values[0][-self.plan.context :]
-                result = self.outputs(torch.from_numpy(scaled)[:, None].to(device))[:, 0].cpu().numpy()
-                yield one, _channels(scaler, self.plan).undo(result)
+            for start in range(0, len(found), TOGETHER):
+                places = range(start, min(start + TOGETHER, len(found)))
+                ends = [int(data.starts[place + 1]) for place in places]
+                past = np.stack([data.rows[end - plan.context : end] for end in ends], axis=1)
+                result = self.outputs(torch.from_numpy(past).to(device)).float().cpu().numpy()
+                for column, place in enumerate(places):
+                    key = key_of(found.names[place])
+                    scaler = self.scalers[key]
+                    channels = Scaler(scaler.mean[: plan.channels], scaler.scale[: plan.channels])
+                    values = channels.undo(result[:, column])
+                    yield place, values if lengths[place] or key in known else values * np.nan
         finally:
             self.network.train(was_training)
 
 
+def key_of(name: tuple[str, ...]) -> str:
+    """A series' name as a JSON file can have it for a key."""
+    return name[0] if len(name) == 1 else json.dumps(name, ensure_ascii=False) if name else ""
+
+
 def _parts_of(files: Mapping[str, str]) -> tuple[Columns, Plan, dict[str, Scaler], dict[str, Floats]]:
     kept = json.loads(files["preprocessing.json"])
-    parts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in kept["columns"].items()}
     scalers = {name: Scaler.from_dict(scaler) for name, scaler in kept["scalers"].items()}
     units = {name: np.asarray(unit, dtype=np.float64) for name, unit in kept["units"].items()}
-    return Columns(**parts), Plan(**kept["plan"]), scalers, units
+    return Columns.from_dict(kept["columns"]), Plan(**kept["plan"]), scalers, units
 
 
-def read_series(table: Table, columns: Columns) -> list[Series]:
-    """The series of a table, all of their numbers finite or missing."""
-    found = series(table, columns)
-    for one in found:
-        if np.isinf(_numbers(one)).any():
-            where = f"series {one.name!r}" if one.name else "the series"
-            raise DataError(f"{table.source}: {where} holds an infinite number.")
-    return found
+def _fill(values: Floats, plan: Plan) -> Floats:
+    """Empty cells of ``(T, C + F)`` filled: of a channel with the value a season before, else with the one before."""
+    if plan.lag > 1 and np.isnan(values).any():
+        values = values.copy()
+        for place in range(plan.lag):
+            values[place :: plan.lag, : plan.channels], _ = fill(values[place :: plan.lag, : plan.channels])
+    return fill(values)[0]
+
+
+def _naive(
+    past: NDArray[np.float32], observed: NDArray[np.bool_], season: int, horizon: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The last number observed at each place of the season in ``(T, …)``, over the horizon; and where there is one."""
+    steps = np.where(observed, np.arange(len(past)).reshape(-1, *[1] * (past.ndim - 1)), -1)
+    found, there = [], []
+    for step in range(min(season, horizon)):
+        places = slice((len(past) + step) % season, None, season)
+        latest = steps[places].max(0)
+        found.append(np.take_along_axis(past, np.maximum(latest, 0)[None], axis=0)[0])
+        there.append(latest >= 0)
+    repeat = np.arange(horizon) % season
+    return np.stack(found)[repeat], np.stack(there)[repeat]
 
 
 def _network(plan: Plan, options: Mapping[str, Any]) -> SequenceModel:
@@ -402,20 +491,6 @@ def _network(plan: Plan, options: Mapping[str, Any]) -> SequenceModel:
         dropout=options.get("dropout", 0.0),
         **{name: options[name] for name in RECURRENT if name in options},
     )
-
-
-def _numbers(one: Series) -> Floats:
-    return np.concatenate([one.target, one.features], axis=1)
-
-
-def _channels(scaler: Scaler, plan: Plan) -> Scaler:
-    return Scaler(scaler.mean[: plan.channels], scaler.scale[: plan.channels])
-
-
-def _scaled(one: Series, scaler: Scaler) -> tuple[NDArray[np.float32], int]:
-    """A series as the network reads it, and how many empty cells were filled."""
-    filled, count = fill(_numbers(one))
-    return np.nan_to_num(scaler(filled), nan=0.0).astype(np.float32), count
 
 
 class ForecastTask:
@@ -444,50 +519,55 @@ class ForecastTask:
         self.options, self.source = dict(options), source
         self.notes: list[str] = []
         table = open_table(source, options.get("encoding") or "utf-8")
-        self.fingerprint = table.fingerprint
+        self.fingerprint = fingerprint(source, options.get("validation"), options.get("test"))
         if files is not None:
             self.columns, self.plan, self.scalers, self.units = _parts_of(files)
+            self.columns.check(table)
         else:
-            given = {part: options.get(part) for part in ("group", "time", "target", "features")}
+            given = {part: options.get(part) for part in ("group", "time", "target", "features", "layout")}
             self.columns, notes = columns_for("forecast", table, given)
             self.notes += [*table.notes, *notes]
         found = read_series(table, self.columns)
         bounds = self._bounds(found)
         if files is None:
             self.plan = self._plan(found, bounds)
-            self.scalers = {
-                one.name: Scaler.fit([_numbers(one)[:train]]) for one, (train, _, _) in zip(found, bounds, strict=True)
-            }
-            self.units = {
-                one.name: _naive_error(one.target[:train], self.plan.season)
-                for one, (train, _, _) in zip(found, bounds, strict=True)
-            }
+            self.scalers, self.units = {}, {}
+            for name, start, (train, _, _) in zip(found.names, found.numbers.starts.tolist(), bounds, strict=False):
+                part = found.numbers.rows.pieces(start, start + train)
+                self.scalers[key_of(name)] = Scaler.fit(part, self.plan.channels + self.plan.features)
+                self.units[key_of(name)] = _naive_error(found.numbers.rows, start, start + train, self.plan)
+        self.train_steps = sum(train for train, _, _ in bounds)
         self._load(found, bounds)
         self.batch_size = options.get("batch_size") or min(64, max(1, len(self.training) // 4))
-        lengths = np.full(len(self.training), self.plan.context, dtype=np.int64)
-        self.shuffle = Shuffle(lengths, self.batch_size, options["seed"])
+        self.shuffle = Shuffle(len(self.training), self.batch_size, options["seed"])
         self.steps_per_epoch = self.shuffle.steps_per_epoch
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
-    def _bounds(self, found: Sequence[Series]) -> list[tuple[int, int, int]]:
+    def _bounds(self, found: Series) -> list[tuple[int, int, int]]:
         """Of each series, where training, validation and test end."""
-        validation = 0.0 if self.options.get("validation") else (self.options.get("validation_fraction") or 0.2)
+        asked = self.options.get("validation_fraction")
+        validation = 0.0 if self.options.get("validation") else asked or 0.2
         test = 0.0 if self.options.get("test") else (self.options.get("test_fraction") or 0.0)
         if validation + test >= 1:
             raise OptionError("--validation-fraction and --test-fraction leave nothing to train on.")
+        # Where no share was asked for, at least one forecast is to be judged.
+        least = 0 if asked or not validation else self.options.get("horizon") or 0
         bounds = []
-        for one in found:
-            steps = len(one.rows)
+        for steps in found.numbers.lengths.tolist():
             end = steps - math.ceil(test * steps)
-            bounds.append((end - math.ceil(validation * steps), end, steps))
+            held = math.ceil(validation * steps)
+            bounds.append((end - (max(held, least) if end > 2 * least else held), end, steps))
         return bounds
 
-    def _plan(self, found: Sequence[Series], bounds: Sequence[tuple[int, int, int]]) -> Plan:
+    def _plan(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> Plan:
         options = self.options
         season = options.get("season")
         if season is None:
-            season, why = guess_season(found[0].times)
+            when = found.times[int(found.numbers.lengths.argmax())]
+            season, why = guess_season(when)
+            if irregular(when):
+                self.notes.append("steps are missing between the dates: rows are read as steps, one after the other.")
             if season > 1:
                 self.notes.append(f"season: {season} steps ({why}; a guess; --season gives another)")
         horizon = options.get("horizon") or min(season if season > 1 else 12, max(1, max(b[0] for b in bounds) // 4))
@@ -506,47 +586,57 @@ class ForecastTask:
             raise OptionError(f"--strategy {strategy!r} is none of direct, autoregressive.")
         if not options.get("horizon") or not options.get("context"):
             self.notes.append(f"{horizon} steps are forecast from {context} (--horizon and --context give others).")
-        return Plan(horizon, context, season, strategy, len(self.columns.target), len(self.columns.features))
+        return Plan(horizon, context, season, strategy, found.channels, len(self.columns.features))
 
-    def _load(self, found: Sequence[Series], bounds: Sequence[tuple[int, int, int]]) -> None:
-        values, filled = self._with(nn.Module()).values(found)
-        observed = [~np.isnan(one.target) for one in found]
+    def _load(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> None:
+        padding = self.plan.padding(np.array([train for train, _, _ in bounds]))
+        values, truths, filled = self._with(nn.Module()).scaled(found, padding)
         if filled:
+            where = "a season before, else" if self.plan.lag > 1 else "just"
             self.notes.append(
-                f"{filled:,} empty cells were filled with the value before them (at the start: the mean)."
+                f"{filled:,} empty cells were filled with the value {where} before (at the start: the mean)."
             )
-        self.training = Windows(self.plan, values, observed, [(0, train) for train, _, _ in bounds], False)
+        self.names = found.names
+        short = int((padding > 0).sum())
+        if short:
+            self.notes.append(
+                f"{short:,} of {len(found):,} series are shorter than the {self.plan.context} + {self.plan.horizon} "
+                "steps of a window: before their beginning they are taken to be as at their beginning."
+            )
+        self.training = Windows(self.plan, values, truths, padding, [(0, train) for train, _, _ in bounds], False)
         if not len(self.training):
             raise DataError(f"{self.source} has no {self.plan.context + self.plan.horizon} steps in a row to train on.")
-        self.names = [one.name for one in found]
-        self.validation = self._part("validation", found, values, observed, [(train, end) for train, end, _ in bounds])
+        self.validation = self._part("validation", found, padding, [(train, end) for train, end, _ in bounds])
         has_test = self.options.get("test") or self.options.get("test_fraction")
-        self.test: tuple[Windows, list[str]] | None = None
+        self.test: tuple[Windows, list[tuple[str, ...]]] | None = None
         if has_test:
-            self.test = self._part("test", found, values, observed, [(end, stop) for _, end, stop in bounds])
+            self.test = self._part("test", found, padding, [(end, stop) for _, end, stop in bounds])
 
     def _part(
-        self,
-        part: str,
-        found: Sequence[Series],
-        values: Sequence[NDArray[np.float32]],
-        observed: Sequence[NDArray[np.bool_]],
-        bounds: Sequence[tuple[int, int]],
-    ) -> tuple[Windows, list[str]]:
-        """Windows to judge with: of the held-out ends, or of a file of their own."""
+        self, part: str, found: Series, padding: NDArray[np.int64], bounds: Sequence[tuple[int, int]]
+    ) -> tuple[Windows, list[tuple[str, ...]]]:
+        """Windows to judge with, and the names of their series: of the held-out ends, or of a file of their own."""
         other = self.options.get(part)
         if other is None:
-            windows, names = Windows(self.plan, values, observed, bounds, True), [one.name for one in found]
+            windows, names = (
+                Windows(self.plan, self.training.values, self.training.truths, padding, bounds, True),
+                self.names,
+            )
         else:
-            # A series of that file which training has too keeps its scale.
+            # A series of that file which training has too keeps its scale; where it goes on with it, it is read on.
             reader = self._with(nn.Module())
-            windows, names = reader.windows(reader.read(other, self.options.get("encoding") or "utf-8"))
+            later, bounds = continued(
+                found, reader.read(other, self.options.get("encoding") or "utf-8"), self.plan.context
+            )
+            windows, names = reader.windows(later, bounds), later.names
             self.scalers, self.units = reader.scalers, reader.units
         if not len(windows):
             raise DataError(
                 f"the {part} part is shorter than the horizon of {self.plan.horizon} steps: give more of it "
                 f"(--{part}-fraction) or a lower --horizon."
             )
+        if self._with(nn.Module()).judge(windows, names, lambda past, _: (past[:1, :, :1], True)) is None:
+            raise DataError(f"the {part} part has no number to compare a forecast with: its target cells are empty.")
         return windows, names
 
     # --- What the loop asks for ---------------------------------------------------------------------------------------
@@ -616,55 +706,27 @@ class ForecastTask:
         return {
             "source": self.source,
             "encoding": self.options.get("encoding") or "utf-8",
-            "columns": asdict(self.columns),
+            "columns": self.columns.as_dict(),
             "plan": asdict(self.plan),
             "series": len(self.names),
             "train_sequences": len(self.training),
             "validation_sequences": len(self.validation[0]),
             "test_sequences": len(self.test[0]) if self.test is not None else 0,
-            "train_tokens": sum(len(values) for values in self.training.values),
+            "train_tokens": self.train_steps,
             "validation_tokens": len(self.validation[0]) * self.plan.horizon,
             "vocabulary_size": None,
             "fingerprint": self.fingerprint,
         }
 
 
-def _naive_error(target: Floats, season: int) -> Floats:
-    """Mean absolute error of the seasonal naive forecast by one step, of each channel of ``(T, C)``."""
-    season = season if len(target) > season else 1
-    errors = np.abs(target[season:] - target[:-season])
-    known = ~np.isnan(errors)
-    sums, counts = np.where(known, errors, 0).sum(0), known.sum(0)
-    found = np.divide(sums, counts, out=np.ones(target.shape[1]), where=counts > 0)
+def _naive_error(rows: Rows, start: int, stop: int, plan: Plan) -> Floats:
+    """Mean absolute error of the seasonal naive forecast by one step, of each channel of rows ``(T, C + F)``."""
+    season = plan.season if stop - start > plan.season else 1
+    sums, counts = np.zeros(plan.channels), np.zeros(plan.channels, dtype=np.int64)
+    for at in range(start + season, stop, PIECE):
+        values = rows[at - season : min(stop, at + PIECE)][:, : plan.channels]
+        errors = np.abs(values[season:] - values[:-season])
+        known = ~np.isnan(errors)
+        sums, counts = sums + np.where(known, errors, 0).sum(0), counts + known.sum(0)
+    found = np.divide(sums, counts, out=np.ones(plan.channels), where=counts > 0)
     return np.where(found > 0, found, 1.0)
-
-
-_SEASONS = (  # days between steps, from and to: steps of a season
-    (1 / 96.5, 1 / 95.5, 96, "a day of quarters of an hour"),
-    (1 / 48.5, 1 / 47.5, 48, "a day of half hours"),
-    (1 / 24.5, 1 / 23.5, 24, "a day of hours"),
-    (0.95, 1.05, 7, "a week of days"),
-    (6.9, 7.1, 52, "a year of weeks"),
-    (27.5, 31.5, 12, "a year of months"),
-    (89, 93, 4, "a year of quarters"),
-)
-
-
-def guess_season(times: Sequence[Any] | None) -> tuple[int, str]:
-    """Steps of a season, by how far the dates of a series lie apart; 1 where they tell nothing.
-
-    Examples
-    --------
-    >>> guess_season(["2020-01-01", "2020-02-01", "2020-03-01"])
-    (12, 'a year of months')
-    """
-    if times is None or len(times) < 3 or any(isinstance(time, int | float) for time in times[:3]):
-        return 1, ""
-    import pandas
-
-    try:
-        dates = pandas.to_datetime(pandas.Series(list(times)), utc=True, format="mixed")
-    except (ValueError, TypeError, OverflowError):
-        return 1, ""
-    days = float(np.median(np.diff(dates.to_numpy()).astype("timedelta64[s]").astype(np.float64))) / 86400
-    return next(((season, why) for low, high, season, why in _SEASONS if low <= days <= high), (1, ""))

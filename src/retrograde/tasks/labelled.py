@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,8 +20,11 @@ from torch.nn import functional as F
 
 from ..errors import DataError, OptionError, RunError
 from . import metrics
-from .sequences import Encoder, Ragged, Scaler, SequenceModel, Shuffle
-from .tables import Columns, Record, Table, columns_for, open_table, sequences
+from .columns import Columns, columns_for
+from .rows import Record, sequences
+from .sequences import Encoder, Scaler, SequenceModel, Shuffle
+from .storage import Ragged
+from .tables import Table, fingerprint, open_table
 
 __all__ = ["LabelledModel", "LabelledTask"]
 
@@ -73,7 +77,7 @@ class LabelledModel:
         """What a run folder keeps beside the weights, by file name."""
         scaler = self.encoder.scaler
         kept = {
-            "columns": asdict(self.columns),
+            "columns": self.columns.as_dict(),
             "labels": self.labels,
             "scaler": scaler.as_dict() if scaler is not None else None,
             "max_length": self.encoder.max_length,
@@ -139,13 +143,7 @@ class LabelledModel:
             If it lacks a column.
         """
         table = open_table(source, encoding)
-        wanted = self.columns if labelled else replace(self.columns, label=None)
-        for name in wanted.used():
-            if name not in table.names:
-                raise DataError(
-                    f"{source} has no column {name!r}, which the model was trained with; "
-                    f"there are {', '.join(map(repr, table.names[:20]))}."
-                )
+        (self.columns if labelled else replace(self.columns, label=None)).check(table)
         return table
 
     def read(self, table: Table, chosen: NDArray[np.bool_] | None = None) -> tuple[Ragged, Ragged]:
@@ -164,7 +162,7 @@ class LabelledModel:
             if chosen is not None:
                 records = (record for take, record in zip(chosen, records, strict=True) if take)
             while block := list(islice(records, BLOCK)):
-                for record, array in zip(block, self.encoder.encode(block), strict=True):
+                for record, encoded in zip(block, self.encoder.encode(block), strict=True):
                     labels = checked(record, self.columns, self.per_step)
                     if wrong := next((label for label in labels if label not in number), None):
                         known = ", ".join(map(repr, self.labels[:10])) + (", …" if len(self.labels) > 10 else "")
@@ -172,12 +170,12 @@ class LabelledModel:
                             f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is none of training: {known}."
                         )
                     targets.append(np.array([number[label] for label in labels], dtype=np.int64))
-                    yield array
+                    yield encoded
 
-        encoded = Ragged.of(inputs(), np.int32 if self.encoder.reads_tokens else np.float32)
-        if not len(encoded):
+        arrays = Ragged.of(inputs(), np.int32 if self.encoder.reads_tokens else np.float32)
+        if not len(arrays):
             raise DataError(f"{table.source} has no sequences.")
-        return encoded, Ragged.of(targets, np.int64)
+        return arrays, Ragged.of(targets, np.int64)
 
     def score(self, inputs: Ragged, targets: Ragged) -> dict[str, Any]:
         """Loss (nats per label) and every metric: `retrograde.tasks.metrics`."""
@@ -192,7 +190,7 @@ class LabelledModel:
             predicted[place] = table.argmax(-1)
         judge = metrics.of_steps if self.per_step else metrics.of_sequences
         truths = [targets[i] for i in range(len(targets))]
-        return {"loss": nats / max(1, len(targets.flat)), **judge(self.labels, truths, predicted)}
+        return {"loss": nats / max(1, len(targets.rows)), **judge(self.labels, truths, predicted)}
 
     def evaluate(self, source: str, encoding: str = "utf-8") -> dict[str, Any]:
         """Every metric of a labelled table."""
@@ -220,7 +218,7 @@ def checked(record: Record, columns: Columns, per_step: bool) -> list[str]:
     labels = record.label if isinstance(record.label, list) else [record.label or ""]
     for step, label in enumerate(labels):
         if not label:
-            row = record.rows[step] if len(record.rows) == len(labels) else record.rows[0]
+            row = record.rows[step if len(record.rows) == len(labels) else 0]
             which = f"step {step + 1} has" if per_step else "there is"
             raise DataError(f"row {row + 1}, column {columns.label!r}: {which} no label.")
     if not labels:
@@ -245,16 +243,13 @@ def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
     if "preprocessing.json" not in files:
         raise RunError("preprocessing.json is missing: the run is incomplete.")
     kept = json.loads(files["preprocessing.json"])
-    parts: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in kept["columns"].items()
-    }
     if kept["scaler"] is not None:
         encoder = Encoder(scaler=Scaler.from_dict(kept["scaler"]))
     elif "vocabulary.json" in files:
         encoder = Encoder(Tokenizer.from_str(files["vocabulary.json"]), max_length=kept["max_length"])
     else:
         raise RunError("vocabulary.json is missing: the run is incomplete.")
-    return Columns(**parts), encoder, list(kept["labels"])
+    return Columns.from_dict(kept["columns"]), encoder, list(kept["labels"])
 
 
 @dataclass(frozen=True)
@@ -331,7 +326,7 @@ class LabelledTask:
         self.source = source
         self.notes: list[str] = []
         table = open_table(source, options.get("encoding") or "utf-8")
-        self.fingerprint = table.fingerprint
+        self.fingerprint = fingerprint(source, options.get("validation"), options.get("test"))
         if files is not None:
             self.columns, self.encoder, self.labels = parts_of(files)
             self._with(nn.Module()).open(source, options.get("encoding") or "utf-8")
@@ -352,12 +347,13 @@ class LabelledTask:
 
     def _split(self, table: Table) -> NDArray[np.int8]:
         """Of each sequence of the table: 0 to train, 1 to validate, 2 to test with."""
-        labels: list[str] = []
+        codes, number = array("q"), {"": 0} if self.per_step else {}
         for record in sequences(table, self.columns, self.per_step):
             found = checked(record, self.columns, self.per_step)
-            labels.append("" if self.per_step else found[0])
+            codes.append(0 if self.per_step else number.setdefault(found[0], len(number)))
+        strata = np.array(codes, dtype=np.int64)
         if not self.per_step:
-            self._check_labels(Counter(labels))
+            self._check_labels(Counter(dict(zip(number, np.bincount(strata).tolist(), strict=True))))
         shares = [0.0, 0.0]
         if self.options.get("validation") is None:
             shares[0] = self.options.get("validation_fraction") or 0.1
@@ -365,23 +361,22 @@ class LabelledTask:
             shares[1] = self.options.get("test_fraction") or 0.0
         if sum(shares) >= 1:
             raise OptionError("--validation-fraction and --test-fraction leave nothing to train on.")
-        parts = np.zeros(len(labels), dtype=np.int8)
+        parts = np.zeros(len(strata), dtype=np.int8)
         random = np.random.default_rng([self.options["seed"], 0x5E9])
-        strata = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)[1]
         # Stratified: the parts take turns along an order in which like labels are neighbours.
-        order = random.permutation(len(labels))
+        order = random.permutation(len(strata))
         order = order[np.argsort(strata[order], kind="stable")]
         for part, share in enumerate(shares, 1):
             if share:
                 free = order[parts[order] == 0]
-                count = max(1, round(share * len(labels)))
+                count = max(1, round(share * len(strata)))
                 if count >= len(free):
-                    raise DataError(f"{table.source} has {len(labels)} sequences: too few to train and validate with.")
+                    raise DataError(f"{table.source} has {len(strata)} sequences: too few to train and validate with.")
                 parts[free[((np.arange(count) + random.random()) * len(free) / count).astype(int)]] = part
         for stratum in np.setdiff1d(strata, strata[parts == 0]):  # what is not trained cannot be learnt
             parts[np.flatnonzero(strata == stratum)[0]] = 0
         if not (parts == 1).any() and shares[0]:
-            raise DataError(f"{table.source} has {len(labels)} sequences: too few to train and validate with.")
+            raise DataError(f"{table.source} has {len(strata)} sequences: too few to train and validate with.")
         return parts
 
     def _fit(self, parts: NDArray[np.int8], table: Table) -> None:
@@ -440,9 +435,9 @@ class LabelledTask:
             return None
         if asked != "balanced":
             raise OptionError(f"--class-weights {asked!r} is none of balanced, none.")
-        counts = np.bincount(self.targets.flat, minlength=len(self.labels))
+        counts = self.targets.counts(len(self.labels))
         # n / (classes · n_c): every class weighs the same in the sum
-        return torch.tensor(len(self.targets.flat) / (len(self.labels) * np.maximum(counts, 1)), dtype=torch.float32)
+        return torch.tensor(counts.sum() / (len(self.labels) * np.maximum(counts, 1)), dtype=torch.float32)
 
     # --- What the loop asks for ---------------------------------------------------------------------------------------
 
@@ -484,13 +479,12 @@ class LabelledTask:
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """What always naming the most frequent label of training reaches on the validation part."""
-        counts = np.bincount(self.targets.flat, minlength=len(self.labels))
-        truth = self.validation[1].flat
+        counts, truth = self.targets.counts(len(self.labels)), self.validation[1].counts(len(self.labels))
         smoothed = (counts + 1) / (counts + 1).sum()
         return {
             "most frequent": {
-                "loss": float(-np.log(smoothed[truth]).mean()),
-                "accuracy": float((truth == counts.argmax()).mean()),
+                "loss": float(-(np.log(smoothed) * truth).sum() / truth.sum()),
+                "accuracy": float(truth[counts.argmax()] / truth.sum()),
             }
         }
 
@@ -526,7 +520,7 @@ class LabelledTask:
         return {
             "source": self.source,
             "encoding": self.options.get("encoding") or "utf-8",
-            "columns": asdict(self.columns),
+            "columns": self.columns.as_dict(),
             "train_sequences": len(self.inputs),
             "validation_sequences": len(self.validation[0]),
             "test_sequences": len(self.test[0]) if self.test is not None else 0,

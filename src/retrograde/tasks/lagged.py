@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from .synthetic import SYNTHETIC, Batch, SyntheticTask, synthetic
 __all__ = ["SyntheticBatch", "SyntheticTraining", "is_synthetic"]
 
 STEPS_PER_EPOCH = 100  # there is no data to go through: an epoch is this many batches
+TOGETHER = 250  # sequences drawn and judged at once
 VALIDATION = 1000  # sequences judged at each evaluation, always the same
 UNSEEN = 0x7E57  # sets the held-out stream apart from that of training
 
@@ -59,19 +60,20 @@ class SyntheticBatch:
 
     def part(self, rank: int, size: int) -> SyntheticBatch | None:
         """Every ``size``-th sequence from ``rank`` on."""
-        inputs, targets, mask, lengths = self.batch
+        inputs, targets, mask, lengths, clean = self.batch
         if rank >= len(lengths):
             return None
         one = (slice(None), slice(rank, None, size))
         longest = int(lengths[rank::size].max())
-        targets = targets[one[-targets.dim() :]]
-        targets = targets if targets.dim() == 1 else targets[:longest]
-        return SyntheticBatch(Batch(inputs[one][:longest], targets, mask[one][:longest], lengths[rank::size]))
+        targets = targets[rank::size] if targets.dim() == 1 else targets[one][:longest]
+        clean = clean[rank::size] if clean is not None else None
+        return SyntheticBatch(Batch(inputs[one][:longest], targets, mask[one][:longest], lengths[rank::size], clean))
 
     def to(self, device: torch.device) -> SyntheticBatch:
         """Move to a device (the lengths stay)."""
-        inputs, targets, mask, lengths = self.batch
-        return SyntheticBatch(Batch(inputs.to(device), targets.to(device), mask.to(device), lengths))
+        inputs, targets, mask, lengths, clean = self.batch
+        clean = clean.to(device) if clean is not None else None
+        return SyntheticBatch(Batch(inputs.to(device), targets.to(device), mask.to(device), lengths, clean))
 
 
 class SyntheticTraining:
@@ -134,45 +136,37 @@ class SyntheticTraining:
         """Loss of every output, 0 where none is scored."""
         return self.task.loss(model(batch.batch.inputs, batch.batch.lengths), batch.batch)
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Loss, share of classes that are right, and share of sequences right by the published measure."""
         was_training = model.training
         model.eval()
-        device = next(model.parameters()).device
-        generator = torch.Generator().manual_seed(UNSEEN)
-        total, scored, classes, right, done = 0.0, 0, 0, 0, 0
-        while done < VALIDATION:
-            batch = SyntheticBatch(self.task.batch(min(250, VALIDATION - done), generator)).to(device).batch
-            outputs = model(batch.inputs, batch.lengths)
-            total += float(self.task.loss(outputs, batch).double().sum())
-            scored += int(batch.mask.sum())
-            right += int(self.task.correct(outputs, batch).sum())
-            if self.task.kind == "classes":
-                hits = outputs.argmax(-1) == batch.targets
-                classes += int(hits.sum() if self.task.many_to_one else (hits & batch.mask).sum())
-            done += batch.inputs.shape[1]
+        found = self._judged(model, self.task)
         model.train(was_training)
-        found = {"validation_loss": total / scored, "validation_correct": right / VALIDATION}
-        return found | ({"validation_accuracy": classes / scored} if self.task.kind == "classes" else {})
+        return {f"validation_{name}": value for name, value in found.items()}
+
+    @torch.no_grad()
+    def _judged(self, model: nn.Module, task: SyntheticTask) -> dict[str, float]:
+        total, scored, classes, right = 0.0, 0, 0, 0
+        for outputs, batch in _outputs(model, task, VALIDATION, UNSEEN):
+            total += float(task.loss(outputs, batch).double().sum())
+            scored += int(batch.mask.sum())
+            right += int(task.correct(outputs, batch).sum())
+            if task.kind == "classes":
+                hits = outputs.argmax(-1) == batch.targets
+                classes += int(hits.sum() if task.many_to_one else (hits & batch.mask).sum())
+        found = {"loss": total / scored, "correct": right / VALIDATION}
+        return found | ({"accuracy": classes / scored} if task.kind == "classes" else {})
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Chance and optimum, as theory gives them."""
-        levels = {"chance": self.task.chance, "optimum": self.task.optimum}
-        return {
-            name: {"loss": level.loss} | ({} if level.accuracy is None else {"accuracy": level.accuracy})
-            for name, level in levels.items()
-        }
+        return _levels(self.task)
 
     def results(self, model: nn.Module) -> dict[str, str]:
         """Whether the published criterion is met, on as many new sequences as it asks for."""
-        criterion, outcomes = self.task.criterion, []
-        generator = torch.Generator().manual_seed(UNSEEN + 1)
+        criterion = self.task.criterion
         with torch.no_grad():
-            for done in range(0, criterion.sequences, 250):
-                batch = self.task.batch(min(250, criterion.sequences - done), generator)
-                outcomes.append(self.task.correct(model(batch.inputs, batch.lengths), batch))
-        correct = torch.cat(outcomes)
+            drawn = _outputs(model, self.task, criterion.sequences, UNSEEN + 1)
+            correct = torch.cat([self.task.correct(*pair) for pair in drawn])
         found = {
             "criterion": criterion.words,
             "sequences": criterion.sequences,
@@ -180,6 +174,43 @@ class SyntheticTraining:
             "solved": criterion.met(correct),
         }
         return {"evaluation.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
+
+    # --- What is done with the trained network ------------------------------------------------------------------------
+
+    def other(self, source: str) -> SyntheticTask:
+        """A task that the network can be applied to: its own, or one of another length.
+
+        Raises
+        ------
+        DataError
+            If it is none, or its inputs or outputs are not those of the network.
+        """
+        if not is_synthetic(source):
+            raise DataError(
+                f"{source} is no synthetic task, and the network was trained on one: name {self.source}, or the same "
+                "with another length or seed."
+            )
+        task = task_of(source)
+        if (task.input_size, task.output_size, task.many_to_one) != (
+            self.task.input_size,
+            self.task.output_size,
+            self.task.many_to_one,
+        ):
+            raise DataError(
+                f"{source} has {task.input_size} inputs and {task.output_size} outputs a step; the network was trained "
+                f"on {self.source}, which has {self.task.input_size} and {self.task.output_size}."
+            )
+        return task
+
+    def evaluate_on(self, source: str) -> dict[str, Any]:
+        """Every metric on new sequences of a task, beside chance and optimum."""
+        task = self.other(source)
+        return {"sequences": VALIDATION, **self._judged(self.network, task), "baselines": _levels(task)}
+
+    @torch.no_grad()
+    def unseen(self, source: str) -> Iterator[tuple[Tensor, Batch]]:
+        """Outputs for new sequences of a task, those that `evaluate_on` judges."""
+        yield from _outputs(self.network, self.other(source), VALIDATION, UNSEEN)
 
     def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
         """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
@@ -201,3 +232,20 @@ class SyntheticTraining:
             "vocabulary_size": None,
             "fingerprint": self.fingerprint,
         }
+
+
+def _levels(task: SyntheticTask) -> dict[str, dict[str, float]]:
+    levels = {"chance": task.chance, "optimum": task.optimum}
+    return {
+        name: {"loss": level.loss} | ({} if level.accuracy is None else {"accuracy": level.accuracy})
+        for name, level in levels.items()
+    }
+
+
+def _outputs(model: nn.Module, task: SyntheticTask, count: int, stream: int) -> Iterator[tuple[Tensor, Batch]]:
+    """What a network puts out for sequences that training does not have, some at a time."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(stream)
+    for done in range(0, count, TOGETHER):
+        batch = SyntheticBatch(task.batch(min(TOGETHER, count - done), generator)).to(device).batch
+        yield model(batch.inputs, batch.lengths), batch

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import OptionError, RunError
 from .synthetic import SYNTHETIC
-from .tables import SUFFIXES
+from .tables import SUFFIXES, fingerprint
 
-__all__ = ["DEFAULTS", "check_options", "kept_files", "open_task", "reader_of", "task_name"]
+__all__ = ["DEFAULTS", "check_options", "fingerprint_of", "kept_files", "open_task", "reader_of", "task_name"]
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # where they differ from those of `Options`
     "classify": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
@@ -24,7 +24,7 @@ _TABLES = (*_LABELLED, "forecast")
 _ONLY: Mapping[str, tuple[str, ...]] = {  # options that some tasks do not have
     **dict.fromkeys(("text", "label", "max_length", "lowercase", "class_weights"), _LABELLED),
     **dict.fromkeys(("group", "time", "features", "validation", "test", "test_fraction"), _TABLES),
-    **dict.fromkeys(("target", "horizon", "context", "season", "strategy"), ("forecast",)),
+    **dict.fromkeys(("target", "layout", "horizon", "context", "season", "strategy"), ("forecast",)),
     **dict.fromkeys(("tokens", "vocab_size", "min_count", "embedding_size"), ("language", *_LABELLED)),
     **dict.fromkeys(("encoding", "validation_fraction"), ("language", *_TABLES)),
     **dict.fromkeys(("tie", "bptt", "update_every"), ("language",)),
@@ -107,6 +107,17 @@ def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | No
     from .lagged import SyntheticTraining
 
     return SyntheticTraining(source, options, files)
+
+
+def fingerprint_of(name: str, source: str, options: Mapping[str, Any]) -> str | None:
+    """By which a table, with its files to validate and test with, is known again; None where it is none.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read.
+    """
+    return fingerprint(source, options.get("validation"), options.get("test")) if name in _TABLES else None
 
 
 def reader_of(name: str, run: Path, config: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import DataError, OptionError
+from .columns import Columns, is_missing
 from .forecast import ForecastModel
 from .labelled import LabelledModel
-from .tables import Record, sequences
+from .lagged import SyntheticTraining
+from .rows import Record, label_text, row_count, sequences
+from .series import names_after, times_after
+from .storage import scattered
+from .tables import Table, open_table
 from .text import Text, Vocabulary
 
-__all__ = ["SUFFIXES", "forecasts", "labels", "tokens", "write_rows"]
+__all__ = ["SUFFIXES", "forecasts", "labels", "sequences_of", "tokens", "write_rows"]
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 BLOCK = 1000  # rows written at once
@@ -39,75 +45,103 @@ def labels(model: LabelledModel, source: str, encoding: str, probabilities: bool
     """
     table = model.open(source, encoding, labelled=False)
     columns = replace(model.columns, label=None)
+    found = _trimmed(model, model.predict(sequences(table, columns, model.per_step)))
+    if model.per_step and columns.group:
+        return _of_steps(model, table, columns, found, probabilities)
+    return _of_sequences(model, columns, found, probabilities)
+
+
+_Found = Iterator[tuple[Record, NDArray[np.float64]]]
+
+
+def _trimmed(model: LabelledModel, found: _Found) -> _Found:
+    """Without the step of nothing that an empty sequence is read as."""
+    for record, shares in found:
+        yield record, shares[: record.steps] if model.per_step else shares
+
+
+def _of_sequences(model: LabelledModel, columns: Columns, found: _Found, probabilities: bool) -> Iterator[Row]:
     names = np.asarray(model.labels, dtype=object)
-    grouped = columns.group is not None
-    later: list[tuple[int, Row]] = []
-    for record, found in model.predict(sequences(table, columns, model.per_step)):
-        if model.per_step:
-            found = found[: _steps(record)]  # an empty sequence is read as one step of nothing
-        best = names[found.argmax(-1)]
-        if model.per_step and grouped:
-            for row, prediction, shares in zip(record.rows, best, found, strict=True):
-                later.append((row, {str(columns.group): record.name, "prediction": prediction}))
-                if probabilities:
-                    later[-1][1].update(_shares(model.labels, shares))
-            continue
-        row_of = {columns.group: record.name} if columns.group is not None else {}
-        prediction = list(best) if model.per_step else str(best)
-        yield row_of | {"prediction": prediction} | (_shares(model.labels, found) if probabilities else {})
-    yield from (row for _, row in sorted(later, key=lambda pair: pair[0]))
+    for record, shares in found:
+        best = names[shares.argmax(-1)]
+        row: Row = dict(zip(columns.group, record.group, strict=True))
+        row["prediction"] = list(best) if model.per_step else str(best)
+        yield row | (_shares(model.labels, shares) if probabilities else {})
 
 
-def _steps(record: Record) -> int:
-    if record.values is not None:
-        return len(record.values)
-    return len(record.tokens.split() if isinstance(record.tokens, str) else record.tokens or ())
+def _of_steps(
+    model: LabelledModel, table: Table, columns: Columns, found: _Found, probabilities: bool
+) -> Iterator[Row]:
+    """A row for each row of a table of steps, as they lie there, not by group."""
+    width, dtype = (len(model.labels), np.float32) if probabilities else (1, np.int32)
+    kept = scattered(row_count(table, columns), width, dtype)
+    for record, shares in found:
+        kept[record.rows] = shares if probabilities else shares.argmax(-1)[:, None]
+    above, row = [""] * len(columns.group), 0
+    for block in table.blocks():
+        for key in zip(*(block[name] for name in columns.group), strict=True):
+            above = [old if is_missing(cell) else str(label_text(cell)) for cell, old in zip(key, above, strict=True)]
+            best = model.labels[int(kept[row].argmax() if probabilities else kept[row, 0])]
+            written: Row = dict(zip(columns.group, above, strict=True)) | {"prediction": best}
+            yield written | (_shares(model.labels, kept[row]) if probabilities else {})
+            row += 1
 
 
-def _shares(names: Sequence[str], found: NDArray[np.float64]) -> Row:
+def _shares(names: Sequence[str], found: NDArray[Any]) -> Row:
     if found.ndim == 1:
         return {f"probability of {name}": float(share) for name, share in zip(names, found, strict=True)}
     return {f"probability of {name}": found[:, place].tolist() for place, name in enumerate(names)}
 
 
 def forecasts(model: ForecastModel, source: str, encoding: str) -> Iterator[Row]:
-    """Rows with the forecast channels for each step after the end of each series, the series in the table's order."""
+    """Rows with what comes after each series, the series in the table's order.
+
+    Of a table of steps a row for each step to come; of a table with a row for each series one row each, its columns
+    the steps to come.
+    """
+    columns, plan = model.columns, model.plan
     found = model.read(source, encoding)
-    for one, values in model.forecast(found):
-        times = _times_after(one.times, model.plan.horizon)
-        for step, numbers in enumerate(values):
-            row: Row = {model.columns.group: one.name} if model.columns.group is not None else {}
-            if model.columns.time is not None and times is not None:
-                row[model.columns.time] = times[step]
-            row["step"] = step + 1
-            yield row | dict(zip(model.columns.target, map(float, numbers), strict=True))
+    later = {}
+    if columns.layout == "wide":
+        names = open_table(source, encoding).names
+        steps = {name: columns.steps(names, name) for name in columns.target}
+        later = {name: names_after(some, plan.horizon) for name, some in steps.items() if some != [name]}
+    for place, values in model.forecast(found):
+        row: Row = dict(zip(columns.group, found.names[place], strict=True))
+        channels: dict[str, list[Any]]
+        channels = {name: _known(values[:, channel]) for channel, name in enumerate(columns.target)}
+        if columns.layout == "wide":
+            if len(values[0]) > len(channels):  # lists of several channels
+                channels = {columns.target[0]: [_known(step) for step in values]}
+            for name, numbers in channels.items():
+                row |= dict(zip(later[name], numbers, strict=True)) if name in later else {name: numbers}
+            yield row
+            continue
+        times = times_after(found.times[place], plan.horizon)
+        for step in range(plan.horizon):
+            when = {columns.time: times[step]} if columns.time is not None and times is not None else {}
+            yield row | when | {"step": step + 1} | {name: numbers[step] for name, numbers in channels.items()}
 
 
-def _times_after(times: list[Any] | None, horizon: int) -> list[Any] | None:
-    """The times that follow, where they lie evenly: numbers, or dates of a regular calendar."""
-    if times is None or len(times) < 3:
-        return None
-    try:
-        numbers = np.array([float(time) for time in times])
-        apart = float(np.median(np.diff(numbers)))
-        return [float(numbers[-1] + apart * (steps + 1)) for steps in range(horizon)]
-    except (TypeError, ValueError):
-        pass
-    import pandas
+def _known(numbers: NDArray[np.float64]) -> list[float | None]:
+    return [None if math.isnan(number) else float(number) for number in numbers]
 
-    try:
-        dates = pandas.DatetimeIndex(pandas.to_datetime(pandas.Series(times), format="mixed"))
-        months = np.unique(np.diff(dates.year * 12 + dates.month))
-        step: Any = pandas.Timedelta(np.median(np.diff(dates)))
-        if len(months) == 1 and months[0] > 0 and dates.is_month_end.all():
-            step = pandas.offsets.MonthEnd(int(months[0]))
-        elif len(months) == 1 and months[0] > 0 and len(np.unique(dates.day)) == 1:
-            step = pandas.DateOffset(months=int(months[0]))
-        ahead = [dates[-1] + step * (steps + 1) for steps in range(horizon)]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    days = all(date == date.normalize() for date in ahead)
-    return [date.strftime("%Y-%m-%d") if days else date.isoformat() for date in ahead]
+
+def sequences_of(training: SyntheticTraining, source: str, probabilities: bool) -> Iterator[Row]:
+    """Rows with ``target`` and ``prediction`` for new sequences of a synthetic task; lists if several steps count."""
+    classes = training.task.kind == "classes"
+    for outputs, batch in training.unseen(source):
+        values = outputs.softmax(-1) if classes else outputs.squeeze(-1)
+        for column in range(len(batch.lengths)):
+            if training.task.many_to_one:
+                target, found = batch.targets[column], values[column]
+            else:
+                scored = batch.mask[:, column]
+                target, found = batch.targets[scored, column], values[scored, column]
+            row: Row = {"target": target.tolist(), "prediction": (found.argmax(-1) if classes else found).tolist()}
+            if probabilities and classes:
+                row |= _shares([str(label) for label in range(found.shape[-1])], found.numpy())
+            yield row
 
 
 @torch.no_grad()
@@ -196,8 +230,10 @@ def _csv(file: Any, rows: Iterator[Row]) -> int:
 
 
 def _cell(value: Any) -> Any:
-    """Lists as words between spaces."""
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+    """Lists as words between spaces; lists of lists as JSON."""
+    if not isinstance(value, list):
+        return value
+    return json.dumps(value) if value and isinstance(value[0], list) else " ".join(map(str, value))
 
 
 def _parquet(file: Any, rows: Iterator[Row]) -> int:

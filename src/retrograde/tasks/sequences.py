@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,76 +17,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..errors import DataError, OptionError
 from ..nn import VariationalDropout, recurrent_layer
-from .tables import Record
+from .rows import Record
 
-__all__ = ["Encoder", "Ragged", "Scaler", "SequenceModel", "Shuffle"]
+__all__ = ["Encoder", "Scaler", "SequenceModel", "Shuffle"]
 
 UNKNOWN = "<unk>"
 Pooling = Literal["last", "mean", "max", "none"]
-
-
-# --- Storage ----------------------------------------------------------------------------------------------------------
-
-
-class Ragged:
-    """Arrays that differ in length only, one after the other in a single array; on disk where they are many.
-
-    Examples
-    --------
-    >>> ragged = Ragged.of([np.array([1, 2]), np.array([3])], np.int32)
-    >>> len(ragged), ragged.lengths.tolist(), ragged[1].tolist()
-    (2, [2, 1], [3])
-    """
-
-    SPILL = 1 << 28  # bytes held in memory before they go to a temporary file
-
-    def __init__(self, flat: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-        self.flat = flat
-        self.lengths = lengths
-        self.starts = np.concatenate([[0], np.cumsum(lengths)])
-
-    @classmethod
-    def of(cls, arrays: Iterable[NDArray[Any]], dtype: type[np.generic]) -> Ragged:
-        """Take arrays one by one, (T,) or (T, F)."""
-        held: list[NDArray[Any]] = []
-        lengths: list[int] = []
-        size, rows, file, shape = 0, 0, None, (0,)
-        for array in arrays:
-            array = np.ascontiguousarray(array, dtype=dtype)
-            held.append(array)
-            lengths.append(len(array))
-            shape = array.shape
-            size, rows = size + array.nbytes, rows + len(array)
-            if size > cls.SPILL:
-                file = file or tempfile.TemporaryFile(prefix="retrograde-")  # noqa: SIM115 (lives as long as the map)
-                for one in held:
-                    file.write(one.tobytes())
-                held, size = [], 0
-        counts = np.asarray(lengths, dtype=np.int64)
-        if file is None:
-            return cls(np.concatenate(held) if held else np.empty(0, dtype), counts)
-        for one in held:
-            file.write(one.tobytes())
-        file.flush()
-        return cls(np.memmap(file, dtype=dtype, mode="r", shape=(rows, *shape[1:])), counts)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> NDArray[Any]:
-        return np.asarray(self.flat[self.starts[index] : self.starts[index + 1]])
-
-    def padded(self, indices: NDArray[np.int64], value: float = 0) -> NDArray[Any]:
-        """Some of them side by side, ``(T, B)`` or ``(T, B, F)``, filled up with a value."""
-        lengths = self.lengths[indices]
-        longest = int(lengths.max(initial=0))
-        if len(lengths) and (lengths == longest).all():
-            rows = self.starts[indices] + np.arange(longest)[:, None]
-            return np.asarray(self.flat[rows])
-        result = np.full((longest, len(indices), *self.flat.shape[1:]), value, dtype=self.flat.dtype)
-        for column, index in enumerate(indices):
-            result[: self.lengths[index], column] = self[index]
-        return result
 
 
 # --- From records to numbers ------------------------------------------------------------------------------------------
@@ -99,19 +35,19 @@ class Scaler(NamedTuple):
     scale: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, arrays: Iterable[NDArray[Any]]) -> Scaler:
+    def fit(cls, arrays: Iterable[NDArray[Any]], channels: int) -> Scaler:
         """Mean and standard deviation of each channel of ``(T, F)`` arrays without empty cells; 1 for a constant."""
         with np.errstate(over="ignore", invalid="ignore"):
-            count, mean, spread = cls._moments(arrays)
+            count, mean, spread = cls._moments(arrays, channels)
         deviation = np.sqrt(spread / np.maximum(count, 1))
         if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
             raise DataError("a column holds numbers that are infinite, or too large to be scaled.")
         return cls(mean, np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1), deviation, 1.0))
 
     @staticmethod
-    def _moments(arrays: Iterable[NDArray[Any]]) -> tuple[NDArray[np.float64], ...]:
+    def _moments(arrays: Iterable[NDArray[Any]], channels: int) -> tuple[NDArray[np.float64], ...]:
         """Count, mean and sum of squared deviations of each channel."""
-        count, mean, spread = np.zeros(1), np.zeros(1), np.zeros(1)
+        count, mean, spread = np.zeros(channels), np.zeros(channels), np.zeros(channels)
         for array in arrays:  # Chan et al. (1979): merging means and sums of squares is stable where Σx² − (Σx)² is not
             array = np.asarray(array, dtype=np.float64)
             present = ~np.isnan(array)
@@ -181,17 +117,16 @@ class Encoder:
         """Learn vocabulary or scale from training records."""
         records = iter(records)
         first = next(records, None)
+        while first is not None and first.values is not None and not len(first.values):
+            first = next(records, None)  # an empty sequence does not tell how many channels there are
         if first is None:
-            raise DataError("there is nothing to train on.")
-
-        def again() -> Iterator[Record]:
-            yield first
-            yield from records
-
-        if first.tokens is None:
-            return cls(scaler=Scaler.fit(_finite(record) for record in again()))
+            raise DataError("there is nothing to train on: there are no sequences, or all are empty.")
+        everything = chain([first], records)
+        if first.values is not None:
+            channels = first.values.shape[1]
+            return cls(scaler=Scaler.fit((_finite(record, channels) for record in everything), channels))
         split = isinstance(first.tokens, str)
-        pieces = (_pieces(record, split) for record in again())
+        pieces = (_pieces(record, split) for record in everything)
         return cls(_fit_tokenizer((piece for some in pieces for piece in some), split, options), None, max_length)
 
     @property
@@ -243,11 +178,7 @@ class Encoder:
         assert self.scaler is not None
         if record.values is None:
             raise DataError("this model reads numbers; name the --features columns.")
-        if record.values.size and record.values.shape[1] != self.size:
-            raise DataError(
-                f"row {record.rows[0] + 1} has {record.values.shape[1]} channels; the model reads {self.size}."
-            )
-        values, filled = fill(_finite(record))
+        values, filled = fill(_finite(record, self.size))
         self.filled += filled
         self.empty += not len(values)
         if not len(values):
@@ -280,12 +211,14 @@ class Encoder:
         return str(normalizer.normalize_str(word)) if normalizer is not None else word
 
 
-def _finite(record: Record) -> NDArray[Any]:
-    """The numbers of a record, none of them infinite."""
+def _finite(record: Record, channels: int) -> NDArray[Any]:
+    """The numbers of a record, none of them infinite, in so many channels."""
     assert record.values is not None
+    if len(record.values) and record.values.shape[1] != channels:
+        raise DataError(f"row {record.rows[0] + 1} has {record.values.shape[1]} channels; {channels} are needed.")
     if np.isinf(record.values).any():
         raise DataError(f"row {record.rows[0] + 1} holds an infinite number, or one too large for 32 bits.")
-    return record.values
+    return record.values if len(record.values) else np.empty((0, channels), np.float32)
 
 
 def _pieces(record: Record, split: bool) -> list[str]:
@@ -346,36 +279,51 @@ class Shuffle:
     """Which sequences a training step sees: a function of the seed and the step alone.
 
     Every epoch all sequences come once, in another order. Sequences of like length share a batch: a shuffled epoch is
-    sorted by length within pools of `POOL` batches, and the batches are shuffled.
+    sorted by length within pools of `POOL` batches, and the batches are shuffled. Of more than `CHUNK` sequences such
+    runs are shuffled, and each within itself, so that neither memory nor the way the disk is read grows with them.
 
     Parameters
     ----------
-    lengths : array
-        Steps of each sequence.
+    lengths : array or int
+        Steps of each sequence; a number: so many sequences, all alike.
     """
 
     POOL = 50
+    CHUNK = 1 << 20
 
-    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.steps_per_epoch = math.ceil(len(lengths) / batch_size)
-        self._epoch = -1
+    def __init__(self, lengths: NDArray[np.int64] | int, batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self.lengths = None if isinstance(lengths, int) else lengths
+        self.count = lengths if isinstance(lengths, int) else len(lengths)
+        self.steps_per_epoch = math.ceil(self.count / batch_size)
+        pool = self.POOL * batch_size
+        self.chunk = max(1, self.CHUNK // pool) * pool
+        self._at = (-1, -1)
         self._batches: list[NDArray[np.int64]] = []
 
     def __call__(self, step: int) -> NDArray[np.int64]:
-        """Numbers of the sequences of a step (from 0), the longest first. The last batch of an epoch may be smaller."""
+        """Numbers of the sequences of a step (from 0), the longest first. The last batch of a run may be smaller."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            random = np.random.default_rng([self.seed, epoch])
-            order = random.permutation(len(self.lengths))
-            pool = self.POOL * self.batch_size
-            cut: list[NDArray[np.int64]] = []
-            for start in range(0, len(order), pool):
-                part = order[start : start + pool]
+        order = np.random.default_rng([self.seed, epoch]).permutation(math.ceil(self.count / self.chunk))
+        sizes = np.minimum(self.count - order * self.chunk, self.chunk)
+        ends = np.cumsum(-(-sizes // self.batch_size))
+        turn = int(np.searchsorted(ends, place, side="right"))
+        if self._at != (epoch, turn):
+            self._at, self._batches = (epoch, turn), self._cut(epoch, int(order[turn]))
+        return self._batches[place - int(ends[turn])]  # counted from the end
+
+    def _cut(self, epoch: int, number: int) -> list[NDArray[np.int64]]:
+        """The batches of a run of sequences."""
+        random = np.random.default_rng([self.seed, epoch, number])
+        first = number * self.chunk
+        order = first + random.permutation(min(self.chunk, self.count - first))
+        cut: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), self.POOL * self.batch_size):
+            part = order[start : start + self.POOL * self.batch_size]
+            if self.lengths is not None:
                 part = part[np.argsort(-self.lengths[part], kind="stable")]
-                cut += [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
-            self._epoch, self._batches = epoch, [cut[i] for i in random.permutation(len(cut))]
-        return self._batches[place]
+            cut += [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
+        return [cut[place] for place in random.permutation(len(cut))]
 
 
 # --- The model --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import hashlib
 import json
 import mimetypes
 import os
+import re
 import sys
 import sysconfig
 import zlib
@@ -98,10 +99,31 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     elif Path(name).is_dir():
         content, notes = _read_folder(Path(name), encoding)
     else:
+        check_exists(name, "a text file, a folder of them, - or builtin:stdlib")
         content = _decode(_unpack(_read_bytes(Path(name)), name), encoding, name)
     if not content:
         raise DataError(f"{'standard input' if name == '-' else name} is empty: there is no text to read.")
     return Text(content, name, encoding, notes)
+
+
+def check_exists(name: str, kinds: str) -> None:
+    """Refuse a name that is no file or folder here.
+
+    Raises
+    ------
+    DataError
+        That says what would do, and of the name of a hub's data set that nothing is fetched.
+    """
+    try:
+        if Path(name).exists():
+            return
+    except (OSError, ValueError):
+        return  # whoever reads it says why that fails
+    if re.match(r"[a-z][a-z0-9+.-]*://", name) or re.fullmatch(r"[\w-]+/[\w-]+", name):
+        raise DataError(
+            f"{name} is no file here, and nothing is fetched from a hub or the web: download it, then name {kinds}."
+        )
+    raise DataError(f"{name} does not exist: name {kinds}.")
 
 
 def _check_encoding(encoding: str) -> None:
@@ -121,8 +143,6 @@ def _check_encoding(encoding: str) -> None:
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: name a text file, a folder of them, - or builtin:stdlib.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -87,7 +89,8 @@ class Clipping:
             raise OptionError(f"the window of clip_quantile is {window}; it must be at least 1.")
         self.clip_value, self.clip_quantile, self.window = clip_value, clip_quantile, window
         self.threshold = clip_norm if clip_value is None else clip_value
-        self._norms: list[float] = []
+        self._norms: deque[float] = deque()  # in the order they came, and in order of size
+        self._sorted: list[float] = []
 
     def __call__(self, parameters: Iterable[Tensor]) -> Measured:
         """Measure the gradients of the parameters, then clip them in place."""
@@ -108,12 +111,22 @@ class Clipping:
     def _note(self, norm: float) -> None:
         if not math.isfinite(norm):  # one explosion must not move the threshold to infinity
             return
-        self._norms = [*self._norms, norm][-self.window :]
-        self.threshold = torch.tensor(self._norms, dtype=torch.float64).quantile(self.clip_quantile or 0.0).item()
+        self._norms.append(norm)
+        insort(self._sorted, norm)
+        if len(self._norms) > self.window:
+            del self._sorted[bisect_left(self._sorted, self._norms.popleft())]
+        self._set_threshold()
+
+    def _set_threshold(self) -> None:
+        """The quantile of the norms, linear between two of them, as numpy and torch have it."""
+        if self._sorted:
+            place = (self.clip_quantile or 0.0) * (len(self._sorted) - 1)
+            below, above = self._sorted[math.floor(place)], self._sorted[math.ceil(place)]
+            self.threshold = below + (above - below) * (place - math.floor(place))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: the norms seen where clipping is adaptive, else nothing."""
-        return {} if self.clip_quantile is None else {"norms": torch.tensor(self._norms, dtype=torch.float64)}
+        return {} if self.clip_quantile is None else {"norms": torch.tensor(list(self._norms), dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a `state_dict`.
@@ -126,4 +139,6 @@ class Clipping:
         if set(state) != set(self.state_dict()):
             raise OptionError(f"the state of clipping has {sorted(state)}, not {sorted(self.state_dict())}.")
         if "norms" in state:
-            self._norms = state["norms"].tolist()[-self.window :]
+            self._norms = deque(state["norms"].tolist()[-self.window :])
+            self._sorted = sorted(self._norms)
+            self._set_threshold()

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from ..errors import OptionError, RunError
+from .options import Options
+
+if TYPE_CHECKING:  # whoever reads but words need not wait for torch
+    from torch import Tensor
 
 try:
     import fcntl
 except ImportError:  # Windows: two processes on one folder are then not noticed
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FORMAT", "RunFolder"]
+__all__ = ["FORMAT", "RunFolder", "digest"]
 
 FORMAT = 1
 FILES = (
@@ -46,6 +49,10 @@ OWNED = (
     "**/.*.partial",
     ".lock",
 )
+
+
+_CONFIG = {"retrograde": str, "task": str, "options": dict, "data": dict, "parameters": int, "environment": dict}
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 class RunFolder:
@@ -77,12 +84,19 @@ class RunFolder:
         Raises
         ------
         RunError
-            If the folder is missing, holds no run, or one of a newer format.
+            If the folder is missing, holds no run, or one of a newer format; if the file is not what training writes,
+            or a link in the folder leads out of it.
         """
         if not self.path.is_dir():
             what = "is a file, not a run folder" if self.path.exists() else "does not exist"
             raise RunError(f"{self.path} {what}: name the --out folder of a training run.")
+        self.check_links()
         if not self.holds_run():
+            if (self / ".lock").exists():
+                raise RunError(
+                    f"{self.path} holds no run yet: its training was ended before anything was saved; "
+                    "start it again without --resume."
+                )
             raise RunError(
                 f"{self.path} holds no run (there is no config.json): name the --out folder of a training run."
             )
@@ -96,7 +110,48 @@ class RunFolder:
                 f"{self.path} was written by retrograde {config['retrograde']} in format {config['format']}; this one "
                 f"reads up to {FORMAT}: upgrade retrograde."
             )
+        for name, kind in _CONFIG.items():
+            if not isinstance(config.get(name), kind):
+                found = f"is {config[name]!r:.40}" if name in config else "is missing"
+                raise RunError(f"{self / 'config.json'} is damaged: its {name!r} {found}.")
+        if not isinstance(config["data"].get("source"), str):
+            raise RunError(f"{self / 'config.json'} is damaged: it does not say what was trained on.")
+        try:
+            task = Options.of(config["options"]).task
+        except OptionError as error:
+            raise RunError(f"{self / 'config.json'} is damaged: {str(error).split(';')[0]}") from None
+        if task != config["task"]:
+            raise RunError(f"{self / 'config.json'} is damaged: its 'task' is {config['task']!r:.40}, not {task!r}.")
         return config
+
+    def check_links(self) -> None:
+        """Refuse a folder from somebody else whose files are links to something of the user's.
+
+        Raises
+        ------
+        RunError
+            If a file of the run is a link that leads out of its folder.
+        """
+        root = self.path.resolve()
+        for folder in (self.path, self / "checkpoints", self / "flow"):
+            try:
+                links = [file for file in folder.iterdir() if file.is_symlink()]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise RunError(f"{folder} cannot be read: {error.strerror}.") from None
+            for link in links:
+                if not any(link.relative_to(self.path).match(pattern) for pattern in (*OWNED, "checkpoints", "flow")):
+                    continue
+                try:
+                    inside = link.resolve().is_relative_to(root)
+                except (OSError, RuntimeError):  # a ring of links
+                    inside = False
+                if not inside:
+                    raise RunError(
+                        f"{link} is a link that leads out of the run folder, and is not followed: put the file itself "
+                        "there."
+                    )
 
     def check_writable(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse, before any work, a folder that training must not write to.
@@ -145,7 +200,7 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self / ".lock").open("a")
+            lock = os.fdopen(os.open(self / ".lock", os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o666))
         except OSError as error:
             raise RunError(f"--out {self.path} cannot be written: {error.strerror}.") from None
         with lock:
@@ -158,17 +213,23 @@ class RunFolder:
                     ) from None
                 except OSError:
                     pass  # a file system without locks (some network ones) is no reason not to train
+                else:
+                    for file in self.path.glob("**/.*.partial"):  # of a process that was killed as it wrote
+                        file.unlink(missing_ok=True)
             # The file stays when the lock goes: were it removed, a third process could lock a new one beside a second.
             yield
 
     def clear(self) -> None:
-        """Remove the files of a run, and no others."""
+        """Remove the files of a run, and no others; ``config.json`` stays until another replaces it.
+
+        Without it, a folder that is left half cleared would hold no run, and no command would touch it any more.
+        """
         if not self.writes:
             return
         for pattern in OWNED:
             for file in self.path.glob(pattern):
-                if file.name != ".lock":
-                    file.unlink()
+                if file.name not in (".lock", "config.json"):
+                    self.remove(str(file.relative_to(self.path)))
         for name in ("flow", "checkpoints"):
             with suppress(OSError):  # not there, or somebody keeps something of their own in it
                 (self / name).rmdir()
@@ -204,9 +265,18 @@ class RunFolder:
             ) from None
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there.
+
+        Raises
+        ------
+        RunError
+            If that is not permitted.
+        """
         if self.writes:
-            (self / name).unlink(missing_ok=True)
+            try:
+                (self / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"{self / name} cannot be removed: {error.strerror or error}.") from None
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON object (numbers that are no numbers become null: JSON has none)."""
@@ -219,12 +289,15 @@ class RunFolder:
         )
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Write a safetensors file whose metadata holds ``about`` as JSON."""
+        """Write a safetensors file whose metadata holds ``about`` as JSON, and a checksum of it all."""
         if not self.writes:
             return
+        from safetensors.torch import save
+
         # Cloned, because tied weights share memory, which the format refuses.
         contiguous = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-        self.write(name, save(contiguous, {"retrograde": json.dumps(_plain(about))}))
+        words = json.dumps(_plain(about))
+        self.write(name, save(contiguous, {"retrograde": words, "sha256": _checksum(contiguous, words)}))
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -234,32 +307,62 @@ class RunFolder:
             value = json.loads((self / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.path} is incomplete: {name} is missing.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self / name} cannot be read: {error}.") from None
         if not isinstance(value, dict):
             raise RunError(f"{self / name} cannot be read: it is no JSON object.")
         return value
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """Read JSON lines; none if the file is missing."""
+        """Read JSON objects, one a line; none if the file is missing."""
         try:
-            return [json.loads(line) for line in (self / name).read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = (self / name).read_text(encoding="utf-8").splitlines()
+            found = [json.loads(line) for line in lines if line.strip()]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self / name} cannot be read: {error}.") from None
+        if not all(isinstance(line, dict) for line in found):
+            raise RunError(f"{self / name} cannot be read: a line of it is no JSON object.")
+        return found
 
     def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Read what `write_tensors` wrote; RunError if it is missing, cut short or damaged."""
+        """Read what `write_tensors` wrote; RunError if it is missing, cut short, or a single bit of it has changed.
+
+        A file of other software has no checksum to hold.
+        """
         try:
             with safe_open(self / name, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-                about = json.loads((file.metadata() or {}).get("retrograde", "{}"))
+                metadata = file.metadata() or {}
+            words = metadata.get("retrograde", "{}")
+            about = json.loads(words)
+            if not isinstance(about, dict):
+                raise ValueError("what it says of itself is no JSON object")
+            if "sha256" in metadata and metadata["sha256"] != _checksum(tensors, words):
+                raise ValueError("its checksum does not fit its content")
         except FileNotFoundError:
             raise RunError(f"{self.path} is incomplete: {name} is missing.") from None
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise RunError(f"{self / name} is damaged: {error}.") from None
         return tensors, about
+
+
+def digest(content: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
+
+
+def _checksum(tensors: Mapping[str, Tensor], words: str) -> str:
+    """SHA-256 of everything a file of tensors holds, whatever the order they lie in."""
+    import torch
+
+    found = hashlib.sha256(words.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return found.hexdigest()
 
 
 def _umask() -> int:

@@ -120,11 +120,15 @@ def run(
     progress: Progress,
     planned: int,
     evaluate: Callable[[float], None],
+    save: Callable[[], None],
+    due: Callable[[], bool],
     stop: Callable[[], bool],
     listener: Listener,
     regulariser: VanishingGradientRegulariser | None = None,
 ) -> None:
     """Train until ``planned`` steps are taken or ``stop()``; every ``options.eval_every`` steps ``evaluate(lr)``.
+
+    Between two evaluations ``save()`` is called whenever it is ``due()``.
 
     Raises
     ------
@@ -140,7 +144,13 @@ def run(
     # The next batch is made while this one is learnt.
     with ThreadPoolExecutor(1, "retrograde-batches") as worker:
         coming = worker.submit(task.batch, progress.step)
-        while progress.step < planned and not team.any(stop()):
+        while progress.step < planned:
+            stops, saves = team.any(stop(), due())
+            if stops:
+                break
+            if saves:
+                _read(unread, progress, options)
+                save()
             began = time.perf_counter()
             lr = learning_rate(options, progress.step, task.steps_per_epoch, planned)
             for group in optimizer.param_groups:
@@ -156,7 +166,7 @@ def run(
                 loss = loss * share.weight
             accelerator.backward(loss)
             if regulariser is not None:
-                regulariser.add_gradients()
+                regulariser.add_gradients(team.sum if team.size > 1 else None, team.size if share.weight else 0)
             unread.append((whole.size, team.mean(loss.detach()), clipping(parameters)))
             evaluates = (progress.step + 1) % options.eval_every == 0
             if evaluates or len(unread) >= read_every:

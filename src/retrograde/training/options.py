@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from ..errors import OptionError
@@ -24,7 +26,9 @@ class Options:
     encoding : str
         Of the text.
     text, label, group, time, target, features : str or None
-        Columns of a table; None: guessed, and the guess is told. See `retrograde.tasks.tables.columns_for`.
+        Columns of a table; None: guessed, and the guess is told. See `retrograde.tasks.columns.columns_for`.
+    layout : str
+        Of a table of series: ``long``, a row is a step; ``wide``, a row is a series.
     validation, test : str or None
         Files to validate and test with, instead of parts held out.
     test_fraction : float or None
@@ -62,7 +66,11 @@ class Options:
     epochs, max_steps, max_time
         When to stop, whichever comes first; ``max_time`` in seconds, of this session.
     eval_every : int or None
-        Steps between evaluations. None: half an epoch, at most 500 steps.
+        Steps between evaluations. None: half an epoch, at least 10 and at most 500 steps.
+    checkpoint_minutes : float
+        A checkpoint is written at every evaluation, and when this long has passed since the last; 0 for none between.
+    keep_checkpoints : int
+        How many of the last checkpoints stay.
     seed, threads, device, precision
         ``threads`` None: torch's own choice.
     """
@@ -75,6 +83,7 @@ class Options:
     time: str | None = None
     target: str | None = None
     features: str | None = None
+    layout: Literal["auto", "long", "wide"] = "auto"
     validation: str | None = None
     test: str | None = None
     test_fraction: float | None = None
@@ -124,13 +133,20 @@ class Options:
     max_steps: int | None = None
     max_time: float | None = None
     eval_every: int | None = None
+    checkpoint_minutes: float = 10.0
+    keep_checkpoints: int = 2
     seed: int = 0
     threads: int | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
 
-    # What may be different when a run goes on: when it stops, and on what it computes.
-    MAY_CHANGE = frozenset({"epochs", "max_steps", "max_time", "threads", "device"})
+    # What may be different when a run goes on: when it stops, what it keeps, on what it computes.
+    MAY_CHANGE = frozenset(
+        {
+            *("epochs", "max_steps", "max_time", "checkpoint_minutes", "keep_checkpoints", "threads", "device"),
+            *("validation", "test"),  # where these files lie now: their content is checked
+        }
+    )
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -141,7 +157,7 @@ class Options:
         OptionError
             If one is unknown or impossible, or two contradict one another.
         """
-        given = dict(given)
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(given) - known):
             raise OptionError(f"there is no training option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
@@ -164,26 +180,42 @@ class Options:
         return asdict(self)
 
     def _check(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            value, allowed = getattr(self, field.name), get_args(hints[field.name])
-            if field.type.startswith("Literal") and value not in allowed:
-                raise OptionError(f"{flag(field.name)} {value!r} is none of {', '.join(allowed)}.")
+        for name, hint in _hints().items():
+            value, allowed = getattr(self, name), get_args(hint)
+            if allowed and isinstance(allowed[0], str):
+                if value not in allowed:
+                    raise OptionError(f"{flag(name)} {value!r} is none of {', '.join(allowed)}.")
+                continue
+            kinds = allowed or (hint,)
+            if float in kinds or int in kinds:  # numbers are judged below
+                if value is None and type(None) not in kinds:
+                    raise OptionError(f"{flag(name)} None is impossible: it must be a number.")
+            elif not isinstance(value, kinds):
+                wanted = "text" if str in kinds else "True or False"
+                raise OptionError(f"{flag(name)} {value!r:.60} is impossible: it must be {wanted}.")
         for name in _WHOLE:
             self._require(
                 name, lambda value: isinstance(value, int) and value >= 1, "must be a whole number, 1 or more"
             )
         for name in _POSITIVE:
             self._require(name, lambda value: 0 < value < math.inf, "must be a number above 0")
-        for name in ("weight_decay", "warmup", "omega"):
+        for name in ("weight_decay", "warmup", "omega", "checkpoint_minutes"):
             self._require(name, lambda value: 0 <= value < math.inf, "must be 0 or more")
         for name in ("dropout", "momentum", "recurrent_dropout", "weight_drop", "test_fraction"):
             self._require(name, lambda value: 0 <= value < 1, "must be 0 or more and below 1")
         self._require("validation_fraction", lambda value: 0 < value < 1, "must be above 0 and below 1")
         self._require("clip_quantile", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
-        self._require("chrono", lambda value: value >= 3, "must be at least 3, the longest lag in steps")
+        self._require("chrono", lambda value: 3 <= value < math.inf, "must be at least 3, the longest lag in steps")
+        self._require("forget_bias", math.isfinite, "must be a finite number")
+        # More would crash the OpenMP runtime, or build layers until the memory is full.
+        for name, most in (("threads", 1024), ("num_layers", 1000)):
+            self._require(name, lambda value, most=most: value <= most, f"must be at most {most:,}")
         self._require("decay_factor", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
-        self._require("seed", lambda value: 0 <= value < 2**63, "must be 0 or more and below 2**63")
+        self._require(
+            "seed",
+            lambda value: isinstance(value, int) and 0 <= value < 2**63,
+            "must be a whole number, 0 or more and below 2**63",
+        )
         if self.nonlinearity != "tanh" and self.cell != "rnn":
             raise OptionError(
                 f"--nonlinearity {self.nonlinearity} is for --cell rnn; --cell {self.cell} has its own: leave it out."
@@ -198,18 +230,24 @@ class Options:
 
     def _require(self, name: str, holds: Any, must: str) -> None:
         value = getattr(self, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e19
         if value is not None and not (number and holds(value)):
             mend = "; leave it out for no clipping by value" if name == "clip_value" else ""
             mend = "; --no-clip turns clipping off" if name == "clip_norm" else mend
-            raise OptionError(f"{flag(name)} {value} is impossible: it {must}{mend}.")
+            raise OptionError(f"{flag(name)} {value!s:.40} is impossible: it {must}{mend}.")
 
 
 _WHOLE = (
     *("vocab_size", "min_count", "embedding_size", "hidden_size", "num_layers", "bptt", "batch_size"),
     *("max_steps", "eval_every", "threads", "max_length", "horizon", "context", "season", "update_every"),
+    "keep_checkpoints",
 )
 _POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every", "spectral_radius")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Options)
 
 
 def flag(name: str) -> str:

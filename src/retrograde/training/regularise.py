@@ -96,17 +96,26 @@ class VanishingGradientRegulariser:
             hook.remove()
         self._seen.clear()
 
-    def add_gradients(self) -> float:
+    def add_gradients(self, total: Callable[[Tensor], Tensor] | None = None, scale: float = 1.0) -> float:
         """Add α ∂⁺Ω/∂W to the gradients and return Ω. Call it after ``backward()``, before clipping.
 
         Forward passes that no ``backward()`` reached are left out.
+
+        Parameters
+        ----------
+        total : callable, optional
+            Sums a tensor over the processes that share a batch (all of them call this, after their gradients were
+            averaged): Ω is then the mean over the sequences of all.
+        scale : float
+            How many times larger the gradients are than if one process had the batch alone; 0 if none of the sequences
+            is this process's own.
         """
-        total = 0.0
+        omega = 0.0
         for call in self._seen:
             if call.at_output or call.at_state:
-                total += sum(_add(stack, call.layer, self.alpha) for stack in _adjoints(call))
+                omega += sum(_add(stack, call.layer, self.alpha, total, scale) for stack in _adjoints(call))
         self._seen.clear()
-        return total
+        return omega
 
     def _watch(self, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         output = result[0].data if isinstance(result[0], PackedSequence) else result[0]
@@ -231,18 +240,25 @@ def _lower_outputs(layer: Any, sequence: Tensor, h_0: Any, lengths: Tensor) -> l
     return outputs
 
 
-def _add(stack: _Stack, layer: Any, alpha: float) -> float:
+def _add(
+    stack: _Stack, layer: Any, alpha: float, total: Callable[[Tensor], Tensor] | None = None, scale: float = 1.0
+) -> float:
     """Ω of one stack; α ∂⁺Ω/∂W goes into the gradient of its recurrent weight."""
     name = f"weight_hh{stack.suffix}"
     weight: Tensor = getattr(layer, name)
     constant = weight.detach().requires_grad_()
     with torch.enable_grad():
         norm = stack.delta.square().sum(-1)
-        something = norm > _NOTHING
+        something = norm > _NOTHING * scale**2
         stretched = ((stack.delta * stack.slope) @ constant)[something]  # ∂E/∂s_{k+1} · diag f'(a_{k+1}) W
         ratio = torch.linalg.vector_norm(stretched, dim=-1) / norm[something].sqrt()
-        omega = (ratio - 1).square().sum() / stack.delta.shape[1]
+        omega = (ratio - 1).square().sum()
         (gradient,) = torch.autograd.grad(omega, constant)
+    sequences = omega.new_tensor(float(stack.delta.shape[1] if scale else 0))
+    if total is not None:
+        together = total(torch.cat([gradient.flatten(), omega.detach()[None], sequences[None]]))
+        gradient, omega, sequences = together[:-2].view_as(gradient), together[-2], together[-1]
+    gradient, omega = gradient / sequences, omega / sequences
     if alpha and isinstance(weight.grad, Tensor):
         weight.grad.add_(gradient, alpha=alpha)
     return float(omega.detach())

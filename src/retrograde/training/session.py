@@ -7,11 +7,12 @@ import math
 import os
 import platform
 import random
+import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +26,13 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from .. import __version__, kernels
-from ..errors import DataError, DivergedError, OptionError, RunError
+from ..errors import DataError, DivergedError, OptionError, RetrogradeError, RunError
 from ..tasks.language import LanguageModel
-from ..tasks.opening import DEFAULTS, check_options, open_task, reader_of, task_name
+from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, reader_of, task_name
 from ..tasks.text import Vocabulary
 from . import checkpoint
 from .clipping import Clipping
-from .folder import FORMAT, RunFolder
+from .folder import FORMAT, RunFolder, digest
 from .loop import Listener, Progress, diverged, run, window_line
 from .options import Options, flag
 from .regularise import VanishingGradientRegulariser
@@ -40,6 +41,7 @@ from .team import Team
 __all__ = ["Result", "Run", "load", "train"]
 
 FLOW_SEQUENCES, FLOW_STEPS = 8, 100
+FLOW_BUDGET: float | None = 0.03  # share of the time that --record-flow may take
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     report: bool = True,
+    record_flow: bool = False,
     listener: Listener | None = None,
     **given: Any,
 ) -> Result:
@@ -88,63 +91,149 @@ def train(
         Go on with the run in ``out``, or replace it. Without either, one that is there is refused.
     report : bool
         Whether to measure the gradient flow and write ``report.html`` at the end.
+    record_flow : bool
+        Whether to measure it on held-out sequences now and then while training too (``GradientFlowRecorder``, at most
+        3 % of the time), into ``flow/recorded.jsonl``. It changes nothing about the training.
     listener : Listener, optional
         Hears of each step and evaluation.
     **given
-        Fields of `Options`. With ``resume`` the run's own hold, and only ``epochs``, ``max_steps``,
-        ``threads`` and ``device`` may differ; ``max_time`` counts anew in each session.
+        Fields of `Options`. With ``resume`` the run's own hold, and only those of `Options.MAY_CHANGE` may differ;
+        ``max_time`` counts anew in each session.
+
+    A run's own ``config.json`` says where its data lies; what is found there is learnt from only if its content is that
+    which the run began with.
 
     Raises
     ------
     OptionError, DataError, RunError
-        Before any work, if something given is impossible.
+        Before any work, if something given is impossible. RunError also if the disk is full or a process of the job is
+        gone; what was saved before stays.
     DivergedError
         If the loss or a gradient stops being a number; the last good checkpoint is kept.
     """
     folder, listener = RunFolder(out, writes=_rank() == 0), listener or Listener()
-    if folder.writes:
-        folder.check_writable(resume=resume, overwrite=overwrite)
-    else:
+    if not folder.writes:
         listener = Listener()
-    config = folder.config() if resume else {}
-    options = _options_of_resumed(config, given) if resume else Options.of(given)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    team = Team(_accelerator(options))
-    if team.size > 1 and options.omega:
-        raise OptionError("--omega is for a single process: the processes would each regularise their own part.")
+    with ExitStack() as held, _enough_memory():
+        if folder.writes:
+            folder.check_writable(resume=resume, overwrite=overwrite)
+        if resume:
+            held.enter_context(folder.locked())
+        config = folder.config() if resume else {}
+        options = _options_of_resumed(config, given) if resume else Options.of(given)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        team = Team(_accelerator(options))
 
-    source = data if data is not None else config.get("data", {}).get("source")
-    if source is None:
-        raise OptionError("there is nothing to train on: name a file, a folder, - or builtin:stdlib.")
-    if data is None and source == "-":
-        raise OptionError(f"{out} was trained on standard input: give DATA (-, with the same text) to go on with it.")
-    name = task_name(source, options.task)
-    check_options(name, given)
-    if not resume:
-        usual: dict[str, Any] = {option: v for option, v in DEFAULTS.get(name, {}).items() if option not in given}
-        options = replace(options, **usual | {"task": name})
-    task = open_task(name, str(source), options.as_dict(), folder.path if resume else None)
-    if resume and task.fingerprint != config.get("data", {}).get("fingerprint"):
-        raise DataError(
-            f"{source} is not what {out} was trained on ({config.get('data', {}).get('source')}): "
-            "resume with that, or start another run."
+        source = data if data is not None else config.get("data", {}).get("source")
+        if source is None:
+            raise OptionError("there is nothing to train on: name a file, a folder, - or builtin:stdlib.")
+        if data is None and source == "-":
+            raise OptionError(
+                f"{out} was trained on standard input: give DATA (-, with the same text) to go on with it."
+            )
+        name = task_name(source, options.task)
+        check_options(name, given)
+        if not resume:
+            usual: dict[str, Any] = {option: v for option, v in DEFAULTS.get(name, {}).items() if option not in given}
+            options = replace(options, **usual | {"task": name})
+        kept = resume and (checkpoint.exists(folder) or (folder / "model.safetensors").exists())
+        found = checkpoint.latest(folder) if kept else None
+        if found is not None:
+            _mend(folder, found, listener)
+            team.wait()
+        changed = DataError(
+            f"{source} is not what {out} was trained on ({config.get('data', {}).get('source')}), or it, or a file to "
+            "validate or test with, has another content now: resume with that, or start another run."
         )
-    options = replace(
-        options,
-        batch_size=task.batch_size,
-        eval_every=options.eval_every or max(1, min(500, math.ceil(task.steps_per_epoch / 2))),
-    )
-    trial = task.model()  # what cannot be built is refused before anything is written
-    if options.omega:
-        VanishingGradientRegulariser(trial, options.omega)
-    del trial
-    if team.size > task.batch_size:
+        before = config["data"].get("fingerprint") if resume else None
+        try:
+            task = open_task(name, str(source), options.as_dict(), folder.path if found is not None else None)
+        except DataError:
+            if resume and fingerprint_of(name, str(source), options.as_dict()) not in (before, None):
+                raise changed from None  # that is why it cannot be read as it was
+            raise
+        if resume and task.fingerprint != before:
+            raise changed
+        options = replace(
+            options,
+            batch_size=task.batch_size,
+            eval_every=options.eval_every or max(10, min(500, math.ceil(task.steps_per_epoch / 2))),
+        )
+        _check_size(options, task)
+        trial = task.model()  # what cannot be built is refused before anything is written
+        if options.omega:
+            VanishingGradientRegulariser(trial, options.omega)
+        del trial
+        if team.size > task.batch_size:
+            raise OptionError(
+                f"--batch-size {task.batch_size} leaves some of {team.size} processes without work: raise it."
+            )
+        if not resume:
+            held.enter_context(folder.locked())
+            if folder.writes:  # another may have written while data was read
+                folder.check_writable(resume=False, overwrite=overwrite)
+        return _train(task, folder, options, config, team, listener, found, report, record_flow)
+
+
+def _mend(folder: RunFolder, found: checkpoint.Checkpoint, listener: Listener) -> None:
+    """Put back what the checkpoint keeps of the files beside the weights, where one was lost or damaged."""
+    for name, content in found.files.items():
+        try:
+            same = (folder / name).read_bytes() == content.encode("utf-8", "replace")
+        except OSError:
+            same = False
+        if not same:
+            listener.note(f"{folder / name} was missing or damaged; the checkpoint has it.")
+            folder.write(name, content)
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """One line instead of what torch and Python say where there is no memory left."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in words:
+            asked = re.search(r"allocate ([\d.]+ ?\w+)", words.replace("memory: you tried to allocate", ""))
+            much = f" ({asked[1]} at once)" if asked else ""
+            raise OptionError(
+                f"there is not enough memory for this{much}: lower --batch-size, --hidden-size or, for text, --bptt."
+            ) from None
+        raise
+
+
+def _check_size(options: Options, task: Any) -> None:
+    """Refuse a model that cannot fit before it takes all memory there is.
+
+    Raises
+    ------
+    OptionError
+    """
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[options.cell]
+    least = options.num_layers * gates * options.hidden_size * (options.hidden_size + 2)
+    if tokens := task.describe().get("vocabulary_size"):
+        least += (tokens + gates * options.hidden_size) * options.embedding_size
+    needed = 4 * least * (2 if options.optimizer == "sgd" else 4)  # weights, gradients, Adam's two moments
+    # A table has only so many sequences; what is made anew for each batch has no such bound.
+    steps = task.task.length if task.name == "synthetic" else 0
+    states = 4 * task.batch_size * steps * options.num_layers * options.hidden_size
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return
+    if needed > memory:
         raise OptionError(
-            f"--batch-size {task.batch_size} leaves some of {team.size} processes without work: raise it."
+            f"--hidden-size {options.hidden_size:,} (--num-layers {options.num_layers}, --embedding-size "
+            f"{options.embedding_size:,}) makes a model of {least:.3g} numbers, whose training needs "
+            f"{needed / 2**30:,.0f} GB of memory; there are {memory / 2**30:,.0f}: lower them."
         )
-    with folder.locked():
-        return _train(task, folder, options, config, team, listener, resume, overwrite, report)
+    if states > memory:
+        raise OptionError(
+            f"--batch-size {task.batch_size:,} sequences of {steps:,} steps need at least {states / 2**30:,.0f} GB of "
+            f"memory for their states; there are {memory / 2**30:,.0f}: lower it, or the length."
+        )
 
 
 def _rank() -> int:
@@ -207,9 +296,9 @@ def _train(
     config: dict[str, Any],
     team: Team,
     listener: Listener,
-    resume: bool,
-    overwrite: bool,
+    found: checkpoint.Checkpoint | None,
     report: bool,
+    record_flow: bool,
 ) -> Result:
     _seed(options)
     model = task.model()
@@ -218,31 +307,42 @@ def _train(
     regulariser = VanishingGradientRegulariser(model, options.omega) if options.omega else None
     prepared, optimizer = accelerator.prepare(model, _optimizer(options, model, accelerator.device))
 
-    progress = Progress()
+    progress, files = Progress(), (found.files if found is not None else {}) or task.files()
+    digests = {name: digest(content) for name, content in files.items()}
+    saved = time.monotonic()
 
     def save() -> None:
         """Write a checkpoint of the whole job."""
+        nonlocal saved
         mine, progress.state = progress.state, team.gathered(progress.state)
-        checkpoint.save(folder, model, optimizer.optimizer, clip, progress)
+        random_states = team.collected(torch.get_rng_state())
+        checkpoint.save(folder, model, optimizer.optimizer, clip, progress, options, files, random_states)
         progress.state = mine
+        saved = time.monotonic()
 
-    if resume:
-        tensors, about, damaged = checkpoint.latest(folder)
-        progress = checkpoint.restore(folder, tensors, about, model, optimizer.optimizer, clip, accelerator.device)
+    def due() -> bool:
+        """Whether so long has passed since the last checkpoint that another is written amid an interval."""
+        return 0 < 60 * options.checkpoint_minutes <= time.monotonic() - saved
+
+    planned = _planned(options, task)
+    if found is not None:
+        progress = checkpoint.restore(
+            folder, found, model, optimizer.optimizer, clip, options, accelerator.device, team.rank
+        )
         progress.state = team.scattered(progress.state)
         team.wait()  # all have read before the first one writes
-        if damaged:
-            listener.note(f"{', '.join(damaged)} cannot be read; going on from step {progress.step:,}, saved before.")
-        _forget_after(folder, progress)
+        _say_resumed(found, planned, _planned(Options.of(config["options"]), task), options, listener)
+        _forget_after(folder, found)
         folder.remove("summary.json")
-    elif overwrite:
+    else:
+        if config:
+            listener.note("it was ended before its first checkpoint was written, and begins anew.")
+        team.wait()
         folder.clear()
-    planned = max(1, round(options.epochs * task.steps_per_epoch))
-    planned = min(planned, options.max_steps) if options.max_steps is not None else planned
     config = _config(task, options, model, config)
     folder.write_json("config.json", config)
-    if not resume:
-        for name, content in task.files().items():
+    if found is None:
+        for name, content in files.items():
             folder.write(name, content)
         folder.write_lines("metrics.jsonl", [])
         save()
@@ -257,7 +357,7 @@ def _train(
         progress.metrics.append(line)
         if progress.best is None or line["validation_loss"] < progress.best["validation_loss"]:
             progress.best = line
-            where = {"step": progress.step, "validation_loss": line["validation_loss"]}
+            where = {"step": progress.step, "validation_loss": line["validation_loss"], "sha256": digests}
             folder.write_tensors("model.safetensors", model.state_dict(), where)
             if scheduled:
                 folder.write_tensors(checkpoint.best_name(progress.step), model.state_dict(), where)
@@ -269,8 +369,11 @@ def _train(
 
     for note in task.notes:
         listener.note(note)
+    hears = (
+        _FlowRecording(listener, model, task, folder, options, resume=found is not None) if record_flow else listener
+    )
     listener.begin(config, progress, planned)
-    if progress.step >= planned and resume:
+    if progress.step >= planned and found is not None:
         listener.note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
     failure: DivergedError | None = None
     began = time.perf_counter()
@@ -291,8 +394,10 @@ def _train(
                 progress,
                 planned,
                 evaluate,
+                save,
+                due,
                 stop,
-                listener,
+                hears,
                 regulariser,
             )
             if not progress.metrics or progress.metrics[-1]["step"] != progress.step:
@@ -313,6 +418,8 @@ def _train(
         status = "diverged" if failure else "interrupted" if received else "finished"
         summary = _summary(status, progress, str(failure) if failure else _message(status, progress, planned))
         folder.write_json("summary.json", summary)
+        if isinstance(hears, _FlowRecording):
+            hears.say()
         if team.first:
             _finish(task, folder, options, model, summary, listener, report)
     if failure:
@@ -320,14 +427,33 @@ def _train(
     return Result(folder.path, summary, received[0] if received else None)
 
 
-def _forget_after(folder: RunFolder, progress: Progress) -> None:
+def _planned(options: Options, task: Any) -> int:
+    """How many steps training takes in all."""
+    planned: int = max(1, round(options.epochs * task.steps_per_epoch))
+    return min(planned, options.max_steps) if options.max_steps is not None else planned
+
+
+def _say_resumed(found: checkpoint.Checkpoint, planned: int, before: int, options: Options, listener: Listener) -> None:
+    """What a user should know who goes on."""
+    step = found.progress.step
+    if found.damaged:
+        listener.note(f"{', '.join(found.damaged)} cannot be read; going on from step {step:,}, saved before.")
+    if planned != before and options.schedule in ("cosine", "linear"):
+        listener.note(
+            f"the {options.schedule} schedule of the learning rate now ends at step {planned:,} (it was {before:,}); "
+            f"the {step:,} steps already taken followed the old one."
+        )
+
+
+def _forget_after(folder: RunFolder, found: checkpoint.Checkpoint) -> None:
     """Undo what was judged after the checkpoint, so that the run is as if it had never stopped."""
-    folder.write_lines("metrics.jsonl", progress.metrics)
-    if progress.best is None:
+    folder.write_lines("metrics.jsonl", found.progress.metrics)
+    if found.best is None:
         folder.remove("model.safetensors")
-        return
-    tensors, about = folder.read_tensors(checkpoint.best_name(progress.best["step"]))
-    folder.write_tensors("model.safetensors", tensors, about)
+    else:
+        folder.write_tensors("model.safetensors", *found.best)
+    for name in found.damaged:
+        folder.remove(name)
 
 
 def _config(task: Any, options: Options, model: nn.Module, before: dict[str, Any]) -> dict[str, Any]:
@@ -412,13 +538,15 @@ def _finish(
     if (folder / "model.safetensors").exists():
         model.load_state_dict(folder.read_tensors("model.safetensors")[0])
     else:
-        model.load_state_dict(checkpoint.weights(checkpoint.latest(folder)[0]))
+        model.load_state_dict(checkpoint.weights(checkpoint.latest(folder).tensors))
     listener.stage("judging the trained network")
     for name, content in task.results(model.cpu().eval()).items():
         folder.write(name, content)
         if name == "evaluation.json":
-            parts = {part: value for part, value in json.loads(content).items() if isinstance(value, dict)}
-            summary["results"] = {part: _numbers(value) for part, value in parts.items()}
+            found = json.loads(content)
+            summary["results"] = {part: _numbers(value) for part, value in found.items() if isinstance(value, dict)}
+            if "solved" in found:  # what the paper of a synthetic task asks for
+                summary["goal"] = found
             folder.write_json("summary.json", summary)
     if not report:
         return
@@ -431,6 +559,55 @@ def _finish(
         page.write(folder.path)
     except Exception as error:  # the run itself is whole, and worth more than its page
         listener.note(f"the page is not complete: {type(error).__name__}: {error}")
+
+
+class _FlowRecording(Listener):
+    """Hears of every step in place of a listener, records the gradient flow now and then, and tells that listener."""
+
+    def __init__(
+        self, told: Listener, model: nn.Module, task: Any, folder: RunFolder, options: Options, *, resume: bool
+    ) -> None:
+        from ..flow.recorder import GradientFlowRecorder, mapped
+
+        device = next(model.parameters()).device
+        (*inputs,), loss = task.probe(FLOW_SEQUENCES // 2, FLOW_STEPS)
+        self.told = told
+        self.recorder: GradientFlowRecorder | None = GradientFlowRecorder(
+            model,
+            lambda output: loss(mapped(output, lambda leaf: leaf.cpu())),
+            inputs=mapped(tuple(inputs), lambda leaf: leaf.to(device)),
+            every=max(1, min(100, (options.eval_every or 100) // 5)),
+            budget=FLOW_BUDGET,
+            sequences=None,  # the loss holds the answers of all of them
+            run=folder.path if folder.writes else None,
+            resume=resume,
+        )
+
+    def step(self, progress: Progress) -> None:
+        """One more; measured if it is time."""
+        if self.recorder is not None:
+            try:
+                self.recorder.step(step=progress.step)
+            except RetrogradeError as error:
+                self.told.note(f"the gradient flow is not recorded: {error}")
+                self.recorder = None
+        self.told.step(progress)
+
+    def say(self) -> None:
+        """How often it was measured, and what that took."""
+        if self.recorder is None or not (self.recorder.records or self.recorder.skipped):
+            return
+        times, skipped, limit = len(self.recorder.records), self.recorder.skipped, f"{FLOW_BUDGET or 1:.0%}"
+        if not times:
+            self.told.note(
+                f"the gradient flow was not recorded: each of {skipped} measurements would have taken over {limit} of "
+                "the time of so short a training."
+            )
+            return
+        said = f"the gradient flow was recorded {times} time{'s' * (times != 1)} while training"
+        if skipped:
+            said += f"; {skipped} more were left out, to stay within {limit} of the time"
+        self.told.note(f"{said} (it took {self.recorder.overhead:.1%}).")
 
 
 def _numbers(found: dict[str, Any]) -> dict[str, Any]:
@@ -510,17 +687,55 @@ def load(path: str | Path) -> Run:
             f"{path} holds no trained weights: it stopped before its first evaluation; go on with it by "
             f"retrograde train --out {path} --resume."
         )
-    tensors, _ = folder.read_tensors("model.safetensors")
-    vocabulary, reader, model = None, None, None
+    tensors, about = folder.read_tensors("model.safetensors")
+    _check_kept(folder, about.get("sha256"))
     try:
-        if config["task"] == "language":
-            vocabulary = Vocabulary.load(folder / "vocabulary.json")
-            model = LanguageModel.of(len(vocabulary), config["options"])
-        else:
-            reader = reader_of(config["task"], folder.path, config)
-            model = reader.network
+        with torch.device("meta"):  # nothing is allocated before the sizes are known to be those of the weights
+            _check_shapes(_built(folder, config)[0], tensors)
+        model, vocabulary, reader = _built(folder, config)
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(f"{folder / 'model.safetensors'} does not fit config.json: {error}".split("\n")[0]) from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+        words = " ".join(str(error).split())
+        raise RunError(f"{folder / 'model.safetensors'} does not fit config.json: {words:.300}") from None
     summary = folder.read_json("summary.json") if (folder / "summary.json").exists() else None
     return Run(folder.path, model.eval(), vocabulary, config, summary, folder.read_lines("metrics.jsonl"), reader)
+
+
+def _built(folder: RunFolder, config: dict[str, Any]) -> tuple[nn.Module, Any, Any]:
+    """The model of a run that still lacks its weights, and its vocabulary or reader."""
+    # How weights start does not matter where others are loaded.
+    start = {"init": "default", "spectral_radius": None, "forget_bias": None, "chrono": None}
+    config = {**config, "options": Options.of(config["options"]).as_dict() | start}
+    if config["task"] == "language":
+        vocabulary = Vocabulary.load(folder / "vocabulary.json")
+        return LanguageModel.of(len(vocabulary), config["options"]), vocabulary, None
+    reader = reader_of(config["task"], folder.path, config)
+    return reader.network, None, reader
+
+
+def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in wanted.items():
+        have = tuple(tensors[name].shape) if name in tensors else None
+        if have != shape:
+            raise ValueError(f"{name} is {have or 'missing'}, by config.json {shape}.")
+    if more := sorted(set(tensors) - set(wanted)):
+        raise ValueError(f"{more[0]} is nothing that this model has.")
+
+
+def _check_kept(folder: RunFolder, digests: Any) -> None:
+    """Refuse a vocabulary or scales other than those the weights were trained with."""
+    for name, wanted in digests.items() if isinstance(digests, dict) else ():
+        if name not in ("vocabulary.json", "preprocessing.json"):
+            continue
+        try:
+            content = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RunError(f"{folder.path} is incomplete: {name} is missing.") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{folder / name} cannot be read: {error}.") from None
+        if digest(content) != wanted:
+            raise RunError(
+                f"{folder / name} is damaged: it is not what the weights were trained with; retrograde train --out "
+                f"{folder.path} --resume puts it back."
+            )

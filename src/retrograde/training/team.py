@@ -59,12 +59,26 @@ class Team:
             return value
         return self.accelerator.reduce(value, reduction="mean")  # type: ignore[no-any-return]
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
         if self.size == 1:
-            return flag
-        said = torch.tensor(float(flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(said, reduction="sum") > 0)
+            return value
+        return self.accelerator.reduce(value, reduction="sum")  # type: ignore[no-any-return]
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Of each flag, whether any process says so."""
+        if self.size == 1:
+            return flags
+        said = self.sum(torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device))
+        return tuple(bool(one > 0) for one in said)
+
+    def collected(self, value: Tensor) -> list[Tensor]:
+        """A tensor of every process, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        parts: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(parts, value.cpu())
+        return parts
 
     def wait(self) -> None:
         """Until all are here."""
@@ -77,8 +91,7 @@ class Team:
             return state
         if isinstance(state, tuple):
             return tuple(self.gathered(part) for part in state)
-        parts: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(parts, state.cpu())
+        parts = self.collected(state)
         whole = state.new_empty((state.shape[0], sum(part.shape[1] for part in parts), *state.shape[2:]))
         for rank, part in enumerate(parts):
             whole[:, rank :: self.size] = part.to(whole.device)

@@ -42,6 +42,8 @@ def plot_activation(flow: GradientFlow, ax: Axes | None = None, layer: str | int
     ax.set_ylabel("f,  f′")
     if relu:
         ax.set_ylim(-0.15, min(reach, 3.0))
+    else:
+        ax.set_ylim(-1.1, 1.25)
 
     edge = 0.0 if relu else float(np.arctanh(np.sqrt(1 - threshold)))  # tanh′ = 1 − tanh² = threshold
     flat = [(-reach, 0.0)] if relu else [(-reach, -edge), (edge, reach)]
@@ -59,8 +61,7 @@ def plot_activation(flow: GradientFlow, ax: Axes | None = None, layer: str | int
     panel.set_xlim(-reach, reach)
     panel.set_ylabel("% of values")
     panel.set_xlabel(
-        f"pre-activation of {_WHERE[flow.cells[i]]}, all steps, sequences and units"
-        + (f";  {100 * outside:.2g} % farther out" if outside else "")
+        f"pre-activation of {_WHERE[flow.cells[i]]}" + (f";  {100 * outside:.2g} % farther out" if outside else "")
     )
     ax.tick_params(labelbottom=False)
     canvas.grid(ax)
@@ -72,10 +73,10 @@ def _finding(label: str, saturation: Saturation) -> str:
     if saturation.nonlinearity == "relu":
         flat = float(saturation.saturated_by_unit.mean())
         return (
-            f"{label}: ReLU is shut {100 * flat:.3g} % of the time; {100 * saturation.dead:.3g} % of the units are "
-            f"dead (mean f′ {saturation.derivative:.2f})"
+            f"{label}: ReLU shut {100 * flat:.3g} % of the time, {100 * saturation.dead:.3g} % of units dead; "
+            f"mean f′ {saturation.derivative:.2f}"
         )
     return (
-        f"{label}: {100 * saturation.saturated:.3g} % of the values are saturated "
-        f"(f′ < {saturation.threshold:g}, grey); mean f′ {saturation.derivative:.2f}"
+        f"{label}: {100 * saturation.saturated:.3g} % saturated (f′ < {saturation.threshold:g}, grey); "
+        f"mean f′ {saturation.derivative:.2f}"
     )

@@ -38,19 +38,29 @@ def plot_by_lag(flow: GradientFlow, ax: Axes | None = None, fraction: float = 0.
     ax.set_yscale("log")
     if top > 0:
         ax.set_ylim(bottom / 2, top * 2)
-    ax.set_xlabel("lag  t − k  (steps back)")
+    canvas.whole_numbers(ax)
+    some = any(flow.reverse) and not all(flow.reverse)
+    ax.set_xlabel("lag  (steps back; ahead in a reverse layer)" if some else _lag_words(flow.reverse[0]))
     ax.set_ylabel("‖∂E_t/∂s_k‖, mean over t")
     if len(flow.layers) > 1:
         ax.legend(frameon=False)
     canvas.title(ax, _finding(flow, horizons, fraction))
-    ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
+    canvas.grid(ax)
     return ax
 
 
+def _lag_words(reverse: bool) -> str:
+    return "lag  k − t  (steps ahead)" if reverse else "lag  t − k  (steps back)"
+
+
 def _finding(flow: GradientFlow, horizons: np.ndarray[tuple[int], np.dtype[np.float64]], fraction: float) -> str:
-    reached = [
-        f"{label} after {int(h)} steps" if np.isfinite(h) else f"{label} not within {steps}"
-        for label, h, steps in zip(flow.layers, horizons, flow.steps, strict=True)
-    ]
-    shown = ", ".join(reached[:3]) + (f" and {len(reached) - 3} more" if len(reached) > 3 else "")
-    return f"The gradient falls under {fraction:.2g} of its start: {shown}"
+    left = f"{100 * fraction:.2g} % of the gradient is left"
+    if len(flow.layers) == 1:
+        h, steps = horizons[0], flow.steps[0]
+        return f"{left} after {int(h)} steps" if np.isfinite(h) else f"More than {left} after all {steps} steps"
+    reached = [f"{label} {int(h)}" for label, h in zip(flow.layers, horizons, strict=True) if np.isfinite(h)]
+    never = [label for label, h in zip(flow.layers, horizons, strict=True) if not np.isfinite(h)]
+    shown = ", ".join(reached[:4]) + (f" and {len(reached) - 4} more" if len(reached) > 4 else "")
+    if not reached:
+        return f"More than {left} in every layer after all {max(flow.steps)} steps"
+    return f"Steps until {left}: {shown}" + (f"; beyond {max(flow.steps)}: {', '.join(never[:3])}" if never else "")

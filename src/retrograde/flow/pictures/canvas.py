@@ -78,6 +78,13 @@ def log_ticks(ax: Axes) -> None:
         ax.xaxis.set_minor_locator(NullLocator())
 
 
+def whole_numbers(ax: Axes) -> None:
+    """Ticks at whole numbers only, on a linear x axis that counts steps, lags or directions."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+
+
 def title(ax: Axes, finding: str) -> None:
     """What the picture shows, in a sentence above it; wrapped where it would run over the edge."""
     figure = ax.get_figure()

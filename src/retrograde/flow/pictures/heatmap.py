@@ -39,9 +39,12 @@ def plot_heatmap(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 
     )
     bar = ax.figure.colorbar(picture, ax=ax, extend="min" if cut else "neither")
     bar.set_label("‖∂E_t/∂s_k‖")
-    if len(flow.targets) <= 12 or (np.diff(flow.targets) != 1).any():
+    if flow.final:  # one row: the loss of the sequence
+        ax.set_yticks([])
+    elif len(flow.targets) <= 12 or (np.diff(flow.targets) != 1).any():
         ticks = np.unique(np.linspace(0, len(flow.targets) - 1, min(len(flow.targets), 9)).astype(int))
         ax.set_yticks(ticks, [str(flow.targets[j]) for j in ticks])
+    canvas.whole_numbers(ax)
     ax.set_xlabel("k: the state that is asked about")
     ax.set_ylabel("t: the loss that asks" if not flow.final else "the loss of the sequence")
     canvas.title(ax, _finding(flow, i))
@@ -54,7 +57,6 @@ def _finding(flow: GradientFlow, i: int) -> str:
     if summary.kinds[i] == "none":
         return f"{flow.layers[i]}: no gradient reaches it"
     if summary.kinds[i] == "local" or not np.isfinite(growth):
-        return f"{flow.layers[i]}: the gradient does not pass a step"
-    verb = {"vanishing": "shrinks", "exploding": "grows", "steady": "holds:"}[summary.kinds[i]]
-    way = "ahead" if flow.reverse[i] else "back"
-    return f"{flow.layers[i]}: the gradient {verb} {'' if verb == 'holds:' else 'by '}×{growth:.3g} a step {way}"
+        return f"{flow.layers[i]}: the gradient passes no step"
+    verb = {"vanishing": "shrinks", "exploding": "grows", "steady": "holds,"}[summary.kinds[i]]
+    return f"{flow.layers[i]}: gradient {verb} ×{growth:.3g} a step {'ahead' if flow.reverse[i] else 'back'}"

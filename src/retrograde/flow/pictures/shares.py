@@ -24,10 +24,8 @@ def plot_shares(
     fraction: float = 0.9,
 ) -> Axes:
     """Draw the signed shares as bars and their running sum, which ends at 1, as steps."""
-    from matplotlib.ticker import MaxNLocator
-
     ax = canvas.axes(ax)
-    name = flow._evidence.parameters(flow.layers[0])["weight_hh"][0] if parameter is None else parameter
+    name = parameter or flow.weight()
     found = flow.contributions(name, gate)
     share, lags = found.share, found.lags
     assert lags is not None
@@ -56,7 +54,7 @@ def plot_shares(
     ax.set_xlabel("lag  t − k  (steps back)" + drawn)
     ax.set_ylabel("signed share  ⟨g_lag, g⟩ / ‖g‖²")
     ax.set_xlim(x[0] - 0.7, x[-1] + 0.7)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    canvas.whole_numbers(ax)
     canvas.grid(ax)
     ax.legend(frameon=False, loc="best", fontsize=9)
     canvas.title(ax, _finding(what, share, total, lags, fraction))
@@ -66,8 +64,8 @@ def plot_shares(
 def _finding(what: str, share: np.ndarray, total: np.ndarray, lags: np.ndarray, fraction: float) -> str:
     start, stop = _narrowest(total, fraction)
     first, last = int(lags[start]), int(lags[stop])
-    where = f"lag {first}" if first == last else f"lags {first} to {last}"
-    sentence = f"{what}: {_percent(fraction)} of its gradient comes from {where}"
+    where = (f"lag {first}" if first == last else f"lags {first} to {last}").replace("-", "−")
+    sentence = f"{what}: {_percent(fraction)} of the gradient is from {where}"
     against = -float(share[share < 0].sum())
     return sentence + (f"; {_percent(against)} pulls the other way" if against > 0.01 else "")
 

@@ -50,16 +50,17 @@ def _lyapunov(flow: GradientFlow, ax: Axes, label: str, burn_in: int) -> None:
     ax.set_ylabel("Lyapunov exponent  (ln of growth a step)")
     if flow.cells[flow.layer(label)] == "rnn":
         bound = flow.bounds(label).contraction
+        ax.margins(y=0.16)
         if bound > 0:
             ax.axhline(math.log(bound), color=canvas.COLOURS[1], linewidth=1.2, linestyle="--")
             ax.annotate(
                 f"bound  ln(‖W‖₂ · max f′) = {math.log(bound):.2g}",
                 (1, math.log(bound)),
                 xycoords=("axes fraction", "data"),
-                xytext=(-4, -4),
+                xytext=(-4, 3 if bound > 1 else -3),
                 textcoords="offset points",
                 ha="right",
-                va="top",
+                va="bottom" if bound > 1 else "top",
                 color=canvas.COLOURS[1],
                 fontsize=9,
             )
@@ -73,13 +74,12 @@ def _lyapunov_finding(label: str, mean: Array) -> str:
     first = math.exp(mean[0])
     if not grow:
         return (
-            f"{label}: all {len(mean)} directions shrink, the slowest by ×{first:.3g} a step "
-            f"(half-life {math.log(2) / -mean[0]:.3g} steps)"
+            f"{label}: all {len(mean)} directions shrink, the slowest ×{first:.3g} a step"
             if mean[0] < 0
             else f"{label}: no direction grows; the leading one holds its size"
         )
     return (
-        f"{label}: {grow} of {len(mean)} directions grow, the fastest by ×{first:.3g} a step; "
+        f"{label}: {grow} of {len(mean)} directions grow, the fastest ×{first:.3g} a step; "
         f"Lyapunov dimension {jacobians.lyapunov_dimension(mean):.3g}"
     )
 
@@ -116,13 +116,14 @@ def _points(ax: Axes, each: Array, mean: Array) -> None:
             index[alive], each.min(0)[alive], each.max(0)[alive], color=canvas.COLOURS[0], alpha=0.2, linewidth=0
         )
     ax.plot(index[alive], mean[alive], "o-", color=canvas.COLOURS[0], markersize=3, linewidth=1.0)
-    ax.set_xlim(0, len(mean) + 1)
+    ax.set_xlim(0.5 - len(mean) / 50, len(mean) + 0.5 + len(mean) / 50)
+    canvas.whole_numbers(ax)
 
 
 def _directions(mean: Array, more: str = "") -> str:
     dead = int((~np.isfinite(mean)).sum())
     notes = [note for note in (f"{dead} die exactly (−∞)" if dead else "", more) if note]
-    return "direction of the state, the longest-lived first" + (f";  {', '.join(notes)}" if notes else "")
+    return "direction, the longest-lived first" + (f";  {', '.join(notes)}" if notes else "")
 
 
 def _power(log10: float) -> str:

@@ -21,11 +21,11 @@ def plot_truncation(
     """Draw norm and cosine of the truncated gradient against its length L; the shortest L that will do is marked."""
     ax = canvas.axes(ax)
     found = flow.truncation(parameter)
-    what = "all recurrent parameters" if parameter is None else parameter
+    what = parameter or ""
     if not np.isfinite(found.norm).all():
         ax.text(0.5, 0.5, "the gradient is zero", transform=ax.transAxes, ha="center", va="center")
         ax.set_axis_off()
-        canvas.title(ax, f"Truncated BPTT, {what}: there is no gradient to lose")
+        canvas.title(ax, f"Truncated BPTT{what and f' of {what}'}: there is no gradient to lose")
         return ax
     shortest = found.shortest(fraction)
     series = {
@@ -49,6 +49,8 @@ def plot_truncation(
     )
     if len(found.length) > 20:
         canvas.log_ticks(ax)
+    else:
+        canvas.whole_numbers(ax)
     ax.set_xlabel("length L of truncated BPTT  (steps)")
     ax.set_ylabel("beside the whole gradient g")
     canvas.grid(ax)
@@ -59,13 +61,9 @@ def plot_truncation(
 
 def _finding(found: Truncation, shortest: int, fraction: float, what: str) -> str:
     longest = int(found.length[-1])
+    share = f"{100 * fraction:.3g} % of the gradient" + (f" of {what}" if what else "")
     if shortest == longest > 1:
-        return (
-            f"Truncated BPTT must go back all {longest} steps to keep {100 * fraction:.3g} % of the gradient ({what})"
-        )
+        return f"Truncated BPTT must go back all {longest} steps to keep {share}"
     i = shortest - 1
-    steps = "1 step" if shortest == 1 else f"{shortest} steps"
-    return (
-        f"Truncated BPTT of {steps} (of {longest}) keeps {100 * fraction:.3g} % of the gradient: "
-        f"norm ×{found.norm[i]:.3g}, {found.angle[i]:.2g}° off ({what})"
-    )
+    steps = f"{shortest} of {longest} steps keep{'s' * (shortest == 1)}"
+    return f"{steps} {share} (norm ×{found.norm[i]:.3g}, {found.angle[i]:.2g}° off)"

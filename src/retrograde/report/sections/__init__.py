@@ -11,7 +11,18 @@ from collections.abc import Callable
 
 from ..run import Run
 from ..section import Section
-from . import by_lag, configuration, gradient_norms, heatmap, results, sample, training_curve, verdict
+from . import (
+    by_lag,
+    configuration,
+    gradient_norms,
+    heatmap,
+    recorded,
+    results,
+    sample,
+    training_curve,
+    truncation,
+    verdict,
+)
 
 __all__ = ["SECTIONS"]
 
@@ -21,7 +32,9 @@ SECTIONS: list[Callable[[Run], Section | None]] = [
     training_curve.section,
     heatmap.section,
     by_lag.section,
+    truncation.section,
     gradient_norms.section,
+    recorded.section,
     sample.section,
     configuration.section,
 ]

@@ -1,0 +1,104 @@
+"""How far the gradient reached at each stage of training: what the recorder wrote."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ..run import Run, part, real
+from ..section import Figure, Section, Table
+from ..style import BLUE, GREY, ORANGE, plot
+from ..words import number, share, times
+
+__all__ = ["section"]
+
+_LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_LOOK = ((BLUE, "solid"), (ORANGE, "dash"), (GREY, "dot"), (BLUE, "dashdot"))
+
+
+def section(run: Run) -> Section | None:
+    """The share of the gradient left at some lags, against the training step; None where nothing was recorded."""
+    records = [record for record in run.recorded if part(record, "layers")]
+    if not records:
+        return None
+    title = "The reach of the gradient while training"
+    layers = [label for label in part(records[0], "layers") if all(label in part(r, "layers") for r in records)]
+    skipped = sum(
+        int(real(record.get("skipped")) or 0) for record in records if math.isfinite(real(record.get("skipped")))
+    )
+    words = [f"It was measured {times(len(records), 'time')} while training, on the same held-out sequences."]
+    overhead = real(records[-1].get("overhead"))
+    if math.isfinite(overhead):
+        words[0] += f" That took {share(overhead)} of the time"
+        words[0] += (
+            f"; {times(skipped, 'measurement')} more would have taken too much and were left out." if skipped else "."
+        )
+    failed = len(run.recorded) - len(records)
+    warnings = [f"{times(failed, 'measurement')} failed: {_reason(run)}."] if failed else []
+    steps = [real(record.get("step")) for record in records]
+    curves = {label: [_curve(record, label) for record in records] for label in layers}
+    figures = [_figure(steps, curves)] if layers else []
+    return Section("recorded", title, words, warnings=warnings, figures=figures, choices=layers)
+
+
+def _reason(run: Run) -> str:
+    return next((str(r["error"])[:200].rstrip(".") for r in run.recorded if "error" in r), "no layer was measured")
+
+
+def _curve(record: dict[str, Any], label: str) -> list[float]:
+    """Share of the first norm left at each lag."""
+    found = part(part(record, "layers"), label).get("by_lag")
+    norms = [real(value) for value in found] if isinstance(found, list) else []
+    first = next((norm for norm in norms if norm > 0), math.nan)
+    return [norm / first for norm in norms]
+
+
+def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:
+    longest = max(len(curve) for layer in curves.values() for curve in layer)
+    lags = [lag for lag in _LAGS if lag < longest][::2][:4] or [0]
+    traces: list[Any] = []
+    rows = []
+    lowest = 1.0
+    for choice, (label, layer) in enumerate(curves.items()):
+        for lag, (colour, dash) in zip(lags, _LOOK, strict=False):
+            left = [curve[lag] if lag < len(curve) and curve[lag] > 0 else math.nan for curve in layer]
+            lowest = min([lowest, *(value for value in left if value > 0)])
+            traces.append(
+                go.Scatter(
+                    x=steps,
+                    y=left,
+                    name=times(lag, "step") + " back",
+                    mode="lines+markers",
+                    line={"color": colour, "width": 2.2, "dash": dash},
+                    marker={"size": 5},
+                    meta={"choice": choice},
+                    hovertemplate=f"step %{{x:,}}<br>%{{y:.3~g}} left {times(lag, 'step')} back<extra></extra>",
+                )
+            )
+            for step, value in list(zip(steps, left, strict=True))[:: max(1, len(steps) // 10)]:
+                rows.append([label, f"{int(step):,}", str(lag), "—" if math.isnan(value) else number(value)])
+    bottom = math.floor(math.log10(max(lowest, 1e-9)))
+    ticks = list(range(0, bottom - 1, -max(1, -bottom // 6)))
+    figure = plot(
+        *traces,
+        height=360,
+        xaxis={"title": {"text": "training step"}, "rangemode": "tozero"},
+        yaxis={
+            "title": {"text": "share of the gradient left"},
+            "type": "log",
+            "tickvals": [10.0**tick for tick in ticks],
+            "ticktext": [f"{number(100 * 10.0**tick)} %" for tick in ticks],
+            "range": [bottom, 0.3],
+        },
+    )
+    return Figure(
+        figure,
+        "Share of the gradient left, by training step",
+        "How much of the gradient is left so many steps before the loss, as a share of what it is where it starts, "
+        "on a logarithmic axis. Lines that rise: the network learns to remember further back. Lines that fall: its "
+        "gradient vanishes sooner than before. Above 100 % it grows on its way back.",
+        f"Line chart of the share of the gradient left over {times(len(steps), 'measurement')} while training.",
+        Table("Some measurements", rows, ("layer", "training step", "lag", "share left")),
+    )

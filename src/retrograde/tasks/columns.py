@@ -1,0 +1,542 @@
+"""Which column of a table plays which part: as named by the user, else by a guess that is told."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError, OptionError
+from .tables import Block, Table
+
+__all__ = ["Columns", "columns_for", "is_missing", "moments", "step_columns", "step_label"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns play which part.
+
+    Attributes
+    ----------
+    text, label : str or None
+        What is read, and what it is to be called.
+    group : tuple of str
+        Rows that share a group are the steps of one sequence; in a wide table of series, what names a row.
+    time : str or None
+        Puts the rows of a group in order.
+    target, features : tuple of str
+        Numbers to forecast, and numbers to read. In a wide table of series the channels: columns of lists, or what the
+        names of the columns of steps begin with (see `step_columns`).
+    layout : {"long", "wide"}
+        Of a table of series: a row is a step, or a row is a series.
+    """
+
+    text: str | None = None
+    label: str | None = None
+    group: tuple[str, ...] = ()
+    time: str | None = None
+    target: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    layout: Literal["long", "wide"] = "long"
+
+    def used(self) -> list[str]:
+        """All of them, each once."""
+        names = [self.text, self.label, *self.group, self.time, *self.target, *self.features]
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    def steps(self, names: Sequence[str], channel: str) -> list[str]:
+        """The columns of a channel of a wide table, in order of their steps."""
+        return step_columns([name for name in names if name not in self.group], channel)
+
+    def check(self, table: Table) -> None:
+        """Refuse a table that lacks one of them.
+
+        Raises
+        ------
+        DataError
+            That names it.
+        """
+        for name in self.used():
+            steps = self.layout == "wide" and name in (*self.target, *self.features)
+            if name not in table.names and not (steps and self.steps(table.names, name)):
+                what = f"columns of steps {name!r}" if steps else f"column {name!r}"
+                raise DataError(
+                    f"{table.source} has no {what}, which the model was trained with; there are {listed(table.names)}."
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a JSON file keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Columns:
+        """What `as_dict` wrote."""
+        parts: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in kept.items()}
+        if isinstance(group := parts.get("group"), str) or ("group" in parts and group is None):
+            parts["group"] = () if group is None else (group,)  # as runs before version 0.2 have it
+        return cls(**parts)
+
+
+_USUAL = {
+    "text": ("text", "sentence", "review", "content", "document", "body", "comment", "message", "tokens", "words",
+             "word", "token"),
+    "label": ("label", "labels", "class", "category", "sentiment", "target", "y", "tag", "tags", "ner_tags", "ner",
+              "pos_tags", "pos", "digit", "stars", "rating", "polarity", "species"),
+    "group": ("group", "sequence", "sequence_id", "seq", "seq_id", "series", "series_id", "series_name", "unique_id",
+              "item_id", "sentence_id", "sentence #", "session", "session_id", "subject", "id", "symbol", "ticker"),
+    "time": ("time", "date", "datetime", "timestamp", "ds", "t", "step", "month", "year", "day", "hour"),
+    "target": ("target", "value", "values", "y", "close", "price", "sales", "demand", "count"),
+    "features": ("x", "features", "inputs", "input", "data", "values", "series", "pixels"),
+}  # fmt: skip
+_NONE = {"na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-"}  # what people write in place of a number
+_COUNTERS = {*_USUAL["group"], "index", "column 1", "unnamed: 0", "rownames"}  # numbers that count rows, not to learn
+
+
+class _Guess:
+    """The columns of one table, as far as they are decided."""
+
+    def __init__(self, task: str, table: Table, given: Mapping[str, Any], labelled: bool) -> None:
+        self.task, self.table, self.labelled = task, table, labelled
+        self.sample = table.sample()
+        self.kinds = {name: kind_of(self.sample[name]) for name in table.names}
+        self.chosen: dict[str, Any] = {}
+        self.guessed: dict[str, Any] = {}
+        layout = given.get("layout")
+        self.layout = layout if layout not in (None, "auto") else None
+        for part, value in given.items():
+            if part != "layout" and value is not None and value != ():
+                self.chosen[part] = value
+
+    def named(self, *parts: str) -> None:
+        """Turn what the user wrote for some parts into columns."""
+        for part in parts:
+            if part in self.chosen:
+                many = part in ("group", "target", "features")
+                names = _named(self.table, part, self.chosen[part], many)
+                self.chosen[part] = names if many else names[0]
+
+    def has(self, part: str) -> bool:
+        """Whether the part is played."""
+        return bool(self.chosen.get(part) or self.guessed.get(part))
+
+    def free(self, *kinds: str) -> list[str]:
+        """Columns that play no part yet, of some kinds."""
+        taken = set(Columns(**{**self.guessed, **self.chosen}).used())
+        return [name for name in self.table.names if name not in taken and self.kinds[name] in kinds]
+
+    def guess(self, part: str, value: Any) -> None:
+        """Let a column play a part that the user gave to none."""
+        if part not in self.chosen and value:
+            self.guessed[part] = value
+
+    def columns(self) -> tuple[Columns, list[str]]:
+        """What was decided, and the guesses in words."""
+        columns = Columns(**{**self.guessed, **self.chosen})
+        notes = [
+            f"{part}: {listed(value) if isinstance(value, tuple) else repr(value)} (a guess; --{part} names another)"
+            for part, value in self.guessed.items()
+            if part != "layout" and value != ("",)
+        ]
+        return columns, notes
+
+
+def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: bool = True) -> tuple[Columns, list[str]]:
+    """Decide the columns of a task: those given, else those that look the part.
+
+    Parameters
+    ----------
+    task : {"classify", "tag", "forecast"}
+    given : mapping
+        ``text``, ``label``, ``time``: a column's name. ``group``, ``target``, ``features``: names, a comma between, or
+        patterns such as ``pixel*``. ``layout``: ``long`` or ``wide`` to forecast.
+    labelled : bool
+        Whether labels are needed (not to predict).
+
+    Returns
+    -------
+    columns : Columns
+    notes : list of str
+        What was guessed, in words.
+
+    Raises
+    ------
+    OptionError
+        If a column that is named is not there.
+    DataError
+        If a part that is needed is played by none.
+    """
+    guess = _Guess(task, table, given, labelled)
+    if task == "forecast":
+        return _of_series(guess)
+    guess.named("text", "label", "group", "time", "features")
+    return _of_labels(guess)
+
+
+# --- To forecast ------------------------------------------------------------------------------------------------------
+
+
+def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
+    guess.named("group", "time")
+    wide = _wide_channels(guess)
+    if guess.layout == "wide" or (guess.layout is None and wide is not None):
+        return _of_wide(guess, wide)
+    guess.named("target", "features")
+    guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
+    guess.guess("group", _repeated(guess.sample, _usual("group", guess.free("text"))) or _telling_apart(guess))
+    numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS]
+    usual = _usual("target", numbers)
+    guess.guess("target", (usual,) if usual else tuple(numbers))
+    if not guess.has("target"):
+        raise DataError(
+            f"{guess.table.source} has no column of numbers to forecast; there are {listed(guess.table.names)}."
+        )
+    return guess.columns()
+
+
+def _wide_channels(guess: _Guess) -> dict[str, list[str]] | None:
+    """The channels of a table whose rows are series, with the columns of each; None if its rows are rather steps."""
+    lists = [name for name in guess.free("list") if _numeric_list(guess.sample[name])]
+    if lists:
+        return {name: [name] for name in lists}
+    if guess.has("time"):
+        return None
+    channels: dict[str, list[str]] = {}
+    for name in guess.free("number", "empty"):
+        if (label := step_label(name)) is not None:
+            channels.setdefault(label[0], []).append(name)
+    channels = {stem: names for stem, names in channels.items() if len(names) >= 3}
+    if not channels or (guess.layout is None and _usual("time", guess.free("number", "time"))):
+        return None
+    longest = max(channels.values(), key=len)
+    dated = _are_dates([step_label(name)[1] for name in longest])  # type: ignore[index]
+    rows = len(guess.sample[longest[0]])
+    named = any(_all_differ(guess.sample[name]) for name in guess.free("text")) or _usual("group", guess.free("text"))
+    if guess.layout == "wide" or dated or (named and len(longest) >= 6) or (rows < len(longest) >= 12):
+        return channels
+    return None
+
+
+def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Columns, list[str]]:
+    source = guess.table.source
+    if guess.has("time"):
+        raise OptionError("--time is for a table whose rows are steps; this one has a row per series (--layout wide).")
+    if channels is None:
+        raise DataError(
+            f"{source}: --layout wide needs columns of steps whose names end in a number or a date (v1, v2, … or "
+            f"2024-01, 2024-02, …), or columns of lists; there are {listed(guess.table.names)}."
+        )
+    for part in ("target", "features"):
+        if part in guess.chosen:
+            guess.chosen[part] = _named_channels(guess, part, channels)
+    texts = [
+        name
+        for name in guess.free("text")
+        if _all_differ(guess.sample[name]) and not any(map(is_missing, guess.sample[name]))
+    ]
+    counters = [name for name in guess.free("number") if name.lower() in _COUNTERS and _all_differ(guess.sample[name])]
+    group = next(iter(texts), None) or next(iter(counters), None)
+    if group is not None:
+        guess.guess("group", (group,))
+    elif "group" not in guess.chosen:
+        # No column names the rows: those of text together may (a country and its province).
+        words = guess.free("text")
+        together = list(zip(*(map(str, guess.sample[name]) for name in words), strict=True))
+        if words and len(set(together)) == len(together):
+            guess.guess("group", tuple(words))
+    free = [name for name in channels if name not in guess.chosen.get("features", ())]
+    usual = _usual("target", free)
+    guess.guess("target", (usual,) if usual is not None else tuple(free))
+    if not guess.has("target"):
+        raise DataError(f"{source} has no numbers to forecast beside the --features.")
+    target = {**guess.guessed, **guess.chosen}["target"]
+    steps = channels[target[0]]
+    if guess.layout is None:
+        what = "a list each" if steps[0] == target[0] else f"{len(steps)} steps from {steps[0]!r} to {steps[-1]!r}"
+        note = f"layout: wide, a row is a series, {what} (a guess; --layout long reads a row as a step)"
+    guess.guessed["layout"] = "wide"
+    columns, notes = guess.columns()
+    return columns, [note, *notes] if guess.layout is None else notes
+
+
+def _named_channels(guess: _Guess, part: str, channels: dict[str, list[str]]) -> tuple[str, ...]:
+    """The channels a user named, by what their columns begin with or by patterns of these."""
+    value = guess.chosen[part]
+    wanted = [one.strip() for one in value.split(",")] if isinstance(value, str) else [str(one) for one in value]
+    found: list[str] = []
+    for one in wanted:
+        matches = [stem for stem, names in channels.items() if one == stem or fnmatch.filter([stem, *names], one)]
+        if not matches:
+            raise OptionError(
+                f"--{part} {one!r}: {guess.table.source} has no such columns of steps; there are "
+                f"{listed(list(channels))}."
+            )
+        found += [stem for stem in matches if stem not in found]
+    return tuple(found)
+
+
+def _telling_apart(guess: _Guess) -> tuple[str, ...] | None:
+    """Columns that tell series apart, where times come more than once: a text, a small number, or some together."""
+    time = {**guess.guessed, **guess.chosen}.get("time")
+    if time is None or _all_differ(guess.sample[time]):
+        return None
+    rows = len(guess.sample[time])
+    few = [
+        name
+        for name in guess.free("text", "number")
+        if len(set(map(str, guess.sample[name]))) <= max(1, rows // 3)
+        and (guess.kinds[name] == "text" or _are_whole(guess.sample[name]))
+    ]
+    for names in (*([name] for name in few), *(few[:count] for count in range(2, len(few) + 1))):
+        if _all_differ(list(zip(guess.sample[time], *(guess.sample[name] for name in names), strict=True))):
+            return tuple(names)
+    return None
+
+
+# --- To classify and tag ----------------------------------------------------------------------------------------------
+
+
+def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
+    sample, source = guess.sample, guess.table.source
+    label = _usual("label", [name for name in guess.free("text", "number", "list") if _could_be_labels(sample[name])])
+    if label is None and guess.labelled and "label" not in guess.chosen:
+        label = _few_values(sample, guess.free("text", "number"))
+    guess.guess("label", label)
+    if guess.labelled and not guess.has("label"):
+        raise DataError(
+            f"{source}: no column looks like a label; name one with --label (there are {listed(guess.table.names)})."
+        )
+    guess.guess("group", _repeated(sample, _usual("group", guess.free("text", "number"))))
+    if guess.has("group"):
+        guess.guess("time", _usual("time", guess.free("number", "time")))
+    elif "time" in guess.chosen:
+        raise OptionError("--time puts the steps of a sequence in order; name the --group of rows that are its steps.")
+    if "features" not in guess.chosen and "text" not in guess.chosen:
+        texts = [name for name in guess.free("text", "list") if not _numeric_list(sample[name])]
+        usual = _usual("text", texts)
+        numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS]
+        lists = [name for name in guess.free("list") if _numeric_list(sample[name])]
+        if usual is None and not numbers and not lists and texts:
+            usual = max(texts, key=lambda name: sum(len(str(cell)) for cell in sample[name]))
+        if usual:
+            guess.guess("text", usual)
+        elif lists:
+            guess.guess("features", (_usual("features", lists) or lists[0],))
+        else:
+            guess.guess("features", tuple(numbers))
+    if not guess.has("text") and not guess.has("features"):
+        raise DataError(
+            f"{source}: nothing is left to read; name a --text column or --features "
+            f"(there are {listed(guess.table.names)})."
+        )
+    columns, notes = guess.columns()
+    if columns.text and columns.features:
+        raise OptionError("--text and --features exclude one another: a network reads words or numbers.")
+    return columns, notes
+
+
+# --- What names and cells tell ----------------------------------------------------------------------------------------
+
+
+def _named(table: Table, part: str, value: Any, many: bool) -> tuple[str, ...]:
+    wanted = [str(value)] if isinstance(value, str) else [str(one) for one in value]
+    if many and len(wanted) == 1 and wanted[0] not in table.names:
+        wanted = [one.strip() for one in wanted[0].split(",")]
+    found: list[str] = []
+    for one in wanted:
+        matches = [one] if one in table.names else fnmatch.filter(table.names, one)
+        if not matches:
+            raise OptionError(f"--{part} {one!r}: {table.source} has no such column; there are {listed(table.names)}.")
+        if len(matches) > 1 and not many:
+            raise OptionError(f"--{part} {one!r} names {len(matches)} columns, {listed(matches)}; one is needed.")
+        found += [name for name in matches if name not in found]
+    return tuple(found)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names, quoted; of many the first ones and the last.
+
+    Examples
+    --------
+    >>> listed(["a", "b"])
+    "'a', 'b'"
+    """
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted if len(quoted) <= 8 else [*quoted[:4], f"… ({len(quoted)} in all)", quoted[-1]])
+
+
+_STEP = re.compile(
+    r"(?P<stem>.*?)(?P<gap>[ _.:-]*)(?P<step>"
+    r"\d{4} \[YR\d{4}\]"  # as the World Bank writes years
+    r"|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_ .]?(?:\d{4}|\d{2})"
+    r"|\d{4}[-_ ]?[qm]\d{1,2}"
+    r"|\d{1,4}[-/.]\d{1,2}(?:[-/.]\d{1,4})?(?:[ T]\d{2}:\d{2}(?::\d{2})?)?"
+    r"|\d+)",
+    re.IGNORECASE,
+)
+
+
+def step_label(name: str) -> tuple[str, str] | None:
+    """The channel and the step that a column's name tells, None if it tells none.
+
+    Examples
+    --------
+    >>> step_label("sales_2024-01"), step_label("V12"), step_label("1/22/20"), step_label("Lat")
+    (('sales', '2024-01'), ('V', '12'), ('', '1/22/20'), None)
+    """
+    match = _STEP.fullmatch(name.strip())
+    return (match["stem"], match["step"]) if match else None
+
+
+def step_columns(names: Sequence[str], channel: str) -> list[str]:
+    """The columns of a channel of a wide table, in order of their steps."""
+    if channel in names:
+        return [channel]  # a column of lists
+    labels = {name: label[1] for name in names if (label := step_label(name)) is not None and label[0] == channel}
+    try:
+        order = np.argsort(moments(list(labels.values())), kind="stable")
+    except ValueError:
+        return list(labels)
+    return [list(labels)[place] for place in order]
+
+
+def _are_dates(labels: Sequence[str]) -> bool:
+    """Whether the labels of steps are dates, or whole years of our times."""
+    if all(re.fullmatch(r"\d+", label) for label in labels):
+        return all(re.fullmatch(r"1[6-9]\d\d|20\d\d", label) for label in labels)
+    try:
+        moments(labels)
+    except ValueError:
+        return False
+    return not all(re.fullmatch(r"\d+\.\d+", label) for label in labels)  # x_1.5
+
+
+def moments(values: Sequence[Any]) -> NDArray[np.float64]:
+    """Cells of a time column as numbers that grow with time: numbers as they are, dates in seconds since 1970 (UTC).
+
+    Raises
+    ------
+    ValueError
+        If one is neither; its place is the exception's second argument.
+    """
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        pass
+    import pandas
+
+    text = pandas.Series(list(map(str, values)), dtype="object").str.strip()
+    text = text.str.replace(r" \[YR\d{4}\]$", "", regex=True)
+    quarters = text.str.extract(r"^(\d{4})[-_ ]?([qQmM])(\d{1,2})$")
+    if quarters[0].notna().all():
+        number = quarters[2].astype(int)
+        month = number.where(quarters[1].str.upper() == "M", number * 3 - 2).astype(str)
+        text = quarters[0] + "-" + month + "-1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about formats that it guesses
+        found = pandas.Series(pandas.NaT, index=text.index)
+        if text.str.fullmatch(r"[A-Za-z]{3,9}[-_ .]?(\d{4}|\d{2})").all():
+            short = text.str.replace(r"^([A-Za-z]{3})[a-z]*[-_ .]?(\d+)$", r"\1 \2", regex=True)
+            form = "%b %Y" if short.str.fullmatch(r"... \d{4}").all() else "%b %y"
+            found = pandas.to_datetime(short, utc=True, format=form, errors="coerce")
+        if found.isna().any():
+            try:
+                found = pandas.to_datetime(text, utc=True, format="mixed", errors="coerce")
+            except (ValueError, TypeError, OverflowError):
+                found = pandas.Series(pandas.NaT, index=text.index)
+    if found.isna().any():
+        raise ValueError("no time", int(np.argmax(found.isna().to_numpy())))
+    return found.dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.float64) / 1000  # type: ignore[no-any-return]
+
+
+def _usual(part: str, names: Sequence[str]) -> str | None:
+    by_lower = {name.lower(): name for name in reversed(names)}
+    return next((by_lower[usual] for usual in _USUAL[part] if usual in by_lower), None)
+
+
+def _repeated(sample: Block, name: str | None) -> tuple[str, ...] | None:
+    """The column, if it can be a group: rows share its values."""
+    if name is None:
+        return None
+    values = [str(value) for value in sample[name] if not is_missing(value)]
+    return (name,) if len(set(values)) < len(sample[name]) else None
+
+
+def _all_differ(values: Sequence[Any]) -> bool:
+    return max(Counter(map(str, values)).values(), default=1) == 1
+
+
+def _are_whole(values: Sequence[Any]) -> bool:
+    numbers = [number_of(value) for value in values]
+    return all(value.is_integer() for value in numbers if not math.isnan(value))
+
+
+def _could_be_labels(values: Sequence[Any]) -> bool:
+    """Whether a column of numbers, whatever its name, holds a few whole ones; other columns are believed."""
+    if kind_of(values) != "number":
+        return True
+    return _are_whole(values) and len({number_of(value) for value in values}) <= max(20, len(values) // 2)
+
+
+def _few_values(sample: Block, names: Sequence[str]) -> str | None:
+    """The last column whose values repeat the way labels do."""
+    for name in reversed(names):
+        distinct, rows = len({str(value) for value in sample[name]}), len(sample[name])
+        if 2 <= distinct <= max(2, min(50, rows // 5)) and distinct < rows:
+            return name
+    return None
+
+
+def kind_of(values: Sequence[Any]) -> str:
+    """What a column holds, by its first cells: number, time, list, text or, where all are, empty."""
+    cells = [value for value in values if not is_missing(value)]
+    if not cells:
+        return "empty"
+    if all(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
+        return "list"
+    if _are_numbers(cells):
+        return "number"
+    if not isinstance(cells[0], str):
+        return "time" if hasattr(cells[0], "isoformat") or isinstance(cells[0], np.datetime64) else "text"
+    date = r"(\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?\b|\d{4}[-_ ]?[qQmM]\d{1,2}$|[A-Za-z]{3,9}[-_ .]?(\d{4}|\d{2})$)"
+    return "time" if all(re.match(date, str(cell)) for cell in cells) and _are_dates(list(map(str, cells))) else "text"
+
+
+def _are_numbers(cells: Sequence[Any]) -> bool:
+    try:
+        numbers = [number_of(cell) for cell in cells]
+    except (TypeError, ValueError):
+        return False
+    return not (all(map(math.isnan, numbers)) or any(isinstance(cell, bool | np.bool_) for cell in cells))
+
+
+def number_of(cell: Any) -> float:
+    """The number in a cell, NaN where it is empty or says that there is none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it holds something else.
+    """
+    if is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in _NONE):
+        return math.nan
+    return float(cell)
+
+
+def _numeric_list(values: Sequence[Any]) -> bool:
+    cell = next((value for value in values if not is_missing(value) and len(value)), None) if values else None
+    return kind_of(values) == "list" and cell is not None and np.asarray(cell).dtype.kind in "fiub"
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is empty."""
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
