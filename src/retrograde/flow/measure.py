@@ -238,12 +238,12 @@ class _Measured:
         place = {labels.index(label): i for i, label in enumerate(self.tracks)}
         stack = list(evidence.runs.values())
         if recurrence.has_engine(stack):
-            for which, norms in recurrence.norms(stack, evidence.local, self.rows, self.state):
-                t = self.rows[which]
+            for part, norms in recurrence.norms(stack, evidence.local, self.rows, self.state):
+                t = self.rows[part]
                 for j, i in place.items():
                     own = norms[j]
-                    here[which] |= own[torch.arange(len(t)), t] != 0  # lag 0
-                    self.norms[i, which] = self._reduced(own, here[which].unsqueeze(1).expand_as(own))
+                    here[part] |= own[torch.arange(len(t)), t] != 0  # lag 0
+                    self.norms[i, part] = self._reduced(own, here[part].unsqueeze(1).expand_as(own))
             return
         rows, batch = len(self.rows), self.losses.shape[1]
         # Norms of a block of lags at a time are reduced in one go: work space like a state's, O(T·B·H).

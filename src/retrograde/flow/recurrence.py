@@ -2,8 +2,8 @@
 
 ``backward`` serves any model: it is the gradient of one recorded layer, vectorised over targets t, so that
 autograd can carry a whole block of losses through whatever lies between the layers. ``by_lag`` is the short way
-for stacks whose head looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product; ``norms`` is the same in the native engine, where nothing but the norms is
-wanted.
+for stacks whose head looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product. ``norms``
+is that way in the native engine, for norms alone.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class _Space:
         return Lag(at, h, c, pulled.hidden, norm_h, norm_c, self.scale)
 
     def meet(self, gone: int, above: Tensor, upper: Tensor | None) -> Tensor:
-        """``above``, whose rows are to be multiplied by ``upper``, in this layer's scale: that of the larger of the two."""
+        """``above``, whose rows ``upper`` multiplies, brought to one scale with this layer's: that of the larger."""
         h, c = self.h[gone:], None if self.c is None else self.c[gone:]
         one = torch.ones(above.shape[:2], dtype=torch.float64, device=above.device)
         own, upper = one if self.scale is None else self.scale[gone:], one if upper is None else upper

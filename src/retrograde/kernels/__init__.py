@@ -17,6 +17,19 @@ from .native import (
     matmul,
     step,
 )
-from .operators import layer, traced_layer
+from .operators import kept_layer, layer, traced_layer
 
-__all__ = ["MOST_ADJOINT_LAYERS", "Adjoint", "adjoint_norms", "available", "can_step", "empty_cache", "info", "layer", "matmul", "step", "traced_layer"]
+__all__ = [
+    "MOST_ADJOINT_LAYERS",
+    "Adjoint",
+    "adjoint_norms",
+    "available",
+    "can_step",
+    "empty_cache",
+    "info",
+    "kept_layer",
+    "layer",
+    "matmul",
+    "step",
+    "traced_layer",
+]

@@ -19,12 +19,15 @@ namespace RETROGRADE_SET {
 template <class T> T smallest_norm() { return std::sqrt(std::sqrt(std::numeric_limits<T>::min())); }
 
 template <class T> double squares(const T* x, Index n) {
-  double acc[8] = {};
+  constexpr int lanes = 32;  // four vectors of doubles: the sum waits for nothing
+  double acc[lanes] = {};
   Index j = 0;
-  for (; j + 8 <= n; j += 8)
-    for (int i = 0; i < 8; ++i) acc[i] += static_cast<double>(x[j + i]) * static_cast<double>(x[j + i]);
-  for (; j < n; ++j) acc[0] += static_cast<double>(x[j]) * static_cast<double>(x[j]);
-  return ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7]));
+  for (; j + lanes <= n; j += lanes)
+    for (int i = 0; i < lanes; ++i) acc[i] += static_cast<double>(x[j + i]) * static_cast<double>(x[j + i]);
+  for (int i = 0; j < n; ++i, ++j) acc[i] += static_cast<double>(x[j]) * static_cast<double>(x[j]);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) acc[i] += acc[i + half];
+  return acc[0];
 }
 
 template <class T> struct AdjointWalk {
@@ -40,7 +43,7 @@ template <class T> struct AdjointWalk {
   T* w_ih[kMostAdjointLayers];
 
   explicit AdjointWalk(const Adjoints& given) : a(given) {
-    per_block = larger(1, kRowBatch / larger(1, a.B));
+    per_block = larger(1, kRowBatch / 2 / larger(1, a.B));
     rows = per_block * a.B;
   }
   static Index gates(const AdjointLayer& l) { return gates_of(l.cell); }
@@ -145,7 +148,7 @@ template <class T> struct AdjointWalk {
       }
     }
     s.norm[r] = std::sqrt(of_h > of_c ? of_h : of_c);
-    *out = std::ldexp(std::sqrt(result), -s.exponent[r]);
+    *out = s.exponent[r] ? std::ldexp(std::sqrt(result), -s.exponent[r]) : std::sqrt(result);
   }
 
   static void scale(const AdjointLayer& l, Stored& s, Index r, int power) {
@@ -185,9 +188,10 @@ template <class T> struct AdjointWalk {
         const AdjointLayer& l = a.layer[i];
         Stored& s = stored[i];
         const Index K = gates(l) * l.H;
-        for (Index r = r0; r < count; ++r) {
-          const Index t = a.targets[i0 + r / B], b = r % B;
-          row(l, s, r, (t - lag) * B + b, l.norms + ((i0 + r / B) * a.T + (t - lag)) * B + b, i + 1 < a.layers);
+        for (Index j = first, r = r0; j < i1; ++j) {
+          const Index from = (a.targets[j] - lag) * B;
+          double* const out = l.norms + j * a.T * B + from;
+          for (Index b = 0; b < B; ++b, ++r) row(l, s, r, from + b, out + b, i + 1 < a.layers);
         }
         if (i > 0) {
           Stored& lower = stored[i - 1];
@@ -199,11 +203,13 @@ template <class T> struct AdjointWalk {
         product<T>(s.next + r0 * s.ld, s.ld, s.hidden + r0 * s.ldg, s.ldg, count - r0, w_hh[i], parts(l.H, kPanel<T>), K,
                    false);
         if (l.pass)
-          for (Index r = r0; r < count; ++r) {
-            const T* const p = at(l.pass) + ((a.targets[i0 + r / B] - lag) * B + r % B) * l.H;
-            T *const to = s.next + r * s.ld, *const h = s.h + r * s.ld;
+          for (Index j = first, r = r0; j < i1; ++j) {
+            const T* p = at(l.pass) + (a.targets[j] - lag) * B * l.H;
+            for (Index b = 0; b < B; ++b, ++r, p += l.H) {
+              T *const to = s.next + r * s.ld, *const h = s.h + r * s.ld;
 #pragma GCC ivdep
-            for (Index u = 0; u < l.H; ++u) to[u] += h[u] * p[u];
+              for (Index u = 0; u < l.H; ++u) to[u] += h[u] * p[u];
+            }
           }
         T* const swapped = s.h;
         s.h = s.next;
