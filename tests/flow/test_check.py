@@ -550,3 +550,15 @@ def test_the_example_in_the_text_runs():
     result = doctest.testmod(importlib.import_module("retrograde.flow.check"))
     assert result.attempted >= 3
     assert result.failed == 0
+
+
+def test_inputs_by_keyword():
+    torch.manual_seed(0)
+    x, state = torch.randn(4, 2, 3), (torch.randn(1, 2, 5), torch.randn(1, 2, 5))
+    check = rg.check_gradients(nn.LSTM(3, 5), x, kwargs={"hx": state})
+    assert check.ok
+    assert {e.name for e in check.errors if e.kind == "input"} == {"input", "hx[0]", "hx[1]"}
+    by_position = rg.check_gradients(nn.LSTM(3, 5), x, state)
+    assert {e.label for e in by_position.errors} == {e.label for e in check.errors}
+    with pytest.raises(OptionError, match="input is given by position and by keyword"):
+        rg.check_gradients(nn.LSTM(3, 5), x, kwargs={"input": x})

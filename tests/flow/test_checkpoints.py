@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from retrograde.errors import FlowError, OptionError
 from retrograde.flow.checkpoints import choose, drive, find_recurrent, read_input, read_state_dict
+from retrograde.nn import weight_drop_
 
 ran: list[str] = []
 
@@ -219,13 +221,52 @@ def test_no_recurrent_weights_lists_what_is_there():
         find_recurrent(many)
 
 
-@pytest.mark.parametrize("old", [True, False])
-@pytest.mark.filterwarnings("ignore")
-def test_reparametrised_weights_are_not_taken_for_weights(old):
-    norm = nn.utils.weight_norm if old else nn.utils.parametrizations.weight_norm
-    lstm = norm(nn.LSTM(2, 3), "weight_hh_l0")
+class Wrapped(nn.Module):
+    """Dropout of weights as AWD-LSTM's code has it: the raw weight beside the layer it belongs to."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = nn.LSTM(2, 3)
+        self.weight_hh_l0_raw = nn.Parameter(self.module.weight_hh_l0.detach().clone())
+
+    def forward(self, x):
+        return self.module(x)
+
+
+MADE = {
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.LSTM(2, 3, 2), "weight_hh_l1"),
+    "weight norm of columns": lambda: nn.utils.parametrizations.weight_norm(nn.GRU(2, 3), "weight_hh_l0", dim=1),
+    "weight norm as it was": lambda: nn.utils.weight_norm(nn.GRUCell(2, 3), "weight_hh"),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.RNN(2, 3), "weight_hh_l0"),
+    "spectral norm as it was": lambda: nn.utils.spectral_norm(nn.RNN(2, 3), "weight_hh_l0"),
+    "pruning": lambda: prune.random_unstructured(nn.LSTMCell(2, 3), "weight_hh", 0.5),
+    "dropout of weights": lambda: weight_drop_(nn.LSTM(2, 3), 0.5),
+    "a wrapper": Wrapped,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.filterwarnings("ignore:.*spectral_norm. is deprecated")
+@pytest.mark.parametrize("name", MADE)
+def test_weights_kept_in_parts_are_put_together(name):
+    torch.manual_seed(0)
+    module = MADE[name]().eval()
+    [found] = find_recurrent({f"rnns.0.{key}": value for key, value in module.state_dict().items()})
+    x = torch.randn(4, 2, 2)
+    output = found.module(x)[0][:1] if "Cell" in type(module).__name__ else found.module(x)[0]
+    first = module(x[0]) if "Cell" in type(module).__name__ else module(x)[0]
+    expected = (first[0] if isinstance(first, tuple) else first)[None] if output.shape[0] == 1 else first
+    torch.testing.assert_close(output, expected)
+
+
+def test_parts_that_do_not_fit_and_unknown_ones_are_named():
+    parts = nn.utils.parametrizations.weight_norm(nn.RNN(2, 3), "weight_hh_l0").state_dict()
+    parts["parametrizations.weight_hh_l0.original0"] = torch.ones(2, 1)
+    with pytest.raises(FlowError, match=r"weight_hh_l0 cannot be put together from .*original0"):
+        find_recurrent(parts)
+    unknown = nn.utils.parametrizations.orthogonal(nn.RNN(2, 3), "weight_hh_l0").state_dict()
     with pytest.raises(FlowError, match=r"no weight_hh of layer 0.*weight_hh_l0\S* looks reparametrised"):
-        find_recurrent({f"rnn.{name}": value for name, value in lstm.state_dict().items()})
+        find_recurrent(unknown)
 
 
 def changed(module, name, tensor):

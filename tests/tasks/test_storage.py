@@ -7,6 +7,7 @@ from retrograde.errors import DataError
 from retrograde.tasks import storage
 from retrograde.tasks.columns import Columns
 from retrograde.tasks.rows import sequences
+from retrograde.tasks.sequences import Shuffle
 from retrograde.tasks.series import read_series
 from retrograde.tasks.storage import Ragged, Rows, scattered
 from retrograde.tasks.tables import open_table
@@ -97,3 +98,19 @@ def test_a_full_disk_is_named(monkeypatch):
     monkeypatch.setattr(storage, "_append", full)
     with pytest.raises(DataError, match=r"No space left on device.*TMPDIR"):
         Rows(np.float64).append(np.zeros(9))
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(7, 3), (1000, 4), (1003, 4), (50, 64)])
+def test_every_sequence_comes_once_an_epoch(monkeypatch, count, batch_size):
+    monkeypatch.setattr(Shuffle, "CHUNK", 200)  # so that there are several runs
+    monkeypatch.setattr(Shuffle, "POOL", 5)
+    lengths = np.random.default_rng(0).integers(1, 30, count)
+    shuffle = Shuffle(lengths, batch_size, seed=1)
+    steps = shuffle.steps_per_epoch
+    epochs = [[shuffle(epoch * steps + step) for step in range(steps)] for epoch in range(2)]
+    for batches in epochs:
+        assert sorted(np.concatenate(batches)) == list(range(count))
+        assert all((np.diff(lengths[batch]) <= 0).all() for batch in batches)
+    assert count < 100 or [list(batch) for batch in epochs[0]] != [list(batch) for batch in epochs[1]]
+    again = Shuffle(lengths, batch_size, seed=1)
+    assert (again(steps + steps // 2) == epochs[1][steps // 2]).all()  # by the step alone

@@ -20,7 +20,7 @@ def evaluate(
         ),
     ],
     encoding: Annotated[str | None, typer.Option(help="Of the text. [dim]\\[the run's][/dim]")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score a trained model: on text, on a table with labels, on series.

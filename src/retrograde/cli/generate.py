@@ -23,7 +23,7 @@ def generate(
         float | None, typer.Option(help="Draw from the fewest tokens whose probability adds up to p.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Draw the same text again.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
     """Let a trained model write, character by character as it goes.
 

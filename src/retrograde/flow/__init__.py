@@ -1,8 +1,14 @@
-"""How the gradient travels through time, measured exactly."""
+"""How the gradient travels through time, measured exactly.
+
+``gradient_flow`` measures a model; ``sequence_gradients`` says which sequences explode; ``check_gradients`` whether a
+gradient is right; ``GradientFlowRecorder`` watches a training. Of a bare file of weights, ``read_state_dict`` reads the
+tensors, ``find_recurrent`` rebuilds the layers and ``drive`` measures them.
+"""
 
 from __future__ import annotations
 
 from .check import GradientCheck, GradientError, check_gradients
+from .checkpoints import Found, drive, find_recurrent, read_state_dict
 from .measure import gradient_flow
 from .recorder import GradientFlowRecorder
 from .result import GradientFlow
@@ -10,6 +16,7 @@ from .sequences import SequenceGradients, sequence_gradients
 from .summary import Summary, summarise
 
 __all__ = [
+    "Found",
     "GradientCheck",
     "GradientError",
     "GradientFlow",
@@ -17,7 +24,10 @@ __all__ = [
     "SequenceGradients",
     "Summary",
     "check_gradients",
+    "drive",
+    "find_recurrent",
     "gradient_flow",
+    "read_state_dict",
     "sequence_gradients",
     "summarise",
 ]

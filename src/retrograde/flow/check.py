@@ -256,6 +256,7 @@ class GradientCheck:
 def check_gradients(
     module: nn.Module,
     *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
     loss: Callable[[Any], Tensor] | None = None,
     training: bool = False,
     entries: int = 12,
@@ -274,7 +275,10 @@ def check_gradients(
     module : torch.nn.Module
         A layer of torch or of ours, a custom cell, a whole model; on any device, of any precision.
     *inputs
-        What the module is called with: tensors, tuples, lists and dicts of them, ``PackedSequence``, None.
+        What the module is called with: tensors, tuples, lists and dicts of them, ``PackedSequence``, None. Tensors of
+        integers are handed on and not differentiated by.
+    kwargs : dict, optional
+        What it is called with by keyword, likewise.
     loss : callable, optional
         Takes the module's output; the sum of what it returns is differentiated. Left out, a fixed random
         projection of all floating-point outputs, which misses none of them.
@@ -327,9 +331,9 @@ def check_gradients(
     if rtol is not None and not 0 < rtol < 1:
         raise OptionError(f"rtol = {rtol!r}; expected a number between 0 and 1")
     notes: list[str] = []
-    device = _device(module, inputs)
+    device = _device(module, [*inputs, *(kwargs or {}).values()])
     with _random_state_kept(device), torch.inference_mode(False), torch.enable_grad():
-        own = _Subject.copied(module, inputs, loss, seed)
+        own = _Subject.copied(module, inputs, dict(kwargs or {}), loss, seed)
         _check_leaves(own)
         mode = _set_mode(own.module, training, device, notes)
         with _float64(device):
@@ -392,9 +396,11 @@ class _Subject:
         inputs: Mapping[str, Any],
         loss: Callable[[Any], Tensor] | None,
         seed: int,
+        by_keyword: frozenset[str],
         is_twin: bool = False,
     ) -> None:
         self.module, self.inputs, self.loss, self.seed, self.is_twin = module, inputs, loss, seed, is_twin
+        self.by_keyword = by_keyword  # the rest by position
         self.leaves: dict[Leaf, Tensor] = {
             Leaf("parameter", name): p for name, p in module.named_parameters() if p.requires_grad
         }
@@ -403,7 +409,12 @@ class _Subject:
 
     @classmethod
     def copied(
-        cls, module: nn.Module, inputs: Sequence[Any], loss: Callable[[Any], Tensor] | None, seed: int
+        cls,
+        module: nn.Module,
+        inputs: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        loss: Callable[[Any], Tensor] | None,
+        seed: int,
     ) -> _Subject:
         # A state kept from an earlier call hangs on that call's graph, and deepcopy refuses it: cut it off.
         memo = {id(t): t.detach().clone() for t in _plain_tensors(module) if not t.is_leaf}
@@ -415,9 +426,11 @@ class _Subject:
                 f"{type(module).__name__} cannot be copied by copy.deepcopy ({_line(error)}), and check_gradients "
                 "measures copies only"
             ) from error
-        names = _input_names(module, inputs)
-        values = {name: _map(value, lambda t: t.detach().clone()) for name, value in zip(names, inputs, strict=True)}
-        return cls(twin, values, loss, seed)
+        given = dict(zip(_input_names(module, inputs), inputs, strict=True))
+        if twice := given.keys() & kwargs.keys():
+            raise OptionError(f"{', '.join(sorted(twice))} is given by position and by keyword; leave one out")
+        values = {name: _map(value, lambda t: t.detach().clone()) for name, value in (given | dict(kwargs)).items()}
+        return cls(twin, values, loss, seed, frozenset(kwargs))
 
     def in_float64(self) -> _Subject:
         module = copy.deepcopy(self.module).to("cpu", torch.float64)
@@ -426,14 +439,15 @@ class _Subject:
                 if name not in REGISTRIES and any(not _is_float64(t) for _, t in _tensors(value, name)):
                     vars(part)[name] = _map(value, _to_float64)
         inputs = {name: _map(value, _to_float64) for name, value in self.inputs.items()}
-        return _Subject(module, inputs, self.loss, self.seed, is_twin=True)
+        return _Subject(module, inputs, self.loss, self.seed, self.by_keyword, is_twin=True)
 
     def run(self, seed: int | None = None) -> _Run:
         torch.manual_seed(self.seed if seed is None else seed)
         # Clones, so that a module may write into its inputs without touching the leaves.
-        inputs = [_map(value, lambda t: t.clone()) for value in self.inputs.values()]
+        values = {name: _map(value, lambda t: t.clone()) for name, value in self.inputs.items()}
+        keywords = {name: values.pop(name) for name in self.by_keyword}
         try:
-            output = self.module(*inputs)
+            output = self.module(*values.values(), **keywords)
             value = None if self.loss is None else self.loss(output)
         except Exception as error:
             if not self.is_twin:

@@ -177,7 +177,9 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
     """Every RNN, GRU and LSTM among named parameters, rebuilt.
 
     ``weight_ih`` has 4·H rows in an LSTM, 3·H in a GRU and H in an RNN. Layers, directions, projections and missing
-    biases follow from the names; so do cells, which become layers of their own.
+    biases follow from the names; so do cells, which become layers of their own. Weights kept in parts by
+    ``weight_norm``, ``spectral_norm``, pruning or dropout of weights are put together as the model in eval mode has
+    them.
 
     Parameters
     ----------
@@ -199,7 +201,7 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
     """
     if nonlinearity not in (None, "tanh", "relu"):
         raise OptionError(f"nonlinearity is {nonlinearity!r}; it is 'tanh' or 'relu'.")
-    # weight_norm, spectral_norm and dropout of weights keep something else than the weights under names like theirs.
+    parameters = _as_computed_with(parameters)
     made = next((name for name in parameters if "weight_hh" in name and not _NAME.match(name)), None)
     hint = (
         "" if made is None else f" {made} looks reparametrised: remove that (remove_parametrizations) and save again."
@@ -227,6 +229,62 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
             f"--nonlinearity {nonlinearity} is for an RNN; this checkpoint has {_kind(found[0].module)} weights."
         )
     return found
+
+
+# What weight_norm, spectral_norm, pruning and dropout of weights keep in place of a weight; its name is between.
+_MADE_OF = re.compile(
+    r"^(?P<module>(?:.*\.)?)(?:parametrizations\.(?P<new>(?:weight|bias)_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?)\."
+    r"(?P<part>original\d?|0\._u|0\._v|0\.\w+)|(?P<old>(?:weight|bias)_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?)_"
+    r"(?P<suffix>g|v|u|orig|mask|raw))$",
+    re.DOTALL,
+)
+_PARTS = {"original0": "g", "original1": "v", "original": "orig", "0._u": "u", "0._v": "v"}
+
+
+def _as_computed_with(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters with weights that are kept in parts put together, as the model in eval mode has them."""
+    found = dict(parameters)
+    parts: dict[str, dict[str, str]] = {}
+    for name in parameters:
+        if (match := _MADE_OF.match(name)) is not None:
+            whole = match["module"] + (match["new"] or match["old"])
+            part = match["suffix"] or _PARTS.get(match["part"], match["part"])
+            parts.setdefault(whole, {})[part] = name
+    for whole, own in parts.items():
+        values = {part: parameters[name] for part, name in own.items()}
+        for part, name in own.items():
+            _check(name, values[part], shaped=False)
+        try:
+            weight = _together(values)
+        except RuntimeError as error:
+            raise FlowError(f"{whole} cannot be put together from {', '.join(own.values())}: {error}") from None
+        if weight is None:
+            continue  # of a kind that is not known here: named by whoever misses the weight
+        for name in own.values():
+            del found[name]
+        module, _, last = whole.rpartition(".")
+        inner = f"{module}.module.{last}".lstrip(".")  # a wrapper that drops weights holds the layer under this name
+        siblings = inner.replace("weight_hh", "weight_ih")
+        found[inner if "raw" in own and siblings in parameters else whole] = weight
+    return found
+
+
+def _together(parts: dict[str, Tensor]) -> Tensor | None:
+    """One weight of its parts; None where they are of no kind that is known."""
+    kinds = set(parts)
+    if kinds == {"g", "v"}:  # weight_norm: w = g v/‖v‖, the norm over the axes along which there is one g
+        g, v = parts["g"], parts["v"]
+        axes = [axis for axis in range(v.dim()) if g.dim() == 0 or g.shape[axis] == 1]
+        norm: Tensor = torch.linalg.vector_norm(v, dim=axes, keepdim=g.dim() > 0)
+        return v * (g / norm)
+    if kinds == {"orig", "u", "v"}:  # spectral_norm: w/σ with σ = uᵀ w v
+        w = parts["orig"]
+        return w / torch.dot(parts["u"], w.flatten(1) @ parts["v"])
+    if kinds == {"orig", "mask"}:  # pruning
+        return parts["orig"] * parts["mask"]
+    if kinds in ({"orig"}, {"raw"}):  # dropout of weights, which is off in eval mode
+        return next(iter(parts.values()))
+    return None
 
 
 def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity: str, hint: str) -> nn.RNNBase:
@@ -288,13 +346,13 @@ def _empty(kind: str, nonlinearity: str, sizes: dict[str, Any]) -> nn.RNNBase:
     return nn.GRU(**sizes, device="meta") if kind == "GRU" else nn.LSTM(**sizes, device="meta")
 
 
-def _check(name: str, tensor: Tensor) -> None:
+def _check(name: str, tensor: Tensor, shaped: bool = True) -> None:
     if tensor.is_quantized or not tensor.is_floating_point() or tensor.layout is not torch.strided:
         raise FlowError(f"{name} holds {tensor.dtype}, not plain floating-point numbers: give the model unquantised.")
     if tensor.is_meta:
         raise FlowError(f"{name} has no values (it lies on the meta device).")
     dimensions = 1 if ".bias_" in f".{name}" else 2
-    if tensor.dim() != dimensions or not tensor.numel():
+    if (shaped and tensor.dim() != dimensions) or not tensor.numel():
         raise FlowError(f"{name} has shape {tuple(tensor.shape)}; expected {dimensions} axes, none empty.")
     bad = torch.isfinite(tensor).logical_not()
     if bad.any():

@@ -115,13 +115,29 @@ class _Guess:
             if part != "layout" and value is not None and value != ():
                 self.chosen[part] = value
 
-    def named(self, *parts: str) -> None:
-        """Turn what the user wrote for some parts into columns."""
+    def named(self, *parts: str, patterns: bool | None = None) -> None:
+        """Turn what the user wrote for some parts into columns: all of them, or only (no) patterns.
+
+        A pattern leaves out the columns that play another part; ``*`` those that hold no numbers, too.
+        """
         for part in parts:
-            if part in self.chosen:
-                many = part in ("group", "target", "features")
-                names = _named(self.table, part, self.chosen[part], many)
-                self.chosen[part] = names if many else names[0]
+            value = self.chosen.get(part)
+            pattern = value is not None and any(c in str(value) for c in "*?[") and value not in self.table.names
+            if value is None or (patterns is not None and pattern != patterns):
+                continue
+            many = part in ("group", "target", "features")
+            names = _named(self.table, part, value, many)
+            if pattern:
+                del self.chosen[part]
+                names = tuple(name for name in names if name not in self.taken())
+                names = tuple(name for name in names if value != "*" or self.kinds[name] not in ("text", "time"))
+            if not names:
+                raise OptionError(f"--{part} {value!r} names only columns that play another part: name others.")
+            self.chosen[part] = names if many else names[0]
+
+    def taken(self) -> set[str]:
+        """The columns that play a part, as far as they are decided."""
+        return set(Columns(**{**self.guessed, **self.chosen}).used())
 
     def has(self, part: str) -> bool:
         """Whether the part is played."""
@@ -129,7 +145,7 @@ class _Guess:
 
     def free(self, *kinds: str) -> list[str]:
         """Columns that play no part yet, of some kinds."""
-        taken = set(Columns(**{**self.guessed, **self.chosen}).used())
+        taken = self.taken()
         return [name for name in self.table.names if name not in taken and self.kinds[name] in kinds]
 
     def guess(self, part: str, value: Any) -> None:
@@ -140,6 +156,10 @@ class _Guess:
     def columns(self) -> tuple[Columns, list[str]]:
         """What was decided, and the guesses in words."""
         columns = Columns(**{**self.guessed, **self.chosen})
+        parts = [columns.text, columns.label, *columns.group, columns.time, *columns.target, *columns.features]
+        twice = [name for name, count in Counter(parts).items() if name is not None and count > 1]
+        if twice and columns.layout == "long":
+            raise OptionError(f"column {twice[0]!r} of {self.table.source} is given two parts: give it one.")
         notes = [
             f"{part}: {listed(value) if isinstance(value, tuple) else repr(value)} (a guess; --{part} names another)"
             for part, value in self.guessed.items()
@@ -176,7 +196,8 @@ def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: boo
     guess = _Guess(task, table, given, labelled)
     if task == "forecast":
         return _of_series(guess)
-    guess.named("text", "label", "group", "time", "features")
+    guess.named("text", "label", "group", "time")
+    guess.named("features", patterns=False)
     return _of_labels(guess)
 
 
@@ -188,9 +209,10 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     wide = _wide_channels(guess)
     if guess.layout == "wide" or (guess.layout is None and wide is not None):
         return _of_wide(guess, wide)
-    guess.named("target", "features")
+    guess.named("target", "features", patterns=False)
     guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
     guess.guess("group", _repeated(guess.sample, _usual("group", guess.free("text"))) or _telling_apart(guess))
+    guess.named("target", "features", patterns=True)
     numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS]
     usual = _usual("target", numbers)
     guess.guess("target", (usual,) if usual else tuple(numbers))
@@ -318,6 +340,7 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
         guess.guess("time", _usual("time", guess.free("number", "time")))
     elif "time" in guess.chosen:
         raise OptionError("--time puts the steps of a sequence in order; name the --group of rows that are its steps.")
+    guess.named("features", patterns=True)
     if "features" not in guess.chosen and "text" not in guess.chosen:
         texts = [name for name in guess.free("text", "list") if not _numeric_list(sample[name])]
         usual = _usual("text", texts)
@@ -532,7 +555,12 @@ def number_of(cell: Any) -> float:
 
 def _numeric_list(values: Sequence[Any]) -> bool:
     cell = next((value for value in values if not is_missing(value) and len(value)), None) if values else None
-    return kind_of(values) == "list" and cell is not None and np.asarray(cell).dtype.kind in "fiub"
+    if kind_of(values) != "list" or cell is None:
+        return False
+    try:
+        return np.asarray(cell).dtype.kind in "fiub"
+    except ValueError:  # lists of unequal lengths inside: refused by its row where it is read
+        return True
 
 
 def is_missing(cell: Any) -> bool:

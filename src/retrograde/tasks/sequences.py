@@ -298,19 +298,23 @@ class Shuffle:
         self.steps_per_epoch = math.ceil(self.count / batch_size)
         pool = self.POOL * batch_size
         self.chunk = max(1, self.CHUNK // pool) * pool
-        self._at = (-1, -1)
+        self._epoch = self._turn = -1
+        self._order = self._ends = np.empty(0, np.int64)
         self._batches: list[NDArray[np.int64]] = []
 
     def __call__(self, step: int) -> NDArray[np.int64]:
         """Numbers of the sequences of a step (from 0), the longest first. The last batch of a run may be smaller."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(math.ceil(self.count / self.chunk))
-        sizes = np.minimum(self.count - order * self.chunk, self.chunk)
-        ends = np.cumsum(-(-sizes // self.batch_size))
-        turn = int(np.searchsorted(ends, place, side="right"))
-        if self._at != (epoch, turn):
-            self._at, self._batches = (epoch, turn), self._cut(epoch, int(order[turn]))
-        return self._batches[place - int(ends[turn])]  # counted from the end
+        if epoch != self._epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            self._order = random.permutation(math.ceil(self.count / self.chunk))
+            sizes = np.minimum(self.count - self._order * self.chunk, self.chunk)
+            self._ends = np.cumsum(-(-sizes // self.batch_size))
+            self._epoch, self._turn = epoch, -1
+        turn = int(np.searchsorted(self._ends, place, side="right"))
+        if turn != self._turn:
+            self._turn, self._batches = turn, self._cut(epoch, int(self._order[turn]))
+        return self._batches[place - int(self._ends[turn])]  # counted from the end
 
     def _cut(self, epoch: int, number: int) -> list[NDArray[np.int64]]:
         """The batches of a run of sequences."""

@@ -270,7 +270,7 @@ def _reason(error: BaseException, path: Path) -> str:
                 try:
                     if line.strip() and not isinstance(json.loads(line), dict):
                         return f"line {number} is no JSON object; each line must be one."
-                except ValueError as wrong:
+                except (ValueError, RecursionError) as wrong:
                     return f"line {number} is no JSON: {wrong}."
     return (words or type(error).__name__)[:300].rstrip(".") + "."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -141,9 +142,10 @@ def run(
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
     unread: list[tuple[int, Tensor, Measured]] = []
     model.train()
-    # The next batch is made while this one is learnt.
+    # The next batches are made while this one is learnt.
+    ready: deque[Any] = deque()
     with ThreadPoolExecutor(1, "retrograde-batches") as worker:
-        coming = worker.submit(task.batch, progress.step)
+        coming = worker.submit(_made_ahead, task, progress.step, planned)
         while progress.step < planned:
             stops, saves = team.any(stop(), due())
             if stops:
@@ -156,8 +158,10 @@ def run(
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-            whole = coming.result()
-            coming = worker.submit(task.batch, progress.step + 1)
+            if not ready:
+                ready.extend(coming.result())
+                coming = worker.submit(_made_ahead, task, progress.step + len(ready), planned)
+            whole = ready.popleft()
             share = team.share(whole)
             batch = share.batch.to(accelerator.device)
             waited = time.perf_counter() - began
@@ -186,6 +190,17 @@ def run(
 
 
 READ_EVERY = 16
+AHEAD, AHEAD_SECONDS = 8, 0.01
+
+
+def _made_ahead(task: Task, step: int, planned: int) -> list[Any]:
+    """The batches of some steps: to hand over a small one takes longer than to make it; of large ones it is one."""
+    began = time.perf_counter()
+    made: list[Any] = []
+    while step < planned and len(made) < AHEAD and (not made or time.perf_counter() - began < AHEAD_SECONDS):
+        made.append(task.batch(step))
+        step += 1
+    return made
 
 
 def _read(unread: list[tuple[int, Tensor, Measured]], progress: Progress, options: Options) -> None:
