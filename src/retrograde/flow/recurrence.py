@@ -183,12 +183,12 @@ class _Space:
         own, upper = one if self.scale is None else self.scale[gone:], one if upper is None else upper
         blank = h.eq(0).all(-1) if c is None else h.eq(0).all(-1) & c.eq(0).all(-1)
         scale = torch.where(above.eq(0).all(-1), own, torch.where(blank, upper, torch.maximum(own, upper)))
-        factor = torch.where(blank, 1.0, own / scale).to(h.dtype).unsqueeze(-1)
+        factor = torch.where(blank | scale.eq(0), 1.0, own / scale).to(h.dtype).unsqueeze(-1)
         h.mul_(factor)
         if c is not None:
             c.mul_(factor)
         self.scale = torch.cat([one[:1].expand(gone, -1), scale])
-        return above * torch.where(above.eq(0).all(-1), 1.0, upper / scale).to(above.dtype).unsqueeze(-1)
+        return above * torch.where(above.eq(0).all(-1) | scale.eq(0), 1.0, upper / scale).to(above.dtype).unsqueeze(-1)
 
     def rescale(self, lag: Lag) -> None:
         """Bring rows that near the ends of the number range back to 1.
