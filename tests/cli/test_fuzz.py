@@ -71,6 +71,7 @@ CORPUS = {
     "gzip.csv": gzip.compress(GOOD.encode()),
     "bom-crlf.csv": b"\xef\xbb\xbf" + GOOD.encode().replace(b"\n", b"\r\n"),
     "unclosed.csv": GOOD.encode() + b'"never closed ' + b"x\n" * 100,
+    "long-header.csv": b"x" * 100_000 + b",label\n" + b"a,x\nb,y\n" * 8,
     "deep.jsonl": b'{"text": ' + b"[" * 3000 + b"]" * 3000 + b', "label": "x"}\n',
     "lists-uneven.jsonl": b'{"x": [[1, 2], [3]], "label": "x"}\n{"x": [[2]], "label": "y"}\n' * 6,
 }
@@ -96,6 +97,7 @@ def check(capsys, *arguments):
     assert "Traceback" not in captured.err
     assert code in (0, 2, 3), captured.err
     assert len(lines) == (0 if code == 0 else 1), captured.err
+    assert all(len(line) < 2_000 for line in lines), captured.err[:4_000]
     assert not any(ord(c) < 32 and c not in "\n\t" for c in captured.err), captured.err
     return code
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrograde import kernels
+from retrograde import kernels, nn
 from retrograde.kernels import _engine, native
 
 CELLS = ["RNN_TANH", "RNN_RELU", "GRU", "LSTM"]
@@ -331,3 +331,35 @@ def test_info_says_what_runs():
     assert info["available"] is True
     assert info["instruction_set"] in info["instruction_sets"]
     assert info["threads"] == torch.get_num_threads()
+
+
+def test_graphs_alive_at_once_have_memory_of_their_own():
+    layer = nn.LSTM(40, 200)
+    inputs = [torch.randn(60, 32, 40) for _ in range(3)]
+    alone = [
+        torch.autograd.grad(layer(x)[0].sum(), list(layer.parameters())) for x in inputs
+    ]
+    losses = [layer(x)[0].sum() for x in inputs]
+    for loss, expected in zip(losses, alone, strict=True):
+        for _ in range(2):
+            found = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+            assert all(map(torch.equal, found, expected))
+
+
+def test_memory_is_used_again_only_once_it_is_free():
+    x, weights = torch.randn(60, 32, 40), [torch.randn(800, 40), torch.randn(800, 200)]
+    plan = native.Plan(3, 1, False, False, False)
+
+    def gates():
+        return native.forward(plan, x, None, None, weights, None, True)[3]
+
+    native.empty_cache()
+    first = gates()
+    view, place = first[0, 5:], first.data_ptr()
+    del first
+    second = gates()
+    assert second.data_ptr() != place  # a view still lies there
+    del view
+    assert gates().data_ptr() == place
+    native.empty_cache()
+    assert torch.equal(second, gates())

@@ -25,6 +25,8 @@ from .train import train
 
 __all__ = ["app", "main"]
 
+LONGEST = 1500  # characters of an error
+
 app = typer.Typer(
     name="retrograde",
     help="Train recurrent networks on sequences, and see how far their gradient goes back in time.",
@@ -92,5 +94,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    typer.echo("retrograde: " + printable(" ".join(message.split())), err=True)
+    line = printable(" ".join(message.split()))
+    if len(line) > LONGEST:  # it names something from data that is as long as a book
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    typer.echo(f"retrograde: {line}", err=True)
     return code

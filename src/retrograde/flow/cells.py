@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..errors import FlowError
 
 Kind = Literal["rnn", "gru", "lstm"]
@@ -210,6 +211,16 @@ class Trajectory:
         torch.mul(m, known["k_o"][at], out=hidden[..., 3 * size :])
         return Pulled(hidden, direct, total.mul_(known["f"][at]))
 
+    def adjoint(self, local: Tensor) -> kernels.Adjoint:
+        """The layer as the native engine takes it; ``local`` is ∂E_t/∂(output_t) `(T, B, P)`."""
+        known = self._coefficients
+        name = {"gru": "GRU", "lstm": "LSTM"}.get(self.kind, "RNN_TANH")
+        side = known.get("k_n", known.get("k_o"))
+        weights = self.weights
+        return kernels.Adjoint(
+            name, known["k"], side, known.get("q"), known.get("f"), known.get("pass"), weights.hh, weights.ih, local
+        )
+
     def add_direct(self, at: int | slice | Tensor, h: Tensor, to: Tensor) -> None:
         """Add the part of ∂E/∂h_{k−1} that avoids W_hh to ``to``, in place."""
         if "pass" in self._coefficients:
@@ -250,6 +261,8 @@ def run(
         raise FlowError(
             f"A recurrent layer was given no {'sequences' if steps else 'steps'}: (T, B, I) {tuple(x.shape)}."
         )
+    if mask is None and weights.hr is None and _engine_takes(x, h_0, c_0, weights):
+        return _run_by_engine(kind, nonlinearity, weights, x, h_0, c_0, reverse)
     into = torch.nn.functional.linear(x, weights.ih, weights.bias_ih)
     states_h, states_c = [h_0], [c_0]
     kept: list[Tensor] = []
@@ -304,3 +317,58 @@ def run(
         mask,
     )
     return trajectory, states_h[-1], states_c[-1]
+
+
+def _engine_takes(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) -> bool:
+    given = [x, h_0, *([] if c_0 is None else [c_0]), *weights.tensors()]
+    plain = all(t.is_cpu and t.dtype == x.dtype and type(t) in (Tensor, torch.nn.Parameter) for t in given)
+    biases = (weights.bias_ih is None) == (weights.bias_hh is None)
+    return (
+        kernels.available()
+        and plain
+        and biases
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_grad_enabled()
+        and 0 not in x.shape
+    )
+
+
+def _run_by_engine(
+    kind: Kind, nonlinearity: str, weights: Weights, x: Tensor, h_0: Tensor, c_0: Tensor | None, reverse: bool
+) -> tuple[Trajectory, Tensor, Tensor | None]:
+    """``run`` in the native engine, which keeps the gates for a backward pass of its own."""
+    cell = {"rnn": f"RNN_{nonlinearity.upper()}", "gru": "GRU", "lstm": "LSTM"}[kind]
+    first = None if c_0 is None else c_0.unsqueeze(0)
+    walked = x.flip(0) if reverse else x
+    h, kept, c = kernels.kept_layer(
+        cell, walked, h_0.unsqueeze(0), first, weights.tensors(), weights.bias_ih is not None
+    )
+
+    def before(states: Tensor, initial: Tensor) -> Tensor:
+        return torch.cat([initial.unsqueeze(0), states[:-1]])
+
+    def in_time(values: Tensor) -> Tensor:
+        return values.flip(0) if reverse else values
+
+    size = weights.hh.shape[1]
+    gates, inner = h, None
+    if kind == "gru":
+        gates, inner = kept[..., : 3 * size], kept[..., 3 * size :]
+    elif kind == "lstm":
+        gates = kept
+    cells = kind == "lstm"
+    assert not cells or c_0 is not None
+    trajectory = Trajectory(
+        kind,
+        nonlinearity,
+        weights,
+        reverse,
+        x,
+        in_time(before(h, h_0)),
+        in_time(h),
+        in_time(gates),
+        in_time(before(c, c_0)) if cells and c_0 is not None else None,
+        in_time(c) if cells else None,
+        None if inner is None else in_time(inner),
+    )
+    return trajectory, h[-1], c[-1] if cells else None

@@ -86,16 +86,20 @@ class Evidence:
 
     def by_lag(self, *, scaled: bool = False) -> Iterator[tuple[int, list[Lag]]]:
         """Where there is ``local``: lags 0, 1, … with the adjoints of every layer, in the order of ``runs``."""
-        assert self.local is not None
-        stacks: list[tuple[list[Trajectory], list[Tensor]]] = []
-        for (label, run), g in zip(self.runs.items(), self.local, strict=True):
-            if not stacks or label in self.bottoms:
-                stacks.append(([], []))
-            stacks[-1][0].append(run)
-            stacks[-1][1].append(g)
-        walks = [recurrence.by_lag(runs, local, self.targets, scaled=scaled) for runs, local in stacks]
+        walks = [recurrence.by_lag(runs, local, self.targets, scaled=scaled) for runs, local in self.stacks()]
         for steps in zip(*walks, strict=True):  # all have the same targets, so the same lags
             yield steps[0][0], [found for _, own in steps for found in own]
+
+    def stacks(self) -> list[tuple[list[Trajectory], list[Tensor]]]:
+        """Where there is ``local``: each stack's runs, and what E_t sees of each layer at step t itself."""
+        assert self.local is not None
+        found: list[tuple[list[Trajectory], list[Tensor]]] = []
+        for (label, run), g in zip(self.runs.items(), self.local, strict=True):
+            if not found or label in self.bottoms:
+                found.append(([], []))
+            found[-1][0].append(run)
+            found[-1][1].append(g)
+        return found
 
     def by_target(self) -> Iterator[tuple[Tensor, dict[str, Swept]]]:
         """Blocks of targets t with their adjoints, pre-activations kept."""

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from itertools import combinations, count
 from math import comb
 from typing import Any
@@ -132,19 +133,14 @@ class Graph:
         tensors = [e.tensor for e in exposed]
 
         def gradients(direction: Tensor) -> list[Tensor | None]:
-            return list(
-                torch.autograd.grad(losses, tensors, direction * self.alive, retain_graph=True, allow_unused=True)
-            )
+            with torch._C.DisableTorchFunction():  # nothing here is to be recorded
+                return list(
+                    torch.autograd.grad(losses, tensors, direction * self.alive, retain_graph=True, allow_unused=True)
+                )
 
-        size = next(m for m in count(2) if comb(m, m // 2) >= losses.numel())
-        sets = torch.zeros(losses.numel(), size, dtype=torch.bool)
-        chosen = [c for _, c in zip(range(losses.numel()), combinations(range(size), size // 2), strict=False)]
-        sets.scatter_(1, torch.tensor(chosen), True)
-        # Weights of no simple ratio, so that what two losses send to a third cannot cancel.
-        weights = 0.5 + torch.arange(1, losses.numel() + 1, dtype=torch.float64).mul(0.6180339887498949).frac()
-        for column in sets.T:
-            inside = column.view(losses.shape).to(losses.device)
-            direction = (column * weights).view(losses.shape).to(losses)
+        for weights in _families(losses.numel()):
+            direction = weights.view(losses.shape).to(losses)
+            inside = direction.ne(0)
             for (_, call), g in zip(exposed, gradients(direction), strict=True):
                 if g is None:
                     continue
@@ -153,13 +149,25 @@ class Graph:
                         return None
                     continue
                 outside = ~inside if call.order is None else ~_sorted(inside, call.order)
-                if g[outside].any():
+                if (g.abs().amax(-1).ne(0) & outside).any():
                     return None
         local = {c: torch.zeros_like(c.run.h) for c in calls}
         for (_, call), g in zip(exposed, gradients(torch.ones_like(losses)), strict=True):
             if call is not None and g is not None:
                 local[call] += g
         return {c: g if c.order is None else g[:, c.order] for c, g in local.items()}
+
+
+@lru_cache(maxsize=4)
+def _families(members: int) -> Tensor:
+    """Sets of members of which none lies within another, each a row, zero at what it has not: `(sets, members)`."""
+    size = next(m for m in count(2) if comb(m, m // 2) >= members)
+    sets = torch.zeros(members, size, dtype=torch.float64)
+    chosen = [c for _, c in zip(range(members), combinations(range(size), size // 2), strict=False)]
+    sets.scatter_(1, torch.tensor(chosen), 1.0)
+    # Weights of no simple ratio, so that what two losses send to a third cannot cancel.
+    weights = 0.5 + torch.arange(1, members + 1, dtype=torch.float64).mul(0.6180339887498949).frac()
+    return (sets * weights.unsqueeze(1)).T.contiguous()
 
 
 @dataclass

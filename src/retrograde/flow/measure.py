@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
+from . import recurrence
 from .capture import AnyCall, Call, recording
 from .evidence import Evidence
 from .graph import Graph
@@ -120,6 +121,9 @@ def gradient_flow(
     if evidence.local is not None:  # the model is not needed any more, nor is what watched it
         measured.by_lag(evidence)
     return measured.result(evidence)
+
+
+_BLOCK = 1 << 21  # norms that the engine finds at a time: those of a block of targets, of one at least
 
 
 class _Measured:
@@ -235,6 +239,9 @@ class _Measured:
         """Causal stacks under a head that looks at one step at a time: all targets of a lag in one product."""
         assert evidence.local is not None
         here = self._has_loss()
+        if all(recurrence.has_engine(runs) for runs, _ in evidence.stacks()):
+            self._by_engine(evidence, here)
+            return
         labels = list(evidence.runs)
         place = {labels.index(label): i for i, label in enumerate(self.tracks)}
         rows, batch = len(self.rows), self.losses.shape[1]
@@ -265,6 +272,17 @@ class _Measured:
                 for i in range(len(place)):
                     reduced = self._reduced(table[i, : len(lags)], here)
                     self.norms[i, at.numpy(), k.numpy()] = reduced[which.numpy(), at.numpy()]
+
+    def _by_engine(self, evidence: Evidence, here: Tensor) -> None:
+        block = max(1, _BLOCK // (len(evidence.runs) * self.losses.numel()))
+        for part in (slice(at, at + block) for at in range(0, len(self.rows), block)):
+            t = self.rows[part]
+            norms = torch.cat([recurrence.norms(runs, local, t, self.state) for runs, local in evidence.stacks()])
+            exists = here[part] | norms[:, torch.arange(len(t)), t].ne(0).any(0)  # lag 0
+            for label, own in zip(evidence.runs, norms, strict=True):
+                if label in self.tracks:
+                    reduced = self._reduced(own, exists.unsqueeze(1).expand_as(own))
+                    self.norms[list(self.tracks).index(label), part] = reduced
 
     def result(self, evidence: Evidence) -> GradientFlow:
         notes = self.graph.notes

@@ -2,7 +2,8 @@
 
 ``backward`` serves any model: it is the gradient of one recorded layer, vectorised over targets t, so that
 autograd can carry a whole block of losses through whatever lies between the layers. ``by_lag`` is the short way
-for stacks whose head looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product.
+for stacks whose head looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product. ``norms``
+is that way in the native engine, for norms alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import kernels
 from .cells import Trajectory
 
 
@@ -174,6 +176,20 @@ class _Space:
         self.c, self.next_c = pulled.cell, c
         return Lag(at, h, c, pulled.hidden, norm_h, norm_c, self.scale)
 
+    def meet(self, gone: int, above: Tensor, upper: Tensor | None) -> Tensor:
+        """``above``, whose rows ``upper`` multiplies, brought to one scale with this layer's: that of the larger."""
+        h, c = self.h[gone:], None if self.c is None else self.c[gone:]
+        one = torch.ones(above.shape[:2], dtype=torch.float64, device=above.device)
+        own, upper = one if self.scale is None else self.scale[gone:], one if upper is None else upper
+        blank = h.eq(0).all(-1) if c is None else h.eq(0).all(-1) & c.eq(0).all(-1)
+        scale = torch.where(above.eq(0).all(-1), own, torch.where(blank, upper, torch.maximum(own, upper)))
+        factor = torch.where(blank | scale.eq(0), 1.0, own / scale).to(h.dtype).unsqueeze(-1)
+        h.mul_(factor)
+        if c is not None:
+            c.mul_(factor)
+        self.scale = torch.cat([one[:1].expand(gone, -1), scale])
+        return above * torch.where(above.eq(0).all(-1) | scale.eq(0), 1.0, upper / scale).to(above.dtype).unsqueeze(-1)
+
     def rescale(self, lag: Lag) -> None:
         """Bring rows that near the ends of the number range back to 1.
 
@@ -227,10 +243,8 @@ def by_lag(
         above: Tensor | None = None
         upper: Tensor | None = None
         for space in reversed(spaces):
-            own = None if space.scale is None else space.scale[gone:]
-            if above is not None and (own is not None or upper is not None):
-                ratio = (1.0 if upper is None else upper) / (1.0 if own is None else own)
-                above = above * torch.as_tensor(ratio).to(above.dtype).unsqueeze(-1)
+            if above is not None and (space.scale is not None or upper is not None):
+                above = space.meet(gone, above, upper)
             step = space.advance(gone, at, above)
             if space is not spaces[0]:
                 above = space.run.input_side(at, step.h, step.hidden) @ space.run.weights.ih
@@ -240,3 +254,25 @@ def by_lag(
         if scaled:
             for space, step in zip(reversed(spaces), found, strict=True):
                 space.rescale(step)
+
+
+def has_engine(stack: list[Trajectory]) -> bool:
+    """Whether the native engine can walk this stack."""
+    dtype = stack[0].h.dtype
+    return (
+        kernels.available()
+        and dtype in (torch.float32, torch.float64)
+        and len(stack) <= kernels.MOST_ADJOINT_LAYERS
+        and all(run.h.is_cpu and run.h.dtype is dtype and run.weights.hr is None for run in stack)
+    )
+
+
+def norms(stack: list[Trajectory], local: list[Tensor], targets: Tensor, state: str) -> Tensor:
+    """What :func:`by_lag` finds, norms only, for a stack that ``has_engine`` admits.
+
+    Returns
+    -------
+    Tensor
+        `(layers, targets, T, B)` float64: ‖∂E_t/∂s_k‖, zero for k > t.
+    """
+    return kernels.adjoint_norms([run.adjoint(g) for run, g in zip(stack, local, strict=True)], targets, state)

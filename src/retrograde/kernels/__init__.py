@@ -6,7 +6,30 @@ mathematics in torch's elementary operators, for second derivatives and for look
 
 from __future__ import annotations
 
-from .native import available, can_step, info, matmul, step
-from .operators import layer, traced_layer
+from .native import (
+    MOST_ADJOINT_LAYERS,
+    Adjoint,
+    adjoint_norms,
+    available,
+    can_step,
+    empty_cache,
+    info,
+    matmul,
+    step,
+)
+from .operators import kept_layer, layer, traced_layer
 
-__all__ = ["available", "can_step", "info", "layer", "matmul", "step", "traced_layer"]
+__all__ = [
+    "MOST_ADJOINT_LAYERS",
+    "Adjoint",
+    "adjoint_norms",
+    "available",
+    "can_step",
+    "empty_cache",
+    "info",
+    "kept_layer",
+    "layer",
+    "matmul",
+    "step",
+    "traced_layer",
+]

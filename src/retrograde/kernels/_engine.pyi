@@ -71,6 +71,9 @@ def backward(
     grad_c_0: int,
     /,
 ) -> None: ...
+def adjoint_norms(
+    float64: bool, state: int, threads: int, T: int, B: int, count: int, targets: int, layers: list[list[int]], /
+) -> None: ...
 def chunk_steps(cell: int, float64: bool, T: int, B: int, H: int, /) -> int: ...
 def matmul(
     float64: bool, c: int, a: int, b: int, b_transposed: bool, M: int, N: int, K: int, threads: int, /

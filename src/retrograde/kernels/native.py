@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -25,7 +26,20 @@ else:
     except ImportError:  # installed where no C++ compiler was found
         _BUILT = False
 
-__all__ = ["CELLS", "Plan", "available", "backward", "can_step", "forward", "info", "matmul", "step"]
+__all__ = [
+    "CELLS",
+    "Adjoint",
+    "Plan",
+    "adjoint_norms",
+    "available",
+    "backward",
+    "can_step",
+    "empty_cache",
+    "forward",
+    "info",
+    "matmul",
+    "step",
+]
 
 CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
 _VARIABLE = "RETROGRADE_ISA"
@@ -128,6 +142,59 @@ class Plan(NamedTuple):
         return max(1, round(math.sqrt(steps) / chunk)) * chunk
 
 
+class _Reserve:
+    """Memory for what is kept for the backward pass, handed out again once no tensor lies in it.
+
+    Pages fresh from the system cost as much as filling them with gates does: a training loop that takes the
+    same step again should not pay for them again.
+    """
+
+    SMALLEST, MOST = 1 << 20, 512 << 20  # bytes: less is the allocator's own business; more is given back
+
+    def __init__(self) -> None:
+        self._storages: list[torch.UntypedStorage] = []
+        self._lock = threading.Lock()
+
+    def take(self, like: Tensor, *shape: int) -> Tensor:
+        """An unfilled tensor of `like`'s type."""
+        size = math.prod(shape) * like.element_size()
+        if not self.SMALLEST <= size <= self.MOST:
+            return like.new_empty(shape)
+        with self._lock:
+            storage = next((s for s in self._storages if size <= s.nbytes() <= 2 * size and self._free(s)), None)
+            if storage is None:
+                self._storages = [s for s in self._storages if s.nbytes() >= size or not self._free(s)]
+                storage = like.new_empty(shape).untyped_storage()
+                if size + sum(s.nbytes() for s in self._storages) <= self.MOST:
+                    self._storages.append(storage)
+            return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
+
+    def empty(self) -> None:
+        """Give back what no tensor lies in."""
+        with self._lock:
+            self._storages = [s for s in self._storages if not self._free(s)]
+
+    @staticmethod
+    def _free(storage: torch.UntypedStorage) -> bool:
+        return torch._C._storage_Use_Count(storage._cdata) == 1
+
+
+_RESERVE = _Reserve()
+
+
+def empty_cache() -> None:
+    """Give back the memory that the engine keeps to use again: at most 512 MB of gates between two training steps.
+
+    Nothing that is still needed is touched; the next training step takes its memory anew.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> rg.kernels.empty_cache()
+    """
+    _RESERVE.empty()
+
+
 def _rows(x: Tensor) -> Tensor:
     """`x` (T, B, ·) or (rows, ·), its last dimension dense and its rows evenly spaced."""
     return x if x.is_contiguous() else x.contiguous()
@@ -218,9 +285,9 @@ def forward(
     if keep and cell >= 2:
         segment = plan.segment(x, T, B, H)
         if segment == 0:
-            gates = x.new_empty((D, rows, 4 * H))
+            gates = _RESERVE.take(x, D, rows, 4 * H)
             if cell == 3:
-                cells = x.new_empty((D, rows, H))
+                cells = _RESERVE.take(x, D, rows, H)
         elif cell == 3:
             cells = x.new_empty((D, -(-T // segment), B, H))
     float64, item, threads = x.dtype is torch.float64, x.element_size(), torch.get_num_threads()
@@ -371,6 +438,74 @@ def backward(
         if cell != 2 and grad_b_ih is not None and grad_b_hh is not None:
             grad_b_hh.copy_(grad_b_ih)
     return grad_x, grad_h, grad_c, grads
+
+
+class Adjoint(NamedTuple):
+    """One layer for :func:`adjoint_norms`: the coefficients of its linearisation, each dense, `(T, B, ·)`.
+
+    Attributes
+    ----------
+    cell : str
+        A name of ``CELLS``.
+    k : Tensor
+        Towards W_hh h: H numbers, for a GRU (r, z, n) and an LSTM (i, f, g) 3 H.
+    k_side : Tensor, optional
+        `(T, B, H)`: of a GRU's n towards W_ih x; of an LSTM's o.
+    q, f : Tensor, optional
+        `(T, B, H)`, LSTM: ∂h/∂c and the forget gate.
+    passed : Tensor, optional
+        `(T, B, H)`: what of ∂E/∂h_k reaches h_{k−1} past W_hh.
+    w_hh, w_ih : Tensor
+        `(G H, H)` and `(G H, I)`.
+    local : Tensor
+        `(T, B, H)`: ∂E_t/∂(output_t).
+    """
+
+    cell: str
+    k: Tensor
+    k_side: Tensor | None
+    q: Tensor | None
+    f: Tensor | None
+    passed: Tensor | None
+    w_hh: Tensor
+    w_ih: Tensor
+    local: Tensor
+
+
+MOST_ADJOINT_LAYERS = 16
+
+
+def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Tensor:
+    """‖∂E_t/∂s_k‖ of every layer of a stack whose head looks at one step at a time.
+
+    Parameters
+    ----------
+    layers : sequence of Adjoint
+        From the bottom of the stack, at most ``MOST_ADJOINT_LAYERS``, all of one type.
+    targets : Tensor
+        The steps t, int64, rising.
+    state : {"h", "c", "hc"}
+        What s_k is in an LSTM; h in the others.
+
+    Returns
+    -------
+    Tensor
+        `(layers, targets, T, B)` float64, zero for k > t.
+    """
+    T, B = layers[0].local.shape[:2]
+    found = torch.zeros(len(layers), len(targets), T, B, dtype=torch.float64)
+    held = [[None if t is None else t.contiguous() for t in layer[1:]] for layer in layers]
+    targets = targets.contiguous()
+    # dense copies live as long as `held` does
+    described = [
+        [CELLS[layer.cell], layer.w_hh.shape[1], layer.w_ih.shape[1], *map(_pointer, tensors), norms.data_ptr()]
+        for layer, tensors, norms in zip(layers, held, found, strict=True)
+    ]
+    _engine.adjoint_norms(
+        layers[0].k.dtype is torch.float64, ("h", "c", "hc").index(state), torch.get_num_threads(), T, B,
+        len(targets), targets.data_ptr(), described,
+    )  # fmt: skip
+    return found
 
 
 def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import equations, native
 from .native import CELLS, Plan
 
-__all__ = ["layer", "plan_of", "traced_layer"]
+__all__ = ["kept_layer", "layer", "plan_of", "traced_layer"]
 
 
 def layer(
@@ -85,6 +85,26 @@ def plan_of(cell: str, weights: Sequence[Tensor], bias: bool, bidirectional: boo
     """Describe a layer without its tensors; the weights tell whether it projects."""
     directions, number = 2 if bidirectional else 1, CELLS[cell]
     return Plan(number, directions, bias, len(weights) // directions in (3, 5), recompute)
+
+
+def kept_layer(
+    cell: str, x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Sequence[Tensor], bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer in one direction, without a projection and without gradients; returns what a backward pass needs.
+
+    Returns
+    -------
+    h : Tensor
+        `(T, B, H)`.
+    gates : Tensor
+        `(T, B, 4 H)`, of an LSTM i, f, g, o, of a GRU r, z, n and W_hn h + b_hn; of an RNN `h` again.
+    c : Tensor
+        `(T, B, H)`; of an RNN or GRU `h` again.
+    """
+    plan = plan_of(cell, weights, bias, False)
+    h, _, _, gates, cells = native.forward(plan, x, h_0, c_0, weights, None, True)
+    rows = (x.shape[0], x.shape[1], -1)
+    return h, h if gates is None else gates.view(rows), h if cells is None else cells.view(rows)
 
 
 def traced_layer(

@@ -1,4 +1,5 @@
 // Compiled once per instruction set, with -DRETROGRADE_SET=<name> and that set's flags.
+#include "adjoint.hpp"
 #include "sweep.hpp"
 
 namespace retrograde {
@@ -22,6 +23,8 @@ void run_backward(const Layer& l) {
     case Cell::kLstm: return l.float64 ? backward<double, Cell::kLstm>(l) : backward<float, Cell::kLstm>(l);
   }
 }
+
+void run_adjoints(const Adjoints& a) { return a.float64 ? adjoints<double>(a) : adjoints<float>(a); }
 
 template <class T>
 void matmul(T* c, const T* a, const T* b, bool b_transposed, Index M, Index N, Index K, int threads) {
@@ -117,7 +120,7 @@ double run_flops(int threads, Index repeats) {
 #define RG_NAME_(x) #x
 #define RG_NAME(x) RG_NAME_(x)
 extern const Kernels kernels;
-const Kernels kernels = {RG_NAME(RETROGRADE_SET), run_forward, run_backward, run_matmul, run_activation, run_flops};
+const Kernels kernels = {RG_NAME(RETROGRADE_SET), run_forward, run_backward, run_adjoints, run_matmul, run_activation, run_flops};
 
 }  // namespace RETROGRADE_SET
 }  // namespace retrograde

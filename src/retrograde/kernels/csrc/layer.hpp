@@ -50,11 +50,33 @@ inline std::int64_t chunk_steps(const Layer& l) {
   return steps < 1 ? 1 : steps < l.T || l.T < 1 ? steps : l.T;
 }
 
+// A stack of layers as the coefficients of its linearisation, and the norms of its adjoints.
+struct AdjointLayer {
+  Cell cell;
+  std::int64_t H, I;
+  // (T, B, .): k (H; GRU and LSTM 3 H) towards W_hh h; k_side (H) the GRU's n towards W_ih x, the LSTM's o;
+  // q = dh/dc and f (H), LSTM; pass (H), what of dE/dh_k reaches h_{k-1} past W_hh, or null
+  const void *k, *k_side, *q, *f, *pass;
+  const void *w_hh, *w_ih;  // (G H, H), (G H, I)
+  const void* local;        // (T, B, H) dE_t/d(output_t)
+  double* norms;            // (count, T, B), zero where nothing is written
+};
+constexpr std::int64_t kMostAdjointLayers = 16;
+struct Adjoints {
+  bool float64;
+  int state;  // LSTM: 0 h, 1 c with h following it, 2 both
+  int threads;
+  std::int64_t layers, T, B, count;
+  const std::int64_t* targets;  // rising
+  AdjointLayer layer[kMostAdjointLayers];  // from the bottom of the stack
+};
+
 // Built once per instruction set.
 struct Kernels {
   const char* name;
   void (*forward)(const Layer&);
   void (*backward)(const Layer&);
+  void (*adjoints)(const Adjoints&);
   // c (M x N) = a (M x K) b (K x N), or b given as (N x K)
   void (*matmul)(bool float64, void* c, const void* a, const void* b, bool b_transposed, std::int64_t M, std::int64_t N,
                  std::int64_t K, int threads);

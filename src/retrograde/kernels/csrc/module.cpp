@@ -84,6 +84,24 @@ void layer_forward(int cell, bool float64, bool reverse, std::int64_t T, std::in
   chosen->forward(l);
 }
 
+// Each layer as twelve numbers: cell, H, I, and the pointers of AdjointLayer in their order.
+void adjoint_norms(bool float64, int state, int threads, std::int64_t T, std::int64_t B, std::int64_t count,
+                   Pointer targets, const std::vector<std::vector<Pointer>>& layers) {
+  if (layers.size() > static_cast<std::size_t>(kMostAdjointLayers)) throw std::invalid_argument("too many layers");
+  Adjoints a{};
+  a.float64 = float64, a.state = state, a.threads = threads;
+  a.T = T, a.B = B, a.count = count, a.targets = pointer<const std::int64_t*>(targets);
+  for (const std::vector<Pointer>& n : layers) {
+    if (n.size() != 12) throw std::invalid_argument("a layer is twelve numbers");
+    AdjointLayer& l = a.layer[a.layers++];
+    l.cell = static_cast<Cell>(n[0]), l.H = static_cast<std::int64_t>(n[1]), l.I = static_cast<std::int64_t>(n[2]);
+    l.k = pointer(n[3]), l.k_side = pointer(n[4]), l.q = pointer(n[5]), l.f = pointer(n[6]), l.pass = pointer(n[7]);
+    l.w_hh = pointer(n[8]), l.w_ih = pointer(n[9]), l.local = pointer(n[10]), l.norms = pointer<double*>(n[11]);
+  }
+  nb::gil_scoped_release free_python;
+  chosen->adjoints(a);
+}
+
 void layer_backward(int cell, bool float64, bool reverse, std::int64_t T, std::int64_t B, std::int64_t I, std::int64_t H,
                     std::int64_t R, Pointer batch_sizes, int threads, Pointer x, std::int64_t x_stride, Pointer h_0,
                     Pointer c_0, Pointer w_ih, Pointer w_hh, Pointer b_ih, Pointer b_hh, Pointer w_hr, Pointer out,
@@ -130,6 +148,7 @@ NB_MODULE(_engine, m) {
   });
   m.def("forward", &layer_forward);
   m.def("backward", &layer_backward);
+  m.def("adjoint_norms", &adjoint_norms);
   m.def("chunk_steps", [](int cell, bool float64, std::int64_t T, std::int64_t B, std::int64_t H) {
     const std::int64_t sizes[] = {T, B, 0, H, H};
     return chunk_steps(describe(cell, float64, false, sizes, 0, 1));

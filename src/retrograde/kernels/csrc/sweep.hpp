@@ -28,7 +28,7 @@ struct Division {
 // multiply-adds, loads from the first cache, and the weights' way from the cache they fit in.
 template <class T> double step_cycles(double rows, double panels, double K) {
   const double bytes = panels * K * kPanel<T> * sizeof(T), panel_bytes = kPanel<T> * sizeof(T);
-  const double stream = panel_bytes / (bytes < 40e3 ? 100.0 : bytes < 1.6e6 ? 40.0 : 8.0);
+  const double stream = panel_bytes / (bytes < 40e3 ? 100.0 : bytes < 1.6e6 ? 40.0 : 5.5);
   double per_k = rows * 1.15;
   per_k = per_k > (2 + rows) * 0.55 ? per_k : (2 + rows) * 0.55;
   per_k = per_k > stream ? per_k : stream;
@@ -39,7 +39,8 @@ template <class T> Division divide(int threads, Index T_, Index B, Index panels,
   if (threads < 2 || T_ == 0 || B == 0) return {};
   const double activation = 30.0 * static_cast<double>(gates) * static_cast<double>(units) / kWidth<T>;
   const double rows = static_cast<double>(B), p = static_cast<double>(panels), k = static_cast<double>(K);
-  const double meet = 1200;  // a barrier, and the others' numbers fetched from their caches
+  // a barrier, and the others' numbers fetched from their caches
+  const double meet = 900 + 1.2 * static_cast<double>(B * gates * units);
   const double alone = step_cycles<T>(rows, p, k) + activation * rows;
   const int by_rows = static_cast<int>(smaller(threads, B)), by_units = static_cast<int>(smaller(threads, parts(units, kPanel<T>)));
   const double share = static_cast<double>(parts(B, by_rows));
