@@ -336,9 +336,7 @@ def test_info_says_what_runs():
 def test_graphs_alive_at_once_have_memory_of_their_own():
     layer = nn.LSTM(40, 200)
     inputs = [torch.randn(60, 32, 40) for _ in range(3)]
-    alone = [
-        torch.autograd.grad(layer(x)[0].sum(), list(layer.parameters())) for x in inputs
-    ]
+    alone = [torch.autograd.grad(layer(x)[0].sum(), list(layer.parameters())) for x in inputs]
     losses = [layer(x)[0].sum() for x in inputs]
     for loss, expected in zip(losses, alone, strict=True):
         for _ in range(2):
