@@ -45,7 +45,7 @@ struct Layer {
 inline std::int64_t chunk_steps(const Layer& l) {
   const std::int64_t gates = l.cell == Cell::kLstm || l.cell == Cell::kGru ? 4 : 1;
   const std::int64_t row = gates * l.H * (l.float64 ? 8 : 4), cache = std::int64_t{1} << 18;
-  const std::int64_t rows = row > 0 && cache / row > 256 ? cache / row : 256;
+  const std::int64_t rows = row > 0 && cache / row > 512 ? cache / row : 512;
   const std::int64_t steps = l.B > 0 ? rows / l.B : rows;
   return steps < 1 ? 1 : steps < l.T || l.T < 1 ? steps : l.T;
 }
