@@ -81,7 +81,7 @@ def flow(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=WRITE)] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
     """See how far the gradient of a trained network goes back in time.
 

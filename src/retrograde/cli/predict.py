@@ -27,7 +27,7 @@ def predict(
         bool, typer.Option("--probabilities", help="Add the probability of every label (of text: of the token).")
     ] = False,
     encoding: Annotated[str | None, typer.Option(help="Of the text. [dim]\\[the run's][/dim]")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
     """Apply a trained model to data and write what it says, a row for a row, in the same order.
 
