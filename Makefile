@@ -36,7 +36,7 @@ bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (
 
 SANITIZER ?= address
 INSTRUMENTED = build/$(SANITIZER)
-sanitize: $(READY) ## tests/kernels over an engine built with SANITIZER=address (or thread)
+sanitize: $(READY) ## tests of the kernels over an engine built with SANITIZER=address (or thread)
 	$(BIN)/pip install --quiet nanobind
 	cmake -S . -B $(INSTRUMENTED) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRETROGRADE_SANITIZE=$(SANITIZER) \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
@@ -48,7 +48,7 @@ sanitize: $(READY) ## tests/kernels over an engine built with SANITIZER=address 
 	  PYTHONPATH=$(INSTRUMENTED)/package $(BIN)/python -c \
 	  "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]; \
 	  import pytest, retrograde; assert 'package' in retrograde.__file__; \
-	  sys.exit(pytest.main(['tests/kernels/test_native.py', '-p', 'no:cacheprovider', '-k', 'not fork']))"
+	  sys.exit(pytest.main(['tests/kernels/test_native.py', 'tests/flow/test_recurrence.py', '-p', 'no:cacheprovider', '-k', 'not fork']))"
 
 browser: # Chromium for the tests that open pages; without it they are skipped, and say so
 	@command -v chromium chromedriver >/dev/null || { \
