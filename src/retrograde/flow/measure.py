@@ -123,7 +123,7 @@ def gradient_flow(
     return measured.result(evidence)
 
 
-_BLOCK = 1 << 21  # norms that the engine finds at a time: those of a block of targets, of one at least
+_BLOCK = 1 << 20  # norms that the engine finds at a time: those of a block of targets, of one at least
 
 
 class _Measured:
