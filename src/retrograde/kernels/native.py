@@ -174,12 +174,18 @@ class _Reserve:
         with self._lock:
             self._storages = [s for s in self._storages if not self._free(s)]
 
+    def forked(self) -> None:
+        """In the child of a fork: the lock may have been held by a thread that is not there."""
+        self._lock = threading.Lock()
+
     @staticmethod
     def _free(storage: torch.UntypedStorage) -> bool:
         return torch._C._storage_Use_Count(storage._cdata) == 1
 
 
 _RESERVE = _Reserve()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_RESERVE.forked)
 
 
 def empty_cache() -> None:
