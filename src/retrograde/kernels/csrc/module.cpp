@@ -20,8 +20,12 @@ extern const Kernels kernels;
 namespace avx2 {
 extern const Kernels kernels;
 }
+#elif defined(RETROGRADE_ARM64)
+namespace neon {
+extern const Kernels kernels;
+}
 #endif
-namespace RETROGRADE_BASELINE {
+namespace portable {
 extern const Kernels kernels;
 }
 
@@ -37,8 +41,10 @@ std::vector<const Kernels*> runnable() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
     found.push_back(&avx512::kernels);
   if (fma) found.push_back(&avx2::kernels);
+#elif defined(RETROGRADE_ARM64)
+  found.push_back(&neon::kernels);
 #endif
-  found.push_back(&RETROGRADE_BASELINE::kernels);
+  found.push_back(&portable::kernels);
   return found;
 }
 

@@ -12,8 +12,10 @@ namespace retrograde {
 namespace RETROGRADE_SET {
 
 // Rows of the register tile beside one panel: accumulators, two vectors of W and one of A fill the register file.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__AVX512F__)
 constexpr int kRows = 14;
+#elif defined(RETROGRADE_NEON)  // two registers short of full: compilers load several rows of A ahead
+constexpr int kRows = 12;
 #else
 constexpr int kRows = 6;
 #endif
