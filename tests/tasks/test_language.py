@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograde.errors import DataError, DivergedError, OptionError
-from retrograde.tasks import language
+from retrograde.tasks import language, storage
+from retrograde.tasks import text as texts
 from retrograde.tasks.language import LanguageModel, LanguageTask, baselines, generate, score
+from retrograde.tasks.storage import Rows
 from retrograde.tasks.text import Text, Vocabulary
 from retrograde.training import Options
 
@@ -20,6 +24,13 @@ from retrograde.training import Options
 def one_thread():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+def rows(*parts) -> Rows:
+    found = Rows(np.uint8)
+    for part in parts:
+        found.append(part)
+    return found
 
 
 def task(content: str, **options: object) -> LanguageTask:
@@ -47,7 +58,7 @@ def test_the_model_gives_logits_for_every_step_and_a_state_to_go_on_from(cell, t
 def test_chunks_are_the_text_in_order_side_by_side():
     content = "".join(chr(0x4E00 + i) for i in range(200))  # every character different: places can be told apart
     subject = task(content, validation_fraction=0.2)
-    numbers = subject.training_tokens
+    numbers = subject.tokens[: subject.train_tokens]
     length = (len(numbers) - 1) // 3
     chunks = [subject.batch(step) for step in range(subject.steps_per_epoch)]
     assert torch.cat([chunk.inputs for chunk in chunks]).T.flatten().tolist() == numbers[: 3 * length].tolist()
@@ -84,8 +95,7 @@ def test_every_token_is_scored_once_whatever_the_length(count, past):
     model = LanguageModel(7, 4, 6, cell="rnn")
     torch.nn.init.zeros_(model.recurrent.weight_hh_l0)
     tokens = np.random.default_rng(count).integers(0, 7, count + past + 1).astype(np.int32)
-    history, rest = (tokens[: past + 1], tokens[past + 1 :]) if past else (None, tokens)
-    result = score(model, rest, count, history)
+    result = score(model, rows(tokens), count, past + 1)
     logits = model(torch.from_numpy(tokens[-count - 1 : -1]).long()[:, None])[0][:, 0].double()
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(tokens[-count:]).long(), reduction="sum")
     assert result.tokens == count
@@ -94,7 +104,7 @@ def test_every_token_is_scored_once_whatever_the_length(count, past):
 
 def test_scoring_leaves_the_model_as_it_was():
     model = LanguageModel(7, 4, 6, dropout=0.5).train()
-    tokens = np.arange(50, dtype=np.int32) % 7
+    tokens = rows(np.arange(50) % 7)
     state = torch.get_rng_state()
     assert score(model, tokens, 49).nats == score(model, tokens, 49).nats  # no dropout
     assert model.training and torch.equal(state, torch.get_rng_state())
@@ -105,8 +115,8 @@ def test_bits_per_character_count_characters_whatever_the_tokens(kind):
     content = "the cat sat on the mat and the dog sat on the log.\n" * 30
     subject = task(content, tokens=kind, validation_fraction=0.2)
     result = subject.validate(subject.model())
-    assert result.tokens == len(subject.validation_tokens)
-    assert result.characters == len(subject.validation_text) == int(len(content) * 0.2)
+    assert result.tokens == subject.validation_tokens
+    assert result.characters == subject.validation_characters == int(len(content) * 0.2)
     assert result.bits_per_character == pytest.approx(result.loss * result.tokens / math.log(2) / result.characters)
     uniform = math.log(len(subject.vocabulary))
     assert result.loss == pytest.approx(uniform, rel=0.25)  # untrained
@@ -121,31 +131,75 @@ def test_baselines_are_distributions_learnt_from_the_training_part():
         tokens.append(rng.choice(size, p=chain[tokens[-1]]))
     data = np.array(tokens, np.int32)
     training, validation = data[:18_000], data[18_000:]
-    found = baselines(training, validation, len(validation), size)
+    found = baselines(rows(data), len(training), len(validation), size)
     optimum = -np.log(chain[data[17_999:-1], data[18_000:]]).mean()
     frequencies = np.bincount(data) / len(data)
     assert found.bigram.loss == pytest.approx(optimum, rel=0.01)
     assert found.unigram.loss == pytest.approx(-(frequencies * np.log(frequencies)).sum(), rel=0.03)
     for history in range(size):  # p(·|v) adds up to one, so that no baseline is better than it may be
-        total = sum(
-            math.exp(-language._Counts(training, np.array([history, token]), size).bigram(1.0, 8.0))
-            for token in range(size)
-        )
+        total = sum(math.exp(-counted(training, [history, token], size).bigram(1.0, 8.0)) for token in range(size))
         assert total == pytest.approx(1)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.lists(st.integers(0, 9), min_size=1, max_size=20))
 def test_baselines_are_finite_even_for_tokens_never_seen(training, validation):
-    found = baselines(np.array(training, np.int32), np.array(validation, np.int32), len(validation), 10)
+    found = baselines(rows(training, validation), len(training), len(validation), 10)
     assert 0 <= found.unigram.loss < 50 and 0 <= found.bigram.loss < 50
 
 
-def test_counts_are_counts():
-    seen = np.array([0, 1, 0, 1, 2, 0], np.int32)
-    counts = language._Counts(seen, np.array([0, 1, 2, 2]), 4)
-    pairs = Counter(zip(seen[:-1].tolist(), seen[1:].tolist(), strict=True))
-    assert counts.pairs.tolist() == [pairs[0, 1], pairs[1, 2], pairs[2, 2]]
+def counted(seen, target, size):
+    pairs = [language._pairs(rows(part), 0, len(part), size) for part in (seen, target)]
+    return language._Counts(pairs[0], int(seen[0]), pairs[1], size)
+
+
+def test_counts_are_counts(monkeypatch):
+    monkeypatch.setattr(language, "PAIRS", 2)  # however they are brought together
+    seen, target = [0, 1, 0, 1, 2, 0], [0, 1, 2, 2, 0, 1]
+    counts = counted(seen, target, 4)
+    pairs, wanted = Counter(pairwise(seen)), sorted(set(pairwise(target)))
+    assert counts.pairs.tolist() == [pairs[pair] for pair in wanted]
+    assert counts.times.tolist() == [Counter(pairwise(target))[pair] for pair in wanted]
+    assert counts.singles.tolist() == [seen.count(token) for _, token in wanted]
+    assert counts.contexts.tolist() == [seen[:-1].count(token) for token, _ in wanted]
+    assert counts.total == len(seen)
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_text_in_a_file_is_learnt_from_as_text_in_memory_is(kind, monkeypatch):
+    content = "the cat sat on the mat,\n日本 and the dog sat on the log. " * 60
+    given = {"tokens": kind, "vocab_size": 262 if kind == "bpe" else 9, "validation_fraction": 0.3, "update_every": 5}
+    whole = task(content, **given)
+    monkeypatch.setattr(storage, "SPILL", 100)
+    monkeypatch.setattr(texts, "PIECE", 37)
+    monkeypatch.setattr(Text, "content", property(lambda self: pytest.fail("all of the text at once")))
+    filed = task(content, **given)
+    assert filed.tokens.in_memory is None and whole.tokens.in_memory is not None
+    assert filed.describe() == whole.describe() and filed.notes == whole.notes
+    assert filed.files() == whole.files() and filed.baselines() == whole.baselines()
+    for step in range(whole.steps_per_epoch):
+        ours, theirs = filed.batch(step), whole.batch(step)
+        assert torch.equal(ours.inputs, theirs.inputs) and torch.equal(ours.targets, theirs.targets)
+    assert torch.equal(filed.held_out_sequences(9, 3)[1], whole.held_out_sequences(9, 3)[1])
+    model = whole.model()
+    assert filed.validate(model) == whole.validate(model)
+
+
+def test_memory_does_not_grow_with_the_text(monkeypatch):
+    monkeypatch.setattr(storage, "SPILL", 1 << 16)
+    monkeypatch.setattr(texts, "PIECE", 1 << 16)
+    monkeypatch.setattr(language, "PAIRS", 1 << 16)
+    line = "the cat sat on the mat and the dog sat on the log.\n" * 1000
+    tracemalloc.start()
+    try:
+        options = Options.of({"hidden_size": 8}).as_dict()
+        subject = LanguageTask(Text((line for _ in range(400)), "here"), options)
+        subject.baselines()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert subject.characters == 400 * len(line)
+    assert peak < 15_000_000  # most of it the table of all code points
 
 
 def test_too_short_for_the_options_is_said():
@@ -208,8 +262,9 @@ def test_an_update_every_k1_steps_goes_back_k2(every: int, bptt: int) -> None:
     torch.manual_seed(0)
     task = LanguageTask(text, options)
     model = task.model().double()
-    whole = task._inputs.t().long()
-    targets = task._targets.t().long()
+    length = (task.train_tokens - 1) // 2
+    streams = torch.from_numpy(task.tokens[: 2 * length + 1]).long()
+    whole, targets = streams[:-1].view(2, length).t(), streams[1:].view(2, length).t()
     states = [None]  # before each step
     for step in range(len(whole)):
         states.append(model(whole[step : step + 1], states[-1])[1])

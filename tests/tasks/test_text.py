@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from retrograde.errors import DataError, OptionError, RunError
-from retrograde.tasks.text import Vocabulary, read_text
+from retrograde.tasks import text as texts
+from retrograde.tasks.text import Text, Vocabulary, _decoded, read_text
 
 PROSE = (
     "The cat sat on the mat; the cat's hat sat on the cat.\n\n    def f(x):\n\treturn x  ** 2\n"
@@ -147,3 +149,62 @@ def test_something_else_is_no_vocabulary(tmp_path):
         (tmp_path / "vocabulary.json").write_text(content)
         with pytest.raises(RunError, match=r"vocabulary\.json"):
             Vocabulary.load(Path(tmp_path / "vocabulary.json"))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "shift_jis", "iso2022_jp", "utf-7", "cp1252"]
+)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_decoding_in_pieces_is_decoding_at_once(encoding, data):
+    """Wherever a piece ends: within a character, a mark or a line end; and so does the place of what cannot be read."""
+    part = st.sampled_from(["a", "\r", "\n", "\r\n", "\ufeff", "\0", "é", "日", "語"]).map(
+        lambda some: some.encode(encoding.removesuffix("-sig"), "ignore")
+    )
+    content = b"".join(data.draw(st.lists(part | st.binary(max_size=2), max_size=8)))
+    size = data.draw(st.integers(1, 5))
+    blocks = (content[at : at + size] for at in range(0, len(content), size))
+    try:
+        whole = content.decode(encoding)
+    except UnicodeError as error:
+        start = error.start + 3 * (encoding == "utf-8-sig" and content.startswith(b"\xef\xbb\xbf"))
+        with pytest.raises(DataError, match=rf"byte 0x{content[start]:02x} at offset {start} "):
+            list(_decoded(blocks, encoding, "here"))
+        return
+    if "\0" in whole:
+        with pytest.raises(DataError, match=r"a NUL at byte offset (\d+)") as raised:
+            list(_decoded(blocks, encoding, "here"))
+        place = int(re.search(r"offset (\d+)", str(raised.value))[1])
+        assert content[place:].decode("utf-16" if encoding == "utf-16" and not place else encoding, "replace")
+        if encoding in ("utf-8", "cp1252"):
+            assert place == content.index(0)
+        return
+    wanted = whole.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    assert "".join(_decoded(blocks, encoding, "here")) == wanted
+
+
+def test_text_is_handed_out_from_any_character_to_any(monkeypatch):
+    monkeypatch.setattr(texts, "PIECE", 50)
+    text = Text((PROSE[at : at + 7] for at in range(0, len(PROSE), 7)), "here")
+    assert text.content == PROSE and text.characters == len(PROSE)
+    assert text.fingerprint == Text(PROSE, "there").fingerprint
+    assert len(list(text.pieces())) > 5
+    for start, stop in ((0, 0), (0, 1), (49, 51), (50, 100), (30, 320), (len(PROSE) - 1, None), (len(PROSE), None)):
+        assert "".join(text.pieces(start, stop)) == PROSE[start:stop]
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_where_a_text_is_cut_makes_no_difference(kind):
+    text = PROSE * 40 + "without an end " * 9000 + PROSE  # lines longer than a block too
+    pieces = [text[at : at + 999] for at in range(0, len(text), 999)]
+    whole = Vocabulary.fit(text, kind, vocab_size=300)
+    assert Vocabulary.fit(pieces, kind, vocab_size=300).to_json() == whole.to_json()
+    assert np.array_equal(np.concatenate(list(whole.encode_pieces(pieces))), whole.encode(text))
+
+
+def test_a_damaged_gzip_says_so_even_where_its_rubble_is_no_text(tmp_path):
+    packed = bytearray(gzip.compress(bytes(range(1, 256)) * 300, 0))
+    packed[-6] ^= 1  # the check sum
+    (tmp_path / "a.gz").write_bytes(packed)
+    with pytest.raises(DataError, match="damaged gzip file"):
+        read_text(tmp_path / "a.gz")

@@ -216,6 +216,7 @@ def _text(run: Run, data: str | None, asked: _Asked) -> _Probe:
     import torch
     from torch.nn.functional import cross_entropy
 
+    from ..tasks.language import encoded, windows
     from ..tasks.text import read_text
 
     options = run.config["options"]
@@ -223,15 +224,10 @@ def _text(run: Run, data: str | None, asked: _Asked) -> _Probe:
     if data is None:
         inputs, targets = _held_out(run).held_out_sequences(steps, count)
     else:
-        text = read_text(data, options["encoding"])
-        tokens = torch.from_numpy(run.vocabulary.encode(text.content)).long()
+        tokens = encoded(run.vocabulary, read_text(data, options["encoding"]).pieces())
         if len(tokens) < 2:
             raise DataError(f"{data} is too short: {len(tokens)} tokens; predicting one from another takes 2.")
-        steps = min(steps, len(tokens) - 1)
-        count = min(count, (len(tokens) - 1) // steps)
-        starts = torch.linspace(0, len(tokens) - 1 - steps, count).long()
-        windows = torch.stack([tokens[start : start + steps + 1] for start in starts], dim=1)
-        inputs, targets = windows[:-1], windows[1:]
+        inputs, targets = windows(tokens, steps, count)
     if asked.steps is not None and len(inputs) < asked.steps:
         typer.echo(f"note: the text has no {asked.steps} steps; measured over {len(inputs)}.", err=True)
 

@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import DataError, DivergedError, OptionError
 from ..nn import recurrent_layer
+from .storage import Rows
 from .text import Text, TokenKind, Vocabulary
 
-__all__ = ["Baselines", "Chunk", "LanguageModel", "LanguageTask", "Score", "baselines", "evaluate", "generate", "score"]
+__all__ = [
+    "Baselines",
+    "Chunk",
+    "LanguageModel",
+    "LanguageTask",
+    "Score",
+    "baselines",
+    "encoded",
+    "evaluate",
+    "generate",
+    "score",
+    "windows",
+]
 
 Cell = Literal["rnn", "gru", "lstm"]
 State = Tensor | tuple[Tensor, Tensor]
-Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
+Counts = NDArray[np.int64]
 
 
 class LanguageModel(nn.Module):
@@ -118,6 +132,47 @@ class LanguageModel(nn.Module):
         return self.output(hidden), state
 
 
+# --- Tokens: in memory while they are few, beyond that in a file ------------------------------------------------------
+
+
+def encoded(vocabulary: Vocabulary, pieces: Iterable[str], tokens: Rows | None = None) -> Rows:
+    """Token numbers of a text in pieces, added to those there are; as small as the vocabulary lets them be."""
+    tokens = Rows(vocabulary.dtype) if tokens is None else tokens
+    for some in vocabulary.encode_pieces(pieces):
+        tokens.append(some)
+    tokens.settle()
+    return tokens
+
+
+def windows(tokens: Rows, length: int, count: int, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Inputs and targets ``(T, B)`` spread evenly over the tokens from ``first`` on, fewer where they are few."""
+    steps = len(tokens) - first - 1
+    length = max(1, min(length, steps))
+    count = max(1, min(count, steps // length))
+    starts = torch.linspace(0, steps - length, count).long().numpy()
+    found = torch.from_numpy(_side_by_side(tokens, starts + first, length + 1))
+    return found[:-1], found[1:]
+
+
+def _side_by_side(tokens: Rows, starts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """``size`` tokens from each start on, ``(size, starts)``; beyond the end the last again."""
+    held, count = tokens.in_memory, len(tokens)
+    if held is not None and int(starts[-1]) + size <= count:  # starts go up
+        step = held.strides[0]
+        found = np.lib.stride_tricks.as_strided(held, (count - size + 1, size), (step, step))[starts]
+    else:
+        found = np.empty((len(starts), size), tokens.dtype)
+        for row, start in zip(found, starts.tolist(), strict=True):
+            part = tokens[min(start, count - 1) : start + size]
+            row[: len(part)], row[len(part) :] = part, part[-1]
+    return found.T.astype(np.int64, order="C")
+
+
+def _occurrences(tokens: Rows, number: int, start: int, stop: int | None = None) -> int:
+    """How often a token comes from ``start`` to ``stop``."""
+    return sum(int(np.count_nonzero(piece == number)) for piece in tokens.pieces(start, stop))
+
+
 # --- The task: what the training loop asks for ------------------------------------------------------------------------
 
 
@@ -189,24 +244,27 @@ class LanguageTask:
     name = "language"
 
     def __init__(self, text: Text, options: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> None:
-        self.text, self.options = text, options
-        content = text.content
+        # Not the text itself: once it is encoded, it is no longer needed.
+        self.source, self.encoding, self.characters = text.source, text.encoding, text.characters
+        self.fingerprint, self.options = text.fingerprint, options
         held_out = options["validation_fraction"]
         # A tenth, but of a large text no more than tells models apart: validation takes time too.
-        tail = int(len(content) * held_out) if held_out is not None else min(len(content) // 10, 100_000)
-        cut = len(content) - tail
-        training, self.validation_text = content[:cut], content[cut:]
+        tail = int(text.characters * held_out) if held_out is not None else min(text.characters // 10, 100_000)
+        self.validation_characters, cut = tail, text.characters - tail
         kind: TokenKind = options["tokens"]
         if vocabulary is None:
-            vocabulary = Vocabulary.fit(training or content, kind, options["vocab_size"], options["min_count"])
+            training = text.pieces(0, cut or None)
+            vocabulary = Vocabulary.fit(training, kind, options["vocab_size"], options["min_count"])
         self.vocabulary = vocabulary
-        self.training_tokens = vocabulary.encode(training)
-        self.validation_tokens = vocabulary.encode(self.validation_text)
+        self.tokens = encoded(vocabulary, text.pieces(0, cut))  # first those to train on, then those held out
+        self.train_tokens = len(self.tokens)
+        encoded(vocabulary, text.pieces(cut), self.tokens)
+        self.validation_tokens = len(self.tokens) - self.train_tokens
         self.notes = list(text.notes)
         self._check_length()
         self._note_unknown()
 
-        count, bptt = len(self.training_tokens) - 1, options["bptt"]
+        count, bptt = self.train_tokens - 1, options["bptt"]
         batch_size = options["batch_size"] or max(1, min(32, count // bptt))
         if count // batch_size < 1:
             raise OptionError(
@@ -218,29 +276,30 @@ class LanguageTask:
         self._again = int(bptt - every)  # steps read anew before those that are learnt from
         self.steps_per_epoch = math.ceil(length / every)
         self._cuts = [length * i // self.steps_per_epoch for i in range(self.steps_per_epoch + 1)]
-        tokens = torch.from_numpy(self.training_tokens)
-        self._inputs = tokens[: length * batch_size].view(batch_size, length)  # streams in rows
-        self._targets = tokens[1 : length * batch_size + 1].view(batch_size, length)
+        self._streams = length * np.arange(batch_size)  # where each begins
 
     def _check_length(self) -> None:
-        trained, held_out, bptt = len(self.training_tokens), len(self.validation_tokens), self.options["bptt"]
+        trained, held_out, bptt = self.train_tokens, self.validation_tokens, self.options["bptt"]
         if held_out < 1 or trained < 2:
             raise DataError(
-                f"{self.text.source} is too short: {trained} tokens to train on and {held_out} to validate with."
+                f"{self.source} is too short: {trained} tokens to train on and {held_out} to validate with."
             )
         if trained - 1 < bptt:
             raise DataError(
-                f"{self.text.source} is too short for --bptt {bptt}: its {trained} training tokens make "
+                f"{self.source} is too short for --bptt {bptt}: its {trained} training tokens make "
                 f"{trained - 1} steps; give more text or --bptt {trained - 1} at most."
             )
 
     def _note_unknown(self) -> None:
         if self.vocabulary.unknown is None:
             return
-        for part, tokens in (("training", self.training_tokens), ("validation", self.validation_tokens)):
-            if unknown := int((tokens == self.vocabulary.unknown).sum()):
+        for part, start, count in (
+            ("training", 0, self.train_tokens),
+            ("validation", self.train_tokens, self.validation_tokens),
+        ):
+            if unknown := _occurrences(self.tokens, self.vocabulary.unknown, start, start + count):
                 self.notes.append(
-                    f"{unknown:,} of {len(tokens):,} {part} tokens ({unknown / len(tokens):.2%}) are not in the "
+                    f"{unknown:,} of {count:,} {part} tokens ({unknown / count:.2%}) are not in the "
                     "vocabulary and count as unknown."
                 )
 
@@ -252,9 +311,10 @@ class LanguageTask:
         """The chunk that training step ``step`` (from 0) learns from."""
         index = step % self.steps_per_epoch
         begin, end = self._begin(index), self._cuts[index + 1]
+        tokens = torch.from_numpy(_side_by_side(self.tokens, self._streams + begin, end - begin + 1))
         return Chunk(
-            self._inputs[:, begin:end].t().long(),
-            self._targets[:, begin:end].t().long(),
+            tokens[:-1],
+            tokens[1:],
             fresh=index == 0,
             read=self._cuts[index] - begin,
             carry=(self._begin(index + 1) if index + 1 < self.steps_per_epoch else end) - begin,
@@ -283,21 +343,11 @@ class LanguageTask:
 
     def validate(self, model: nn.Module) -> Score:
         """Score of the held-out tail: every token of it is predicted once, given the text before it."""
-        return score(model, self.validation_tokens, len(self.validation_text), self.training_tokens)
+        return score(model, self.tokens, self.validation_characters, self.train_tokens)
 
     def held_out_sequences(self, length: int, count: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets ``(T, B)`` spread evenly over the held-out tail, fewer where it is short."""
-        tokens = torch.from_numpy(self.validation_tokens).long()
-        length = max(1, min(length, len(tokens) - 1))
-        count = max(1, min(count, (len(tokens) - 1) // length))
-        starts = torch.linspace(0, len(tokens) - 1 - length, count).long()
-        windows = torch.stack([tokens[start : start + length + 1] for start in starts], dim=1)
-        return windows[:-1], windows[1:]
-
-    @property
-    def fingerprint(self) -> str:
-        """By which a run that is resumed knows its data again."""
-        return self.text.fingerprint
+        return windows(self.tokens, length, count, self.train_tokens)
 
     def files(self) -> dict[str, str]:
         """What a run folder keeps beside the weights, by file name."""
@@ -305,9 +355,7 @@ class LanguageTask:
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Unigram and bigram, on the same split."""
-        counted = baselines(
-            self.training_tokens, self.validation_tokens, len(self.validation_text), len(self.vocabulary)
-        )
+        counted = baselines(self.tokens, self.train_tokens, self.validation_characters, len(self.vocabulary))
         return counted.as_dict()
 
     def results(self, model: nn.Module) -> dict[str, str]:
@@ -326,14 +374,14 @@ class LanguageTask:
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""
         return {
-            "source": self.text.source,
-            "encoding": self.text.encoding,
-            "characters": len(self.text.content),
-            "train_tokens": len(self.training_tokens),
-            "validation_tokens": len(self.validation_tokens),
-            "validation_characters": len(self.validation_text),
+            "source": self.source,
+            "encoding": self.encoding,
+            "characters": self.characters,
+            "train_tokens": self.train_tokens,
+            "validation_tokens": self.validation_tokens,
+            "validation_characters": self.validation_characters,
             "vocabulary_size": len(self.vocabulary),
-            "fingerprint": self.text.fingerprint,
+            "fingerprint": self.fingerprint,
         }
 
 
@@ -377,11 +425,12 @@ class Score:
 
 
 SAMPLE_LENGTH = 300  # characters
+PAIRS = 1 << 20  # pairs of tokens counted at once
 WARM_UP = 200  # steps of text before its own part that a stream reads to come into its state
 
 
 @torch.no_grad()
-def score(model: nn.Module, tokens: Tokens, characters: int, history: Tokens | None = None) -> Score:
+def score(model: nn.Module, tokens: Rows, characters: int, first: int = 1) -> Score:
     """Score tokens with the state carried through all of them.
 
     For speed a long text is read as several streams side by side; each but the first reads
@@ -391,27 +440,24 @@ def score(model: nn.Module, tokens: Tokens, characters: int, history: Tokens | N
     ----------
     model : Module
         ``(T, B)`` tokens and a state to logits and a state.
-    tokens : array
-        ``(N,)`` token numbers. Without a history the first cannot be predicted and is not counted.
+    tokens : Rows
+        ``(N,)`` token numbers, see `encoded`.
     characters : int
         Characters of the tokens that are predicted.
-    history : array, optional
-        Tokens that came before, at least one.
+    first : int
+        The first that is predicted, at least 1; those before it are read.
     """
-    before = history[-WARM_UP - 1 :] if history is not None and len(history) else tokens[:1]
-    if history is None or not len(history):
-        tokens = tokens[1:]
-    count = len(tokens)
-    if count == 0:
+    count = len(tokens) - first
+    if count < 1:
         raise DataError("there is nothing to predict: a text of at least 2 tokens is needed.")
     device = next(model.parameters()).device
-    everything = torch.from_numpy(np.concatenate([before, tokens])).to(device)
-    # Position i reads everything[i] and predicts everything[i + 1]. Stream b reads the positions from
+    begin = max(0, first - WARM_UP - 1)
+    # Position i reads tokens[begin + i] and predicts the one after. Stream b reads the positions from
     # b (length − WARM_UP) on, so each begins WARM_UP positions before the one before it ends.
-    positions_in_all = len(everything) - 1
+    positions_in_all = len(tokens) - begin - 1
     streams = max(1, min(64, positions_in_all // (4 * WARM_UP)))
     length = math.ceil((positions_in_all + (streams - 1) * WARM_UP) / streams)
-    stream = torch.arange(streams, device=device)
+    starts = (length - WARM_UP) * np.arange(streams)
 
     was_training = model.training
     model.eval()
@@ -421,17 +467,14 @@ def score(model: nn.Module, tokens: Tokens, characters: int, history: Tokens | N
         while done < length:
             # A chunk of logits takes T·B·V numbers; this keeps them to some ten megabytes.
             size = min(length - done, max(1, (1 << 22) // (streams * vocabulary_size)) if vocabulary_size else 16)
-            offset = done + torch.arange(size, device=device)[:, None]
-            position = stream * (length - WARM_UP) + offset
-            counted = (position >= len(before) - 1) & (position < positions_in_all)
-            counted &= (offset >= WARM_UP) | (stream == 0)
-            position = position.clamp(max=positions_in_all - 1)
-            logits, state = model(everything[position].long(), state)
+            position = starts + done + np.arange(size)[:, None]
+            counted = (position >= first - begin - 1) & (position < positions_in_all)
+            counted[: max(0, WARM_UP - done), 1:] = False
+            window = torch.from_numpy(_side_by_side(tokens, begin + starts + done, size + 1)).to(device)
+            logits, state = model(window[:-1], state)
             vocabulary_size = logits.shape[-1]
-            losses = F.cross_entropy(
-                logits.flatten(0, 1).float(), everything[position + 1].long().flatten(), reduction="none"
-            )
-            total += float(losses[counted.flatten()].double().sum())
+            losses = F.cross_entropy(logits.flatten(0, 1).float(), window[1:].flatten(), reduction="none")
+            total += float(losses[torch.from_numpy(counted.ravel()).to(device)].double().sum())
             done += size
     finally:
         model.train(was_training)
@@ -447,13 +490,13 @@ def evaluate(model: nn.Module, vocabulary: Vocabulary, text: Text) -> dict[str, 
         ``loss`` (nats per token), ``perplexity``, ``bits_per_character``, and how many ``tokens``,
         ``characters`` and ``unknown_tokens`` were predicted.
     """
-    tokens = vocabulary.encode(text.content)
+    tokens = encoded(vocabulary, text.pieces())
     if len(tokens) < 2:
         raise DataError(
             f"{text.source} is too short to evaluate on: {len(tokens)} token, and the first is not predicted."
         )
-    result = score(model, tokens, max(1, len(text.content) - vocabulary.first_length(text.content)))
-    unknown = int((tokens[1:] == vocabulary.unknown).sum()) if vocabulary.unknown is not None else 0
+    result = score(model, tokens, max(1, text.characters - vocabulary.first_length(next(text.pieces()))))
+    unknown = _occurrences(tokens, vocabulary.unknown, 1) if vocabulary.unknown is not None else 0
     return {**result.as_dict(), "tokens": result.tokens, "characters": result.characters, "unknown_tokens": unknown}
 
 
@@ -475,7 +518,7 @@ class Baselines:
         }
 
 
-def baselines(training: Tokens, validation: Tokens, characters: int, vocabulary_size: int) -> Baselines:
+def baselines(tokens: Rows, trained: int, characters: int, vocabulary_size: int) -> Baselines:
     """Unigram and smoothed bigram, as good as counting gets, without a look at the validation part.
 
     Both are smoothed with a Dirichlet prior (MacKay and Bauman Peto 1995), the unigram's uniform,
@@ -484,34 +527,64 @@ def baselines(training: Tokens, validation: Tokens, characters: int, vocabulary_
 
     Parameters
     ----------
-    training, validation : array
-        Token numbers; the first of ``validation`` follows the last of ``training``.
+    tokens : Rows
+        Token numbers, the first ``trained`` of them to train on, the rest to validate with.
     characters : int
         Characters of the validation part.
     """
-    cut = max(1, len(training) - max(1, len(training) // 10))
+    cut = max(1, trained - max(1, trained // 10))
     strengths = [2.0**power for power in range(-6, 15)]
-    trial = _Counts(training[:cut], training[cut - 1 :], vocabulary_size)
+    before, last_tenth = _pairs(tokens, 0, cut, vocabulary_size), _pairs(tokens, cut - 1, trained, vocabulary_size)
+    trial = _Counts(before, int(tokens[:1][0]), last_tenth, vocabulary_size)
     uniform_strength = min(strengths, key=trial.unigram)
     prior_strength = min(strengths, key=lambda strength: trial.bigram(uniform_strength, strength))
-    final = _Counts(training, np.concatenate([training[-1:], validation]), vocabulary_size)
+    held_out = _pairs(tokens, trained - 1, len(tokens), vocabulary_size)
+    final = _Counts(_added([before, last_tenth]), int(tokens[:1][0]), held_out, vocabulary_size)
+    count = len(tokens) - trained
     return Baselines(
-        Score(final.unigram(uniform_strength), len(validation), characters),
-        Score(final.bigram(uniform_strength, prior_strength), len(validation), characters),
+        Score(final.unigram(uniform_strength), count, characters),
+        Score(final.bigram(uniform_strength, prior_strength), count, characters),
     )
 
 
-class _Counts:
-    """How often the tokens of ``target[1:]``, and their pairs with the token before, were seen in ``seen``."""
+_Pairs = tuple[Counts, Counts]  # pairs v w as v V + w, in order, and how often each comes
 
-    def __init__(self, seen: Tokens, target: Tokens, vocabulary_size: int) -> None:
-        self.size, self.total = vocabulary_size, len(seen)
-        self.singles = np.bincount(seen, minlength=vocabulary_size)[target[1:]]
-        self.contexts = np.bincount(seen[:-1], minlength=vocabulary_size)[target[:-1]]
-        pairs, counts = np.unique(seen[:-1].astype(np.int64) * vocabulary_size + seen[1:], return_counts=True)
-        wanted = target[:-1].astype(np.int64) * vocabulary_size + target[1:]
-        place = np.searchsorted(pairs, wanted)
-        found = np.append(pairs, -1)[place] == wanted
+
+def _pairs(tokens: Rows, start: int, stop: int, vocabulary_size: int) -> _Pairs:
+    """The pairs of neighbours from ``start`` to ``stop``; memory for the different ones only."""
+    runs: list[_Pairs] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for at in range(start, stop - 1, PAIRS):
+        piece = tokens[at : min(stop, at + PAIRS + 1)].astype(np.int64)
+        runs.append(np.unique(piece[:-1] * vocabulary_size + piece[1:], return_counts=True))
+        while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):  # each is added to a few times only
+            runs[-2:] = [_added(runs[-2:])]
+    return _added(runs)
+
+
+def _added(runs: list[_Pairs]) -> _Pairs:
+    codes, place = np.unique(np.concatenate([codes for codes, _ in runs]), return_inverse=True)
+    counts = np.zeros(len(codes), np.int64)
+    np.add.at(counts, place, np.concatenate([counts for _, counts in runs]))
+    return codes, counts
+
+
+class _Counts:
+    """How often the pairs of a target, their tokens and the tokens before were seen.
+
+    What was seen begins with the token ``opening``; the rest of it are the second tokens of its pairs.
+    """
+
+    def __init__(self, seen: _Pairs, opening: int, target: _Pairs, vocabulary_size: int) -> None:
+        codes, counts = seen
+        self.size, self.total = vocabulary_size, int(counts.sum()) + 1
+        contexts, singles = np.zeros(vocabulary_size, np.int64), np.zeros(vocabulary_size, np.int64)
+        np.add.at(contexts, codes // vocabulary_size, counts)
+        np.add.at(singles, codes % vocabulary_size, counts)
+        singles[opening] += 1
+        wanted, self.times = target
+        self.contexts, self.singles = contexts[wanted // vocabulary_size], singles[wanted % vocabulary_size]
+        place = np.searchsorted(codes, wanted)
+        found = np.append(codes, -1)[place] == wanted
         self.pairs = np.where(found, np.append(counts, 0)[place], 0)
 
     def _p(self, strength: float) -> Any:
@@ -519,12 +592,12 @@ class _Counts:
         return (self.singles + strength / self.size) / (self.total + strength)
 
     def unigram(self, strength: float) -> float:
-        return float(-np.log(self._p(strength)).sum())
+        return float(-(self.times * np.log(self._p(strength))).sum())
 
     def bigram(self, uniform_strength: float, strength: float) -> float:
         # p(w|v) = (n(v w) + a p(w)) / (n(v) + a)
         p = (self.pairs + strength * self._p(uniform_strength)) / (self.contexts + strength)
-        return float(-np.log(p).sum())
+        return float(-(self.times * np.log(p)).sum())
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from .columns import Columns, is_missing
 from .forecast import ForecastModel
 from .labelled import LabelledModel
 from .lagged import SyntheticTraining
+from .language import encoded
 from .rows import Record, label_text, row_count, sequences
 from .series import names_after, times_after
 from .storage import scattered
@@ -150,22 +151,24 @@ def tokens(model: nn.Module, vocabulary: Vocabulary, text: Text, probabilities: 
 
     With probabilities also the probability of either.
     """
-    numbers = torch.from_numpy(vocabulary.encode(text.content)).long()
+    numbers = encoded(vocabulary, text.pieces())
     if len(numbers) < 2:
         raise DataError(f"{text.source} is too short: at least 2 tokens are needed.")
+    words = [vocabulary.decode([number]) for number in range(len(vocabulary))]
     state = None
     model.eval()
     for start in range(0, len(numbers) - 1, BLOCK):
-        part = numbers[start : start + BLOCK + 1]
+        part = torch.from_numpy(numbers[start : start + BLOCK + 1].astype(np.int64))
         logits, state = model(part[:-1, None], state)
         shares = F.softmax(logits[:, 0].double(), dim=-1)
         best = shares.argmax(-1)
-        for place, (truth, guess) in enumerate(zip(part[1:].tolist(), best.tolist(), strict=True)):
-            row: Row = {"token": vocabulary.decode([truth]), "prediction": vocabulary.decode([guess])}
-            if probabilities:
-                row["probability of token"] = float(shares[place, truth])
-                row["probability of prediction"] = float(shares[place, guess])
-            yield row
+        columns = [[words[truth] for truth in part[1:].tolist()], [words[guess] for guess in best.tolist()]]
+        names = ["token", "prediction"]
+        if probabilities:
+            names += ["probability of token", "probability of prediction"]
+            columns += [shares.gather(1, one[:, None])[:, 0].tolist() for one in (part[1:], best)]
+        for cells in zip(*columns, strict=True):
+            yield dict(zip(names, cells, strict=True))
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
@@ -209,9 +212,9 @@ def write_rows(path: str | Path, rows: Iterator[Row]) -> int:
 
 
 def _jsonl(file: Any, rows: Iterator[Row]) -> int:
-    count = 0
+    count, encode = 0, json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes one anew for each row
     for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        file.write(encode(row).encode("utf-8", "replace") + b"\n")
         count += 1
     return count
 
