@@ -145,7 +145,6 @@ def sequences_of(training: SyntheticTraining, source: str, probabilities: bool) 
             yield row
 
 
-@torch.no_grad()
 def tokens(model: nn.Module, vocabulary: Vocabulary, text: Text, probabilities: bool) -> Iterator[Row]:
     """Rows for each token of a text but the first: the token, the most likely one there, given all before it.
 
@@ -159,7 +158,8 @@ def tokens(model: nn.Module, vocabulary: Vocabulary, text: Text, probabilities: 
     model.eval()
     for start in range(0, len(numbers) - 1, BLOCK):
         part = torch.from_numpy(numbers[start : start + BLOCK + 1].astype(np.int64))
-        logits, state = model(part[:-1, None], state)
+        with torch.no_grad():  # of the whole generator it would be entered and left for every row
+            logits, state = model(part[:-1, None], state)
         shares = F.softmax(logits[:, 0].double(), dim=-1)
         best = shares.argmax(-1)
         columns = [[words[truth] for truth in part[1:].tolist()], [words[guess] for guess in best.tolist()]]
