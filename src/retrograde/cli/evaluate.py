@@ -46,6 +46,8 @@ def evaluate(
     if loaded.config["task"] != "language":
         synthetic = loaded.config["task"] == "synthetic"
         found = loaded.reader.evaluate_on(data) if synthetic else loaded.reader.evaluate(data, encoding)
+        for note in getattr(loaded.reader, "notes", ()):
+            typer.echo(f"note: {printable(note)}", err=True)
         if json:
             import json as encoder
 

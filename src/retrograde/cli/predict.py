@@ -64,4 +64,6 @@ def predict(
     else:
         rows = prediction.labels(loaded.reader, data, encoding, probabilities)
     count = prediction.write_rows(out, rows)
+    for note in getattr(loaded.reader, "notes", ()):
+        typer.echo(f"note: {printable(note)}", err=True)
     typer.echo(f"{count:,} rows written to {printable(str(out))}")

@@ -196,6 +196,8 @@ class ForecastModel:
         (Hyndman and Koehler 2006).
     network : Module
         A `SequenceModel`, prepared for its device as it may be.
+    notes : list of str
+        What a user should know about what was forecast last.
     """
 
     def __init__(
@@ -208,6 +210,7 @@ class ForecastModel:
     ) -> None:
         self.columns, self.plan, self.network = columns, plan, network
         self.scalers, self.units = dict(scalers), dict(units)
+        self.notes: list[str] = []
 
     def files(self) -> dict[str, str]:
         """What a run folder keeps beside the weights, by file name."""
@@ -248,6 +251,22 @@ class ForecastModel:
         if found.channels != self.plan.channels:
             raise DataError(f"{source} has {found.channels} channels; the model was trained with {self.plan.channels}.")
         return found
+
+    def _on_reading(self, found: Series, steps: int) -> list[str]:
+        """What is to be said about series that have fewer than so many steps, or that training did not have."""
+        said, short = [], int((found.numbers.lengths < steps).sum())
+        if short:
+            said.append(
+                f"{short:,} of {len(found):,} series have fewer than {steps} steps; before their beginning they are "
+                "taken to be as at their beginning. Only this file is read: if it goes on with the training data, put "
+                f"the end of that ({self.plan.context} steps) before it."
+            )
+        if new := [name for name in found.names if key_of(name) not in self.scalers]:
+            said.append(
+                f"{len(new):,} series are not among those trained on ({' '.join(new[0])!r}); "
+                "each is scaled by its own numbers."
+            )
+        return said
 
     def scaled(self, found: Series, padding: NDArray[np.int64]) -> tuple[Ragged, Ragged, int]:
         """Series as the network reads them, what was observed of them, and how many empty cells were filled.
@@ -312,6 +331,13 @@ class ForecastModel:
     def evaluate(self, source: str, encoding: str = "utf-8") -> dict[str, Any]:
         """Every metric of forecasts made all along the series of a table, beside the baselines'."""
         found = self.read(source, encoding)
+        self.notes = self._on_reading(found, self.plan.context + self.plan.horizon)
+        if (found.numbers.lengths >= self.plan.context + self.plan.horizon).any():
+            self.notes.append(
+                f"a forecast reads the {self.plan.context} steps before it from this file alone, so the first "
+                f"{self.plan.context} of each series are read, not judged; to judge these too, put the end of the data "
+                "before them into the file."
+            )
         windows = self.windows(found)
         if not len(windows):
             raise DataError(
@@ -424,6 +450,7 @@ class ForecastModel:
         NaN after a series that has no numbers at all and that training did not have.
         """
         plan, lengths = self.plan, found.numbers.lengths
+        self.notes = self._on_reading(found, plan.context)
         known = {key for key in map(key_of, found.names) if key in self.scalers}
         data, _, _ = self.scaled(found, np.maximum(0, plan.context - lengths))
         was_training = self.network.training

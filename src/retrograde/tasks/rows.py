@@ -104,7 +104,12 @@ def _values(cells: Mapping[str, Any], features: tuple[str, ...], row: int) -> ND
     """A row that is a sequence: list columns are channels of it, plain numbers the steps of a single channel."""
     if isinstance(cells[features[0]], list | tuple | np.ndarray):
         return channels_of_lists(cells, features, row).astype(np.float32)
-    found = np.array([numbers([cells[name]], name, row)[0] for name in features], dtype=np.float32)
+    try:
+        wide = np.array([cells[name] for name in features], dtype=np.float64)
+    except (TypeError, ValueError):
+        wide = np.array([numbers([cells[name]], name, row)[0] for name in features])
+    with np.errstate(over="ignore"):  # what is infinite in 32 bits is refused by its row
+        found = wide.astype(np.float32)
     present = np.flatnonzero(~np.isnan(found))
     return found[: present[-1] + 1 if len(present) else 0, None]  # empty cells at the end: a shorter sequence
 

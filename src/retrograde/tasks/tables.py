@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,22 @@ __all__ = ["SUFFIXES", "Block", "Table", "fingerprint", "open_table"]
 BLOCK = 1000  # rows read at once
 SAMPLE = 1000  # rows looked at to guess what the columns are
 
+TIMES = (
+    "time",
+    "times",
+    "date",
+    "dates",
+    "datetime",
+    "timestamp",
+    "timestamps",
+    "ds",
+    "t",
+    "step",
+    "month",
+    "year",
+    "day",
+    "hour",
+)  # what columns of times are called
 Block = dict[str, list[Any]]
 
 
@@ -221,12 +238,17 @@ def _csv(path: Path, encoding: str, delimiter: str | None) -> Table:
 
 
 def _dataset(path: Path, kind: str, names: list[str] | None, **options: Any) -> Table:
+    @cache
+    def rows() -> Any:  # to open one takes as long as to read a thousand rows
+        import datasets
+
+        found = datasets.load_dataset(kind, data_files=str(path.resolve()), split="train", streaming=True, **options)
+        return found.with_format("arrow")  # else each cell is taken out and put back
+
     def blocks() -> Iterator[Block]:
         with _readable(path):
-            import datasets
-
-            rows = datasets.load_dataset(kind, data_files=str(path.resolve()), split="train", streaming=True, **options)
-            yield from rows.iter(batch_size=BLOCK)
+            for block in rows().iter(batch_size=BLOCK):
+                yield block.to_pydict()
 
     first = next(iter(blocks()), None)
     if first is None or not first or not next(iter(first.values())):
@@ -297,13 +319,14 @@ def _arrays(path: Path) -> Table:
 
 
 def _table_of(source: str, arrays: Mapping[str, NDArray[Any]], lengths: NDArray[Any] | None = None) -> Table:
-    """A table of arrays that have a row for each index. A matrix of series, (rows, C), becomes C columns of numbers.
+    """A table of arrays that have a row for each index. A matrix alone, or beside times, is a series: C columns of it.
 
     ``lengths`` says how many steps of each row are real, where the arrays are padded.
     """
     columns: dict[str, NDArray[Any]] = {}
+    series = lengths is None and (len(arrays) == 1 or any(_are_times(*one) for one in arrays.items()))
     for name, array in arrays.items():
-        if array.ndim == 2 and len(arrays) == 1 and lengths is None:
+        if array.ndim == 2 and series:
             columns |= {f"{name}_{place}": array[:, place] for place in range(array.shape[1])}
         else:
             columns[name] = array
@@ -320,6 +343,15 @@ def _table_of(source: str, arrays: Mapping[str, NDArray[Any]], lengths: NDArray[
             yield block
 
     return Table(source, list(columns), blocks)
+
+
+def _are_times(name: str, array: NDArray[Any]) -> bool:
+    """Whether an array tells when each row was: so named, or of dates, and growing."""
+    if array.ndim != 1 or len(array) < 2 or (array.dtype.kind != "M" and name.lower() not in TIMES):
+        return False
+    if array.dtype.kind in "iufM":
+        return bool((array[1:] > array[:-1]).all())
+    return array.dtype.kind == "U" and len(np.unique(array)) == len(array)
 
 
 def _text_files(folder: Path) -> list[Path]:

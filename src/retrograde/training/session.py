@@ -410,7 +410,7 @@ def _train(
             if team.size == 1:
                 raise
             # Another process is gone: what they tell one another no longer arrives.
-            words = " ".join(str(error).split())[:200]
+            words = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).split(". ")[0][:200]
             raise RunError(
                 f"process {team.rank} of {team.size} lost the others at step {progress.step:,} ({words}); "
                 f"the last checkpoint is whole: start the job again with --resume."
