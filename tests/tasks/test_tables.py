@@ -238,3 +238,31 @@ def test_any_text_survives_csv_and_json(tmp_path_factory, rows):
         records = list(sequences(open_table(folder / name), Columns(text="text", label="label"), False))
         assert [r.tokens for r in records] == [text for text, _ in rows]
         assert [r.label or "" for r in records] == [label.strip() for _, label in rows]
+
+
+def test_a_matrix_beside_times_is_one_series(tmp_path):
+    values = np.arange(60.0).reshape(20, 3)
+    np.savez(tmp_path / "a.npz", data=values, time=np.datetime64("2024-01-01") + np.arange(20))
+    table = open_table(tmp_path / "a.npz")
+    columns, _ = columns_for("forecast", table, {})
+    found = read_series(table, columns)
+    assert (columns.layout, columns.time, columns.target) == ("long", "time", ("data_0", "data_1", "data_2"))
+    assert len(found) == 1 and np.array_equal(found.numbers[0], values)
+    assert columns_for("forecast", table, {"target": "data"})[0].target == columns.target
+    np.savez(tmp_path / "b.npz", data=values, y=np.arange(20) % 2)  # beside labels each row is a sequence
+    assert open_table(tmp_path / "b.npz").names == ["data", "y"]
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    np.save(tmp_path / "c.npy", np.ones((20, 2)) * 1j)
+    with pytest.raises(DataError, match="complex"):
+        open_table(tmp_path / "c.npy")
+
+
+def test_truths_and_the_index_of_pandas_are_no_guesses(tmp_path):
+    table = pyarrow.table(
+        {"f": [True, False] * 10, "n": range(20), "label": ["a", "b"] * 10, "__index_level_0__": [0, 1] * 10}
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    columns, _ = columns_for("classify", open_table(tmp_path / "t.parquet"), {})
+    assert (columns.label, columns.features) == ("label", ("n",))

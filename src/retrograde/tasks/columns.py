@@ -145,7 +145,10 @@ class _Guess:
 
     def free(self, *kinds: str) -> list[str]:
         """Columns that play no part yet, of some kinds."""
-        taken = self.taken()
+        taken = {
+            *self.taken(),
+            *(name for name in self.table.names if name.startswith("__index_level_")),
+        }  # pandas' own
         return [name for name in self.table.names if name not in taken and self.kinds[name] in kinds]
 
     def guess(self, part: str, value: Any) -> None:
@@ -577,8 +580,10 @@ def number_of(cell: Any) -> float:
 
 
 def _numeric_list(values: Sequence[Any]) -> bool:
-    cell = next((value for value in values if not is_missing(value) and len(value)), None) if values else None
-    if kind_of(values) != "list" or cell is None:
+    if kind_of(values) != "list":
+        return False
+    cell = next((value for value in values if not is_missing(value) and len(value)), None)
+    if cell is None:
         return False
     try:
         return np.asarray(cell).dtype.kind in "fiub"

@@ -102,6 +102,8 @@ class LabelledModel:
             raise
         except Exception as error:  # tokenizers raises bare Exceptions
             raise RunError(f"preprocessing.json or vocabulary.json is damaged: {error}.") from None
+        if per_step:
+            encoder.max_length = None  # training alone is cut short: every step is to have its label
         pooling = "none" if per_step else options.get("pooling") or "last"
         return cls(columns, encoder, labels, per_step, network(encoder, len(labels), pooling, options))
 
@@ -169,6 +171,8 @@ class LabelledModel:
                         raise DataError(
                             f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is none of training: {known}."
                         )
+                    if self.per_step:
+                        labels = labels[: len(encoded)]  # as --max-length cut the steps
                     targets.append(np.array([number[label] for label in labels], dtype=np.int64))
                     yield encoded
 

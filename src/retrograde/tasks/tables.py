@@ -309,6 +309,8 @@ def _arrays(path: Path) -> Table:
     except Exception as error:  # zipfile.BadZipFile, zlib.error, struct.error, tokenize errors of a broken header
         raise DataError(f"{path} cannot be read: {error}.") from None
     arrays = {name: array for name, array in arrays.items() if array.ndim}
+    if complexes := [name for name, array in arrays.items() if array.dtype.kind == "c"]:
+        raise DataError(f"{path}: array {complexes[0]!r} is complex; give its real and imaginary part as two channels.")
     lasts = [name for name in arrays if name.lower() in ("length", "lengths")]
     if not arrays or not len(next(iter(arrays.values()))):
         raise DataError(f"{path} has no rows.")
