@@ -214,6 +214,20 @@ def test_what_was_recorded_while_training_is_drawn(make_run: Make) -> None:
     assert numbers(drawn[1]["y"]) == pytest.approx([0.05, 0.1])
 
 
+@pytest.mark.parametrize(("values", "shown", "cut"), [([3e4, 0.5], (-3, 4), False), ([1e-9, math.inf], (-6, 0), True)])
+def test_the_axis_of_what_was_recorded_holds_it(
+    make_run: Make, values: list[float], shown: tuple[int, int], cut: bool
+) -> None:
+    run = make_run()
+    records = [{"step": step, "layers": {"l0": {"by_lag": [1.0, value]}}} for step, value in enumerate(values)]
+    (run / "flow" / "recorded.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    html = rg.report.write(run).read_text()
+    axis = next(figure["layout"]["yaxis"] for figure in figures(run) if "left 1 step back" in str(figure))
+    bottom, top = axis["range"]
+    assert bottom == shown[0] and shown[1] < top < shown[1] + 1
+    assert ("The axis starts at 0.0001 %" in html.partition('id="recorded"')[2]) is cut
+
+
 def config(make_run: Make, **options: Any) -> dict[str, Any]:
     found = make_run.config()
     found["options"] |= options

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..run import FRACTION, Run
 from ..section import Figure, Section, Table
-from ..style import BLUE, GREY, plot
+from ..style import BLUE, GREY, plot, share_left_axis
 from ..words import number, share, times
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["reaches", "section", "window"]
 
-_LOWEST = 1e-6  # where the axis ends at first; the curve itself goes on
 _LOOK = {
     "trained": {"color": BLUE, "width": 2.5},
     "untrained": {"color": GREY, "width": 2.5, "dash": "dot"},
@@ -76,25 +75,13 @@ def _figure(run: Run, layers: list[str]) -> Figure:
             hoverinfo="skip",
         )
     )
-    first, last = math.floor(math.log10(max(_LOWEST, lowest))), math.ceil(math.log10(highest))
-    first = min(first, -3)  # the 1 % line never lies on the edge
-    # Every power of ten in the part first shown; below it, where only a zoom leads, about ten more.
-    deep = math.floor(math.log10(lowest))
-    ticks = [*range(last, first - 1, -max(1, (last - first) // 8))]
-    ticks += range(first - 1, deep - 1, -max(1, (first - deep) // 10))
+    axis, cut = share_left_axis(lowest, highest)
     figure = plot(
         *traces,
         height=400,
         xaxis={"title": {"text": "lag: steps back from the loss"}, "rangemode": "tozero"},
-        yaxis={
-            "title": {"text": "share of the gradient left"},
-            "type": "log",
-            "tickvals": [10.0**tick for tick in ticks],
-            "ticktext": [_per_cent(tick) for tick in ticks],
-            "range": [first, math.log10(highest) + 0.3],
-        },
+        yaxis=axis,
     )
-    cut = f" The axis starts at {_per_cent(-6)}; the curves go on below it (double-click to see all)."
     return Figure(
         figure,
         "Share of the gradient left, by lag",
@@ -102,7 +89,7 @@ def _figure(run: Run, layers: list[str]) -> Figure:
         "as a share of what it is at lag 0, on a logarithmic axis. A straight line downwards is a gradient that "
         "shrinks by the same factor at each step; where it crosses the 1 % line (marked), the network can hardly "
         "learn from anything further back. The mean is over all steps and sequences measured; few pairs are that "
-        "far apart at the right edge, so it is rougher there." + (cut if lowest < _LOWEST else ""),
+        "far apart at the right edge, so it is rougher there." + cut,
         "Line chart of the share of the gradient left by lag. " + " ".join(reaches(run)),
         _table(shares),
     )
@@ -177,9 +164,3 @@ def share_left(curve: Any, lag: int) -> str:
         return "—"
     value = float(curve[lag])
     return share(value) if value == 0 or value >= 0.001 or not math.isfinite(value) else f"{number(100 * value, 2)} %"
-
-
-def _per_cent(power: int) -> str:
-    """10**power in per cent, plainly where that is readable: ``1 %``, ``0.001 %``, ``10⁻⁹ %``."""
-    value = 10.0 ** (power + 2)
-    return f"{value:.{max(0, -power - 2)}f} %" if -6 <= power < 4 else f"{number(value)} %"

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ..run import Run, part, real
 from ..section import Figure, Section, Table
-from ..style import BLUE, GREY, ORANGE, plot
+from ..style import BLUE, GREY, ORANGE, plot, share_left_axis
 from ..words import number, share, times
 
 __all__ = ["section"]
@@ -60,11 +60,12 @@ def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:
     lags = [lag for lag in _LAGS if lag < longest][::2][:4] or [0]
     traces: list[Any] = []
     rows = []
-    lowest = 1.0
+    lowest = highest = 1.0
     for choice, (label, layer) in enumerate(curves.items()):
         for lag, (colour, dash) in zip(lags, _LOOK, strict=False):
             left = [curve[lag] if lag < len(curve) and curve[lag] > 0 else math.nan for curve in layer]
-            lowest = min([lowest, *(value for value in left if value > 0)])
+            seen = [value for value in left if 0 < value < math.inf]
+            lowest, highest = min([lowest, *seen]), max([highest, *seen])
             traces.append(
                 go.Scatter(
                     x=steps,
@@ -79,26 +80,19 @@ def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:
             )
             for step, value in list(zip(steps, left, strict=True))[:: max(1, len(steps) // 10)]:
                 rows.append([label, f"{int(step):,}", str(lag), "—" if math.isnan(value) else number(value)])
-    bottom = math.floor(math.log10(max(lowest, 1e-9)))
-    ticks = list(range(0, bottom - 1, -max(1, -bottom // 6)))
+    axis, cut = share_left_axis(lowest, highest)
     figure = plot(
         *traces,
         height=360,
         xaxis={"title": {"text": "training step"}, "rangemode": "tozero"},
-        yaxis={
-            "title": {"text": "share of the gradient left"},
-            "type": "log",
-            "tickvals": [10.0**tick for tick in ticks],
-            "ticktext": [f"{number(100 * 10.0**tick)} %" for tick in ticks],
-            "range": [bottom, 0.3],
-        },
+        yaxis=axis,
     )
     return Figure(
         figure,
         "Share of the gradient left, by training step",
         "How much of the gradient is left so many steps before the loss, as a share of what it is where it starts, "
         "on a logarithmic axis. Lines that rise: the network learns to remember further back. Lines that fall: its "
-        "gradient vanishes sooner than before. Above 100 % it grows on its way back.",
+        "gradient vanishes sooner than before. Above 100 % it grows on its way back." + cut,
         f"Line chart of the share of the gradient left over {times(len(steps), 'measurement')} while training.",
         Table("Some measurements", rows, ("layer", "training step", "lag", "share left")),
     )
