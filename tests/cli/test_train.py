@@ -198,6 +198,17 @@ def test_an_output_folder_is_never_overwritten_by_surprise(retrograde, text, tmp
     assert lines(run)[-1]["step"] == 5
 
 
+def test_max_steps_are_taken_however_many_epochs_they_are(retrograde, text, tmp_path):
+    run, few = tmp_path / "run", [*TINY, "--bptt", 2000]  # an epoch is one step, ten are the default
+    assert retrograde("train", text, "--out", run, *few, "--max-steps", 13).code == 0
+    assert lines(run)[-1]["step"] == 13
+    assert retrograde("train", "--out", run, "--resume", "--max-steps", 15, "--quiet", "--no-report").code == 0
+    assert lines(run)[-1]["step"] == 15
+    both = ["--epochs", 2, "--max-steps", 13]
+    assert retrograde("train", text, "--out", tmp_path / "both", *few, *both).code == 0
+    assert lines(tmp_path / "both")[-1]["step"] == 2
+
+
 def test_a_folder_that_is_no_run_is_not_touched_even_with_overwrite(retrograde, text, tmp_path):
     home = tmp_path / "home"
     home.mkdir()

@@ -28,6 +28,7 @@ def test_misspelt_and_impossible_options():
         {"hidden_size": True},
         {"cell": "GRU"},
         {"lr": math.nan},
+        {"epochs": None},
         {"lr": "fast"},
         {"clip_norm": 1, "clip_value": 1},
     ):

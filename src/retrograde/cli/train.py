@@ -241,7 +241,11 @@ def train(
         _option(LEARNING, "Streams or sequences side by side. [dim]\\[text 32, else 64; fewer if there are few][/dim]"),
     ] = None,
     epochs: Annotated[
-        float, _option(STOPPING, "Passes over the training data. [dim]\\[synthetic: 50 of 100 batches][/dim]")
+        float | None,
+        _option(
+            STOPPING,
+            "Passes over the training data. [dim]\\[synthetic: 50 of 100 batches; no limit with --max-steps][/dim]",
+        ),
     ] = DEFAULT.epochs,
     max_steps: Annotated[int | None, _option(STOPPING, "Steps in all.", show_default=False)] = None,
     max_time: Annotated[

@@ -64,7 +64,8 @@ class Options:
     bptt, batch_size : int
         Steps the gradient goes back; streams side by side (None: 32, fewer if the text is short).
     epochs, max_steps, max_time
-        When to stop, whichever comes first; ``max_time`` in seconds, of this session.
+        When to stop, whichever comes first; ``max_time`` in seconds, of this session. Where only ``max_steps`` is
+        given, epochs have no limit (None).
     eval_every : int or None
         Steps between evaluations. None: half an epoch, at least 10 and at most 500 steps.
     checkpoint_minutes : float
@@ -129,7 +130,7 @@ class Options:
     bptt: int = 100
     update_every: int | None = None
     batch_size: int | None = None
-    epochs: float = 10.0
+    epochs: float | None = 10.0
     max_steps: int | None = None
     max_time: float | None = None
     eval_every: int | None = None
@@ -216,6 +217,8 @@ class Options:
             lambda value: isinstance(value, int) and 0 <= value < 2**63,
             "must be a whole number, 0 or more and below 2**63",
         )
+        if self.epochs is None and self.max_steps is None:
+            raise OptionError("--epochs None needs --max-steps: one of them must say where training ends.")
         if self.nonlinearity != "tanh" and self.cell != "rnn":
             raise OptionError(
                 f"--nonlinearity {self.nonlinearity} is for --cell rnn; --cell {self.cell} has its own: leave it out."

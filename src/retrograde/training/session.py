@@ -136,6 +136,8 @@ def train(
         check_options(name, given)
         if not resume:
             usual: dict[str, Any] = {option: v for option, v in DEFAULTS.get(name, {}).items() if option not in given}
+            if "epochs" not in given and options.max_steps is not None:
+                usual["epochs"] = None  # who counts steps wants all of them
             options = replace(options, **usual | {"task": name})
         kept = resume and (checkpoint.exists(folder) or (folder / "model.safetensors").exists())
         found = checkpoint.latest(folder) if kept else None
@@ -429,8 +431,10 @@ def _train(
 
 def _planned(options: Options, task: Any) -> int:
     """How many steps training takes in all."""
-    planned: int = max(1, round(options.epochs * task.steps_per_epoch))
-    return min(planned, options.max_steps) if options.max_steps is not None else planned
+    limits = [] if options.max_steps is None else [options.max_steps]
+    if options.epochs is not None:
+        limits.append(max(1, round(options.epochs * task.steps_per_epoch)))
+    return min(limits)
 
 
 def _say_resumed(found: checkpoint.Checkpoint, planned: int, before: int, options: Options, listener: Listener) -> None:
