@@ -266,3 +266,42 @@ def test_truths_and_the_index_of_pandas_are_no_guesses(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     columns, _ = columns_for("classify", open_table(tmp_path / "t.parquet"), {})
     assert (columns.label, columns.features) == ("label", ("n",))
+
+
+DAILY = "".join(f"2020-01-{day:02},{day},{day * day}\n" for day in range(1, 29))
+
+
+def test_a_cell_that_spoils_a_column_is_named(write):
+    """One cell does not make a column of times or numbers one of words that nobody looks at."""
+    spoilt = [
+        (
+            DAILY.replace("2020-01-07", "soon"),
+            "row 7, column 'day': 'soon' is no time, as the other cells are; mend it",
+        ),
+        (DAILY.replace("2020-01-03,3", "2020-01-03,three"), "row 3, column 'value': 'three' is no number"),
+    ]
+    for rows, message in spoilt:
+        path = write("a.csv", "day,value,more\n" + rows)
+        with pytest.raises(DataError, match=message):
+            read(path, "forecast")
+    # Named by flag, the column is what it is said to be.
+    with pytest.raises(DataError, match="row 7, column 'day': 'soon' is no time"):
+        read(write("a.csv", "day,value,more\n" + spoilt[0][0]), "forecast", time="day")
+    path = write("c.csv", "day,value,more\n" + spoilt[1][0])
+    columns, ((_, one),) = read(path, "forecast", target="more")
+    assert (columns.target, len(one)) == (("more",), 28)
+    wide = "id,v1,v2,v3,v4,v5,v6\n" + "a,1,2,3,4,5,6\n" * 8 + "b,1,2,x,4,5,6\n"
+    with pytest.raises(DataError, match="row 9, column 'v3': 'x' is no number"):
+        read(write("b.csv", wide), "forecast", layout="wide")
+
+
+def test_a_feature_that_is_left_out_for_a_cell_is_named(write):
+    path = write("a.csv", "x1,x2,label\n" + "1,2,a\n2,1,b\n" * 9 + "oops,2,a\n")
+    columns, notes = columns_for("classify", open_table(path), {})
+    assert columns.features == ("x2",)
+    said = "row 19, column 'x1': 'oops' is no number, as the other cells are: the column is left out"
+    assert any(note.startswith(said) for note in notes)
+    with pytest.raises(DataError, match="row 19, column 'x1': 'oops' is no number"):
+        read(path, features="x1,x2")
+    _, notes = columns_for("classify", open_table(write("b.csv", "x,y,label\n" + "1,red,a\n2,blue,b\n" * 9)), {})
+    assert not any("left out" in note for note in notes)

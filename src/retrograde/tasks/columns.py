@@ -5,19 +5,19 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
+from .dates import as_iso, date_form, looks_like_date, moments
 from .tables import TIMES, Block, Table
 
-__all__ = ["Columns", "columns_for", "is_missing", "moments", "step_columns", "step_label"]
+__all__ = ["Columns", "columns_for", "is_missing", "step_columns", "step_label"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Columns:
         names of the columns of steps begin with (see `step_columns`).
     layout : {"long", "wide"}
         Of a table of series: a row is a step, or a row is a series.
+    date_form : str
+        How the time column writes dates, where that is to be known: see `retrograde.tasks.dates.date_form`. One form
+        for all of a table, whatever part of it is read.
     """
 
     text: str | None = None
@@ -46,6 +49,7 @@ class Columns:
     target: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     layout: Literal["long", "wide"] = "long"
+    date_form: str = ""
 
     def used(self) -> list[str]:
         """All of them, each once."""
@@ -107,8 +111,10 @@ class _Guess:
         self.task, self.table, self.labelled = task, table, labelled
         self.sample = table.sample()
         self.kinds = {name: kind_of(self.sample[name]) for name in table.names}
+        self.odd = {name: odd for name in table.names if (odd := _odd_cell(self.kinds[name], self.sample[name]))}
         self.chosen: dict[str, Any] = {}
         self.guessed: dict[str, Any] = {}
+        self.said: list[str] = []
         layout = given.get("layout")
         self.layout = layout if layout not in (None, "auto") else None
         for part, value in given.items():
@@ -151,6 +157,14 @@ class _Guess:
         }  # pandas' own
         return [name for name in self.table.names if name not in taken and self.kinds[name] in kinds]
 
+    def odd_one(self, kind: str, wanted: Callable[[str], bool] = lambda name: True) -> str | None:
+        """What to say of a column that plays no part yet, and would be of a kind but for some of its cells."""
+        for name in self.free("text"):
+            if name in self.odd and self.odd[name][0] == kind and wanted(name):
+                _, row, cell = self.odd[name]
+                return f"row {row + 1}, column {name!r}: {str(cell)[:40]!r} is no {kind}, as the other cells are"
+        return None
+
     def guess(self, part: str, value: Any) -> None:
         """Let a column play a part that the user gave to none."""
         if part not in self.chosen and value:
@@ -159,6 +173,8 @@ class _Guess:
     def columns(self) -> tuple[Columns, list[str]]:
         """What was decided, and the guesses in words."""
         columns = Columns(**{**self.guessed, **self.chosen})
+        if columns.time is not None:
+            columns = replace(columns, date_form=date_form(self.sample[columns.time]))
         parts = [columns.text, columns.label, *columns.group, columns.time, *columns.target, *columns.features]
         twice = [name for name, count in Counter(parts).items() if name is not None and count > 1]
         if twice and columns.layout == "long":
@@ -168,7 +184,11 @@ class _Guess:
             for part, value in self.guessed.items()
             if part != "layout" and value != ("",)
         ]
-        return columns, notes
+        if columns.time is not None and columns.date_form:
+            first = str(next(cell for cell in self.sample[columns.time] if not is_missing(cell))).strip()
+            (iso,) = as_iso([first], columns.date_form)
+            notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}.")
+        return columns, [*notes, *self.said]
 
 
 def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: bool = True) -> tuple[Columns, list[str]]:
@@ -213,11 +233,20 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     if guess.layout == "wide" or (guess.layout is None and wide is not None):
         return _of_wide(guess, wide)
     guess.named("target", "features", patterns=False)
+    if not guess.has("time") and not guess.free("time") and (odd := guess.odd_one("time")):
+        raise DataError(
+            f"{guess.table.source}: {odd}; mend it, or name the column that puts rows in order with --time."
+        )
     guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
     guess.guess("group", _repeated(guess.sample, _usual("group", guess.free("text"))) or _telling_apart(guess))
     guess.named("target", "features", patterns=True)
     numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS]
     usual = _usual("target", numbers)
+    # A column that is usually the target, or one of all, is not passed over for a cell.
+    if not guess.has("target") and (
+        odd := guess.odd_one("number", lambda name: usual is None or name.lower() in _before(usual))
+    ):
+        raise DataError(f"{guess.table.source}: {odd}; mend it, or name what to forecast with --target.")
     guess.guess("target", (usual,) if usual else tuple(numbers))
     if not guess.has("target"):
         raise DataError(
@@ -234,7 +263,8 @@ def _wide_channels(guess: _Guess) -> dict[str, list[str]] | None:
     if guess.has("time"):
         return None
     channels: dict[str, list[str]] = {}
-    for name in guess.free("number", "empty"):
+    odd = [name for name in guess.free("text") if guess.odd.get(name, ("",))[0] == "number"]  # refused where it is read
+    for name in [*guess.free("number", "empty"), *odd]:
         if (label := step_label(name)) is not None:
             channels.setdefault(label[0], []).append(name)
     channels = {stem: names for stem, names in channels.items() if len(names) >= 3}
@@ -368,6 +398,8 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
             guess.guess("features", (_usual("features", lists) or lists[0],))
         else:
             guess.guess("features", tuple(numbers))
+            if numbers and (odd := guess.odd_one("number", lambda name: name.lower() not in _COUNTERS)):
+                guess.said.append(f"{odd}: the column is left out (mend the cell, or name it with --features).")
     if not guess.has("text") and not guess.has("features"):
         raise DataError(
             f"{source}: nothing is left to read; name a --text column or --features "
@@ -449,7 +481,7 @@ def step_columns(names: Sequence[str], channel: str) -> list[str]:
 def _are_dates(labels: Sequence[str]) -> bool:
     """Whether the labels of steps are dates, or whole years of our times."""
     if all(re.fullmatch(r"\d+", label) for label in labels):
-        return all(re.fullmatch(r"1[6-9]\d\d|20\d\d", label) for label in labels)
+        return bool(date_form(labels)) or all(re.fullmatch(r"1[6-9]\d\d|20\d\d", label) for label in labels)
     try:
         moments(labels)
     except ValueError:
@@ -457,47 +489,14 @@ def _are_dates(labels: Sequence[str]) -> bool:
     return not all(re.fullmatch(r"\d+\.\d+", label) for label in labels)  # x_1.5
 
 
-def moments(values: Sequence[Any]) -> NDArray[np.float64]:
-    """Cells of a time column as numbers that grow with time: numbers as they are, dates in seconds since 1970 (UTC).
-
-    Raises
-    ------
-    ValueError
-        If one is neither; its place is the exception's second argument.
-    """
-    try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        pass
-    import pandas
-
-    text = pandas.Series(list(map(str, values)), dtype="object").str.strip()
-    text = text.str.replace(r" \[YR\d{4}\]$", "", regex=True)
-    quarters = text.str.extract(r"^(\d{4})[-_ ]?([qQmM])(\d{1,2})$")
-    if quarters[0].notna().all():
-        number = quarters[2].astype(int)
-        month = number.where(quarters[1].str.upper() == "M", number * 3 - 2).astype(str)
-        text = quarters[0] + "-" + month + "-1"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about formats that it guesses
-        found = pandas.Series(pandas.NaT, index=text.index)
-        if text.str.fullmatch(r"[A-Za-z]{3,9}[-_ .]?(\d{4}|\d{2})").all():
-            short = text.str.replace(r"^([A-Za-z]{3})[a-z]*[-_ .]?(\d+)$", r"\1 \2", regex=True)
-            form = "%b %Y" if short.str.fullmatch(r"... \d{4}").all() else "%b %y"
-            found = pandas.to_datetime(short, utc=True, format=form, errors="coerce")
-        if found.isna().any():
-            try:
-                found = pandas.to_datetime(text, utc=True, format="mixed", errors="coerce")
-            except (ValueError, TypeError, OverflowError):
-                found = pandas.Series(pandas.NaT, index=text.index)
-    if found.isna().any():
-        raise ValueError("no time", int(np.argmax(found.isna().to_numpy())))
-    return found.dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.float64) / 1000  # type: ignore[no-any-return]
-
-
 def _usual(part: str, names: Sequence[str], fits: Callable[[str], bool] = lambda name: True) -> str | None:
     by_lower = {name.lower(): name for name in reversed(names)}
     return next((by_lower[usual] for usual in _USUAL[part] if usual in by_lower and fits(by_lower[usual])), None)
+
+
+def _before(usual: str) -> tuple[str, ...]:
+    """The names that a target would have sooner than this one."""
+    return _USUAL["target"][: _USUAL["target"].index(usual.lower())]
 
 
 def _repeated(sample: Block, name: str | None) -> tuple[str, ...] | None:
@@ -541,11 +540,35 @@ def kind_of(values: Sequence[Any]) -> str:
     if all(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
         return "list"
     if _are_numbers(cells):
-        return "number"
+        return "time" if date_form(cells) == "%Y%m%d" else "number"
     if not isinstance(cells[0], str):
-        return "time" if hasattr(cells[0], "isoformat") or isinstance(cells[0], np.datetime64) else "text"
-    date = r"(\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?\b|\d{4}[-_ ]?[qQmM]\d{1,2}$|[A-Za-z]{3,9}[-_ .]?(\d{4}|\d{2})$)"
-    return "time" if all(re.match(date, str(cell)) for cell in cells) and _are_dates(list(map(str, cells))) else "text"
+        return "time" if _is_instant(cells[0]) else "text"
+    return "time" if all(map(looks_like_date, cells)) and _are_dates(list(map(str, cells))) else "text"
+
+
+def _odd_cell(kind: str, values: Sequence[Any]) -> tuple[str, int, Any] | None:
+    """What a column of text would hold but for a few cells, at most a tenth; with the first of these and its row."""
+    if kind != "text":
+        return None
+    cells = [(row, value) for row, value in enumerate(values) if not is_missing(value)]
+    few = max(1, len(cells) // 10)
+    for kind, fits in (("number", _is_number), ("time", _is_time)):
+        wrong = [cell for cell in cells if not fits(cell[1])]
+        if wrong and len(wrong) <= few and len(cells) - len(wrong) >= 5:
+            return kind, *wrong[0]
+    return None
+
+
+def _is_number(cell: Any) -> bool:
+    return not isinstance(cell, bool | np.bool_) and _are_numbers([cell])
+
+
+def _is_time(cell: Any) -> bool:
+    return _is_instant(cell) or (isinstance(cell, str) and looks_like_date(cell))
+
+
+def _is_instant(cell: Any) -> bool:
+    return hasattr(cell, "isoformat") or isinstance(cell, np.datetime64)
 
 
 def _are_numbers(cells: Sequence[Any]) -> bool:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ..errors import DataError, OptionError
 from .columns import Columns, is_missing
+from .dates import as_written
 from .forecast import ForecastModel
 from .labelled import LabelledModel
 from .lagged import SyntheticTraining
@@ -119,6 +120,7 @@ def forecasts(model: ForecastModel, source: str, encoding: str) -> Iterator[Row]
             yield row
             continue
         times = times_after(found.times[place], plan.horizon)
+        times = as_written(times, columns.date_form) if times is not None else None
         for step in range(plan.horizon):
             when = {columns.time: times[step]} if columns.time is not None and times is not None else {}
             yield row | when | {"step": step + 1} | {name: numbers[step] for name, numbers in channels.items()}

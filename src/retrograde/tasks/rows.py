@@ -11,7 +11,8 @@ import pyarrow
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .columns import Columns, is_missing, moments, number_of
+from .columns import Columns, is_missing, number_of
+from .dates import as_iso, moments
 from .storage import Partitions
 from .tables import Block, Table
 
@@ -229,7 +230,8 @@ def _typed(block: Block, name: str, columns: Columns, row: int, numeric: bool) -
         return numbers(block[name], name, row)
     if name == columns.label:
         return [label_text(cell) for cell in block[name]]
-    return [None if cell is None else str(cell) for cell in block[name]]
+    cells = as_iso(block[name], columns.date_form) if name == columns.time else block[name]
+    return [None if cell is None else str(cell) for cell in cells]
 
 
 def _in_time(

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .columns import Columns, moments, step_label
+from .columns import Columns, step_label
+from .dates import as_iso, as_written, date_form, moments
 from .rows import channels_of_lists, groups, label_text, numbers, times
 from .storage import Ragged, Rows
 from .tables import Table
@@ -112,7 +113,7 @@ def _in_order(table: Table, columns: Columns) -> Series | None:
     ends: list[str] | None = None
     for block in table.blocks():
         if columns.time is not None:
-            when = block[columns.time]
+            when = as_iso(block[columns.time], columns.date_form)
             size = len(when)
             moment = times(when, columns.time, range(row, row + size))
             if (np.diff(moment, prepend=latest) <= 0).any():
@@ -216,11 +217,12 @@ def _dates(when: Sequence[Any] | None) -> NDArray[np.float64] | None:
     """Times in seconds, where they are dates; None where they are numbers, too few, or none."""
     if when is None or len(when) < 3:
         return None
-    try:
-        np.array(when[:3], dtype=np.float64)
-        return None
-    except (TypeError, ValueError):
-        pass
+    if not date_form(when):
+        try:
+            np.array(when[:3], dtype=np.float64)
+            return None
+        except (TypeError, ValueError):
+            pass
     try:
         return moments(when)
     except ValueError:
@@ -280,6 +282,9 @@ def times_after(when: Sequence[str] | None, horizon: int) -> list[Any] | None:
     import pandas
 
     dates = pandas.DatetimeIndex((seconds * 1000).astype("datetime64[ms]"))
+    zone = _zone(when[-1])
+    if zone is not None:
+        dates = dates.tz_localize("UTC").tz_convert(zone)
     months = np.unique(np.diff(dates.year * 12 + dates.month))
     step: Any = pandas.Timedelta(float(np.median(np.diff(seconds))), unit="s")
     if len(months) == 1 and months[0] > 0 and dates.is_month_end.all():
@@ -297,8 +302,17 @@ def times_after(when: Sequence[str] | None, horizon: int) -> list[Any] | None:
     elif all(re.fullmatch(r"\d{4}-\d{2}", one) for one in when):
         form = "%Y-%m"
     else:
-        form = "%Y-%m-%d" if all(date == date.normalize() for date in following) else ""
+        form = "%Y-%m-%d" if zone is None and all(date == date.normalize() for date in following) else ""
     return [date.strftime(form) if form else date.isoformat() for date in following]
+
+
+def _zone(when: str) -> Any:
+    """The offset from UTC that a time is written with, None where it is not."""
+    if not re.search(r":\d{2}(?:\.\d+)? ?(?:Z|[+-]\d{2}:?\d{2})$", when):
+        return None
+    import pandas
+
+    return pandas.Timestamp(when).tzinfo
 
 
 def names_after(columns: Sequence[str], horizon: int) -> list[str]:
@@ -312,6 +326,8 @@ def names_after(columns: Sequence[str], horizon: int) -> list[str]:
     labels = [step_label(name) for name in columns]
     steps = [label[1] for label in labels if label is not None]
     following = times_after(steps, horizon) if len(steps) == len(columns) else None
+    if following is not None and (form := date_form(steps)) in ("%Y%m%d", "%Y%m"):
+        following = as_written(following, form)
     if following is None:
         return [f"step {step + 1}" for step in range(horizon)]
     before = columns[-1][: len(columns[-1]) - len(steps[-1])]
