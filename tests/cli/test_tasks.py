@@ -257,6 +257,21 @@ def test_synthetic_task_beside_chance_and_optimum(retrograde, tmp_path):
         assert message in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("adding?seed=-1", "seed is -1; it must be a whole number"),
+        ("adding?length=20&length=30", "length is given twice"),
+        ("adding?length", "write options as name=value"),
+        ("addition", "there is no builtin:addition; there are stdlib, digits, eeg, adding, "),
+    ],
+)
+def test_synthetic_task_that_does_not_exist(retrograde, tmp_path, source, message):
+    outcome = retrograde("train", f"builtin:{source}", "--out", tmp_path / "run", *FAST, "--max-steps", 1)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert message in outcome.err
+
+
 def test_language_predictions(retrograde, text, tmp_path):
     run = tmp_path / "run"
     options = ["--hidden-size", 12, "--bptt", 20, "--quiet", "--no-report", "--max-steps", 5]

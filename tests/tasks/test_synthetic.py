@@ -264,6 +264,8 @@ def test_any_length_and_batch(task_name, length, batch_size, seed):
         ("adding", {"size": 3}, "adding has no option 'size'; its options are length, seed, variant"),
         ("adding", {"length": "long"}, "length is 'long'; it must be int"),
         ("adding", {"length": 3}, "length is 3; it must be at least 20"),
+        ("adding", {"seed": -1}, "seed is -1; it must be a whole number, 0 or more"),
+        ("parity", {"seed": 2**63}, "below 2"),
         ("adding", {"variant": "mine"}, "no variant 'mine'; choose one of hochreiter"),
         ("temporal-order", {"symbols": 4}, "symbols is 4; it must be 2 or 3"),
         ("latch", {"informative": 0}, "informative is 0"),

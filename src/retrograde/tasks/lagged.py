@@ -38,6 +38,8 @@ def task_of(source: str) -> SyntheticTask:
         option, equals, value = pair.partition("=")
         if not equals:
             raise OptionError(f"{source}: write options as name=value with & between, not {pair!r}.")
+        if option in options:
+            raise OptionError(f"{source}: {option} is given twice; leave one of them out.")
         options[option] = value
     return synthetic(name, **options)
 

@@ -51,8 +51,12 @@ def task_name(source: str | Path, asked: str) -> str:
     if asked != "auto":
         return asked
     if builtin is not None:
-        made_for = {"digits": "classify", "eeg": "forecast"}
-        return "synthetic" if builtin in SYNTHETIC else made_for.get(builtin, "language")
+        made_for = {"stdlib": "language", "digits": "classify", "eeg": "forecast"} | dict.fromkeys(
+            SYNTHETIC, "synthetic"
+        )
+        if builtin not in made_for:
+            raise OptionError(f"there is no builtin:{builtin}; there are {', '.join(made_for)}.")
+        return made_for[builtin]
     if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES):
         raise OptionError(f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language.")
     return "language"

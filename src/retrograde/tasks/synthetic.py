@@ -115,6 +115,8 @@ class SyntheticTask(ABC):
         name = type(self).__name__
         if self.length < self.shortest:
             raise OptionError(f"{name}: length is {self.length}; it must be at least {self.shortest}.")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"{name}: seed is {self.seed}; it must be a whole number, 0 or more and below 2**63.")
         variant = getattr(self, "variant", None)
         if self.variants and variant not in self.variants:
             raise OptionError(f"{name}: no variant {variant!r}; choose one of {', '.join(self.variants)}.")
