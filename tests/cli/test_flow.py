@@ -158,12 +158,24 @@ def test_of_a_checkpoint_says_what_was_done(checkpoint, retrograde):
     assert max(map(len, done.out.splitlines())) <= 80
 
 
+def test_a_weight_whose_parametrisation_no_file_tells_is_said_to_be_as_stored(tmp_path, retrograde):
+    module = nn.GRU(2, 3)
+    nn.utils.parametrizations.orthogonal(module, "weight_hh_l0", use_trivialization=False)
+    torch.save(module.state_dict(), tmp_path / "a.pt")
+    done = retrograde("flow", "--checkpoint", tmp_path / "a.pt", "--steps", 5)
+    assert done.code == 0
+    assert "(weight_hh_l0: taken as stored under a parametrisation" in " ".join(done.out.split())
+    facts = json.loads(retrograde("flow", "--checkpoint", tmp_path / "a.pt", "--steps", 5, "--json").out)
+    assert facts["as_stored"] == ["weight_hh_l0"]
+
+
 def test_of_a_checkpoint_driven_by_a_file(checkpoint, tmp_path, retrograde):
     np.save(tmp_path / "in.npy", np.random.default_rng(0).normal(size=(9, 3, 2)))
     asked = ["flow", "--checkpoint", checkpoint, "--input", tmp_path / "in.npy"]
     found = json.loads(retrograde(*asked, "--layer", "decoder", "--nonlinearity", "relu", "--json").out)
     assert found["modules"] == {"decoder": "RNN 2 → 4, relu"}
     assert (found["steps"], found["sequences"], found["seed"]) == (9, 3, None)
+    assert found["as_stored"] == []
     done = retrograde(*asked)
     assert done.code == 2 and "takes 3: give (T, B, 3)" in done.err
 

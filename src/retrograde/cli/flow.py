@@ -324,6 +324,12 @@ def _of_checkpoint(
     lines += [f"  {one.name or '(root)'}: {one}" for one in chosen]
     if nonlinearity is None and any(str(one).startswith("RNN") for one in chosen):
         lines.append("  (tanh is taken for an RNN, whose weights do not tell: --nonlinearity relu is the other)")
+    stored = [name for one in chosen for name in one.as_stored]
+    if stored:
+        lines.append(
+            f"  ({', '.join(stored)}: taken as stored under a parametrisation, which is right if that is dropout of "
+            "weights; of any other, remove_parametrizations and save again)"
+        )
     lines.append(
         f"Measured: the norm of ∂E_t/∂s_k of the layers alone, rebuilt and driven by {driven}, {what}. A checkpoint "
         "has no head and no data, so E_t is a fixed random projection of the output at step t, of length 1."
@@ -331,6 +337,7 @@ def _of_checkpoint(
     facts = {
         "checkpoint": str(path),
         "modules": {one.name: str(one) for one in chosen},
+        "as_stored": stored,
         "input": "noise" if given is None else str(given),
         "seed": seed if given is None else None,
         "loss": "fixed random projection of the output, of length 1",

@@ -45,10 +45,14 @@ class Found:
         Of the module in the checkpoint, every character but letters, digits and ``. - _`` as ``_``; empty at its root.
     module : RNN, GRU or LSTM
         Of ``torch.nn``, with the weights of the checkpoint.
+    as_stored : tuple of str
+        Weights taken as a parametrisation stores them, because what it makes of them is known to its code alone. Right
+        for dropout of weights, which is off in eval mode.
     """
 
     name: str
     module: nn.RNNBase
+    as_stored: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -201,7 +205,7 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
     """
     if nonlinearity not in (None, "tanh", "relu"):
         raise OptionError(f"nonlinearity is {nonlinearity!r}; it is 'tanh' or 'relu'.")
-    parameters = _as_computed_with(parameters)
+    parameters, as_stored = _as_computed_with(parameters)
     made = next((name for name in parameters if "weight_hh" in name and not _NAME.match(name)), None)
     hint = (
         "" if made is None else f" {made} looks reparametrised: remove that (remove_parametrizations) and save again."
@@ -223,7 +227,8 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
         plain = re.sub(r"[^\w.\-]", "_", name, flags=re.ASCII)
         while any(plain == other.name for other in found):
             plain += "_"
-        found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh", hint)))
+        stored = tuple(full for full, _ in own.values() if full in as_stored)
+        found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh", hint), stored))
     if nonlinearity is not None and not any(isinstance(one.module, nn.RNN) for one in found):
         raise OptionError(
             f"--nonlinearity {nonlinearity} is for an RNN; this checkpoint has {_kind(found[0].module)} weights."
@@ -241,9 +246,12 @@ _MADE_OF = re.compile(
 _PARTS = {"original0": "g", "original1": "v", "original": "orig", "0._u": "u", "0._v": "v"}
 
 
-def _as_computed_with(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters with weights that are kept in parts put together, as the model in eval mode has them."""
-    found = dict(parameters)
+def _as_computed_with(parameters: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
+    """The parameters with weights that are kept in parts put together, as the model in eval mode has them.
+
+    Beside them the names of those of which only what a parametrisation stores is there.
+    """
+    found, as_stored = dict(parameters), set()
     parts: dict[str, dict[str, str]] = {}
     for name in parameters:
         if (match := _MADE_OF.match(name)) is not None:
@@ -265,8 +273,11 @@ def _as_computed_with(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         module, _, last = whole.rpartition(".")
         inner = f"{module}.module.{last}".lstrip(".")  # a wrapper that drops weights holds the layer under this name
         siblings = inner.replace("weight_hh", "weight_ih")
-        found[inner if "raw" in own and siblings in parameters else whole] = weight
-    return found
+        name = inner if "raw" in own and siblings in parameters else whole
+        found[name] = weight
+        if set(own) == {"orig"}:
+            as_stored.add(name)
+    return found, as_stored
 
 
 def _together(parts: dict[str, Tensor]) -> Tensor | None:
