@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError, OptionError, RetrogradeError
+from ..errors import OptionError, RetrogradeError
 from .terminal import printable
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from ..flow import GradientFlow
     from ..flow.summary import Summary
-    from ..training import Run
 
 __all__ = ["flow"]
 
@@ -164,22 +162,15 @@ class _About:
 def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, _About]:
     from ..flow import gradient_flow
     from ..training import load
+    from ..training.probe import probe
 
     run = load(path)
     task, source = run.config["task"], data or str(run.config["data"]["source"])
-    if data is None and source == "-":
-        raise OptionError(f"{path} was trained on standard input, which is gone: give DATA to measure it on.")
-    probe = {"language": _text, "classify": _labelled, "tag": _labelled, "forecast": _series}.get(task, _synthetic)
-    try:
-        inputs, loss = probe(run, data, asked)
-    except DataError as error:
-        if data is not None:
-            raise
-        raise DataError(
-            f"{error} It is what {path} was trained on: give DATA to measure it on something else."
-        ) from None
-    measured = gradient_flow(run.model, *inputs, loss=loss, layers=asked.layers)
-    steps, batch = inputs[0].shape[:2]
+    taken = probe(run, data, steps=asked.steps, sequences=asked.sequences)
+    for note in taken.notes:
+        typer.echo(f"note: {printable(note)}", err=True)
+    measured = gradient_flow(run.model, *taken.inputs, loss=taken.loss, layers=asked.layers)
+    steps, batch = taken.inputs[0].shape[:2]
     what = f"{batch} sequence{'s' * (batch != 1)} of {'up to ' if measured.lengths is not None else ''}{steps} steps"
     options = run.config["options"]
     cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
@@ -191,106 +182,6 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
     ]
     facts = {"run": str(path), "task": task, "data": source, "held_out": data is None}
     return measured, _About(lines, facts | {"sequences": batch, "steps": steps})
-
-
-_Probe = tuple[tuple[Any, ...], Callable[[Any], Any]]
-
-
-def _held_out(run: Run, source: str | None = None, **options: Any) -> Any:
-    """The run's task over its own data, or over another source."""
-    from ..tasks.opening import open_task
-
-    task = run.config["task"]
-    own = run.config["options"] | options
-    opened = open_task(task, source or str(run.config["data"]["source"]), own, run.folder)
-    if source is None and opened.fingerprint != run.config["data"].get("fingerprint"):
-        typer.echo(
-            f"note: {printable(str(run.config['data']['source']))} has changed since training: what is held out of it "
-            "now may have been trained on.",
-            err=True,
-        )
-    return opened
-
-
-def _text(run: Run, data: str | None, asked: _Asked) -> _Probe:
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from ..tasks.language import encoded, windows
-    from ..tasks.text import read_text
-
-    options = run.config["options"]
-    steps, count = asked.steps or min(STEPS, options["bptt"]), asked.sequences or SEQUENCES
-    if data is None:
-        inputs, targets = _held_out(run).held_out_sequences(steps, count)
-    else:
-        tokens = encoded(run.vocabulary, read_text(data, options["encoding"]).pieces())
-        if len(tokens) < 2:
-            raise DataError(f"{data} is too short: {len(tokens)} tokens; predicting one from another takes 2.")
-        inputs, targets = windows(tokens, steps, count)
-    if asked.steps is not None and len(inputs) < asked.steps:
-        typer.echo(f"note: the text has no {asked.steps} steps; measured over {len(inputs)}.", err=True)
-
-    def loss(output: Any) -> torch.Tensor:
-        return cross_entropy(output[0].flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-
-    return (inputs,), loss
-
-
-def _labelled(run: Run, data: str | None, asked: _Asked) -> _Probe:
-    steps, count = asked.steps or STEPS, asked.sequences or SEQUENCES
-    if data is None:
-        probe: _Probe = _held_out(run).probe(count, steps)
-        return probe
-    import numpy as np
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from ..tasks.labelled import IGNORED, as_input
-
-    reader = run.reader
-    inputs, labels = reader.read(reader.open(data, run.config["options"]["encoding"] or "utf-8"))
-    # The longest that are no longer than asked for show most of time.
-    order = np.argsort(inputs.lengths, kind="stable")
-    fitting = int(np.searchsorted(inputs.lengths[order], steps, side="right")) or count
-    chosen = order[max(0, fitting - count) : fitting][::-1].copy()
-    table = labels.padded(chosen, IGNORED)
-    targets = torch.from_numpy(table if reader.per_step else table[0])
-
-    def loss(output: Any) -> torch.Tensor:
-        losses = cross_entropy(output.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED)
-        return losses.view_as(targets)
-
-    return (as_input(torch.from_numpy(inputs.padded(chosen))), torch.from_numpy(inputs.lengths[chosen])), loss
-
-
-def _series(run: Run, data: str | None, asked: _Asked) -> _Probe:
-    _no_steps(asked, "the windows of a forecast are as long as the --context it was trained with")
-    # Other data is all to validate with, none of it held out of the rest.
-    whole = {} if data is None else {"validation": data, "test": None, "test_fraction": None}
-    task = _held_out(run, data, **whole)
-    probe: _Probe = task.probe(asked.sequences or SEQUENCES, STEPS)
-    return probe
-
-
-def _synthetic(run: Run, data: str | None, asked: _Asked) -> _Probe:
-    _no_steps(asked, "a synthetic task sets its own length; another is measured as DATA, builtin:NAME?length=N")
-    task = _held_out(run, data)
-    trained = run.reader.task
-    if (task.task.input_size, task.task.output_size) != (trained.input_size, trained.output_size):
-        raise DataError(
-            f"{data} has {task.task.input_size} inputs and {task.task.output_size} outputs; the network was trained on "
-            f"{run.config['data']['source']}, which has {trained.input_size} and {trained.output_size}."
-        )
-    if task.task.many_to_one != trained.many_to_one:
-        raise DataError(f"{data} is answered at other steps than {run.config['data']['source']}, which was trained.")
-    probe: _Probe = task.probe(asked.sequences or SEQUENCES, STEPS)
-    return probe
-
-
-def _no_steps(asked: _Asked, why: str) -> None:
-    if asked.steps is not None:
-        raise OptionError(f"--steps {asked.steps} has no say here: {why}.")
 
 
 # --- A checkpoint -----------------------------------------------------------------------------------------------------

@@ -201,6 +201,16 @@ class LabelledModel:
         inputs, targets = self.read(self.open(source, encoding))
         return {"sequences": len(inputs), "steps": int(inputs.lengths.sum()), **self.score(inputs, targets)}
 
+    def probe(
+        self, source: str, count: int, steps: int, encoding: str = "utf-8"
+    ) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """What to measure the gradient with on another table: its longest sequences of no more than ``steps``."""
+        inputs, targets = self.read(self.open(source, encoding))
+        order = np.argsort(inputs.lengths, kind="stable")
+        fitting = int(np.searchsorted(inputs.lengths[order], steps, side="right")) or count
+        chosen = order[max(0, fitting - count) : fitting][::-1].copy()
+        return LabelledBatch.of(inputs, targets, chosen, self.per_step).probe()
+
     def predict(self, records: Iterator[Record]) -> Iterator[tuple[Record, NDArray[np.float64]]]:
         """Class probabilities of records, in their order, block by block: ``(labels,)`` or ``(T, labels)`` each."""
         while block := list(islice(records, BLOCK)):
@@ -276,6 +286,35 @@ class LabelledBatch:
     lengths: Tensor
     targets: Tensor
     class_weights: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Ragged,
+        targets: Ragged,
+        chosen: NDArray[np.int64],
+        per_step: bool,
+        class_weights: Tensor | None = None,
+    ) -> LabelledBatch:
+        """Those chosen of encoded sequences and the numbers of their labels, the longest first."""
+        padded = targets.padded(chosen, IGNORED)
+        return cls(
+            as_input(torch.from_numpy(inputs.padded(chosen))),
+            torch.from_numpy(inputs.lengths[chosen]),
+            torch.from_numpy(padded if per_step else padded[0]),
+            class_weights,
+        )
+
+    def probe(self) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
+
+        def loss(output: Tensor) -> Tensor:
+            losses = F.cross_entropy(
+                output.flatten(0, -2), self.targets.flatten(), reduction="none", ignore_index=IGNORED
+            )
+            return losses.view_as(self.targets)
+
+        return (self.inputs, self.lengths), loss
 
     @property
     def size(self) -> int:
@@ -462,13 +501,7 @@ class LabelledTask:
         return self._batch(self.inputs, self.targets, self.shuffle(step))
 
     def _batch(self, inputs: Ragged, targets: Ragged, chosen: NDArray[np.int64]) -> LabelledBatch:
-        padded = targets.padded(chosen, IGNORED)
-        return LabelledBatch(
-            as_input(torch.from_numpy(inputs.padded(chosen))),
-            torch.from_numpy(inputs.lengths[chosen]),
-            torch.from_numpy(padded if self.per_step else padded[0]),
-            self.class_weights,
-        )
+        return LabelledBatch.of(inputs, targets, chosen, self.per_step, self.class_weights)
 
     def loss(self, model: nn.Module, batch: LabelledBatch, state: Any) -> tuple[Tensor, None]:
         """Mean cross-entropy per label, weighted by class if asked for; no state is carried."""
@@ -500,15 +533,7 @@ class LabelledTask:
 
     def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
         """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
-        batch = self._held_out(count, steps)
-
-        def loss(output: Tensor) -> Tensor:
-            losses = F.cross_entropy(
-                output.flatten(0, -2), batch.targets.flatten(), reduction="none", ignore_index=IGNORED
-            )
-            return losses.view_as(batch.targets)
-
-        return (batch.inputs, batch.lengths), loss
+        return self._held_out(count, steps).probe()
 
     def _held_out(self, count: int, steps: int) -> LabelledBatch:
         """Some sequences of the validation part: of middling length, or as near it as is no longer than ``steps``."""

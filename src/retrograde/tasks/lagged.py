@@ -193,14 +193,14 @@ class SyntheticTraining:
                 "with another length or seed."
             )
         task = task_of(source)
-        if (task.input_size, task.output_size, task.many_to_one) != (
-            self.task.input_size,
-            self.task.output_size,
-            self.task.many_to_one,
-        ):
+        if (task.input_size, task.output_size) != (self.task.input_size, self.task.output_size):
             raise DataError(
                 f"{source} has {task.input_size} inputs and {task.output_size} outputs a step; the network was trained "
                 f"on {self.source}, which has {self.task.input_size} and {self.task.output_size}."
+            )
+        if task.many_to_one != self.task.many_to_one:
+            raise DataError(
+                f"{source} is answered at other steps than {self.source}, which the network was trained on."
             )
         return task
 

@@ -33,6 +33,7 @@ __all__ = [
     "encoded",
     "evaluate",
     "generate",
+    "loss_by_step",
     "score",
     "windows",
 ]
@@ -152,6 +153,15 @@ def windows(tokens: Rows, length: int, count: int, first: int = 0) -> tuple[Tens
     starts = torch.linspace(0, steps - length, count).long().numpy()
     found = torch.from_numpy(_side_by_side(tokens, starts + first, length + 1))
     return found[:-1], found[1:]
+
+
+def loss_by_step(targets: Tensor) -> Callable[[Any], Tensor]:
+    """The loss of a model's output at every step, ``(T, B)``."""
+
+    def loss(output: Any) -> Tensor:
+        return F.cross_entropy(output[0].flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+    return loss
 
 
 def _side_by_side(tokens: Rows, starts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -365,11 +375,7 @@ class LanguageTask:
     def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
         """Inputs of the model and the loss of its output per step, ``(T, B)``, to measure the gradient with."""
         inputs, targets = self.held_out_sequences(min(steps, self.options["bptt"]), count)
-
-        def loss(output: Any) -> Tensor:
-            return F.cross_entropy(output[0].flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-
-        return (inputs,), loss
+        return (inputs,), loss_by_step(targets)
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""
