@@ -27,6 +27,7 @@ TASKS = [
     CopyMemory(length=7, symbols=5, items=3),
     Latch(length=20, informative=3),
     Latch(length=20, signal_noise=0.2),
+    Latch(length=20, target_noise=0.1),
     Latch(length=20, informative=1, signal_noise=0.2, target_noise=0.1),
     Parity(length=12, noise=0.2),
     DelayedMatchToSample(stimuli=4),
@@ -66,7 +67,7 @@ def solve(task, batch):
     if isinstance(task, Latch):
         odds = 2 * x[: task.informative, :, 0].sum(0) / max(task.signal_noise, 0.04)
         if task.target_noise:
-            return 0.2 + 0.6 * odds.sigmoid()[:, None]
+            return 0.8 - 0.6 * odds.sigmoid()[:, None]
         return torch.stack([torch.zeros_like(odds), odds], -1)
     if isinstance(task, Parity):
         step = torch.arange(len(x))[:, None]
@@ -239,6 +240,46 @@ def test_criterion_looks_at_the_newest_only():
     assert not criterion.met([True] * 1999)
     assert criterion.met([False] * 500 + [True] * 1988 + [False] * 12)
     assert not criterion.met([True] * 1987 + [False] * 13)
+
+
+@pytest.mark.parametrize(
+    ("task", "sequences", "wrong", "mean_error"),
+    [
+        (AddingProblem(), 2000, 0, 0.01),
+        (MultiplicationProblem(), 2000, 12, None),
+        (TemporalOrder(), 2000, 0, 0.1),
+        (Latch(), 256, 0, 0.01),
+        (Latch(signal_noise=0.2), 256, 5, 0.04),
+        (Latch(target_noise=0.1), 256, 0, 0.015),
+    ],
+)
+def test_goals_of_1997(task, sequences, wrong, mean_error):
+    criterion = task.criterion
+    assert (criterion.sequences, criterion.wrong, criterion.mean_error) == (sequences, wrong, mean_error)
+    if mean_error is not None:
+        right = [True] * sequences
+        assert criterion.met(right, [0.9 * mean_error] * sequences)
+        assert not criterion.met(right, [1.1 * mean_error] * sequences)
+        assert not criterion.met(right)
+
+
+def test_targets_of_experiment_3c():
+    batch = Latch(length=10, target_noise=0.1).batch(500, torch.Generator().manual_seed(0))
+    assert torch.equal(batch.clean, 0.5 - 0.3 * batch.inputs[0, :, 0])  # 0.2 after 1, 0.8 after -1
+    assert float((batch.targets - batch.clean).var()) == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize("task", [Latch(length=5, target_noise=0.1), TemporalOrder(), CopyMemory(length=3)])
+def test_error_is_the_largest_of_a_sequence(task):
+    batch = task.batch(2, torch.Generator().manual_seed(0))
+    perfect = solve(task, batch) if batch.clean is None else batch.clean[:, None].clone()
+    assert task.error(perfect, batch).tolist() == pytest.approx([0, 0], abs=1e-6)
+    if task.kind == "values":
+        assert task.error(perfect + torch.tensor([[0.1], [-0.2]]), batch).tolist() == pytest.approx([0.1, 0.2])
+        return
+    perfect[..., 1, :] = 0  # the second sequence is answered "any class"
+    classes = task.output_size
+    assert task.error(perfect, batch).tolist() == pytest.approx([0, 1 - 1 / classes], abs=1e-6)
 
 
 def test_outputs_of_the_wrong_shape_are_named():

@@ -125,9 +125,10 @@ class Display(Listener):
             if "test" in (summary.get("results") or {}):
                 self._print(f"On the test part: {', '.join(scores(summary['results']['test']))}.")
         if goal := summary.get("goal"):
+            missed = f", the mean error was {goal['mean_error']:.4f}" if "mean_error" in goal else ""
             self._print(
                 f"Published goal {'met' if goal['solved'] else 'not met'}: {goal['criterion']}; {goal['wrong']:,} of "
-                f"{goal['sequences']:,} new ones were wrong."
+                f"{goal['sequences']:,} new ones were wrong{missed}."
             )
         page = result.folder / "report.html"
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))

@@ -168,12 +168,14 @@ class SyntheticTraining:
         criterion = self.task.criterion
         with torch.no_grad():
             drawn = _outputs(model, self.task, criterion.sequences, UNSEEN + 1)
-            correct = torch.cat([self.task.correct(*pair) for pair in drawn])
+            judged = [(self.task.correct(*pair), self.task.error(*pair)) for pair in drawn]
+        correct, errors = (torch.cat(parts) for parts in zip(*judged, strict=True))
         found = {
             "criterion": criterion.words,
             "sequences": criterion.sequences,
             "wrong": int((~correct).sum()),
-            "solved": criterion.met(correct),
+            **({} if criterion.mean_error is None else {"mean_error": float(errors.double().mean())}),
+            "solved": criterion.met(correct, errors),
         }
         return {"evaluation.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
 

@@ -49,7 +49,8 @@ def section(run: Run) -> Section | None:
         goal = run.evaluation
         solved = "The published goal is met" if goal.get("solved") else "The published goal is not met"
         wrong = f"{count(real(goal.get('wrong')))} of {count(real(goal.get('sequences')))} were wrong"
-        words.append(f"{solved}: {goal['criterion']}. {wrong}.")
+        mean = f", the mean error was {real(goal['mean_error']):.4f}" if "mean_error" in goal else ""
+        words.append(f"{solved}: {goal['criterion']}. {wrong}{mean}.")
     tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(METRICS[key][0] for key in shown)))]
     for name in ("test", "validation"):
         found = part(run.evaluation, name)
