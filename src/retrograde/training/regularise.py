@@ -39,13 +39,19 @@ class VanishingGradientRegulariser:
         watched by hooks until `remove` is called. There is to be no dropout between its layers and no parametrisation
         of its weights: those masks cannot be known afterwards.
     alpha
-        Weight of Ω; 1 to 4 in the paper.
+        Weight of Ω. The paper's 4 belongs to another scale, see the notes.
 
     Raises
     ------
     OptionError
         For a GRU or an LSTM: the paper defines Ω for the vanilla network only, and their gates are there to solve the
         same problem. For a model without a recurrent layer; for dropout between layers or parametrised weights.
+
+    Notes
+    -----
+    The authors' code squares the two norms (as their equation 10 does) and takes the mean over steps and sequences where
+    the paper has the sum over steps. Near a ratio r of 1 its terms are (r² − 1)² ≈ 4 (r − 1)², so that the α = 4 of their
+    experiments is about α = 16 / T here.
 
     References
     ----------
