@@ -73,6 +73,9 @@ CORPUS = {
     "unclosed.csv": GOOD.encode() + b'"never closed ' + b"x\n" * 100,
     "long-header.csv": b"x" * 100_000 + b",label\n" + b"a,x\nb,y\n" * 8,
     "deep.jsonl": b'{"text": ' + b"[" * 3000 + b"]" * 3000 + b', "label": "x"}\n',
+    "tags.conll": b"Joe B-X\nleft O\n\nHe O\n\n" * 6,
+    "tags-uneven.conll": b"Joe B-X\nleft\n\n" * 6,
+    "junk.arrow": b"ARROW1\0\0junk",
     "lists-uneven.jsonl": b'{"x": [[1, 2], [3]], "label": "x"}\n{"x": [[2]], "label": "y"}\n' * 6,
 }
 
@@ -82,7 +85,6 @@ def no_warnings():
     """A warning would be printed to the user beside the line."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("default", category=ResourceWarning)
         warnings.filterwarnings("default", category=DeprecationWarning)
         yield
 

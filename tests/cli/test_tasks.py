@@ -366,3 +366,24 @@ def test_other_tasks_get_a_page(retrograde, reviews, entities, sales, tmp_path):
         assert retrograde("train", source, "--task", task, "--out", run, *options, "--max-steps", 4).code == 0
         assert "<html" in (run / "report.html").read_text()
         assert retrograde("info", run).code == 0
+
+
+def test_a_folder_that_datasets_saved_from_training_to_predictions(retrograde, tmp_path):
+    import datasets
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = {"text": ["so bad", "very good"] * 20, "label": [0, 1] * 20}
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    run, out = tmp_path / "run", tmp_path / "out.jsonl"
+    train = ["train", tmp_path / "saved", "--task", "classify", "--out", run, *FAST, "--max-steps", 4]
+    assert retrograde(*train).code == 0
+    assert retrograde("train", "--out", run, "--resume", "--max-steps", 6, "--quiet").code == 0
+    assert retrograde("evaluate", run, tmp_path / "saved").code == 0
+    assert retrograde("predict", run, tmp_path / "saved", "--out", out, "--probabilities").code == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(found) == 40
+    assert set(found[0]) == {"prediction", "probability of bad", "probability of good"}
+    assert retrograde("train", tmp_path / "saved", "--out", tmp_path / "other").code == 2

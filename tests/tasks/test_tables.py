@@ -1,7 +1,9 @@
 """Files as users have them, read as tables: what is guessed, what becomes of rows, and what is said of broken ones."""
 
+import gc
 import gzip
 import json
+import warnings
 
 import numpy as np
 import pyarrow
@@ -14,7 +16,8 @@ from retrograde.errors import DataError, OptionError
 from retrograde.tasks.columns import Columns, columns_for
 from retrograde.tasks.rows import sequences
 from retrograde.tasks.series import read_series
-from retrograde.tasks.tables import open_table
+from retrograde.tasks.tables import fingerprint, open_table
+from retrograde.tasks.text import read_text
 
 
 @pytest.fixture
@@ -175,16 +178,19 @@ def test_builtins():
         ("a.csv", "a,a,label\n1,2,3\n", "two columns 'a'"),
         ("a.csv", "text,label\na,b,c\n", "first row has 3 fields, the header has 2"),
         ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 fields, the header has 2"),
-        ("a.csv", b"text,label\na\0,b\n", "binary, not text"),
-        ("a.csv", "text,label\ncafé,b\n".encode("latin-1"), r"byte 14 \(0xe9\).*--encoding"),
-        ("a.csv", b"text,label\na,caf\xc3", r"byte 16 \(0xc3\).*--encoding"),
+        ("a.csv", b"text,label\na\0,b\n", "binary, not text: a NUL at byte offset 12"),
+        ("a.csv", "text,label\ncafé,b\n".encode("latin-1"), "byte 0xe9 at offset 14 .*--encoding"),
+        ("a.csv", b"text,label\na,caf\xc3", "byte 0xc3 at offset 16 .*--encoding"),
         ("a.jsonl", '{"text":"a","label":1}\n{"text":"b", broken\n', "line 2 is no JSON"),
         ("a.jsonl", "[1,2]\n[3]\n", "line 1 is no JSON object"),
         ("a.parquet", b"PAR1junk", "cannot be read"),
-        ("a.csv.gz", gzip.compress(TEXTS.encode())[:30], "cannot be read"),
+        ("a.csv.gz", gzip.compress(TEXTS.encode())[:30], "damaged gzip file"),
         ("a.npy", b"\x93NUMPYjunk", "cannot be read"),
         ("a.npz", b"PKjunk", "never loaded"),
-        ("a.docx", b"x", "of a kind that is not known"),
+        ("a.csv", 'text,label\na,b\n"c,d\na,b\n', r'row 2 opens a quote \("\) that is never closed'),
+        ("a.docx", b"x", r"\.docx is not read; save it as one of \.csv"),
+        ("a.conll", "-DOCSTART- O\n\n", "has no rows"),
+        ("a.conll", "a O\nb c O\n", "line 2 has 3 columns, those above it have 2"),
     ],
 )
 def test_broken_files(write, name, content, message):
@@ -305,3 +311,83 @@ def test_a_feature_that_is_left_out_for_a_cell_is_named(write):
         read(path, features="x1,x2")
     _, notes = columns_for("classify", open_table(write("b.csv", "x,y,label\n" + "1,red,a\n2,blue,b\n" * 9)), {})
     assert not any("left out" in note for note in notes)
+
+
+def test_what_datasets_saved(tmp_path):
+    """Folders and Arrow files of Hugging Face datasets, classes by their names."""
+    import datasets
+
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=["O", "B-PER", "I-PER"])),
+        }
+    )
+    rows = {"tokens": [["Joe", "Smith"], ["left"]], "ner_tags": [[1, 2], [0]]}
+    one = datasets.Dataset.from_dict(rows, features=features)
+    datasets.disable_progress_bars()
+    one.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": one, "test": one}).save_to_disk(tmp_path / "both")
+    one.to_parquet(tmp_path / "a.parquet")
+    (arrow,) = (tmp_path / "one").glob("*.arrow")
+    for path in (tmp_path / "one", tmp_path / "both", tmp_path / "both" / "test", tmp_path / "a.parquet", arrow):
+        _, records = read(path, "tag")
+        assert [(r.tokens, r.label) for r in records] == [
+            (["Joe", "Smith"], ["B-PER", "I-PER"]),
+            (["left"], ["O"]),
+        ]
+    assert "of the splits of" in open_table(tmp_path / "both").notes[0]
+    assert fingerprint(str(tmp_path / "one")) == fingerprint(str(tmp_path / "both" / "train"))
+    assert fingerprint(str(tmp_path / "one")) != fingerprint(str(tmp_path / "both"))
+    with pytest.raises(DataError, match="is a table"):
+        read_text(tmp_path / "one")
+    (tmp_path / "both" / "train").rename(tmp_path / "both" / "dev")
+    with pytest.raises(DataError, match="holds the splits dev, test: name the folder of one"):
+        open_table(tmp_path / "both")
+
+
+def test_conll(write):
+    content = "-DOCSTART- -X- -X- O\n\nJoe NNP B-NP B-PER\nSmith NNP I-NP I-PER\n\n\nleft VBD B-VP O"
+    path = write("a.conll", content)
+    _, records = read(path, "tag")
+    assert [(r.tokens, r.label) for r in records] == [(["Joe", "Smith"], ["B-PER", "I-PER"]), (["left"], ["O"])]
+    assert read(path, "tag", label="column 2")[1][0].label == ["NNP", "NNP"]
+    assert open_table(write("b.conll", "New York\tB\nis\tO\n")).sample() == {
+        "tokens": [["New York", "is"]],
+        "tags": [["B", "O"]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros((4, 3, 2, 2)), "y": np.arange(4)}, r"array 'x' has 4 dimensions, \(4, 3, 2, 2\)"),
+        ({"x": np.zeros((2, 5)), "lengths": [5, -1]}, "'lengths' has -1 in row 2; the rows have 5 steps"),
+        ({"x": np.zeros((2, 5)), "lengths": [6, 5]}, "'lengths' has 6 in row 1"),
+        ({"x": np.zeros((2, 5)), "lengths": [1.5, 5]}, "'lengths' has 1.5 in row 1"),
+        ({"x": np.arange("2004-01-01", "2004-02-01", dtype="M8[D]")}, "holds times and nothing else"),
+    ],
+)
+def test_arrays_that_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        open_table(tmp_path / "a.npz")
+
+
+def test_a_broken_archive_is_closed(write):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match="cannot be read"):
+            open_table(write("a.npz", b"PK\x03\x04junk"))
+        gc.collect()
+
+
+def test_a_folder_without_texts_says_what_it_holds(tmp_path):
+    with pytest.raises(DataError, match=r"no text files \(\.txt\), nothing"):
+        open_table(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"\0")
+    with pytest.raises(DataError, match=r"no text files \(\.txt\), only a\.png"):
+        open_table(tmp_path)
+    (tmp_path / "b.txt").touch()
+    with pytest.raises(DataError, match=r"no text: only empty ones \(b\.txt\)\. 1 binary file of .* left out: a\.png"):
+        read_text(tmp_path)

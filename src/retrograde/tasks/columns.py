@@ -539,10 +539,12 @@ def kind_of(values: Sequence[Any]) -> str:
         return "empty"
     if all(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
         return "list"
+    if _is_instant(cells[0]):
+        return "time"
     if _are_numbers(cells):
         return "time" if date_form(cells) == "%Y%m%d" else "number"
     if not isinstance(cells[0], str):
-        return "time" if _is_instant(cells[0]) else "text"
+        return "text"
     return "time" if all(map(looks_like_date, cells)) and _are_dates(list(map(str, cells))) else "text"
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -450,6 +450,18 @@ class LabelledTask:
                 "they look like numbers or names, not classes; name another --label, or forecast numbers with "
                 "--task forecast."
             )
+        if len(counts) > 20 and (numbers := _as_numbers(counts)) is not None:
+            what = f"column {self.columns.label!r} has {len(counts):,} different numbers in {counts.total():,}"
+            mend = (
+                "put them into a few classes (low, middle, high), or forecast them with --task forecast if the rows "
+                "are steps in time"
+            )
+            if (numbers != np.floor(numbers)).any():
+                some = next(one for one in counts if not float(one).is_integer())
+                raise DataError(f"{what}, such as {some}: they look like amounts to predict, not classes; {mend}.")
+            note = f"{what}: each is taken for a class. If they are amounts to predict, {mend}."
+            if counts.total() < 10 * len(counts) and np.ptp(numbers) >= len(counts) and note not in self.notes:
+                self.notes.append(note)
 
     def _lowercase(self) -> bool:
         asked = self.options.get("lowercase")
@@ -561,6 +573,15 @@ class LabelledTask:
             "channels": None if self.encoder.reads_tokens else self.encoder.size,
             "fingerprint": self.fingerprint,
         }
+
+
+def _as_numbers(labels: Iterable[str]) -> NDArray[np.float64] | None:
+    """Labels as numbers, None if one is none."""
+    try:
+        found = np.array(list(labels), dtype=np.float64)
+    except ValueError:
+        return None
+    return found if np.isfinite(found).all() else None
 
 
 def _natural(label: str) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
-from .text import check_exists
+from .text import check_exists, decoded, is_saved, some_of
 
 __all__ = ["SUFFIXES", "Block", "Table", "fingerprint", "open_table"]
 
@@ -90,7 +90,7 @@ class Table:
 # --- Opening ----------------------------------------------------------------------------------------------------------
 
 HOW_TO_QUOTE = 'put "…" around fields that hold the separator.'
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".npy", ".npz")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".npy", ".npz", ".conll")
 
 
 def open_table(source: str | Path, encoding: str = "utf-8") -> Table:
@@ -99,9 +99,10 @@ def open_table(source: str | Path, encoding: str = "utf-8") -> Table:
     Parameters
     ----------
     source : str or Path
-        ``.csv``, ``.tsv``, ``.jsonl``/``.ndjson``/``.json`` (an object a line), each also as ``.gz``; ``.parquet``;
-        ``.npy`` and ``.npz`` without pickle; a folder of text files, the folder each lies in being its label; or
-        ``builtin:digits`` and ``builtin:eeg``.
+        ``.csv``, ``.tsv``, ``.jsonl``/``.ndjson``/``.json`` (an object a line), ``.conll`` (a token a line), each also
+        as ``.gz``; ``.parquet``, ``.arrow``; ``.npy`` and ``.npz`` without pickle; a folder that ``save_to_disk`` of
+        ``datasets`` wrote; a folder of text files, the folder each lies in being its label; or ``builtin:digits`` and
+        ``builtin:eeg``.
     encoding : str
         Of text files.
 
@@ -116,23 +117,26 @@ def open_table(source: str | Path, encoding: str = "utf-8") -> Table:
     path = Path(name)
     check_exists(name, f"a file ({', '.join(SUFFIXES)}) or a folder of texts")
     if path.is_dir():
-        return _texts(path, encoding)
+        return _saved(path) if is_saved(path) else _texts(path, encoding)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
     if kind not in SUFFIXES:
         raise DataError(
-            f"{name} is of a kind that is not known by its name: rename it to one of {', '.join(SUFFIXES)}."
+            f"{name}: {kind or 'files without an ending'} is not read; save it as one of {', '.join(SUFFIXES)} (or "
+            "give it that name, if it is one)."
         )
     if path.stat().st_size == 0:
         raise DataError(f"{name} is empty.")
     if kind in (".npy", ".npz"):
         table = _arrays(path)
-    elif kind == ".parquet":
-        table = _dataset(path, "parquet", None)
+    elif kind in (".parquet", ".arrow"):
+        table = _dataset(path, kind[1:], None)
     else:
         encoding = _check_text(path, encoding)
         if kind in (".csv", ".tsv"):
             table = _csv(path, encoding, "\t" if kind == ".tsv" else None)
+        elif kind == ".conll":
+            table = _conll(path, encoding)
         else:
             table = _dataset(path, "json", None, encoding=encoding)
     return table
@@ -154,7 +158,7 @@ def fingerprint(*sources: str | None) -> str:
             found.update(f"{source}\0".encode())
             continue
         path = Path(source)
-        for file in _text_files(path) if path.is_dir() else [path]:
+        for file in _files_of(path) if path.is_dir() else [path]:
             try:
                 with file.open("rb") as opened:
                     content = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -165,6 +169,11 @@ def fingerprint(*sources: str | None) -> str:
     return f"sha256:{found.hexdigest()}"
 
 
+def _files_of(folder: Path) -> list[Path]:
+    """The files that a folder's table is read from."""
+    return sorted(folder.rglob("*.arrow")) if is_saved(folder) else _text_files(folder)
+
+
 def _open(path: Path) -> Any:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -173,32 +182,11 @@ def _open(path: Path) -> Any:
 
 def _check_text(path: Path, encoding: str) -> str:
     """Read a text file through once, so that what cannot be decoded is named by its place. Returns the encoding."""
-    try:
-        decoder = codecs.getincrementaldecoder(encoding)()
-    except LookupError:
-        raise OptionError(f"--encoding {encoding!r} is not known; try utf-8, latin-1, cp1252, utf-16 …") from None
-    offset = 0
-    try:
-        with _open(path) as file:
-            first = file.peek(4)[:4] if hasattr(file, "peek") else b""
-            block = file.read(1 << 20)
-            while block:
-                following = file.read(1 << 20)
-                try:
-                    text = decoder.decode(block, final=not following)  # the last character must be whole
-                except UnicodeDecodeError as error:
-                    at = offset + len(block) - len(error.object) + error.start  # bytes may be left of the block before
-                    raise DataError(
-                        f"{path} is not {encoding}: byte {at} (0x{error.object[error.start]:02x}) cannot be decoded; "
-                        "give its --encoding (latin-1, cp1252, utf-16 …)."
-                    ) from None
-                if "\0" in text:
-                    raise DataError(f"{path} is binary, not text: it has NUL characters from byte {offset} on.")
-                offset += len(block)
-                block = following
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
-    return "utf-8-sig" if first.startswith(codecs.BOM_UTF8) and encoding.lower() in ("utf-8", "utf8") else encoding
+    for _ in decoded(path, encoding):
+        pass
+    with _open(path) as file:
+        first = file.read(3)
+    return "utf-8-sig" if first == codecs.BOM_UTF8 and codecs.lookup(encoding).name == "utf-8" else encoding
 
 
 def _csv(path: Path, encoding: str, delimiter: str | None) -> Table:
@@ -242,13 +230,20 @@ def _dataset(path: Path, kind: str, names: list[str] | None, **options: Any) -> 
     def rows() -> Any:  # to open one takes as long as to read a thousand rows
         import datasets
 
-        found = datasets.load_dataset(kind, data_files=str(path.resolve()), split="train", streaming=True, **options)
-        return found.with_format("arrow")  # else each cell is taken out and put back
+        if kind == "saved":
+            found = datasets.load_from_disk(str(path.resolve()))
+        else:
+            files = str(path.resolve())
+            found = datasets.load_dataset(kind, data_files=files, split="train", streaming=True, **options)
+        named = {name: _class_names(feature) for name, feature in (found.features or {}).items()}
+        return found.with_format("arrow"), named  # else each cell is taken out and put back
 
     def blocks() -> Iterator[Block]:
         with _readable(path):
-            for block in rows().iter(batch_size=BLOCK):
-                yield block.to_pydict()
+            found, named = rows()
+            for block in found.iter(batch_size=BLOCK):
+                cells: Block = block.to_pydict()
+                yield {name: _by_name(column, named.get(name)) for name, column in cells.items()}
 
     first = next(iter(blocks()), None)
     if first is None or not first or not next(iter(first.values())):
@@ -261,6 +256,70 @@ def _dataset(path: Path, kind: str, names: list[str] | None, **options: Any) -> 
             yield {name: block.get(name, [None] * size) for name in known}
 
     return Table(str(path), known, whole)
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """What the numbers of a column of classes, or of lists of them, stand for."""
+    feature = getattr(feature, "feature", feature)
+    return list(feature.names) if type(feature).__name__ == "ClassLabel" and feature.names else None
+
+
+def _by_name(cells: list[Any], names: list[str] | None) -> list[Any]:
+    if names is None:
+        return cells
+    known = dict(enumerate(names))  # -1, and what is missing, has none
+    return [[known.get(one) for one in cell] if isinstance(cell, list) else known.get(cell) for cell in cells]
+
+
+def _saved(folder: Path) -> Table:
+    """What ``save_to_disk`` of ``datasets`` wrote; of several splits the one to train with."""
+    if not (folder / "dataset_dict.json").is_file():
+        return _dataset(folder, "saved", None)
+    splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and is_saved(path))
+    if "train" not in splits:
+        raise DataError(f"{folder} holds the splits {', '.join(splits) or 'none'}: name the folder of one.")
+    table = _dataset(folder / "train", "saved", None)
+    table.source = str(folder)
+    others = [name for name in splits if name != "train"]
+    if others:
+        table.notes.append(f"of the splits of {folder} train is read; {folder / others[0]} names another.")
+    return table
+
+
+def _conll(path: Path, encoding: str) -> Table:
+    """A token a line with its labels beside it, an empty line after each sentence; each sentence a row of lists."""
+
+    def sentences() -> Iterator[list[list[str]]]:
+        held: list[list[str]] = []
+        width = None
+        with _open(path) as raw, io.TextIOWrapper(raw, encoding=encoding) as file:
+            for number, line in enumerate(file, 1):
+                cells = line.split("\t") if "\t" in line else line.split()
+                cells = [cell.strip() for cell in cells]
+                if not any(cells) or cells[0] == "-DOCSTART-":
+                    if held:
+                        yield held
+                        held = []
+                    continue
+                width = width or len(cells)
+                if len(cells) != width:
+                    raise DataError(f"{path}: line {number} has {len(cells)} columns, those above it have {width}.")
+                held.append(cells)
+        if held:
+            yield held
+
+    first = next(sentences(), None)
+    if first is None:
+        raise DataError(f"{path} has no rows.")
+    width = len(first[0])
+    names = ["tokens", *(f"column {place}" for place in range(2, width)), *(["tags"] if width > 1 else [])]
+
+    def blocks() -> Iterator[Block]:
+        rest = sentences()
+        while some := list(islice(rest, BLOCK)):
+            yield {name: [[cells[place] for cells in one] for one in some] for place, name in enumerate(names)}
+
+    return Table(str(path), names, blocks)
 
 
 @contextmanager
@@ -286,6 +345,8 @@ def _reason(error: BaseException, path: Path) -> str:
     if ragged := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", words):
         wanted, line, found = ragged.groups()
         return f"line {line} has {found} fields, the header has {wanted}: {HOW_TO_QUOTE}"
+    if unclosed := re.search(r"EOF inside string starting at row (\d+)", words):
+        return f'row {unclosed[1]} opens a quote (") that is never closed.'
     if ".json" in path.name.lower() or path.suffix == ".ndjson":
         with _open(path) as file:
             for number, line in enumerate(file, 1):
@@ -299,8 +360,13 @@ def _reason(error: BaseException, path: Path) -> str:
 
 def _arrays(path: Path) -> Table:
     try:
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
-        arrays = {"values": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:  # NumPy leaves one open that it finds to be no archive
+            if file.read(2) == b"PK":
+                file.seek(0)
+                loaded = np.load(file, allow_pickle=False)
+                arrays = {name: loaded[name] for name in loaded.files}
+            else:
+                arrays = {"values": np.load(path, allow_pickle=False, mmap_mode="r")}
     except (ValueError, OSError, EOFError, KeyError, SyntaxError) as error:
         why = str(error).rstrip(".")
         if "ickle" in why or "Python objects" in why:
@@ -317,7 +383,24 @@ def _arrays(path: Path) -> Table:
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path}: its arrays differ in their first dimension, {lengths}; a row is one index of all.")
-    return _table_of(str(path), arrays, lengths=arrays.pop(lasts[0]) if lasts and len(arrays) > 1 else None)
+    if deep := [name for name, array in arrays.items() if array.ndim > 3]:
+        raise DataError(
+            f"{path}: array {deep[0]!r} has {arrays[deep[0]].ndim} dimensions, {arrays[deep[0]].shape}; a sequence a "
+            "row has up to 3, (N, T, channels): reshape it."
+        )
+    if len(arrays) == 1 and next(iter(arrays.values())).dtype.kind in "mM":
+        raise DataError(f"{path} holds times and nothing else: save them beside the numbers, np.savez(…, time=…, x=…).")
+    if not lasts or len(arrays) == 1:
+        return _table_of(str(path), arrays)
+    ends, most = arrays.pop(lasts[0]), min((array.shape[1] for array in arrays.values() if array.ndim > 1), default=0)
+    if ends.ndim > 1 or ends.dtype.kind not in "iuf":
+        raise DataError(f"{path}: array {lasts[0]!r} must hold a number for each row.")
+    if most and (wrong := np.flatnonzero(~((ends >= 0) & (ends <= most) & (ends == np.floor(ends))))).size:
+        raise DataError(
+            f"{path}: array {lasts[0]!r} has {ends[wrong[0]]} in row {wrong[0] + 1}; the rows have {most} steps, so it "
+            f"must be a whole number from 0 to {most}."
+        )
+    return _table_of(str(path), arrays, lengths=ends)
 
 
 def _table_of(source: str, arrays: Mapping[str, NDArray[Any]], lengths: NDArray[Any] | None = None) -> Table:
@@ -372,7 +455,12 @@ def _text_files(folder: Path) -> list[Path]:
 def _texts(folder: Path, encoding: str) -> Table:
     files = _text_files(folder)
     if not files:
-        raise DataError(f"{folder} holds no text files (.txt): a folder of texts has them in one folder per label.")
+        there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        found = f"only {some_of(there)}" if there else "nothing"
+        raise DataError(
+            f"{folder} holds no text files (.txt), {found}: a folder of texts has them in one folder per label; a "
+            "table is named by its file."
+        )
 
     def blocks() -> Iterator[Block]:
         rest = iter(files)

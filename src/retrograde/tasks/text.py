@@ -33,7 +33,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from ..errors import DataError, OptionError, RunError
 from .storage import Rows
 
-__all__ = ["UNKNOWN", "Text", "TokenKind", "Vocabulary", "read_text"]
+__all__ = ["UNKNOWN", "Text", "TokenKind", "Vocabulary", "decoded", "is_saved", "read_text", "some_of"]
 
 TokenKind = Literal["char", "word", "bpe"]
 UNKNOWN = "<unk>"
@@ -160,6 +160,10 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     elif name == "-":
         pieces = _decoded(_unpacked(sys.stdin.buffer, "standard input"), encoding, "standard input")
     elif Path(name).is_dir():
+        if is_saved(Path(name)):
+            raise DataError(
+                f"{name} is a table (of save_to_disk): say what to learn, --task classify, tag or forecast."
+            )
         files, notes = _text_files(Path(name), encoding)
         pieces = _joined(_decoded(_bytes_of(path), encoding, str(path)) for path in files)
     else:
@@ -167,7 +171,9 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
         pieces = _decoded(_bytes_of(Path(name)), encoding, name)
     text = Text(pieces, name, encoding, notes)
     if not text.characters and files is not None:
-        raise DataError(f"{name} holds no text files: none, or only empty ones.")
+        empty = [path.relative_to(name).as_posix() for path in files]
+        there = " ".join([f"only empty ones ({some_of(empty)})." if empty else "there are no files in it.", *notes])
+        raise DataError(f"{name} holds no text: {there}")
     if not text.characters:
         raise DataError(f"{'standard input' if name == '-' else name} is empty: there is no text to read.")
     return text
@@ -205,6 +211,24 @@ def _check_encoding(encoding: str) -> None:
             f"--encoding {encoding!r} is no text encoding that Python knows; "
             "try utf-8, utf-16, latin-1, cp1251, shift_jis, …"
         )
+
+
+def decoded(path: Path, encoding: str) -> Iterator[str]:
+    """The text of a file, some at a time.
+
+    Raises
+    ------
+    DataError, OptionError
+        As `read_text` does.
+    """
+    _check_encoding(encoding)
+    return _decoded(_bytes_of(path), encoding, str(path))
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is a data set that ``save_to_disk`` of ``datasets`` wrote, or several of them."""
+    one = all((folder / name).is_file() for name in ("dataset_info.json", "state.json"))
+    return one or (folder / "dataset_dict.json").is_file()
 
 
 def _bytes_of(path: Path) -> Iterator[bytes]:
@@ -341,8 +365,8 @@ def _text_files(folder: Path, encoding: str) -> tuple[list[Path], tuple[str, ...
         else:
             files.append(path)
     if binary and not files:
-        raise DataError(f"{folder} holds no text files: only binary ones ({_list(binary)}).")
-    left_out = f"{len(binary)} binary file{'s' * (len(binary) > 1)} of {folder} left out: {_list(binary)}."
+        raise DataError(f"{folder} holds no text files: only binary ones ({some_of(binary)}).")
+    left_out = f"{len(binary)} binary file{'s' * (len(binary) > 1)} of {folder} left out: {some_of(binary)}."
     return files, ((left_out,) if binary else ())
 
 
@@ -356,7 +380,8 @@ def _joined(files: Iterable[Iterator[str]]) -> Iterator[str]:
             yield "\n"
 
 
-def _list(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first few names, and whether there are more."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
