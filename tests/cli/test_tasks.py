@@ -265,7 +265,7 @@ def test_synthetic_task_beside_chance_and_optimum(retrograde, tmp_path):
         ("adding?seed=-1", "seed is -1; it must be a whole number"),
         ("adding?length=20&length=30", "length is given twice"),
         ("adding?length", "write options as name=value"),
-        ("addition", "there is no builtin:addition; there are stdlib, digits, eeg, adding, "),
+        ("addition", "there is no builtin:addition; there are builtin:stdlib, builtin:digits, "),
     ],
 )
 def test_synthetic_task_that_does_not_exist(retrograde, tmp_path, source, message):

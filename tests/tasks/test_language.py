@@ -55,6 +55,19 @@ def test_the_model_gives_logits_for_every_step_and_a_state_to_go_on_from(cell, t
         assert model.embedding.weight.grad is model.output.weight.grad
 
 
+@pytest.mark.parametrize("recurrent_dropout", [0.0, 0.3])
+def test_dropout_beside_that_of_the_state_has_one_mask_a_sequence(recurrent_dropout):
+    model = LanguageModel(5, 40, 40, dropout=0.5, recurrent_dropout=recurrent_dropout)
+    seen = []
+    for module in (model.recurrent, model.output):
+        module.register_forward_pre_hook(lambda module, given: seen.append(given[0] == 0))
+    model(torch.randint(5, (6, 3)))
+    for dropped in seen:  # (T, B, F), at the input and at the output
+        assert 0.3 < float(dropped.float().mean()) < 0.7
+        assert bool((dropped == dropped[0]).all()) == bool(recurrent_dropout)
+        assert not torch.equal(dropped[0, 0], dropped[0, 1])
+
+
 def test_chunks_are_the_text_in_order_side_by_side():
     content = "".join(chr(0x4E00 + i) for i in range(200))  # every character different: places can be told apart
     subject = task(content, validation_fraction=0.2)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import DataError, DivergedError, OptionError
-from ..nn import recurrent_layer
+from ..nn import VariationalDropout, recurrent_layer
 from .storage import Rows
 from .text import Text, TokenKind, Vocabulary
 
@@ -53,7 +53,8 @@ class LanguageModel(nn.Module):
     nonlinearity : {"tanh", "relu"}
         Of the vanilla network; the gated cells have theirs.
     dropout : float
-        On the embedding, between layers and before the output layer.
+        On the embedding, between layers and before the output layer; beside ``recurrent_dropout`` with one mask for
+        all steps of a sequence, else with one for each.
     tie : bool
         Use the embedding as output weights too (Press and Wolf 2017, arXiv:1608.05859); where
         ``embedding_size`` differs from ``hidden_size`` a linear projection joins the two.
@@ -91,7 +92,8 @@ class LanguageModel(nn.Module):
             dropout=dropout,
             **remedies,
         )
-        self.dropout = nn.Dropout(dropout)
+        # Gal and Ghahramani (2016) have one mask for all steps everywhere, not only for the state.
+        self.dropout = VariationalDropout(dropout) if remedies.get("recurrent_dropout") else nn.Dropout(dropout)
         bridged = tie and embedding_size != hidden_size
         self.projection = nn.Linear(hidden_size, embedding_size, bias=False) if bridged else None
         self.output = nn.Linear(embedding_size if tie else hidden_size, vocabulary_size)

@@ -55,7 +55,8 @@ def task_name(source: str | Path, asked: str) -> str:
             SYNTHETIC, "synthetic"
         )
         if builtin not in made_for:
-            raise OptionError(f"there is no builtin:{builtin}; there are {', '.join(made_for)}.")
+            known = ", ".join(f"builtin:{one}" for one in made_for)
+            raise OptionError(f"there is no builtin:{builtin}; there are {known}.")
         return made_for[builtin]
     if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES):
         raise OptionError(f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language.")

@@ -49,9 +49,9 @@ class VanishingGradientRegulariser:
 
     Notes
     -----
-    The authors' code squares the two norms (as their equation 10 does) and takes the mean over steps and sequences where
-    the paper has the sum over steps. Near a ratio r of 1 its terms are (r² − 1)² ≈ 4 (r − 1)², so that the α = 4 of their
-    experiments is about α = 16 / T here.
+    The authors' code squares the two norms (as their equation 10 does) and takes the mean over steps and sequences
+    where the paper has the sum over steps. Near a ratio r of 1 its terms are (r² - 1)² ≈ 4 (r - 1)², so that the α = 4
+    of their experiments is about α = 16 / T here.
 
     References
     ----------
