@@ -347,7 +347,7 @@ def test_bad_data_gets_one_line_and_leaves_nothing(retrograde, tmp_path):
     hollow = tmp_path / "hollow"
     hollow.mkdir()
     for data, said in (
-        (hollow, "no text files"),
+        (hollow, "holds no text"),
         (tmp_path / "gone", "does not exist"),
         ("builtin:x", "builtin:stdlib"),
     ):
