@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 from twin import norms, unrolled
 
 import retrograde as rg
@@ -439,3 +441,58 @@ def test_stacks_side_by_side_go_the_short_way(restricted: bool) -> None:
         found = flow.contributions(name)
         assert found.share.sum() == pytest.approx(1)
         assert np.nansum(found.norm * found.cosine) == pytest.approx(whole, rel=1e-9)  # parts along the whole
+
+
+class Changing(nn.Module):
+    """Writes into what its layers give out, before and between them."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.LSTM(2, 3, dtype=torch.float64), nn.GRU(3, 3, dtype=torch.float64)
+        self.depth = depth
+
+    def forward(self, x: Tensor, in_place: bool) -> Tensor:
+        output, _ = self.first(x)
+        factor = torch.linspace(0.5, 2, T, dtype=torch.float64)[:, None, None]
+        output = output.mul_(factor) if in_place else output * factor
+        if self.depth > 1:
+            output, _ = self.second(output)
+        output = output.clone() if not in_place else output
+        output[:, 1] *= 2
+        return output
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_output_may_be_written_into(depth: int) -> None:
+    model, x = Changing(depth), randn(T, B, 2)
+    expected = rg.gradient_flow(model, x, False, loss=losses)
+    flow = rg.gradient_flow(model, x, True, loss=losses)
+    np.testing.assert_allclose(flow.losses, expected.losses, rtol=1e-12)
+    np.testing.assert_allclose(flow.norms, expected.norms, rtol=1e-9, atol=1e-300)
+    # By hand, at t = k: ∂E_t/∂(output_t) through what was written into it.
+    if depth == 1:
+        plain = model.first(x)[0].detach().requires_grad_()
+        changed = plain * torch.linspace(0.5, 2, T, dtype=torch.float64)[:, None, None]
+        changed = torch.cat([changed[:, :1], 2 * changed[:, 1:2], changed[:, 2:]], 1)
+        torch.testing.assert_close(changed, model(x, False))
+        (g,) = torch.autograd.grad(losses(changed).sum(), plain)
+        np.testing.assert_allclose(np.diagonal(flow.norms[0]), g.norm(dim=-1).mean(1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("where", ["layers", "head"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_parts_that_are_computed_anew_are_named(where: str, reentrant: bool) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(2, 3, bidirectional=True).double(), nn.Linear(6, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if where == "layers":
+                return checkpoint(lambda x: self.head(self.rnn(x)[0]).tanh(), x, use_reentrant=reentrant)
+            return checkpoint(lambda o: self.head(o).tanh(), self.rnn(x)[0], use_reentrant=reentrant)
+
+    said = "any recurrent layer" if reentrant and where == "layers" else "switch that off while its gradient is"
+    with pytest.raises(FlowError, match=said), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of an input that needs no gradient
+        rg.gradient_flow(Model(), randn(T, B, 2), loss=losses).share_by_lag()

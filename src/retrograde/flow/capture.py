@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
 
+from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from . import cells, recurrence
@@ -236,7 +238,7 @@ class Recorder(TorchFunctionMode):
         self.module: str | None = None  # name of the recurrent module that is running
         self.order: Tensor | None = None  # of the packed sequence it was given
         self._names: dict[int, str] = {}
-        self._outputs: dict[int, tuple[Tensor, bool, Tensor, Call]] = {}
+        self._outputs: dict[int, tuple[Tensor, int, bool, Tensor, Call]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -266,8 +268,8 @@ class Recorder(TorchFunctionMode):
         mask, batch_first, fed_by = None, False, None
         if isinstance(args[2], (list, tuple)) and isinstance(args[3], bool):  # (input, hx, weights, biases, …)
             x, hx, flat, biases, layers, dropout, train, bidirectional, batch_first = args
-            if id(x) in self._outputs and self._outputs[id(x)][1] == batch_first:
-                _, _, x, fed_by = self._outputs[id(x)]
+            if id(x) in self._outputs and self._outputs[id(x)][1:3] == (x._version, batch_first):
+                *_, x, fed_by = self._outputs[id(x)]
             elif batch_first:
                 x = x.transpose(0, 1)
         else:  # packed: (data, batch_sizes, hx, weights, biases, …)
@@ -302,18 +304,18 @@ class Recorder(TorchFunctionMode):
                 if dropout and train and layer < layers - 1:
                     x, fed_by = nn.functional.dropout(x, dropout, True), None
         # What leaves the module gets tensors of its own, so that gradients through the rest of the model can be
-        # told from those that go on inside.
-        output = x.view_as(x)
+        # told from those that go on inside; and a copy, for the model may write into what it gets.
+        seen = x.view_as(x)
         final = [torch.stack(end) for end in ends]
-        self.exposed += [Exposed(output, call if directions == 1 else None), *(Exposed(end, None) for end in final)]
+        self.exposed += [Exposed(seen, call if directions == 1 else None), *(Exposed(end, None) for end in final)]
         if mask is not None:
-            output = output[mask]
+            output = seen[mask]
         else:
-            raw = x
+            output = seen.clone()
             if batch_first:
                 output = output.transpose(0, 1)
             if fed_by is not None:
-                self._outputs[id(output)] = (output, batch_first, raw, fed_by)
+                self._outputs[id(output)] = (output, output._version, batch_first, x, fed_by)
         return output, *final
 
     def _cell(self, kind: Kind, nonlinearity: str, x: Tensor, hx: Any, *own: Tensor | None) -> Any:
@@ -383,6 +385,20 @@ class _Saved:
 
 
 @contextlib.contextmanager
+def nothing_computed_anew() -> Iterator[None]:
+    """Name a model with checkpoints: what it computes anew in a backward pass is out of sight."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, CheckpointError) and "torch.utils.checkpoint is incompatible" not in str(error):
+            raise
+        raise FlowError(
+            "The model computes parts anew in the backward pass (torch.utils.checkpoint): switch that off while its "
+            "gradient is measured."
+        ) from None
+
+
+@contextlib.contextmanager
 def recording(model: object) -> Iterator[Recorder]:
     """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any."""
     recorder, saved = Recorder(), _Saved()
@@ -418,6 +434,7 @@ def recording(model: object) -> Iterator[Recorder]:
         handles.append(nn.modules.module.register_module_forward_pre_hook(meet))
     try:
         with (
+            nothing_computed_anew(),
             torch.compiler.set_stance("force_eager"),
             torch.inference_mode(False),
             torch.enable_grad(),

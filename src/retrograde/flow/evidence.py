@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import FlowError
 from . import recurrence
+from .capture import nothing_computed_anew
 from .cells import GATES, Trajectory, Weights
 from .graph import Graph, MarkedRun
 from .recurrence import Lag, Swept
@@ -129,7 +130,8 @@ class Evidence:
 
     def _send(self, directions: Tensor) -> dict[str, Swept]:
         try:
-            return self._graph.send(directions, keep=True)
+            with nothing_computed_anew():
+                return self._graph.send(directions, keep=True)
         except RuntimeError as changed:
             if "version" not in str(changed):
                 raise
