@@ -188,6 +188,7 @@ def test_builtins():
         ("a.npy", b"\x93NUMPYjunk", "cannot be read"),
         ("a.npz", b"PKjunk", "never loaded"),
         ("a.csv", 'text,label\na,b\n"c,d\na,b\n', r'row 2 opens a quote \("\) that is never closed'),
+        ("a.csv", "1.5,2,2\n3,4,5\n", "first line holds numbers, 1.5, 2, 2: put one before it"),
         ("a.docx", b"x", r"\.docx is not read; save it as one of \.csv"),
         ("a.conll", "-DOCSTART- O\n\n", "has no rows"),
         ("a.conll", "a O\nb c O\n", "line 2 has 3 columns, those above it have 2"),
@@ -391,3 +392,23 @@ def test_a_folder_without_texts_says_what_it_holds(tmp_path):
     (tmp_path / "b.txt").touch()
     with pytest.raises(DataError, match=r"no text: only empty ones \(b\.txt\)\. 1 binary file of .* left out: a\.png"):
         read_text(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_remarks_above_a_table_are_passed_over(write, packed):
+    text = "# Data source: somebody\n# in a few words, of two columns\nday;value\n2020-01-01;1\n2020-01-02;2\n"
+    path = write("a.csv.gz", gzip.compress(text.encode())) if packed else write("a.csv", text)
+    columns, ((_, one),) = read(path, "forecast")
+    assert (columns.time, columns.target, one[:, 0].tolist()) == ("day", ("value",), [1, 2])
+    assert open_table(write("b.csv", "#id,text,label\n1,a,b\n")).names == ["#id", "text", "label"]
+
+
+def test_records_of_numpy_are_columns(tmp_path):
+    kind = [("date", "M8[D]"), ("close", "f8"), ("volume", "i8")]
+    records = np.array([(np.datetime64("2004-03-01") + day, day / 2, day) for day in range(30)], dtype=kind)
+    np.savez(tmp_path / "a.npz", price_data=records)
+    np.save(tmp_path / "b.npy", records)
+    for name in ("a.npz", "b.npy"):
+        columns, ((_, one),) = read(tmp_path / name, "forecast")
+        assert (columns.time, columns.target) == ("date", ("close",))
+        np.testing.assert_array_equal(one[:, 0], records["close"])

@@ -192,15 +192,23 @@ def _check_text(path: Path, encoding: str) -> str:
 def _csv(path: Path, encoding: str, delimiter: str | None) -> Table:
     csv.field_size_limit(1 << 30)
     with _open(path) as raw, io.TextIOWrapper(raw, encoding=encoding, newline="") as file:
-        head = file.readline()
+        lines = list(islice(file, 50))
+        # Remarks on the data, as some programs write them, begin with # and are not cut as the lines below them are.
+        remarks = next((place for place, line in enumerate(lines) if not line.startswith("#")), 0)
+        if remarks and _marks(lines[remarks - 1]) == _marks(lines[remarks]) != {}:
+            remarks -= 1
         if delimiter is None:
-            bare = re.sub(r'"[^"]*"', "", head)
-            delimiter = max(",;\t|", key=bare.count)  # the first of equals
+            found = _marks(lines[remarks]) if lines else {}
+            delimiter = max(",;\t|", key=lambda mark: found.get(mark, 0))  # the first of equals
         file.seek(0)
-        rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+        rows = (row for row in csv.reader(islice(file, remarks, None), delimiter=delimiter) if row)
         names, first = next(rows, []), next(rows, [])
     if len(first) > len(names):  # pandas would take what is too much for an index
         raise DataError(f"{path}: the first row has {len(first)} fields, the header has {len(names)}: {HOW_TO_QUOTE}")
+    if names and len(set(names)) < len(names) and all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name) for name in names):
+        raise DataError(
+            f"{path}: its first line holds numbers, {some_of(names)}: put one before it that names the columns."
+        )
     names = [name.strip() or f"column {place}" for place, name in enumerate(names, 1)]
     if not names:
         raise DataError(f"{path} has no header: its first line must name the columns.")
@@ -215,6 +223,7 @@ def _csv(path: Path, encoding: str, delimiter: str | None) -> Table:
         names,
         sep=delimiter,
         header=0,
+        skiprows=remarks,
         column_names=names,
         features=datasets.Features({name: datasets.Value("string") for name in names}),
         keep_default_na=False,
@@ -223,6 +232,12 @@ def _csv(path: Path, encoding: str, delimiter: str | None) -> Table:
     if delimiter not in (",", "\t") or (delimiter == "\t" and path.suffix.lower() != ".tsv"):
         table.notes.append(f"{path.name}: columns are separated by {delimiter!r}.")
     return table
+
+
+def _marks(line: str) -> dict[str, int]:
+    """How often a line has each of the marks that may separate its fields."""
+    bare = re.sub(r'"[^"]*"', "", line)
+    return {mark: bare.count(mark) for mark in ",;\t|" if mark in bare}
 
 
 def _dataset(path: Path, kind: str, names: list[str] | None, **options: Any) -> Table:
@@ -375,6 +390,9 @@ def _arrays(path: Path) -> Table:
     except Exception as error:  # zipfile.BadZipFile, zlib.error, struct.error, tokenize errors of a broken header
         raise DataError(f"{path} cannot be read: {error}.") from None
     arrays = {name: array for name, array in arrays.items() if array.ndim}
+    for name in [name for name, array in arrays.items() if array.dtype.names]:  # a table by itself: a row a record
+        records = arrays.pop(name)
+        arrays |= {field: records[field] for field in records.dtype.names or ()}
     if complexes := [name for name, array in arrays.items() if array.dtype.kind == "c"]:
         raise DataError(f"{path}: array {complexes[0]!r} is complex; give its real and imaginary part as two channels.")
     lasts = [name for name in arrays if name.lower() in ("length", "lengths")]
