@@ -2,10 +2,11 @@
 
 The plain way is written as well as it can be: weights frozen so that no parameter gradient is computed, the input
 product of all steps taken at once, fused elementwise chains kept short, one ``torch.autograd.grad`` a target over the
-states that it can reach, norms of all of them in one call. Recurrent weights are orthogonal: with torch's own
-initialisation gradients vanish into subnormal numbers, and most of the plain way's time is spent on those.
+states that it can reach, norms of all of them in one call. Recurrent weights are orthogonal unless ``--init torch``
+asks for torch's own: with those gradients vanish into subnormal numbers, and most of the plain way's time is spent on
+them. The floor is the products alone, one of B rows by W_hh a pair (t, k), at the machine's multiply-add peak.
 
-    python benchmarks/flow_vs_autograd.py [--batch 8 --steps 200 --hidden 128 --rounds 5 --threads 1]
+    python benchmarks/flow_vs_autograd.py [--batch 8 --steps 200 --hidden 128 --rounds 5 --threads 2 --init orthogonal]
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import retrograde as rg
+from retrograde.bench.machine import fma_peak
 
 
 def unrolled(module: nn.RNNBase, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -65,18 +67,23 @@ def by_autograd(module: nn.RNNBase, x: Tensor, loss: Callable[[Tensor], Tensor])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("batch", 8), ("steps", 200), ("hidden", 128), ("rounds", 5), ("threads", 1)):
+    threads = torch.get_num_threads()
+    for name, default in (("batch", 8), ("steps", 200), ("hidden", 128), ("rounds", 5), ("threads", threads)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--init", choices=["orthogonal", "torch"], default="orthogonal")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    peak = fma_peak(options.threads, seconds=0.2) or float("nan")
     print(
-        f"B={options.batch} T={options.steps} H={options.hidden} float32, {options.threads} threads, all pairs (t, k)"
+        f"B={options.batch} T={options.steps} H={options.hidden} float32, {options.threads} threads, all pairs (t, k), "
+        f"{peak / 1e9:.0f} GFLOP/s at the peak"
     )
     for name in ("RNN", "GRU", "LSTM"):
         torch.manual_seed(0)
         module = getattr(nn, name)(options.hidden, options.hidden)
-        for block in module.weight_hh_l0.detach().split(options.hidden):
-            nn.init.orthogonal_(block)
+        if options.init == "orthogonal":
+            for block in module.weight_hh_l0.detach().split(options.hidden):
+                nn.init.orthogonal_(block)
         head = nn.Linear(options.hidden, 32)
         for p in (*module.parameters(), *head.parameters()):
             p.requires_grad_(False)
@@ -102,10 +109,12 @@ def main() -> None:
                 run()
                 seconds[key].append(time.perf_counter() - start)
             ratios.append(seconds["plain"][-1] / seconds["ours"][-1])
+        pairs = options.steps * (options.steps + 1) // 2
+        floor = 2.0 * pairs * options.batch * module.weight_hh_l0.numel() / peak
         print(
             f"{name:5} autograd {statistics.median(seconds['plain']):7.3f} s   gradient_flow "
             f"{statistics.median(seconds['ours']):7.4f} s   x{statistics.median(ratios):5.1f} "
-            f"({min(ratios):.1f} to {max(ratios):.1f})   largest relative difference {error:.1e}"
+            f"({min(ratios):.1f} to {max(ratios):.1f})   floor {floor:.4f} s   largest relative difference {error:.1e}"
         )
 
 

@@ -72,6 +72,42 @@ def test_every_pair_equals_autograd_over_an_unrolled_twin(
     close(flow.norms, norms(HEADS[head](output), states))
 
 
+@settings(max_examples=40, deadline=None)
+@given(steps=st.integers(2, 23), data=st.data(), coupling=st.sampled_from([1.0, -1e-9]))
+def test_a_head_that_looks_from_one_step_at_one_other_is_found_out(
+    steps: int, data: st.DataObject, coupling: float
+) -> None:
+    here = data.draw(st.integers(0, steps - 1), label="the loss that looks elsewhere")
+    there = data.draw(st.integers(0, steps - 1).filter(lambda t: t != here), label="at")
+    module, x = make("RNN", 1, 2), torch.randn(steps, 1, 1, dtype=torch.float64)
+
+    def head(output: Tensor) -> Tensor:
+        other = torch.zeros(steps, 1, dtype=output.dtype)
+        other[here] = 1
+        return local_head(output) + coupling * other * output[there].sum(-1)
+
+    flow = rg.gradient_flow(module, x, loss=lambda o: head(o[0]), reduce="none")
+    assert flow.evidence is not None and flow.evidence.local is None
+    output, states = unrolled(module, x)
+    close(flow.norms, norms(head(output), states))
+
+
+def test_a_hook_that_refuses_nan_disturbs_nothing() -> None:
+    module, x = make("GRU", 2, 3), torch.randn(4, 2, 2, dtype=torch.float64)
+
+    def refuse(g: Tensor) -> None:
+        if g.isnan().any():
+            raise ValueError("NaN in the gradient")
+
+    def head(output: Tensor) -> Tensor:
+        output.register_hook(refuse)
+        return local_head(output)
+
+    flow = rg.gradient_flow(module, x, loss=lambda o: head(o[0]), reduce="none")
+    output, states = unrolled(module, x)
+    close(flow.norms, norms(local_head(output), states))
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     kind=st.sampled_from(LAYERS),

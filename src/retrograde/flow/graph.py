@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from itertools import combinations, count
+from itertools import count, islice
 from math import comb
 from typing import Any
 
@@ -112,13 +112,14 @@ class Graph:
         return MarkedRun([call for call in self.tracks[label] if isinstance(call, Marked)])
 
     def local_adjoints(self) -> dict[Call, Tensor] | None:
-        """∂E_t/∂(output_t) of each layer if the head looks at one step of one sequence at a time, else None.
+        """∂E_t/∂(output_t) of each layer if the head looks at one step at a time, else None.
 
         The layers are then one causal stack, or several side by side.
 
-        The test is exact. Give every (t, b) a set of its own, out of equal-sized sets of which none contains another.
-        Then for any two there is a set with the first and without the second; a backward pass of the losses in that
-        set must leave zero at all the others, or the head mixes. It takes about log₂(T·B) passes through the head.
+        The test is exact. Each step has a level in every one of a few backward passes: 0, its losses are left out;
+        1, they are sent back; 2, they are sent back as NaN. What comes out must be zero at the steps of level 0 and no
+        NaN at those of level 1, or the head mixes; and of any two steps each is above the other in some pass. It takes
+        about log₃ T passes through the head.
         """
         calls, losses = [call for call in self.recorder.calls if isinstance(call, Call)], self.losses
         chain = all(
@@ -129,45 +130,67 @@ class Graph:
         )
         if not chain or not self.recorder.only_layers or len({call.track for call in calls}) != len(calls):
             return None
-        exposed = self.recorder.exposed
-        tensors = [e.tensor for e in exposed]
+        calls_of = [call for _, call in self.recorder.exposed]
+        tensors = [tensor for tensor, _ in self.recorder.exposed]
+        counts = self.alive.ne(0)
 
         def gradients(direction: Tensor) -> list[Tensor | None]:
-            with torch._C.DisableTorchFunction():  # nothing here is to be recorded
-                return list(
-                    torch.autograd.grad(losses, tensors, direction * self.alive, retain_graph=True, allow_unused=True)
-                )
+            sent = torch.where(counts, direction, 0.0)
+            return list(torch.autograd.grad(losses, tensors, sent, retain_graph=True, allow_unused=True))
 
-        for weights in _families(losses.numel()):
-            direction = weights.view(losses.shape).to(losses)
-            inside = direction.ne(0)
-            for (_, call), g in zip(exposed, gradients(direction), strict=True):
+        def mixes(direction: Tensor, blank: Tensor, whole: Tensor) -> bool:
+            for call, g in zip(calls_of, gradients(direction), strict=True):
                 if g is None:
                     continue
                 if call is None:
                     if g.any():
-                        return None
+                        return True
                     continue
-                outside = ~inside if call.order is None else ~_sorted(inside, call.order)
-                if (g.abs().amax(-1).ne(0) & outside).any():
-                    return None
+                size = g.abs().sum((1, 2))
+                if (blank & size.ne(0)).any() or (whole & size.isnan()).any():
+                    return True
+            return False
+
+        levels = _levels(len(losses)).to(losses)
+        directions = (levels * _weights(len(losses)).to(losses)).unsqueeze(-1)
+        with torch._C.DisableTorchFunction():  # nothing here is to be recorded
+            try:
+                with torch.autograd.set_detect_anomaly(False):  # the NaN is meant
+                    if any(map(mixes, directions, levels.eq(0), levels.isfinite())):
+                        return None
+            except Exception:  # a hook of the user's that will have no NaN: not proved
+                return None
+            found = gradients(torch.ones_like(losses))
         local = {c: torch.zeros_like(c.run.h) for c in calls}
-        for (_, call), g in zip(exposed, gradients(torch.ones_like(losses)), strict=True):
+        for call, g in zip(calls_of, found, strict=True):
             if call is not None and g is not None:
                 local[call] += g
         return {c: g if c.order is None else g[:, c.order] for c, g in local.items()}
 
 
 @lru_cache(maxsize=4)
-def _families(members: int) -> Tensor:
-    """Sets of members of which none lies within another, each a row, zero at what it has not: `(sets, members)`."""
-    size = next(m for m in count(2) if comb(m, m // 2) >= members)
-    sets = torch.zeros(members, size, dtype=torch.float64)
-    chosen = [c for _, c in zip(range(members), combinations(range(size), size // 2), strict=False)]
-    sets.scatter_(1, torch.tensor(chosen), 1.0)
-    # Weights of no simple ratio, so that what two losses send to a third cannot cancel.
-    weights = 0.5 + torch.arange(1, members + 1, dtype=torch.float64).mul(0.6180339887498949).frac()
-    return (sets * weights.unsqueeze(1)).T.contiguous()
+def _levels(steps: int) -> Tensor:
+    """For each pass the level of each step, 0, 1 or NaN for 2: `(passes, steps)`."""
+    # A step's levels over p passes add up to p, and no two steps have the same: where one is lower somewhere, it is
+    # higher elsewhere. There are Σ_i C(p, 2i) C(2i, i) ways to reach the sum, i of the levels being 0 and i being 2.
+    passes = next(p for p in count(1) if sum(comb(p, 2 * i) * comb(2 * i, i) for i in range(p // 2 + 1)) >= steps)
+    table = torch.tensor(list(islice(_adding_up(passes, passes), steps)), dtype=torch.float64).T
+    return torch.where(table == 2, torch.nan, table).contiguous()
+
+
+def _adding_up(size: int, total: int) -> Iterator[tuple[int, ...]]:
+    """Rows of ``size`` numbers from 0 to 2 that add up to ``total``."""
+    if size == 0:
+        yield ()
+        return
+    for first in range(max(0, total - 2 * (size - 1)), min(2, total) + 1):
+        for rest in _adding_up(size - 1, total - first):
+            yield first, *rest
+
+
+def _weights(steps: int) -> Tensor:
+    """Numbers of no simple ratio, so that what two losses send to a third step cannot cancel: `(steps,)`."""
+    return 0.5 + torch.arange(1, steps + 1, dtype=torch.float64).mul(0.6180339887498949).frac()
 
 
 @dataclass

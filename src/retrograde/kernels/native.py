@@ -499,7 +499,7 @@ def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Ten
         `(layers, targets, T, B)` float64, zero for k > t.
     """
     T, B = layers[0].local.shape[:2]
-    found = torch.zeros(len(layers), len(targets), T, B, dtype=torch.float64)
+    found = torch.empty(len(layers), len(targets), T, B, dtype=torch.float64)
     held = [[None if t is None else t.contiguous() for t in layer[1:]] for layer in layers]
     targets = targets.contiguous()
     # dense copies live as long as `held` does

@@ -4,6 +4,7 @@
 // rows walks through all lags while it stays in the cache, one product with W_hh a lag; an upper layer hands
 // ∂E_t/∂x_{t-l} down at the same lag.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -18,16 +19,34 @@ namespace RETROGRADE_SET {
 // them: the recursion is linear, so nothing changes but that gradients are followed far below what T can hold.
 template <class T> T smallest_norm() { return std::sqrt(std::sqrt(std::numeric_limits<T>::min())); }
 
-template <class T> double squares(const T* x, Index n) {
-  constexpr int lanes = 32;  // four vectors of doubles: the sum waits for nothing
-  double acc[lanes] = {};
+// Σ x², and d = x k on the way where there is k; in T's own vectors, and anew in double where that left its range.
+template <class T, bool Scales = false> double squares(const T* x, Index n, const T* k = nullptr, T* d = nullptr) {
+  constexpr int W = kWidth<T>, chains = 4;  // the sum waits for nothing
+  Vec<T> acc[chains] = {};
   Index j = 0;
-  for (; j + lanes <= n; j += lanes)
-    for (int i = 0; i < lanes; ++i) acc[i] += static_cast<double>(x[j + i]) * static_cast<double>(x[j + i]);
-  for (int i = 0; j < n; ++i, ++j) acc[i] += static_cast<double>(x[j]) * static_cast<double>(x[j]);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) acc[i] += acc[i + half];
-  return acc[0];
+  for (; j + chains * W <= n; j += chains * W)
+#pragma GCC unroll 4
+    for (int i = 0; i < chains; ++i) {
+      const Vec<T> v = load(x + j + i * W);
+      if constexpr (Scales) store(d + j + i * W, v * load(k + j + i * W));
+      acc[i] += v * v;
+    }
+  for (; j < n; j += W) {
+    const int rest = static_cast<int>(smaller(W, n - j));
+    const Vec<T> v = load_first(x + j, rest);
+    if constexpr (Scales) store_first(d + j, v * load_first(k + j, rest), rest);
+    acc[0] += v * v;
+  }
+  acc[0] = (acc[0] + acc[1]) + (acc[2] + acc[3]);
+  T lanes[W];
+  store(lanes, acc[0]);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  constexpr T least = sizeof(T) == 4 ? T(1e-30) : T(1e-280), most = sizeof(T) == 4 ? T(1e37) : T(1e300);
+  if (lanes[0] > least && lanes[0] < most) return static_cast<double>(lanes[0]);
+  double sum = 0.0;
+  for (j = 0; j < n; ++j) sum += static_cast<double>(x[j]) * static_cast<double>(x[j]);
+  return sum;
 }
 
 template <class T> struct AdjointWalk {
@@ -110,11 +129,9 @@ template <class T> struct AdjointWalk {
 #pragma GCC ivdep
       for (Index u = 0; u < H; ++u) h[u] += g[u] * factor;
     }
-    double of_h = squares(h, H), of_c = 0.0, result = of_h;
-    if (l.cell == Cell::kTanh || l.cell == Cell::kRelu) {
-      const T* const k = at(l.k) + from * H;
-#pragma GCC ivdep
-      for (Index u = 0; u < H; ++u) d[u] = h[u] * k[u];
+    const bool plain = l.cell == Cell::kTanh || l.cell == Cell::kRelu;
+    double of_h = plain ? squares<T, true>(h, H, at(l.k) + from * H, d) : squares(h, H), of_c = 0.0, result = of_h;
+    if (plain) {
     } else if (l.cell == Cell::kGru) {
       const T* const k = at(l.k) + from * 3 * H;
 #pragma GCC ivdep
@@ -178,6 +195,10 @@ template <class T> struct AdjointWalk {
                     static_cast<std::size_t>(l.H) * sizeof(T));
         if (s.c) std::memset(s.c + r * s.ld, 0, static_cast<std::size_t>(l.H) * sizeof(T));
         s.exponent[r] = 0;
+      }
+      for (Index j = i0; j < i1; ++j) {  // nothing of E_t at steps after t
+        double* const after = l.norms + (j * a.T + a.targets[j] + 1) * B;
+        std::fill(after, l.norms + (j + 1) * a.T * B, 0.0);
       }
     }
     const Index last = a.targets[i1 - 1];
