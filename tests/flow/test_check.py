@@ -501,6 +501,10 @@ def holding(value):
         ),
         (lambda: rg.check_gradients(Stateful(), x()), "keeps a state between calls"),
         (
+            lambda: rg.check_gradients(Returns(lambda f, x: f(x).exp().mul_(2)), x()),
+            "the backward pass of Returns fails: one of the variables needed",
+        ),
+        (
             lambda: rg.check_gradients(Returns(lambda f, x: f(x).detach()), x()),
             "no output of Returns carries a gradient",
         ),

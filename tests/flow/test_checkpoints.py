@@ -291,6 +291,11 @@ def changed(module, name, tensor):
         ("weight_ih_l1", torch.full((16, 4), torch.nan), r"net\.weight_ih_l1 is not finite: 64 of its 64 values"),
         ("bias_ih_l0", torch.tensor([1.0] * 15 + [torch.inf]), r"net\.bias_ih_l0 .*first inf at \[15\]"),
         ("weight_hh_l0", torch.ones(16, 4, dtype=torch.int8), r"net\.weight_hh_l0 holds torch\.int8"),
+        (
+            "weight_hh_l0",
+            torch.ones(16, 4).to_sparse(),
+            r"net\.weight_hh_l0 is kept as torch\.sparse_coo: save it dense",
+        ),
         ("weight_hh_l9", torch.ones(16, 4), r"layers up to 9 are named"),
         ("weight_hh_l2", torch.ones(16, 4), r"net\.weight_ih_l2 is missing"),
         ("weight_hh_l9999", torch.ones(16, 4), r"layers up to 9999"),

@@ -492,7 +492,10 @@ class _Subject:
                 f"no output of {type(self.module).__name__} carries a gradient: it runs under no_grad, or detaches "
                 "what it returns"
             )
-        found = torch.autograd.grad(run.loss, list(self.leaves.values()), allow_unused=True)
+        try:
+            found = torch.autograd.grad(run.loss, list(self.leaves.values()), allow_unused=True)
+        except RuntimeError as error:
+            raise FlowError(f"the backward pass of {type(self.module).__name__} fails: {_line(error)}") from error
         gradients = {
             leaf: _to_float64(torch.zeros_like(tensor) if gradient is None else gradient.to_dense())
             for (leaf, tensor), gradient in zip(self.leaves.items(), found, strict=True)

@@ -358,7 +358,9 @@ def _empty(kind: str, nonlinearity: str, sizes: dict[str, Any]) -> nn.RNNBase:
 
 
 def _check(name: str, tensor: Tensor, shaped: bool = True) -> None:
-    if tensor.is_quantized or not tensor.is_floating_point() or tensor.layout is not torch.strided:
+    if tensor.layout is not torch.strided:
+        raise FlowError(f"{name} is kept as {tensor.layout}: save it dense (tensor.to_dense()).")
+    if tensor.is_quantized or not tensor.is_floating_point():
         raise FlowError(f"{name} holds {tensor.dtype}, not plain floating-point numbers: give the model unquantised.")
     if tensor.is_meta:
         raise FlowError(f"{name} has no values (it lies on the meta device).")
