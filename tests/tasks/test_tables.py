@@ -412,3 +412,22 @@ def test_records_of_numpy_are_columns(tmp_path):
         columns, ((_, one),) = read(tmp_path / name, "forecast")
         assert (columns.time, columns.target) == ("date", ("close",))
         np.testing.assert_array_equal(one[:, 0], records["close"])
+
+
+def test_rows_of_several_series_are_not_mixed_unsaid(write):
+    months = [f"{2020 + n // 12}{n % 12 + 1:02}" for n in range(24)]
+    long = "store,when,sales\n" + "".join(f"{store},{month},{n}\n" for store in "ab" for n, month in enumerate(months))
+    columns, found = read(write("a.csv", long), "forecast")
+    assert (columns.group, columns.time, columns.target) == (("store",), "when", ("sales",))
+    assert [len(one) for _, one in found] == [24, 24]
+    _, notes = columns_for("forecast", open_table(write("b.csv", long.replace("when", "w").replace(",202", ",x"))), {})
+    assert "all rows are read as one series; if 'store', 'w' tell series apart, name the --group." in notes
+
+
+def test_years_and_months_in_two_columns(write):
+    rows = "".join(f"{2020 + n // 12},{n % 12 + 1},{n}\n" for n in range(36))
+    path = write("a.csv", "year,month,sales\n" + rows)
+    columns, ((_, one),) = read(path, "forecast")
+    assert (columns.group, columns.time, columns.target, len(one)) == ((), None, ("sales",), 36)
+    _, notes = columns_for("forecast", open_table(path), {})
+    assert any(note.startswith("times are spread over 'year', 'month': rows are read in the order") for note in notes)

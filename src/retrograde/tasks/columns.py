@@ -237,10 +237,19 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         raise DataError(
             f"{guess.table.source}: {odd}; mend it, or name the column that puts rows in order with --time."
         )
-    guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
+    spread = _spread_over(guess)
+    if not spread:
+        guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
     guess.guess("group", _repeated(guess.sample, _usual("group", guess.free("text"))) or _telling_apart(guess))
     guess.named("target", "features", patterns=True)
-    numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS]
+    if not guess.has("group") and (
+        words := [name for name in guess.free("text") if not _all_differ(guess.sample[name])]
+    ):
+        guess.said.append(
+            f"all rows are read as one series; if {listed(words)} tell{'s' * (len(words) == 1)} series apart, name the "
+            "--group."
+        )
+    numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS and name not in spread]
     usual = _usual("target", numbers)
     # A column that is usually the target, or one of all, is not passed over for a cell.
     if not guess.has("target") and (
@@ -253,6 +262,19 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
             f"{guess.table.source} has no column of numbers to forecast; there are {listed(guess.table.names)}."
         )
     return guess.columns()
+
+
+def _spread_over(guess: _Guess) -> list[str]:
+    """Columns over which times are spread, a year and a month, say; rows are then read in the order they lie."""
+    by_lower = {name.lower(): name for name in guess.free("number")}
+    spread = [by_lower[unit] for unit in ("year", "month", "day", "hour", "minute") if unit in by_lower]
+    if guess.has("time") or guess.free("time") or len(spread) < 2 or spread[0].lower() != "year":
+        return []
+    guess.said.append(
+        f"times are spread over {listed(spread)}: rows are read in the order they lie; a column of whole dates puts "
+        "them in order."
+    )
+    return spread
 
 
 def _wide_channels(guess: _Guess) -> dict[str, list[str]] | None:
@@ -542,7 +564,7 @@ def kind_of(values: Sequence[Any]) -> str:
     if _is_instant(cells[0]):
         return "time"
     if _are_numbers(cells):
-        return "time" if date_form(cells) == "%Y%m%d" else "number"
+        return "time" if date_form(cells) else "number"
     if not isinstance(cells[0], str):
         return "text"
     return "time" if all(map(looks_like_date, cells)) and _are_dates(list(map(str, cells))) else "text"
