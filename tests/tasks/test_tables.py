@@ -431,3 +431,16 @@ def test_years_and_months_in_two_columns(write):
     assert (columns.group, columns.time, columns.target, len(one)) == ((), None, ("sales",), 36)
     _, notes = columns_for("forecast", open_table(path), {})
     assert any(note.startswith("times are spread over 'year', 'month': rows are read in the order") for note in notes)
+
+
+def test_times_and_numbers_that_are_not_understood(write):
+    with pytest.raises(DataError, match="row 29, column 'day': '2020-02-30' is no time"):
+        read(write("a.csv", "day,value,more\n" + DAILY + "2020-02-30,1,1\n"), "forecast")
+    weeks = "date,value\n" + "".join(f"2020-W{week:02},{week}\n" for week in range(1, 30))
+    _, notes = columns_for("forecast", open_table(write("b.csv", weeks)), {})
+    assert any(note.startswith("column 'date' puts nothing in order: '2020-W01' is no time") for note in notes)
+    dollars = "date,value\n" + "".join(f"2020-01-{day:02},${day}\n" for day in range(1, 29))
+    with pytest.raises(DataError, match=r"no column of numbers to forecast; .* '\$1' is no number; write 1234\.5"):
+        read(write("c.csv", dollars), "forecast")
+    seconds = "ts,value\n" + "".join(f"{1600000000 - 60 * row},{row}\n" for row in range(30))
+    assert read(write("d.csv", seconds), "forecast")[0].time == "ts"

@@ -240,6 +240,11 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     spread = _spread_over(guess)
     if not spread:
         guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
+    if not guess.has("time") and (name := _usual("time", guess.free("text"))) is not None:
+        guess.said.append(
+            f"column {name!r} puts nothing in order: {str(guess.sample[name][0])[:40]!r} is no time that is known; "
+            "rows are read as they lie."
+        )
     guess.guess("group", _repeated(guess.sample, _usual("group", guess.free("text"))) or _telling_apart(guess))
     guess.named("target", "features", patterns=True)
     if not guess.has("group") and (
@@ -258,8 +263,18 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         raise DataError(f"{guess.table.source}: {odd}; mend it, or name what to forecast with --target.")
     guess.guess("target", (usual,) if usual else tuple(numbers))
     if not guess.has("target"):
+        cell = next(
+            (
+                cell
+                for name in reversed(guess.free("text"))
+                for cell in guess.sample[name]
+                if re.search(r"\d", str(cell))
+            ),
+            None,
+        )
+        hint = f" {str(cell)[:40]!r} is no number; write 1234.5." if cell is not None else ""
         raise DataError(
-            f"{guess.table.source} has no column of numbers to forecast; there are {listed(guess.table.names)}."
+            f"{guess.table.source} has no column of numbers to forecast; there are {listed(guess.table.names)}.{hint}"
         )
     return guess.columns()
 
@@ -578,6 +593,11 @@ def _odd_cell(kind: str, values: Sequence[Any]) -> tuple[str, int, Any] | None:
     few = max(1, len(cells) // 10)
     for kind, fits in (("number", _is_number), ("time", _is_time)):
         wrong = [cell for cell in cells if not fits(cell[1])]
+        if kind == "time" and not wrong and len(cells) > 5:  # written as dates are, and one that no calendar has
+            try:
+                moments([cell for _, cell in cells])
+            except ValueError as error:
+                wrong = [cells[error.args[1]]]
         if wrong and len(wrong) <= few and len(cells) - len(wrong) >= 5:
             return kind, *wrong[0]
     return None

@@ -42,6 +42,7 @@ TIMES = (
     "timestamp",
     "timestamps",
     "ds",
+    "ts",
     "t",
     "step",
     "month",
