@@ -579,7 +579,8 @@ def kind_of(values: Sequence[Any]) -> str:
     if _is_instant(cells[0]):
         return "time"
     if _are_numbers(cells):
-        return "time" if date_form(cells) else "number"
+        dated = re.fullmatch(r"\d{6}|\d{8}", str(cells[0]).strip())  # the first tells most: tables may be wide
+        return "time" if dated and date_form(cells) else "number"
     if not isinstance(cells[0], str):
         return "text"
     return "time" if all(map(looks_like_date, cells)) and _are_dates(list(map(str, cells))) else "text"
