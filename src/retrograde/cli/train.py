@@ -112,7 +112,8 @@ def train(
             help="A text file (plain or .gz), a folder of text files, [bold]-[/bold] for standard input, or "
             "[bold]builtin:stdlib[/bold], the source text of Python's own library. To classify, tag, forecast: a table "
             "(.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll; a folder per label with texts), "
-            "[bold]builtin:digits[/bold] or [bold]builtin:eeg[/bold]. Or a task of known lag: [bold]builtin:adding?length=100[/bold]. "
+            "[bold]builtin:digits[/bold] or [bold]builtin:eeg[/bold]. Or a task of known lag: "
+            "[bold]builtin:adding?length=100[/bold]. "
             "With --resume it may be left out.",
             show_default=False,
         ),
