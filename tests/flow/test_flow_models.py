@@ -496,3 +496,58 @@ def test_parts_that_are_computed_anew_are_named(where: str, reentrant: bool) -> 
     with pytest.raises(FlowError, match=said), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of an input that needs no gradient
         rg.gradient_flow(Model(), randn(T, B, 2), loss=losses).share_by_lag()
+
+
+class Attending(nn.Module):
+    """An encoder of packed sequences, and a decoder as long as the target is, which attends to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.GRU(2, 3, bidirectional=True).double(), nn.GRUCell(6, 6).double()
+
+    def forward(self, x: Tensor, lengths: list[int], steps: int) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        memory, last = self.encoder(packed)
+        memory = pad_packed_sequence(memory)[0]
+        state, outputs = torch.cat([last[0], last[1]], -1), []
+        for _ in range(steps):
+            scores = (memory * state).sum(-1).masked_fill(memory.abs().sum(-1) == 0, -torch.inf)
+            state = self.decoder((scores.softmax(0).unsqueeze(-1) * memory).sum(0), state)
+            outputs.append(state)
+        return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("steps", [4, T])
+def test_targets_may_be_longer_than_what_a_packed_encoder_reads(steps: int) -> None:
+    model, x, lengths = Attending(), randn(T, B, 2), [3, 6, 2]
+    flow = rg.gradient_flow(model, x, lengths, steps, loss=losses, reduce="none")
+    mean = rg.gradient_flow(model, x, lengths, steps, loss=losses)
+    assert flow.lengths is None and (flow.sequences == B).all()
+    live = (torch.arange(T)[:, None] < torch.tensor(lengths)).numpy()
+    for b, n in enumerate(lengths):  # each by itself, where nothing is padded
+        alone = rg.gradient_flow(model, x[:n, b : b + 1], [n], steps, loss=losses)
+        np.testing.assert_allclose(flow.norms[:2, :, :n, b], alone.norms[:2, :, :n], rtol=1e-9)
+        np.testing.assert_allclose(flow.norms[2, :, :steps, b], alone.norms[2, :, :steps], rtol=1e-9)
+    there = np.where(live[None, None], flow.norms[:2], np.nan)
+    np.testing.assert_allclose(mean.norms[:2], np.nanmean(there, -1), rtol=1e-9)
+
+
+def test_two_packed_inputs_end_each_where_it_ends() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.LSTM(2, 3).double(), nn.GRU(2, 3).double()
+
+        def forward(self, x: Tensor, left: list[int], right: list[int]) -> Tensor:
+            (_, (h, _)) = self.left(pack_padded_sequence(x, left, enforce_sorted=False))
+            _, other = self.right(pack_padded_sequence(x.flip(0), right, enforce_sorted=False))
+            return h[0] * other[0]
+
+    model, x, left, right = Pair(), randn(T, B, 2), [2, 6, 4], [6, 1, 5]
+    flow = rg.gradient_flow(model, x, left, right, loss=losses, reduce="none")
+    mean = rg.gradient_flow(model, x, left, right, loss=losses)
+    assert flow.lengths is None
+    for i, lengths in enumerate([left, right]):
+        live = (torch.arange(T)[:, None] < torch.tensor(lengths)).numpy()
+        assert ((flow.norms[i, 0] > 0) == live).all()
+        np.testing.assert_allclose(mean.norms[i, 0], np.nanmean(np.where(live, flow.norms[i, 0], np.nan), -1))

@@ -229,6 +229,7 @@ class _Measured:
                 if batch == has_loss.shape[1]:
                     touched = norms.ne(0).any(1)
                     exists = (has_loss[place] | touched).unsqueeze(1).expand_as(norms)
+                    exists = exists & _steps_there(self.tracks[label])
                     if self.lengths is not None and (self.final or steps == len(self.losses)):
                         exists = exists & (torch.arange(steps).unsqueeze(1) < self.lengths)
                 self.norms[i, place, :steps] = self._reduced(norms, exists)
@@ -404,12 +405,29 @@ def _lengths(given: Sequence[int] | Tensor | None, calls: list[AnyCall], losses:
                 f"lengths is {lengths.tolist()}; expected {batch} numbers between 1 and {longest}, one per sequence."
             )
         return lengths
+    # Of the layers that run along the losses, if all end where the others do: not those of an encoder, say.
+    along = [own for own in _by_track(calls) if own[0].h.shape[1] == batch]
+    along = [own for own in along if final or sum(len(call.h) for call in own) == len(losses)]
+    if all(call.mask is None for own in along for call in own):
+        return None
+    first, *others = [_steps_there(own).sum(0) for own in along]
+    return first if all(torch.equal(first, other) for other in others) else None
+
+
+def _by_track(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
+    tracks: dict[tuple[str, str], list[AnyCall]] = {}
     for call in calls:
-        if call.mask is not None and call.h.shape[1] == batch:
-            own = [c for c in calls if c.track == call.track] if call.kind == "custom" else [call]
-            lengths = torch.stack([c.mask.sum(0).cpu() for c in own if c.mask is not None]).sum(0)
-            return lengths if call.order is None else lengths[call.order.cpu()]
-    return None
+        tracks.setdefault(call.track, []).append(call)
+    return list(tracks.values())
+
+
+def _steps_there(own: list[AnyCall]) -> Tensor:
+    """`(T, B)` bool: which steps of a layer each of the user's sequences has."""
+    parts = []
+    for call in own:
+        there = torch.ones(call.h.shape[:2], dtype=torch.bool) if call.mask is None else call.mask.cpu()
+        parts.append(there if call.order is None else there[:, call.order.cpu()])
+    return torch.cat(parts)
 
 
 def _targets(targets: Sequence[int] | None, steps: int, final: bool) -> Tensor:
