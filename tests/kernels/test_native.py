@@ -361,3 +361,34 @@ def test_memory_is_used_again_only_once_it_is_free():
     assert gates().data_ptr() == place
     native.empty_cache()
     assert torch.equal(second, gates())
+
+
+def test_outputs_and_gradients_are_the_users_as_long_as_they_live():
+    layer = nn.GRU(8, 64)
+
+    def step(seed):
+        x = torch.randn(100, 64, 8, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        out = layer(x)[0]
+        (grad,) = torch.autograd.grad(out.square().sum(), x)
+        return out.detach(), grad
+
+    kept = [step(seed) for seed in range(3)]
+    copies = [[t.clone() for t in pair] for pair in kept]
+    again = [step(seed) for seed in range(3)]
+    assert all(
+        torch.equal(t, c) for pair, own in zip(kept, copies, strict=True) for t, c in zip(pair, own, strict=True)
+    )
+    assert all(
+        torch.equal(t, c) for pair, own in zip(again, copies, strict=True) for t, c in zip(pair, own, strict=True)
+    )
+    assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for pair in kept for t in pair)
+
+
+def test_memory_that_other_processes_may_read_is_not_used_again():
+    layer, x = nn.RNN(4, 64), torch.randn(100, 64, 4)
+    out = layer(x)[0].detach().share_memory_()
+    address = out.data_ptr()
+    del out
+    kept = [layer(x)[0] for _ in range(3)]
+    assert address not in [out.data_ptr() for out in kept]
+    assert not any(out.is_shared() for out in kept)

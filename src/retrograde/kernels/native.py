@@ -143,7 +143,7 @@ class Plan(NamedTuple):
 
 
 class _Reserve:
-    """Memory for what is kept for the backward pass, handed out again once no tensor lies in it.
+    """Memory for what a training step fills, handed out again once no tensor lies in it.
 
     Pages fresh from the system cost as much as filling them with gates does: a training loop that takes the
     same step again should not pay for them again.
@@ -152,27 +152,34 @@ class _Reserve:
     SMALLEST, MOST = 1 << 20, 512 << 20  # bytes: less is the allocator's own business; more is given back
 
     def __init__(self) -> None:
-        self._storages: list[torch.UntypedStorage] = []
+        self._storages: list[tuple[torch.UntypedStorage, bool]] = []  # and whether it was taken as exact
         self._lock = threading.Lock()
 
-    def take(self, like: Tensor, *shape: int) -> Tensor:
-        """An unfilled tensor of `like`'s type."""
+    def take(self, like: Tensor, *shape: int, exact: bool = False) -> Tensor:
+        """An unfilled tensor of `like`'s type; `exact` is for what the user sees, a storage of just its size."""
         size = math.prod(shape) * like.element_size()
+        most = size if exact else 2 * size
         if not self.SMALLEST <= size <= self.MOST:
             return like.new_empty(shape)
         with self._lock:
-            storage = next((s for s in self._storages if size <= s.nbytes() <= 2 * size and self._free(s)), None)
-            if storage is None:
-                self._storages = [s for s in self._storages if s.nbytes() >= size or not self._free(s)]
+            # another process may read what was shared with it, whatever lies there here
+            self._storages = [(s, own) for s, own in self._storages if not s.is_shared()]
+            storage = next((s for s, _ in self._storages if size <= s.nbytes() <= most and self._free(s)), None)
+            if storage is None:  # shapes have changed: what no longer fits makes room
+                self._storages = [
+                    (s, own)
+                    for s, own in self._storages
+                    if not self._free(s) or (s.nbytes() >= size and not (exact and own))
+                ]
                 storage = like.new_empty(shape).untyped_storage()
-                if size + sum(s.nbytes() for s in self._storages) <= self.MOST:
-                    self._storages.append(storage)
+                if size + sum(s.nbytes() for s, _ in self._storages) <= self.MOST:
+                    self._storages.append((storage, exact))
             return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
     def empty(self) -> None:
         """Give back what no tensor lies in."""
         with self._lock:
-            self._storages = [s for s in self._storages if not self._free(s)]
+            self._storages = [(s, own) for s, own in self._storages if not self._free(s)]
 
     def forked(self) -> None:
         """In the child of a fork: the lock may have been held by a thread that is not there."""
@@ -283,7 +290,8 @@ def forward(
     H = weights[0].shape[0] // gates_count
     R = weights[1].shape[1]
     rows = x.shape[0] if batch_sizes is not None else T * B
-    out = x.new_empty((*x.shape[:-1], D * R))
+    shape = (*x.shape[:-1], D * R)
+    out = _RESERVE.take(x, *shape, exact=True) if keep else x.new_empty(shape)
     h_n = x.new_empty((D, B, R))
     c_n = x.new_empty((D, B, H)) if cell == 3 else None
     gates = cells = None
@@ -419,7 +427,7 @@ def backward(
     R = weights[1].shape[1]
     segment = plan.segment(x, T, B, H)
     need_x, need_h, need_c, need_weights = needs
-    grad_x = torch.empty_like(x) if need_x else None
+    grad_x = _RESERVE.take(x, *x.shape, exact=True) if need_x else None
     grad_h = x.new_empty((D, B, R)) if need_h else None
     grad_c = x.new_empty((D, B, H)) if need_c else None
     n = plan.per_direction
