@@ -1,10 +1,11 @@
 """All ‖∂E_t/∂s_k‖ by ``rg.gradient_flow`` beside the plain way: T backward passes over an unrolled cell.
 
-The plain way is written as well as it can be: weights frozen so that no parameter gradient is computed, the input
-product of all steps taken at once, fused elementwise chains kept short, one ``torch.autograd.grad`` a target over the
-states that it can reach, norms of all of them in one call. Recurrent weights are orthogonal unless ``--init torch``
-asks for torch's own: with those gradients vanish into subnormal numbers, and most of the plain way's time is spent on
-them. The floor is the products alone, one of B rows by W_hh a pair (t, k), at the machine's multiply-add peak.
+The plain way is written as well as it can be: weights frozen so that no parameter gradient is computed, torch's own
+cells, a loss of its own for every step (one tensor of losses would send each target back through all steps of the
+head), one ``torch.autograd.grad`` a target over the states that it can reach, norms of all of them in one call.
+Recurrent weights are orthogonal unless ``--init torch`` asks for torch's own: with those gradients vanish, and in some
+ways of writing it most of the plain way's time is spent on subnormal numbers. The floor is the products alone, one of
+B rows by W_hh a pair (t, k), at the machine's multiply-add peak.
 
     python benchmarks/flow_vs_autograd.py [--batch 8 --steps 200 --hidden 128 --rounds 5 --threads 2 --init orthogonal]
 """
@@ -23,45 +24,40 @@ import retrograde as rg
 from retrograde.bench.machine import fma_peak
 
 
-def unrolled(module: nn.RNNBase, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Outputs and, per step, the state as one tensor (h, or h and c side by side)."""
+def unrolled(module: nn.RNNBase, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Outputs by step, and by step the state's tensors: h, of an LSTM h and c."""
     w_ih, w_hh, b_ih, b_hh = (p.detach() for p in module.all_weights[0])
-    size = module.hidden_size
-    into = nn.functional.linear(x, w_ih, b_ih if module.mode == "GRU" else b_ih + b_hh)
-    w_t = w_hh.T
-    h = x.new_zeros(x.shape[1], size, requires_grad=True)
-    c = x.new_zeros(x.shape[1], size)
-    states, outputs = [], []
-    for a in into:
+    h = x.new_zeros(x.shape[1], module.hidden_size, requires_grad=True)
+    c = x.new_zeros(x.shape[1], module.hidden_size)
+    outputs, states = [], []
+    for x_t in x:
         if module.mode == "GRU":
-            b = torch.addmm(b_hh, h, w_t)
-            r, z = torch.sigmoid(a[:, : 2 * size] + b[:, : 2 * size]).chunk(2, -1)
-            n = torch.tanh(torch.addcmul(a[:, 2 * size :], r, b[:, 2 * size :]))
-            h = torch.lerp(n, h, z)
-            state = h
+            h = torch.gru_cell(x_t, h, w_ih, w_hh, b_ih, b_hh)
+            states.append([h])
         elif module.mode == "LSTM":
-            gates = torch.addmm(a, h, w_t)
-            i, f = torch.sigmoid(gates[:, : 2 * size]).chunk(2, -1)
-            o = torch.sigmoid(gates[:, 3 * size :])
-            c = torch.addcmul(f * c, i, torch.tanh(gates[:, 2 * size : 3 * size]))
-            state = torch.cat([o * torch.tanh(c), c], -1)
-            h, c = state.split(size, -1)
+            h, c = torch.lstm_cell(x_t, (h, c), w_ih, w_hh, b_ih, b_hh)
+            c = c.view_as(c)  # what goes on to the next step: h is held when it moves
+            states.append([h, c])
         else:
-            h = torch.tanh(torch.addmm(a, h, w_t))
-            state = h
-        states.append(state)
+            h = torch.rnn_tanh_cell(x_t, h, w_ih, w_hh, b_ih, b_hh)
+            states.append([h])
         outputs.append(h)
-    return torch.stack(outputs), states
+    return outputs, states
 
 
 def by_autograd(module: nn.RNNBase, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     """T backward passes, `(T, T)`, mean over the batch."""
-    output, states = unrolled(module, x)
-    losses = loss(output)
+    outputs, states = unrolled(module, x)
+    losses = [loss(output).sum() for output in outputs]
     norms = torch.zeros(len(x), len(x))
+    parts = list(zip(*states, strict=True))  # all h, all c
     for t in range(len(x)):
-        g = torch.autograd.grad(losses[t].sum(), states[: t + 1], retain_graph=True)
-        norms[t, : t + 1] = torch.stack(g).norm(dim=-1).mean(-1)
+        wanted = [state for part in parts for state in part[: t + 1]]
+        # of c_t, which no later step reads, there is no gradient
+        found = torch.autograd.grad(losses[t], wanted, retain_graph=True, materialize_grads=True)
+        norms[t, : t + 1] = (
+            torch.stack(found).view(len(parts), t + 1, *found[0].shape).square().sum((0, 3)).sqrt().mean(-1)
+        )
     return norms
 
 
