@@ -439,6 +439,9 @@ def test_times_and_numbers_that_are_not_understood(write):
     weeks = "date,value\n" + "".join(f"2020-W{week:02},{week}\n" for week in range(1, 30))
     _, notes = columns_for("forecast", open_table(write("b.csv", weeks)), {})
     assert any(note.startswith("column 'date' puts nothing in order: '2020-W01' is no time") for note in notes)
+    short = "date,value\n2020-01-01,3\n2020-02-30,4\n2020-03-01,5\n"  # too few rows to tell a slip: said, not refused
+    _, notes = columns_for("forecast", open_table(write("d.csv", short)), {})
+    assert any(note.startswith("column 'date' puts nothing in order: '2020-02-30' is no time") for note in notes)
     dollars = "date,value\n" + "".join(f"2020-01-{day:02},${day}\n" for day in range(1, 29))
     with pytest.raises(DataError, match=r"no column of numbers to forecast; .* '\$1' is no number; write 1234\.5"):
         read(write("c.csv", dollars), "forecast")

@@ -260,13 +260,6 @@ def quiet_vmap() -> Iterator[None]:
         yield
 
 
-def _sorted(table: Tensor, order: Tensor) -> Tensor:
-    """`(T, B)` in the user's order to the order of the packed run (the inverse of ``[:, order]``)."""
-    result = torch.empty_like(table)
-    result[:, order] = table
-    return result
-
-
 def _nothing(call: AnyCall, keep: bool) -> Swept:
     if isinstance(call, Marked):
         zeros = torch.zeros(1, *call.h.shape[:2], dtype=torch.float64, device=call.h.device)

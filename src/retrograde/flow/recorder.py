@@ -475,11 +475,11 @@ def untouched(model: object) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        for now, before, own in attributes:
-            now.clear()
-            now.update(before)
-            now["_buffers"].clear()
-            now["_buffers"].update(own)
+        for current, before, own in attributes:
+            current.clear()
+            current.update(before)
+            current["_buffers"].clear()
+            current["_buffers"].update(own)
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):

@@ -8,6 +8,7 @@ takes a ``torch.nn.LSTM`` for granted should not take one of these for it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,7 @@ __all__ = ["StepwiseGRU", "StepwiseLSTM", "StepwiseRNN"]
 State = tuple[Tensor, ...]  # (h,) or (h, c), each (B, H)
 
 
-class _Stepwise(torch.nn.Module):
+class _Stepwise(torch.nn.Module, ABC):
     """What the three layers share: the parameters, and the walk over layers, directions and steps."""
 
     gates: ClassVar[int]
@@ -186,16 +187,16 @@ class _Stepwise(torch.nn.Module):
         for t in reversed(range(len(sequence))) if backwards else range(len(sequence)):
             new = self._step(projected[t], state, state[0] * mask, weights)
             if valid is not None:
-                new = tuple(torch.where(valid[t], now, before) for now, before in zip(new, state, strict=True))
+                new = tuple(torch.where(valid[t], after, before) for after, before in zip(new, state, strict=True))
             live = None if valid is None else valid[t]
             marked = mark_state(*new, layer=suffix[1:], live=live)
             state = marked if self.states == 2 else (marked,)
             outputs.append(state[0])
         return torch.stack(outputs[::-1] if backwards else outputs), state
 
+    @abstractmethod
     def _step(self, x: Tensor, state: State, h: Tensor, w: dict[str, Tensor | None]) -> State:
         """From one state to the next. ``x`` is W_ih x_t, ``h`` the state before with its mask."""
-        raise NotImplementedError
 
 
 def _norm(a: Tensor, gain: Tensor | None, shift: Tensor | None = None) -> Tensor:

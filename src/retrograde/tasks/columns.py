@@ -241,8 +241,10 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     if not spread:
         guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
     if not guess.has("time") and (name := _usual("time", guess.free("text"))) is not None:
+        cells = [str(cell) for cell in guess.sample[name] if not is_missing(cell)]
+        odd_cell = next((cell for cell in cells if not (looks_like_date(cell) and _are_dates([cell]))), cells[0])
         guess.said.append(
-            f"column {name!r} puts nothing in order: {str(guess.sample[name][0])[:40]!r} is no time that is known; "
+            f"column {name!r} puts nothing in order: {odd_cell[:40]!r} is no time that is known; "
             "rows are read as they lie."
         )
     guess.guess("group", _repeated(guess.sample, _usual("group", guess.free("text"))) or _telling_apart(guess))

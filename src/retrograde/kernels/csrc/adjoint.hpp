@@ -131,8 +131,7 @@ template <class T> struct AdjointWalk {
     }
     const bool plain = l.cell == Cell::kTanh || l.cell == Cell::kRelu;
     double of_h = plain ? squares<T, true>(h, H, at(l.k) + from * H, d) : squares(h, H), of_c = 0.0, result = of_h;
-    if (plain) {
-    } else if (l.cell == Cell::kGru) {
+    if (l.cell == Cell::kGru) {
       const T* const k = at(l.k) + from * 3 * H;
 #pragma GCC ivdep
       for (Index u = 0; u < H; ++u) {
@@ -147,7 +146,7 @@ template <class T> struct AdjointWalk {
 #pragma GCC ivdep
         for (Index u = 0; u < H; ++u) x[2 * H + u] = h[u] * k_n[u];
       }
-    } else {
+    } else if (l.cell == Cell::kLstm) {
       const T *const k = at(l.k) + from * 3 * H, *const k_o = at(l.k_side) + from * H;
       const T *const q = at(l.q) + from * H, *const f = at(l.f) + from * H;
       T* const c = s.c + r * s.ld;
