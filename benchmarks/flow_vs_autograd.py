@@ -4,8 +4,8 @@ The plain way is written as well as it can be: weights frozen so that no paramet
 cells, a loss of its own for every step (one tensor of losses would send each target back through all steps of the
 head), one ``torch.autograd.grad`` a target over the states that it can reach, norms of all of them in one call.
 Recurrent weights are orthogonal unless ``--init torch`` asks for torch's own: with those gradients vanish, and in some
-ways of writing it most of the plain way's time is spent on subnormal numbers. The floor is the products alone, one of
-B rows by W_hh a pair (t, k), at the machine's multiply-add peak.
+ways of writing it most of the plain way's time is spent on subnormal numbers. The floor is the products alone at the
+machine's multiply-add peak: for each pair (t, k) and sequence one row by ∂h_k/∂h_{k−1}, of an LSTM two (from h and c).
 
     python benchmarks/flow_vs_autograd.py [--batch 8 --steps 200 --hidden 128 --rounds 5 --threads 2 --init orthogonal]
 """
@@ -106,7 +106,7 @@ def main() -> None:
                 seconds[key].append(time.perf_counter() - start)
             ratios.append(seconds["plain"][-1] / seconds["ours"][-1])
         pairs = options.steps * (options.steps + 1) // 2
-        floor = 2.0 * pairs * options.batch * module.weight_hh_l0.numel() / peak
+        floor = 2.0 * pairs * options.batch * options.hidden**2 * (2 if name == "LSTM" else 1) / peak
         print(
             f"{name:5} autograd {statistics.median(seconds['plain']):7.3f} s   gradient_flow "
             f"{statistics.median(seconds['ours']):7.4f} s   x{statistics.median(ratios):5.1f} "

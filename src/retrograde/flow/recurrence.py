@@ -3,7 +3,7 @@
 ``backward`` serves any model: it is the gradient of one recorded layer, vectorised over targets t, so that
 autograd can carry a whole block of losses through whatever lies between the layers. ``by_lag`` is the short way
 for stacks whose head looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product. ``norms``
-is that way in the native engine, for norms alone.
+finds the norms of the same pairs in the native engine, from the last step to the first.
 """
 
 from __future__ import annotations

@@ -507,7 +507,7 @@ def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Ten
         `(layers, targets, T, B)` float64, zero for k > t.
     """
     T, B = layers[0].local.shape[:2]
-    found = torch.empty(len(layers), len(targets), T, B, dtype=torch.float64)
+    found = torch.empty(len(layers), len(targets), B, T, dtype=torch.float64)  # a row of the walk writes along time
     held = [[None if t is None else t.contiguous() for t in layer[1:]] for layer in layers]
     targets = targets.contiguous()
     # dense copies live as long as `held` does
@@ -519,7 +519,7 @@ def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Ten
         layers[0].k.dtype is torch.float64, ("h", "c", "hc").index(state), torch.get_num_threads(), T, B,
         len(targets), targets.data_ptr(), described,
     )  # fmt: skip
-    return found
+    return found.transpose(2, 3)
 
 
 def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:

@@ -1,8 +1,14 @@
 // ‖∂E_t/∂s_k‖ for every pair of steps: the adjoint recursion of a stack of layers, many targets t at once.
 //
-// D_l[t] = ∂E_t/∂s_{t-l} obeys D_l[t] = J_{t-l+1}^T D_{l-1}[t]. A row (t, b) never meets another one, so a block of
-// rows walks through all lags while it stays in the cache, one product with W_hh a lag; an upper layer hands
-// ∂E_t/∂x_{t-l} down at the same lag.
+// ∂E_t/∂s_{k-1} = J_k^T ∂E_t/∂s_k with the same J_k for every t. A row (t, b) never meets another one, so a block of
+// rows walks from the last step to the first while it stays in the cache; a row joins at its own t, and an upper layer
+// hands ∂E_t/∂x_k down at each step.
+//
+// Where many targets share a step, the gates of a GRU or an LSTM are summed once for each (k, b), and the rows go
+// through one matrix instead of one for each gate:
+//   GRU   ∂E/∂h_{k-1} = J^T ∂E/∂h_k,                 J^T = Σ_{r,z,n} W_g^T diag(k_g) + diag(pass)
+//   LSTM  ∂E/∂h_{k-1} = M^T ∂E/∂c_k + N^T ∂E/∂h_k,   M^T = Σ_{i,f,g} W_g^T diag(k_g),  N^T = W_o^T diag(k_o)
+// Where few do, building it would cost more than it spares, and the rows of all sequences go through W_hh together.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -51,20 +57,35 @@ template <class T, bool Scales = false> double squares(const T* x, Index n, cons
 
 template <class T> struct AdjointWalk {
   const Adjoints& a;
-  Index per_block, rows;  // targets and rows of a block
-  struct Stored {         // one layer's rows of a block
+  bool sums;                   // whether gates are summed
+  Index per_block, sequences;  // targets and sequences of a block
+  struct Stored {              // one layer's rows of a block: target by target, sequence by sequence
     Index ld, ldg;
-    T *h, *next, *c, *hidden, *inputs, *above;
+    T *h, *next, *c, *hidden, *inputs, *above, *jacobian;
     std::int32_t *exponent, *above_exponent;
     double* norm;
   };
   T* w_hh[kMostAdjointLayers];
   T* w_ih[kMostAdjointLayers];
 
-  explicit AdjointWalk(const Adjoints& given) : a(given) {
+  explicit AdjointWalk(const Adjoints& given) : a(given), sums(false) {
+    double pairs = 0.0;
+    for (Index j = 0; j < a.count; ++j) pairs += static_cast<double>(a.targets[j] + 1);
+    const bool many = pairs >= kManyTargets * static_cast<double>(a.targets[a.count - 1] + 1);
+    Index bytes = 0;  // of a row
+    for (Index i = 0; i < a.layers; ++i) {
+      sums = sums || (many && gates(a.layer[i]) > 1);
+      bytes += 4 * a.layer[i].H * static_cast<Index>(sizeof(T));
+    }
+    sequences = sums ? 1 : a.B;
     per_block = larger(1, kRowBatch / 2 / larger(1, a.B));
-    rows = per_block * a.B;
+    if (sums) {  // as few blocks as caches and threads allow, of enough targets to pay for the Jacobians
+      const Index for_threads = a.B >= 4 * a.threads || a.B % a.threads == 0 ? 1 : parts(4 * a.threads, a.B);
+      const Index most = larger(1, a.count / kFewTargets);
+      per_block = parts(a.count, smaller(most, larger(for_threads, parts(a.count * bytes, kCacheBytes))));
+    }
   }
+  static constexpr Index kManyTargets = 12, kFewTargets = 48, kCacheBytes = Index{1} << 21;
   static Index gates(const AdjointLayer& l) { return gates_of(l.cell); }
   static const T* at(const void* p) { return static_cast<const T*>(p); }
 
@@ -76,17 +97,19 @@ template <class T> struct AdjointWalk {
     }
   }
   void take_rows(Room& room, Stored* stored) {
+    const Index rows = per_block * sequences;
     for (Index i = 0; i < a.layers; ++i) {
       const AdjointLayer& l = a.layer[i];
       Stored& s = stored[i];
-      const Index G = gates(l);
+      const Index G = gates(l), widest = parts(i > 0 ? larger(l.H, l.I) : l.H, kPanel<T>) * kPanel<T>;
       s.ld = padded<T>(parts(l.H, kPanel<T>) * kPanel<T>);
       s.ldg = padded<T>(G * l.H);
       s.h = room.take<T>(rows * s.ld);
       s.next = room.take<T>(rows * s.ld);
       s.c = l.cell == Cell::kLstm ? room.take<T>(rows * s.ld) : nullptr;
-      s.hidden = room.take<T>(rows * s.ldg);
-      s.inputs = i > 0 && l.cell == Cell::kGru ? room.take<T>(rows * s.ldg) : s.hidden;
+      s.jacobian = sums ? room.take<T>(widest * l.H * (l.cell == Cell::kLstm ? 2 : 1)) : nullptr;
+      s.hidden = sums ? nullptr : room.take<T>(rows * s.ldg);
+      s.inputs = !sums && i > 0 && l.cell == Cell::kGru ? room.take<T>(rows * s.ldg) : s.hidden;
       // what this layer receives from the one above is as wide as its own state
       s.above = i + 1 < a.layers ? room.take<T>(rows * s.ld) : nullptr;
       s.exponent = room.take<std::int32_t>(rows);
@@ -110,11 +133,11 @@ template <class T> struct AdjointWalk {
     }
   }
 
-  // One row of one layer at one lag: its norm, and what goes through the matrices.
+  // One row of one layer at one step: its norm, and what goes through the matrices.
   void row(const AdjointLayer& l, Stored& s, Index r, Index from, double* out, bool above) const {
     const Index H = l.H;
     T* const h = s.h + r * s.ld;
-    T* const d = s.hidden + r * s.ldg;
+    T* const d = s.hidden ? s.hidden + r * s.ldg : nullptr;
     if (above) {
       const T* const g = s.above + r * s.ld;
       const std::int32_t own = s.exponent[r], upper = s.above_exponent[r];
@@ -129,9 +152,9 @@ template <class T> struct AdjointWalk {
 #pragma GCC ivdep
       for (Index u = 0; u < H; ++u) h[u] += g[u] * factor;
     }
-    const bool plain = l.cell == Cell::kTanh || l.cell == Cell::kRelu;
+    const bool plain = d && (l.cell == Cell::kTanh || l.cell == Cell::kRelu);
     double of_h = plain ? squares<T, true>(h, H, at(l.k) + from * H, d) : squares(h, H), of_c = 0.0, result = of_h;
-    if (l.cell == Cell::kGru) {
+    if (l.cell == Cell::kGru && d) {
       const T* const k = at(l.k) + from * 3 * H;
 #pragma GCC ivdep
       for (Index u = 0; u < H; ++u) {
@@ -154,13 +177,15 @@ template <class T> struct AdjointWalk {
 #pragma GCC ivdep
       for (Index u = 0; u < H; ++u) c[u] += h[u] * q[u];  // ∂E/∂c_k with h_k following c_k
       result = a.state == 0 ? of_h : a.state == 1 ? squares(c, H) : of_h + of_c;
+      if (d) {
 #pragma GCC ivdep
-      for (Index u = 0; u < H; ++u) {
-        d[u] = c[u] * k[u];
-        d[H + u] = c[u] * k[H + u];
-        d[2 * H + u] = c[u] * k[2 * H + u];
-        d[3 * H + u] = h[u] * k_o[u];
-        c[u] *= f[u];
+        for (Index u = 0; u < H; ++u) {
+          d[u] = c[u] * k[u];
+          d[H + u] = c[u] * k[H + u];
+          d[2 * H + u] = c[u] * k[2 * H + u];
+          d[3 * H + u] = h[u] * k_o[u];
+          c[u] *= f[u];
+        }
       }
     }
     s.norm[r] = std::sqrt(of_h > of_c ? of_h : of_c);
@@ -184,53 +209,84 @@ template <class T> struct AdjointWalk {
     s.exponent[r] -= exponent;
   }
 
-  void block(Index i0, Index i1, Stored* stored) const {
-    const Index B = a.B, count = (i1 - i0) * B;
-    for (Index i = 0; i < a.layers; ++i) {
-      const AdjointLayer& l = a.layer[i];
-      Stored& s = stored[i];
-      for (Index r = 0; r < count; ++r) {
-        std::memcpy(s.h + r * s.ld, at(l.local) + (a.targets[i0 + r / B] * B + r % B) * l.H,
-                    static_cast<std::size_t>(l.H) * sizeof(T));
-        if (s.c) std::memset(s.c + r * s.ld, 0, static_cast<std::size_t>(l.H) * sizeof(T));
-        s.exponent[r] = 0;
+  // to[p][u] = Σ_g k_g[u] w[p][g H + u] for G gates, with `direct` on the diagonal; both packed in panels, w of `rows`.
+  template <int G>
+  static void sum_gates(T* to, const T* w, Index rows, Index panels, Index H, const T* const* k, const T* direct) {
+    constexpr int W = kWidth<T>;
+    for (Index p = 0; p < panels; ++p) {
+      T* const panel = to + p * kPanel<T> * H;
+      const T* const from = w + p * kPanel<T> * rows;
+      for (Index u = 0; u < H; ++u) {
+        Vec<T> left{}, right{};
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) {
+          const T* const line = from + (g * H + u) * kPanel<T>;
+          const Vec<T> x = splat(k[g][u]);
+          left += x * load(line);
+          right += x * load(line + W);
+        }
+        store(panel + u * kPanel<T>, left);
+        store(panel + u * kPanel<T> + W, right);
       }
-      for (Index j = i0; j < i1; ++j) {  // nothing of E_t at steps after t
-        double* const after = l.norms + (j * a.T + a.targets[j] + 1) * B;
-        std::fill(after, l.norms + (j + 1) * a.T * B, 0.0);
-      }
+      if (direct)
+        for (Index u = p * kPanel<T>; u < smaller(H, (p + 1) * kPanel<T>); ++u)
+          panel[u * kPanel<T> + u - p * kPanel<T>] += direct[u];
     }
-    const Index last = a.targets[i1 - 1];
-    for (Index lag = 0, first = i0; lag <= last; ++lag) {
-      while (a.targets[first] < lag) ++first;
-      const Index r0 = (first - i0) * B;
+  }
+
+  // A summed layer's matrix towards `columns` numbers below it at `from` = k B + b; of an LSTM two, M before N.
+  void build(T* to, const AdjointLayer& l, const T* w, Index columns, Index from, bool own) const {
+    const Index H = l.H, panels = parts(columns, kPanel<T>), rows = gates(l) * H;
+    const T* const direct = own && l.pass ? at(l.pass) + from * H : nullptr;
+    if (gates(l) == 1) {
+      const T* const k = at(l.k) + from * H;
+      return sum_gates<1>(to, w, rows, panels, H, &k, direct);
+    }
+    const T *const k = at(l.k) + from * 3 * H, *const side = at(l.k_side) + from * H;
+    const bool gru = l.cell == Cell::kGru;
+    // what goes into a GRU's n differs by the reset gate, which lies between
+    const T* const three[3] = {k, k + H, gru && !own ? side : k + 2 * H};
+    sum_gates<3>(to, w, rows, panels, H, three, gru ? direct : nullptr);
+    if (!gru) sum_gates<1>(to + panels * kPanel<T> * H, w + 3 * H * kPanel<T>, rows, panels, H, &side, direct);
+  }
+
+  // to = what rows r0 to r1 send through W_hh or, below the layer, through W_ih.
+  void send(T* to, Index ld, Index i, const Stored& s, Index r0, Index r1, Index from, bool own) const {
+    const AdjointLayer& l = a.layer[i];
+    const Index columns = own ? l.H : l.I, panels = parts(columns, kPanel<T>), rows = r1 - r0;
+    const T* const w = own ? w_hh[i] : w_ih[i];
+    if (!sums) {
+      product<T>(to, ld, (own ? s.hidden : s.inputs) + r0 * s.ldg, s.ldg, rows, w, panels, gates(l) * l.H, false);
+      return;
+    }
+    build(s.jacobian, l, w, columns, from, own);
+    product<T>(to, ld, (s.c ? s.c : s.h) + r0 * s.ld, s.ld, rows, s.jacobian, panels, l.H, false);
+    if (s.c) product<T>(to, ld, s.h + r0 * s.ld, s.ld, rows, s.jacobian + panels * kPanel<T> * l.H, panels, l.H, true);
+  }
+
+  // Targets i0 to i1 of sequences b0 to b1.
+  void block(Index i0, Index i1, Index b0, Index b1, Stored* stored) const {
+    const Index B = a.B, n = b1 - b0, count = (i1 - i0) * n;
+    Index first = i1;  // the targets from here on have joined
+    for (Index k = a.targets[i1 - 1]; k >= 0; --k) {
+      for (; first > i0 && a.targets[first - 1] >= k; --first)
+        for (Index i = 0; i < a.layers; ++i) join(a.layer[i], stored[i], first - 1, (first - 1 - i0) * n, b0, n);
+      const Index r0 = (first - i0) * n;
       for (Index i = a.layers - 1; i >= 0; --i) {
         const AdjointLayer& l = a.layer[i];
         Stored& s = stored[i];
-        const Index K = gates(l) * l.H;
-        for (Index j = first, r = r0; j < i1; ++j) {
-          const Index from = (a.targets[j] - lag) * B;
-          double* const out = l.norms + j * a.T * B + from;
-          for (Index b = 0; b < B; ++b, ++r) row(l, s, r, from + b, out + b, i + 1 < a.layers);
-        }
+        for (Index j = first, r = r0; j < i1; ++j)
+          for (Index b = b0; b < b1; ++b, ++r)
+            row(l, s, r, k * B + b, l.norms + (j * B + b) * a.T + k, i + 1 < a.layers);
         if (i > 0) {
           Stored& lower = stored[i - 1];
-          product<T>(lower.above + r0 * lower.ld, lower.ld, s.inputs + r0 * s.ldg, s.ldg, count - r0, w_ih[i],
-                     parts(l.I, kPanel<T>), K, false);
+          send(lower.above + r0 * lower.ld, lower.ld, i, s, r0, count, k * B + b0, false);
           std::memcpy(lower.above_exponent + r0, s.exponent + r0, static_cast<std::size_t>(count - r0) * sizeof(std::int32_t));
         }
-        if (lag == last) continue;
-        product<T>(s.next + r0 * s.ld, s.ld, s.hidden + r0 * s.ldg, s.ldg, count - r0, w_hh[i], parts(l.H, kPanel<T>), K,
-                   false);
-        if (l.pass)
-          for (Index j = first, r = r0; j < i1; ++j) {
-            const T* p = at(l.pass) + (a.targets[j] - lag) * B * l.H;
-            for (Index b = 0; b < B; ++b, ++r, p += l.H) {
-              T *const to = s.next + r * s.ld, *const h = s.h + r * s.ld;
-#pragma GCC ivdep
-              for (Index u = 0; u < l.H; ++u) to[u] += h[u] * p[u];
-            }
-          }
+        if (k == 0) continue;
+        send(s.next + r0 * s.ld, s.ld, i, s, r0, count, k * B + b0, true);
+        if (!sums && l.pass) multiply_rows<true>(s.next, s.h, at(l.pass) + (k * B + b0) * l.H, s.ld, l.H, r0, count, n);
+        if (sums && s.c) multiply_rows<false>(s.c, s.c, at(l.f) + (k * B + b0) * l.H, s.ld, l.H, r0, count, n);
         T* const swapped = s.h;
         s.h = s.next;
         s.next = swapped;
@@ -238,11 +294,34 @@ template <class T> struct AdjointWalk {
       }
     }
   }
+
+  // Target j's rows, from r on: ∂E_t/∂h_t is what the head sends; and nothing of E_t at steps after t.
+  void join(const AdjointLayer& l, Stored& s, Index j, Index r, Index b0, Index n) const {
+    const Index t = a.targets[j];
+    for (Index b = b0; b < b0 + n; ++b, ++r) {
+      std::memcpy(s.h + r * s.ld, at(l.local) + (t * a.B + b) * l.H, static_cast<std::size_t>(l.H) * sizeof(T));
+      if (s.c) std::memset(s.c + r * s.ld, 0, static_cast<std::size_t>(l.H) * sizeof(T));
+      s.exponent[r] = 0;
+      double* const norms = l.norms + (j * a.B + b) * a.T;
+      std::fill(norms + t + 1, norms + a.T, 0.0);
+    }
+  }
+
+  // to = x k, or += it, row by row; k has one row for each of n sequences.
+  template <bool Adds>
+  static void multiply_rows(T* to, const T* x, const T* k, Index ld, Index H, Index r0, Index r1, Index n) {
+    for (Index r = r0; r < r1; ++r) {
+      T* const out = to + r * ld;
+      const T *const in = x + r * ld, *const factor = k + r % n * H;
+#pragma GCC ivdep
+      for (Index u = 0; u < H; ++u) out[u] = Adds ? out[u] + in[u] * factor[u] : in[u] * factor[u];
+    }
+  }
 };
 
 template <class T> void adjoints(const Adjoints& a) {
   AdjointWalk<T> walk(a);
-  const Index blocks = parts(a.count, walk.per_block);
+  const Index groups = parts(a.B, walk.sequences), blocks = parts(a.count, walk.per_block) * groups;
   Lease lease(static_cast<int>(smaller(a.threads, larger(1, blocks))));
   Room weights(nullptr), own(nullptr);
   walk.take_weights(weights);
@@ -262,8 +341,8 @@ template <class T> void adjoints(const Adjoints& a) {
     team.barrier();
     // the last targets have the longest way
     for (Index i; (i = taken.fetch_add(1)) < blocks;) {
-      const Index end = a.count - i * walk.per_block;
-      walk.block(larger(0, end - walk.per_block), end, stored);
+      const Index end = a.count - i / groups * walk.per_block, b = i % groups * walk.sequences;
+      walk.block(larger(0, end - walk.per_block), end, b, b + walk.sequences, stored);
     }
   };
   lease.run(lease.size(), region);

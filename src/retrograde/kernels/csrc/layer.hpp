@@ -59,7 +59,7 @@ struct AdjointLayer {
   const void *k, *k_side, *q, *f, *pass;
   const void *w_hh, *w_ih;  // (G H, H), (G H, I)
   const void* local;        // (T, B, H) dE_t/d(output_t)
-  double* norms;            // (count, T, B)
+  double* norms;            // (count, B, T)
 };
 constexpr std::int64_t kMostAdjointLayers = 16;
 struct Adjoints {
