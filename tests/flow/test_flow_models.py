@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 from twin import norms, unrolled
 
 import retrograde as rg
@@ -282,6 +285,9 @@ def test_unbatched_and_batch_first_inputs() -> None:
         (lambda o: o, r"returned shape \(6, 3, 3\)"),
         (lambda o: o.sum(-1).detach(), "does not depend on any recurrent layer"),
         (lambda o: 3.0, "returned float"),
+        (lambda o: torch.fft.fft(o).sum(-1), r"returned torch\.complex128; .*\.abs\(\) or \.real"),
+        (lambda o: o.argmax(-1), r"returned torch\.int64; expected floating-point numbers"),
+        (lambda o: o.sum(-1) > 0, r"returned torch\.bool; expected floating-point numbers"),
         (lambda o: o.sum(-1)[:, :2], r"\(T, B\) = \(6, 3\)"),
         (lambda o: o.sum(-1) / torch.where(torch.arange(T)[:, None] == 2, 0.0, 1.0), "step 2"),
     ],
@@ -289,6 +295,10 @@ def test_unbatched_and_batch_first_inputs() -> None:
 def test_a_loss_of_the_wrong_form_is_named(loss, message: str) -> None:
     with pytest.raises(FlowError, match=message):
         rg.gradient_flow(Residual(), randn(T, B, 2), loss=loss)
+    with pytest.raises(FlowError, match=message):
+        rg.flow.sequence_gradients(Residual(), randn(T, B, 2), loss=loss)
+    with pytest.raises(FlowError, match=message):
+        rg.GradientFlowRecorder(Residual(), loss).step(randn(T, B, 2))
 
 
 def test_what_cannot_be_measured_is_said() -> None:
@@ -479,23 +489,122 @@ def test_an_output_may_be_written_into(depth: int) -> None:
         np.testing.assert_allclose(np.diagonal(flow.norms[0]), g.norm(dim=-1).mean(1), rtol=1e-9)
 
 
+class Thrifty(nn.Module):
+    """Computes its layers, or its head, anew in the backward pass."""
+
+    def __init__(self, where: str, how: object) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.head = nn.LSTM(2, 3, bidirectional=True).double(), nn.Linear(6, 3).double()
+        self.where, self.how = where, how
+
+    def anew(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if self.how == "sequential":
+            return checkpoint_sequential([run, torch.clone], 2, x, use_reentrant=True)
+        if self.how == "selective":
+            contexts = partial(create_selective_checkpoint_contexts, [torch.ops.aten.mm.default])
+            return checkpoint(run, x, use_reentrant=False, context_fn=contexts)
+        return run(x) if self.how is None else checkpoint(run, x, use_reentrant=self.how)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.where == "layers":
+            return self.anew(lambda x: self.head(self.rnn(x)[0]).cumsum(0).tanh(), x)
+        return self.anew(lambda o: self.head(o).cumsum(0).tanh(), self.rnn(x)[0])
+
+
 @pytest.mark.parametrize("where", ["layers", "head"])
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_parts_that_are_computed_anew_are_named(where: str, reentrant: bool) -> None:
+@pytest.mark.parametrize("how", [True, False, "selective", "sequential"])
+@pytest.mark.parametrize("own_gradient", [False, True])
+def test_what_is_computed_anew_is_measured_as_what_is_kept(where: str, how: object, own_gradient: bool) -> None:
+    x = randn(T, B, 2).requires_grad_(own_gradient)
+    name = "rnn.weight_hh_l0"
+    model, plain = Thrifty(where, how), Thrifty(where, None)
+    flow, expected = (rg.gradient_flow(m, x, loss=losses) for m in (model, plain))
+    assert expected.norms.max() > 0.1
+    np.testing.assert_allclose(flow.norms, expected.norms, rtol=1e-12)
+    np.testing.assert_allclose(flow.share_by_lag(name), expected.share_by_lag(name), rtol=1e-9)
+    found, wanted = (rg.flow.sequence_gradients(m, x, loss=losses).norms for m in (model, plain))
+    np.testing.assert_allclose(found[name], wanted[name], rtol=1e-9)
+    recorder = rg.GradientFlowRecorder(model, losses, every=1, budget=None)
+    record = recorder.step(x)
+    assert record is not None and record["layers"]["l0"]["norm_at_lag_0"] > 0.1
+    for m in (model, plain):  # checkpoints are themselves again
+        m(x.detach().requires_grad_()).sum().backward()
+    torch.testing.assert_close(model.rnn.weight_hh_l0.grad, plain.rnn.weight_hh_l0.grad)
+    assert torch.utils.checkpoint.CheckpointFunction.apply.__func__ is torch.autograd.Function.apply.__func__
+
+
+def test_another_thread_keeps_its_checkpoints() -> None:
+    model, x, seen = Thrifty("layers", True), randn(T, B, 2).requires_grad_(), []
+    other = Thrifty("layers", True)
+    other.head.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+
+    def loss(output: Tensor) -> Tensor:
+        thread = Thread(target=lambda: other(x).sum().backward())
+        thread.start()
+        thread.join()
+        return losses(output)
+
+    rg.gradient_flow(model, x, loss=loss)
+    assert seen == [False, True]  # without a graph, and again
+
+
+class Anew(torch.autograd.Function):
+    """A reentrant checkpoint of one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.run, ctx.x, ctx.parameters = run, x, parameters
+        return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x = ctx.x.detach().requires_grad_()
+        with torch.enable_grad():
+            output = ctx.run(x)
+        return None, *torch.autograd.grad(output, (x, *ctx.parameters), g)
+
+
+@pytest.mark.parametrize("way", ["states", "parameters", "no_grad", "marked"])
+def test_what_runs_out_of_sight_is_no_zero(way: str) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn, self.head = nn.GRU(2, 3, bidirectional=True).double(), nn.Linear(6, 3).double()
+            self.first, self.second = nn.GRU(2, 2).double(), nn.GRU(2, 2).double()
 
         def forward(self, x: Tensor) -> Tensor:
-            if where == "layers":
-                return checkpoint(lambda x: self.head(self.rnn(x)[0]).tanh(), x, use_reentrant=reentrant)
-            return checkpoint(lambda o: self.head(o).tanh(), self.rnn(x)[0], use_reentrant=reentrant)
+            def run(x: Tensor) -> Tensor:
+                if way == "marked":
+                    return torch.stack([rg.mark_state(x_t.cumsum(-1)) for x_t in x])
+                with torch.set_grad_enabled(torch.is_grad_enabled() and way != "no_grad"):
+                    return self.second(x)[0]
 
-    said = "any recurrent layer" if reentrant and where == "layers" else "switch that off while its gradient is"
-    with pytest.raises(FlowError, match=said), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of an input that needs no gradient
-        rg.gradient_flow(Model(), randn(T, B, 2), loss=losses).share_by_lag()
+            if way == "parameters":
+                return self.first(x)[0] + Anew.apply(run, x, *self.second.parameters())
+            return Anew.apply(run, self.first(x)[0])
+
+    with pytest.raises(FlowError, match=r"(second\.)?l0 runs inside Anew, .* use_reentrant=False"):
+        rg.gradient_flow(Model(), randn(T, B, 2), loss=losses)
+
+
+@pytest.mark.parametrize("frozen", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("own_function", [False, True])
+def test_a_frozen_layer_has_no_gradient(frozen: Callable[[], Any], own_function: bool) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.GRU(2, 2).double(), nn.GRU(2, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with frozen():
+                features = Anew.apply(lambda x: self.first(x)[0], x) if own_function else self.first(x)[0]
+            return self.second(features.clone())[0]
+
+    model, x = Model(), randn(T, B, 2)
+    flow = rg.gradient_flow(model, x, loss=losses)
+    alone = rg.gradient_flow(model.second, model.first(x)[0].detach(), loss=lambda o: losses(o[0]))
+    assert (flow.norms[0] == 0).all()
+    np.testing.assert_allclose(flow.norms[1], alone.norms[0], rtol=1e-9)
 
 
 class Attending(nn.Module):

@@ -8,6 +8,7 @@ adjoint needs. The rest of the user's forward pass (embedding, attention, head, 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointError
 
 from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from . import cells, recurrence
+from .anew import nothing_computed_anew
 from .cells import Kind, Trajectory, Weights
 
 _LAYERS: dict[str, tuple[Kind, str]] = {
@@ -30,6 +31,7 @@ _LAYERS: dict[str, tuple[Kind, str]] = {
     "lstm": ("lstm", "tanh"),
 }
 _CELLS: dict[str, tuple[Kind, str]] = {f"{name}_cell": what for name, what in _LAYERS.items()}
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 
 
@@ -239,9 +241,12 @@ class Recorder(TorchFunctionMode):
         self.order: Tensor | None = None  # of the packed sequence it was given
         self._names: dict[int, str] = {}
         self._outputs: dict[int, tuple[Tensor, int, bool, Tensor, Call]] = {}
+        self._without_gradient = False  # whether the user's code has switched gradients off
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
+        if func is torch._C._set_grad_enabled and (args[0] or torch.is_grad_enabled()):
+            self._without_gradient = not args[0]
         if not kwargs and name in _LAYERS:
             return self._layer(*_LAYERS[name], *args)
         if not kwargs and name in _CELLS:
@@ -251,6 +256,7 @@ class Recorder(TorchFunctionMode):
     def mark(self, states: tuple[Tensor, ...], label: str, live: Tensor | None) -> tuple[Tensor, ...]:
         """Take note of a state that ``mark_state`` was given."""
         self.only_layers = False
+        self._check_in_sight(label)
         probe = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
         if live is not None:
             live = live.detach().reshape(-1).bool()
@@ -264,11 +270,28 @@ class Recorder(TorchFunctionMode):
             return self.module
         return self._names.setdefault(id(weight), f"recurrent{len(self._names)}")
 
+    def _check_in_sight(self, layer: str) -> None:
+        """Refuse what runs inside a ``torch.autograd.Function``: its gradient comes by a way that is not seen."""
+        frame = None if self._without_gradient or torch.is_inference_mode_enabled() else sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is _APPLY:
+                function = frame.f_locals["cls"].__name__
+                raise FlowError(
+                    f"Layer {layer} runs inside {function}, a torch.autograd.Function with a backward pass of its own "
+                    "(a checkpoint?), where its gradient cannot be seen: call the layer directly while it is measured; "
+                    "of a checkpoint, torch.utils.checkpoint's with use_reentrant=False."
+                )
+            frame = frame.f_back
+
     def _layer(self, kind: Kind, nonlinearity: str, *args: Any) -> Any:
         mask, batch_first, fed_by = None, False, None
         if isinstance(args[2], (list, tuple)) and isinstance(args[3], bool):  # (input, hx, weights, biases, …)
             x, hx, flat, biases, layers, dropout, train, bidirectional, batch_first = args
-            if id(x) in self._outputs and self._outputs[id(x)][1:3] == (x._version, batch_first):
+            if (
+                id(x) in self._outputs
+                and not x.is_inference()
+                and self._outputs[id(x)][1:3] == (x._version, batch_first)
+            ):
                 *_, x, fed_by = self._outputs[id(x)]
             elif batch_first:
                 x = x.transpose(0, 1)
@@ -314,7 +337,7 @@ class Recorder(TorchFunctionMode):
             output = seen.clone()
             if batch_first:
                 output = output.transpose(0, 1)
-            if fed_by is not None:
+            if fed_by is not None and not output.is_inference():  # which has no version
                 self._outputs[id(output)] = (output, output._version, batch_first, x, fed_by)
         return output, *final
 
@@ -347,6 +370,7 @@ class Recorder(TorchFunctionMode):
             run, h_n, c_n = cells.run(
                 kind, nonlinearity, weights.copied(), x.detach(), h_0, c_0, reverse=reverse, mask=mask
             )
+        self._check_in_sight(".".join(part for part in track if part))
         probe = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         own_state = not any(s.requires_grad for s in state)
         call = Call(track, run, probe, fed_by, not x.requires_grad, own_state, self.order if mask is not None else None)
@@ -382,20 +406,6 @@ class _Saved:
                 f"a tensor {shape} has version {tensor._version}, no longer {version}: written to in place"
             )
         return tensor
-
-
-@contextlib.contextmanager
-def nothing_computed_anew() -> Iterator[None]:
-    """Name a model with checkpoints: what it computes anew in a backward pass is out of sight."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, CheckpointError) and "torch.utils.checkpoint is incompatible" not in str(error):
-            raise
-        raise FlowError(
-            "The model computes parts anew in the backward pass (torch.utils.checkpoint): switch that off while its "
-            "gradient is measured."
-        ) from None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import FlowError
 from . import recurrence
-from .capture import nothing_computed_anew
+from .anew import nothing_computed_anew
 from .cells import GATES, Trajectory, Weights
 from .graph import Graph, MarkedRun
 from .recurrence import Lag, Swept

@@ -352,6 +352,11 @@ def losses_by_step(losses: Any, calls: list[AnyCall]) -> tuple[Tensor, bool]:
     wanted = f"losses by step (T, B) = ({steps}, {batch}), or one per sequence (B,) = ({batch},)"
     if not isinstance(losses, Tensor):
         raise FlowError(f"loss returned {type(losses).__name__}; expected a tensor of {wanted}.")
+    if not losses.is_floating_point():
+        mend = "numbers of other types have no gradient"
+        if losses.is_complex():
+            mend = "take a real quantity of it, such as .abs() or .real"
+        raise FlowError(f"loss returned {losses.dtype}; expected floating-point numbers: {mend}.")
     shape = tuple(losses.shape)
     if losses.ndim == 0 and batch == 1:
         losses = losses.reshape(1)
@@ -369,7 +374,7 @@ def losses_by_step(losses: Any, calls: list[AnyCall]) -> tuple[Tensor, bool]:
             mend = " Sum over the axes of the output."
         raise FlowError(f"loss returned shape {shape}; expected {wanted}.{mend}")
     if not table.requires_grad:
-        raise FlowError("The loss does not depend on any recurrent layer (is it detached, or made of integers?).")
+        raise FlowError("The loss does not depend on any recurrent layer (is it detached?).")
     if not torch.isfinite(values := table.detach()).all():
         t, b = (int(i) for i in torch.isfinite(values).logical_not().nonzero()[0])
         raise FlowError(f"The loss is {float(values[t, b])} from step {t} (sequence {b}) on; the states are finite.")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..errors import OptionError, RunError
+from .anew import nothing_computed_anew
 from .measure import State, gradient_flow, undisturbed
 from .result import GradientFlow, _write
 from .summary import summarise
@@ -385,7 +386,7 @@ class GradientFlowRecorder:
     def _losses(self, batch: Any, loss: Callable[..., Tensor]) -> Tensor:
         """Of a plain forward pass, which costs little beside the measurement."""
         inputs, target, _ = batch
-        with undisturbed(self.model, False, []), torch.no_grad():
+        with undisturbed(self.model, False, []), torch.no_grad(), nothing_computed_anew():
             losses = _apply(loss, self.model(*inputs), target)
         # Anything else is left to gradient_flow, whose message says what it should be.
         return losses.detach() if isinstance(losses, Tensor) else torch.zeros(())
