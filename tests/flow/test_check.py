@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 import retrograde as rg
 from retrograde.errors import FlowError, OptionError
@@ -161,6 +162,31 @@ def test_a_loss_of_the_users_is_summed_and_differentiated():
         return nn.functional.cross_entropy(output[0].movedim(-1, 1), target, reduction="none")
 
     assert rg.check_gradients(nn.GRU(3, 4), x(), loss=loss).ok
+
+
+def test_complex_outputs_are_checked_by_their_parts():
+    def both(f, x):
+        return f(x), torch.fft.fft(f(x), dim=0)
+
+    check = rg.check_gradients(Returns(both), x())
+    assert check.ok and {e.name for e in check.errors if e.kind == "output"} == {"output[0]", "view_as_real(output[1])"}
+    assert rg.check_gradients(Returns(both), x(), loss=lambda output: output[1].abs()).ok
+
+    class Cut(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g.real + 0j
+
+    check = rg.check_gradients(Returns(lambda f, x: Cut.apply(torch.fft.fft(f(x), dim=0))), x())
+    assert not check.ok
+
+
+def test_a_checkpoint_that_is_not_reentrant_is_no_obstacle():
+    assert rg.check_gradients(Returns(lambda f, x: checkpoint(f, x, use_reentrant=False)), x()).ok
 
 
 def test_low_precision_has_a_tolerance_of_its_own():
@@ -518,6 +544,13 @@ def holding(value):
         (lambda: rg.check_gradients(Returns(lambda f, x: f(x * math.nan)), x()), "first seen in the output of linear"),
         (lambda: rg.check_gradients(Cell(fault="nan"), x()), "the gradient of weight_hh is nan at (1, 3)"),
         (lambda: rg.check_gradients(nn.GRU(3, 2), x(), loss=lambda output: 1.0), "loss returned float"),
+        (lambda: rg.check_gradients(nn.GRU(3, 2), x(), loss=lambda o: o[0] + 1j), ".abs() or .real"),
+        (lambda: rg.check_gradients(nn.GRU(3, 2), x(), loss=lambda o: o[0].argmax(-1)), "a tensor of torch.int64"),
+        (lambda: rg.check_gradients(nn.GRU(3, 2), x() + 1j), "input 'input' is a tensor of torch.complex64"),
+        (
+            lambda: rg.check_gradients(Returns(lambda f, x: checkpoint(f, x, use_reentrant=True)), x()),
+            "a reentrant checkpoint refuses torch.autograd.grad; give it use_reentrant=False",
+        ),
         (lambda: rg.check_gradients(nn.GRU(3, 2), x(), loss=lambda output: output[0].sum() * math.inf), "the loss is"),
     ],
 )

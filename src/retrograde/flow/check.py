@@ -281,7 +281,8 @@ def check_gradients(
         What it is called with by keyword, likewise.
     loss : callable, optional
         Takes the module's output; the sum of what it returns is differentiated. Left out, a fixed random
-        projection of all floating-point outputs, which misses none of them.
+        projection of all floating-point outputs, which misses none of them; of a
+        complex one, of its real and imaginary parts.
     training : bool
         Measure in the modes the modules are in (dropout active, one mask for all runs) instead of in eval mode.
     entries : int
@@ -456,15 +457,19 @@ class _Subject:
                 f"{type(self.module).__name__} cannot be run in float64 on the CPU ({_line(error)}); let it (and the "
                 "loss) take dtype and device from its input, e.g. x.new_zeros(...) for a first state"
             ) from error
-        outputs = dict(_tensors(output, "output"))
+        outputs = {
+            f"view_as_real({path})" if t.is_complex() else path: torch.view_as_real(t) if t.is_complex() else t
+            for path, t in _tensors(output, "output", and_complex=True)
+        }
         if not outputs:
             raise FlowError(
-                f"{type(self.module).__name__} returned no floating-point tensor (but {type(output).__name__}): "
+                f"{type(self.module).__name__} returned no floating-point tensor (but {_kind(output)}): "
                 "nothing to differentiate"
             )
         if self.loss is not None:
             if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise FlowError(f"loss returned {_kind(value)}; expected a floating-point tensor")
+                mend = ": take a real quantity of it, such as .abs() or .real" if _is_complex(value) else ""
+                raise FlowError(f"loss returned {_kind(value)}; expected a floating-point tensor{mend}")
             return _Run(value.sum(), float(value.detach().abs().sum()), outputs)
         generator = torch.Generator().manual_seed(self.seed)
         total, magnitude = torch.zeros(()), 0.0
@@ -495,7 +500,10 @@ class _Subject:
         try:
             found = torch.autograd.grad(run.loss, list(self.leaves.values()), allow_unused=True)
         except RuntimeError as error:
-            raise FlowError(f"the backward pass of {type(self.module).__name__} fails: {_line(error)}") from error
+            reason = _line(error)
+            if "torch.utils.checkpoint is incompatible" in reason:
+                reason = "a reentrant checkpoint refuses torch.autograd.grad; give it use_reentrant=False"
+            raise FlowError(f"the backward pass of {type(self.module).__name__} fails: {reason}") from error
         gradients = {
             leaf: _to_float64(torch.zeros_like(tensor) if gradient is None else gradient.to_dense())
             for (leaf, tensor), gradient in zip(self.leaves.items(), found, strict=True)
@@ -770,8 +778,14 @@ REGISTRIES = {"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_wei
 def _check_leaves(own: _Subject) -> None:
     name = type(own.module).__name__
     parameters = list(own.module.parameters())
-    if any(p.is_complex() for p in parameters):
-        raise FlowError(f"{name} has complex parameters; check_gradients covers real ones only")
+    if any(t.is_complex() for t in (*parameters, *own.module.buffers())):
+        raise FlowError(f"{name} has complex parameters or buffers; check_gradients covers real ones only")
+    for path, tensor in _tensors(own.inputs, "", and_complex=True):
+        if tensor.is_complex():
+            raise FlowError(
+                f"input {path!r} is {_kind(tensor)}; check_gradients covers real ones only: let the module take "
+                "torch.view_as_real of it"
+            )
     if parameters and not any(p.requires_grad for p in parameters):
         raise FlowError(
             f"no parameter of {name} requires a gradient; call requires_grad_(True) on what is to be checked"
@@ -865,22 +879,22 @@ def _input_names(module: nn.Module, inputs: Sequence[Any]) -> list[str]:
     return [parameter.name for parameter in parameters]
 
 
-def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(value: Any, path: str, *, and_complex: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Floating-point tensors in nested tuples, lists, dicts, dataclasses and packed sequences, and where."""
     if isinstance(value, Tensor):
-        if value.is_floating_point():
+        if value.is_floating_point() or (and_complex and value.is_complex()):
             yield path, value
     elif isinstance(value, PackedSequence):
         yield f"{path}.data", value.data
     elif isinstance(value, MutableMapping):
         for key, item in value.items():
-            yield from _tensors(item, f"{path}[{key!r}]" if path else str(key))
+            yield from _tensors(item, f"{path}[{key!r}]" if path else str(key), and_complex=and_complex)
     elif isinstance(value, tuple | list):
         for i, item in enumerate(value):
-            yield from _tensors(item, f"{path}[{i}]")
+            yield from _tensors(item, f"{path}[{i}]", and_complex=and_complex)
     elif _is_record(value):
         for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name), f"{path}.{field.name}")
+            yield from _tensors(getattr(value, field.name), f"{path}.{field.name}", and_complex=and_complex)
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -902,6 +916,10 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
             object.__setattr__(mapped, field.name, _map(getattr(value, field.name), function))
         return mapped
     return value
+
+
+def _is_complex(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 def _is_record(value: object) -> bool:
