@@ -301,6 +301,50 @@ def test_a_loss_of_the_wrong_form_is_named(loss, message: str) -> None:
         rg.GradientFlowRecorder(Residual(), loss).step(randn(T, B, 2))
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_a_transposed_loss_is_named_where_there_are_as_many_steps_as_sequences(
+    kind: type[nn.RNNBase], bidirectional: bool
+) -> None:
+    module = kind(2, 3, batch_first=True, bidirectional=bidirectional, num_layers=2, dtype=torch.float64)
+    x = randn(4, 4, 2)
+    flow = rg.gradient_flow(module, x, loss=lambda o: losses(o[0]).T)
+    assert flow.norms.max() > 0
+    found = rg.flow.sequence_gradients(module, x, loss=lambda o: losses(o[0]).T)
+    alone = rg.flow.sequence_gradients(module, x[1:2], loss=lambda o: losses(o[0]).T)
+    assert found.total[1] == pytest.approx(alone.total[0], rel=1e-9)
+    for measure in (rg.gradient_flow, rg.flow.sequence_gradients):
+        with pytest.raises(FlowError, match=r"\(4, 4\) .* Return losses\.T"):
+            measure(module, x, loss=lambda o: losses(o[0]))
+    with pytest.raises(FlowError, match=r"\(4, 4\) .* Return losses\.T"):
+        rg.GradientFlowRecorder(module, lambda o: losses(o[0])).step(x)
+
+
+def test_a_layer_along_the_other_axis_is_not_taken_for_a_transposed_loss() -> None:
+    class Grid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.GRU(2, 2, dtype=torch.float64) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x)[0].transpose(0, 1))[0].transpose(0, 1)
+
+    assert rg.gradient_flow(Grid(), randn(4, 4, 2), loss=losses).norms.max() > 0
+
+
+def test_sequences_that_are_mixed_are_not_taken_for_a_transposed_loss() -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(2, 3, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output = self.rnn(x)[0]
+            return output - output.mean(1, keepdim=True)
+
+    assert rg.gradient_flow(Mixing(), randn(4, 4, 2), loss=losses).norms.max() > 0
+
+
 def test_what_cannot_be_measured_is_said() -> None:
     x = randn(T, B, 2)
     with pytest.raises(FlowError, match="ran no recurrent layer"):
@@ -487,6 +531,61 @@ def test_an_output_may_be_written_into(depth: int) -> None:
         torch.testing.assert_close(changed, model(x, False))
         (g,) = torch.autograd.grad(losses(changed).sum(), plain)
         np.testing.assert_allclose(np.diagonal(flow.norms[0]), g.norm(dim=-1).mean(1), rtol=1e-9)
+
+
+class Between(nn.Module):
+    """Does something to what one layer hands to the next; ``plain`` does the same by operators that autograd sees."""
+
+    def __init__(self, way: str, plain: bool, batch_first: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.LSTM(2, 3, batch_first=batch_first).double()
+        self.second = nn.GRU(3, 3, batch_first=batch_first).double()
+        self.way, self.plain = way, plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, _ = self.first(x)
+        if self.plain:
+            change = {"detached": lambda o: o.detach(), "doubled": lambda o: o + o.detach()}
+            return self.second(change.get(self.way, Tripled.apply)(output))[0]
+        if self.way == "detached":
+            output.detach_()
+        if self.way == "doubled":
+            output.data *= 2
+        if self.way == "hooked":
+            output.register_hook(lambda g: 3 * g)
+        last = self.second(output)[0]
+        if self.way == "hooked later":
+            output.register_hook(lambda g: 3 * g)
+        return last
+
+
+class Tripled(torch.autograd.Function):
+    """The gradient three times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 3 * g
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("way", ["detached", "doubled", "hooked", "hooked later"])
+def test_what_happens_between_two_layers_counts(way: str, batch_first: bool) -> None:
+    x = randn(T, B, 2).transpose(0, 1) if batch_first else randn(T, B, 2)
+
+    def loss(output: Tensor) -> Tensor:
+        return losses(output).T if batch_first else losses(output)
+
+    flow = rg.gradient_flow(Between(way, False, batch_first), x, loss=loss)
+    expected = rg.gradient_flow(Between(way, True, batch_first), x, loss=loss)
+    untouched = rg.gradient_flow(Between("", False, batch_first), x, loss=loss)
+    np.testing.assert_allclose(flow.losses, expected.losses, rtol=1e-12)
+    np.testing.assert_allclose(flow.norms, expected.norms, rtol=1e-9, atol=1e-300)
+    assert not np.allclose(flow.norms[0], untouched.norms[0])
 
 
 class Thrifty(nn.Module):

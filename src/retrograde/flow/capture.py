@@ -43,10 +43,12 @@ class Call:
     run: Trajectory
     probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
     fed_by: Call | None  # the layer whose output is this one's input, unchanged
+    fed: Tensor | None  # that output as the user's code handed it on, where it did
     own_input: bool  # whether its input is independent of every other layer
     own_state: bool  # whether its initial state is
     order: Tensor | None  # packed input: where each of the user's sequences stands in the run
     keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
+    closed: bool = False  # whether nothing is sent back through it
     swept: recurrence.Swept | None = None
 
     @property
@@ -124,6 +126,24 @@ class Exposed(NamedTuple):
     call: Call | None  # of the layer whose outputs `(T, B, P)` it holds; None for final states
 
 
+class _Output(NamedTuple):
+    """A layer's output as the user's code got it, and what tells whether it was changed since."""
+
+    tensor: Tensor
+    version: int
+    grad_fn: Any
+    batch_first: bool
+    values: Tensor  # (T, B, P)
+    call: Call
+
+    def is_as_it_was(self, batch_first: bool) -> bool:
+        """Not written into, not cut off, axes where they were."""
+        x = self.tensor
+        if x._version != self.version or x.grad_fn is not self.grad_fn or batch_first != self.batch_first:
+            return False
+        return torch.equal(x.transpose(0, 1) if batch_first else x, self.values)  # .data is written without a version
+
+
 class _Sweep(torch.autograd.Function):
     """The layer's backward pass as a function that vmap can vectorise over losses."""
 
@@ -172,6 +192,8 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         call: Call = ctx.call
+        if call.closed:
+            return (None,) * len(ctx.needs_input_grad)
         states = len(gradients) - 1
         need = (ctx.needs_input_grad[3], *ctx.needs_input_grad[4 + states :])
         if call.run.mask is not None:
@@ -240,7 +262,7 @@ class Recorder(TorchFunctionMode):
         self.module: str | None = None  # name of the recurrent module that is running
         self.order: Tensor | None = None  # of the packed sequence it was given
         self._names: dict[int, str] = {}
-        self._outputs: dict[int, tuple[Tensor, int, bool, Tensor, Call]] = {}
+        self._outputs: dict[int, _Output] = {}
         self._without_gradient = False  # whether the user's code has switched gradients off
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -284,16 +306,15 @@ class Recorder(TorchFunctionMode):
             frame = frame.f_back
 
     def _layer(self, kind: Kind, nonlinearity: str, *args: Any) -> Any:
-        mask, batch_first, fed_by = None, False, None
+        mask, batch_first = None, False
+        fed_by: Call | None = None
+        fed: Tensor | None = None
         if isinstance(args[2], (list, tuple)) and isinstance(args[3], bool):  # (input, hx, weights, biases, …)
             x, hx, flat, biases, layers, dropout, train, bidirectional, batch_first = args
-            if (
-                id(x) in self._outputs
-                and not x.is_inference()
-                and self._outputs[id(x)][1:3] == (x._version, batch_first)
-            ):
-                *_, x, fed_by = self._outputs[id(x)]
-            elif batch_first:
+            known = self._outputs.get(id(x))
+            if known is not None and known.is_as_it_was(batch_first):
+                fed_by, fed = known.call, x
+            if batch_first:
                 x = x.transpose(0, 1)
         else:  # packed: (data, batch_sizes, hx, weights, biases, …)
             data, sizes, hx, flat, biases, layers, dropout, train, bidirectional = args
@@ -316,14 +337,14 @@ class Recorder(TorchFunctionMode):
             track = (name, f"l{layer}" + ("_reverse" if direction else ""))
             state = [s[index] for s in hx]
             call, output, last = self._run(
-                track, kind, nonlinearity, weights, x, state, fed_by, reverse=direction == 1, mask=mask
+                track, kind, nonlinearity, weights, x, state, fed_by, fed, reverse=direction == 1, mask=mask
             )
             outputs.append(output)
             for all_ends, end in zip(ends, last, strict=True):
                 all_ends.append(end)
             if direction == directions - 1:
                 x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
-                fed_by = call if directions == 1 else None
+                fed_by, fed = call if directions == 1 else None, None
                 if dropout and train and layer < layers - 1:
                     x, fed_by = nn.functional.dropout(x, dropout, True), None
         # What leaves the module gets tensors of its own, so that gradients through the rest of the model can be
@@ -334,11 +355,11 @@ class Recorder(TorchFunctionMode):
         if mask is not None:
             output = seen[mask]
         else:
-            output = seen.clone()
-            if batch_first:
-                output = output.transpose(0, 1)
+            output = (seen.transpose(0, 1) if batch_first else seen).clone()
             if fed_by is not None and not output.is_inference():  # which has no version
-                self._outputs[id(output)] = (output, output._version, batch_first, x, fed_by)
+                self._outputs[id(output)] = _Output(
+                    output, output._version, output.grad_fn, batch_first, x.detach(), fed_by
+                )
         return output, *final
 
     def _cell(self, kind: Kind, nonlinearity: str, x: Tensor, hx: Any, *own: Tensor | None) -> Any:
@@ -349,7 +370,7 @@ class Recorder(TorchFunctionMode):
         ih, hh, *biases = own
         assert ih is not None and hh is not None
         weights = Weights(ih, hh, *biases)
-        _, _, ends = self._run((name, "cell"), kind, nonlinearity, weights, x.unsqueeze(0), state, None)
+        _, _, ends = self._run((name, "cell"), kind, nonlinearity, weights, x.unsqueeze(0), state)
         return ends[0] if kind != "lstm" else tuple(ends)
 
     def _run(
@@ -360,7 +381,8 @@ class Recorder(TorchFunctionMode):
         weights: Weights,
         x: Tensor,
         state: list[Tensor],
-        fed_by: Call | None,
+        fed_by: Call | None = None,
+        fed: Tensor | None = None,
         *,
         reverse: bool = False,
         mask: Tensor | None = None,
@@ -373,7 +395,8 @@ class Recorder(TorchFunctionMode):
         self._check_in_sight(".".join(part for part in track if part))
         probe = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         own_state = not any(s.requires_grad for s in state)
-        call = Call(track, run, probe, fed_by, not x.requires_grad, own_state, self.order if mask is not None else None)
+        order = self.order if mask is not None else None
+        call = Call(track, run, probe, fed_by, fed, not x.requires_grad, own_state, order)
         self.calls.append(call)
         ends = [h_n] if c_n is None else [h_n, c_n]
         output, *last = _Recorded.apply(call, ends, probe, x, *state, *weights.tensors())  # type: ignore[no-untyped-call]

@@ -98,6 +98,21 @@ class Graph:
             once(directions)
         return {call: call.swept for call in calls if call.swept is not None}
 
+    def is_transposed(self) -> bool:
+        """Whether losses of as many steps as sequences came as `(B, T)`: a row is of one sequence, a column of several.
+
+        Other shapes tell by themselves.
+        """
+        steps, batch = self.losses.shape
+        if steps != batch or batch == 1:
+            return False
+        directions = self.losses.new_zeros(2, steps, batch)
+        directions[0, 0, :] = directions[1, :, 0] = 1
+        touched = [(s.h if s.c is None else s.h + s.c).ne(0).any(1) for s in self.send(directions).values()]
+        touched = [pair for pair in touched if pair.shape[1] == batch and pair.any()]
+        # All layers: one that runs along the other axis of a grid says so, those beside it do not.
+        return bool(touched) and all(bool(row[0] and not row[1:].any() and column[1:].any()) for row, column in touched)
+
     def trajectory(self, label: str) -> Trajectory:
         """A layer's run as one, sequences in the user's order."""
         own = [call for call in self.tracks[label] if isinstance(call, Call)]
@@ -130,6 +145,8 @@ class Graph:
         )
         if not chain or not self.recorder.only_layers or len({call.track for call in calls}) != len(calls):
             return None
+        if any(call.fed is not None and call.fed._backward_hooks for call in calls):  # they may change the gradient
+            return None
         calls_of = [call for _, call in self.recorder.exposed]
         tensors = [tensor for tensor, _ in self.recorder.exposed]
         counts = self.alive.ne(0)
@@ -153,7 +170,8 @@ class Graph:
 
         levels = _levels(len(losses)).to(losses)
         directions = (levels * _weights(len(losses)).to(losses)).unsqueeze(-1)
-        with torch._C.DisableTorchFunction():  # nothing here is to be recorded
+        # Nothing here is to be recorded, and what one layer sends to the next is no matter of the head's.
+        with torch._C.DisableTorchFunction(), _closed(calls):
             try:
                 with torch.autograd.set_detect_anomaly(False):  # the NaN is meant
                     if any(map(mixes, directions, levels.eq(0), levels.isfinite())):
@@ -166,6 +184,17 @@ class Graph:
             if call is not None and g is not None:
                 local[call] += g
         return {c: g if c.order is None else g[:, c.order] for c, g in local.items()}
+
+
+@contextlib.contextmanager
+def _closed(calls: list[Call]) -> Iterator[None]:
+    for call in calls:
+        call.closed = True
+    try:
+        yield
+    finally:
+        for call in calls:
+            call.closed = False
 
 
 @lru_cache(maxsize=4)

@@ -114,6 +114,8 @@ def gradient_flow(
         alive = torch.ones_like(table) if known is None or final else _alive(known, table)
         tracks = _tracks(calls)
         graph = Graph(table, recorder, tracks, _wanted(tracks, layers, state), alive, notes)
+        if not final:
+            check_axes(graph)
         measured = _Measured(graph, _targets(targets, table.shape[0], final), known, final, state, quantiles)
         evidence = measured.evidence()
         if evidence.local is None:
@@ -379,6 +381,16 @@ def losses_by_step(losses: Any, calls: list[AnyCall]) -> tuple[Tensor, bool]:
         t, b = (int(i) for i in torch.isfinite(values).logical_not().nonzero()[0])
         raise FlowError(f"The loss is {float(values[t, b])} from step {t} (sequence {b}) on; the states are finite.")
     return table, final
+
+
+def check_axes(graph: Graph) -> None:
+    """Refuse losses `(B, T)`, which only their gradient tells from `(T, B)` where T = B."""
+    if graph.is_transposed():
+        shape = tuple(graph.losses.shape)
+        raise FlowError(
+            f"loss returned shape {shape} with an axis of sequences before that of steps: each row hangs on one "
+            "sequence. Return losses.T (or .transpose(0, 1) for batch_first)."
+        )
 
 
 def _check_finite(calls: list[AnyCall]) -> None:

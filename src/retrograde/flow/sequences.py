@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import FlowError
 from .capture import recording
-from .graph import quiet_vmap
-from .measure import losses_by_step, mend, thawed, undisturbed
+from .graph import Graph, quiet_vmap
+from .measure import check_axes, losses_by_step, mend, thawed, undisturbed
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20
@@ -94,7 +94,10 @@ def sequence_gradients(
         losses = loss(model(*[thawed(i) for i in inputs], **{name: thawed(i) for name, i in (kwargs or {}).items()}))
         if not recorder.calls:
             raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(model)}")
-        table, _ = losses_by_step(losses, recorder.calls)
+        table, final = losses_by_step(losses, recorder.calls)
+        if not final:
+            tracks = {str(i): [call] for i, call in enumerate(recorder.calls)}
+            check_axes(Graph(table, recorder, tracks, list(tracks), torch.ones_like(table), notes))
         batch = table.shape[1]
         labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
         if len(labels) != batch:
