@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
+GATES = (1, 1, 3, 4)  # blocks of H rows that each of them has in its weights
 _VARIABLE = "RETROGRADE_ISA"
 
 
@@ -280,14 +281,13 @@ def forward(
     """
     cell, D = plan.cell, plan.directions
     T, B = _sizes(x, batch_sizes)
-    gates_count = 4 if cell == 3 else 3 if cell == 2 else 1
     weights = _dense(weights)
     x = _rows(x)
     if h_0 is not None and not h_0.is_contiguous():
         h_0 = h_0.contiguous()
     if c_0 is not None and not c_0.is_contiguous():
         c_0 = c_0.contiguous()
-    H = weights[0].shape[0] // gates_count
+    H = weights[0].shape[0] // GATES[cell]
     R = weights[1].shape[1]
     rows = x.shape[0] if batch_sizes is not None else T * B
     shape = (*x.shape[:-1], D * R)
@@ -373,7 +373,7 @@ def step(
     output ``(B, R)``, h_n ``(1, B, R)``, c_n ``(1, B, H)`` or None
     """
     number, (B, inputs), (rows, R) = CELLS[cell], x.shape, weights[1].shape
-    H = rows // (4 if number == 3 else 3 if number == 2 else 1)
+    H = rows // GATES[number]
     out, h_n = x.new_empty((B, R)), x.new_empty((1, B, R))
     c_n = x.new_empty((1, B, H)) if number == 3 else None
     w = [t.data_ptr() for t in weights]
@@ -416,14 +416,13 @@ def backward(
     """
     cell, D, bias, projected, _ = plan
     T, B = _sizes(x, batch_sizes)
-    gates_count = 4 if cell == 3 else 3 if cell == 2 else 1
     weights = _dense(weights)
     x = _rows(x)
     states = [t if t is None or t.is_contiguous() else t.contiguous() for t in (h_0, c_0, grad_h_n, grad_c_n)]
     h_0, c_0, grad_h_n, grad_c_n = states
     if grad_out is not None and not grad_out.is_contiguous():
         grad_out = grad_out.contiguous()
-    H = weights[0].shape[0] // gates_count
+    H = weights[0].shape[0] // GATES[cell]
     R = weights[1].shape[1]
     segment = plan.segment(x, T, B, H)
     need_x, need_h, need_c, need_weights = needs

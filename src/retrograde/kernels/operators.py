@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import equations, native
-from .native import CELLS, Plan
+from .native import CELLS, GATES, Plan
 
 __all__ = ["kept_layer", "layer", "plan_of", "traced_layer"]
 
@@ -226,7 +226,7 @@ def _(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     D, R = directions, weights[1].shape[1]
-    H = weights[0].shape[0] // (4 if cell == 3 else 3 if cell == 2 else 1)
+    H = weights[0].shape[0] // GATES[cell]
     if batch_sizes is None:
         T, B = x.shape[0], x.shape[1]
         rows = T * B
@@ -275,25 +275,8 @@ def _layer_backward(
 
 
 @_layer_backward.register_fake
-def _(
-    grad_out: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    out: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    cell: int,
-    directions: int,
-    bias: bool,
-    projected: bool,
-    recompute: bool,
-    needs: Sequence[bool],
-) -> list[Tensor]:
+def _(*args: Any) -> list[Tensor]:
+    _, _, _, x, h_0, c_0, weights, *_, needs = args  # as the operator takes them
     likes = (x, h_0, c_0, *weights)
     return [
         t.new_empty(t.shape) if need and t is not None else x.new_empty(0) for t, need in zip(likes, needs, strict=True)
