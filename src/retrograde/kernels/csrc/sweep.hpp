@@ -404,7 +404,7 @@ template <class T, Cell C> struct Backward : Pass<T> {
   using P::l;
   static constexpr bool kLstm = C == Cell::kLstm, kGru = C == Cell::kGru;
   Groups<T> groups, out_groups;
-  Index steps, segment, ldd, ldp, ldk, inputs_from, hidden_from;
+  Index steps, segment, ldd, ldp, ldk, hidden_from;
   T *w_ih, *w_hh, *w_hr, *carry, *d[2], *dp, *raw, *sums, *outer, *partial;
   const T** h_rows[2];
   Index sums_size;
@@ -419,7 +419,6 @@ template <class T, Cell C> struct Backward : Pass<T> {
     ldk = padded<T>(l.H);
     // GRU rows of d are [n r z h_n]: W_hh meets the last three, W_ih the first three
     hidden_from = kGru ? l.H : 0;
-    inputs_from = 0;
   }
   bool projected() const { return l.w_hr != nullptr; }
   bool recomputes() const { return l.segment != 0 && (kLstm || kGru); }
@@ -576,7 +575,7 @@ template <class T, Cell C> struct Backward : Pass<T> {
 
   void input_gradient(int thread, Index row, Index rows, Index apart, Index first, const T* chunk) {
     product_exact<T>(P::at(l.grad_x) + row * l.grad_x_stride, l.grad_x_stride * apart,
-                     chunk + (row - first) * ldd + inputs_from, ldd * apart, rows, w_ih, l.I, G * l.H, l.grad_x_add,
+                     chunk + (row - first) * ldd, ldd * apart, rows, w_ih, l.I, G * l.H, l.grad_x_add,
                      nullptr, outer + thread * kOuterRoom<T>);
   }
 
