@@ -3,7 +3,7 @@
 For each shape of the grid, with rows = T B: the input projection X W_ihᵀ, ∂E/∂x = G W_ih and ∂E/∂W = Gᵀ X. This is what
 the choice between the two rests on: the engine multiplies with its own product, which here is the faster one.
 
-    python benchmarks/products.py [--threads 2 --rounds 7]
+    python benchmarks/products.py [--threads 2 --rounds 7 --hidden 64 256 512 1024 --rows 400 6400 25600]
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 512, 1024])
+    parser.add_argument("--rows", type=int, nargs="+", default=[400, 6400, 25600])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -42,8 +44,8 @@ def main() -> None:
     print(f"{processor()}, {options.threads} threads, float32, {peak / 1e9:.0f} GFLOP/s at the peak")
     print(f"{'rows':>6} {'H':>5} {'cell':5} {'product':12} {'ours':>6} {'torch':>6}   torch's time / ours")
     ratios: list[float] = []
-    for hidden in (64, 256, 512, 1024):
-        for rows in (400, 6400, 25600):
+    for hidden in options.hidden:
+        for rows in options.rows:
             for cell, gates in GATES.items():
                 width = gates * hidden
                 operations = 2.0 * rows * hidden * width

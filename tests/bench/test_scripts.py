@@ -38,3 +38,18 @@ def test_the_grid_is_kept_in_the_run_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "runs" / "bench" / "bench.json").read_text())["points"]) == 2
     assert (tmp_path / "runs" / "bench" / "bench.png").exists()
+
+
+def test_products_takes_every_product_of_every_cell():
+    out = run(BENCHMARKS / "products.py", "--hidden", 16, "--rows", 30, "--rounds", 1, "--threads", 1)
+    assert "9 products: geometric mean" in out
+    for cell in ("RNN", "GRU", "LSTM"):
+        assert sum(f" {cell} " in line for line in out.splitlines()) == 3
+
+
+def test_flow_vs_autograd_finds_the_same_norms():
+    shape = ["--batch", 2, "--steps", 15, "--hidden", 16, "--rounds", 1, "--threads", 1]
+    out = run(BENCHMARKS / "flow_vs_autograd.py", *shape)
+    errors = [float(line.rpartition(" ")[2]) for line in out.splitlines() if "largest relative difference" in line]
+    assert len(errors) == 3
+    assert max(errors) < 1e-4
