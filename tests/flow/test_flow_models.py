@@ -18,6 +18,7 @@ from twin import norms, unrolled
 
 import retrograde as rg
 from retrograde.errors import FlowError
+from retrograde.flow import anew
 
 T, B = 6, 3
 
@@ -631,6 +632,15 @@ def test_what_is_computed_anew_is_measured_as_what_is_kept(where: str, how: obje
         m(x.detach().requires_grad_()).sum().backward()
     torch.testing.assert_close(model.rnn.weight_hh_l0.grad, plain.rnn.weight_hh_l0.grad)
     assert torch.utils.checkpoint.CheckpointFunction.apply.__func__ is torch.autograd.Function.apply.__func__
+
+
+def test_a_torch_whose_checkpoints_cannot_be_kept_is_told_what_to_switch_off(monkeypatch) -> None:
+    monkeypatch.setattr(anew._KEPT, "_generator", None)  # as where torch has renamed its own
+    x = randn(T, B, 2)
+    with pytest.raises(FlowError, match="switch that off while its gradient is measured"):
+        rg.gradient_flow(Thrifty("layers", False), x, loss=losses)
+    expected = rg.gradient_flow(Thrifty("layers", None), x, loss=losses).norms
+    np.testing.assert_allclose(rg.gradient_flow(Thrifty("layers", True), x, loss=losses).norms, expected, rtol=1e-12)
 
 
 def test_another_thread_keeps_its_checkpoints() -> None:
