@@ -1,7 +1,8 @@
 """The large products of a layer by the engine's packed product and by torch's BLAS, taking turns in one process.
 
-For each shape of the grid, with rows = T B: the input projection X W_ihᵀ, ∂E/∂x = G W_ih and ∂E/∂W = Gᵀ X. This is what
-the choice between the two rests on: the engine multiplies with its own product, which here is the faster one.
+For each shape of the grid, with rows = T B: the input projection X W_ihᵀ, ∂E/∂x = G W_ih and ∂E/∂W = Gᵀ X on their own,
+with all packing; and the projection as it is done in a layer's forward pass (B = 8), which is what the layer takes less
+the same layer with one input. This is what the choice between the two rests on: the engine multiplies with its own.
 
     python benchmarks/products.py [--threads 2 --rounds 7 --hidden 64 256 512 1024 --rows 400 6400 25600]
 """
@@ -22,13 +23,35 @@ from retrograde.bench.machine import fma_peak, processor
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 LARGEST = 3e11  # floating-point operations: about a second and a half each
+BATCH = 8
 
 
-def seconds(multiply: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, times: int) -> float:
+def seconds(run: Callable[..., object], *arguments: Tensor, times: int = 1) -> float:
     start = time.perf_counter()
     for _ in range(times):
-        multiply(a, b)
+        run(*arguments)
     return (time.perf_counter() - start) / times
+
+
+def alone(a: Tensor, b: Tensor, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of the engine's product and of torch's, by round."""
+    both = (rg.kernels.matmul, torch.mm)
+    times = max(1, round(0.03 / max(seconds(multiply, a, b) for multiply in both)))
+    return [(seconds(both[0], a, b, times=times), seconds(both[1], a, b, times=times)) for _ in range(rounds)]
+
+
+def in_layer(cell: str, x: Tensor, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of the projection of `x` (T, B, H) inside a layer's forward pass and of torch's, by round."""
+    hidden = x.shape[-1]
+    layer, narrow = (getattr(rg.nn, cell)(inputs, hidden) for inputs in (hidden, 1))
+    rows, one = x.view(-1, hidden), x[..., :1].contiguous()
+    weight, bias = layer.weight_ih_l0.t(), layer.bias_ih_l0
+    times = max(1, round(0.03 / max(seconds(layer, x), seconds(narrow, one))))
+    found = []
+    for _ in range(rounds):
+        inside = seconds(layer, x, times=times) - seconds(narrow, one, times=times)
+        found.append((inside, seconds(torch.addmm, bias, rows, weight, times=times)))
+    return found
 
 
 def main() -> None:
@@ -42,8 +65,8 @@ def main() -> None:
     torch.manual_seed(0)
     peak = fma_peak(options.threads, seconds=0.3) or float("nan")
     print(f"{processor()}, {options.threads} threads, float32, {peak / 1e9:.0f} GFLOP/s at the peak")
-    print(f"{'rows':>6} {'H':>5} {'cell':5} {'product':12} {'ours':>6} {'torch':>6}   torch's time / ours")
-    ratios: list[float] = []
+    print(f"{'rows':>6} {'H':>5} {'cell':5} {'product':18} {'ours':>6} {'torch':>6}   torch's time / ours (of medians)")
+    ratios: dict[str, list[float]] = {"alone": [], "in a layer": []}
     for hidden in options.hidden:
         for rows in options.rows:
             for cell, gates in GATES.items():
@@ -53,25 +76,29 @@ def main() -> None:
                     continue
                 x, g, w_ih = torch.randn(rows, hidden), torch.randn(rows, width), torch.randn(width, hidden)
                 g_transposed = g.t().contiguous()  # so that neither of the two has to turn it
-                for name, a, b in (
-                    ("X W_ih^T", x, w_ih.t()),
-                    ("G W_ih", g, w_ih),
-                    ("G^T X", g_transposed, x),
-                ):
-                    both = (rg.kernels.matmul, torch.mm)
-                    times = max(1, round(0.03 / max(seconds(multiply, a, b, 1) for multiply in both)))
-                    taken = [tuple(seconds(m, a, b, times) for m in both) for _ in range(options.rounds)]
-                    mine, other = (statistics.median(column) for column in zip(*taken, strict=True))
-                    found = sorted(t / o for o, t in taken)
-                    ratios.append(statistics.median(found))
-                    print(
-                        f"{rows:6} {hidden:5} {cell:5} {name:12} {operations / mine / peak:6.0%} "
-                        f"{operations / other / peak:6.0%}   {ratios[-1]:.2f} ({found[0]:.2f} to {found[-1]:.2f})",
-                        flush=True,
-                    )
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    print(f"{len(ratios)} products: geometric mean {mean:.2f}, worst {min(ratios):.2f}, best {max(ratios):.2f}")
+                taken = {
+                    "X W_ih^T": alone(x, w_ih.t(), options.rounds),
+                    "G W_ih": alone(g, w_ih, options.rounds),
+                    "G^T X": alone(g_transposed, x, options.rounds),
+                    "X W_ih^T, in layer": in_layer(
+                        cell, x[: rows // BATCH * BATCH].view(-1, BATCH, hidden), options.rounds
+                    ),
+                }
+                for name, pairs in taken.items():
+                    ours, torchs = (statistics.median(column) for column in zip(*pairs, strict=True))
+                    line = f"{rows:6} {hidden:5} {cell:5} {name:18}"
+                    if ours <= 0:  # a difference of two times
+                        print(line, "too short to tell", flush=True)
+                        continue
+                    ratios["in a layer" if "layer" in name else "alone"].append(torchs / ours)
+                    shares = f"{operations / ours / peak:6.0%} {operations / torchs / peak:6.0%}"
+                    print(line, f"{shares}   {torchs / ours:.2f}", flush=True)
+    for where, found in ratios.items():
+        if found:
+            mean, worst, best = math.exp(statistics.fmean(map(math.log, found))), min(found), max(found)
+            print(f"{len(found)} products {where}: geometric mean {mean:.2f}, worst {worst:.2f}, best {best:.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    with torch.inference_mode():
+        main()

@@ -31,6 +31,21 @@ def _seeded():
         yield
 
 
+def passing_back(change):
+    """The identity, whose backward pass applies `change` to the gradient."""
+
+    class Identity(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return change(g)
+
+    return Identity.apply
+
+
 class Product(torch.autograd.Function):
     """h Wᵀ with a gradient for W that is wrong in chosen ways."""
 
@@ -172,16 +187,8 @@ def test_complex_outputs_are_checked_by_their_parts():
     assert check.ok and {e.name for e in check.errors if e.kind == "output"} == {"output[0]", "view_as_real(output[1])"}
     assert rg.check_gradients(Returns(both), x(), loss=lambda output: output[1].abs()).ok
 
-    class Cut(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, z):
-            return z.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            return g.real + 0j
-
-    check = rg.check_gradients(Returns(lambda f, x: Cut.apply(torch.fft.fft(f(x), dim=0))), x())
+    cut = passing_back(lambda g: g.real + 0j)
+    check = rg.check_gradients(Returns(lambda f, x: cut(torch.fft.fft(f(x), dim=0))), x())
     assert not check.ok
 
 
@@ -366,14 +373,7 @@ def test_a_parameter_that_autograd_never_reaches_is_named():
 
 
 def test_a_graph_that_carries_no_gradient_at_all_is_named():
-    class Zeroed(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, y):
-            return y.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            return g * 0
+    zeroed = passing_back(lambda g: g * 0)
 
     class Model(nn.Module):
         def __init__(self):
@@ -381,7 +381,7 @@ def test_a_graph_that_carries_no_gradient_at_all_is_named():
             self.rnn = nn.GRU(3, 4)
 
         def forward(self, x):
-            return Zeroed.apply(self.rnn(x)[0])
+            return zeroed(self.rnn(x)[0])
 
     check = rg.check_gradients(Model(), x())
     assert set(check.wrong) == {"x", *(name for name, _ in Model().named_parameters())}
@@ -402,14 +402,7 @@ def test_a_forward_wrong_in_one_precision_is_found_in_the_output():
 
 
 def test_a_wrong_gradient_of_an_input_is_named():
-    class Doubled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            return g * 2
+    doubled = passing_back(lambda g: g * 2)
 
     class Model(nn.Module):
         def __init__(self):
@@ -417,7 +410,7 @@ def test_a_wrong_gradient_of_an_input_is_named():
             self.rnn = nn.RNN(3, 4)
 
         def forward(self, x, h_0):
-            return self.rnn(Doubled.apply(x), h_0)
+            return self.rnn(doubled(x), h_0)
 
     check = rg.check_gradients(Model(), x(), x(1, 2, 4))
     assert check.wrong == ("x",)
