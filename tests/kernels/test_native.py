@@ -126,7 +126,9 @@ def test_any_shape_equals_torch_in_float64(data):
     assert error(problem.run(engine=True), truth) < 1e-12
     # In float32 no further from the truth than torch is, but for the last digits.
     ours, theirs = (error(problem.run(engine=e, dtype=torch.float32), truth) for e in (True, False))
-    assert ours < 2 * theirs + 2e-6
+    # A number in which large ones cancel is as exact as they are, whoever was lucky.
+    largest = max(float(t.abs().max()) for t in truth if t.numel())
+    assert ours < 2 * theirs + 2e-6 + torch.finfo(torch.float32).eps * largest
 
 
 @pytest.mark.parametrize("cell", CELLS)
