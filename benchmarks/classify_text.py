@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from retrograde.tasks.sequences import SequenceModel, Shuffle
-from retrograde.tasks.storage import Ragged
+from retrograde.data.shuffle import Shuffle
+from retrograde.data.storage import Ragged
+from retrograde.tasks.models import SequenceModel
 
 VOCABULARY, SIZE, BATCH = 20_000, 128, 64
 

@@ -11,12 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrograde.data import storage
+from retrograde.data import text as texts
+from retrograde.data.storage import Rows
+from retrograde.data.text import Text
+from retrograde.data.vocabulary import Vocabulary
 from retrograde.errors import DataError, DivergedError, OptionError
-from retrograde.tasks import language, storage
-from retrograde.tasks import text as texts
-from retrograde.tasks.language import LanguageModel, LanguageTask, baselines, generate, score
-from retrograde.tasks.storage import Rows
-from retrograde.tasks.text import Text, Vocabulary
+from retrograde.tasks import language
+from retrograde.tasks.language import LanguageTask, baselines, generate, score
+from retrograde.tasks.models import LanguageModel
 from retrograde.training import Options
 
 

@@ -34,8 +34,8 @@ def evaluate(
     """
     import torch
 
+    from ..data.text import read_text
     from ..tasks import language
-    from ..tasks.text import read_text
     from ..training import load
     from .terminal import printable, scores
 

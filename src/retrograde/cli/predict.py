@@ -52,7 +52,7 @@ def predict(
     loaded = load(run)
     encoding = encoding or loaded.config["options"]["encoding"]
     if loaded.config["task"] == "language":
-        from ..tasks.text import read_text
+        from ..data.text import read_text
 
         rows = prediction.tokens(loaded.model, loaded.vocabulary, read_text(data, encoding), probabilities)
     elif loaded.config["task"] == "forecast":

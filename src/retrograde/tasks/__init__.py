@@ -1,7 +1,7 @@
-"""What is learnt: reading data, the head and the loss of each task, and synthetic tasks of known lag."""
+"""What is learned: the head, the loss and the metrics of each task, and synthetic tasks of known lag."""
 
 from __future__ import annotations
 
-from . import language, synthetic, text
+from . import language, synthetic
 
-__all__ = ["language", "synthetic", "text"]
+__all__ = ["language", "synthetic"]

@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data.columns import Columns, columns_for
+from ..data.encoding import Scaler, fill
+from ..data.formats import fingerprint, open_table
+from ..data.grid import Regular
+from ..data.series import Series, continued, guess_season, irregular, read_series
+from ..data.shuffle import Shuffle
+from ..data.storage import PIECE, Ragged, Rows
 from ..errors import DataError, OptionError, RunError
-from .columns import Columns, columns_for
-from .labelled import RECURRENT
-from .sequences import Scaler, SequenceModel, Shuffle, fill
-from .series import Series, continued, guess_season, irregular, read_series
-from .storage import PIECE, Ragged, Rows
-from .tables import fingerprint, open_table
+from .models import RECURRENT, SequenceModel
 
 __all__ = ["ForecastModel", "ForecastTask", "Windows"]
 
@@ -46,6 +48,8 @@ class Plan:
         All steps of the horizon put out at once after the last step read, or one by one, each read before the next.
     channels, features : int
         Numbers forecast, and further numbers read, at each step.
+    freq, gaps, duplicates : str
+        See `retrograde.data.grid.Regular`.
     """
 
     horizon: int
@@ -54,6 +58,14 @@ class Plan:
     strategy: Literal["direct", "autoregressive"]
     channels: int
     features: int
+    freq: str = ""  # as runs before version 0.2 have it: rows are steps
+    gaps: Literal["fill", "split", "error"] = "fill"
+    duplicates: Literal["error", "first", "last", "mean"] = "error"
+
+    @property
+    def regular(self) -> Regular:
+        """What is done about times that are not regular."""
+        return Regular(self.freq, self.gaps, self.duplicates)
 
     @property
     def lag(self) -> int:
@@ -211,6 +223,7 @@ class ForecastModel:
         self.columns, self.plan, self.network = columns, plan, network
         self.scalers, self.units = dict(scalers), dict(units)
         self.notes: list[str] = []
+        self.column_names: list[str] = []  # of the table read last
 
     def files(self) -> dict[str, str]:
         """What a run folder keeps beside the weights, by file name."""
@@ -247,7 +260,8 @@ class ForecastModel:
         """
         table = open_table(source, encoding)
         self.columns.check(table)
-        found = read_series(table, self.columns)
+        self.column_names = table.names
+        found = read_series(table, self.columns, self.plan.regular)
         if found.channels != self.plan.channels:
             raise DataError(f"{source} has {found.channels} channels; the model was trained with {self.plan.channels}.")
         return found

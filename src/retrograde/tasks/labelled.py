@@ -18,23 +18,22 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.columns import Columns, columns_for
+from ..data.encoding import Encoder, Scaler
+from ..data.formats import fingerprint, open_table
+from ..data.sequences import Record, sequences
+from ..data.shuffle import Shuffle
+from ..data.storage import Ragged
+from ..data.table import Table
 from ..errors import DataError, OptionError, RunError
 from . import metrics
-from .columns import Columns, columns_for
-from .rows import Record, sequences
-from .sequences import Encoder, Scaler, SequenceModel, Shuffle
-from .storage import Ragged
-from .tables import Table, fingerprint, open_table
+from .models import RECURRENT, SequenceModel
 
 __all__ = ["LabelledModel", "LabelledTask"]
 
 BLOCK = 1000  # sequences encoded at once
 IGNORED = -100  # the target of a step beyond its sequence, as cross_entropy has it
 MANY_CLASSES = 1000
-RECURRENT = (  # options of `recurrent_layer`
-    *("cell", "nonlinearity", "num_layers", "layer_norm", "recurrent_dropout", "weight_drop"),
-    *("init", "spectral_radius", "forget_bias", "chrono"),
-)
 
 
 def network(encoder: Encoder, outputs: int, pooling: Any, options: Mapping[str, Any]) -> SequenceModel:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, OptionError
-from .labelled import RECURRENT
-from .sequences import SequenceModel
+from .models import RECURRENT, SequenceModel
 from .synthetic import SYNTHETIC, Batch, SyntheticTask, synthetic
 
 __all__ = ["SyntheticBatch", "SyntheticTraining", "is_synthetic"]

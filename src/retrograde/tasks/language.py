@@ -10,7 +10,7 @@ import codecs
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.storage import Rows
+from ..data.text import Text
+from ..data.vocabulary import TokenKind, Vocabulary
 from ..errors import DataError, DivergedError, OptionError
-from ..nn import VariationalDropout, recurrent_layer
-from .storage import Rows
-from .text import Text, TokenKind, Vocabulary
+from .models import LanguageModel, State
 
 __all__ = [
     "Baselines",
@@ -38,101 +39,7 @@ __all__ = [
     "windows",
 ]
 
-Cell = Literal["rnn", "gru", "lstm"]
-State = Tensor | tuple[Tensor, Tensor]
 Counts = NDArray[np.int64]
-
-
-class LanguageModel(nn.Module):
-    """Embedding, recurrent stack, output layer.
-
-    Parameters
-    ----------
-    vocabulary_size, embedding_size, hidden_size, num_layers : int
-    cell : {"rnn", "gru", "lstm"}
-    nonlinearity : {"tanh", "relu"}
-        Of the vanilla network; the gated cells have theirs.
-    dropout : float
-        On the embedding, between layers and before the output layer; beside ``recurrent_dropout`` with one mask for
-        all steps of a sequence, else with one for each.
-    tie : bool
-        Use the embedding as output weights too (Press and Wolf 2017, arXiv:1608.05859); where
-        ``embedding_size`` differs from ``hidden_size`` a linear projection joins the two.
-    **remedies
-        Further options of `retrograde.nn.recurrent_layer`: initialisation, normalisation, dropout of weights.
-
-    Examples
-    --------
-    >>> model = LanguageModel(vocabulary_size=11, embedding_size=4, hidden_size=8)
-    >>> logits, state = model(torch.zeros(5, 2, dtype=torch.int64))
-    >>> logits.shape
-    torch.Size([5, 2, 11])
-    """
-
-    def __init__(
-        self,
-        vocabulary_size: int,
-        embedding_size: int = 128,
-        hidden_size: int = 256,
-        num_layers: int = 1,
-        cell: Cell = "lstm",
-        nonlinearity: Literal["tanh", "relu"] = "tanh",
-        dropout: float = 0.0,
-        tie: bool = False,
-        **remedies: Any,
-    ) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        self.recurrent = recurrent_layer(
-            embedding_size,
-            hidden_size,
-            cell=cell,
-            num_layers=num_layers,
-            nonlinearity=nonlinearity,
-            dropout=dropout,
-            **remedies,
-        )
-        # Gal and Ghahramani (2016) have one mask for all steps everywhere, not only for the state.
-        self.dropout = VariationalDropout(dropout) if remedies.get("recurrent_dropout") else nn.Dropout(dropout)
-        bridged = tie and embedding_size != hidden_size
-        self.projection = nn.Linear(hidden_size, embedding_size, bias=False) if bridged else None
-        self.output = nn.Linear(embedding_size if tie else hidden_size, vocabulary_size)
-        if tie:
-            # As output weights, embeddings of the usual unit variance would start with logits of size √E.
-            nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
-            self.output.weight = self.embedding.weight
-
-    @classmethod
-    def of(cls, vocabulary_size: int, options: Mapping[str, Any]) -> LanguageModel:
-        """The model that training options, by name, ask for."""
-        names = (
-            *("embedding_size", "hidden_size", "num_layers", "cell", "nonlinearity", "dropout", "tie"),
-            *("layer_norm", "recurrent_dropout", "weight_drop", "init", "spectral_radius", "forget_bias", "chrono"),
-        )
-        return cls(vocabulary_size, **{name: options[name] for name in names if name in options})
-
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Logits of the next token at every step.
-
-        Parameters
-        ----------
-        tokens : Tensor
-            ``(T, B)`` int64.
-        state : Tensor or pair of Tensors, optional
-            h_0 (and c_0), each ``(num_layers, B, hidden_size)``; zeros if not given.
-
-        Returns
-        -------
-        logits : Tensor
-            ``(T, B, vocabulary_size)``.
-        state : Tensor or pair of Tensors
-            After the last step.
-        """
-        hidden, state = self.recurrent(self.dropout(self.embedding(tokens)), state)
-        hidden = self.dropout(hidden)
-        if self.projection is not None:
-            hidden = self.projection(hidden)
-        return self.output(hidden), state
 
 
 # --- Tokens: in memory while they are few, beyond that in a file ------------------------------------------------------

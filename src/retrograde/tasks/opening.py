@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.formats import SUFFIXES, fingerprint
+from ..data.text import read_text
+from ..data.vocabulary import Vocabulary
 from ..errors import OptionError, RunError
 from .synthetic import SYNTHETIC
-from .tables import SUFFIXES, fingerprint
 
 __all__ = ["DEFAULTS", "check_options", "fingerprint_of", "kept_files", "open_task", "reader_of", "task_name"]
 
@@ -96,7 +98,6 @@ def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | No
     """
     if name == "language":
         from .language import LanguageTask
-        from .text import Vocabulary, read_text
 
         vocabulary = Vocabulary.load(run / "vocabulary.json") if run is not None else None
         return LanguageTask(read_text(source, options["encoding"]), options, vocabulary)

@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from ..data.columns import Columns
+from ..data.dates import as_written
+from ..data.sequences import Record, sequences
+from ..data.series import names_after, times_after
+from ..data.storage import scattered
+from ..data.table import Table
+from ..data.text import Text
+from ..data.vocabulary import Vocabulary
 from ..errors import DataError, OptionError
-from .columns import Columns, is_missing
-from .dates import as_written
 from .forecast import ForecastModel
 from .labelled import LabelledModel
 from .lagged import SyntheticTraining
 from .language import encoded
-from .rows import Record, label_text, row_count, sequences
-from .series import names_after, times_after
-from .storage import scattered
-from .tables import Table, open_table
-from .text import Text, Vocabulary
 
 __all__ = ["SUFFIXES", "forecasts", "labels", "sequences_of", "tokens", "write_rows"]
 
@@ -76,13 +77,13 @@ def _of_steps(
 ) -> Iterator[Row]:
     """A row for each row of a table of steps, as they lie there, not by group."""
     width, dtype = (len(model.labels), np.float32) if probabilities else (1, np.int32)
-    kept = scattered(row_count(table, columns), width, dtype)
+    kept = scattered(len(table), width, dtype)
     for record, shares in found:
         kept[record.rows] = shares if probabilities else shares.argmax(-1)[:, None]
     above, row = [""] * len(columns.group), 0
-    for block in table.blocks():
-        for key in zip(*(block[name] for name in columns.group), strict=True):
-            above = [old if is_missing(cell) else str(label_text(cell)) for cell, old in zip(key, above, strict=True)]
+    for batch in table.batches({name: table.text(name) for name in columns.group}):
+        for key in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            above = [old if cell is None else cell for cell, old in zip(key, above, strict=True)]
             best = model.labels[int(kept[row].argmax() if probabilities else kept[row, 0])]
             written: Row = dict(zip(columns.group, above, strict=True)) | {"prediction": best}
             yield written | (_shares(model.labels, kept[row]) if probabilities else {})
@@ -105,8 +106,7 @@ def forecasts(model: ForecastModel, source: str, encoding: str) -> Iterator[Row]
     found = model.read(source, encoding)
     later = {}
     if columns.layout == "wide":
-        names = open_table(source, encoding).names
-        steps = {name: columns.steps(names, name) for name in columns.target}
+        steps = {name: columns.steps(model.column_names, name) for name in columns.target}
         later = {name: names_after(some, plan.horizon) for name, some in steps.items() if some != [name]}
     for place, values in model.forecast(found):
         row: Row = dict(zip(columns.group, found.names[place], strict=True))

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..data.text import read_text
 from ..errors import DataError, OptionError
 from ..tasks.language import encoded, loss_by_step, windows
 from ..tasks.opening import open_task
-from ..tasks.text import read_text
 from .session import FLOW_SEQUENCES, FLOW_STEPS, Run
 
 __all__ = ["Probe", "probe"]

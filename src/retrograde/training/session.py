@@ -26,10 +26,10 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from .. import __version__, kernels
+from ..data.vocabulary import Vocabulary
 from ..errors import DataError, DivergedError, OptionError, RetrogradeError, RunError
-from ..tasks.language import LanguageModel
+from ..tasks.models import LanguageModel
 from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, reader_of, task_name
-from ..tasks.text import Vocabulary
 from . import checkpoint
 from .clipping import Clipping
 from .folder import FORMAT, RunFolder, digest

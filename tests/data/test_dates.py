@@ -5,11 +5,11 @@ import datetime
 import numpy as np
 import pytest
 
+from retrograde.data.columns import columns_for
+from retrograde.data.dates import as_iso, as_written, date_form, looks_like_date, moments
+from retrograde.data.formats import open_table
+from retrograde.data.series import read_series, times_after
 from retrograde.errors import DataError
-from retrograde.tasks.columns import columns_for
-from retrograde.tasks.dates import as_iso, as_written, date_form, looks_like_date, moments
-from retrograde.tasks.series import read_series, times_after
-from retrograde.tasks.tables import open_table
 
 DAY = datetime.date(2004, 3, 30)
 DAYS = [DAY + datetime.timedelta(days) for days in range(40)]  # over the end of two months

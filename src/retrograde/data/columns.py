@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
-from .dates import as_iso, date_form, looks_like_date, moments
-from .tables import TIMES, Block, Table
+from .arrays import TIMES
+from .dates import as_iso, date_form, form_of, looks_like_date, moments
+from .table import NO_NUMBER, Block, Table
 
 __all__ = ["Columns", "columns_for", "is_missing", "step_columns", "step_label"]
 
@@ -100,7 +101,6 @@ _USUAL = {
     "target": ("target", "value", "values", "y", "close", "price", "sales", "demand", "count"),
     "features": ("x", "features", "inputs", "input", "data", "values", "series", "pixels"),
 }  # fmt: skip
-_NONE = {"na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-"}  # what people write in place of a number
 _COUNTERS = {*_USUAL["group"], "index", "column 1", "unnamed: 0", "rownames"}  # numbers that count rows, not to learn
 
 
@@ -111,6 +111,11 @@ class _Guess:
         self.task, self.table, self.labelled = task, table, labelled
         self.sample = table.sample()
         self.kinds = {name: kind_of(self.sample[name]) for name in table.names}
+        for name in table.names:
+            if self.kinds[name] == "text" and table.types[name] == "text" and _commas(self.sample[name]):
+                if table.decimal_comma(name):
+                    self.sample[name] = [cell and cell.replace(",", ".") for cell in self.sample[name]]
+                    self.kinds[name] = "number"
         self.odd = {name: odd for name in table.names if (odd := _odd_cell(self.kinds[name], self.sample[name]))}
         self.chosen: dict[str, Any] = {}
         self.guessed: dict[str, Any] = {}
@@ -118,7 +123,9 @@ class _Guess:
         layout = given.get("layout")
         self.layout = layout if layout not in (None, "auto") else None
         for part, value in given.items():
-            if part != "layout" and value is not None and value != ():
+            if part == "group" and value == "":
+                self.chosen[part] = ()  # no group, and none is to be guessed
+            elif part != "layout" and value is not None and value != ():
                 self.chosen[part] = value
 
     def named(self, *parts: str, patterns: bool | None = None) -> None:
@@ -129,7 +136,7 @@ class _Guess:
         for part in parts:
             value = self.chosen.get(part)
             pattern = value is not None and any(c in str(value) for c in "*?[") and value not in self.table.names
-            if value is None or (patterns is not None and pattern != patterns):
+            if value in (None, ()) or (patterns is not None and pattern != patterns):
                 continue
             many = part in ("group", "target", "features")
             names = _named(self.table, part, value, many)
@@ -173,8 +180,9 @@ class _Guess:
     def columns(self) -> tuple[Columns, list[str]]:
         """What was decided, and the guesses in words."""
         columns = Columns(**{**self.guessed, **self.chosen})
-        if columns.time is not None:
-            columns = replace(columns, date_form=date_form(self.sample[columns.time]))
+        if columns.time is not None and self.table.types[columns.time] != "time":
+            form = form_of(self.table.text(columns.time), self.table.ask)
+            columns = replace(columns, date_form=form)
         parts = [columns.text, columns.label, *columns.group, columns.time, *columns.target, *columns.features]
         twice = [name for name, count in Counter(parts).items() if name is not None and count > 1]
         if twice and columns.layout == "long":
@@ -644,9 +652,15 @@ def number_of(cell: Any) -> float:
     ValueError, TypeError
         If it holds something else.
     """
-    if is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in _NONE):
+    if is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in NO_NUMBER):
         return math.nan
     return float(cell)
+
+
+def _commas(cells: Sequence[Any]) -> bool:
+    """Whether the first cells of text are numbers with a decimal comma, or have none."""
+    some = [cell for cell in cells[:20] if not is_missing(cell)]
+    return any("," in cell for cell in some) and all(re.fullmatch(r"\s*[-+\d,.eE]+\s*", cell) for cell in some)
 
 
 def _numeric_list(values: Sequence[Any]) -> bool:

@@ -1,31 +1,22 @@
-"""What tasks over the sequences of a table share: how they become numbers, the batches, the model that reads them."""
+"""Sequences become numbers: texts by a vocabulary, channels by a scale, both learned from training data only."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..errors import DataError, OptionError
-from ..nn import VariationalDropout, recurrent_layer
-from .rows import Record
+from .sequences import Record
+from .vocabulary import UNKNOWN
 
-__all__ = ["Encoder", "Scaler", "SequenceModel", "Shuffle"]
-
-UNKNOWN = "<unk>"
-Pooling = Literal["last", "mean", "max", "none"]
-
-
-# --- From records to numbers ------------------------------------------------------------------------------------------
+__all__ = ["Encoder", "Scaler", "fill"]
 
 
 class Scaler(NamedTuple):
@@ -36,29 +27,24 @@ class Scaler(NamedTuple):
 
     @classmethod
     def fit(cls, arrays: Iterable[NDArray[Any]], channels: int) -> Scaler:
-        """Mean and standard deviation of each channel of ``(T, F)`` arrays without empty cells; 1 for a constant."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            count, mean, spread = cls._moments(arrays, channels)
-        deviation = np.sqrt(spread / np.maximum(count, 1))
-        if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-            raise DataError("a column holds numbers that are infinite, or too large to be scaled.")
-        return cls(mean, np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1), deviation, 1.0))
+        """Mean and standard deviation of each channel of ``(T, F)`` arrays; empty cells are left out, 1 for a constant."""
+        from sklearn.preprocessing import StandardScaler  # takes half a second to import
 
-    @staticmethod
-    def _moments(arrays: Iterable[NDArray[Any]], channels: int) -> tuple[NDArray[np.float64], ...]:
-        """Count, mean and sum of squared deviations of each channel."""
-        count, mean, spread = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-        for array in arrays:  # Chan et al. (1979): merging means and sums of squares is stable where Σx² − (Σx)² is not
-            array = np.asarray(array, dtype=np.float64)
-            present = ~np.isnan(array)
-            number = present.sum(0)
-            here = np.divide(np.where(present, array, 0).sum(0), number, where=number > 0, out=np.zeros(array.shape[1]))
-            squares = np.where(present, (array - here) ** 2, 0).sum(0)
-            total = np.maximum(count + number, 1)
-            spread = spread + squares + (here - mean) ** 2 * count * number / total
-            mean = mean + (here - mean) * number / total
-            count = count + number
-        return count, mean, spread
+        found = StandardScaler()
+        with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+            warnings.simplefilter("ignore")  # of overflow, which is refused below
+            try:
+                for some in _together(arrays, channels):
+                    found.partial_fit(some)
+            except ValueError:  # infinite
+                raise _too_large() from None
+        if not hasattr(found, "mean_"):
+            return cls(np.zeros(channels), np.ones(channels))
+        empty = np.broadcast_to(found.n_samples_seen_, channels) == 0
+        mean, scale = np.where(empty, 0.0, found.mean_), np.where(empty, 1.0, found.scale_)
+        if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+            raise _too_large()
+        return cls(mean, np.where(scale > 1e-12 * np.maximum(np.abs(mean), 1), scale, 1.0))
 
     def __call__(self, array: NDArray[Any]) -> NDArray[np.float64]:
         """Standardise ``(…, F)``."""
@@ -76,6 +62,24 @@ class Scaler(NamedTuple):
     def from_dict(cls, kept: Mapping[str, Any]) -> Scaler:
         """What `as_dict` wrote."""
         return cls(np.asarray(kept["mean"], dtype=np.float64), np.asarray(kept["scale"], dtype=np.float64))
+
+
+def _too_large() -> DataError:
+    return DataError("a column holds numbers that are infinite, or too large to be scaled.")
+
+
+def _together(arrays: Iterable[NDArray[Any]], channels: int) -> Iterator[NDArray[np.float64]]:
+    """Small arrays joined to larger ones, so that many short sequences do not take long."""
+    held: list[NDArray[np.float64]] = []
+    size = 0
+    for array in arrays:
+        held.append(np.asarray(array, dtype=np.float64).reshape(-1, channels))
+        size += len(held[-1])
+        if size >= 1 << 14:
+            yield np.concatenate(held)
+            held, size = [], 0
+    if size:
+        yield np.concatenate(held)
 
 
 def fill(values: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -270,159 +274,3 @@ def _fit_tokenizer(texts: Iterable[str], split: bool, options: Mapping[str, Any]
             "no word of the training texts is left for the vocabulary: they are empty, or --min-count is high."
         )
     return tokenizer
-
-
-# --- Batches ----------------------------------------------------------------------------------------------------------
-
-
-class Shuffle:
-    """Which sequences a training step sees: a function of the seed and the step alone.
-
-    Every epoch all sequences come once, in another order. Sequences of like length share a batch: a shuffled epoch is
-    sorted by length within pools of `POOL` batches, and the batches are shuffled. Of more than `CHUNK` sequences such
-    runs are shuffled, and each within itself, so that neither memory nor the way the disk is read grows with them.
-
-    Parameters
-    ----------
-    lengths : array or int
-        Steps of each sequence; a number: so many sequences, all alike.
-    """
-
-    POOL = 50
-    CHUNK = 1 << 20
-
-    def __init__(self, lengths: NDArray[np.int64] | int, batch_size: int, seed: int) -> None:
-        self.batch_size, self.seed = batch_size, seed
-        self.lengths = None if isinstance(lengths, int) else lengths
-        self.count = lengths if isinstance(lengths, int) else len(lengths)
-        self.steps_per_epoch = math.ceil(self.count / batch_size)
-        pool = self.POOL * batch_size
-        self.chunk = max(1, self.CHUNK // pool) * pool
-        self._epoch = self._turn = -1
-        self._order = self._ends = np.empty(0, np.int64)
-        self._batches: list[NDArray[np.int64]] = []
-
-    def __call__(self, step: int) -> NDArray[np.int64]:
-        """Numbers of the sequences of a step (from 0), the longest first. The last batch of a run may be smaller."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            random = np.random.default_rng([self.seed, epoch])
-            self._order = random.permutation(math.ceil(self.count / self.chunk))
-            sizes = np.minimum(self.count - self._order * self.chunk, self.chunk)
-            self._ends = np.cumsum(-(-sizes // self.batch_size))
-            self._epoch, self._turn = epoch, -1
-        turn = int(np.searchsorted(self._ends, place, side="right"))
-        if turn != self._turn:
-            self._turn, self._batches = turn, self._cut(epoch, int(self._order[turn]))
-        return self._batches[place - int(self._ends[turn])]  # counted from the end
-
-    def _cut(self, epoch: int, number: int) -> list[NDArray[np.int64]]:
-        """The batches of a run of sequences."""
-        random = np.random.default_rng([self.seed, epoch, number])
-        first = number * self.chunk
-        order = first + random.permutation(min(self.chunk, self.count - first))
-        cut: list[NDArray[np.int64]] = []
-        for start in range(0, len(order), self.POOL * self.batch_size):
-            part = order[start : start + self.POOL * self.batch_size]
-            if self.lengths is not None:
-                part = part[np.argsort(-self.lengths[part], kind="stable")]
-            cut += [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
-        return [cut[place] for place in random.permutation(len(cut))]
-
-
-# --- The model --------------------------------------------------------------------------------------------------------
-
-
-class SequenceModel(nn.Module):
-    """Embedding (of tokens) or nothing (of numbers), recurrent stack, pooling, output layer.
-
-    Parameters
-    ----------
-    input_size : int
-        Tokens of the vocabulary, or channels.
-    outputs : int
-        Numbers put out: per sequence, or per step with ``pooling="none"``.
-    embedding_size : int or None
-        Numbers per token; None where the input is numbers.
-    pooling : {"last", "mean", "max", "none"}
-        What of a sequence's states the output layer sees: the one after its last real step (of the backward direction:
-        after its first), their mean or maximum over its real steps, or every one of them.
-    dropout : float
-        On the embedding, between layers, and before the output layer.
-    **recurrent
-        See `retrograde.nn.recurrent_layer`.
-
-    Examples
-    --------
-    >>> model = SequenceModel(input_size=11, outputs=2, embedding_size=4, hidden_size=8)
-    >>> model(torch.zeros(5, 3, dtype=torch.int64), torch.tensor([5, 2, 1])).shape
-    torch.Size([3, 2])
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        outputs: int,
-        hidden_size: int,
-        embedding_size: int | None = None,
-        pooling: Pooling = "last",
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        **recurrent: Any,
-    ) -> None:
-        super().__init__()
-        if pooling not in ("last", "mean", "max", "none"):
-            raise OptionError(f"--pooling {pooling!r} is none of last, mean, max.")
-        self.pooling: Pooling = pooling
-        self.embedding = nn.Embedding(input_size, embedding_size) if embedding_size is not None else None
-        width = input_size if embedding_size is None else embedding_size
-        self.recurrent = recurrent_layer(width, hidden_size, dropout=dropout, bidirectional=bidirectional, **recurrent)
-        self.directions = 2 if bidirectional else 1
-        self.input_dropout = VariationalDropout(dropout if self.embedding is not None else 0.0)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_size * self.directions, outputs)
-
-    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Outputs for padded sequences.
-
-        Parameters
-        ----------
-        inputs : Tensor
-            ``(T, B)`` int64 tokens or ``(T, B, F)`` numbers.
-        lengths : Tensor, optional
-            ``(B,)`` int64, at least 1; all are T if not given. What lies beyond is not read.
-
-        Returns
-        -------
-        Tensor
-            ``(B, outputs)``, or ``(T, B, outputs)`` with ``pooling="none"``.
-        """
-        ragged = lengths is not None and int(lengths.min()) < len(inputs)
-        if ragged:
-            assert lengths is not None
-            packed = pack_padded_sequence(inputs, lengths.cpu(), enforce_sorted=False)
-            read: Any = packed._replace(data=self.embedding(packed.data)) if self.embedding is not None else packed
-        else:
-            read = self.embedding(inputs) if self.embedding is not None else inputs
-        hidden, state = self.recurrent(self.input_dropout(read))
-        if self.pooling == "last":
-            h_n = state[0] if isinstance(state, tuple) else state
-            pooled = torch.cat(list(h_n[-self.directions :]), dim=-1)
-            return self.output(self.dropout(pooled))  # type: ignore[no-any-return]
-        if self.pooling == "none":
-            if isinstance(hidden, PackedSequence):
-                hidden = hidden._replace(data=self.output(self.dropout(hidden.data)))
-                return pad_packed_sequence(hidden, total_length=len(inputs))[0]
-            return self.output(self.dropout(hidden))  # type: ignore[no-any-return]
-        pooled = _pool(hidden, self.pooling, lengths if ragged else None)
-        return self.output(self.dropout(pooled))  # type: ignore[no-any-return]
-
-
-def _pool(hidden: Any, pooling: Pooling, lengths: Tensor | None) -> Tensor:
-    """Mean or maximum of the states over the real steps of each sequence."""
-    if lengths is None:
-        return hidden.mean(0) if pooling == "mean" else hidden.amax(0)  # type: ignore[no-any-return]
-    padded, _ = pad_packed_sequence(hidden, padding_value=0.0 if pooling == "mean" else -math.inf)
-    if pooling == "max":
-        return padded.amax(0)
-    return padded.sum(0) / lengths.to(padded.device)[:, None]

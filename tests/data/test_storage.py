@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
+from retrograde.data import storage
+from retrograde.data.columns import Columns
+from retrograde.data.formats import open_table
+from retrograde.data.sequences import sequences
+from retrograde.data.series import read_series
+from retrograde.data.shuffle import Shuffle
+from retrograde.data.storage import Ragged, Rows, scattered
 from retrograde.errors import DataError
-from retrograde.tasks import storage
-from retrograde.tasks.columns import Columns
-from retrograde.tasks.rows import sequences
-from retrograde.tasks.sequences import Shuffle
-from retrograde.tasks.series import read_series
-from retrograde.tasks.storage import Ragged, Rows, scattered
-from retrograde.tasks.tables import open_table
 
 
 @pytest.fixture(params=["in memory", "on disk"])
@@ -56,7 +56,7 @@ def test_scattered_is_written_in_any_order(place):
 
 @pytest.mark.parametrize("layout", ["sorted", "interleaved", "shuffled"])
 def test_groups_come_whole_and_in_their_first_order(place, tmp_path, monkeypatch, layout):
-    monkeypatch.setattr("retrograde.tasks.tables.BLOCK", 16)
+    monkeypatch.setattr("retrograde.data.table.BLOCK", 16)
     steps = [(f"g{group}", t, group + t / 100) for group in range(9) for t in range(3 + 2 * group)]
     if layout == "interleaved":
         steps.sort(key=lambda step: step[1])
@@ -77,7 +77,7 @@ def test_groups_come_whole_and_in_their_first_order(place, tmp_path, monkeypatch
 
 
 def test_a_single_series_in_any_order_of_time(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("retrograde.tasks.tables.BLOCK", 16)
+    monkeypatch.setattr("retrograde.data.table.BLOCK", 16)
     columns = Columns(time="t", target=("y",))
     for name, order in (("a", np.arange(40)), ("b", np.random.default_rng(0).permutation(40))):
         path = tmp_path / f"{name}.csv"

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from retrograde.data import text as texts
+from retrograde.data.files import decoded as _decoded
+from retrograde.data.text import Text, read_text
+from retrograde.data.vocabulary import Vocabulary
 from retrograde.errors import DataError, OptionError, RunError
-from retrograde.tasks import text as texts
-from retrograde.tasks.text import Text, Vocabulary, _decoded, read_text
 
 PROSE = (
     "The cat sat on the mat; the cat's hat sat on the cat.\n\n    def f(x):\n\treturn x  ** 2\n"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrograde.data.columns import Columns, columns_for
+from retrograde.data.formats import fingerprint, open_table
+from retrograde.data.sequences import sequences
+from retrograde.data.series import read_series
+from retrograde.data.text import read_text
 from retrograde.errors import DataError, OptionError
-from retrograde.tasks.columns import Columns, columns_for
-from retrograde.tasks.rows import sequences
-from retrograde.tasks.series import read_series
-from retrograde.tasks.tables import fingerprint, open_table
-from retrograde.tasks.text import read_text
 
 
 @pytest.fixture

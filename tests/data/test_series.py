@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from retrograde.data.columns import Columns, columns_for, step_columns
+from retrograde.data.dates import moments
+from retrograde.data.formats import open_table
+from retrograde.data.series import guess_season, irregular, names_after, read_series, times_after
 from retrograde.errors import DataError, OptionError
-from retrograde.tasks.columns import Columns, columns_for, moments, step_columns
 from retrograde.tasks.forecast import ForecastTask
-from retrograde.tasks.series import guess_season, irregular, names_after, read_series, times_after
-from retrograde.tasks.tables import open_table
 
 WIDE = "name,kind,{}\n".format(",".join(f"v{n}" for n in range(1, 9)))
 

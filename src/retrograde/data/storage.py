@@ -1,4 +1,4 @@
-"""What a table becomes, kept where it fits: in memory while it is small, beyond that in a temporary file.
+"""Arrays that are kept in memory while they are small, and beyond that in a temporary file.
 
 Files are read piece by piece rather than mapped, so that neither memory nor address space grows with the data.
 """
@@ -13,27 +13,30 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
-import pyarrow
 from numpy.typing import NDArray
 
 from ..errors import DataError
 
-__all__ = ["PIECE", "Partitions", "Ragged", "Rows", "scattered"]
+__all__ = ["PIECE", "Ragged", "Rows", "no_room", "scattered"]
 
 SPILL = 1 << 27  # bytes held in memory before they go to a file
 PIECE = 1 << 16  # rows handed out at once
 
 
+def no_room(why: str) -> DataError:
+    """The error of a full disk, with what helps."""
+    return DataError(
+        f"the data needs room in a temporary file, and {tempfile.gettempdir()} gives none ({why}): free "
+        "some, or set TMPDIR to another folder."
+    )
+
+
 @contextmanager
 def _room() -> Iterator[None]:
-    """Turn what a full disk says into a line that helps."""
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"the data needs room in a temporary file, and {tempfile.gettempdir()} gives none ({error.strerror}): free "
-            "some, or set TMPDIR to another folder."
-        ) from None
+        raise no_room(str(error.strerror)) from None
 
 
 def _temporary() -> IO[bytes]:
@@ -185,108 +188,3 @@ class Ragged:
         for column, index in enumerate(indices):
             result[: self.lengths[index], column] = self[index]
         return result
-
-
-class Partitions:
-    """The rows of a table brought together by group, however they lie: an external sort by partition.
-
-    A group has a number; groups are numbered in the order they first come. Rows are written to a temporary file as
-    Arrow batches, each batch for one range of groups; a range that grows beyond a quarter of `SPILL` bytes is split,
-    once all is read and the sizes are known, and written anew.
-
-    Parameters
-    ----------
-    schema : pyarrow.Schema
-        Of the rows, beside which each has its place in the table (``row``) and its group's number (``group``).
-    """
-
-    def __init__(self, schema: pyarrow.Schema) -> None:
-        self.schema = schema.append(pyarrow.field("row", pyarrow.int64())).append(
-            pyarrow.field("group", pyarrow.int64())
-        )
-        self.counts = array("q")  # rows of each group
-        self._starts = [0]  # the first group of each partition
-        self._pieces: list[list[tuple[int, int]]] = [[]]  # of each partition: where its batches lie in the file
-        self._sizes = [0]
-        self._held: list[list[pyarrow.RecordBatch]] = [[]]
-        self._held_size = 0
-        self._file: IO[bytes] | None = None
-        self._end = 0
-
-    def append(self, columns: dict[str, Any], first_row: int, groups: NDArray[np.int64]) -> None:
-        """Add rows: their columns, the place of the first in the table, and the number of each one's group."""
-        rows = np.arange(first_row, first_row + len(groups))
-        arrays = [pyarrow.array(columns[name], self.schema.field(name).type) for name in self.schema.names[:-2]]
-        batch = pyarrow.RecordBatch.from_arrays([*arrays, rows, groups], schema=self.schema)
-        known, highest = len(self.counts), int(groups.max(initial=-1))
-        if highest >= known:
-            self.counts.extend([0] * (highest + 1 - known))
-            if self._sizes[-1] > SPILL // 4:
-                self._open(known)
-        for group, count in zip(*np.unique(groups, return_counts=True), strict=True):
-            self.counts[group] += int(count)
-        self._distribute(batch, groups)
-        if self._held_size > SPILL // 2:
-            self._spill()
-
-    def _open(self, first_group: int) -> None:
-        """Begin a partition for the groups from ``first_group`` on."""
-        self._starts.append(first_group)
-        self._pieces.append([])
-        self._sizes.append(0)
-        self._held.append([])
-
-    def _distribute(self, batch: pyarrow.RecordBatch, groups: NDArray[np.int64]) -> None:
-        places = np.searchsorted(self._starts, groups, side="right") - 1
-        for place in np.unique(places):
-            part = batch if (places == place).all() else batch.filter(pyarrow.array(places == place))
-            self._held[place].append(part)
-            self._sizes[place] += part.nbytes
-            self._held_size += part.nbytes
-
-    def _spill(self) -> None:
-        with _room():
-            self._file = self._file or _temporary()
-            for place, batches in enumerate(self._held):
-                if batches:
-                    whole = pyarrow.Table.from_batches(batches).combine_chunks().to_batches()
-                    for batch in whole:
-                        data = batch.serialize()
-                        _append(self._file, memoryview(data))
-                        self._pieces[place].append((self._end, data.size))
-                        self._end += data.size
-                    self._held[place] = []
-        self._held_size = 0
-
-    def _stored(self, place: int) -> Iterator[pyarrow.RecordBatch]:
-        for offset, size in self._pieces[place]:
-            assert self._file is not None
-            yield pyarrow.ipc.read_record_batch(pyarrow.py_buffer(_read(self._file, offset, size)), self.schema)
-        yield from self._held[place]
-
-    def finish(self) -> Partitions:
-        """Split what is too large; to be called when all rows are there. Returns what is to be read."""
-        if max(self._sizes) <= SPILL // 2:
-            return self
-        anew = Partitions(self.schema.remove(len(self.schema) - 1).remove(len(self.schema) - 2))
-        anew.counts, anew._starts = self.counts, []
-        anew._pieces, anew._sizes, anew._held = [], [], []
-        share = sum(self._sizes) / max(1, sum(self.counts))  # bytes a row
-        filled = 0.0
-        for group, count in enumerate(self.counts):
-            if not anew._starts or filled + count * share > SPILL // 4:
-                anew._open(group)
-                filled = 0.0
-            filled += count * share
-        for place in range(len(self._starts)):
-            for batch in self._stored(place):
-                anew._distribute(batch, batch["group"].to_numpy())
-                if anew._held_size > SPILL // 2:
-                    anew._spill()
-        return anew
-
-    def __iter__(self) -> Iterator[pyarrow.Table]:
-        """Partition by partition, each with whole groups, in the order of their numbers; rows in any order."""
-        for place in range(len(self._starts)):
-            if batches := list(self._stored(place)):
-                yield pyarrow.Table.from_batches(batches)

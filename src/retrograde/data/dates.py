@@ -1,0 +1,273 @@
+"""Cells that tell when: dates as people write them, turned into numbers that grow with time.
+
+DuckDB parses them; what is written here is only how people's notations become the ones it knows.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .database import WHITESPACE, literal, over
+
+__all__ = ["as_iso", "as_written", "date_form", "form_of", "iso_sql", "looks_like_date", "moment_sql", "moments"]
+
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+_DATE = re.compile(
+    r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? +)?(?:"
+    r"\d{1,4}[-/.]\d{1,2}(?:[-/.]\d{1,4})?\b"  # 2004-03-01 and all that follows; 01/03/2004; 1.3.04; 2004-03
+    r"|\d{4}[-_ ]?[qm]\d{1,2}$"  # 2004Q1
+    rf"|{_MONTH}[-_ ]?(?:\d{{4}}|\d{{2}})$"  # Mar 2004
+    rf"|{_MONTH}[-_ /]?\d{{1,2}}(?:st|nd|rd|th)?[-_ ,/].*\d{{2}}"  # Mar 1, 2004; Mar 1 10:00:00 2004
+    rf"|\d{{1,2}}(?:st|nd|rd|th)?[-_ /.]*{_MONTH}[-_ ,/.]*\d{{2,4}}\b"  # 1 March 2004; 01-Mar-04
+    rf"|\d{{4}}[-_ /]?{_MONTH}(?:[-_ /]?\d{{1,2}}\b|$))",  # 2004-Mar-01
+    re.IGNORECASE,
+)
+_NUMBERED = r"^(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4}|\d{2})(\D.*)?$"  # 1/3/2004, 01.03.04 10:30
+EPOCHS = {"epoch s": 1.0, "epoch ms": 1e3, "epoch us": 1e6, "epoch ns": 1e9}
+_EPOCH_RANGE = (631152000, 4102444800)  # 1990 to 2100, in seconds
+
+
+def looks_like_date(cell: Any) -> bool:
+    """Whether a cell is written as dates are.
+
+    Examples
+    --------
+    >>> [looks_like_date(cell) for cell in ("2004-03-01T10:00Z", "Mar 1 2004", "1.3.04", "2004Q1", "may be")]
+    [True, True, True, True, False]
+    """
+    return _DATE.match(str(cell).strip()) is not None
+
+
+# --- The expressions of SQL -------------------------------------------------------------------------------------------
+
+
+def iso_sql(cell: str, form: str) -> str:
+    """A date of a form, see `date_form`, rewritten as ISO 8601 has it; a cell that has another form stays as it is."""
+    text = f"trim({cell}, {literal(WHITESPACE)})"
+    if form in ("%Y%m%d", "%Y%m"):
+        pattern, digits = (
+            (r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3") if form == "%Y%m%d" else (r"^(\d{4})(\d\d)$", r"\1-\2")
+        )
+        return f"regexp_replace({text}, '{pattern}', '{digits}')"
+    if not form or form in EPOCHS:
+        return cell
+
+    def group(number: int) -> str:
+        return f"regexp_extract({text}, '{_NUMBERED}', {number})"
+
+    day, month = (group(1), group(3)) if form.startswith("%d") else (group(3), group(1))
+    # Two digits of a year as POSIX reads them.
+    year = f"CASE WHEN length({group(4)}) = 4 THEN '' WHEN {group(4)} > '68' THEN '19' ELSE '20' END || {group(4)}"
+    written = f"{year} || '-' || lpad({month}, 2, '0') || '-' || lpad({day}, 2, '0') || {group(5)}"
+    return (
+        f"CASE WHEN regexp_matches({text}, '{_NUMBERED}') AND CAST({month} AS INTEGER) <= 12 "
+        f"THEN {written} ELSE {cell} END"
+    )
+
+
+def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
+    """A cell of text as a number that grows with time: seconds since 1970 (UTC) for a date, NULL where it is none.
+
+    Parameters
+    ----------
+    numeric : bool
+        Whether the column holds plain numbers, which are taken as they are.
+    """
+    if form in EPOCHS:
+        return f"TRY_CAST({cell} AS DOUBLE) / {EPOCHS[form]}"
+    if numeric:
+        return f"TRY_CAST({cell} AS DOUBLE)"
+    rules = [  # one after the other, on lower case; \b is not used with what may be at the end of ``T``
+        (r" \[yr\d{4}\]$", ""),  # as the World Bank writes years
+        (r"^(mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? +", ""),
+        (r"(\d)(st|nd|rd|th)\b", r"\1"),
+        (rf"({_MONTHS})[a-z]*\.?", r" \1 "),
+        (r"^(\d{4})$", r"\1-1-1"),
+        (r"^(\d{4})[-_ ]?m(\d{1,2})$", r"\1-\2-1"),
+        (r"^(\d{4})[-/.](\d{1,2})$", r"\1-\2-1"),
+        (r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(t(\d))?", r"\1-\2-\3 \5"),
+        (r" *z$", "+00"),
+    ]
+    text = f"lower(trim({iso_sql(cell, form)}, {literal(WHITESPACE)}))"
+    for pattern, replacement in rules:
+        text = f"regexp_replace({text}, '{pattern}', '{replacement}')"
+    text = f"trim({text})"
+    # Names of months stand between single spaces, whatever marks were around them.
+    named = f"trim(regexp_replace({text}, '[-_ ,/]+|\\.(\\D|$)', ' ', 'g'))"
+    dates = ("%d %b %y", "%b %d %y", "%d %b %Y", "%b %d %Y", "%Y %b %d")
+    clocks = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %H:%M:%S %z", " %I:%M %p", " %I:%M:%S %p")
+    forms = [date + clock for clock in clocks for date in dates]
+    forms += ["%b %d %H:%M:%S %Y", "%b %y", "%b %Y", "%Y %b"]
+    listed = "[" + ", ".join(map(literal, forms)) + "]"
+    afternoon = "['%Y-%m-%d %I:%M %p', '%Y-%m-%d %I:%M:%S %p']"
+    return (
+        f"CASE WHEN NOT regexp_matches({cell}, '\\d') THEN NULL "
+        f"WHEN regexp_matches({text}, '^\\d{{4}}[-_ ]?q[1-4]$') THEN epoch(make_timestamp("
+        f"CAST({text}[1:4] AS BIGINT), 3 * CAST(right({text}, 1) AS BIGINT) - 2, 1, 0, 0, 0.0)) "
+        f"WHEN regexp_matches({text}, '{_MONTHS}') THEN epoch(try_strptime({named}, {listed})) "
+        f"WHEN regexp_matches({text}, '[ap]m$') THEN epoch(try_strptime({text}, {afternoon})) "
+        # Digits of a day that comes first would be taken for a year.
+        f"WHEN regexp_matches({text}, '^\\d{{4}}-') THEN epoch(TRY_CAST({text} AS TIMESTAMPTZ)) END"
+    )
+
+
+def date_form(values: Sequence[Any]) -> str:
+    """Form of dates that do not say themselves what is their day and what their month; else an empty string.
+
+    A number above 12 is a day, and so is one that is always 1. Where there is neither, the dates are read so that they
+    lie more evenly; where that tells nothing, those with dots have the day first and others the month.
+
+    Returns
+    -------
+    str
+        As ``strftime`` has it; ``epoch s``, ``epoch ms``, ``epoch us`` or ``epoch ns`` for counts since 1970.
+
+    Examples
+    --------
+    >>> date_form(["01/03/2004", "15/03/2004"]), date_form(["20040331", "20040401"]), date_form(["2004-03-01"])
+    ('%d/%m/%Y', '%Y%m%d', '')
+    """
+    cells = [str(value).strip() for value in values if value is not None]
+
+    def ask(*expressions: str) -> list[Any]:
+        import pyarrow
+
+        from .database import _scratch  # the list is a table of one column
+
+        cursor = _scratch().cursor()
+        cursor.register("cells_of_list", pyarrow.table({"c": pyarrow.array(cells, pyarrow.large_string())}))
+        row = cursor.execute(f"SELECT {', '.join(expressions)} FROM cells_of_list").fetchone()
+        return list(row) if row is not None else []
+
+    return form_of("c", ask)
+
+
+def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
+    """`date_form` of a column of text, by all of its cells.
+
+    Parameters
+    ----------
+    cell : str
+        Expression of the cells, NULL where one is empty.
+    ask : callable
+        From aggregates of SQL to their values.
+    """
+
+    def count(pattern: str) -> str:
+        return f"count_if(regexp_matches({cell}, '{pattern}'))"
+
+    def part(number: int) -> str:
+        return f"TRY_CAST(regexp_extract({cell}, '{_NUMBERED}', {number}) AS INTEGER)"
+
+    number = f"TRY_CAST({cell} AS DOUBLE)"
+    total, numbered, eights, sixes, low, high, whole = ask(
+        f"count({cell})", count(_NUMBERED), count(r"^\d{8}$"), count(r"^\d{6}$"), f"min({number})", f"max({number})",
+        f"count_if({number} = floor({number}))",
+    )  # fmt: skip
+    if total > 2 and total in (eights, sixes):
+        form = "%Y%m%d" if eights == total else "%Y%m"
+        days = moment_sql(iso_sql(cell, form))
+        (parsed,) = ask(f"count({days})")
+        if (
+            parsed == total
+            and (low, high) >= (180001, 180001)
+            and 1800 <= int(str(int(low))[:4]) <= int(str(int(high))[:4]) <= 2100
+        ):
+            if form == "%Y%m%d":
+                return form
+            # Six digits could count anything: they are months if they step over the end of a year.
+            (codes,) = ask(f"list_sort(list_distinct(list(CAST({number} AS BIGINT))))")
+            steps = np.diff(np.array(codes, dtype=np.int64))
+            if 89 in steps and (steps <= 89).all():
+                return form
+    if total > 2 and whole == total:
+        for form, unit in EPOCHS.items():
+            if _EPOCH_RANGE[0] * unit <= low and high <= _EPOCH_RANGE[1] * unit:
+                return form
+    if not numbered or numbered < 0.9 * total:
+        return ""
+    big_a, big_b, ones_a, ones_b, gap, width = ask(
+        *(f"count_if({part(number)} > 12)" for number in (1, 3)),
+        *(f"count_if({part(number)} <> 1)" for number in (1, 3)),
+        f"any_value(nullif(regexp_extract({cell}, '{_NUMBERED}', 2), ''))",
+        f"max(length(regexp_extract({cell}, '{_NUMBERED}', 4)))",
+    )
+    year = "%Y" if width == 4 else "%y"
+    month_first, day_first = f"%m{gap}%d{gap}{year}", f"%d{gap}%m{gap}{year}"
+    if big_a != big_b:
+        return day_first if big_a > big_b else month_first
+    if (ones_a == 0) != (ones_b == 0) and total > 1:
+        return day_first if ones_a == 0 else month_first
+    uneven = {}
+    for form in (month_first, day_first):
+        (found,) = ask(f"list_sort(list_distinct(list({moment_sql(cell, form)})))")
+        apart = np.diff(np.array([one for one in found or () if one is not None], dtype=np.float64))
+        uneven[form] = float(apart.std() / apart.mean()) if len(apart) > 1 else 0.0
+    if uneven[month_first] == uneven[day_first]:
+        return day_first if gap == "." else month_first
+    return min(uneven, key=uneven.__getitem__)
+
+
+# --- Lists of cells ---------------------------------------------------------------------------------------------------
+
+
+def as_iso(values: Sequence[Any], form: str) -> list[Any]:
+    """Dates of a form, see `date_form`, as ISO 8601 has them; cells that are none stay as they are.
+
+    Examples
+    --------
+    >>> as_iso(["1/3/04 10:30", "soon"], "%d/%m/%y"), as_iso(["1600000000"], "epoch s")
+    (['2004-03-01 10:30', 'soon'], ['2020-09-13T12:26:40'])
+    """
+    if form in EPOCHS:
+        seconds = moments(values, form)
+        return [str(np.datetime64(int(one * 1000), "ms")).removesuffix(".000") for one in seconds]
+    return over(values, iso_sql("c", form)) if form else list(values)
+
+
+def as_written(times: Sequence[Any], form: str) -> list[Any]:
+    """Undo `as_iso` for dates without a time of day, and for counts since 1970.
+
+    Examples
+    --------
+    >>> as_written(["2004-03", "2004-04"], "%Y%m"), as_written([7, 8], "")
+    (['200403', '200404'], [7, 8])
+    """
+    if form in EPOCHS:
+        return [int(one * EPOCHS[form]) for one in moments(times)]
+    if not form or not all(isinstance(one, str) and len(one) <= 10 for one in times):
+        return list(times)
+    return [datetime.date.fromisoformat(one if len(one) == 10 else f"{one}-01").strftime(form) for one in times]
+
+
+def moments(values: Sequence[Any], form: str | None = None) -> NDArray[np.float64]:
+    """Cells of a time column as numbers that grow with time: numbers as they are, dates in seconds since 1970 (UTC).
+
+    Raises
+    ------
+    ValueError
+        If one is neither; its place is the exception's second argument.
+    """
+    if len(values) and all(isinstance(value, np.datetime64) for value in values):
+        instants = np.array(values, dtype="datetime64[ms]")
+        return np.where(np.isnat(instants), np.nan, instants.astype(np.int64) / 1000)
+    form = date_form(values) if form is None else form
+    if not form or form in EPOCHS:
+        try:
+            return np.array(values, dtype=np.float64) / EPOCHS.get(form, 1.0)
+        except (TypeError, ValueError):
+            pass
+    found = np.array(over(values, moment_sql("c", form)), dtype=np.float64)
+    if np.isnan(found).any():
+        raise ValueError("no time", int(np.argmax(np.isnan(found))))
+    return found

@@ -1,0 +1,185 @@
+"""The regular steps on which the times of series lie: inferred, or stated as ``--freq``; and the steps that are missing.
+
+A season is counted in rows. Where rows are missing it slips, so gaps are found and filled with empty steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError
+
+__all__ = ["Gap", "Grid", "Regular", "infer"]
+
+Floats = NDArray[np.float64]
+DAY = 86400.0
+_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
+_MONTHS = {"mo": 1, "m": 1, "q": 3, "y": 12}
+_MONTH_LIKE = ((28, 31, 1), (59, 62, 2), (89, 92, 3), (181, 184, 6), (365, 366, 12))  # days from, to: months
+
+
+@dataclass(frozen=True)
+class Regular:
+    """What is to be done about times that are not regular.
+
+    Attributes
+    ----------
+    freq : str or None
+        How far steps lie apart, as ``--freq`` has it; None: inferred; an empty string: rows are steps, whatever the times.
+    gaps : {"fill", "split", "error"}
+        Missing steps become empty ones; no window reaches over one; or they are refused.
+    duplicates : {"error", "first", "last", "mean"}
+        Rows of one series with the same time are refused, or one of them, or their mean, is kept.
+    """
+
+    freq: str | None = None
+    gaps: Literal["fill", "split", "error"] = "fill"
+    duplicates: Literal["error", "first", "last", "mean"] = "error"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Steps that are missing.
+
+    Attributes
+    ----------
+    series : int
+        Place of the series.
+    at : int
+        The first missing step, counted in the filled series.
+    missing : int
+        How many there are.
+    after : str
+        The time before it, as it is written.
+    """
+
+    series: int
+    at: int
+    missing: int
+    after: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Times at regular steps.
+
+    Attributes
+    ----------
+    kind : {"seconds", "months", "workdays", "numbers"}
+    step : float
+        Seconds, months, or the difference of two numbers.
+    """
+
+    kind: Literal["seconds", "months", "workdays", "numbers"]
+    step: float
+
+    @classmethod
+    def of(cls, freq: str) -> Grid:
+        """The grid that ``--freq`` states.
+
+        Raises
+        ------
+        OptionError
+
+        Examples
+        --------
+        >>> Grid.of("15min"), Grid.of("3mo").step, str(Grid.of("2h")), str(Grid.of("workdays"))
+        (Grid(kind='seconds', step=900.0), 3, '2h', 'workdays')
+        """
+        text = freq.strip().lower()
+        if text in ("workdays", "b"):
+            return cls("workdays", 1)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)?\s*([a-z]*)", text)
+        if match and text and float(match[1] or 1) > 0:
+            number, unit = float(match[1] or 1), match[2]
+            if unit in _UNITS:
+                return cls("seconds", number * _UNITS[unit])
+            if unit in _MONTHS and number.is_integer():
+                return cls("months", int(number) * _MONTHS[unit])
+            if not unit:
+                return cls("numbers", number)
+        raise OptionError(
+            f"--freq {freq!r} is no frequency; write 30s, 15min, 1h, 1d, workdays, 1w, 1mo, 1q, 1y, or a number where "
+            "times are numbers."
+        )
+
+    def __str__(self) -> str:
+        if self.kind == "workdays":
+            return "workdays"
+        if self.kind == "numbers":
+            return f"{self.step:g}"
+        if self.kind == "months":
+            years, months = divmod(int(self.step), 12)
+            return f"{years}y" if not months else f"{int(self.step)}mo"
+        for unit in ("w", "d", "h", "min"):
+            if self.step % _UNITS[unit] == 0:
+                return f"{int(self.step / _UNITS[unit])}{unit}"
+        return f"{self.step:g}s"
+
+    @property
+    def days(self) -> float | None:
+        """Days of a step, None for numbers."""
+        return {"seconds": self.step / DAY, "months": self.step * 30.4375, "workdays": 1.0}.get(self.kind)
+
+    def positions(self, moments: Floats) -> Floats:
+        """Times (seconds since 1970, or numbers) in steps of the grid; whole differences where they lie on it."""
+        if self.kind in ("seconds", "numbers"):
+            return moments / self.step
+        days = np.floor(moments / DAY)
+        if self.kind == "workdays":  # 1970 began on a Thursday
+            weekday = (days + 3) % 7
+            return np.floor((days + 3) / 7) * 5 + np.where(weekday > 4, np.nan, weekday)
+        dates = days.astype("datetime64[D]")
+        months = dates.astype("datetime64[M]")
+        within = (dates - months.astype("datetime64[D]")).astype(np.float64) / 31  # the end of a month is near its end
+        return np.asarray((months.astype(np.int64) + within) / self.step)
+
+    def missing(self, moments: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Between times in order: how many steps are missing, and where the later one is not on the grid."""
+        steps = np.diff(self.positions(moments))
+        whole = np.round(steps)
+        near = 0.25 / self.step if self.kind == "months" else 0.05
+        off = ~(np.abs(steps - whole) <= near) | (whole < 1)
+        return np.where(off, 0, np.nan_to_num(whole) - 1).astype(np.int64), off
+
+
+def infer(apart: Mapping[float, int], dates: bool, weekend: bool) -> Grid | None:
+    """The grid on which times lie, by how often they are how far apart.
+
+    Parameters
+    ----------
+    apart : mapping
+        From a distance (seconds, or a difference of numbers) to how often two neighbours lie so.
+    dates : bool
+        Whether they are dates rather than numbers.
+    weekend : bool
+        Whether any is a Saturday or Sunday.
+
+    Examples
+    --------
+    >>> str(infer({86400.0: 50, 172800.0: 2}, True, True)), str(infer({2678400.0: 7, 2592000.0: 4, 2419200.0: 1}, True, True))
+    ('1d', '1mo')
+    >>> infer({1.3: 1, 2.6: 1, 0.7: 1}, False, False) is None
+    True
+    """
+    if not apart or min(apart) < 0:
+        return None
+    usual = min(apart, key=lambda one: (-apart[one], one))
+    if usual <= 0:
+        return None
+    if not dates:
+        # A distance that is not the most common by far says nothing: measured times, not counted ones.
+        return Grid("numbers", usual) if apart[usual] * 2 > sum(apart.values()) else None
+    days = usual / DAY
+    for low, high, months in _MONTH_LIKE:
+        if low <= days <= high and sum(n for one, n in apart.items() if low <= one / DAY <= high) > 1:
+            return Grid("months", months)
+    if days == 1 and not weekend and sum(apart.values()) >= 7:
+        return Grid("workdays", 1)
+    return Grid("seconds", usual) if apart[usual] * 2 > sum(apart.values()) else None

@@ -1,0 +1,29 @@
+"""What is accepted from a file, written once: every reader checks these numbers before it allocates.
+
+A file that is larger than one of them is refused with one line that states the limit.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ARRAY_BYTES", "COLUMNS", "LINE_BYTES", "MEMORY", "UNPACKED_BYTES", "UNPACKED_RATIO", "WIDE"]
+
+LINE_BYTES = 32 << 20
+"""The longest line (or unquoted row) of a text table. A compressed file without a line end is refused after as much."""
+
+UNPACKED_BYTES = 1 << 30
+"""A gzip file, or a member of an archive, may unpack to this much whatever its ratio."""
+
+UNPACKED_RATIO = 200
+"""Beyond `UNPACKED_BYTES`, a compressed file may unpack to at most so many times its size (text reaches 20 to 50)."""
+
+ARRAY_BYTES = 2 << 30
+"""The arrays of a ``.npz`` file together, unpacked: they are held in memory. A ``.npy`` file is mapped, not held."""
+
+COLUMNS = 100_000
+"""The most columns of a table."""
+
+WIDE = 1000
+"""From so many columns on, the cells of a row are kept in one list: DuckDB needs about 40 KB for each column."""
+
+MEMORY = 512 << 20
+"""Bytes that DuckDB holds in memory for one table; what is more goes to a temporary file (``TMPDIR``)."""

@@ -1,0 +1,536 @@
+"""Series of numbers over time, from tables whose rows are steps or whole series; their seasons, the times to come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from .columns import Columns, step_label
+from .dates import EPOCHS, as_iso, as_written, date_form, moments
+from .grid import DAY, Gap, Grid, Regular, infer
+from .sequences import Sorted, lists, side_by_side, sorted_rows, steps
+from .storage import Ragged, Rows
+from .table import Table
+
+__all__ = ["Series", "continued", "guess_season", "irregular", "names_after", "read_series", "times_after"]
+
+Floats = NDArray[np.float64]
+TIMES = 60  # of each series so many are kept, the last ones: enough to tell how far they lie apart
+
+
+@dataclass
+class Series:
+    """The series of a table.
+
+    Attributes
+    ----------
+    names : list of tuple of str
+        Of each: what its group columns hold.
+    numbers : Ragged
+        ``(T, C + F)`` each, float64: target channels, then features; NaN where a cell is empty or a step is missing.
+    times : list
+        Of each, its last times, as the table writes them; None where it has none.
+    begins : list
+        Of each, its first time.
+    channels : int
+        How many of the numbers are those to forecast.
+    freq : str
+        How far steps lie apart, see `retrograde.data.grid`; empty where rows are steps whatever their times.
+    gaps : list of Gap
+        The steps that are missing, and were filled with empty ones.
+    notes : list of str
+        What a user should know about the times.
+    """
+
+    names: list[tuple[str, ...]]
+    numbers: Ragged
+    times: list[list[str] | None] = field(repr=False)
+    begins: list[str | None] = field(repr=False)
+    channels: int
+    freq: str = ""
+    gaps: list[Gap] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_series(table: Table, columns: Columns, regular: Regular | None = None) -> Series:
+    """The series of a table, in the order they first appear, each in order of time (without a time column: of rows).
+
+    Parameters
+    ----------
+    regular : Regular, optional
+        What to do about missing and repeated times; None: rows are steps, and a time that comes twice is refused.
+
+    Raises
+    ------
+    DataError
+        If a cell is no number or no time, a time comes twice in a series, or a number is infinite.
+    """
+    regular = regular or Regular(freq="")
+    return _wide(table, columns, regular) if columns.layout == "wide" else _long(table, columns, regular)
+
+
+def _check_finite(table: Table, name: tuple[str, ...], values: Floats) -> None:
+    if np.isinf(values).any():
+        where = f"series {' '.join(name)!r}" if name else "the series"
+        raise DataError(f"{table.source}: {where} holds an infinite number.")
+
+
+# --- A row is a step --------------------------------------------------------------------------------------------------
+
+
+def _long(table: Table, columns: Columns, regular: Regular) -> Series:
+    wanted = (*columns.target, *columns.features)
+    table.check_numbers(wanted)
+    found = sorted_rows(table, columns, table.numbers(wanted))
+    notes: list[str] = []
+    if columns.time is not None and regular.duplicates != "error":
+        found, notes = _without_duplicates(found, regular.duplicates)
+    grid, gaps = (None, []) if columns.time is None else _grid(found, columns, regular, notes)
+    rows, lengths = Rows(np.float64), np.zeros(len(found.names), dtype=np.int64)
+    begins: list[str | None] = [None] * len(found.names)
+    ends: list[list[str]] = [[] for _ in found.names]
+    last = (-1, np.nan)
+    for batch in steps(found, columns):
+        owner, values = batch["g"].to_numpy(), table.matrix(batch, wanted)
+        for start, stop in _runs(owner):
+            place = int(owner[start])
+            _check_finite(table, found.names[place], values[start:stop])
+            if columns.time is not None:
+                written = batch["w"]
+                if begins[place] is None:
+                    begins[place] = written[start].as_py()
+                ends[place] = [*ends[place], *written[max(start, stop - TIMES) : stop].to_pylist()][-TIMES:]
+        if grid is not None:
+            moment = batch["m"].to_numpy()
+            missing, _ = grid.missing(np.append(last[1], moment))
+            missing[np.append(last[0], owner[:-1]) != owner] = 0
+            last = (int(owner[-1]), float(moment[-1]))
+            places = np.arange(len(owner)) + np.cumsum(missing)
+            spread = np.full((len(owner) + int(missing.sum()), len(wanted)), np.nan)
+            spread[places] = values
+            values = spread
+            np.add.at(lengths, owner, 1 + missing)
+        else:
+            np.add.at(lengths, owner, 1)
+        rows.append(values)
+    times: list[list[str] | None] = [None] * len(ends)
+    if columns.time is not None:
+        begins = as_iso(begins, columns.date_form)
+        flat = iter(as_iso([one for end in ends for one in end], columns.date_form))
+        times = [list(islice(flat, len(end))) for end in ends]
+    numbers = Ragged(rows, lengths)
+    return Series(found.names, numbers, times, begins, len(columns.target), str(grid or ""), gaps, notes)
+
+
+def _runs(owner: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Where rows of one series begin and end."""
+    edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
+    yield from zip(edges, edges[1:], strict=False)
+
+
+def _without_duplicates(found: Sorted, keep: str) -> tuple[Sorted, list[str]]:
+    """One row for each time of a series: the first, the last, or the mean of the numbers."""
+    database = found.table.database
+    relation = f"{found.relation}_{keep}"
+    names = [row[0] for row in database.execute(f"DESCRIBE {found.relation}") if re.fullmatch(r"n\d+", row[0])]
+    how = {"first": "arg_min({0}, r)", "last": "arg_max({0}, r)", "mean": "avg({0})"}[keep]
+    listed = "".join(f", {how.format(name)} AS {name}" for name in names)
+    row = "max(r)" if keep == "last" else "min(r)"
+    database.execute(
+        f"CREATE OR REPLACE TABLE {relation} AS SELECT {row} AS r, g, m, arg_min(w, r) AS w{listed} "
+        f"FROM {found.relation} GROUP BY g, m ORDER BY g, m"
+    )
+    counts = np.array([n for (n,) in database.execute(f"SELECT count(*) FROM {relation} GROUP BY g ORDER BY g")])
+    repeated = int(found.counts.sum() - counts.sum())
+    what = {"first": "the first is kept", "last": "the last is kept", "mean": "their mean is taken"}[keep]
+    notes = [f"{repeated:,} rows repeat a time of their series: {what} (--duplicates {keep})."] if repeated else []
+    return Sorted(found.table, relation, found.names, counts), notes
+
+
+MOST_GAPS = 1000  # told one by one in config.json
+MOST_FILLED = 50_000_000
+
+
+def _grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]) -> tuple[Grid | None, list[Gap]]:
+    """The grid of a table's times, and the steps that are missing on it; None where rows are to be steps."""
+    if regular.freq == "":
+        return None, []
+    database, relation = found.table.database, found.relation
+    dates, apart = _are_dates(found, columns), []
+    if regular.freq is not None:
+        grid: Grid | None = Grid.of(regular.freq)
+        if grid is not None and (grid.kind == "numbers") == dates:
+            have = "dates: write 1h, 1d, 1mo, …" if dates else "numbers: give a number"
+            raise DataError(f"--freq {regular.freq} does not fit column {columns.time!r}, whose cells are {have}.")
+    else:
+        apart = database.execute(
+            f"SELECT d, count(*) FROM (SELECT m - lag(m) OVER (PARTITION BY g ORDER BY m, r) AS d FROM {relation}) "
+            "WHERE d > 0 GROUP BY d ORDER BY count(*) DESC, d LIMIT 100"
+        )
+        (weekend,) = database.execute(f"SELECT bool_or((floor(m / {DAY}) + 3) % 7 > 4) FROM {relation}")[0]
+        grid = infer({float(one): int(count) for one, count in apart}, dates, bool(weekend))
+    if grid is None:
+        if len(apart) > 1:
+            notes.append(f"column {columns.time!r} has no regular steps: rows are read as steps, one after the other.")
+        return None, []
+    gaps, total, off, where = _gaps(found, columns, grid)
+    rows = int(found.counts.sum())
+    if off and regular.freq is not None:
+        raise DataError(f"column {columns.time!r}: time {where!r} is not on the grid of --freq {regular.freq}.")
+    if off or (regular.freq is None and total > 4 * rows):
+        why = f"{off:,} times, such as {where!r}, are not on it" if off else f"{total:,} steps would be missing"
+        notes.append(
+            f"steps of {grid} are the most common, but {why}: rows are read as steps, one after the other "
+            "(--freq states how far steps lie apart)."
+        )
+        return None, []
+    if total > MOST_FILLED:
+        raise DataError(f"{total:,} steps are missing on the grid of --freq {regular.freq}: too many to fill.")
+    if gaps:
+        told = _told(found, gaps, total, grid)
+        if regular.gaps == "error":
+            raise DataError(f"{told}. --gaps fill puts empty steps there, --gaps split lets no window reach over them.")
+        then = "no window reaches over them" if regular.gaps == "split" else "they are filled like empty cells"
+        notes.append(f"{told}: {then} (--gaps {regular.gaps}; --freq gives another step).")
+    return grid, gaps
+
+
+def _told(found: Sorted, gaps: list[Gap], total: int, grid: Grid) -> str:
+    """The gaps in words."""
+    affected = len({gap.series for gap in gaps})
+    some = ", ".join(
+        f"{gap.missing:,} after {gap.after!r}"
+        + (f" of {' '.join(found.names[gap.series])!r}" if found.names[0] else "")
+        for gap in gaps[:3]
+    )
+    more = ", …" if len(gaps) > 3 else ""
+    of = f" in {affected:,} of {len(found.names):,} series" if len(found.names) > 1 else ""
+    count = f"{len(gaps):,}{'+' * (len(gaps) >= MOST_GAPS)} gap{'s' * (len(gaps) != 1)}"
+    return f"{total:,} steps of {grid} are missing in {count}{of}: {some}{more}"
+
+
+def _gaps(found: Sorted, columns: Columns, grid: Grid) -> tuple[list[Gap], int, int, str]:
+    """The first gaps, missing steps in all, times that are not on the grid, and the first of these."""
+    gaps: list[Gap] = []
+    total = off_grid = 0
+    where, owner_before, moment_before, written_before, filled = "", -1, np.nan, "", 0
+    for batch in found.table.batches({"g": "g", "m": "m", "w": "w"}, found.relation, 1 << 16):
+        owner, moment = batch["g"].to_numpy(), batch["m"].to_numpy()
+        missing, off = grid.missing(np.append(moment_before, moment))
+        same = np.append(owner_before, owner[:-1]) == owner
+        missing, off = np.where(same, missing, 0), off & same
+        # A time that comes twice is said to be that by whoever reads the rows.
+        off &= np.append(moment_before, moment[:-1]) != moment
+        total, off_grid = total + int(missing.sum()), off_grid + int(off.sum())
+        if off.any() and not where:
+            where = batch["w"][int(off.argmax())].as_py()
+        counts = np.cumsum(1 + missing)
+        # Places are counted from the beginning of each series, which may lie in a batch before this one.
+        began = np.maximum.accumulate(np.where(same, -1, np.arange(len(owner))))
+        at = counts - 1 + np.where(began < 0, filled, 1 - counts[began])
+        for place in np.flatnonzero(missing)[: MOST_GAPS - len(gaps)].tolist():
+            after = batch["w"][place - 1].as_py() if place else written_before
+            gaps.append(Gap(int(owner[place]), int(at[place] - missing[place]), int(missing[place]), after))
+        filled = int(at[-1]) + 1
+        owner_before, moment_before, written_before = int(owner[-1]), float(moment[-1]), batch["w"][-1].as_py()
+    after_each = as_iso([gap.after for gap in gaps], columns.date_form)
+    return [replace(gap, after=one) for gap, one in zip(gaps, after_each, strict=True)], total, off_grid, where
+
+
+def _are_dates(found: Sorted, columns: Columns) -> bool:
+    """Whether times are dates rather than numbers."""
+    table, name = found.table, str(columns.time)
+    if columns.date_form or table.types[name] == "time":
+        return True
+    if table.types[name] != "text":
+        return False
+    text = table.text(name)
+    numbers, cells = table.ask(f"count(TRY_CAST({text} AS DOUBLE))", f"count({text})")
+    return bool(numbers != cells)
+
+
+# --- A row is a series ------------------------------------------------------------------------------------------------
+
+
+def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
+    """Rows that are series, without empty cells before their first number and, unless steps are dated, at the end."""
+    wanted = (*columns.target, *columns.features)
+    channels = [columns.steps(table.names, name) for name in wanted]
+    lengths = {name: len(some) for name, some in zip(wanted, channels, strict=True)}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{table.source}: its channels differ in their number of steps, {lengths}.")
+    as_lists = channels[0] == [columns.target[0]]
+    labels = None if as_lists else [(step_label(name) or ("", name))[1] for name in channels[0]]
+    dated = labels is not None and not all(re.fullmatch(r"\d{1,3}", label) for label in labels)
+    every = [name for some in channels for name in some]
+    notes: list[str] = []
+    missing = _missing_columns(labels, regular, notes) if labels is not None and dated else None
+    select = {f"k{place}": table.text(name) for place, name in enumerate(columns.group)}
+    if as_lists:
+        select |= {"r": "rowid"} | {f"l{place}": table.cell(name) for place, name in enumerate(wanted)}
+        if other := [name for name in wanted if table.types[name] != "list"]:
+            raise DataError(f"{table.source}: column {other[0]!r} holds no lists of numbers.")
+    else:
+        table.check_numbers(every)
+        select |= table.numbers(every)
+    names: list[tuple[str, ...]] = []
+    begins: list[str | None] = []
+    ends: list[list[str] | None] = []
+    seen: set[tuple[str, ...]] = set()
+    width: set[int] = set()
+
+    def values() -> Iterator[Floats]:
+        for batch in table.batches(select):
+            row = batch["r"].to_pylist()
+            groups = list(zip(*(batch[f"k{n}"].to_pylist() for n in range(len(columns.group))), strict=True))
+            if as_lists:
+                held = [lists(batch[f"l{place}"]) for place in range(len(wanted))]
+            else:
+                matrix = table.matrix(batch, every).reshape(batch.num_rows, len(wanted), -1)
+            for place in range(batch.num_rows):
+                name = tuple(one or "" for one in groups[place]) if groups else ()
+                if name and name in seen:
+                    raise DataError(
+                        f"row {row[place] + 1}: series {' '.join(name)!r} comes twice; a row is a series here (--layout "
+                        "wide): name the --group columns that tell them apart."
+                    )
+                seen.add(name)
+                if as_lists:
+                    one = side_by_side([channel[place] for channel in held], wanted, row[place])
+                else:
+                    one = np.ascontiguousarray(matrix[place].T)
+                    if missing is not None:
+                        one = np.insert(one, missing, np.nan, axis=0)
+                known = np.flatnonzero(~np.isnan(one).all(1))
+                begin = int(known[0]) if len(known) else len(one)
+                end = len(one) if dated else int(known[-1]) + 1 if len(known) else begin
+                one = one[begin:end]
+                _check_finite(table, name, one)
+                if len(one):
+                    width.add(one.shape[1])
+                if len(width) > 1:
+                    raise DataError(
+                        f"{table.source}: row {row[place] + 1} has another number of channels than those above it."
+                    )
+                when = labels[begin:end] if labels is not None and missing is None else labels
+                names.append(name)
+                begins.append(when[0] if when else None)
+                ends.append(when[-TIMES:] if when is not None else None)
+                yield one
+
+    numbers = Ragged.of(values(), np.float64)
+    channels_found = max(width, default=len(wanted)) - len(columns.features)
+    return Series(names, numbers, ends, begins, channels_found, table.frequency, [], notes)
+
+
+def _missing_columns(labels: list[str], regular: Regular, notes: list[str]) -> list[int] | None:
+    """Before which columns of steps others are missing, by their dates; once for each that is."""
+    if regular.freq == "":
+        return None
+    try:
+        when = moments(labels)
+    except ValueError:
+        return None
+    steps_apart, counts = np.unique(np.diff(when), return_counts=True)
+    years = all(re.fullmatch(r"\d{4}", label) for label in labels)
+    grid = infer(dict(zip(steps_apart.tolist(), counts.tolist(), strict=True)), not years, True)
+    if grid is None:
+        return None
+    missing, off = grid.missing(when)
+    if off.any() or not missing.any() or missing.sum() > 4 * len(labels):
+        return None
+    first = int(missing.argmax())
+    told = f"{int(missing.sum()):,} steps of {grid} are missing between the columns, the first after {labels[first]!r}"
+    if regular.gaps == "error":
+        raise DataError(f"{told}. --gaps fill puts empty steps there.")
+    notes.append(f"{told}: they are filled like empty cells (--gaps {regular.gaps}).")
+    return np.repeat(np.arange(1, len(labels)), missing).tolist()
+
+
+def continued(before: Series, after: Series, steps: int) -> tuple[Series, list[tuple[int, int]]]:
+    """Series with the last steps of those that they go on with, by name and time, put before them.
+
+    Returns
+    -------
+    whole : Series
+    bounds : list of (int, int)
+        Of each: where ``after`` begins in it and where it ends.
+    """
+    place_of = {name: place for place, name in enumerate(before.names)}
+    bounds: list[tuple[int, int]] = []
+
+    def values() -> Iterator[Floats]:
+        for place, name in enumerate(after.names):
+            one, earlier = after.numbers[place], np.empty((0, after.numbers.rows.shape[0]))
+            if (old := place_of.get(name)) is not None and _follows(before.times[old], after.begins[place]):
+                end = int(before.numbers.starts[old + 1])
+                earlier = before.numbers.rows[max(int(before.numbers.starts[old]), end - steps) : end]
+            bounds.append((len(earlier), len(earlier) + len(one)))
+            yield np.concatenate([earlier, one])
+
+    numbers = Ragged.of(values(), np.float64)
+    return Series(after.names, numbers, after.times, after.begins, after.channels), bounds
+
+
+def _follows(when: Sequence[str] | None, begin: str | None) -> bool:
+    if not when or begin is None:
+        return False
+    try:
+        last, first = moments([when[-1], begin])
+    except ValueError:
+        return False
+    return bool(last < first)
+
+
+# --- Times ------------------------------------------------------------------------------------------------------------
+
+_SEASONS = (  # days between steps, from and to: steps of a season
+    (1 / 144.5, 1 / 143.5, 144, "a day of ten minutes"),
+    (1 / 96.5, 1 / 95.5, 96, "a day of quarters of an hour"),
+    (1 / 48.5, 1 / 47.5, 48, "a day of half hours"),
+    (1 / 24.5, 1 / 23.5, 24, "a day of hours"),
+    (0.95, 1.05, 7, "a week of days"),
+    (6.9, 7.1, 52, "a year of weeks"),
+    (27.5, 31.5, 12, "a year of months"),
+    (89, 93, 4, "a year of quarters"),
+)
+
+
+def _dates(when: Sequence[Any] | None) -> Floats | None:
+    """Times in seconds, where they are dates; None where they are numbers, too few, or none."""
+    if when is None or len(when) < 3:
+        return None
+    form = date_form(when)
+    if not form:
+        try:
+            np.array(when[:3], dtype=np.float64)
+            return None
+        except (TypeError, ValueError):
+            pass
+    try:
+        return moments(when, form)
+    except ValueError:
+        return None
+
+
+def guess_season(when: Sequence[Any] | None, freq: str = "") -> tuple[int, str]:
+    """Steps of a season, by how far the dates of a series lie apart; 1 where they tell nothing.
+
+    Parameters
+    ----------
+    freq : str
+        How far they lie apart, where that is known.
+
+    Examples
+    --------
+    >>> guess_season(["2020-01-01", "2020-02-01", "2020-03-01"]), guess_season(None, "1h")
+    ((12, 'a year of months'), (24, 'a day of hours'))
+    """
+    if freq == "workdays":
+        return 5, "a week of working days"
+    seconds = _dates(when)
+    known = Grid.of(freq).days if freq else None
+    if seconds is None and known is None:
+        return 1, ""
+    days = known if known is not None else float(np.median(np.diff(seconds))) / DAY  # type: ignore[arg-type]
+    season, why = next(((season, why) for low, high, season, why in _SEASONS if low <= days <= high), (1, ""))
+    if season == 7 and known is None and seconds is not None:
+        weekdays = (np.floor(seconds / DAY) + 3) % 7  # 1970 began on a Thursday; Monday is 0
+        if len(seconds) >= 8 and (weekdays < 5).all():
+            return 5, "a week of working days"
+    return season, why
+
+
+def irregular(when: Sequence[Any] | None) -> bool:
+    """Whether steps are missing between dates: one in ten lies further from the one before than two do."""
+    seconds = _dates(when)
+    if seconds is None:
+        return False
+    apart = np.diff(seconds)
+    season, _ = guess_season(when)
+    return season != 5 and bool((apart > 1.9 * np.median(apart)).mean() > 0.1)
+
+
+def times_after(when: Sequence[Any] | None, horizon: int) -> list[Any] | None:
+    """The times that come after those of a series: dates as ISO 8601 has them, or numbers; None where that is unknown.
+
+    Examples
+    --------
+    >>> times_after(["2024-01", "2024-02", "2024-03"], 2)
+    ['2024-04', '2024-05']
+    >>> times_after(["7", "8", "9"], 2)
+    [10, 11]
+    """
+    if when is None or len(when) < 3:
+        return None
+    seconds = _dates(when)
+    steps = np.arange(1, horizon + 1)
+    if seconds is None:
+        try:
+            numbered = np.array(when, dtype=np.float64)
+        except (TypeError, ValueError):
+            return None
+        following = numbered[-1] + float(np.median(np.diff(numbered))) * steps
+        return [int(one) if one.is_integer() else one for one in following.tolist()]
+    zone = re.search(r":\d{2}(?:\.\d+)? ?(Z|[+-]\d{2}:?\d{2})$", str(when[-1]))
+    offset = "" if zone is None else "+00:00" if zone[1] == "Z" else f"{zone[1][:3]}:{zone[1][-2:]}"
+    shift = int(offset[0] + "1") * (3600 * int(offset[1:3]) + 60 * int(offset[4:])) if offset else 0
+    local = np.round((seconds + shift) * 1000).astype("datetime64[ms]")
+    if np.abs(seconds).max() > 2e11:  # beyond the year 8000 nothing is written as dates are
+        return None
+    found = _dates_after(local, steps, guess_season(when)[0] == 5)
+    if all(re.fullmatch(r"\d{4} \[YR\d{4}\]", str(one)) for one in when):
+        return [str(one.astype("datetime64[Y]")) for one in found]
+    if all(re.fullmatch(r"\d{4}-\d{2}", str(one)) for one in when):
+        return [str(one.astype("datetime64[M]")) for one in found]
+    if not offset and (found == found.astype("datetime64[D]")).all():
+        return [str(one.astype("datetime64[D]")) for one in found]
+    return [str(one).removesuffix(".000") + offset for one in found]
+
+
+def _dates_after(local: NDArray[Any], steps: NDArray[np.int64], workdays: bool) -> NDArray[Any]:
+    """Dates that go on as some do: by whole months where these do, else by the usual distance."""
+    days, months = local.astype("datetime64[D]"), local.astype("datetime64[M]")
+    clock = local[-1] - days[-1]
+    apart = np.unique(np.diff(months.astype(np.int64)))
+    within = (days - months.astype("datetime64[D]")).astype(np.int64)
+    later = months[-1] + steps * int(apart[0])
+    last_day = (later + 1).astype("datetime64[D]") - 1
+    if len(apart) == 1 and apart[0] > 0 and ((days + 1).astype("datetime64[M]") != months).all():
+        return np.asarray(last_day + clock)
+    if len(apart) == 1 and apart[0] > 0 and len(np.unique(within)) == 1:
+        return np.asarray(np.minimum(later.astype("datetime64[D]") + within[-1], last_day) + clock)
+    if workdays:
+        return np.asarray(np.busday_offset(days[-1], steps) + clock)
+    usual = float(np.median(np.diff(local).astype(np.float64)))
+    return np.asarray(local[-1] + np.round(usual * steps).astype("timedelta64[ms]"))
+
+
+def names_after(columns: Sequence[str], horizon: int) -> list[str]:
+    """What the columns of the steps after those of a wide table are called.
+
+    Examples
+    --------
+    >>> names_after(["v1", "v2", "v3"], 2), names_after(["1/22/20", "1/23/20", "1/24/20"], 1)
+    (['v4', 'v5'], ['2020-01-25'])
+    """
+    labels = [step_label(name) for name in columns]
+    steps = [label[1] for label in labels if label is not None]
+    following = times_after(steps, horizon) if len(steps) == len(columns) else None
+    if following is not None and (form := date_form(steps)) in ("%Y%m%d", "%Y%m", *EPOCHS):
+        following = as_written(following, form)
+    if following is None:
+        return [f"step {step + 1}" for step in range(horizon)]
+    before = columns[-1][: len(columns[-1]) - len(steps[-1])]
+    width = len(steps[-1]) if steps[-1].startswith("0") else 0
+    return [before + (str(one).zfill(width) if isinstance(one, int) else str(one)) for one in following]

@@ -1,0 +1,208 @@
+"""The networks of the tasks: a recurrent stack between an embedding and an output layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ..errors import OptionError
+from ..nn import VariationalDropout, recurrent_layer
+
+__all__ = ["RECURRENT", "LanguageModel", "SequenceModel"]
+
+Cell = Literal["rnn", "gru", "lstm"]
+Pooling = Literal["last", "mean", "max", "none"]
+State = Tensor | tuple[Tensor, Tensor]
+RECURRENT = (  # options of `recurrent_layer`
+    *("cell", "nonlinearity", "num_layers", "layer_norm", "recurrent_dropout", "weight_drop"),
+    *("init", "spectral_radius", "forget_bias", "chrono"),
+)
+
+
+class LanguageModel(nn.Module):
+    """Embedding, recurrent stack, output layer.
+
+    Parameters
+    ----------
+    vocabulary_size, embedding_size, hidden_size, num_layers : int
+    cell : {"rnn", "gru", "lstm"}
+    nonlinearity : {"tanh", "relu"}
+        Of the vanilla network; the gated cells have theirs.
+    dropout : float
+        On the embedding, between layers and before the output layer; beside ``recurrent_dropout`` with one mask for
+        all steps of a sequence, else with one for each.
+    tie : bool
+        Use the embedding as output weights too (Press and Wolf 2017, arXiv:1608.05859); where
+        ``embedding_size`` differs from ``hidden_size`` a linear projection joins the two.
+    **remedies
+        Further options of `retrograde.nn.recurrent_layer`: initialisation, normalisation, dropout of weights.
+
+    Examples
+    --------
+    >>> model = LanguageModel(vocabulary_size=11, embedding_size=4, hidden_size=8)
+    >>> logits, state = model(torch.zeros(5, 2, dtype=torch.int64))
+    >>> logits.shape
+    torch.Size([5, 2, 11])
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int = 128,
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        cell: Cell = "lstm",
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        dropout: float = 0.0,
+        tie: bool = False,
+        **remedies: Any,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.recurrent = recurrent_layer(
+            embedding_size,
+            hidden_size,
+            cell=cell,
+            num_layers=num_layers,
+            nonlinearity=nonlinearity,
+            dropout=dropout,
+            **remedies,
+        )
+        # Gal and Ghahramani (2016) have one mask for all steps everywhere, not only for the state.
+        self.dropout = VariationalDropout(dropout) if remedies.get("recurrent_dropout") else nn.Dropout(dropout)
+        bridged = tie and embedding_size != hidden_size
+        self.projection = nn.Linear(hidden_size, embedding_size, bias=False) if bridged else None
+        self.output = nn.Linear(embedding_size if tie else hidden_size, vocabulary_size)
+        if tie:
+            # As output weights, embeddings of the usual unit variance would start with logits of size √E.
+            nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+            self.output.weight = self.embedding.weight
+
+    @classmethod
+    def of(cls, vocabulary_size: int, options: Mapping[str, Any]) -> LanguageModel:
+        """The model that training options, by name, ask for."""
+        names = ("embedding_size", "hidden_size", "dropout", "tie", *RECURRENT)
+        return cls(vocabulary_size, **{name: options[name] for name in names if name in options})
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Logits of the next token at every step.
+
+        Parameters
+        ----------
+        tokens : Tensor
+            ``(T, B)`` int64.
+        state : Tensor or pair of Tensors, optional
+            h_0 (and c_0), each ``(num_layers, B, hidden_size)``; zeros if not given.
+
+        Returns
+        -------
+        logits : Tensor
+            ``(T, B, vocabulary_size)``.
+        state : Tensor or pair of Tensors
+            After the last step.
+        """
+        hidden, state = self.recurrent(self.dropout(self.embedding(tokens)), state)
+        hidden = self.dropout(hidden)
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        return self.output(hidden), state
+
+
+class SequenceModel(nn.Module):
+    """Embedding (of tokens) or nothing (of numbers), recurrent stack, pooling, output layer.
+
+    Parameters
+    ----------
+    input_size : int
+        Tokens of the vocabulary, or channels.
+    outputs : int
+        Numbers put out: per sequence, or per step with ``pooling="none"``.
+    embedding_size : int or None
+        Numbers per token; None where the input is numbers.
+    pooling : {"last", "mean", "max", "none"}
+        What of a sequence's states the output layer sees: the one after its last real step (of the backward direction:
+        after its first), their mean or maximum over its real steps, or every one of them.
+    dropout : float
+        On the embedding, between layers, and before the output layer.
+    **recurrent
+        See `retrograde.nn.recurrent_layer`.
+
+    Examples
+    --------
+    >>> model = SequenceModel(input_size=11, outputs=2, embedding_size=4, hidden_size=8)
+    >>> model(torch.zeros(5, 3, dtype=torch.int64), torch.tensor([5, 2, 1])).shape
+    torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        outputs: int,
+        hidden_size: int,
+        embedding_size: int | None = None,
+        pooling: Pooling = "last",
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        **recurrent: Any,
+    ) -> None:
+        super().__init__()
+        if pooling not in ("last", "mean", "max", "none"):
+            raise OptionError(f"--pooling {pooling!r} is none of last, mean, max.")
+        self.pooling: Pooling = pooling
+        self.embedding = nn.Embedding(input_size, embedding_size) if embedding_size is not None else None
+        width = input_size if embedding_size is None else embedding_size
+        self.recurrent = recurrent_layer(width, hidden_size, dropout=dropout, bidirectional=bidirectional, **recurrent)
+        self.directions = 2 if bidirectional else 1
+        self.input_dropout = VariationalDropout(dropout if self.embedding is not None else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size * self.directions, outputs)
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Outputs for padded sequences.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``(T, B)`` int64 tokens or ``(T, B, F)`` numbers.
+        lengths : Tensor, optional
+            ``(B,)`` int64, at least 1; all are T if not given. What lies beyond is not read.
+
+        Returns
+        -------
+        Tensor
+            ``(B, outputs)``, or ``(T, B, outputs)`` with ``pooling="none"``.
+        """
+        ragged = lengths is not None and int(lengths.min()) < len(inputs)
+        if ragged:
+            assert lengths is not None
+            packed = pack_padded_sequence(inputs, lengths.cpu(), enforce_sorted=False)
+            read: Any = packed._replace(data=self.embedding(packed.data)) if self.embedding is not None else packed
+        else:
+            read = self.embedding(inputs) if self.embedding is not None else inputs
+        hidden, state = self.recurrent(self.input_dropout(read))
+        if self.pooling == "last":
+            h_n = state[0] if isinstance(state, tuple) else state
+            pooled = torch.cat(list(h_n[-self.directions :]), dim=-1)
+            return self.output(self.dropout(pooled))  # type: ignore[no-any-return]
+        if self.pooling == "none":
+            if isinstance(hidden, PackedSequence):
+                hidden = hidden._replace(data=self.output(self.dropout(hidden.data)))
+                return pad_packed_sequence(hidden, total_length=len(inputs))[0]
+            return self.output(self.dropout(hidden))  # type: ignore[no-any-return]
+        pooled = _pool(hidden, self.pooling, lengths if ragged else None)
+        return self.output(self.dropout(pooled))  # type: ignore[no-any-return]
+
+
+def _pool(hidden: Any, pooling: Pooling, lengths: Tensor | None) -> Tensor:
+    """Mean or maximum of the states over the real steps of each sequence."""
+    if lengths is None:
+        return hidden.mean(0) if pooling == "mean" else hidden.amax(0)  # type: ignore[no-any-return]
+    padded, _ = pad_packed_sequence(hidden, padding_value=0.0 if pooling == "mean" else -math.inf)
+    if pooling == "max":
+        return padded.amax(0)
+    return padded.sum(0) / lengths.to(padded.device)[:, None]
