@@ -41,6 +41,19 @@ class Strategy(StrEnum):
     autoregressive = "autoregressive"
 
 
+class Gaps(StrEnum):
+    fill = "fill"
+    split = "split"
+    error = "error"
+
+
+class Duplicates(StrEnum):
+    error = "error"
+    first = "first"
+    last = "last"
+    mean = "mean"
+
+
 class Layout(StrEnum):
     auto = "auto"
     long = "long"
@@ -177,6 +190,19 @@ def train(
     strategy: Annotated[
         Strategy, _option(FORECASTS, "All steps at once, or one by one, each read before the next.")
     ] = Strategy.direct,
+    freq: Annotated[
+        str | None,
+        _option(
+            FORECASTS, "How far steps lie apart: 15min, 1h, 1d, workdays, 1w, 1mo, 1q, 1y. [dim]\\[by the times][/dim]"
+        ),
+    ] = None,
+    gaps: Annotated[
+        Gaps,
+        _option(FORECASTS, "Missing steps: fill them as empty cells, let no window reach over them, or refuse them."),
+    ] = Gaps.fill,
+    duplicates: Annotated[
+        Duplicates, _option(FORECASTS, "Rows of a series with the same time: refuse them, or keep one, or their mean.")
+    ] = Duplicates.error,
     cell: Annotated[Cell, _option(MODEL, "Kind of recurrent layer.")] = Cell.lstm,
     nonlinearity: Annotated[Nonlinearity, _option(MODEL, "Of --cell rnn.")] = Nonlinearity.tanh,
     embedding_size: Annotated[int, _option(MODEL, "Numbers per token.")] = DEFAULT.embedding_size,

@@ -18,7 +18,7 @@ from .arrays import TIMES
 from .dates import as_iso, date_form, form_of, looks_like_date, moments
 from .table import NO_NUMBER, Block, Table
 
-__all__ = ["Columns", "columns_for", "is_missing", "step_columns", "step_label"]
+__all__ = ["Columns", "columns_for", "is_missing", "step_columns", "step_label", "unused"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Columns:
     date_form : str
         How the time column writes dates, where that is to be known: see `retrograde.tasks.dates.date_form`. One form
         for all of a table, whatever part of it is read.
+    split : tuple of str
+        Rows that share these are sequences by themselves, and are held out together or not at all.
     """
 
     text: str | None = None
@@ -51,6 +53,7 @@ class Columns:
     features: tuple[str, ...] = ()
     layout: Literal["long", "wide"] = "long"
     date_form: str = ""
+    split: tuple[str, ...] = ()
 
     def used(self) -> list[str]:
         """All of them, each once."""
@@ -97,6 +100,8 @@ _USUAL = {
               "pos_tags", "pos", "digit", "stars", "rating", "polarity", "species"),
     "group": ("group", "sequence", "sequence_id", "seq", "seq_id", "series", "series_id", "series_name", "unique_id",
               "item_id", "sentence_id", "sentence #", "session", "session_id", "subject", "id", "symbol", "ticker"),
+    "machine": ("machine", "machine_id", "device", "device_id", "unit", "unit_id", "unit number", "sensor", "sensor_id",
+                "engine", "engine_id", "patient", "patient_id", "trial", "trial_id", "recording", "episode", "run_id"),
     "time": TIMES,
     "target": ("target", "value", "values", "y", "close", "price", "sales", "demand", "count"),
     "features": ("x", "features", "inputs", "input", "data", "values", "series", "pixels"),
@@ -117,6 +122,8 @@ class _Guess:
                     self.sample[name] = [cell and cell.replace(",", ".") for cell in self.sample[name]]
                     self.kinds[name] = "number"
         self.odd = {name: odd for name in table.names if (odd := _odd_cell(self.kinds[name], self.sample[name]))}
+        self.split: tuple[str, ...] = ()
+        self.aside: set[str] = set()  # columns that are not guessed to play a part
         self.chosen: dict[str, Any] = {}
         self.guessed: dict[str, Any] = {}
         self.said: list[str] = []
@@ -160,6 +167,7 @@ class _Guess:
         """Columns that play no part yet, of some kinds."""
         taken = {
             *self.taken(),
+            *self.aside,
             *(name for name in self.table.names if name.startswith("__index_level_")),
         }  # pandas' own
         return [name for name in self.table.names if name not in taken and self.kinds[name] in kinds]
@@ -179,7 +187,7 @@ class _Guess:
 
     def columns(self) -> tuple[Columns, list[str]]:
         """What was decided, and the guesses in words."""
-        columns = Columns(**{**self.guessed, **self.chosen})
+        columns = Columns(**{**self.guessed, **self.chosen}, split=self.split)
         if columns.time is not None and self.table.types[columns.time] != "time":
             form = form_of(self.table.text(columns.time), self.table.ask)
             columns = replace(columns, date_form=form)
@@ -399,10 +407,13 @@ def _telling_apart(guess: _Guess) -> tuple[str, ...] | None:
     if time is None or _all_differ(guess.sample[time]):
         return None
     rows = len(guess.sample[time])
+    numbers = guess.free("number")
+    to_forecast = numbers if len(numbers) == 1 else [_usual("target", numbers)]  # no name of a series
     few = [
         name
         for name in guess.free("text", "number")
-        if len(set(map(str, guess.sample[name]))) <= max(1, rows // 3)
+        if name not in to_forecast
+        and len(set(map(str, guess.sample[name]))) <= max(1, rows // 3)
         and (guess.kinds[name] == "text" or _are_whole(guess.sample[name]))
     ]
     for names in (*([name] for name in few), *(few[:count] for count in range(2, len(few) + 1))):
@@ -426,9 +437,9 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
         raise DataError(
             f"{source}: no column looks like a label; name one with --label (there are {listed(guess.table.names)})."
         )
-    guess.guess("group", _repeated(sample, _usual("group", guess.free("text", "number"))))
+    guess.guess("group", _repeated(sample, _usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
     if guess.has("group"):
-        guess.guess("time", _usual("time", guess.free("number", "time")))
+        guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
     elif "time" in guess.chosen:
         raise OptionError("--time puts the steps of a sequence in order; name the --group of rows that are its steps.")
     guess.named("features", patterns=True)
@@ -456,6 +467,52 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
     if columns.text and columns.features:
         raise OptionError("--text and --features exclude one another: a network reads words or numbers.")
     return columns, notes
+
+
+def _grouped_steps(guess: _Guess) -> tuple[str, ...] | None:
+    """Columns that name sequences where rows are steps: the same times come again and again, once in each sequence.
+
+    A label for each sequence must be the same in all of its rows.
+    """
+    if "group" in guess.chosen or any(guess.kinds[name] == "list" for name in guess.table.names):
+        return None
+    names = guess.free("number", "time")
+    time = guess.chosen.get("time") or _usual("time", names) or next(iter(guess.free("time")), None)
+    machine = _repeated(guess.sample, _usual("machine", guess.free("text", "number")))
+    if time is None or guess.has("text"):
+        found = machine
+    else:
+        guess.guessed["time"] = time
+        found = _telling_apart(guess) or machine
+        del guess.guessed["time"]
+    if found is None or guess.task == "tag":
+        return found
+    label = guess.chosen.get("label") or guess.guessed.get("label")
+    if label is None:
+        return found
+    keys = ", ".join(guess.table.text(name) for name in found)
+    differ = guess.table.database.execute(
+        f"SELECT 1 FROM cells GROUP BY {keys} HAVING count(DISTINCT {guess.table.text(label)}) > 1 LIMIT 1"
+    )
+    if differ:
+        guess.said.append(
+            f"rows of the same {listed(found)} have different labels: each row is a sequence by itself, and rows of the "
+            f"same {listed(found)} are held out together. For a label per step, --task tag --group {','.join(found)}."
+        )
+        guess.split, guess.aside = found, {*found, *filter(None, [time])}
+        return None
+    return found
+
+
+def unused(table: Table, columns: Columns) -> list[str]:
+    """What to say of the columns that are not read."""
+    read = {*columns.used(), *columns.split}
+    if columns.layout == "wide":
+        read |= {step for name in (*columns.target, *columns.features) for step in columns.steps(table.names, name)}
+    rest = [name for name in table.names if name not in read and not name.startswith("__index_level_")]
+    if not rest:
+        return []
+    return [f"not read: {listed(rest)} (--features names the columns to read)."]
 
 
 # --- What names and cells tell ----------------------------------------------------------------------------------------

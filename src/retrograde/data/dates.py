@@ -124,7 +124,7 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
 def date_form(values: Sequence[Any]) -> str:
     """Form of dates that do not say themselves what is their day and what their month; else an empty string.
 
-    A number above 12 is a day, and so is one that is always 1. Where there is neither, the dates are read so that they
+    A number above 12 is a day, and so is one that is always 1 (in dates without a time of day that changes). Where there is neither, the dates are read so that they
     lie more evenly; where that tells nothing, those with dots have the day first and others the month.
 
     Returns
@@ -196,9 +196,10 @@ def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
                 return form
     if not numbered or numbered < 0.9 * total:
         return ""
-    big_a, big_b, ones_a, ones_b, gap, width = ask(
+    big_a, big_b, ones_a, ones_b, clocks, gap, width = ask(
         *(f"count_if({part(number)} > 12)" for number in (1, 3)),
         *(f"count_if({part(number)} <> 1)" for number in (1, 3)),
+        f"count(DISTINCT regexp_extract({cell}, '{_NUMBERED}', 5))",
         f"any_value(nullif(regexp_extract({cell}, '{_NUMBERED}', 2), ''))",
         f"max(length(regexp_extract({cell}, '{_NUMBERED}', 4)))",
     )
@@ -206,7 +207,7 @@ def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
     month_first, day_first = f"%m{gap}%d{gap}{year}", f"%d{gap}%m{gap}{year}"
     if big_a != big_b:
         return day_first if big_a > big_b else month_first
-    if (ones_a == 0) != (ones_b == 0) and total > 1:
+    if (ones_a == 0) != (ones_b == 0) and total > 1 and clocks < 2:
         return day_first if ones_a == 0 else month_first
     uneven = {}
     for form in (month_first, day_first):

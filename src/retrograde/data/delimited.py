@@ -215,7 +215,9 @@ def _fill(table: Table, file: Utf8, names: list[str], delimiter: str, skip: int,
     # Larger lines need larger buffers, which would take memory from everything else.
     buffer = f"buffer_size = {2 * limits.LINE_BYTES}" if file.path.stat().st_size > limits.LINE_BYTES else ""
     options = [f"skip = {skip}", *filter(None, [buffer])]
-    blank = " WHERE " + " OR ".join(f"c{place} IS NOT NULL" for place in range(len(names))) if len(names) == 1 else ""
+    # Of a single column a blank line is an empty cell, but for those at the end.
+    last = "(SELECT max(rowid) FROM read WHERE c0 IS NOT NULL)"
+    kept = f" WHERE rowid <= {last}" if len(names) == 1 else ""
 
     def attempt(*more: str) -> str | None:
         query = f"SELECT * FROM read_csv({named}, {fixed}, {', '.join([*options, *more])})"
@@ -249,7 +251,7 @@ def _fill(table: Table, file: Utf8, names: list[str], delimiter: str, skip: int,
         wrong = lenient and wrong
     if wrong is not None:
         raise DataError(f"{path} cannot be read: {_reason(wrong, skip)}")
-    table.fill(f"SELECT * FROM read{blank}", names)
+    table.fill(f"SELECT * FROM read{kept}", names)
     table.database.execute("DROP TABLE read")
 
 

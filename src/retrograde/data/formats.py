@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ SUFFIXES = (
     *(".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".npy", ".npz", ".conll"),
     *(".ts", ".tsf", ".arff", ".xlsx"),
 )
+
+
+SMALL = 64 << 20  # bytes of JSON that are looked through before types are decided
 
 
 def open_table(source: Any, encoding: str = "utf-8") -> Table:
@@ -156,8 +159,7 @@ def _frame(source: Any) -> Table:
         raise DataError(f"{name_of(source)} has two columns of one name: rename one.")
     if not names:
         raise DataError(f"{name_of(source)} has no columns.")
-    plain = _plain_schema(reader.schema)
-    return _fill_arrow(Table(name_of(source)), (_plain(batch, plain) for batch in reader), plain, names)
+    return _fill_arrow(Table(name_of(source)), reader, reader.schema, names)
 
 
 def _frame_content(source: Any) -> bytes:
@@ -177,9 +179,8 @@ def _parquet(path: Path) -> Table:
     width = len(table.database.execute(f"DESCRIBE SELECT * FROM read_parquet({named}, hive_partitioning = false)"))
     if width > limits.WIDE:
         file = pyarrow.parquet.ParquetFile(path)
-        plain = _plain_schema(file.schema_arrow)
-        some = max(1, (1 << 20) // width)
-        return _fill_arrow(table, (_plain(one, plain) for one in file.iter_batches(some)), plain, plain.names)
+        batches = file.iter_batches(max(1, (1 << 20) // width))
+        return _fill_arrow(table, batches, file.schema_arrow, file.schema_arrow.names)
     kept = dict(table.database.execute(f"SELECT key, value FROM parquet_kv_metadata({named})"))
     classes = _class_names(kept.get(b"huggingface"))
     return table.fill(f"SELECT * FROM read_parquet({named}, hive_partitioning = false)", classes=classes)
@@ -211,15 +212,8 @@ def _arrow(paths: list[Path], source: str, notes: list[str] | None = None) -> Ta
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{source} cannot be read: {' '.join(str(error).split())[:300].rstrip('.')}.") from None
     schema = opened[0][0]
-    plain = _plain_schema(schema)
     classes = _class_names((schema.metadata or {}).get(b"huggingface"))
-
-    def batches() -> Iterator[pyarrow.RecordBatch]:
-        for _, some in opened:
-            for batch in some:
-                yield _plain(batch, plain)
-
-    return _fill_arrow(table, batches(), plain, plain.names, classes)
+    return _fill_arrow(table, (batch for _, some in opened for batch in some), schema, schema.names, classes)
 
 
 def _ipc(path: Path) -> tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]:
@@ -232,24 +226,7 @@ def _ipc(path: Path) -> tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]:
     return stream.schema, iter(stream)
 
 
-def _plain_schema(schema: pyarrow.Schema) -> pyarrow.Schema:
-    """A schema without dictionaries (categories, enumerations), whose cells are written out."""
-    return pyarrow.schema(
-        [
-            field.with_type(field.type.value_type if pyarrow.types.is_dictionary(field.type) else field.type)
-            for field in schema
-        ]
-    )
-
-
-def _plain(batch: pyarrow.RecordBatch, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
-    columns = [
-        column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column for column in batch.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _fill_arrow(table: Table, batches: Iterator[Any], schema: Any, names: list[str], classes: Any = None) -> Table:
+def _fill_arrow(table: Table, batches: Iterable[Any], schema: Any, names: list[str], classes: Any = None) -> Table:
     """Batches as they are; of very many columns those of numbers as one array."""
     try:
         if len(names) <= limits.WIDE:
@@ -301,7 +278,7 @@ def _json(path: Path, encoding: str) -> Table:
     with utf8(path, encoding) as file:
         table = Table(str(path))
         # A small file is looked through before its types are decided. No text is taken for a date, a time or an id.
-        everything = file.path.stat().st_size < 64 << 20
+        everything = file.path.stat().st_size < SMALL
         for size in (-1,) if everything else (20_480, -1):
             fixed = (
                 f"records = true, compression = 'uncompressed', maximum_object_size = {limits.LINE_BYTES}, "

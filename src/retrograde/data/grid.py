@@ -146,7 +146,7 @@ class Grid:
         whole = np.round(steps)
         near = 0.25 / self.step if self.kind == "months" else 0.05
         off = ~(np.abs(steps - whole) <= near) | (whole < 1)
-        return np.where(off, 0, np.nan_to_num(whole) - 1).astype(np.int64), off
+        return (np.clip(np.where(off, 1, whole), 1, 1e12) - 1).astype(np.int64), off
 
 
 def infer(apart: Mapping[float, int], dates: bool, weekend: bool) -> Grid | None:

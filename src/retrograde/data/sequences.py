@@ -280,7 +280,7 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
     return Sorted(table, f"sorted{number}", [tuple(row[2:]) for row in groups], counts)
 
 
-def steps(found: Sorted, columns: Columns) -> Iterator[pyarrow.RecordBatch]:
+def steps(found: Sorted, columns: Columns, hint: str = "") -> Iterator[pyarrow.RecordBatch]:
     """The sorted rows in batches.
 
     Raises
@@ -301,7 +301,7 @@ def steps(found: Sorted, columns: Columns) -> Iterator[pyarrow.RecordBatch]:
                     where, then = "", "; if rows of several series are mixed, name the --group column"
                 raise DataError(
                     f"row {batch['r'][first].as_py() + 1}, column {columns.time!r}: time "
-                    f"{batch['w'][first].as_py()!r} comes twice{where}{then}."
+                    f"{batch['w'][first].as_py()!r} comes twice{where}{then}{hint}."
                 )
             last = (int(owner[-1]), float(moment[-1]))
         yield batch

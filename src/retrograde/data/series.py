@@ -100,7 +100,8 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
     begins: list[str | None] = [None] * len(found.names)
     ends: list[list[str]] = [[] for _ in found.names]
     last = (-1, np.nan)
-    for batch in steps(found, columns):
+    hint = "" if regular.freq == "" else "; --duplicates first, last or mean keeps one row of each time"
+    for batch in steps(found, columns, hint):
         owner, values = batch["g"].to_numpy(), table.matrix(batch, wanted)
         for start, stop in _runs(owner):
             place = int(owner[start])
@@ -153,7 +154,8 @@ def _without_duplicates(found: Sorted, keep: str) -> tuple[Sorted, list[str]]:
     counts = np.array([n for (n,) in database.execute(f"SELECT count(*) FROM {relation} GROUP BY g ORDER BY g")])
     repeated = int(found.counts.sum() - counts.sum())
     what = {"first": "the first is kept", "last": "the last is kept", "mean": "their mean is taken"}[keep]
-    notes = [f"{repeated:,} rows repeat a time of their series: {what} (--duplicates {keep})."] if repeated else []
+    rows = "row repeats" if repeated == 1 else "rows repeat"
+    notes = [f"{repeated:,} {rows} a time of the series: {what} (--duplicates {keep})."] if repeated else []
     return Sorted(found.table, relation, found.names, counts), notes
 
 
@@ -274,7 +276,7 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
     dated = labels is not None and not all(re.fullmatch(r"\d{1,3}", label) for label in labels)
     every = [name for some in channels for name in some]
     notes: list[str] = []
-    missing = _missing_columns(labels, regular, notes) if labels is not None and dated else None
+    missing, freq = _missing_columns(labels, regular, notes) if labels is not None and dated else (None, "")
     select = {f"k{place}": table.text(name) for place, name in enumerate(columns.group)}
     if as_lists:
         select |= {"r": "rowid"} | {f"l{place}": table.cell(name) for place, name in enumerate(wanted)}
@@ -330,31 +332,31 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
 
     numbers = Ragged.of(values(), np.float64)
     channels_found = max(width, default=len(wanted)) - len(columns.features)
-    return Series(names, numbers, ends, begins, channels_found, table.frequency, [], notes)
+    return Series(names, numbers, ends, begins, channels_found, table.frequency or freq, [], notes)
 
 
-def _missing_columns(labels: list[str], regular: Regular, notes: list[str]) -> list[int] | None:
-    """Before which columns of steps others are missing, by their dates; once for each that is."""
+def _missing_columns(labels: list[str], regular: Regular, notes: list[str]) -> tuple[list[int] | None, str]:
+    """Before which columns of steps others are missing, by their dates, once for each that is; and the grid."""
     if regular.freq == "":
-        return None
+        return None, ""
     try:
         when = moments(labels)
     except ValueError:
-        return None
+        return None, ""
     steps_apart, counts = np.unique(np.diff(when), return_counts=True)
     years = all(re.fullmatch(r"\d{4}", label) for label in labels)
     grid = infer(dict(zip(steps_apart.tolist(), counts.tolist(), strict=True)), not years, True)
     if grid is None:
-        return None
+        return None, ""
     missing, off = grid.missing(when)
     if off.any() or not missing.any() or missing.sum() > 4 * len(labels):
-        return None
-    first = int(missing.argmax())
+        return None, "" if off.any() or missing.any() else str(grid) if not years else ""
+    first = int(np.flatnonzero(missing)[0])
     told = f"{int(missing.sum()):,} steps of {grid} are missing between the columns, the first after {labels[first]!r}"
     if regular.gaps == "error":
         raise DataError(f"{told}. --gaps fill puts empty steps there.")
     notes.append(f"{told}: they are filled like empty cells (--gaps {regular.gaps}).")
-    return np.repeat(np.arange(1, len(labels)), missing).tolist()
+    return np.repeat(np.arange(1, len(labels)), missing).tolist(), str(grid)
 
 
 def continued(before: Series, after: Series, steps: int) -> tuple[Series, list[tuple[int, int]]]:

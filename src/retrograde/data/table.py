@@ -81,23 +81,23 @@ class Table:
         """
         with self.database.reading():
             found = self.database.connection.sql(query)
-            columns, types = list(found.columns), list(found.types)
+            columns, kinds = list(found.columns), list(found.types)
         leaves: list[tuple[str, str, Any]] = []
-        for name, column, type_ in zip(names or columns, columns, types, strict=True):
+        for name, column, type_ in zip(names or columns, columns, kinds, strict=True):
             leaves += _leaves(name, identifier(column), type_)
         if len(leaves) > limits.COLUMNS:
             raise DataError(f"{self.source} has {len(leaves):,} columns; {limits.COLUMNS:,} are the most.")
-        selected = []
+        selected, types = [], {}
         for place, (name, cell, type_) in enumerate(leaves):
-            kind, expression = _stored(cell, type_)
+            types[name], expression = _stored(cell, type_)
             if name in classes:
-                kind, expression = _named_classes(cell, kind, classes[name])
-            self.names.append(name)
-            self.types[name], self._cells[name] = kind, f"c{place}"
+                types[name], expression = _named_classes(cell, types[name], classes[name])
             selected.append(f"{expression} AS c{place}")
         if not selected:
             raise DataError(f"{self.source} has no rows.")
         self.database.execute(f"CREATE TABLE cells AS SELECT {', '.join(selected)} FROM ({query})")
+        self.names, self.types = [name for name, _, _ in leaves], types
+        self._cells = {name: f"c{place}" for place, name in enumerate(self.names)}
         return self._filled()
 
     def fill_from(

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.columns import Columns, columns_for
+from ..data.columns import Columns, columns_for, unused
 from ..data.encoding import Scaler, fill
-from ..data.formats import fingerprint, open_table
-from ..data.grid import Regular
+from ..data.formats import fingerprint, is_frame, name_of, open_table
+from ..data.grid import Gap, Regular
 from ..data.series import Series, continued, guess_season, irregular, read_series
 from ..data.shuffle import Shuffle
 from ..data.storage import PIECE, Ragged, Rows
@@ -134,6 +134,8 @@ class Windows:
         Of each series: where the part begins and ends, without the padding.
     history : bool
         Whether what comes before the part may be read.
+    gaps : sequence of Gap
+        Missing steps, over which no window may reach.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class Windows:
         padding: NDArray[np.int64],
         bounds: Sequence[tuple[int, int]],
         history: bool,
+        gaps: Sequence[Gap] = (),
     ) -> None:
         self.plan, self.values, self.truths = plan, values, truths
         begin, end = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
@@ -152,8 +155,24 @@ class Windows:
         self._first = np.maximum(begin - (plan.context if history else 0), padding - plan.context + 1).clip(0)
         self._counts = np.maximum(0, end - plan.context - plan.horizon + 1 - self._first)
         self._ends = np.cumsum(self._counts)
+        self._kept = self._without(gaps, padding) if gaps else None
+
+    def _without(self, gaps: Sequence[Gap], padding: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows that reach over none of some gaps."""
+        kept = np.ones(int(self._ends[-1]), dtype=bool)
+        starts = self._ends - self._counts
+        for gap in gaps:
+            at = (
+                int(padding[gap.series]) + gap.at - int(self._first[gap.series])
+            )  # as windows of the series are counted
+            low = max(0, at - self.plan.context - self.plan.horizon + 1)
+            high = min(int(self._counts[gap.series]), at + gap.missing)
+            kept[starts[gap.series] + low : starts[gap.series] + max(low, high)] = False
+        return np.flatnonzero(kept)
 
     def __len__(self) -> int:
+        if self._kept is not None:
+            return len(self._kept)
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def thinned(self, most: int) -> NDArray[np.int64]:
@@ -162,7 +181,11 @@ class Windows:
 
     def owners(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """The places of the series that windows belong to."""
-        return np.searchsorted(self._ends, chosen, side="right")
+        return np.searchsorted(self._ends, self._numbered(chosen), side="right")
+
+    def _numbered(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of windows among all, those that reach over gaps included."""
+        return chosen if self._kept is None else self._kept[chosen]
 
     def cut(
         self, part: Ragged, chosen: NDArray[np.int64], begin: int = 0, end: int | None = None
@@ -170,7 +193,8 @@ class Windows:
         """Steps of windows side by side, ``(T, B, …)``: of ``values`` or ``truths``, from ``begin`` to ``end``."""
         end = self.plan.context + self.plan.horizon if end is None else end
         owners = self.owners(chosen)
-        start = part.starts[owners] + self._first[owners] + chosen - (self._ends - self._counts)[owners]
+        place = self._numbered(chosen) - (self._ends - self._counts)[owners]
+        start = part.starts[owners] + self._first[owners] + place
         held = part.rows.in_memory
         if held is not None:
             found: NDArray[np.float32] = held.take(start + np.arange(begin, end)[:, None], axis=0)
@@ -345,7 +369,7 @@ class ForecastModel:
     def evaluate(self, source: str, encoding: str = "utf-8") -> dict[str, Any]:
         """Every metric of forecasts made all along the series of a table, beside the baselines'."""
         found = self.read(source, encoding)
-        self.notes = self._on_reading(found, self.plan.context + self.plan.horizon)
+        self.notes = found.notes + self._on_reading(found, self.plan.context + self.plan.horizon)
         if (found.numbers.lengths >= self.plan.context + self.plan.horizon).any():
             self.notes.append(
                 f"a forecast reads the {self.plan.context} steps before it from this file alone, so the first "
@@ -464,7 +488,7 @@ class ForecastModel:
         NaN after a series that has no numbers at all and that training did not have.
         """
         plan, lengths = self.plan, found.numbers.lengths
-        self.notes = self._on_reading(found, plan.context)
+        self.notes = found.notes + self._on_reading(found, plan.context)
         known = {key for key in map(key_of, found.names) if key in self.scalers}
         data, _, _ = self.scaled(found, np.maximum(0, plan.context - lengths))
         was_training = self.network.training
@@ -556,8 +580,9 @@ class ForecastTask:
 
     name: ClassVar[str] = "forecast"
 
-    def __init__(self, source: str, options: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
-        self.options, self.source = dict(options), source
+    def __init__(self, source: Any, options: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
+        self.options, self.source = dict(options), name_of(source)
+        self.in_memory = is_frame(source)
         self.notes: list[str] = []
         table = open_table(source, options.get("encoding") or "utf-8")
         self.fingerprint = fingerprint(source, options.get("validation"), options.get("test"))
@@ -567,8 +592,10 @@ class ForecastTask:
         else:
             given = {part: options.get(part) for part in ("group", "time", "target", "features", "layout")}
             self.columns, notes = columns_for("forecast", table, given)
-            self.notes += [*table.notes, *notes]
-        found = read_series(table, self.columns)
+            self.notes += [*table.notes, *notes, *unused(table, self.columns)]
+        found = read_series(table, self.columns, self._regular() if files is None else self.plan.regular)
+        self.gaps = found.gaps
+        self.notes += found.notes if files is None else []
         bounds = self._bounds(found)
         if files is None:
             self.plan = self._plan(found, bounds)
@@ -601,13 +628,18 @@ class ForecastTask:
             bounds.append((end - (max(held, least) if end > 2 * least else held), end, steps))
         return bounds
 
+    def _regular(self) -> Regular:
+        """What the options say about times that are not regular."""
+        given = {name: self.options[name] for name in ("freq", "gaps", "duplicates") if self.options.get(name)}
+        return Regular(**given)
+
     def _plan(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> Plan:
         options = self.options
         season = options.get("season")
         if season is None:
             when = found.times[int(found.numbers.lengths.argmax())]
-            season, why = guess_season(when)
-            if irregular(when):
+            season, why = guess_season(when, found.freq)
+            if not found.freq and irregular(when):
                 self.notes.append("steps are missing between the dates: rows are read as steps, one after the other.")
             if season > 1:
                 self.notes.append(f"season: {season} steps ({why}; a guess; --season gives another)")
@@ -627,7 +659,11 @@ class ForecastTask:
             raise OptionError(f"--strategy {strategy!r} is none of direct, autoregressive.")
         if not options.get("horizon") or not options.get("context"):
             self.notes.append(f"{horizon} steps are forecast from {context} (--horizon and --context give others).")
-        return Plan(horizon, context, season, strategy, found.channels, len(self.columns.features))
+        regular = self._regular()
+        return Plan(
+            horizon, context, season, strategy, found.channels, len(self.columns.features),
+            found.freq, regular.gaps, regular.duplicates,
+        )  # fmt: skip
 
     def _load(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> None:
         padding = self.plan.padding(np.array([train for train, _, _ in bounds]))
@@ -644,7 +680,9 @@ class ForecastTask:
                 f"{short:,} of {len(found):,} series are shorter than the {self.plan.context} + {self.plan.horizon} "
                 "steps of a window: before their beginning they are taken to be as at their beginning."
             )
-        self.training = Windows(self.plan, values, truths, padding, [(0, train) for train, _, _ in bounds], False)
+        self._split_at = found.gaps if self.plan.gaps == "split" else []
+        parts = [(0, train) for train, _, _ in bounds]
+        self.training = Windows(self.plan, values, truths, padding, parts, False, self._split_at)
         if not len(self.training):
             raise DataError(f"{self.source} has no {self.plan.context + self.plan.horizon} steps in a row to train on.")
         self.validation = self._part("validation", found, padding, [(train, end) for train, end, _ in bounds])
@@ -660,7 +698,7 @@ class ForecastTask:
         other = self.options.get(part)
         if other is None:
             windows, names = (
-                Windows(self.plan, self.training.values, self.training.truths, padding, bounds, True),
+                Windows(self.plan, self.training.values, self.training.truths, padding, bounds, True, self._split_at),
                 self.names,
             )
         else:
@@ -746,6 +784,7 @@ class ForecastTask:
         """What ``config.json`` keeps about the data."""
         return {
             "source": self.source,
+            **({"in_memory": True} if self.in_memory else {}),
             "encoding": self.options.get("encoding") or "utf-8",
             "columns": self.columns.as_dict(),
             "plan": asdict(self.plan),
@@ -756,6 +795,10 @@ class ForecastTask:
             "train_tokens": self.train_steps,
             "validation_tokens": len(self.validation[0]) * self.plan.horizon,
             "vocabulary_size": None,
+            "gaps": [
+                {"series": key_of(self.names[gap.series]), "after": gap.after, "missing": gap.missing}
+                for gap in self.gaps
+            ],
             "fingerprint": self.fingerprint,
         }
 

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.columns import Columns, columns_for
+from ..data.columns import Columns, columns_for, unused
 from ..data.encoding import Encoder, Scaler
-from ..data.formats import fingerprint, open_table
+from ..data.formats import fingerprint, is_frame, name_of, open_table
 from ..data.sequences import Record, sequences
 from ..data.shuffle import Shuffle
 from ..data.storage import Ragged
@@ -361,11 +361,12 @@ class LabelledTask:
     """
 
     def __init__(
-        self, name: str, source: str, options: Mapping[str, Any], files: Mapping[str, str] | None = None
+        self, name: str, source: Any, options: Mapping[str, Any], files: Mapping[str, str] | None = None
     ) -> None:
         self.name, self.per_step = name, name == "tag"
         self.options = dict(options)
-        self.source = source
+        self.source = name_of(source)
+        self.in_memory = is_frame(source)
         self.notes: list[str] = []
         table = open_table(source, options.get("encoding") or "utf-8")
         self.fingerprint = fingerprint(source, options.get("validation"), options.get("test"))
@@ -375,7 +376,7 @@ class LabelledTask:
         else:
             given = {part: options.get(part) for part in ("text", "label", "group", "time", "features")}
             self.columns, notes = columns_for(self.name, table, given)
-            self.notes += [*table.notes, *notes]
+            self.notes += [*table.notes, *notes, *unused(table, self.columns)]
         parts = self._split(table)
         if files is None:
             self._fit(parts, table)
@@ -403,8 +404,10 @@ class LabelledTask:
             shares[1] = self.options.get("test_fraction") or 0.0
         if sum(shares) >= 1:
             raise OptionError("--validation-fraction and --test-fraction leave nothing to train on.")
-        parts = np.zeros(len(strata), dtype=np.int8)
         random = np.random.default_rng([self.options["seed"], 0x5E9])
+        if self.columns.split:
+            return self._split_together(table, strata, shares, random)
+        parts = np.zeros(len(strata), dtype=np.int8)
         # Stratified: the parts take turns along an order in which like labels are neighbours.
         order = random.permutation(len(strata))
         order = order[np.argsort(strata[order], kind="stable")]
@@ -419,6 +422,31 @@ class LabelledTask:
             parts[np.flatnonzero(strata == stratum)[0]] = 0
         if not (parts == 1).any() and shares[0]:
             raise DataError(f"{table.source} has {len(strata)} sequences: too few to train and validate with.")
+        return parts
+
+    def _split_together(
+        self, table: Table, strata: NDArray[np.int64], shares: list[float], random: np.random.Generator
+    ) -> NDArray[np.int8]:
+        """A split in which rows that belong together are on one side."""
+        select = {f"k{place}": table.text(name) for place, name in enumerate(self.columns.split)}
+        known: dict[tuple[Any, ...], int] = {}
+        units = np.array(
+            [known.setdefault(key, len(known)) for batch in table.batches(select)
+             for key in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
+        )  # fmt: skip
+        part_of, sizes = np.zeros(len(known), dtype=np.int8), np.bincount(units)
+        rest = list(random.permutation(len(known)))
+        for part, share in enumerate(shares, 1):
+            taken = 0
+            while share and taken < share * len(strata) and len(rest) > 1:
+                unit = rest.pop()
+                part_of[unit], taken = part, taken + int(sizes[unit])
+        for stratum in np.setdiff1d(strata, strata[part_of[units] == 0]):  # what is not trained cannot be learned
+            part_of[units[np.flatnonzero(strata == stratum)[0]]] = 0
+        parts = part_of[units]
+        if not (parts == 0).any() or (shares[0] and not (parts == 1).any()):
+            names = ", ".join(self.columns.split)
+            raise DataError(f"{table.source} has {len(known)} of {names}: too few to train and validate with.")
         return parts
 
     def _fit(self, parts: NDArray[np.int8], table: Table) -> None:
@@ -559,6 +587,7 @@ class LabelledTask:
         """What ``config.json`` keeps about the data."""
         return {
             "source": self.source,
+            **({"in_memory": True} if self.in_memory else {}),
             "encoding": self.options.get("encoding") or "utf-8",
             "columns": self.columns.as_dict(),
             "train_sequences": len(self.inputs),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.formats import SUFFIXES, fingerprint
+from ..data.formats import SUFFIXES, fingerprint, is_frame, name_of
 from ..data.text import read_text
 from ..data.vocabulary import Vocabulary
 from ..errors import OptionError, RunError
@@ -26,7 +26,9 @@ _TABLES = (*_LABELLED, "forecast")
 _ONLY: Mapping[str, tuple[str, ...]] = {  # options that some tasks do not have
     **dict.fromkeys(("text", "label", "max_length", "lowercase", "class_weights"), _LABELLED),
     **dict.fromkeys(("group", "time", "features", "validation", "test", "test_fraction"), _TABLES),
-    **dict.fromkeys(("target", "layout", "horizon", "context", "season", "strategy"), ("forecast",)),
+    **dict.fromkeys(
+        ("target", "layout", "horizon", "context", "season", "strategy", "freq", "gaps", "duplicates"), ("forecast",)
+    ),
     **dict.fromkeys(("tokens", "vocab_size", "min_count", "embedding_size"), ("language", *_LABELLED)),
     **dict.fromkeys(("encoding", "validation_fraction"), ("language", *_TABLES)),
     **dict.fromkeys(("tie", "bptt", "update_every"), ("language",)),
@@ -35,7 +37,7 @@ _ONLY: Mapping[str, tuple[str, ...]] = {  # options that some tasks do not have
 }
 
 
-def task_name(source: str | Path, asked: str) -> str:
+def task_name(source: Any, asked: str) -> str:
     """The task of a source: the one asked for, else the one it is made for; text is for language modelling.
 
     Raises
@@ -43,7 +45,11 @@ def task_name(source: str | Path, asked: str) -> str:
     OptionError
         If the source is a table, which could be for several tasks, or the task asked for does not fit it.
     """
-    name = str(source)
+    name = name_of(source)
+    if is_frame(source):
+        if asked in _TABLES:
+            return asked
+        raise OptionError(f"{name} is a table: say what to learn from it, task='classify', 'tag' or 'forecast'.")
     builtin = name.removeprefix("builtin:").split("?")[0] if name.startswith("builtin:") else None
     if (builtin in SYNTHETIC) != (asked == "synthetic") and not (builtin in SYNTHETIC and asked == "auto"):
         if builtin in SYNTHETIC:
@@ -60,7 +66,7 @@ def task_name(source: str | Path, asked: str) -> str:
             known = ", ".join(f"builtin:{one}" for one in made_for)
             raise OptionError(f"there is no builtin:{builtin}; there are {known}.")
         return made_for[builtin]
-    if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES):
+    if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES) and not Path(name).is_dir():
         raise OptionError(f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language.")
     return "language"
 
@@ -78,14 +84,14 @@ def check_options(name: str, given: Collection[str]) -> None:
             raise OptionError(f"--{option.replace('_', '-')} is for {tasks}; this is --task {name}: leave it out.")
 
 
-def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | None = None) -> Any:
+def open_task(name: str, source: Any, options: Mapping[str, Any], run: Path | None = None) -> Any:
     """Read the data of a task and make it ready to train.
 
     Parameters
     ----------
     name : str
         From `task_name`.
-    source : str
+    source : str or frame
     options : mapping
         Every training option by its name.
     run : Path, optional
@@ -115,7 +121,7 @@ def open_task(name: str, source: str, options: Mapping[str, Any], run: Path | No
     return SyntheticTraining(source, options, files)
 
 
-def fingerprint_of(name: str, source: str, options: Mapping[str, Any]) -> str | None:
+def fingerprint_of(name: str, source: Any, options: Mapping[str, Any]) -> str | None:
     """By which a table, with its files to validate and test with, is known again; None where it is none.
 
     Raises

@@ -41,6 +41,8 @@ class Options:
         See `retrograde.tasks.sequences.SequenceModel` and `retrograde.tasks.labelled.LabelledTask`.
     horizon, context, season, strategy
         See `retrograde.tasks.forecast.Plan`; None: by the length and the dates of the series.
+    freq, gaps, duplicates
+        See `retrograde.data.grid.Regular`; ``freq`` None: by the times of the series.
     tokens, vocab_size, min_count
         What a token is, the most of them (None: char all, word 10,000, bpe 1,000), and how often one must be seen.
     validation_fraction : float or None
@@ -97,6 +99,9 @@ class Options:
     context: int | None = None
     season: int | None = None
     strategy: Literal["direct", "autoregressive"] = "direct"
+    freq: str | None = None
+    gaps: Literal["fill", "split", "error"] = "fill"
+    duplicates: Literal["error", "first", "last", "mean"] = "error"
     tokens: Literal["char", "word", "bpe"] = "char"
     vocab_size: int | None = None
     min_count: int | None = None

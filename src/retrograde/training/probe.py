@@ -58,8 +58,9 @@ def probe(run: Run, data: str | None = None, *, steps: int | None = None, sequen
         Steps are asked for where they have no say; the run's own data was standard input.
     """
     task, source = run.config["task"], str(run.config["data"]["source"])
-    if data is None and source == "-":
-        raise OptionError(f"{run.folder} was trained on standard input, which is gone: give DATA to measure it on.")
+    if data is None and (source == "-" or run.config["data"].get("in_memory")):
+        what = "standard input" if source == "-" else source
+        raise OptionError(f"{run.folder} was trained on {what}, which is gone: give DATA to measure it on.")
     how = {"language": _text, "forecast": _series, "synthetic": _synthetic}.get(task, _labelled)
     notes: list[str] = []
     try:

@@ -26,6 +26,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from .. import __version__, kernels
+from ..data.formats import is_frame, name_of
 from ..data.vocabulary import Vocabulary
 from ..errors import DataError, DivergedError, OptionError, RetrogradeError, RunError
 from ..tasks.models import LanguageModel
@@ -64,7 +65,7 @@ class Result:
 
 
 def train(
-    data: str | Path | None,
+    data: Any,
     out: str | Path,
     *,
     resume: bool = False,
@@ -82,9 +83,10 @@ def train(
 
     Parameters
     ----------
-    data : str, Path or None
-        Text (see `retrograde.tasks.text.read_text`), a table (`retrograde.tasks.tables.open_table`) or a synthetic
-        task (``builtin:adding?length=100``). None: with ``resume``, what the run was trained on.
+    data : str, Path, frame or None
+        Text (see `retrograde.data.text.read_text`), a table (`retrograde.data.formats.open_table`), a DataFrame of
+        pandas or Polars or a table of Arrow, or a synthetic task (``builtin:adding?length=100``). None: with
+        ``resume``, what the run was trained on.
     out : str or Path
         The run folder.
     resume, overwrite : bool
@@ -125,13 +127,18 @@ def train(
             torch.set_num_threads(options.threads)
         team = Team(_accelerator(options))
 
-        source = data if data is not None else config.get("data", {}).get("source")
+        if data is not None and not isinstance(data, str | Path) and not is_frame(data):
+            raise DataError(
+                f"data is a {type(data).__name__}: give the name of a file, a DataFrame of pandas or Polars, or a table of "
+                "Arrow; arrays are read from a file, numpy.save."
+            )
+        source = data if data is None or is_frame(data) else str(data)
+        source = source if source is not None else config.get("data", {}).get("source")
         if source is None:
             raise OptionError("there is nothing to train on: name a file, a folder, - or builtin:stdlib.")
-        if data is None and source == "-":
-            raise OptionError(
-                f"{out} was trained on standard input: give DATA (-, with the same text) to go on with it."
-            )
+        if data is None and (source == "-" or config["data"].get("in_memory")):
+            what = "standard input" if source == "-" else source
+            raise OptionError(f"{out} was trained on {what}: give DATA (with the same content) to go on with it.")
         name = task_name(source, options.task)
         check_options(name, given)
         if not resume:
@@ -145,14 +152,14 @@ def train(
             _mend(folder, found, listener)
             team.wait()
         changed = DataError(
-            f"{source} is not what {out} was trained on ({config.get('data', {}).get('source')}), or it, or a file to "
+            f"{name_of(source)} is not what {out} was trained on ({config.get('data', {}).get('source')}), or it, or a file to "
             "validate or test with, has another content now: resume with that, or start another run."
         )
         before = config["data"].get("fingerprint") if resume else None
         try:
-            task = open_task(name, str(source), options.as_dict(), folder.path if found is not None else None)
+            task = open_task(name, source, options.as_dict(), folder.path if found is not None else None)
         except DataError:
-            if resume and fingerprint_of(name, str(source), options.as_dict()) not in (before, None):
+            if resume and fingerprint_of(name, source, options.as_dict()) not in (before, None):
                 raise changed from None  # that is why it cannot be read as it was
             raise
         if resume and task.fingerprint != before:

@@ -1,0 +1,140 @@
+"""Series of the archives of UCR, UEA and Monash, and sheets of Excel, as they are published."""
+
+import json
+
+import openpyxl
+import pytest
+
+from retrograde.data.columns import columns_for
+from retrograde.data.formats import open_table
+from retrograde.data.sequences import sequences
+from retrograde.data.series import read_series
+from retrograde.errors import DataError
+from retrograde.tasks.forecast import ForecastTask
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+TS = """# a remark
+@problemName Two
+@timeStamps false
+@missing true
+@univariate {univariate}
+@equalLength false
+@classLabel true up down
+@data
+{rows}
+"""
+
+
+def records(path, task="classify", **given):
+    table = open_table(path)
+    columns, _ = columns_for(task, table, given)
+    return columns, list(sequences(table, columns, False))
+
+
+def test_ts_of_one_channel(write):
+    columns, found = records(write("a.ts", TS.format(univariate="true", rows="1,2,3:up\n4,?,6,7:down\n")))
+    assert (columns.label, columns.features) == ("label", ("series",))
+    assert [one.label for one in found] == ["up", "down"]
+    assert found[0].values[:, 0].tolist() == [1, 2, 3]
+    assert str(found[1].values[:, 0].tolist()) == "[4.0, nan, 6.0, 7.0]"
+
+
+def test_ts_of_several_channels(write):
+    path = write("a.ts", TS.format(univariate="false", rows="1,2,3:4,5,6:up\n7,8:9,10:down\n"))
+    assert open_table(path).names == ["channel_1", "channel_2", "label"]
+    _, found = records(path, features="channel_*")
+    assert found[0].values.tolist() == [[1, 4], [2, 5], [3, 6]] and found[1].values.shape == (2, 2)
+
+
+def test_ts_with_time_stamps_and_with_a_number_for_a_target(write):
+    text = "@timeStamps true\n@targetLabel true\n@data\n(2020-01-01 00:00:00,1.5),(2020-01-02 00:00:00,2.5):0.7\n"
+    assert open_table(write("a.ts", text)).sample() == {"series": [[1.5, 2.5]], "label": [0.7]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("1,2:up\n1,2\n", "line 10 has 1 parts, those above it have 2"),
+        ("1,x:up\n", "line 9: 'x' is no number"),
+        ("", "has no rows"),
+    ],
+)
+def test_ts_that_is_wrong(write, rows, message):
+    with pytest.raises(DataError, match=message):
+        open_table(write("a.ts", TS.format(univariate="true", rows=rows)))
+
+
+def test_arff(write):
+    text = (
+        "% remark\n@relation r\n@attribute att0 numeric\n@attribute 'att 1' REAL\n@attribute target {'a b',c}\n@data\n"
+    )
+    columns, found = records(write("a.arff", text + "1.5,2,'a b'\n?,3,c\n\n% more\n4,5,c\n"))
+    assert columns.label == "target" and columns.features == ("att0", "att 1")
+    assert [one.label for one in found] == ["a b", "c", "c"]
+    assert str(found[1].values[:, 0].tolist()) == "[nan, 3.0]"
+    with pytest.raises(DataError, match="line 7 has 2 cells; 3 are named above @data"):
+        open_table(write("a.arff", text + "1,2\n"))
+    with pytest.raises(DataError, match="line 7 is sparse"):
+        open_table(write("a.arff", text + "{0 1, 2 c}\n"))
+
+
+def test_arff_with_several_channels(write):
+    head = "@relation r\n@attribute bag relational\n@attribute t0 numeric\n@attribute t1 numeric\n@end bag\n"
+    text = head + "@attribute class {x,y}\n@data\n'1,2\\n3,4',x\n'5,6\\n7,8',y\n"
+    assert open_table(write("a.arff", text)).sample() == {
+        "bag_1": [[1, 2], [5, 6]], "bag_2": [[3, 4], [7, 8]], "class": ["x", "y"]
+    }  # fmt: skip
+
+
+def test_tsf(write):
+    text = (
+        "# remark\n@relation test\n@attribute series_name string\n@attribute start_timestamp date\n@frequency hourly\n"
+        "@horizon 24\n@missing true\n@equallength false\n@data\n"
+        + "".join(f"T{k}:2020-01-01 00-00-00:{','.join(str((n + k) % 24) for n in range(200 + k))}\n" for k in range(3))
+    )
+    path = write("a.tsf", text)
+    table = open_table(path)
+    assert table.names == ["series_name", "start_timestamp", "target"] and table.frequency == "1h"
+    columns, _ = columns_for("forecast", table, {})
+    assert (columns.layout, columns.group, columns.target) == ("wide", ("series_name",), ("target",))
+    found = read_series(table, columns)
+    assert found.names == [("T0",), ("T1",), ("T2",)] and found.numbers.lengths.tolist() == [200, 201, 202]
+    task = ForecastTask(str(path), {"seed": 0, "hidden_size": 4, "cell": "rnn"})
+    assert task.plan.season == 24
+    assert task.baselines()["seasonal naive"]["mae"] == pytest.approx(0, abs=1e-5)
+    with pytest.raises(DataError, match="line 10 has 2 parts; 3 are named above @data"):
+        open_table(write("a.tsf", text.replace("T0:2020-01-01 00-00-00:", "T0:")))
+
+
+def test_xlsx(tmp_path):
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.append(["day", "value", "note"])
+    for day in range(1, 29):
+        import datetime
+
+        sheet.append([datetime.datetime(2020, 1, day), day * 1.5, None if day % 2 else "x"])
+    book.create_sheet("other")
+    book.save(tmp_path / "a.xlsx")
+    table = open_table(tmp_path / "a.xlsx")
+    assert any("the first is read" in note for note in table.notes)
+    columns, _ = columns_for("forecast", table, {})
+    assert (columns.time, columns.target) == ("day", ("value",))
+    assert table.sample()["day"][0] == "2020-01-01" and table.sample()["value"][:2] == ["1.5", "3"]
+    (tmp_path / "b.xlsx").write_bytes(b"PK\x03\x04junk")
+    with pytest.raises(DataError, match=r"b\.xlsx cannot be read"):
+        open_table(tmp_path / "b.xlsx")
+
+
+def test_conll_whose_first_sentence_is_one_token(write):
+    found = open_table(write("a.conll", "Joe B-PER\n\nleft O\nhome O\n")).sample()
+    assert json.dumps(found) == json.dumps({"tokens": [["Joe"], ["left", "home"]], "tags": [["B-PER"], ["O", "O"]]})

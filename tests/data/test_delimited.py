@@ -1,0 +1,132 @@
+"""CSV as people have it: no header, stray carriage returns, short rows, quotes, decimal commas, mixed line ends."""
+
+import gzip
+
+import pytest
+
+from retrograde.data.columns import columns_for
+from retrograde.data.formats import open_table
+from retrograde.data.sequences import sequences
+from retrograde.errors import DataError
+
+
+@pytest.fixture
+def table(tmp_path):
+    def open_it(content, name="a.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+        return open_table(path, encoding)
+
+    return open_it
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["5.1,3.5,setosa", "4.9,3.0,setosa", "6.2,2.9,virginica"],
+        ["red,1.5", "blue,2.5", "green,3"],
+        ["2020-01-01,5,red", "2020-01-02,6,blue", "2020-01-03,7,red"],
+        ["0,5,red", "1,6,blue", "2,7,red"],
+        ["the film was good,1,x", "so was this,0,y", "the plot,1,x"],
+        ["pos,1,2,3", "neg,2,3,4", "pos,4,4,5"],  # ascending numbers, but a word that comes again
+    ],
+)
+def test_a_first_line_of_data_is_a_row(table, rows):
+    found = table("\n".join(rows) + "\n")
+    width = rows[0].count(",") + 1
+    assert len(found) == 3 and found.names == [f"column {place}" for place in range(1, width + 1)]
+    assert [cells[0] for cells in found.sample().values()] == rows[0].split(",")
+    assert any("has no header, its first line holds data" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "text,label",
+        "id,2001,2002,2003",
+        "id,1/22/20,1/23/20,1/24/20",
+        "x,y,2020-01,2020-02,2020-03",
+        "a,v1,v2",
+        "day,8",
+    ],
+)
+def test_a_header_stays_one(table, head):
+    row = ",".join("z" * (not n) or str(n * 10) for n in range(head.count(",") + 1))
+    if head == "day,8":
+        row = "monday,x"
+    found = table(f"{head}\n{row}\n{row}\n")
+    assert found.names == head.split(",") and len(found) == 2 and found.notes == []
+
+
+def test_carriage_returns_within_lines_split_no_row(table):
+    rows = [f"a text\rover two lines {n},{'xy'[n % 2]}" for n in range(40)] + [f"a plain one {n},x" for n in range(40)]
+    found = table("text,label\n" + "\n".join(rows) + "\n")
+    assert len(found) == 80
+    columns, _ = columns_for("classify", found, {})
+    records = list(sequences(found, columns, False))
+    assert {record.label for record in records} == {"x", "y"} and all(record.tokens for record in records)
+    assert records[3].tokens == "a text over two lines 3"
+    assert "a.csv: 40 carriage returns within lines are read as spaces." in found.notes
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system(table, ends):
+    found = table(f"text,label{ends}a,x{ends}b,y{ends}")
+    assert found.sample() == {"text": ["a", "b"], "label": ["x", "y"]} and found.notes == []
+
+
+def test_mixed_line_ends(table):
+    assert table("text,label\r\na,x\nb,y\r\nc,x").sample()["text"] == ["a", "b", "c"]
+
+
+def test_short_rows_are_filled_up_and_open_quotes_found_in_spite_of_them(table):
+    assert table("a,b,c\n1\n\"2\n3\",4\n5,6,7\n").sample() == {
+        "a": ["1", "2\n3", "5"], "b": [None, "4", "6"], "c": [None, None, "7"]
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r'row 3 opens a quote \("\) that is never closed'):
+        table('a,b\n1\n2,3\n"4,5\n6,7\n')
+
+
+def test_quotes_that_are_not_doubled(table):
+    found = table('text,label\n"he said "no" to me",x\nplain,y\n')
+    assert len(found) == 2 and found.sample()["label"] == ["x", "y"]
+    assert any("are not doubled" in note for note in found.notes)
+
+
+def test_blank_lines_hold_nothing_but_in_a_column_of_its_own_an_empty_cell(table):
+    assert len(table("text,label\na,x\n\nb,y\n\n\n")) == 2
+    assert table("y\n1\n\n3\n\n").sample() == {"y": ["1", None, "3"]}
+
+
+def test_decimal_commas(table):
+    found = table("day;value;count\n" + "".join(f"2020-01-{n:02};{n},5;{n}\n" for n in range(1, 29)))
+    columns, _ = columns_for("forecast", found, {})
+    assert (columns.time, columns.target) == ("day", ("value",))
+    (batch,) = found.batches(found.numbers(columns.target))
+    assert found.matrix(batch, columns.target)[:, 0].tolist() == [n + 0.5 for n in range(1, 29)]
+    assert "numbers of 'value' are read with a decimal comma." in found.notes
+    thousands = table("day;value\n" + "".join(f"2020-01-{n:02};{n},500\n" for n in range(1, 29)))
+    with pytest.raises(DataError, match="no column of numbers to forecast.*'1,500' is no number; write 1234.5"):
+        columns_for("forecast", thousands, {})
+
+
+def test_a_bad_cell_is_named_wherever_it_is(table):
+    found = table("x,label\n" + "1.5,a\n" * 5_000 + "1.5.2,b\n" + "2,a\n")
+    columns, _ = columns_for("classify", found, {"features": "x"})
+    with pytest.raises(DataError, match=r"row 5001, column 'x': '1\.5\.2' is no number"):
+        list(sequences(found, columns, False))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1251", "shift_jis"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_encodings(table, encoding, packed):
+    word = "кот" if encoding != "shift_jis" else "日本"
+    content = f"text,label\n{word},x\nb,y\n".encode(encoding)
+    found = table(gzip.compress(content) if packed else content, "a.csv.gz" if packed else "a.csv", encoding)
+    assert found.sample()["text"] == [word, "b"]
+
+
+def test_a_line_too_long_is_refused(table, monkeypatch):
+    monkeypatch.setattr("retrograde.data.limits.LINE_BYTES", 2 << 20)
+    with pytest.raises(DataError, match="a line of more than 2 MB"):
+        table("text,label\n" + "x" * (3 << 20) + ",a\n")
