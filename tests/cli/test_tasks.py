@@ -387,3 +387,37 @@ def test_a_folder_that_datasets_saved_from_training_to_predictions(retrograde, t
     assert len(found) == 40
     assert set(found[0]) == {"prediction", "probability of bad", "probability of good"}
     assert retrograde("train", tmp_path / "saved", "--out", tmp_path / "other").code == 2
+
+
+def test_gaps_and_repeated_times_from_the_command_line(retrograde, tmp_path):
+    path, run = tmp_path / "a.csv", tmp_path / "run"
+    days = [n for n in range(1, 29) for _ in range(1 + (n == 9)) if n not in (12, 13)]
+    path.write_text("date,value\n" + "".join(f"2020-{m:02}-{n:02},{n % 7}\n" for m in (1, 2, 3) for n in days))
+    train = ["train", path, "--task", "forecast", "--out", run, *FAST, "--max-steps", 2]
+    for more, message in (
+        (
+            [],
+            "time '2020-01-09' comes twice; if rows of several series are mixed, name the --group column; --duplicates",
+        ),
+        (["--duplicates", "last", "--gaps", "error"], "are missing in 5 gaps: 2 after '2020-01-11'"),
+        (["--duplicates", "last", "--freq", "1y"], "is not on the grid of --freq 1y"),
+        (["--duplicates", "last", "--freq", "often"], "--freq 'often' is no frequency; write 30s, 15min, 1h"),
+    ):
+        outcome = retrograde(*train, *more)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1) and message in outcome.err
+    told = retrograde(*[one for one in train if one != "--quiet"], "--duplicates", "mean")
+    assert told.code == 0, told.err
+    assert "rows repeat a time" in told.out + told.err and "are missing in 5 gaps" in told.out + told.err
+    assert json.loads((run / "config.json").read_text())["data"]["plan"]["freq"] == "1d"
+    assert retrograde("evaluate", run, path).code == 0
+    outcome = retrograde("train", path, "--task", "classify", "--gaps", "fill", "--out", tmp_path / "other")
+    assert outcome.code == 2 and "--gaps is for --task forecast" in outcome.err
+
+
+def test_an_archive_is_no_text(retrograde, tmp_path):
+    path, run = tmp_path / "a.ts", tmp_path / "run"
+    path.write_text("@classLabel true a b\n@data\n" + "1,2,3:a\n3,2,1:b\n" * 12)
+    outcome = retrograde("train", path, "--out", run, *FAST)
+    assert outcome.code == 2 and "is a table: say what to learn from it" in outcome.err and not run.exists()
+    assert retrograde("train", path, "--task", "classify", "--out", run, *FAST, "--max-steps", 2).code == 0
+    assert retrograde("predict", run, path, "--out", tmp_path / "out.csv").code == 0

@@ -56,8 +56,8 @@ def test_types(tmp_path, dtype):
 
 def test_text_times_and_padded_rows(tmp_path):
     when = np.datetime64("2020-01-01") + np.arange(2)
-    np.savez(tmp_path / "a.npz", x=np.arange(10).reshape(2, 5), s=np.array([b"a", b"b"]), u=np.array(["é", "ü"]), when=when,
-             lengths=[2, 5])  # fmt: skip
+    texts = {"s": np.array([b"a", b"b"]), "u": np.array(["é", "ü"])}
+    np.savez(tmp_path / "a.npz", x=np.arange(10).reshape(2, 5), when=when, lengths=[2, 5], **texts)
     sample = open_table(tmp_path / "a.npz").sample()
     assert sample["x"] == [[0, 1], [5, 6, 7, 8, 9]]
     assert (sample["s"], sample["u"]) == (["a", "b"], ["é", "ü"])

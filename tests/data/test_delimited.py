@@ -106,7 +106,7 @@ def test_decimal_commas(table):
     assert found.matrix(batch, columns.target)[:, 0].tolist() == [n + 0.5 for n in range(1, 29)]
     assert "numbers of 'value' are read with a decimal comma." in found.notes
     thousands = table("day;value\n" + "".join(f"2020-01-{n:02};{n},500\n" for n in range(1, 29)))
-    with pytest.raises(DataError, match="no column of numbers to forecast.*'1,500' is no number; write 1234.5"):
+    with pytest.raises(DataError, match=r"no column of numbers to forecast.*'1,500' is no number; write 1234\.5"):
         columns_for("forecast", thousands, {})
 
 

@@ -3,7 +3,6 @@
 import datetime
 import gzip
 import json
-import os
 import sys
 
 import numpy as np
@@ -318,7 +317,7 @@ def test_very_many_columns(tmp_path, suffix):
     found = np.stack([one.values[:, 0] for one in sequences(table, columns, False)])
     np.testing.assert_allclose(found, values, rtol=1e-6)
     if suffix == "csv":
-        with pytest.raises(OptionError, match="column 'p7' of .* is one of .* columns of numbers"):
+        with pytest.raises(OptionError, match=r"column 'p7' of .* is one of .* columns of numbers"):
             list(sequences(table, columns_for("classify", table, {"label": "p7"})[0], False))
         wrong = lines[3].split(",")
         wrong[2500] = "oops"

@@ -43,7 +43,7 @@ class Strategy(StrEnum):
 
 class Gaps(StrEnum):
     fill = "fill"
-    split = "split"
+    cut = "split"  # a string has a method of that name
     error = "error"
 
 

@@ -99,7 +99,7 @@ def read_conll(path: Path, encoding: str) -> Table:
 def _header(path: Path, encoding: str) -> tuple[dict[str, str], list[list[str]], int]:
     """The tags before ``@data`` (lower case) with their values, the attributes, and the line where the data begins."""
     tags: dict[str, str] = {}
-    attributes = []
+    attributes: list[list[str]] = []
     for number, line in _lines(path, encoding):
         line = line.strip()
         if not line or line.startswith(("#", "%")):

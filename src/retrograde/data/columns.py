@@ -117,10 +117,10 @@ class _Guess:
         self.sample = table.sample()
         self.kinds = {name: kind_of(self.sample[name]) for name in table.names}
         for name in table.names:
-            if self.kinds[name] == "text" and table.types[name] == "text" and _commas(self.sample[name]):
-                if table.decimal_comma(name):
-                    self.sample[name] = [cell and cell.replace(",", ".") for cell in self.sample[name]]
-                    self.kinds[name] = "number"
+            of_text = self.kinds[name] == table.types[name] == "text"
+            if of_text and _commas(self.sample[name]) and table.decimal_comma(name):
+                self.sample[name] = [cell and cell.replace(",", ".") for cell in self.sample[name]]
+                self.kinds[name] = "number"
         self.odd = {name: odd for name in table.names if (odd := _odd_cell(self.kinds[name], self.sample[name]))}
         self.split: tuple[str, ...] = ()
         self.aside: set[str] = set()  # columns that are not guessed to play a part
@@ -496,8 +496,9 @@ def _grouped_steps(guess: _Guess) -> tuple[str, ...] | None:
     )
     if differ:
         guess.said.append(
-            f"rows of the same {listed(found)} have different labels: each row is a sequence by itself, and rows of the "
-            f"same {listed(found)} are held out together. For a label per step, --task tag --group {','.join(found)}."
+            f"rows of the same {listed(found)} have different labels: each row is a sequence by itself, and rows of "
+            f"the same {listed(found)} are held out together. For a label per step, --task tag --group "
+            f"{','.join(found)}."
         )
         guess.split, guess.aside = found, {*found, *filter(None, [time])}
         return None

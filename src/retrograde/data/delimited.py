@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import duckdb
@@ -186,7 +186,7 @@ def _labels_of_steps(cells: list[str]) -> bool:
     if len(cells) < 3 or any(_NUMBER.fullmatch(cell) and not cell.isdigit() for cell in cells):
         return False
     if all(cell.isdigit() for cell in cells):
-        return all(int(a) < int(b) for a, b in zip(cells, cells[1:], strict=False))
+        return all(int(a) < int(b) for a, b in pairwise(cells))
     return len(set(cells)) == len(cells)
 
 

@@ -27,7 +27,7 @@ class Scaler(NamedTuple):
 
     @classmethod
     def fit(cls, arrays: Iterable[NDArray[Any]], channels: int) -> Scaler:
-        """Mean and standard deviation of each channel of ``(T, F)`` arrays; empty cells are left out, 1 for a constant."""
+        """Mean and standard deviation (1 for a constant) of each channel of ``(T, F)`` arrays, without empty cells."""
         from sklearn.preprocessing import StandardScaler  # takes half a second to import
 
         found = StandardScaler()

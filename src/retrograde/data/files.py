@@ -225,7 +225,8 @@ def walk(folder: Path, skip: frozenset[str] = frozenset()) -> tuple[list[Path], 
     links : list of str
         Relative to the folder.
     """
-    found, links = [], []
+    found: list[Path] = []
+    links: list[Path] = []
     for root, folders, files in os.walk(folder):
         base = Path(root)
         links += [base / name for name in folders if (base / name).is_symlink()]

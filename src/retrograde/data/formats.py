@@ -187,7 +187,7 @@ def _parquet(path: Path) -> Table:
 
 
 def _class_names(metadata: bytes | str | None) -> dict[str, list[str]]:
-    """What the numbers of columns of classes, or of lists of them, stand for, as ``datasets`` of Hugging Face notes it."""
+    """Names of the classes of columns that hold their numbers, or lists of them, from what Hugging Face's tools note."""
     try:
         kept = json.loads(metadata) if metadata else {}
         features = kept.get("info", kept).get("features") or {}
@@ -320,7 +320,7 @@ def _json_error(path: Path, name: str, error: DataError) -> DataError:
 
 
 def _text_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The text files under a folder without hidden ones, in the order of their paths, and links that are passed over."""
+    """The text files under a folder, in the order of their paths, and the links that are not followed."""
     files, links = walk(folder)
     return [path for path in files if path.suffix.lower() in (".txt", ".text", ".md", "")], links
 

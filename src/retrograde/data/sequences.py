@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -150,7 +151,7 @@ def lists(column: pyarrow.Array) -> list[NDArray[Any] | None]:
             width = int(widths[start]) if stop > start else 0
             found.append(flat[starts[start] : starts[stop]].reshape(stop - start, width))
         else:
-            found.append(np.array([None], dtype=object))
+            found.append(np.array(["lists of different lengths"], dtype=object))
     return found
 
 
@@ -175,9 +176,6 @@ def side_by_side(channels: Sequence[NDArray[Any] | None], names: Sequence[str], 
             one = np.asarray([] if channel is None else channel, dtype=np.float64)
         except (TypeError, ValueError):
             raise DataError(f"row {row + 1}, column {name!r}: it must be a list of numbers.") from None
-        if channel is not None and channel.dtype == object:
-            if len(channel):
-                raise DataError(f"row {row + 1}, column {name!r}: it must be a list of numbers.")
         found.append(one[:, None] if one.ndim == 1 else one)
     if len({len(channel) for channel in found}) > 1 or any(channel.ndim != 2 for channel in found):
         raise DataError(f"row {row + 1}: the lists of {', '.join(map(repr, names))} differ in length.")
@@ -262,16 +260,16 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
     listed = ", ".join(f"{expression} AS {name}" for name, expression in more.items())
     database.execute(f"CREATE TABLE keyed AS SELECT {listed} FROM cells")
     together = ", ".join(named)
+    by_group = f"GROUP BY {together}" if named else ""
     groups = database.execute(
-        f"SELECT min(r), count(*){together and ', ' + together} FROM keyed {named and 'GROUP BY ' + together or ''} ORDER BY min(r)"
+        f"SELECT min(r), count(*){together and ', ' + together} FROM keyed {by_group} ORDER BY min(r)"
     )
     counts = np.array([row[1] for row in groups], dtype=np.int64)
     join = "CROSS JOIN (SELECT 0 AS g)"
     if named:
         join = f"JOIN grouped USING ({together})"
         database.execute(
-            f"CREATE TABLE grouped AS SELECT row_number() OVER (ORDER BY min(r)) - 1 AS g, {together} FROM keyed "
-            f"GROUP BY {together}"
+            f"CREATE TABLE grouped AS SELECT row_number() OVER (ORDER BY min(r)) - 1 AS g, {together} FROM keyed {by_group}"
         )
     kept = ", ".join(["r", "g", "m", "w", *(name for name in select if name != "r")])
     database.execute(f"CREATE TABLE sorted{number} AS SELECT {kept} FROM keyed {join} ORDER BY g, m, r")
@@ -338,7 +336,7 @@ def _of_groups(table: Table, columns: Columns, per_step: bool) -> Iterator[Recor
             with np.errstate(over="ignore"):
                 values = table.matrix(batch, columns.features).astype(np.float32)
         edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             if owner[start] != group:
                 if held:
                     yield whole()
@@ -358,8 +356,8 @@ def _label_of(
     wrong = next(((place, one) for place, one in known if one != known[0][1]), None)
     if wrong is not None:
         raise DataError(
-            f"row {rows[wrong[0]] + 1}: group {' '.join(group)!r} has two labels, {known[0][1]!r} and {wrong[1]!r}; for "
-            "a label per step use --task tag, and --group '' to read each row by itself."
+            f"row {rows[wrong[0]] + 1}: group {' '.join(group)!r} has two labels, {known[0][1]!r} and {wrong[1]!r}; "
+            "for a label per step use --task tag, and --group '' to read each row by itself."
         )
     return known[0][1] if known else None
 

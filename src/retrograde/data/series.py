@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
 def _runs(owner: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Where rows of one series begin and end."""
     edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
-    yield from zip(edges, edges[1:], strict=False)
+    yield from pairwise(edges)
 
 
 def _without_duplicates(found: Sorted, keep: str) -> tuple[Sorted, list[str]]:
@@ -303,8 +303,8 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
                 name = tuple(one or "" for one in groups[place]) if groups else ()
                 if name and name in seen:
                     raise DataError(
-                        f"row {row[place] + 1}: series {' '.join(name)!r} comes twice; a row is a series here (--layout "
-                        "wide): name the --group columns that tell them apart."
+                        f"row {row[place] + 1}: series {' '.join(name)!r} comes twice; a row is a series here "
+                        "(--layout wide): name the --group columns that tell them apart."
                     )
                 seen.add(name)
                 if as_lists:
@@ -444,7 +444,7 @@ def guess_season(when: Sequence[Any] | None, freq: str = "") -> tuple[int, str]:
     known = Grid.of(freq).days if freq else None
     if seconds is None and known is None:
         return 1, ""
-    days = known if known is not None else float(np.median(np.diff(seconds))) / DAY  # type: ignore[arg-type]
+    days = known or float(np.median(np.diff(seconds if seconds is not None else np.zeros(2)))) / DAY
     season, why = next(((season, why) for low, high, season, why in _SEASONS if low <= days <= high), (1, ""))
     if season == 7 and known is None and seconds is not None:
         weekdays = (np.floor(seconds / DAY) + 3) % 7  # 1970 began on a Thursday; Monday is 0

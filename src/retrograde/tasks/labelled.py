@@ -443,7 +443,7 @@ class LabelledTask:
                 part_of[unit], taken = part, taken + int(sizes[unit])
         for stratum in np.setdiff1d(strata, strata[part_of[units] == 0]):  # what is not trained cannot be learned
             part_of[units[np.flatnonzero(strata == stratum)[0]]] = 0
-        parts = part_of[units]
+        parts: NDArray[np.int8] = part_of[units]
         if not (parts == 0).any() or (shares[0] and not (parts == 1).any()):
             names = ", ".join(self.columns.split)
             raise DataError(f"{table.source} has {len(known)} of {names}: too few to train and validate with.")

@@ -1,0 +1,125 @@
+"""Which columns are guessed to play which part where rows are steps, and what is said of those that are not read."""
+
+import numpy as np
+import pytest
+
+from retrograde.data.columns import columns_for, unused
+from retrograde.data.formats import open_table
+from retrograde.data.sequences import sequences
+from retrograde.errors import DataError
+from retrograde.tasks.labelled import LabelledTask
+
+OPTIONS = {"seed": 0, "hidden_size": 4, "embedding_size": 4, "cell": "rnn"}
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """20 machines with 12 steps each, in an order of their own; two channels; a state of the machine or of the step."""
+
+    def write(group="machine", time="when", per_step=False, extra=""):
+        steps = [(m, t) for m in range(20) for t in range(12)]
+        order = np.random.default_rng(0).permutation(len(steps))
+        rows = []
+        for place in order:
+            m, t = steps[place]
+            state = ("ok", "worn")[(t > 6) if per_step else m % 2]
+            rows.append(f"m{m},2024-01-{t + 1:02},{m + t / 10},{(m * t) % 7},{state}{',q' * bool(extra)}\n")
+        path = tmp_path / "a.csv"
+        path.write_text(f"{group},{time},x,y,state{',' + extra if extra else ''}\n" + "".join(rows))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("group", ["machine", "gizmo", "unit_id"])
+@pytest.mark.parametrize("time", ["when", "time"])
+def test_groups_and_times_are_guessed_to_classify_as_to_forecast(machines, group, time):
+    table = open_table(machines(group, time))
+    columns, notes = columns_for("classify", table, {"label": "state"})
+    assert (columns.group, columns.time, columns.features) == ((group,), time, ("x", "y"))
+    assert f"group: '{group}' (a guess; --group names another)" in notes
+    found = list(sequences(table, columns, False))
+    assert len(found) == 20 and all(one.values.shape == (12, 2) for one in found)
+    for one in found:
+        np.testing.assert_allclose(np.diff(one.values[:, 0]), 0.1, atol=1e-5)  # in order of time
+
+
+def test_no_group_is_on_both_sides_of_a_split(machines):
+    task = LabelledTask("classify", machines("gizmo"), {**OPTIONS, "label": "state", "validation_fraction": 0.3})
+    assert len(task.inputs) + len(task.validation[0]) == 20 and set(task.inputs.lengths) == {12}
+
+
+def test_rows_with_labels_of_their_own_are_held_out_by_machine(machines):
+    path = machines("gizmo", per_step=True)
+    task = LabelledTask("classify", path, {**OPTIONS, "label": "state", "validation_fraction": 0.25})
+    assert task.columns.group == () and task.columns.split == ("gizmo",) and task.columns.features == ("x", "y")
+    assert any("have different labels" in note and "--task tag --group gizmo" in note for note in task.notes)
+    table = open_table(path)
+    cells, parts = table.sample(), task._split(table)
+    for part in (0, 1):
+        assert (parts == part).any()
+    held_out = {m for m, part in zip(cells["gizmo"], parts, strict=True) if part == 1}
+    trained = {m for m, part in zip(cells["gizmo"], parts, strict=True) if part == 0}
+    assert held_out.isdisjoint(trained) and len(held_out) == 5
+    tagged = LabelledTask("tag", path, {**OPTIONS, "label": "state"})
+    assert tagged.columns.group == ("gizmo",) and set(tagged.inputs.lengths) == {12}
+
+
+def test_a_group_can_be_refused(machines):
+    table = open_table(machines())
+    columns, _ = columns_for("classify", table, {"label": "state", "group": "", "features": "x,y"})
+    assert columns.group == () and len(list(sequences(table, columns, False))) == 240
+
+
+def test_texts_that_share_an_author_are_texts_by_themselves(tmp_path):
+    rows = [f"user{n % 5},a text of some words {n},{'ab'[n % 2]}\n" for n in range(40)]
+    (tmp_path / "a.csv").write_text("user,text,label\n" + "".join(rows))
+    columns, _ = columns_for("classify", open_table(tmp_path / "a.csv"), {})
+    assert (columns.group, columns.text, columns.label) == ((), "text", "label")
+
+
+def test_columns_that_are_not_read_are_told(machines, tmp_path):
+    task = LabelledTask("classify", machines(extra="remark"), {**OPTIONS, "label": "state", "features": "x"})
+    assert "not read: 'y', 'remark' (--features names the columns to read)." in task.notes
+    (tmp_path / "b.csv").write_text("text,label\n" + "a b,x\nc d,y\n" * 20)
+    assert not any("not read" in note for note in LabelledTask("classify", str(tmp_path / "b.csv"), OPTIONS).notes)
+    wide = "id,kind,v1,v2,v3,v4,v5,v6\n" + "".join(f"s{n},k,1,2,3,4,5,6\n" for n in range(9))
+    (tmp_path / "c.csv").write_text(wide)
+    table = open_table(tmp_path / "c.csv")
+    columns, _ = columns_for("forecast", table, {})
+    assert columns.layout == "wide" and unused(table, columns) == [
+        "not read: 'kind' (--features names the columns to read)."
+    ]
+
+
+def test_counts_since_1970_are_times(tmp_path):
+    for unit, form in ((1, "epoch s"), (1000, "epoch ms"), (1_000_000, "epoch us")):
+        rows = [f"{(1_600_000_000 + 60 * n) * unit},{n % 5}\n" for n in range(40)]
+        (tmp_path / "a.csv").write_text("ts,value\n" + "".join(rows))
+        columns, notes = columns_for("forecast", open_table(tmp_path / "a.csv"), {})
+        assert (columns.time, columns.date_form) == ("ts", form)
+        assert f"times are read as {form}: '{1_600_000_000 * unit}' is 2020-09-13T12:26:40." in notes
+    (tmp_path / "a.csv").write_text("t,value\n" + "".join(f"{n},{n}\n" for n in range(40)))
+    assert columns_for("forecast", open_table(tmp_path / "a.csv"), {})[0].date_form == ""
+
+
+def test_days_and_months_are_told_apart_by_all_of_a_column(tmp_path):
+    """The first 1,200 dates could be either; the last one cannot."""
+    rows = [f"{n % 12 + 1:02}/{n % 11 + 1:02}/{1900 + n},{n}\n" for n in range(1_200)]
+    (tmp_path / "a.csv").write_text("date,value\n" + "".join(rows) + "25/03/3200,5\n")
+    columns, _ = columns_for("forecast", open_table(tmp_path / "a.csv"), {"time": "date", "target": "value"})
+    assert columns.date_form == "%d/%m/%Y"
+
+
+def test_a_series_whose_target_repeats_is_no_group(tmp_path):
+    rows = [f"2020-01-{n % 28 + 1:02},{n % 7}\n" for n in range(30)]
+    (tmp_path / "a.csv").write_text("date,value\n" + "".join(rows))
+    columns, _ = columns_for("forecast", open_table(tmp_path / "a.csv"), {})
+    assert (columns.group, columns.target) == ((), ("value",))
+
+
+def test_a_table_of_one_machine_cannot_be_split(tmp_path):
+    rows = [f"m1,{n},{n % 3},{'ab'[n % 2]}\n" for n in range(30)]
+    (tmp_path / "a.csv").write_text("machine,t,x,state\n" + "".join(rows))
+    with pytest.raises(DataError, match="has 1 of machine: too few to train and validate with"):
+        LabelledTask("classify", str(tmp_path / "a.csv"), {**OPTIONS, "label": "state"})

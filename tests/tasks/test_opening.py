@@ -1,0 +1,51 @@
+"""Frames in memory through training, evaluation and resumption; what is no table is refused in one line."""
+
+import json
+
+import numpy as np
+import pandas
+import polars
+import pytest
+
+import retrograde as rg
+from retrograde.errors import DataError, OptionError
+
+ROWS = {
+    "text": [f"some {'good' if n % 2 else 'bad'} words" for n in range(40)],
+    "label": ["ab"[n % 2] for n in range(40)],
+}
+FAST = {"hidden_size": 4, "report": False, "threads": 1}
+
+
+def test_a_frame_is_trained_on_judged_and_resumed(tmp_path):
+    frame = pandas.DataFrame(ROWS)
+    rg.training.train(frame, tmp_path / "run", task="classify", max_steps=3, **FAST)
+    data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert data["source"] == "a DataFrame of pandas" and data["in_memory"]
+    run = rg.training.load(tmp_path / "run")
+    assert run.reader.evaluate(polars.DataFrame(ROWS))["sequences"] == 40
+    with pytest.raises(OptionError, match="was trained on a DataFrame of pandas: give DATA"):
+        rg.training.train(None, tmp_path / "run", resume=True, max_steps=5, report=False)
+    with pytest.raises(DataError, match=r"is not what .* was trained on"):
+        rg.training.train(frame[:30], tmp_path / "run", resume=True, max_steps=5, report=False)
+    again = rg.training.train(polars.DataFrame(ROWS), tmp_path / "run", resume=True, max_steps=5, report=False)
+    assert again.summary["step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "message"),
+    [
+        (pandas.DataFrame(ROWS), {}, "a DataFrame of pandas is a table: say what to learn from it, task='classify'"),
+        ({"a": [1]}, {"task": "classify"}, "data is a dict: give the name of a file, a DataFrame"),
+        (np.zeros((20, 2)), {"task": "forecast"}, "data is a ndarray: .* arrays are read from a file, numpy.save"),
+        (
+            pandas.DataFrame({"x": ["a", "b"] * 9}),
+            {"task": "forecast"},
+            "a DataFrame of pandas has no column of numbers",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_on(tmp_path, data, more, message):
+    with pytest.raises((DataError, OptionError), match=message):
+        rg.training.train(data, tmp_path / "run", max_steps=1, **FAST, **more)
+    assert not (tmp_path / "run").exists()
