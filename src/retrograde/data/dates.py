@@ -124,8 +124,8 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
 def date_form(values: Sequence[Any]) -> str:
     """Form of dates that do not say themselves what is their day and what their month; else an empty string.
 
-    A number above 12 is a day, and so is one that is always 1 (in dates without a time of day that changes). Where there
-    is neither, the dates are read so that they lie more evenly; where that tells nothing, those with dots have the day
+    A number above 12 is a day, and so is one that is always 1 (unless the time of day changes). Where there is neither,
+    the dates are read so that they lie more evenly; where that tells nothing, those with dots have the day
     first and others the month.
 
     Returns

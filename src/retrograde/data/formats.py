@@ -187,7 +187,7 @@ def _parquet(path: Path) -> Table:
 
 
 def _class_names(metadata: bytes | str | None) -> dict[str, list[str]]:
-    """Names of the classes of columns that hold their numbers, or lists of them, from what Hugging Face's tools note."""
+    """Names of classes by column, for columns that hold their numbers, from the metadata that Hugging Face writes."""
     try:
         kept = json.loads(metadata) if metadata else {}
         features = kept.get("info", kept).get("features") or {}

@@ -269,7 +269,8 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
     if named:
         join = f"JOIN grouped USING ({together})"
         database.execute(
-            f"CREATE TABLE grouped AS SELECT row_number() OVER (ORDER BY min(r)) - 1 AS g, {together} FROM keyed {by_group}"
+            f"CREATE TABLE grouped AS SELECT row_number() OVER (ORDER BY min(r)) - 1 AS g, {together} FROM keyed "
+            f"{by_group}"
         )
     kept = ", ".join(["r", "g", "m", "w", *(name for name in select if name != "r")])
     database.execute(f"CREATE TABLE sorted{number} AS SELECT {kept} FROM keyed {join} ORDER BY g, m, r")

@@ -116,7 +116,7 @@ def open_task(name: str, source: Any, options: Mapping[str, Any], run: Path | No
         from .forecast import ForecastTask
 
         return ForecastTask(source, options, files)
-    from .lagged import SyntheticTraining
+    from .synthetic.training import SyntheticTraining
 
     return SyntheticTraining(source, options, files)
 
@@ -149,7 +149,7 @@ def reader_of(name: str, run: Path, config: Mapping[str, Any]) -> Any:
 
         return ForecastModel.from_files(kept_files(run), config["options"])
     if name == "synthetic":
-        from .lagged import SyntheticTraining
+        from .synthetic.training import SyntheticTraining
 
         return SyntheticTraining(config["data"]["source"], config["options"])
     raise RunError(f"{run} was trained for {name!r}, which this version does not know: upgrade retrograde.")

@@ -30,8 +30,8 @@ from ..data.vocabulary import Vocabulary
 from ..errors import DataError, OptionError
 from .forecast import ForecastModel
 from .labelled import LabelledModel
-from .lagged import SyntheticTraining
 from .language import encoded
+from .synthetic.training import SyntheticTraining
 
 __all__ = ["SUFFIXES", "forecasts", "labels", "sequences_of", "tokens", "write_rows"]
 

@@ -152,8 +152,8 @@ def train(
             _mend(folder, found, listener)
             team.wait()
         changed = DataError(
-            f"{name_of(source)} is not what {out} was trained on ({config.get('data', {}).get('source')}), or it, or a file "
-            "to validate or test with, has another content now: resume with that, or start another run."
+            f"{name_of(source)} is not what {out} was trained on ({config.get('data', {}).get('source')}), or it, or a "
+            "file to validate or test with, has another content now: resume with that, or start another run."
         )
         before = config["data"].get("fingerprint") if resume else None
         try:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, OptionError
-from .models import RECURRENT, SequenceModel
-from .synthetic import SYNTHETIC, Batch, SyntheticTask, synthetic
+from ...errors import DataError, OptionError
+from ..models import RECURRENT, SequenceModel
+from . import SYNTHETIC, Batch, SyntheticTask, synthetic
 
 __all__ = ["SyntheticBatch", "SyntheticTraining", "is_synthetic"]
 
