@@ -263,7 +263,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
             f"column {name!r} puts nothing in order: {odd_cell[:40]!r} is no time that is known; "
             "rows are read as they lie."
         )
-    guess.guess("group", _repeated(guess.sample, _usual("group", guess.free("text"))) or _telling_apart(guess))
+    guess.guess("group", _repeated(guess, _usual("group", guess.free("text"))) or _telling_apart(guess))
     guess.named("target", "features", patterns=True)
     if not guess.has("group") and (
         words := [name for name in guess.free("text") if not _all_differ(guess.sample[name])]
@@ -437,7 +437,7 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
         raise DataError(
             f"{source}: no column looks like a label; name one with --label (there are {listed(guess.table.names)})."
         )
-    guess.guess("group", _repeated(sample, _usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
+    guess.guess("group", _repeated(guess, _usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
     if guess.has("group"):
         guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
     elif "time" in guess.chosen:
@@ -478,7 +478,7 @@ def _grouped_steps(guess: _Guess) -> tuple[str, ...] | None:
         return None
     names = guess.free("number", "time")
     time = guess.chosen.get("time") or _usual("time", names) or next(iter(guess.free("time")), None)
-    machine = _repeated(guess.sample, _usual("machine", guess.free("text", "number")))
+    machine = _repeated(guess, _usual("machine", guess.free("text", "number")))
     if time is None or guess.has("text"):
         found = machine
     else:
@@ -604,12 +604,16 @@ def _before(usual: str) -> tuple[str, ...]:
     return _USUAL["target"][: _USUAL["target"].index(usual.lower())]
 
 
-def _repeated(sample: Block, name: str | None) -> tuple[str, ...] | None:
-    """The column, if it can be a group: rows share its values."""
+def _repeated(guess: _Guess, name: str | None) -> tuple[str, ...] | None:
+    """The column, if it can be a group: rows share its values, somewhere in the table."""
     if name is None:
         return None
-    values = [str(value) for value in sample[name] if not is_missing(value)]
-    return (name,) if len(set(values)) < len(sample[name]) else None
+    sample = guess.sample[name]
+    if len({str(value) for value in sample if not is_missing(value)}) < len(sample):
+        return (name,)
+    text = guess.table.text(name)
+    different, cells = guess.table.ask(f"count(DISTINCT {text})", f"count({text})")
+    return (name,) if different < cells else None
 
 
 def _all_differ(values: Sequence[Any]) -> bool:

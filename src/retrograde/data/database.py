@@ -108,6 +108,13 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def trimmed(cell: str) -> str:
+    """Text without the space around it that ``str.strip`` removes, NULL where nothing is left."""
+    # Few cells have any, and to look for all kinds of it takes ten times as long as to see that.
+    plain = f"unicode({cell}) BETWEEN 33 AND 126 AND unicode(right({cell}, 1)) BETWEEN 33 AND 126"
+    return f"CASE WHEN {plain} THEN {cell} ELSE nullif(trim({cell}, {literal(WHITESPACE)}), '') END"
+
+
 def path_pattern(path: Path) -> str:
     """The name of one file as DuckDB reads it literally: its functions take names for glob patterns."""
     return "".join(f"[{mark}]" if mark in "*?[" else mark for mark in str(path.resolve()))

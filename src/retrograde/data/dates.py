@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .database import WHITESPACE, literal, over
+from .database import literal, over, trimmed
 
 __all__ = ["as_iso", "as_written", "date_form", "form_of", "iso_sql", "looks_like_date", "moment_sql", "moments"]
 
@@ -53,7 +53,7 @@ def looks_like_date(cell: Any) -> bool:
 
 def iso_sql(cell: str, form: str) -> str:
     """A date of a form, see `date_form`, rewritten as ISO 8601 has it; a cell that has another form stays as it is."""
-    text = f"trim({cell}, {literal(WHITESPACE)})"
+    text = trimmed(cell)
     if form in ("%Y%m%d", "%Y%m"):
         pattern, digits = (
             (r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3") if form == "%Y%m%d" else (r"^(\d{4})(\d\d)$", r"\1-\2")
@@ -62,17 +62,15 @@ def iso_sql(cell: str, form: str) -> str:
     if not form or form in EPOCHS:
         return cell
 
-    def group(number: int) -> str:
-        return f"regexp_extract({text}, '{_NUMBERED}', {number})"
-
-    day, month = (group(1), group(3)) if form.startswith("%d") else (group(3), group(1))
+    day, month = r"(\d{1,2})", r"(0?[1-9]|1[0-2])"
+    first, second, order = (day, month, r"\2-\1") if form.startswith("%d") else (month, day, r"\1-\2")
     # Two digits of a year as POSIX reads them.
-    year = f"CASE WHEN length({group(4)}) = 4 THEN '' WHEN {group(4)} > '68' THEN '19' ELSE '20' END || {group(4)}"
-    written = f"{year} || '-' || lpad({month}, 2, '0') || '-' || lpad({day}, 2, '0') || {group(5)}"
-    return (
-        f"CASE WHEN regexp_matches({text}, '{_NUMBERED}') AND CAST({month} AS INTEGER) <= 12 "
-        f"THEN {written} ELSE {cell} END"
-    )
+    for year, century in ((r"(\d{4})", ""), (r"(69|[7-9]\d)", "19"), (r"(\d\d)", "20")):
+        pattern = rf"^{first}[-/.]{second}[-/.]{year}(\D.*)?$"
+        text = f"regexp_replace({text}, '{pattern}', '{century}\\3-{order}\\4')"
+    for pattern, replacement in ((r"^(\d{4})-(\d)-", r"\1-0\2-"), (r"^(\d{4}-\d\d)-(\d)(\D|$)", r"\1-0\2\3")):
+        text = f"regexp_replace({text}, '{pattern}', '{replacement}')"
+    return text
 
 
 def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
@@ -98,10 +96,13 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
         (r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(t(\d))?", r"\1-\2-\3 \5"),
         (r" *z$", "+00"),
     ]
-    text = f"lower(trim({iso_sql(cell, form)}, {literal(WHITESPACE)}))"
+    text = f"lower({trimmed(iso_sql(cell, form))})"
     for pattern, replacement in rules:
         text = f"regexp_replace({text}, '{pattern}', '{replacement}')"
-    text = f"trim({text})"
+    plain = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
+    written = trimmed(iso_sql(cell, form))
+    fast = f"WHEN regexp_matches({written}, '{plain}') THEN epoch(TRY_CAST({written} AS TIMESTAMP)) "
+    whole, text = f"trim({text})", "t"  # computed once for each cell
     # Names of months stand between single spaces, whatever marks were around them.
     named = f"trim(regexp_replace({text}, '[-_ ,/]+|\\.(\\D|$)', ' ', 'g'))"
     dates = ("%d %b %y", "%b %d %y", "%d %b %Y", "%b %d %Y", "%Y %b %d")
@@ -110,14 +111,17 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
     forms += ["%b %d %H:%M:%S %Y", "%b %y", "%b %Y", "%Y %b"]
     listed = "[" + ", ".join(map(literal, forms)) + "]"
     afternoon = "['%Y-%m-%d %I:%M %p', '%Y-%m-%d %I:%M:%S %p']"
-    return (
-        f"CASE WHEN NOT regexp_matches({cell}, '\\d') THEN NULL "
-        f"WHEN regexp_matches({text}, '^\\d{{4}}[-_ ]?q[1-4]$') THEN epoch(make_timestamp("
+    slow = (
+        f"CASE WHEN regexp_matches({text}, '^\\d{{4}}[-_ ]?q[1-4]$') THEN epoch(make_timestamp("
         f"CAST({text}[1:4] AS BIGINT), 3 * CAST(right({text}, 1) AS BIGINT) - 2, 1, 0, 0, 0.0)) "
         f"WHEN regexp_matches({text}, '{_MONTHS}') THEN epoch(try_strptime({named}, {listed})) "
         f"WHEN regexp_matches({text}, '[ap]m$') THEN epoch(try_strptime({text}, {afternoon})) "
         # Digits of a day that comes first would be taken for a year.
         f"WHEN regexp_matches({text}, '^\\d{{4}}-') THEN epoch(TRY_CAST({text} AS TIMESTAMPTZ)) END"
+    )
+    return (
+        f"CASE WHEN NOT regexp_matches({cell}, '\\d') THEN NULL {fast}"
+        f"ELSE list_transform([{whole}], lambda t: {slow})[1] END"
     )
 
 
@@ -135,8 +139,8 @@ def date_form(values: Sequence[Any]) -> str:
 
     Examples
     --------
-    >>> date_form(["01/03/2004", "15/03/2004"]), date_form(["20040331", "20040401"]), date_form(["2004-03-01"])
-    ('%d/%m/%Y', '%Y%m%d', '')
+    >>> date_form(["01/03/2004", "15/03/2004"]), date_form(["20040331", "20040401", "20040402"])
+    ('%d/%m/%Y', '%Y%m%d')
     """
     cells = [str(value).strip() for value in values if value is not None]
 

@@ -220,8 +220,7 @@ def time_of(table: Table, columns: Columns) -> tuple[str, str]:
         return f"CAST({cell} AS DOUBLE)", text
     if columns.date_form:
         return moment_sql(text, columns.date_form), text
-    numbers, cells = table.ask(f"count(TRY_CAST({text} AS DOUBLE))", f"count({text})")
-    return moment_sql(text, "", numbers == cells), text
+    return moment_sql(text, "", table.holds_numbers(name)), text
 
 
 def sorted_rows(table: Table, columns: Columns, select: Mapping[str, str]) -> Sorted:
@@ -249,16 +248,14 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
         if empty:
             keys[place] = f"last_value({keys[place]} IGNORE NULLS) OVER (ORDER BY rowid ROWS UNBOUNDED PRECEDING)"
     moment, written = ("NULL::DOUBLE", "NULL::VARCHAR") if columns.time is None else time_of(table, columns)
-    if columns.time is not None:
-        for row, cell in table.database.execute(
-            f"SELECT rowid, {written} FROM cells WHERE ({moment}) IS NULL OR isnan({moment}) ORDER BY rowid LIMIT 1"
-        ):
-            what = "there is no time" if cell is None else f"{cell!r} is no time"
-            raise DataError(f"row {row + 1}, column {columns.time!r}: {what}.")
     database, named = table.database, [f"k{place}" for place in range(len(keys))]
     more = {"r": "rowid", "m": moment, "w": written, **dict(zip(named, keys, strict=True)), **select}
     listed = ", ".join(f"{expression} AS {name}" for name, expression in more.items())
-    database.execute(f"CREATE TABLE keyed AS SELECT {listed} FROM cells")
+    database.execute(f"CREATE OR REPLACE TABLE keyed AS SELECT {listed} FROM cells")
+    if columns.time is not None:
+        for row, cell in database.execute("SELECT r, w FROM keyed WHERE m IS NULL OR isnan(m) ORDER BY r LIMIT 1"):
+            what = "there is no time" if cell is None else f"{cell!r} is no time"
+            raise DataError(f"row {row + 1}, column {columns.time!r}: {what}.")
     together = ", ".join(named)
     by_group = f"GROUP BY {together}" if named else ""
     groups = database.execute(
@@ -269,8 +266,8 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
     if named:
         join = f"JOIN grouped USING ({together})"
         database.execute(
-            f"CREATE TABLE grouped AS SELECT row_number() OVER (ORDER BY min(r)) - 1 AS g, {together} FROM keyed "
-            f"{by_group}"
+            f"CREATE OR REPLACE TABLE grouped AS SELECT row_number() OVER (ORDER BY min(r)) - 1 AS g, {together} "
+            f"FROM keyed {by_group}"
         )
     kept = ", ".join(["r", "g", "m", "w", *(name for name in select if name != "r")])
     database.execute(f"CREATE TABLE sorted{number} AS SELECT {kept} FROM keyed {join} ORDER BY g, m, r")

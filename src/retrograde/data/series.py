@@ -254,11 +254,7 @@ def _are_dates(found: Sorted, columns: Columns) -> bool:
     table, name = found.table, str(columns.time)
     if columns.date_form or table.types[name] == "time":
         return True
-    if table.types[name] != "text":
-        return False
-    text = table.text(name)
-    numbers, cells = table.ask(f"count(TRY_CAST({text} AS DOUBLE))", f"count({text})")
-    return bool(numbers != cells)
+    return table.types[name] == "text" and not table.holds_numbers(name)
 
 
 # --- A row is a series ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
 from . import limits
-from .database import WHITESPACE, Database, identifier, literal
+from .database import Database, identifier, literal, trimmed
 from .storage import Rows
 
 __all__ = ["BLOCK", "Block", "Table", "fingerprint_of_files"]
@@ -23,7 +23,6 @@ __all__ = ["BLOCK", "Block", "Table", "fingerprint_of_files"]
 BLOCK = 1000  # rows read at once
 SAMPLE = 1000  # rows looked at to guess what the columns are
 NO_NUMBER = ("na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-")  # what people write in place of a number
-_SPACE = literal(WHITESPACE)
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
             "UHUGEINT", "FLOAT", "DOUBLE")  # fmt: skip
 Block = dict[str, list[Any]]
@@ -56,6 +55,7 @@ class Table:
         self.database = Database(source)
         self._cells: dict[str, str] = {}  # expressions of SQL
         self._commas: dict[str, bool] = {}
+        self._numeric: dict[str, bool] = {}
         self.sorted: dict[Any, Any] = {}  # what `retrograde.data.sequences` made of it, to be read again
         self._block: Rows | None = None  # numbers of the columns in `_places`, where there are very many
         self._places: dict[str, int] = {}
@@ -201,7 +201,7 @@ class Table:
         """
         cell, type_ = self.cell(name), self.types[name]
         if type_ == "text":
-            return f"nullif(trim({cell}, {_SPACE}), '')"
+            return trimmed(cell)
         if type_ == "number":
             whole = f"{cell} = trunc({cell}) AND abs({cell}) < 1e18"
             return (
@@ -265,6 +265,14 @@ class Table:
     def ask(self, *expressions: str) -> list[Any]:
         """Aggregates over all rows."""
         return list(self.database.execute(f"SELECT {', '.join(expressions)} FROM cells")[0])
+
+    def holds_numbers(self, name: str) -> bool:
+        """Whether all cells of a column of text that are not empty are numbers."""
+        if name not in self._numeric:
+            text = self.text(name)
+            numbers, cells = self.ask(f"count(TRY_CAST({text} AS DOUBLE))", f"count({text})")
+            self._numeric[name] = bool(numbers == cells)
+        return self._numeric[name]
 
     def decimal_comma(self, name: str) -> bool:
         """Whether all cells of a column of text are numbers if a comma is their decimal point, and not otherwise.
@@ -332,8 +340,8 @@ def _bad(cell: str, type_: str, comma: bool) -> str:
         return "false"
     if type_ != "text":
         return f"{cell} IS NOT NULL"
-    written = f"lower(trim({cell}, {_SPACE}))"
     known = ", ".join(map(literal, ("", *NO_NUMBER)))
+    written = f"coalesce(lower({trimmed(cell)}), '')"
     return f"({cell} IS NOT NULL AND {_number(cell, type_, comma)} IS NULL AND {written} NOT IN ({known}))"
 
 

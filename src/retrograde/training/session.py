@@ -129,8 +129,8 @@ def train(
 
         if data is not None and not isinstance(data, str | Path) and not is_frame(data):
             raise DataError(
-                f"data is a {type(data).__name__}: give the name of a file, a DataFrame of pandas or Polars, or a table "
-                "of Arrow; arrays are read from a file, numpy.save."
+                f"data is a {type(data).__name__}: give the name of a file, a DataFrame of pandas or Polars, or a "
+                "table of Arrow; arrays are read from a file, numpy.save."
             )
         source = data if data is None or is_frame(data) else str(data)
         source = source if source is not None else config.get("data", {}).get("source")
