@@ -122,7 +122,7 @@ def test_what_a_database_may_do(tmp_path):
     database = Database("here")
     found = dict(database.execute("SELECT name, value FROM duckdb_settings()"))
     assert found["autoinstall_known_extensions"] == found["autoload_known_extensions"] == "false"
-    assert found["memory_limit"].startswith("384")
+    assert found["memory_limit"].startswith("256")
     (tmp_path / "secret.csv").write_text("a\n1\n")
     database.lock()
     with pytest.raises(DataError, match="disabled by configuration"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +10,25 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
 from .arrays import TIMES
-from .dates import as_iso, date_form, form_of, looks_like_date, moments
-from .table import NO_NUMBER, Block, Table
+from .cells import (
+    all_differ,
+    are_dates,
+    are_numeric_lists,
+    are_whole,
+    have_decimal_commas,
+    is_missing,
+    kind_of,
+    numbers_of,
+    odd_cell,
+)
+from .dates import as_iso, form_of, looks_like_date, moments
+from .steps import listed, step_columns, step_label
+from .table import Block, Table
 
-__all__ = ["Columns", "columns_for", "is_missing", "step_columns", "step_label", "unused"]
+__all__ = ["Columns", "columns_for", "step_columns", "step_label", "unused"]
 
 
 @dataclass(frozen=True)
@@ -118,10 +128,10 @@ class _Guess:
         self.kinds = {name: kind_of(self.sample[name]) for name in table.names}
         for name in table.names:
             of_text = self.kinds[name] == table.types[name] == "text"
-            if of_text and _commas(self.sample[name]) and table.decimal_comma(name):
+            if of_text and have_decimal_commas(self.sample[name]) and table.decimal_comma(name):
                 self.sample[name] = [cell and cell.replace(",", ".") for cell in self.sample[name]]
                 self.kinds[name] = "number"
-        self.odd = {name: odd for name in table.names if (odd := _odd_cell(self.kinds[name], self.sample[name]))}
+        self.odd = {name: odd for name in table.names if (odd := odd_cell(self.kinds[name], self.sample[name]))}
         self.split: tuple[str, ...] = ()
         self.aside: set[str] = set()  # columns that are not guessed to play a part
         self.chosen: dict[str, Any] = {}
@@ -258,7 +268,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
     if not guess.has("time") and (name := _usual("time", guess.free("text"))) is not None:
         cells = [str(cell) for cell in guess.sample[name] if not is_missing(cell)]
-        odd_cell = next((cell for cell in cells if not (looks_like_date(cell) and _are_dates([cell]))), cells[0])
+        odd_cell = next((cell for cell in cells if not (looks_like_date(cell) and are_dates([cell]))), cells[0])
         guess.said.append(
             f"column {name!r} puts nothing in order: {odd_cell[:40]!r} is no time that is known; "
             "rows are read as they lie."
@@ -266,7 +276,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     guess.guess("group", _repeated(guess, _usual("group", guess.free("text"))) or _telling_apart(guess))
     guess.named("target", "features", patterns=True)
     if not guess.has("group") and (
-        words := [name for name in guess.free("text") if not _all_differ(guess.sample[name])]
+        words := [name for name in guess.free("text") if not all_differ(guess.sample[name])]
     ):
         guess.said.append(
             f"all rows are read as one series; if {listed(words)} tell{'s' * (len(words) == 1)} series apart, name the "
@@ -312,7 +322,7 @@ def _spread_over(guess: _Guess) -> list[str]:
 
 def _wide_channels(guess: _Guess) -> dict[str, list[str]] | None:
     """The channels of a table whose rows are series, with the columns of each; None if its rows are rather steps."""
-    lists = [name for name in guess.free("list") if _numeric_list(guess.sample[name])]
+    lists = [name for name in guess.free("list") if are_numeric_lists(guess.sample[name])]
     if lists:
         return {name: [name] for name in lists}
     if guess.has("time"):
@@ -326,9 +336,9 @@ def _wide_channels(guess: _Guess) -> dict[str, list[str]] | None:
     if not channels or (guess.layout is None and (_usual("time", guess.free("number", "time")) or _growing(guess))):
         return None
     longest = max(channels.values(), key=len)
-    dated = _are_dates([step_label(name)[1] for name in longest])  # type: ignore[index]
+    dated = are_dates([step_label(name)[1] for name in longest])  # type: ignore[index]
     rows = len(guess.sample[longest[0]])
-    named = any(_all_differ(guess.sample[name]) for name in guess.free("text")) or _usual("group", guess.free("text"))
+    named = any(all_differ(guess.sample[name]) for name in guess.free("text")) or _usual("group", guess.free("text"))
     if guess.layout == "wide" or dated or (named and len(longest) >= 6) or (rows < len(longest) >= 12):
         return channels
     return None
@@ -358,9 +368,9 @@ def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Colu
     texts = [
         name
         for name in guess.free("text")
-        if _all_differ(guess.sample[name]) and not any(map(is_missing, guess.sample[name]))
+        if all_differ(guess.sample[name]) and not any(map(is_missing, guess.sample[name]))
     ]
-    counters = [name for name in guess.free("number") if name.lower() in _COUNTERS and _all_differ(guess.sample[name])]
+    counters = [name for name in guess.free("number") if name.lower() in _COUNTERS and all_differ(guess.sample[name])]
     group = next(iter(texts), None) or next(iter(counters), None)
     if group is not None:
         guess.guess("group", (group,))
@@ -404,7 +414,7 @@ def _named_channels(guess: _Guess, part: str, channels: dict[str, list[str]]) ->
 def _telling_apart(guess: _Guess) -> tuple[str, ...] | None:
     """Columns that tell series apart, where times come more than once: a text, a small number, or some together."""
     time = {**guess.guessed, **guess.chosen}.get("time")
-    if time is None or _all_differ(guess.sample[time]):
+    if time is None or all_differ(guess.sample[time]):
         return None
     rows = len(guess.sample[time])
     numbers = guess.free("number")
@@ -414,10 +424,10 @@ def _telling_apart(guess: _Guess) -> tuple[str, ...] | None:
         for name in guess.free("text", "number")
         if name not in to_forecast
         and len(set(map(str, guess.sample[name]))) <= max(1, rows // 3)
-        and (guess.kinds[name] == "text" or _are_whole(guess.sample[name]))
+        and (guess.kinds[name] == "text" or are_whole(guess.sample[name]))
     ]
     for names in (*([name] for name in few), *(few[:count] for count in range(2, len(few) + 1))):
-        if _all_differ(list(zip(guess.sample[time], *(guess.sample[name] for name in names), strict=True))):
+        if all_differ(list(zip(guess.sample[time], *(guess.sample[name] for name in names), strict=True))):
             return tuple(names)
     return None
 
@@ -444,10 +454,10 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
         raise OptionError("--time puts the steps of a sequence in order; name the --group of rows that are its steps.")
     guess.named("features", patterns=True)
     if "features" not in guess.chosen and "text" not in guess.chosen:
-        texts = [name for name in guess.free("text", "list") if not _numeric_list(sample[name])]
+        texts = [name for name in guess.free("text", "list") if not are_numeric_lists(sample[name])]
         usual = _usual("text", texts)
         numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS]
-        lists = [name for name in guess.free("list") if _numeric_list(sample[name])]
+        lists = [name for name in guess.free("list") if are_numeric_lists(sample[name])]
         if usual is None and not numbers and not lists and texts:
             usual = max(texts, key=lambda name: sum(len(str(cell)) for cell in sample[name]))
         if usual:
@@ -536,64 +546,6 @@ def _named(table: Table, part: str, value: Any, many: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names, quoted; of many the first ones and the last.
-
-    Examples
-    --------
-    >>> listed(["a", "b"])
-    "'a', 'b'"
-    """
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted if len(quoted) <= 8 else [*quoted[:4], f"… ({len(quoted)} in all)", quoted[-1]])
-
-
-_STEP = re.compile(
-    r"(?P<stem>.*?)(?P<gap>[ _.:-]*)(?P<step>"
-    r"\d{4} \[YR\d{4}\]"  # as the World Bank writes years
-    r"|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_ .]?(?:\d{4}|\d{2})"
-    r"|\d{4}[-_ ]?[qm]\d{1,2}"
-    r"|\d{1,4}[-/.]\d{1,2}(?:[-/.]\d{1,4})?(?:[ T]\d{2}:\d{2}(?::\d{2})?)?"
-    r"|\d+)",
-    re.IGNORECASE,
-)
-
-
-def step_label(name: str) -> tuple[str, str] | None:
-    """The channel and the step that a column's name tells, None if it tells none.
-
-    Examples
-    --------
-    >>> step_label("sales_2024-01"), step_label("V12"), step_label("1/22/20"), step_label("Lat")
-    (('sales', '2024-01'), ('V', '12'), ('', '1/22/20'), None)
-    """
-    match = _STEP.fullmatch(name.strip())
-    return (match["stem"], match["step"]) if match else None
-
-
-def step_columns(names: Sequence[str], channel: str) -> list[str]:
-    """The columns of a channel of a wide table, in order of their steps."""
-    if channel in names:
-        return [channel]  # a column of lists
-    labels = {name: label[1] for name in names if (label := step_label(name)) is not None and label[0] == channel}
-    try:
-        order = np.argsort(moments(list(labels.values())), kind="stable")
-    except ValueError:
-        return list(labels)
-    return [list(labels)[place] for place in order]
-
-
-def _are_dates(labels: Sequence[str]) -> bool:
-    """Whether the labels of steps are dates, or whole years of our times."""
-    if all(re.fullmatch(r"\d+", label) for label in labels):
-        return bool(date_form(labels)) or all(re.fullmatch(r"1[6-9]\d\d|20\d\d", label) for label in labels)
-    try:
-        moments(labels)
-    except ValueError:
-        return False
-    return not all(re.fullmatch(r"\d+\.\d+", label) for label in labels)  # x_1.5
-
-
 def _usual(part: str, names: Sequence[str], fits: Callable[[str], bool] = lambda name: True) -> str | None:
     by_lower = {name.lower(): name for name in reversed(names)}
     return next((by_lower[usual] for usual in _USUAL[part] if usual in by_lower and fits(by_lower[usual])), None)
@@ -616,20 +568,11 @@ def _repeated(guess: _Guess, name: str | None) -> tuple[str, ...] | None:
     return (name,) if different < cells else None
 
 
-def _all_differ(values: Sequence[Any]) -> bool:
-    return max(Counter(map(str, values)).values(), default=1) == 1
-
-
-def _are_whole(values: Sequence[Any]) -> bool:
-    numbers = numbers_of(values)
-    return bool((np.isnan(numbers) | (numbers == np.floor(numbers))).all())
-
-
 def _could_be_labels(kind: str, values: Sequence[Any]) -> bool:
     """Whether a column of numbers, whatever its name, holds a few whole ones; other columns are believed."""
     if kind != "number":
         return True
-    return _are_whole(values) and len(np.unique(numbers_of(values))) <= max(20, len(values) // 2)
+    return are_whole(values) and len(np.unique(numbers_of(values))) <= max(20, len(values) // 2)
 
 
 def _few_values(sample: Block, names: Sequence[str]) -> str | None:
@@ -639,106 +582,3 @@ def _few_values(sample: Block, names: Sequence[str]) -> str | None:
         if 2 <= distinct <= max(2, min(50, rows // 5)) and distinct < rows:
             return name
     return None
-
-
-def kind_of(values: Sequence[Any]) -> str:
-    """What a column holds, by its first cells: number, time, list, text or, where all are, empty."""
-    cells = [value for value in values if not is_missing(value)]
-    if not cells:
-        return "empty"
-    if all(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
-        return "list"
-    if _is_instant(cells[0]):
-        return "time"
-    if _are_numbers(cells):
-        dated = re.fullmatch(r"\d{6}|\d{8}", str(cells[0]).strip())  # the first tells most: tables may be wide
-        return "time" if dated and date_form(cells) else "number"
-    if not isinstance(cells[0], str):
-        return "text"
-    return "time" if all(map(looks_like_date, cells)) and _are_dates(list(map(str, cells))) else "text"
-
-
-def _odd_cell(kind: str, values: Sequence[Any]) -> tuple[str, int, Any] | None:
-    """What a column of text would hold but for a few cells, at most a tenth; with the first of these and its row."""
-    if kind != "text":
-        return None
-    cells = [(row, value) for row, value in enumerate(values) if not is_missing(value)]
-    few = max(1, len(cells) // 10)
-    for kind, fits in (("number", _is_number), ("time", _is_time)):
-        wrong = [cell for cell in cells if not fits(cell[1])]
-        if kind == "time" and not wrong and len(cells) > 5:  # written as dates are, and one that no calendar has
-            try:
-                moments([cell for _, cell in cells])
-            except ValueError as error:
-                wrong = [cells[error.args[1]]]
-        if wrong and len(wrong) <= few and len(cells) - len(wrong) >= 5:
-            return kind, *wrong[0]
-    return None
-
-
-def _is_number(cell: Any) -> bool:
-    return not isinstance(cell, bool | np.bool_) and _are_numbers([cell])
-
-
-def _is_time(cell: Any) -> bool:
-    return _is_instant(cell) or (isinstance(cell, str) and looks_like_date(cell))
-
-
-def _is_instant(cell: Any) -> bool:
-    return hasattr(cell, "isoformat") or isinstance(cell, np.datetime64)
-
-
-def _are_numbers(cells: Sequence[Any]) -> bool:
-    if any(isinstance(cell, bool | np.bool_) for cell in cells):
-        return False
-    try:
-        return not bool(np.isnan(numbers_of(cells)).all())
-    except (TypeError, ValueError):
-        return False
-
-
-def numbers_of(cells: Sequence[Any]) -> NDArray[np.float64]:
-    """The numbers in cells, NaN where there is none; see `number_of`."""
-    try:
-        found = np.array(cells, dtype=np.float64)  # a hundred times as fast, where no cell is empty
-    except (TypeError, ValueError):
-        found = np.empty(0)
-    return found if found.shape == (len(cells),) else np.array([number_of(cell) for cell in cells], dtype=np.float64)
-
-
-def number_of(cell: Any) -> float:
-    """The number in a cell, NaN where it is empty or says that there is none.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If it holds something else.
-    """
-    if is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in NO_NUMBER):
-        return math.nan
-    return float(cell)
-
-
-def _commas(cells: Sequence[Any]) -> bool:
-    """Whether the first cells of text are numbers with a decimal comma, or have none."""
-    some = [cell for cell in cells[:20] if not is_missing(cell)]
-    return any("," in cell for cell in some) and all(re.fullmatch(r"\s*[-+\d,.eE]+\s*", cell) for cell in some)
-
-
-def _numeric_list(values: Sequence[Any]) -> bool:
-    if kind_of(values) != "list":
-        return False
-    cell = next((value for value in values if not is_missing(value) and len(value)), None)
-    if cell is None:
-        return False
-    try:
-        return np.asarray(cell).dtype.kind in "fiub"
-    except ValueError:  # lists of unequal lengths inside: refused by its row where it is read
-        return True
-
-
-def is_missing(cell: Any) -> bool:
-    """Whether a cell is empty."""
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))

@@ -25,5 +25,5 @@ COLUMNS = 100_000
 WIDE = 1000
 """From so many columns on, the cells of a row are kept in one list: DuckDB needs about 40 KB for each column."""
 
-MEMORY = 384 << 20
+MEMORY = 256 << 20
 """Bytes that DuckDB holds in memory for one table; what is more goes to a temporary file (``TMPDIR``)."""

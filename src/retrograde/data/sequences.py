@@ -13,7 +13,8 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .columns import Columns, is_missing
+from .cells import is_missing
+from .columns import Columns
 from .dates import moment_sql
 from .table import BLOCK, Table
 

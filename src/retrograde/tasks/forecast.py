@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import asdict
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,204 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.columns import Columns, columns_for, unused
-from ..data.encoding import Scaler, fill
+from ..data.encoding import Scaler
 from ..data.formats import fingerprint, is_frame, name_of, open_table
-from ..data.grid import Gap, Regular
+from ..data.grid import Regular
 from ..data.series import Series, continued, guess_season, irregular, read_series
 from ..data.shuffle import Shuffle
-from ..data.storage import PIECE, Ragged, Rows
+from ..data.storage import Ragged, Rows
 from ..errors import DataError, OptionError, RunError
 from .models import RECURRENT, SequenceModel
+from .naive import fill_by_season, naive, naive_error
+from .windows import ForecastBatch, Plan, Windows
 
 __all__ = ["ForecastModel", "ForecastTask", "Windows"]
 
 Floats = NDArray[np.float64]
 ORIGINS = 2000  # the most forecasts made to judge a model
 TOGETHER = 256  # forecasts made at once
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is forecast from what.
-
-    Attributes
-    ----------
-    horizon, context : int
-        Steps forecast, and steps read before them.
-    season : int
-        Steps after which the series repeats; 1 for none.
-    strategy : {"direct", "autoregressive"}
-        All steps of the horizon put out at once after the last step read, or one by one, each read before the next.
-    channels, features : int
-        Numbers forecast, and further numbers read, at each step.
-    freq, gaps, duplicates : str
-        See `retrograde.data.grid.Regular`.
-    """
-
-    horizon: int
-    context: int
-    season: int
-    strategy: Literal["direct", "autoregressive"]
-    channels: int
-    features: int
-    freq: str = ""  # as runs before version 0.2 have it: rows are steps
-    gaps: Literal["fill", "split", "error"] = "fill"
-    duplicates: Literal["error", "first", "last", "mean"] = "error"
-
-    @property
-    def regular(self) -> Regular:
-        """What is done about times that are not regular."""
-        return Regular(self.freq, self.gaps, self.duplicates)
-
-    @property
-    def lag(self) -> int:
-        """How far back the value lies that the network adds to: a season, if that much is read."""
-        return self.season if self.season <= self.context else 1
-
-    def padding(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Steps that series of these lengths lack for one window."""
-        return np.maximum(0, self.context + self.horizon - lengths)
-
-    def repeated(self, past: Any, lag: int) -> Any:
-        """The last ``lag`` steps of ``(T, …)`` repeated over the horizon: ``(horizon, …)``."""
-        last = past[len(past) - lag :]
-        return last[np.arange(self.horizon) % lag]
-
-
-class ForecastBatch(NamedTuple):
-    """Windows side by side, scaled.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        ``(T, B, C + F)``: channels first, then features.
-    base : Tensor
-        What outputs are added to: ``(horizon, B, C)``, or ``(T, B, C)`` where every step puts out the next.
-    targets : Tensor
-        Of the same shape; NaN where the series has none.
-    """
-
-    inputs: Tensor
-    base: Tensor
-    targets: Tensor
-
-    @property
-    def size(self) -> int:
-        """How many numbers it trains to forecast."""
-        return int((~self.targets.isnan()).sum())
-
-    @property
-    def weight(self) -> float:
-        """As much as it trains."""
-        return float(self.size)
-
-    def part(self, rank: int, size: int) -> ForecastBatch | None:
-        """Every ``size``-th window from ``rank`` on."""
-        if rank >= self.inputs.shape[1]:
-            return None
-        return ForecastBatch(*(part[:, rank::size] for part in self))
-
-    def to(self, device: torch.device) -> ForecastBatch:
-        """Move to a device."""
-        return ForecastBatch(*(part.to(device) for part in self))
-
-
-class Windows:
-    """Every stretch of ``context + horizon`` steps of some series, of which at least the horizon lies in a part.
-
-    Parameters
-    ----------
-    values, truths : Ragged
-        Of each series, float32: its numbers, scaled and filled, ``(T, C + F)``; and those of its channels that were
-        observed, NaN elsewhere, ``(T, C)``. See `ForecastModel.scaled`.
-    padding : array
-        How many of these steps come before the series begins.
-    bounds : sequence of (int, int)
-        Of each series: where the part begins and ends, without the padding.
-    history : bool
-        Whether what comes before the part may be read.
-    gaps : sequence of Gap
-        Missing steps, over which no window may reach.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        values: Ragged,
-        truths: Ragged,
-        padding: NDArray[np.int64],
-        bounds: Sequence[tuple[int, int]],
-        history: bool,
-        gaps: Sequence[Gap] = (),
-    ) -> None:
-        self.plan, self.values, self.truths = plan, values, truths
-        begin, end = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
-        begin, end = np.where(begin > 0, begin + padding, 0), end + padding
-        # At least one of the steps read is real.
-        self._first = np.maximum(begin - (plan.context if history else 0), padding - plan.context + 1).clip(0)
-        self._counts = np.maximum(0, end - plan.context - plan.horizon + 1 - self._first)
-        self._ends = np.cumsum(self._counts)
-        self._kept = self._without(gaps, padding) if gaps else None
-
-    def _without(self, gaps: Sequence[Gap], padding: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The windows that reach over none of some gaps."""
-        kept = np.ones(int(self._ends[-1]), dtype=bool)
-        starts = self._ends - self._counts
-        for gap in gaps:
-            at = (
-                int(padding[gap.series]) + gap.at - int(self._first[gap.series])
-            )  # as windows of the series are counted
-            low = max(0, at - self.plan.context - self.plan.horizon + 1)
-            high = min(int(self._counts[gap.series]), at + gap.missing)
-            kept[starts[gap.series] + low : starts[gap.series] + max(low, high)] = False
-        return np.flatnonzero(kept)
-
-    def __len__(self) -> int:
-        if self._kept is not None:
-            return len(self._kept)
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def thinned(self, most: int) -> NDArray[np.int64]:
-        """Numbers of at most so many windows, spread evenly."""
-        return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64))
-
-    def owners(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The places of the series that windows belong to."""
-        return np.searchsorted(self._ends, self._numbered(chosen), side="right")
-
-    def _numbered(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The numbers of windows among all, those that reach over gaps included."""
-        return chosen if self._kept is None else self._kept[chosen]
-
-    def cut(
-        self, part: Ragged, chosen: NDArray[np.int64], begin: int = 0, end: int | None = None
-    ) -> NDArray[np.float32]:
-        """Steps of windows side by side, ``(T, B, …)``: of ``values`` or ``truths``, from ``begin`` to ``end``."""
-        end = self.plan.context + self.plan.horizon if end is None else end
-        owners = self.owners(chosen)
-        place = self._numbered(chosen) - (self._ends - self._counts)[owners]
-        start = part.starts[owners] + self._first[owners] + place
-        held = part.rows.in_memory
-        if held is not None:
-            found: NDArray[np.float32] = held.take(start + np.arange(begin, end)[:, None], axis=0)
-            return found
-        return np.stack([part.rows[at + begin : at + end] for at in start.tolist()], axis=1)
-
-    def batch(self, chosen: NDArray[np.int64]) -> ForecastBatch:
-        """The windows of these numbers, as the strategy learns from them."""
-        plan = self.plan
-        if plan.strategy == "direct":
-            values = self.cut(self.values, chosen, 0, plan.context)
-            base = plan.repeated(values[..., : plan.channels], plan.lag)
-            truths = self.cut(self.truths, chosen, plan.context)
-        else:
-            # Step t puts out t + 1, added to the value a season before that; the first steps have none.
-            values = self.cut(self.values, chosen, 0, plan.context + plan.horizon - 1)
-            channels = values[..., : plan.channels]
-            base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels)]
-            truths = self.cut(self.truths, chosen, 1)
-            truths[: plan.lag - 1] = np.nan
-        return ForecastBatch(torch.from_numpy(values), torch.from_numpy(base), torch.from_numpy(truths))
 
 
 class ForecastModel:
@@ -325,13 +143,13 @@ class ForecastModel:
             if key not in self.scalers:
                 self.scalers[key] = Scaler.fit(found.numbers.rows.pieces(start, stop), width)
             if key not in self.units:
-                self.units[key] = _naive_error(found.numbers.rows, start, stop, self.plan)
+                self.units[key] = naive_error(found.numbers.rows, start, stop, self.plan)
             before, pad = np.full((self.plan.lag, width), np.nan), int(padding[place])
             truths.append(np.full((pad, channels), np.nan))
             if start == stop:
                 values.append(np.zeros((pad, width)))
             for piece in found.numbers.rows.pieces(start, stop):
-                whole = _fill(np.concatenate([before, piece]), self.plan)
+                whole = fill_by_season(np.concatenate([before, piece]), self.plan)
                 before, filled = whole[len(piece) :], filled + int(np.isnan(piece).sum())
                 ready = np.nan_to_num(self.scalers[key](whole[self.plan.lag :]), nan=0.0)
                 values.append(np.repeat(ready[:1], pad, axis=0))
@@ -404,7 +222,7 @@ class ForecastModel:
             def outputs(
                 past: NDArray[np.float32], observed: NDArray[np.bool_], season: int = season
             ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-                return _naive(past[..., : plan.channels], observed, season, plan.horizon)
+                return naive(past[..., : plan.channels], observed, season, plan.horizon)
 
             if (scores := self.judge(windows, names, outputs)) is not None:
                 found[name] = scores
@@ -522,30 +340,6 @@ def _parts_of(files: Mapping[str, str]) -> tuple[Columns, Plan, dict[str, Scaler
     return Columns.from_dict(kept["columns"]), Plan(**kept["plan"]), scalers, units
 
 
-def _fill(values: Floats, plan: Plan) -> Floats:
-    """Empty cells of ``(T, C + F)`` filled: of a channel with the value a season before, else with the one before."""
-    if plan.lag > 1 and np.isnan(values).any():
-        values = values.copy()
-        for place in range(plan.lag):
-            values[place :: plan.lag, : plan.channels], _ = fill(values[place :: plan.lag, : plan.channels])
-    return fill(values)[0]
-
-
-def _naive(
-    past: NDArray[np.float32], observed: NDArray[np.bool_], season: int, horizon: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The last number observed at each place of the season in ``(T, …)``, over the horizon; and where there is one."""
-    steps = np.where(observed, np.arange(len(past)).reshape(-1, *[1] * (past.ndim - 1)), -1)
-    found, there = [], []
-    for step in range(min(season, horizon)):
-        places = slice((len(past) + step) % season, None, season)
-        latest = steps[places].max(0)
-        found.append(np.take_along_axis(past, np.maximum(latest, 0)[None], axis=0)[0])
-        there.append(latest >= 0)
-    repeat = np.arange(horizon) % season
-    return np.stack(found)[repeat], np.stack(there)[repeat]
-
-
 def _network(plan: Plan, options: Mapping[str, Any]) -> SequenceModel:
     direct = plan.strategy == "direct"
     return SequenceModel(
@@ -603,7 +397,7 @@ class ForecastTask:
             for name, start, (train, _, _) in zip(found.names, found.numbers.starts.tolist(), bounds, strict=False):
                 part = found.numbers.rows.pieces(start, start + train)
                 self.scalers[key_of(name)] = Scaler.fit(part, self.plan.channels + self.plan.features)
-                self.units[key_of(name)] = _naive_error(found.numbers.rows, start, start + train, self.plan)
+                self.units[key_of(name)] = naive_error(found.numbers.rows, start, start + train, self.plan)
         self.train_steps = sum(train for train, _, _ in bounds)
         self._load(found, bounds)
         self.batch_size = options.get("batch_size") or min(64, max(1, len(self.training) // 4))
@@ -801,16 +595,3 @@ class ForecastTask:
             ],
             "fingerprint": self.fingerprint,
         }
-
-
-def _naive_error(rows: Rows, start: int, stop: int, plan: Plan) -> Floats:
-    """Mean absolute error of the seasonal naive forecast by one step, of each channel of rows ``(T, C + F)``."""
-    season = plan.season if stop - start > plan.season else 1
-    sums, counts = np.zeros(plan.channels), np.zeros(plan.channels, dtype=np.int64)
-    for at in range(start + season, stop, PIECE):
-        values = rows[at - season : min(stop, at + PIECE)][:, : plan.channels]
-        errors = np.abs(values[season:] - values[:-season])
-        known = ~np.isnan(errors)
-        sums, counts = sums + np.where(known, errors, 0).sum(0), counts + known.sum(0)
-    found = np.divide(sums, counts, out=np.ones(plan.channels), where=counts > 0)
-    return np.where(found > 0, found, 1.0)

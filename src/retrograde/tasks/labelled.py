@@ -7,7 +7,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -27,12 +27,12 @@ from ..data.storage import Ragged
 from ..data.table import Table
 from ..errors import DataError, OptionError, RunError
 from . import metrics
+from .batches import IGNORED, LabelledBatch, as_input
 from .models import RECURRENT, SequenceModel
 
 __all__ = ["LabelledModel", "LabelledTask"]
 
 BLOCK = 1000  # sequences encoded at once
-IGNORED = -100  # the target of a step beyond its sequence, as cross_entropy has it
 MANY_CLASSES = 1000
 
 
@@ -246,11 +246,6 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
-def as_input(inputs: Tensor) -> Tensor:
-    """Token numbers as an embedding takes them; numbers as they are."""
-    return inputs.long() if not inputs.is_floating_point() else inputs
-
-
 def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
     """Columns, encoder and labels from the files of a run folder."""
     if "preprocessing.json" not in files:
@@ -263,81 +258,6 @@ def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
     else:
         raise RunError("vocabulary.json is missing: the run is incomplete.")
     return Columns.from_dict(kept["columns"]), encoder, list(kept["labels"])
-
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Sequences side by side, the longest first, with their labels.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        ``(T, B)`` int64 or ``(T, B, F)`` float32.
-    lengths : Tensor
-        ``(B,)`` int64, on the CPU.
-    targets : Tensor
-        ``(B,)``, or ``(T, B)`` with ``IGNORED`` beyond a sequence.
-    class_weights : Tensor or None
-        ``(labels,)``.
-    """
-
-    inputs: Tensor
-    lengths: Tensor
-    targets: Tensor
-    class_weights: Tensor | None = None
-
-    @classmethod
-    def of(
-        cls,
-        inputs: Ragged,
-        targets: Ragged,
-        chosen: NDArray[np.int64],
-        per_step: bool,
-        class_weights: Tensor | None = None,
-    ) -> LabelledBatch:
-        """Those chosen of encoded sequences and the numbers of their labels, the longest first."""
-        padded = targets.padded(chosen, IGNORED)
-        return cls(
-            as_input(torch.from_numpy(inputs.padded(chosen))),
-            torch.from_numpy(inputs.lengths[chosen]),
-            torch.from_numpy(padded if per_step else padded[0]),
-            class_weights,
-        )
-
-    def probe(self) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
-        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
-
-        def loss(output: Tensor) -> Tensor:
-            losses = F.cross_entropy(
-                output.flatten(0, -2), self.targets.flatten(), reduction="none", ignore_index=IGNORED
-            )
-            return losses.view_as(self.targets)
-
-        return (self.inputs, self.lengths), loss
-
-    @property
-    def size(self) -> int:
-        """How many labels it trains."""
-        return int((self.targets != IGNORED).sum())
-
-    @property
-    def weight(self) -> float:
-        """What the mean loss is a mean over: labels, or their class weights."""
-        if self.class_weights is None:
-            return float(self.size)
-        return float(self.class_weights[self.targets[self.targets != IGNORED]].sum())
-
-    def part(self, rank: int, size: int) -> LabelledBatch | None:
-        """Every ``size``-th sequence from ``rank`` on."""
-        if rank >= len(self.lengths):
-            return None
-        one = (slice(None), slice(rank, None, size))
-        targets = self.targets[one[-self.targets.dim() :]]
-        return LabelledBatch(self.inputs[one], self.lengths[rank::size], targets, self.class_weights)
-
-    def to(self, device: torch.device) -> LabelledBatch:
-        """Move to a device (the lengths stay)."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 class LabelledTask:
