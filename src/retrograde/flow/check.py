@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError, OptionError
-from .measure import dropout_notes
+from .isolation import dropout_notes, random_states_kept
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -333,7 +333,7 @@ def check_gradients(
         raise OptionError(f"rtol = {rtol!r}; expected a number between 0 and 1")
     notes: list[str] = []
     device = _device(module, [*inputs, *(kwargs or {}).values()])
-    with _random_state_kept(device), torch.inference_mode(False), torch.enable_grad():
+    with random_states_kept([device]), torch.inference_mode(False), torch.enable_grad():
         own = _Subject.copied(module, inputs, dict(kwargs or {}), loss, seed)
         _check_leaves(own)
         mode = _set_mode(own.module, training, device, notes)
@@ -829,16 +829,6 @@ def _set_mode(module: nn.Module, training: bool, device: torch.device, notes: li
                 part.train()
                 part.dropout = 0.0
     return "eval"
-
-
-@contextlib.contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
-        if device.type not in ("cpu", "cuda"):
-            stack.enter_context(torch.random.fork_rng(device_type=device.type))
-        yield
 
 
 @contextlib.contextmanager

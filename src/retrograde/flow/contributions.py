@@ -20,6 +20,7 @@ from ..errors import FlowError
 from . import recurrence
 from .cells import GATES
 from .evidence import Evidence, factors
+from .precision import without_autocast
 
 if TYPE_CHECKING:
     from .result import GradientFlow
@@ -99,6 +100,7 @@ class Sums:
     squares: dict[str, Array]
 
 
+@without_autocast()
 def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
     """Walk the lags in rising order, keeping for each only a few numbers."""
     total = _total(evidence)
@@ -137,6 +139,7 @@ def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
     )
 
 
+@without_autocast()
 def by_pair(flow: GradientFlow, evidence: Evidence, label: str, kind: str, gate: int | None) -> Contributions:
     """Parts of one parameter's gradient (of one of its gates) for every pair, `(targets, T)`."""
     run = evidence.run(label)

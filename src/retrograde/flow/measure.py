@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,8 @@ from . import recurrence
 from .capture import AnyCall, Call, recording
 from .evidence import Evidence
 from .graph import Graph
+from .isolation import isolated
+from .precision import without_autocast
 from .result import GradientFlow
 
 __all__ = ["gradient_flow"]
@@ -34,6 +35,7 @@ def gradient_flow(
     layers: Sequence[str] | None = None,
     lengths: Sequence[int] | Tensor | None = None,
     training: bool = False,
+    module: nn.Module | Sequence[nn.Module] | None = None,
 ) -> GradientFlow:
     """Measure ‖∂E_t/∂s_k‖ for every pair (t, k), exactly.
 
@@ -43,7 +45,10 @@ def gradient_flow(
     after. The gradient is total: all paths from s_k to E_t count, through time, through upper layers and through a head
     that mixes steps; parameters are held.
 
-    The model is left as it was: training flags, buffers, gradients and the random state.
+    The model is left as it was: modes, parameters, gradients, buffers, attributes (a state kept between calls, a cache,
+    a counter) and what they contain; so are its inputs and the random states of torch, NumPy and Python. If it is a
+    bound method, a lambda, a ``functools.partial`` or an object that holds networks, the modules behind it are found
+    there, and what the function closes over is part of the model.
 
     Parameters
     ----------
@@ -72,6 +77,9 @@ def gradient_flow(
         Lengths of the sequences where the input is padded `(B,)`; known already where it is packed.
     training : bool
         Measure in the modes the modules are in (dropout active) instead of in eval mode.
+    module : Module or list of Module, optional
+        The modules behind ``model`` where it is a function that reaches them by a way that cannot be followed (a
+        registry, another process's proxy). Modules that run are looked after in any case, from their first call on.
 
     Returns
     -------
@@ -80,10 +88,14 @@ def gradient_flow(
     Raises
     ------
     FlowError
-        No recurrent layer ran; the loss has the wrong shape or hangs on no recurrent state; a value is not finite.
+        No recurrent layer ran; the loss has the wrong shape or hangs on no recurrent state; a value is not finite; the
+        model is on the device ``meta``, or works under ``torch.autocast`` only.
 
     Notes
     -----
+    The model is measured in its own precision: ``torch.autocast`` is switched off meanwhile, also inside the model, and
+    ``notes`` says so. A model whose parameters are bfloat16 or float16 is measured in that type.
+
     Sequences of a batch are taken to be independent of each other, as they are unless the model mixes them (batch
     normalisation in training mode). The adjoint recursion is that of Pascanu, Mikolov and Bengio (2013), eq. 5, for
     many t at once.
@@ -102,12 +114,16 @@ def gradient_flow(
         raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
     quantiles = _quantiles(reduce)
     notes: list[str] = []
-    with undisturbed(model, training, notes), recording(model) as recorder:
-        output = model(*[thawed(i) for i in inputs], **{name: thawed(i) for name, i in (kwargs or {}).items()})
+    with (
+        isolated(model, module=module, training=training, notes=notes, inputs=(inputs, kwargs or {})) as isolation,
+        recording(isolation.module) as recorder,
+    ):
+        given = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
+        output = model(*map(isolation.given, inputs), **given)
         losses = loss(output)
         calls = recorder.calls
         if not calls:
-            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(model)}")
+            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(isolation.module)}")
         _check_finite(calls)
         table, final = losses_by_step(losses, calls)
         known = _lengths(lengths, calls, table, final)
@@ -238,6 +254,7 @@ class _Measured:
                 if self.last is not None:
                     self.last[i, :steps] = torch.where(exists, norms, torch.nan)[0].numpy()
 
+    @without_autocast()
     @torch.inference_mode(False)
     @torch.no_grad()
     def by_lag(self, evidence: Evidence) -> None:
@@ -488,52 +505,3 @@ def _wanted(tracks: dict[str, list[AnyCall]], layers: Sequence[str] | None, stat
     if state == "c" and any(tracks[name][0].kind != "lstm" for name in wanted):
         raise FlowError("state is 'c', but only an LSTM has a cell state; use 'h' or 'hc', or choose layers=.")
     return wanted
-
-
-def thawed(value: Any) -> Any:
-    """A tensor made in inference mode as one that autograd takes."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
-def dropout_notes(active: Iterable[nn.Module], training: bool) -> list[str]:
-    """What to say of the dropout among modules that were in training mode."""
-    drops = any(
-        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
-        for m in active
-    )
-    if not drops:
-        return []
-    if training:
-        return ["dropout is active: one random mask was measured"]
-    return ["dropout was active; measured in eval mode, without it (training=True measures with it)"]
-
-
-@contextlib.contextmanager
-def undisturbed(model: object, training: bool, notes: list[str], *, freeze: bool = True) -> Iterator[None]:
-    """Leave modes, buffers, ``requires_grad`` and random state as they were found."""
-    if not isinstance(model, nn.Module):
-        with torch.random.fork_rng(devices=[]):
-            yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    notes += dropout_notes([m for m, active in modes if active], training)
-    buffers = [(b, b.detach().clone()) for b in model.buffers()] if training else []
-    wanted = [p for p in model.parameters() if p.requires_grad] if freeze else []
-    devices = {b.device for b in model.parameters() if b.device.type != "cpu"}
-    if not training:
-        model.eval()
-    # Only what hangs on a recurrent state needs a gradient here.
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)

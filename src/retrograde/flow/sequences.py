@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..errors import FlowError
 from .capture import recording
 from .graph import Graph, quiet_vmap
-from .measure import check_axes, losses_by_step, mend, thawed, undisturbed
+from .isolation import isolated
+from .measure import check_axes, losses_by_step, mend
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20
@@ -63,12 +64,13 @@ class SequenceGradients:
 
 
 def sequence_gradients(
-    model: nn.Module,
+    model: Callable[..., Any],
     *inputs: Any,
     loss: Callable[[Any], Tensor],
     kwargs: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
     training: bool = False,
+    module: nn.Module | Sequence[nn.Module] | None = None,
 ) -> SequenceGradients:
     """Gradient norms of every parameter for every sequence, in one (vectorised) backward pass.
 
@@ -76,8 +78,9 @@ def sequence_gradients(
 
     Parameters
     ----------
-    model, inputs, loss, kwargs, training
-        As in ``gradient_flow``. Sequences are taken to be independent of each other.
+    model, inputs, loss, kwargs, training, module
+        As in ``gradient_flow``; the parameters are those of the modules behind the model. Sequences are taken to be
+        independent of each other.
     names : sequence of str, optional
         What to call the sequences; their numbers if not given.
 
@@ -90,10 +93,15 @@ def sequence_gradients(
     (3,)
     """
     notes: list[str] = []
-    with undisturbed(model, training, notes, freeze=False), recording(model) as recorder:
-        losses = loss(model(*[thawed(i) for i in inputs], **{name: thawed(i) for name, i in (kwargs or {}).items()}))
+    given = (inputs, kwargs or {})
+    with (
+        isolated(model, module=module, training=training, notes=notes, inputs=given, freeze=False) as isolation,
+        recording(isolation.module) as recorder,
+    ):
+        arguments = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
+        losses = loss(model(*map(isolation.given, inputs), **arguments))
         if not recorder.calls:
-            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(model)}")
+            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(isolation.module)}")
         table, final = losses_by_step(losses, recorder.calls)
         if not final:
             tracks = {str(i): [call] for i, call in enumerate(recorder.calls)}
@@ -102,7 +110,9 @@ def sequence_gradients(
         labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
         if len(labels) != batch:
             raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not isinstance(isolation.module, nn.Module):
+            raise FlowError("No module was found behind the model, so its parameters are not known: give module=.")
+        parameters = {name: p for name, p in isolation.module.named_parameters() if p.requires_grad}
         norms = {name: np.zeros(batch) for name in parameters}
         held = sum(p.numel() for p in parameters.values())
         held += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in recorder.calls)
