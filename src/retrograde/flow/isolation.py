@@ -61,7 +61,7 @@ class Isolation:
         if self._freeze:  # only what hangs on a recurrent state needs a gradient here
             for module in new:
                 for parameter in module.parameters(recurse=False):
-                    if parameter.requires_grad and parameter.is_leaf:
+                    if parameter.requires_grad and parameter.is_leaf and not nn.parameter.is_lazy(parameter):
                         parameter.requires_grad_(False)
 
     def meet(self, module: nn.Module, args: Any) -> None:

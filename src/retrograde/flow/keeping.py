@@ -55,6 +55,10 @@ class _Kept:
     """A tensor that stays the object it is: its values, flags and place in memory."""
 
     def __init__(self, tensor: Tensor, known: _Kept | None) -> None:
+        with torch._C.DisableTorchFunctionSubclass():  # a lazy parameter refuses most questions
+            self._take(tensor, known)
+
+    def _take(self, tensor: Tensor, known: _Kept | None) -> None:
         self.tensor, self.type = tensor, type(tensor)
         self.was_leaf, self.requires_grad = tensor.is_leaf, tensor.requires_grad
         self.version = None if tensor.is_inference() else tensor._version
@@ -71,7 +75,10 @@ class _Kept:
 
     def restore(self) -> None:
         """Make the tensor what it was."""
-        tensor = self.tensor
+        with torch._C.DisableTorchFunctionSubclass():
+            self._put_back(self.tensor)
+
+    def _put_back(self, tensor: Tensor) -> None:
         if self.was_leaf and tensor.grad_fn is not None:
             tensor.detach_()
         with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
@@ -461,7 +468,8 @@ class Keeper:
     def _tensor(self, tensor: Tensor) -> Tensor:
         # A state that hangs on a graph can be written to and cut off, but not put back: a copy stands in for it. So
         # does one for a view, which cannot be cut off in place.
-        if isinstance(tensor, nn.Parameter) or (tensor.is_leaf and (tensor.is_inference() or tensor._base is None)):
+        stays = isinstance(tensor, nn.Parameter) or nn.parameter.is_lazy(tensor)
+        if stays or (tensor.is_leaf and (tensor.is_inference() or tensor._base is None)):
             self._leaf(tensor)
             return tensor
         if id(tensor) not in self._stand_ins:
