@@ -64,7 +64,7 @@ class Precision:
         """What went wrong, where it is a matter of types and torch's own error does not say what to do."""
         if isinstance(error, RetrogradeError) or not isinstance(error, (RuntimeError, ValueError, TypeError)):
             return None
-        line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        line = (str(error).strip().splitlines() or [""])[0].split(". ")[0].rstrip(".")
         words = line.lower()
         if (self.cast or self.cast_inside) and any(word in words for word in ("dtype", "scalar type", "same type")):
             own, cast = _words(self.own[:1]) or "float32", sorted(self.cast | self.cast_inside, key=str)
