@@ -230,13 +230,14 @@ def _product(left: Tensor, right: Tensor | None) -> Tensor:
 
 
 def _total(evidence: Evidence) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for label, swept in evidence.total().items():
         run = evidence.run(label)
         assert swept.inputs is not None and swept.hidden is not None
         states = None if swept.states is None else swept.states[0]
         for kind, (name, _) in evidence.parameters(label).items():
-            found[name] = _product(*factors(run, kind, slice(None), swept.inputs[0], swept.hidden[0], states))
+            part = _product(*factors(run, kind, slice(None), swept.inputs[0], swept.hidden[0], states))
+            found[name] = found[name] + part if name in found else part  # of every run of the layer
     for label in evidence.runs:
         weights = evidence.run(label).weights
         sizes = {"weight_ih": weights.ih, "weight_hh": weights.hh, "bias_ih": weights.bias_ih}
@@ -252,13 +253,14 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
     """g_lag of every parameter, lags rising."""
     if evidence.local is not None:
         for lag, found in evidence.by_lag():
-            parts = {}
+            parts: dict[str, Tensor] = {}
             for (label, run), a in zip(evidence.runs.items(), found, strict=True):
                 if label not in flow.layers:
                     continue
                 inputs = run.input_side(a.at, a.h, a.hidden)
                 for kind, (name, _) in evidence.parameters(label).items():
-                    parts[name] = _product(*factors(run, kind, a.at, inputs, a.hidden, a.h))
+                    part = _product(*factors(run, kind, a.at, inputs, a.hidden, a.h))
+                    parts[name] = parts[name] + part if name in parts else part  # of every run of the layer
             yield lag, parts
         return
     # Any graph: all lags grow together, block of targets by block; in several rounds where that is too much to hold.

@@ -21,7 +21,8 @@ from ..errors import OptionError, RunError
 from .anew import nothing_computed_anew
 from .isolation import behind, isolated, random_states_kept
 from .measure import State, gradient_flow
-from .result import GradientFlow, _write
+from .result import GradientFlow
+from .saving import write as _write
 from .summary import summarise
 
 __all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]

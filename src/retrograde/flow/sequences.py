@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ..errors import FlowError
 from .capture import recording
-from .graph import Graph, quiet_vmap
+from .graph import MIXED, Graph, quiet_vmap
 from .isolation import isolated
-from .measure import check_axes, losses_by_step, mend
+from .losses import check_axes, losses_by_step, nothing_ran
+from .runs import labeled_runs
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20
@@ -101,11 +102,14 @@ def sequence_gradients(
         arguments = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
         losses = loss(model(*map(isolation.given, inputs), **arguments))
         if not recorder.calls:
-            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(isolation.module)}")
+            raise nothing_ran(isolation.module, model)
+        runs = labeled_runs(recorder.calls)
         table, final = losses_by_step(losses, recorder.calls)
+        graph = Graph(table, recorder, runs, list(runs), torch.ones_like(table), notes)
         if not final:
-            tracks = {str(i): [call] for i, call in enumerate(recorder.calls)}
-            check_axes(Graph(table, recorder, tracks, list(tracks), torch.ones_like(table), notes))
+            check_axes(graph)
+        if graph.mixes_sequences():
+            notes.append(MIXED)
         batch = table.shape[1]
         labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
         if len(labels) != batch:

@@ -47,7 +47,7 @@ class Summary:
         The fraction of the horizon.
     kinds : list of str
         ``"vanishing"``, ``"exploding"``, ``"steady"``, ``"local"`` (one lag alone has a gradient: it passes no step) or
-        ``"none"``: the verdict in one word.
+        ``"none"``; ``"unknown"`` where lags are not known: the verdict in one word.
     verdict : list of str
         The same in a sentence.
     sparkline : list of str
@@ -116,7 +116,7 @@ class Summary:
                 sparkline(self.curves[i], spark),
                 "—" if math.isnan(growth) else f"×{growth:.4g}",
                 half_life_words(self.half_life[i]),
-                "—" if self.kinds[i] == "none" else horizon_words(self.horizon[i], self.curves.shape[1]),
+                "—" if self.kinds[i] in ("none", "unknown") else horizon_words(self.horizon[i], self.curves.shape[1]),
             )
         return table
 
@@ -179,12 +179,19 @@ def summarise(flow: GradientFlow, fraction: float = 0.01, width: int = 20) -> Su
     >>> summarise(flow).kinds
     ['vanishing']
     """
-    curves = flow._one_curve()
-    horizon = flow.horizon(fraction)
+    if all(own.kind == "refused" for own in flow.alignments):
+        curves = np.full((len(flow.layers), 1), np.nan)
+        horizon = np.full(len(flow.layers), np.nan)
+    else:
+        curves = flow._one_curve()
+        horizon = flow.horizon(fraction)
     growth = np.array([_growth(curve) for curve in curves])
     with np.errstate(divide="ignore", invalid="ignore"):
         half_life = np.where(growth < 1, math.log(2) / -np.log(growth), np.where(growth >= 1, np.inf, np.nan))
-    kinds = [_kind(curve, g, h) for curve, g, h in zip(curves, growth, horizon, strict=True)]
+    kinds = [
+        "unknown" if own.kind == "refused" else _kind(curve, g, h)
+        for own, curve, g, h in zip(flow.alignments, curves, growth, horizon, strict=True)
+    ]
     return Summary(
         layers=list(flow.layers),
         curves=curves,
@@ -194,7 +201,9 @@ def summarise(flow: GradientFlow, fraction: float = 0.01, width: int = 20) -> Su
         fraction=fraction,
         kinds=kinds,
         verdict=[
-            _verdict(curves[i], kinds[i], growth[i], half_life[i], horizon[i], fraction, flow.reverse[i])
+            _unknown(flow, i)
+            or _at_its_beginning(flow, i)
+            or _verdict(curves[i], kinds[i], growth[i], half_life[i], horizon[i], fraction, flow.reverse[i])
             for i in range(len(flow.layers))
         ],
         sparkline=[sparkline(curve, width) for curve in curves],
@@ -267,6 +276,23 @@ def _kind(curve: Array, growth: float, horizon: float) -> str:
     if abs(change) < math.log(2):
         return "steady"
     return "vanishing" if change < 0 else "exploding"
+
+
+def _unknown(flow: GradientFlow, i: int) -> str | None:
+    """The verdict on a layer whose lags are not known."""
+    if flow.alignments[i].kind != "refused":
+        return None
+    return "lags are not known, so nothing is said of time (see the note)"
+
+
+def _at_its_beginning(flow: GradientFlow, i: int) -> str | None:
+    """The verdict where every loss looks at the first step of the layer's run: nothing lies before it."""
+    own, steps = flow.alignments[i], flow.steps[i]
+    at = own.at[own.at >= 0]
+    if own.kind != "sequence" or steps == 1 or not len(at) or not (at == (steps - 1 if own.ahead else 0)).all():
+        return None
+    back = "ahead" if own.ahead else "back"
+    return f"the gradient passes no step: only the state {steps - 1} steps {back} gets any"
 
 
 def _verdict(
