@@ -94,7 +94,16 @@ def touched(exists: NDArray[np.bool_]) -> tuple[Ints, Ints]:
 
 
 def aligned(
-    reach: Reach, targets: Ints, steps: int, loss_steps: int, *, reverse: bool, final: bool, encodes: bool, label: str
+    reach: Reach,
+    targets: Ints,
+    steps: int,
+    loss_steps: int,
+    *,
+    reverse: bool,
+    final: bool,
+    encodes: bool,
+    follows: bool,
+    label: str,
 ) -> Alignment:
     """Where the losses stand, by what was measured.
 
@@ -111,7 +120,9 @@ def aligned(
     final
         Whether there is one loss per sequence.
     encodes
-        Whether a layer whose every state each loss looks at is an encoder, with an axis of steps of its own.
+        Whether a layer whose every state each loss looks at is known to be an encoder, with steps of its own.
+    follows
+        Whether it is known to be none: it feeds a layer that follows the losses step by step.
     label
         Of the layer, for the reason.
     """
@@ -125,8 +136,10 @@ def aligned(
         return Alignment("step", targets[:, None], reverse, zero)
     line = _line(reach.rows, near, known)
     constant = all(len(set(near[known[:, b], b].tolist())) == 1 for b in range(near.shape[1]) if known[:, b].any())
-    constant = constant and int(known.any(1).sum()) > 1
+    single = int(known.any(1).sum()) == 1
     if steps == loss_steps:
+        constant = constant and not single
+        line = None if single else line
         delayed = (
             line is not None and line.stride == 1 and (line.offset <= 0 if not reverse else line.offset >= 0).all()
         )
@@ -136,11 +149,11 @@ def aligned(
             if not delayed and not reverse and (near > reach.rows[:, None])[known].any():
                 note = f"losses look at states of {label} after their own step too; by_lag is of those up to it"
             return Alignment("step", targets[:, None], reverse, delay, note)
-    if constant:
+    if constant and (encodes if single else not follows):
         end = np.where(reach.last != _NEVER, reach.last, _NEVER).max(0)  # of each sequence
         at = np.where(end == _NEVER, _NEVER, targets[:, None] + 1 + end)
         return Alignment("encoder", _alike(at), False, targets + 1)
-    if line is not None:
+    if line is not None and not (constant and follows):
         return Alignment("step", _alike(line.at(targets)), reverse, zero)
     return Alignment(
         "refused",

@@ -62,9 +62,9 @@ class Call:
         """The layer's run, as the coefficients of its linearization."""
         if self.whole is None:
             pending = [call for call in self.together if call.whole is None]
-            steps = [call.step for call in pending if call.step is not None]
-            for call, own in zip(pending, cells.single_steps(steps), strict=True):
-                call.whole = own
+            whole = cells.together([call.step for call in pending if call.step is not None])
+            for k, call in enumerate(pending):
+                call.whole = whole.part(slice(k, k + 1))
         assert self.whole is not None
         return self.whole
 

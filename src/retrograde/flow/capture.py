@@ -58,6 +58,11 @@ class Exposed(NamedTuple):
     calls: tuple[Call, ...] | None
     output_of: str | None = None  # the module whose output it is
 
+    @property
+    def is_output(self) -> bool:
+        """Whether it is a module's output, rather than final states."""
+        return self.output_of is not None
+
 
 class _Handed(NamedTuple):
     """A tensor as the user's code got it, and what tells whether it was changed since."""
@@ -117,6 +122,12 @@ class Recorder(TorchFunctionMode):
             return self._cell(*_CELLS[name], *args)
         return func(*args, **(kwargs or {}))
 
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """The model has run: nothing more is recorded inside the block."""
+        with torch._C.DisableTorchFunction():
+            yield
+
     def enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module of the model begins to run."""
         self.running.append((name, next(self._numbers)))
@@ -174,9 +185,9 @@ class Recorder(TorchFunctionMode):
             if node in walked:
                 continue
             walked.add(node)
-            plain = plain and node.name().rstrip("0123456789") in _VIEWS
             if isinstance(call, Call) and not through:
                 continue
+            plain = plain and node.name().rstrip("0123456789") in _VIEWS
             open_nodes += [before for before, _ in node.next_functions if before is not None]
         return list(found.values()), plain
 
@@ -254,8 +265,9 @@ class Recorder(TorchFunctionMode):
         self.exposed.append(Exposed(seen, (calls[-1],) if one_way else None, name))
         self.exposed.append(Exposed(final[0], tuple(calls) if one_way and mask is None else None))
         self.exposed += [Exposed(end, None) for end in final[1:]]
-        for end in final:
-            self._hand(self._finals, end, end.detach().clone(), *calls)
+        for i, end in enumerate(final):
+            own = calls[0].ends[i].unsqueeze(0) if len(calls) == 1 else torch.stack([call.ends[i] for call in calls])
+            self._hand(self._finals, end, own, *calls)
         if mask is not None:
             return seen[mask], *final
         output = (seen.transpose(0, 1) if batch_first else seen).clone()
@@ -325,6 +337,8 @@ class Recorder(TorchFunctionMode):
                 )
                 ends = [h_n] if c_n is None else [h_n, c_n]
             call.ends = tuple(end.clone() for end in ends)
+            if call.step is not None:
+                call.step = call.step._replace(h=call.ends[0].unsqueeze(0))
         call.own_state = not any(s.requires_grad for s in state)
         call.order = self.order if mask is not None else None
         call.in_graph = not (self._without_gradient or torch.is_inference_mode_enabled())
@@ -340,7 +354,7 @@ class Recorder(TorchFunctionMode):
         own = (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh)
         found = _STEPS[step.kind, step.nonlinearity](step.x[0], hx, *own)
         ends = [found] if isinstance(found, Tensor) else list(found)
-        call.step = step._replace(h=ends[0].clone().unsqueeze(0))
+        call.step = step
         key = (id(weights), step.kind, step.nonlinearity, step.x.shape[1], step.x.dtype)
         call.together = self._together.setdefault(key, [])
         call.together.append(call)

@@ -350,10 +350,10 @@ def run(
     return trajectory, states_h[-1], states_c[-1]
 
 
-def single_steps(steps: Sequence[Step]) -> list[Trajectory]:
-    """The trajectories of calls of one step each, by the same weights, from one product for all of them."""
+def together(steps: Sequence[Step]) -> Trajectory:
+    """Runs of one step each, by the same weights, as one trajectory `(n, B, ·)`, from one product for all of them."""
     first = steps[0]
-    n, (_, batch, _) = len(steps), first.x.shape
+    n, batch = len(steps), first.x.shape[1]
     x = torch.cat([step.x for step in steps])
     h_0 = torch.stack([step.h_0 for step in steps])
     c_0 = None if first.c_0 is None else torch.stack([step.c_0 for step in steps if step.c_0 is not None])
@@ -369,8 +369,7 @@ def single_steps(steps: Sequence[Step]) -> list[Trajectory]:
         names = ("x", "h_before", "h", "gates", "c_before", "c", "inner")
         own: dict[str, Any] = {name: getattr(whole, name) for name in names}
         own = {name: None if a is None else a.reshape(n, batch, -1) for name, a in own.items()}
-        by_step = replace(whole, **own)
-    return [by_step.part(slice(k, k + 1)) for k in range(n)]
+        return replace(whole, **own)
 
 
 def _engine_takes(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) -> bool:

@@ -104,7 +104,10 @@ class Sums:
 def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
     """Walk the lags in rising order, keeping for each only a few numbers."""
     total = _total(evidence)
-    names = {name: gates for label in flow.layers for name, gates in evidence.parameters(label).values()}
+    known = flow.known_layers
+    names = {name: gates for label in known for name, gates in evidence.parameters(label).values()}
+    if not names:
+        return Sums(np.zeros(0, dtype=np.int64), {}, {})
     running: dict[str, Tensor] = {}
     rows: dict[str, list[Array]] = {name: [] for name in names}
     lags: list[int] = []
@@ -255,7 +258,7 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
         for lag, found in evidence.by_lag():
             parts: dict[str, Tensor] = {}
             for (label, run), a in zip(evidence.runs.items(), found, strict=True):
-                if label not in flow.layers:
+                if label not in flow.known_layers:
                     continue
                 inputs = run.input_side(a.at, a.h, a.hidden)
                 for kind, (name, _) in evidence.parameters(label).items():
@@ -264,7 +267,7 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
             yield lag, parts
         return
     # Any graph: all lags grow together, block of targets by block; in several rounds where that is too much to hold.
-    lag_of = {label: flow._lag_of_sequences(label) for label in flow.layers if label in evidence.runs}
+    lag_of = {label: flow._lag_of_sequences(label) for label in flow.known_layers if label in evidence.runs}
     every = np.unique(np.concatenate([table[table > _NEVER].ravel() for table in lag_of.values()]))
     size = sum(w.numel() * w.element_size() for label in lag_of for w in _tensors(evidence, label))
     per_round = max(1, _SUMS_BYTES // max(1, size))
@@ -276,6 +279,8 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
             place = slice(at, at + len(rows))
             at += len(rows)
             for label, s in swept.items():
+                if label not in lag_of:
+                    continue
                 _gather(sums, evidence, label, s, lag_of[label][place], chosen)
         for i, lag in enumerate(chosen):
             yield int(lag), {name: values[i] for name, values in sums.items()}

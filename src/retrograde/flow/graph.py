@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowError
+from . import cells
 from .calls import AnyCall, Call, Marked, StatePart, call_of, flat
 from .capture import Recorder
 from .cells import Trajectory
@@ -22,6 +23,7 @@ from .recurrence import Swept
 from .runs import same_weights, state_changes
 
 _BLOCK_BYTES = 128 * 2**20
+_MANY, _MANY_NUMBERS = 16, 2**24  # tensors that a head looks at; numbers of all their gradients together
 
 
 @dataclass
@@ -144,6 +146,9 @@ class Graph:
     def trajectory(self, label: str) -> Trajectory:
         """A layer's run as one, sequences in the user's order."""
         own = [call for call in self.runs[label] if isinstance(call, Call)]
+        steps = [call.step for call in own if call.step is not None and call.whole is None]
+        if len(steps) == len(own) > 1 and same_weights(own):
+            return cells.together(steps)
         return Trajectory.joined([c.run if c.order is None else c.run.reordered(c.order) for c in own])
 
     def is_marked(self, label: str) -> bool:
@@ -179,22 +184,25 @@ class Graph:
         """
         if not self._is_causal_stack():
             return None
-        head = _Head(self)
-        levels = _levels(len(self.losses)).to(self.losses)
-        by_sequence = _levels(self.losses.shape[1]).to(self.losses)
-        weights = _weights(len(self.losses)).to(self.losses)
+        steps, batch = self.losses.shape
+        weights = _weights(steps).to(self.losses).unsqueeze(-1)
+        by_step, by_sequence = (_levels(n).to(self.losses) for n in (steps, batch))
+        directions = [(row.unsqueeze(-1) * weights).expand(steps, batch) for row in by_step]
+        directions += [row * weights for row in by_sequence]
+        directions += [torch.ones_like(self.losses)]
         # Nothing here is to be recorded, and what one layer sends to the next is no matter of the head's.
         with torch._C.DisableTorchFunction(), _closed(self.recorder.calls):
             try:
                 with torch.autograd.set_detect_anomaly(False):  # the NaN is meant
-                    for row in levels:
-                        if head.leaks((row * weights).unsqueeze(-1).expand_as(self.losses), row, axis=0):
+                    seen = _Head(self).seen(directions)
+                    for row in by_step:
+                        if _leaks(next(seen), row, axis=0):
                             return None
-                    mixed = any(head.leaks(row * weights.unsqueeze(-1), row, axis=1) for row in by_sequence)
+                    leaking = [_leaks(next(seen), row, axis=1) for row in by_sequence]
+                    found = next(seen)
             except Exception:  # a hook of the user's that will have no NaN: not proved
                 return None
-            found = head.gradients(torch.ones_like(self.losses))
-        if mixed:
+        if any(leaking):
             self.notes.append(MIXED)
         return found
 
@@ -259,50 +267,89 @@ class _Head:
         self._losses, self._counts, self._exposed = graph.losses, graph.alive.ne(0), graph.recorder.exposed
         self._runs = {label: [c for c in own if isinstance(c, Call)] for label, own in graph.runs.items()}
         self._tensors = [exposed.tensor for exposed in self._exposed]
+        self._elsewhere = [i for i, exposed in enumerate(self._exposed) if exposed.calls is None]
+        # By layer, for each way in which the rest of the model sees it: where the gradients of its calls are found, and
+        # in which row.
+        self._places: dict[str, list[list[tuple[int, int | None] | None]]] = {}
+        seen: dict[int, list[tuple[int, int | None]]] = {}
+        for i, exposed in enumerate(self._exposed):
+            for row, call in enumerate(exposed.calls or ()):
+                seen.setdefault(id(call), []).append((i, None if exposed.is_output else row))
+        for label, own in self._runs.items():
+            ways = max(len(seen.get(id(call), ())) for call in own)
+            self._places[label] = [
+                [places[way] if way < len(places := seen.get(id(call), [])) else None for call in own]
+                for way in range(ways)
+            ]
 
-    def _seen(self, direction: Tensor) -> tuple[dict[str, Tensor], bool]:
-        """∂⟨direction, losses⟩/∂output of each layer `(T, B, P)`, and whether other states have a gradient too."""
-        sent = torch.where(self._counts, direction, 0.0)
+    def seen(self, directions: list[Tensor]) -> Iterator[dict[str, Tensor] | None]:
+        """∂⟨direction, losses⟩/∂output of each layer `(T, B, P)`; None where other states have a gradient too."""
+        sent = torch.where(self._counts, torch.stack(directions), 0.0)
+        size = len(sent) * sum(t.numel() for t in self._tensors)
+        if len(self._tensors) >= _MANY and size <= _MANY_NUMBERS:  # the way through the graph takes longer than sums
+            try:
+                with quiet_vmap():
+                    together = torch.func.vmap(self._gradients)(sent)
+            except Exception:  # an operator or a hook that does not take several gradients at once
+                together = None
+            if together is not None:
+                yield from self._by_layer(together)
+                return
+        for direction in sent:
+            yield from self._by_layer([g.unsqueeze(0) for g in self._gradients(direction)])
+
+    def _gradients(self, direction: Tensor) -> tuple[Tensor, ...]:
         found: Sequence[Tensor | None] = torch.autograd.grad(
-            self._losses, self._tensors, sent, retain_graph=True, allow_unused=True
+            self._losses, self._tensors, direction, retain_graph=True, allow_unused=True
         )
-        parts: dict[int, Tensor] = {}
-        elsewhere = False
-        for exposed, g in zip(self._exposed, found, strict=True):
-            if g is None:
+        return tuple(direction.new_zeros(()) if g is None else g for g in found)
+
+    def _by_layer(self, found: Sequence[Tensor]) -> list[dict[str, Tensor] | None]:
+        """Gradients `(N, …)` of all tensors, of N directions, by direction and layer."""
+        n = len(found[0])
+        other = torch.zeros(n, dtype=torch.bool, device=found[0].device)
+        for i in self._elsewhere:
+            if found[i].dim() > 1:
+                other = other | found[i].flatten(1).ne(0).any(1)
+        there = [g if g.dim() > 1 else None for g in found]
+        layers = {label: self._joined(label, own, there, n) for label, own in self._runs.items()}
+        return [
+            None if mixed else {label: g[i] for label, g in layers.items()} for i, mixed in enumerate(other.tolist())
+        ]
+
+    def _joined(self, label: str, own: list[Call], found: Sequence[Tensor | None], n: int) -> Tensor:
+        whole: Tensor | None = None
+        for places in self._places[label]:
+            rows = [None if place is None else found[place[0]] for place in places]
+            if all(row is None for row in rows):
                 continue
-            if exposed.calls is None:
-                elsewhere = elsewhere or bool(g.any())
-                continue
-            whole = g.dim() == 3 and len(exposed.calls) == 1 and g.shape == exposed.calls[0].h.shape
-            rows = [g] if whole else list(g.reshape(len(exposed.calls), 1, *g.shape[-2:]))
-            for call, row in zip(exposed.calls, rows, strict=True):
-                if row.shape != call.h.shape:  # the last of several outputs
-                    row = torch.cat([row.new_zeros(len(call.h) - 1, *row.shape[1:]), row])
-                parts[id(call)] = parts[id(call)] + row if id(call) in parts else row
-        return {label: self._joined(own, parts) for label, own in self._runs.items()}, elsewhere
+            parts = [self._row(call, row, place, n) for call, row, place in zip(own, rows, places, strict=True)]
+            part = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            whole = part if whole is None else whole + part
+        if whole is None:
+            whole = torch.cat([torch.zeros_like(call.h) for call in own]).expand(n, -1, -1, -1)
+        return whole if own[0].order is None else whole[:, :, own[0].order]
 
     @staticmethod
-    def _joined(own: list[Call], parts: dict[int, Tensor]) -> Tensor:
-        rows = [parts[id(c)] if id(c) in parts else torch.zeros_like(c.h) for c in own]
-        whole = rows[0] if len(rows) == 1 else torch.cat(rows)
-        return whole if own[0].order is None else whole[:, own[0].order]
+    def _row(call: Call, g: Tensor | None, place: tuple[int, int | None] | None, n: int) -> Tensor:
+        """The gradient of one call's outputs `(N, T, B, P)`."""
+        if g is None or place is None:
+            return torch.zeros_like(call.h).expand(n, -1, -1, -1)
+        if place[1] is not None and g.dim() == 4:  # the last outputs of several layers
+            g = g[:, place[1]]
+        if g.dim() == 4:
+            return g
+        g = g.unsqueeze(1)
+        return g if len(call.h) == 1 else torch.cat([g.new_zeros(n, len(call.h) - 1, *g.shape[2:]), g], 1)
 
-    def gradients(self, direction: Tensor) -> dict[str, Tensor]:
-        """The gradient of each layer's output, in the user's order of sequences."""
-        return self._seen(direction)[0]
 
-    def leaks(self, direction: Tensor, levels: Tensor, *, axis: int) -> bool:
-        """Whether what was sent at one level arrives at steps (axis 0) or sequences (axis 1) of a lower one."""
-        found, elsewhere = self._seen(direction)
-        if elsewhere:
-            return True
-        blank, whole = levels.eq(0), levels.isfinite()
-        for g in found.values():
-            size = g.abs().sum((2, 1 - axis))
-            if (blank & size.ne(0)).any() or (whole & size.isnan()).any():
-                return True
-        return False
+def _leaks(seen: dict[str, Tensor] | None, levels: Tensor, *, axis: int) -> bool:
+    """Whether what was sent at one level arrives at steps (axis 0) or sequences (axis 1) of a lower one."""
+    if seen is None:
+        return True
+    blank, whole = levels.eq(0), levels.isfinite()
+    sizes = [g.abs().sum((2, 1 - axis)) for g in seen.values()]
+    return any(bool((blank & size.ne(0)).any() or (whole & size.isnan()).any()) for size in sizes)
 
 
 MIXED = (

@@ -131,21 +131,22 @@ def gradient_flow(
         given = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
         output = model(*map(isolation.given, inputs), **given)
         losses = loss(output)
-        if not recorder.calls:
-            raise nothing_ran(isolation.module, model)
-        runs = labeled_runs(recorder.calls)
-        check_finite(runs)
-        table, final = losses_by_step(losses, recorder.calls)
-        known = known_lengths(lengths, runs, table, final)
-        alive = torch.ones_like(table) if known is None or final else _alive(known, table)
-        graph = Graph(table, recorder, runs, _wanted(runs, layers, state), alive, notes)
-        if not final:
-            check_axes(graph)
-        rows = _targets(targets, table.shape[0], final)
-        measured = _Measured(graph, rows, known, final, state, quantiles, loss_at)
-        evidence = measured.evidence()
-        if evidence.local is None:
-            measured.by_blocks()
+        with recorder.at_rest():
+            if not recorder.calls:
+                raise nothing_ran(isolation.module, model)
+            runs = labeled_runs(recorder.calls)
+            check_finite(runs)
+            table, final = losses_by_step(losses, recorder.calls)
+            known = known_lengths(lengths, runs, table, final)
+            alive = torch.ones_like(table) if known is None or final else _alive(known, table)
+            graph = Graph(table, recorder, runs, _wanted(runs, layers, state), alive, notes)
+            if not final:
+                check_axes(graph)
+            rows = _targets(targets, table.shape[0], final)
+            measured = _Measured(graph, rows, known, final, state, quantiles, loss_at)
+            evidence = measured.evidence()
+            if evidence.local is None:
+                measured.by_blocks()
     if evidence.local is not None:  # the model is not needed any more, nor is what watched it
         measured.by_lag(evidence)
     return measured.result(evidence)

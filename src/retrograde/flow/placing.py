@@ -151,6 +151,7 @@ class Placing:
             reverse=self._reverse(label),
             final=self._final,
             encodes=encodes,
+            follows=axis is not None and module in axis,
             label=label,
         )
 
@@ -171,7 +172,7 @@ class Placing:
             return None
         axis = {graph.runs[label][0].track[0] for label in following}
         feeding = set(following)
-        others = [label for label in reaches if label not in following and self._steps(label) == steps]
+        others = [label for label in reaches if label not in following]
         added = True
         while added:
             added = False

@@ -289,6 +289,17 @@ class GradientFlow:
         i = self.layer(layer)
         return self.alignments[i].lags(self.steps[i])
 
+    @property
+    def known_layers(self) -> list[str]:
+        """The layers of which the lags are known."""
+        return [label for label, own in zip(self.layers, self.alignments, strict=True) if own.kind != "refused"]
+
+    def _check_lags(self, names: list[str]) -> None:
+        """Refuse parameters of layers whose lags are not known."""
+        for name in names:
+            for label, _ in self._owners[name]:
+                self._lag_of_sequences(label)
+
     def contributions(self, parameter: str = "weight_hh_l0", gate: str | None = None) -> Contributions:
         """The part of every lag in the gradient of a parameter: norm, cosine with the whole, signed share.
 
@@ -312,6 +323,7 @@ class GradientFlow:
         1.0
         """
         name = self._parameter(parameter)
+        self._check_lags([name])
         if gate is not None and name.rpartition(".")[2].startswith("weight_hr"):
             raise FlowError(f"{name} has no gates.")
         label, _ = self._owners[name][0]
@@ -351,6 +363,7 @@ class GradientFlow:
         """
         names = self.parameters if parameter is None else []
         names = names or [self._parameter(parameter or "weight_hh")]
+        self._check_lags(names)
         return contributions.truncation(self.keep_sums(), names)
 
     def _run(self, layer: str | int) -> Trajectory:

@@ -128,8 +128,9 @@ def _chains(marks: list[Marked]) -> list[list[Marked]] | None:
     for mark in marks:
         since = {id(m): m for m in mark.since if id(m) in inside}
         here = {key: m for key, m in since.items() if m.invocation == mark.invocation}
-        # In a new call of the module only the final state of an earlier one counts: the inputs may come from it too.
-        candidates = here or {key: m for key, m in since.items() if key in last}
+        # In a new call of the module only the final state of an earlier one counts, and that by itself: its inputs may
+        # come from there too.
+        candidates = here or (since if len(since) == 1 and next(iter(since)) in last else {})
         if not candidates and (not since or mark.invocation not in alone):
             runs.append([mark])
             last[id(mark)] = runs[-1]

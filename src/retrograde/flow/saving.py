@@ -120,6 +120,7 @@ def _alignments(flow: GradientFlow, labels: dict[str, Any], arrays: dict[str, ND
                 reverse=flow.reverse[i],
                 final=flow.final,
                 encodes=False,
+                follows=False,
                 label=flow.layers[i],
             )
         )

@@ -101,33 +101,34 @@ def sequence_gradients(
     ):
         arguments = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
         losses = loss(model(*map(isolation.given, inputs), **arguments))
-        if not recorder.calls:
-            raise nothing_ran(isolation.module, model)
-        runs = labeled_runs(recorder.calls)
-        table, final = losses_by_step(losses, recorder.calls)
-        graph = Graph(table, recorder, runs, list(runs), torch.ones_like(table), notes)
-        if not final:
-            check_axes(graph)
-        if graph.mixes_sequences():
-            notes.append(MIXED)
-        batch = table.shape[1]
-        labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
-        if len(labels) != batch:
-            raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
-        if not isinstance(isolation.module, nn.Module):
-            raise FlowError("No module was found behind the model, so its parameters are not known: give module=.")
-        parameters = {name: p for name, p in isolation.module.named_parameters() if p.requires_grad}
-        norms = {name: np.zeros(batch) for name in parameters}
-        held = sum(p.numel() for p in parameters.values())
-        held += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in recorder.calls)
-        block = max(1, min(batch, _BLOCK_BYTES // (held * table.element_size())))
-        for sequences in torch.split(torch.arange(batch), block):
-            directions = table.new_zeros(len(sequences), *table.shape)
-            directions[torch.arange(len(sequences)), :, sequences] = 1
-            for name, g in zip(
-                parameters, _gradients(table, list(parameters.values()), directions, notes), strict=True
-            ):
-                norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
+        with recorder.at_rest():
+            if not recorder.calls:
+                raise nothing_ran(isolation.module, model)
+            runs = labeled_runs(recorder.calls)
+            table, final = losses_by_step(losses, recorder.calls)
+            graph = Graph(table, recorder, runs, list(runs), torch.ones_like(table), notes)
+            if not final:
+                check_axes(graph)
+            if graph.mixes_sequences():
+                notes.append(MIXED)
+            batch = table.shape[1]
+            labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
+            if len(labels) != batch:
+                raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
+            if not isinstance(isolation.module, nn.Module):
+                raise FlowError("No module was found behind the model, so its parameters are not known: give module=.")
+            parameters = {name: p for name, p in isolation.module.named_parameters() if p.requires_grad}
+            norms = {name: np.zeros(batch) for name in parameters}
+            held = sum(p.numel() for p in parameters.values())
+            held += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in recorder.calls)
+            block = max(1, min(batch, _BLOCK_BYTES // (held * table.element_size())))
+            for sequences in torch.split(torch.arange(batch), block):
+                directions = table.new_zeros(len(sequences), *table.shape)
+                directions[torch.arange(len(sequences)), :, sequences] = 1
+                for name, g in zip(
+                    parameters, _gradients(table, list(parameters.values()), directions, notes), strict=True
+                ):
+                    norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
     return SequenceGradients(norms, table.detach().sum(0).double().cpu().numpy(), labels, notes)
 
 

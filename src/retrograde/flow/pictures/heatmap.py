@@ -56,6 +56,8 @@ def _finding(flow: GradientFlow, i: int) -> str:
     growth = summary.growth_per_step[i]
     if summary.kinds[i] == "none":
         return f"{flow.layers[i]}: no gradient reaches it"
+    if summary.kinds[i] == "unknown":
+        return f"{flow.layers[i]}: lags are not known"
     if summary.kinds[i] == "local" or not np.isfinite(growth):
         return f"{flow.layers[i]}: the gradient passes no step"
     verb = {"vanishing": "shrinks", "exploding": "grows", "steady": "holds,"}[summary.kinds[i]]
