@@ -435,3 +435,64 @@ def test_nothing_invisible_is_left(text: str) -> None:
     shown = words.visible(text)
     assert words.visible(shown) == shown
     shown.encode("utf-8")
+
+
+def test_the_report_and_the_flow_begin_at_the_same_lag(tmp_path: Path, make_run: Make) -> None:
+    """A loss that does not look at its own step: 100 % is the first lag that has any gradient."""
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(3, 8)
+    with torch.no_grad():
+        rnn.weight_hh_l0.mul_(2.0)
+    x = torch.randn(30, 2, 3)
+
+    def loss(output: Any) -> torch.Tensor:
+        return torch.cat([0 * output[0][:3], output[0][:-3]]).square().sum(-1)
+
+    flow = rg.gradient_flow(rnn, x, loss=loss)
+    run = make_run()
+    records = []
+    recorder = rg.GradientFlowRecorder(rnn, loss, every=1, budget=None, sequences=None, targets=None)
+    for step in (1, 2):
+        records.append(recorder.step(x, step=step))
+    for name in ("trained", "untrained"):
+        flow.save(run / "flow" / name)
+    (run / "flow" / "recorded.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    curve = flow.by_lag()[0]
+    assert (curve[:3] == 0).all()
+    drawn = [trace for figure in figures(run) for trace in figure["data"]]
+    (by_lag,) = [t for t in drawn if t.get("name") == "trained" and "of the first" in str(t.get("hovertemplate"))]
+    values = decoded(by_lag["y"])
+    np.testing.assert_allclose(values[3:], curve[3:] / curve[3], rtol=1e-6)
+    assert np.isnan(values[:3]).all()
+    while_training = {t["name"]: decoded(t["y"]) for t in drawn if "steps back" in str(t.get("name"))}
+    for name, shown in while_training.items():
+        lag = int(name.split()[0])
+        np.testing.assert_allclose(shown, curve[lag] / curve[3], rtol=1e-5)
+    assert while_training
+    assert f"after {flow.horizon(0.01)[0]:.0f} steps less than 1 % of it is left" in verdict(run)
+
+
+def decoded(values: Any) -> np.ndarray[Any, Any]:
+    """Numbers as plotly writes them: a list, or an array in base64."""
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=np.dtype(values["dtype"]))
+    return np.array([math.nan if value is None else value for value in values], dtype=float)
+
+
+def test_what_is_below_the_range_is_no_zero_on_the_page(make_run: Make) -> None:
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(3, 8)
+    with torch.no_grad():
+        rnn.weight_hh_l0.mul_(0.2)
+    flow = rg.gradient_flow(rnn, torch.randn(200, 2, 3), loss=lambda output: output[0][-1].square().sum(-1))
+    assert flow.below is not None
+    run = make_run()
+    for name in ("trained", "untrained"):
+        flow.save(run / "flow" / name)
+    html = rg.report.write(run).read_text(encoding="utf-8")
+    assert f"{int(flow.below.sum())} values are too small to be measured: their cells are blank." in html
+    assert "below the range of float32" in html
+    packed = [t["meta"]["packed"] for f in figures(run) for t in f["data"] if "packed" in t.get("meta", {})]
+    for own in packed:
+        codes = np.frombuffer(zlib.decompress(base64.b64decode(own["deflated"])), "<i2")
+        np.testing.assert_array_equal(codes == 32764, flow.below[0].ravel())

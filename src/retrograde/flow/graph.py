@@ -87,10 +87,10 @@ class Graph:
             call.swept = None
         return found
 
-    def send_rows(self, rows: Tensor, *, keep: bool = False) -> dict[str, Swept]:
-        """Send the losses of some steps back, each by itself."""
+    def send_rows(self, rows: Tensor, *, keep: bool = False, factor: float = 1.0) -> dict[str, Swept]:
+        """Send the losses of some steps back, each by itself, multiplied by a factor."""
         directions = self.losses.new_zeros(len(rows), *self.losses.shape)
-        directions[torch.arange(len(rows)), rows] = 1
+        directions[torch.arange(len(rows)), rows] = factor
         return self.send(directions, keep=keep)
 
     def _backward(self, directions: Tensor, calls: list[AnyCall], *, batched: bool) -> dict[AnyCall, Swept]:

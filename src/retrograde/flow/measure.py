@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,8 +20,10 @@ from .isolation import isolated
 from .losses import check_axes, check_finite, known_lengths, losses_by_step, nothing_ran, steps_there
 from .placing import Placing
 from .precision import without_autocast
+from .recurrence import Swept
 from .result import GradientFlow
 from .runs import base, labeled_runs
+from .underflow import Range
 
 __all__ = ["gradient_flow"]
 
@@ -149,6 +152,7 @@ def gradient_flow(
                 measured.by_blocks()
     if evidence.local is not None:  # the model is not needed any more, nor is what watched it
         measured.by_lag(evidence)
+        measured.check_range()
     return measured.result(evidence)
 
 
@@ -186,6 +190,8 @@ class _Measured:
         elif isinstance(quantiles, list) and len(quantiles) > 1:
             tail = (len(quantiles),)
         self.norms = np.zeros((len(self.runs), len(rows), max(self.steps), *tail))
+        self.below = np.zeros(self.norms.shape, dtype=bool)  # what is too small to be measured
+        self.range = Range.of_numbers()
         self.placing = Placing(graph, rows, final=final, loss_at=loss_at)
         self.last: np.ndarray[Any, Any] | None = None  # with one loss a sequence: (layers, T, B)
         if final and all(own[0].h.shape[1] == batch for own in self.runs.values()):
@@ -246,9 +252,12 @@ class _Measured:
         found = torch.where(exists.expand_as(norms).any(-1, keepdim=True), found, 0.0)
         return np.asarray((found[..., 0] if len(self.quantiles) == 1 else found).cpu())
 
-    def _spread(self, norms: Tensor, exists: Tensor) -> np.ndarray[Any, Any]:
-        """As ``_reduced``, with NaN where no sequence exists."""
-        found = self._reduced(norms, exists)
+    def _spread(self, own: Range, norms: Tensor, exists: Tensor) -> np.ndarray[Any, Any]:
+        """As ``_reduced``, with NaN where no sequence exists; −1 is a norm below the range, −∞ a result."""
+        lost = (norms < 0) & exists
+        found = self._reduced(norms.clamp(min=0), exists)
+        below = own.leaves_open(found, lost.cpu().numpy(), whole=self.quantiles == "none")
+        found = np.where(below, -np.inf, found)
         if self.quantiles == "none":
             return np.where(exists.cpu().numpy(), found, np.nan)
         some = exists.any(-1).cpu().numpy()
@@ -262,32 +271,55 @@ class _Measured:
     def by_blocks(self) -> None:
         """Any model: autograd carries blocks of targets through the graph, vectorised."""
         has_loss = self._has_loss()
+        dtypes = {self.losses.dtype, *(call.h.dtype for own in self.runs.values() for call in own)}
+        narrowest = max(map(Range.of, dtypes), key=lambda found: found.floor)
+        ranges = []
         at = 0
         for rows in torch.split(self.rows, self.graph.block):
             place = slice(at, at + len(rows))
             at += len(rows)
             swept = self.graph.send_rows(rows)
             self.placing.note(rows, swept)
-            for i, (label, own) in enumerate(self.runs.items()):
-                if label not in swept:
-                    continue
-                norms = self._pick(swept[label].h, swept[label].c, swept[label].c_total).cpu()
-                steps, batch = norms.shape[1:]
-                exists = norms.ne(0).any(1)
-                if batch == has_loss.shape[1]:
-                    exists = exists | has_loss[place]
-                exists = exists.unsqueeze(1) & steps_there(own)
-                if (
-                    batch == has_loss.shape[1]
-                    and self.lengths is not None
-                    and (self.final or steps == len(self.losses))
-                ):
-                    exists = exists & (torch.arange(steps).unsqueeze(1) < self.lengths)
-                self.norms[i, place, :steps] = self._reduced(norms, exists)
-                self.placing.keep(i, label, place, norms, exists, self._spread)
-                if self.last is not None:
-                    self.last[i, :steps] = torch.where(exists, norms, torch.nan)[0].numpy()
+            found, own = narrowest.wider(self._norms(swept), partial(self._sent_larger, rows))
+            ranges.append(own)
+            for i, label in enumerate(self.runs):
+                if label in found:
+                    self._place(i, label, place, found[label], own, has_loss[place])
+        self.range = max(ranges, key=lambda own: own.floor)
         self.placing.settle()
+
+    def _norms(self, swept: dict[str, Swept]) -> dict[str, np.ndarray[Any, Any]]:
+        """Norms `(N, T, B)` of each layer for N losses."""
+        own = {label: s for label, s in swept.items() if label in self.runs}
+        return {label: self._pick(s.h, s.c, s.c_total).cpu().numpy() for label, s in own.items()}
+
+    def _sent_larger(self, rows: Tensor, factor: float) -> dict[str, np.ndarray[Any, Any]]:
+        with torch.autograd.set_detect_anomaly(False):  # a number beyond the range is found out afterwards
+            return self._norms(self.graph.send_rows(rows, factor=factor))
+
+    def _place(
+        self, i: int, label: str, place: slice, found: np.ndarray[Any, Any], own: Range, has_loss: Tensor
+    ) -> None:
+        """Norms `(N, T, B)` of a layer for a block of targets, reduced over the sequences."""
+        calls = self.runs[label]
+        lost = own.lost(found, axis=1, ahead=calls[0].reverse)
+        norms = torch.from_numpy(np.where(lost, 0.0, found) if lost.any() else found)
+        steps, batch = norms.shape[1:]
+        exists = norms.ne(0).any(1)
+        if batch == has_loss.shape[1]:
+            exists = exists | has_loss
+        exists = exists.unsqueeze(1) & steps_there(calls)
+        if batch == has_loss.shape[1] and self.lengths is not None and (self.final or steps == len(self.losses)):
+            exists = exists & (torch.arange(steps).unsqueeze(1) < self.lengths)
+        reduced = self._reduced(norms, exists)
+        below = own.leaves_open(reduced, lost & exists.numpy(), whole=self.quantiles == "none")
+        self.norms[i, place, :steps] = np.where(below, 0.0, reduced)
+        self.below[i, place, :steps] = below
+        self.placing.keep(
+            i, label, place, torch.where(torch.from_numpy(lost), -1.0, norms), exists, partial(self._spread, own)
+        )
+        if self.last is not None:
+            self.last[i, :steps] = torch.where(exists, norms, torch.nan)[0].numpy()
 
     @without_autocast()
     @torch.inference_mode(False)
@@ -330,6 +362,11 @@ class _Measured:
                     reduced = self._reduced(table[i, : len(lags)], here)
                     self.norms[i, at.numpy(), k.numpy()] = reduced[which.numpy(), at.numpy()]
 
+    def check_range(self) -> None:
+        """Of norms whose scale was kept apart: what no float64 holds."""
+        self.below = self.range.lost(self.norms, axis=2, ahead=False)
+        self.norms[self.below] = 0.0
+
     def _by_engine(self, evidence: Evidence, here: Tensor) -> None:
         block = max(1, _BLOCK // (len(evidence.runs) * self.losses.numel()))
         for part in (slice(at, at + block) for at in range(0, len(self.rows), block)):
@@ -344,6 +381,8 @@ class _Measured:
 
     def result(self, evidence: Evidence) -> GradientFlow:
         notes = self.graph.notes
+        if self.below.any():
+            notes.append(self.range.note(self.norms, self.below))
         if not np.isfinite(self.norms).all():
             i, t, k = (int(j) for j in np.argwhere(~np.isfinite(self.norms))[0][:3])
             notes.append(
@@ -366,7 +405,8 @@ class _Measured:
             loss_steps=self.losses.shape[0],
             last=self.last,
             alignments=self.placing.alignments(),
-            by_distance=self.placing.by_distance(self.norms),
+            by_distance=self.placing.by_distance(np.where(self.below, -np.inf, self.norms)),
+            below=self.below if self.below.any() else None,
             notes=notes,
             evidence=evidence,
         )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FlowError
-from . import activation, contributions, jacobians, saving
+from . import activation, contributions, curves, jacobians, saving
 from .activation import Gate, Saturation
 from .alignment import Alignment
 from .cells import Trajectory
@@ -68,9 +68,12 @@ class GradientFlow:
         By layer, at which of its steps each loss stands, so that a pair (t, k) has a lag; or why that is not known.
     by_distance : list of (ndarray or None)
         By layer, where its sequences stand at different steps: norms by distance from the nearest state that each
-        sequence's loss looks at `(targets, T)`; else None.
+        sequence's loss looks at `(targets, T)`, −∞ for one below the range; else None.
     notes : list of str
         What a reader must know of the measurement.
+    below : ndarray of bool or None
+        Shaped as ``norms``: true where the norm is below the range of the type the model computes in, so that ``norms``
+        is 0 and ``by_lag`` NaN. None where none is.
     """
 
     layers: list[str]
@@ -92,6 +95,7 @@ class GradientFlow:
     notes: list[str] = field(default_factory=list)
     evidence: Evidence | None = field(default=None, repr=False)
     sums: contributions.Sums | None = field(default=None, repr=False)
+    below: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """One line; ``print(flow)`` says what was found."""
@@ -152,8 +156,8 @@ class GradientFlow:
     def by_lag(self) -> Array:
         """‖∂E_t/∂s_{t−lag}‖, mean over t, `(layers, T)`; a last axis as ``norms`` has.
 
-        In a reverse layer s_{t+lag}, against its own direction. NaN where no pair has that lag, and for a layer whose
-        lags are not known (``notes`` says why).
+        In a reverse layer s_{t+lag}, against its own direction. NaN where no pair has that lag, where the norms are
+        below the range of the model's type, and for a layer whose lags are not known (``notes`` says so).
 
         Raises
         ------
@@ -171,34 +175,12 @@ class GradientFlow:
         known = [i for i, own in enumerate(self.alignments) if own.kind != "refused"]
         if not known:
             raise FlowError(self.alignments[0].reason)
-        curves = {i: self._curve(i) for i in known}
-        longest = max(len(curve) for curve in curves.values())
+        every = {i: curves.of_layer(self, i)[0] for i in known}
+        longest = max(len(curve) for curve in every.values())
         found = np.full((len(self.layers), longest, *self.norms.shape[3:]), np.nan)
-        for i, curve in curves.items():
+        for i, curve in every.items():
             found[i, : len(curve)] = curve
         return found
-
-    def _curve(self, i: int) -> Array:
-        """Norms by lag, mean over t, of one layer."""
-        steps, own, near = self.steps[i], self.alignments[i], self.by_distance[i] if self.by_distance else None
-        if near is not None:
-            values = near[:, :steps]
-            delay = own.delay if own.delay is not None else np.zeros(len(values), dtype=np.int64)
-            lag = delay[:, None] + np.arange(steps)[None, :]
-            lag = np.where(np.isfinite(values).reshape(*lag.shape, -1).any(-1), lag, -1)
-        else:
-            values = self.norms[i, :, :steps]
-            lag = np.where((self.sequences > 0)[:, None], own.lags(steps)[..., 0], -1)
-        values = values.reshape(lag.size, -1)
-        at = lag.ravel()
-        longest = int(at.max(initial=0)) + 1
-        found = np.full((longest, values.shape[1]), np.nan)
-        for j, column in enumerate(values.T):
-            counted = (at >= 0) & ~((near is not None) & np.isnan(column))
-            number = np.bincount(at[counted], minlength=longest)
-            with np.errstate(invalid="ignore"):  # a lag without pairs: 0/0 is NaN
-                found[:, j] = np.bincount(at[counted], column[counted], minlength=longest) / number
-        return found.reshape(longest, *self.norms.shape[3:])
 
     def horizon(self, fraction: float = 0.01) -> Array:
         """The first lag at which ``by_lag`` is under ``fraction`` of its first value that is not zero, per layer.
@@ -208,25 +190,13 @@ class GradientFlow:
         """
         if not 0 < fraction < 1:
             raise FlowError(f"fraction is {fraction}; it is a number between 0 and 1.")
-        curves = self._one_curve()
-        found = np.full(len(self.layers), np.nan)
-        for i, curve in enumerate(curves):
-            known = np.flatnonzero(np.isfinite(curve))
-            known = known[np.cumsum(curve[known] > 0) > 0]
-            under = known[curve[known] < fraction * curve[known[0]]] if len(known) else known
-            if len(under):
-                found[i] = under[0]
-        return found
+        found = zip(*curves.mean_curves(self), strict=True)
+        return np.array(
+            [curves.horizon(curve, lost, fraction, curves.smallest(self, i)) for i, (curve, lost) in enumerate(found)]
+        )
 
     def _one_curve(self) -> Array:
-        curves = self.by_lag()
-        if curves.ndim == 2:
-            return curves
-        if self.reduce == "none":
-            there = np.isfinite(curves).any(-1)  # sequences that end earlier have no value at the far lags
-            total = np.where(np.isnan(curves), 0.0, curves).sum(-1)
-            return np.where(there, total / np.maximum((~np.isnan(curves)).sum(-1), 1), np.nan)
-        return np.asarray(curves[..., curves.shape[-1] // 2])  # the middle quantile
+        return curves.mean_curves(self)[0]
 
     @property
     def parameters(self) -> list[str]:

@@ -34,7 +34,7 @@ def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool) 
         "sequences": flow.sequences,
         "losses": flow.losses,
     }
-    arrays |= {name: own for name in ("lengths", "last") if (own := getattr(flow, name)) is not None}
+    arrays |= {name: own for name in ("lengths", "last", "below") if (own := getattr(flow, name)) is not None}
     labels: dict[str, Any] = {"format": FORMAT, "kind": "gradient flow"}
     labels |= {name: getattr(flow, name) for name in _LABELS}
     labels["alignments"] = [{"kind": own.kind, "ahead": own.ahead, "reason": own.reason} for own in flow.alignments]
@@ -70,7 +70,7 @@ def load(cls: type[GradientFlow], path: str | os.PathLike[str]) -> GradientFlow:
         if labels["format"] > FORMAT:
             raise FlowError(f"{stem} was written by a newer retrograde (format {labels['format']}).")
         plain = {name: arrays[name] for name in ("norms", "targets", "sequences", "losses")}
-        maybe = {name: arrays.get(name) for name in ("lengths", "last")}
+        maybe = {name: arrays.get(name) for name in ("lengths", "last", "below")}
         flow = cls(**plain, **maybe, **{name: labels[name] for name in _LABELS})
         flow.alignments = _alignments(flow, labels, arrays)
         flow.by_distance = [arrays.get(f"by_distance.{i}", _older(flow, i)) for i in range(len(flow.layers))]

@@ -26,7 +26,7 @@ __all__ = ["FRACTION", "Run", "part", "read", "real"]
 Curves = npt.NDArray[np.float64]
 
 FORMAT = 1
-FRACTION = 0.01  # of what it was at lag 0: there a gradient counts as gone
+FRACTION = 0.01  # of what it was at the first lag that has any: there a gradient counts as gone
 _SAMPLE_BYTES = 64 * 1024  # a sample is 300 characters; a file that grew by accident must not fill the page
 
 

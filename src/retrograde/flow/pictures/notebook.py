@@ -7,7 +7,7 @@ import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..summary import half_life_words, horizon_words, summarise
+from ..summary import growth_words, half_life_words, horizon_words, summarise
 from .by_lag import plot_by_lag
 from .heatmap import plot_heatmap
 
@@ -56,7 +56,7 @@ def _measures(summary: Summary) -> str:
             [
                 label,
                 summary.sparkline[i],
-                f"×{growth:.4g}" if growth == growth else "—",
+                growth_words(growth),
                 half_life_words(summary.half_life[i]),
                 "—"
                 if summary.kinds[i] in ("none", "unknown")
