@@ -132,13 +132,21 @@ class Repeating(nn.Module):
         memory, (h, _) = self.encoder(data)
         if self.how == "repeated":
             return self.decoder(memory[-1:].expand(steps, -1, -1))[0]
+        if self.how == "fed back":
+            token, state, outputs = memory[-1:], None, []
+            for _ in range(steps):
+                output, state = self.decoder(token, state)
+                token = torch.einsum("tbh,sbh->tsb", output, memory).softmax(1)
+                token = torch.einsum("tsb,sbh->tbh", token, memory)
+                outputs.append(output)
+            return torch.cat(outputs)
         if self.how == "state":
             return self.decoder(torch.zeros(steps, *memory.shape[1:], dtype=memory.dtype), h[:1])[0]
         weights = torch.linspace(0, 1, steps * len(memory), dtype=memory.dtype).view(steps, -1).softmax(1)
         return self.decoder(torch.einsum("ts,sbh->tbh", weights, memory))[0]  # attention
 
 
-@pytest.mark.parametrize("how", ["repeated", "state", "attention"])
+@pytest.mark.parametrize("how", ["repeated", "state", "attention", "fed back"])
 @pytest.mark.parametrize("steps", [T, T - 7, 1])
 def test_an_encoder_lies_before_its_decoder_also_if_both_are_as_long(how: str, steps: int) -> None:
     flow = rg.gradient_flow(Repeating(how), x(), steps, loss=squares)

@@ -230,9 +230,9 @@ class Graph:
         return True
 
     def feeds_stepwise(self, lower: str, upper: str) -> bool:
-        """Whether a run's input looks at other steps of a lower layer's output as its own step changes.
+        """Whether a run's input looks at later steps of a lower layer's output as its own step moves on.
 
-        So it is between the layers of a tagger; between encoder and decoder every step looks at the same.
+        So it is between the layers of a tagger; a decoder looks at the whole of its encoder, or at its end.
         """
         module = self.runs[lower][0].track[0]
         tensors = [exposed.tensor for exposed in self.recorder.exposed if exposed.output_of == module]
@@ -245,7 +245,7 @@ class Graph:
                 call.x[step] if isinstance(call, Call) and call.x is not None and call.x.requires_grad else None
                 for call, step in ((first, 0), (last, -1))
             ]
-        seen: list[list[bool]] = []
+        seen: list[list[int]] = []
         with torch._C.DisableTorchFunction(), _closed(self.recorder.calls):
             for end in ends:
                 if end is None or not end.requires_grad:
@@ -256,8 +256,11 @@ class Graph:
                     size = torch.zeros_like(tensor) if g is None else g
                     size = size if size.dim() == 3 else size.unsqueeze(0)
                     steps += size.ne(0).flatten(1).any(1).tolist()
-                seen.append(steps)
-        return all(map(any, seen)) and seen[0] != seen[1]
+                seen.append([k for k, there in enumerate(steps) if there])
+        if not all(seen):
+            return False
+        moved = seen[1][0] - seen[0][0], seen[1][-1] - seen[0][-1]
+        return min(moved) >= 0 and max(moved) > 0
 
 
 class _Head:

@@ -8,14 +8,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import FlowError
+from ..errors import FlowError, OptionError
 from .calls import AnyCall, Call
 from .graph import Graph
 from .runs import labeled_runs
 
-__all__ = ["check_axes", "check_finite", "known_lengths", "losses_by_step", "nothing_ran", "steps_there"]
+__all__ = [
+    "check_axes",
+    "check_callable",
+    "check_finite",
+    "known_lengths",
+    "losses_by_step",
+    "nothing_ran",
+    "steps_there",
+]
 
+_HELD = ("module_", "module", "model", "net", "network")  # where wrappers keep a network
 Runs = Mapping[str, Sequence[AnyCall]]
+
+
+def check_callable(model: object, loss: object) -> None:
+    """Refuse what cannot be called, such as an estimator that holds a network.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not callable(model):
+        held = [name for name in _HELD if isinstance(getattr(model, name, None), nn.Module)]
+        what = f"give its {held[0]}" if held else "give a torch.nn.Module, or a function of the inputs"
+        raise OptionError(f"model is {type(model).__name__}, which cannot be called: {what}.")
+    if not callable(loss):
+        raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
 
 
 def nothing_ran(model: object, called: object) -> FlowError:

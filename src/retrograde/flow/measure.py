@@ -17,7 +17,7 @@ from .capture import recording
 from .evidence import Evidence
 from .graph import Graph
 from .isolation import isolated
-from .losses import check_axes, check_finite, known_lengths, losses_by_step, nothing_ran, steps_there
+from .losses import check_axes, check_callable, check_finite, known_lengths, losses_by_step, nothing_ran, steps_there
 from .placing import Placing
 from .precision import without_autocast
 from .recurrence import Swept
@@ -123,8 +123,7 @@ def gradient_flow(
     """
     if state not in ("h", "c", "hc"):
         raise OptionError(f"state is {state!r}; it is one of 'h', 'c' and 'hc'.")
-    if not callable(loss):
-        raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
+    check_callable(model, loss)
     quantiles = _quantiles(reduce)
     notes: list[str] = []
     with (

@@ -15,7 +15,7 @@ from ..errors import FlowError
 from .capture import recording
 from .graph import MIXED, Graph, quiet_vmap
 from .isolation import isolated
-from .losses import check_axes, losses_by_step, nothing_ran
+from .losses import check_axes, check_callable, losses_by_step, nothing_ran
 from .runs import labeled_runs
 
 Array = NDArray[np.float64]
@@ -93,6 +93,7 @@ def sequence_gradients(
     >>> found.norms["weight_hh_l0"].shape
     (3,)
     """
+    check_callable(model, loss)
     notes: list[str] = []
     given = (inputs, kwargs or {})
     with (
