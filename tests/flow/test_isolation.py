@@ -657,3 +657,23 @@ def test_what_a_deep_copy_shares_stays_apart() -> None:
         first, second = (rg.gradient_flow(model, x, loss=by_step) for _ in range(2))
         np.testing.assert_array_equal(first.norms, second.norms)
         np.testing.assert_array_equal(first.norms, rg.gradient_flow(twin, x, loss=by_step).norms)
+
+
+def test_layers_made_as_the_model_runs_and_weights_made_in_inference_mode() -> None:
+    """Packed sequences keep the user's order where the layer is not known beforehand."""
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(7, 3, D), [4, 7, 2], enforce_sorted=False)
+
+    class Made(nn.Module):
+        def forward(self, x: Any) -> Tensor:
+            torch.manual_seed(3)
+            return nn.utils.rnn.pad_packed_sequence(nn.GRU(D, H)(x)[0])[0]
+
+    flow = rg.gradient_flow(Made(), packed, loss=by_step)
+    assert flow.lengths is not None and flow.lengths.tolist() == [4, 7, 2]
+    with torch.inference_mode():
+        layer, x = nn.GRU(D, H), torch.randn(T, B, D)
+    plain = nn.GRU(D, H)
+    plain.load_state_dict(layer.state_dict())
+    flow = rg.gradient_flow(layer, x, loss=by_step)
+    np.testing.assert_array_equal(flow.norms, rg.gradient_flow(plain, x.clone(), loss=by_step).norms)
+    assert all(p.requires_grad for p in layer.parameters())

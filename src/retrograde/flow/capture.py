@@ -456,24 +456,27 @@ def recording(model: object) -> Iterator[Recorder]:
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         recorder.leave(module)
 
+    known: dict[int, nn.Module] = {}
     if isinstance(model, nn.Module):
         for name, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
+                known[id(module)] = module
                 handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
                 # After the user's own hooks, which may mark the module's state.
                 handles.append(module.register_forward_hook(leave, always_call=True))
-    else:  # a plain function: the layers inside are not known beforehand, only met
 
-        def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if isinstance(module, _RECURRENT):
-                recorder.enter(recorder.name_of(module), module, args)
+    # Layers inside a function, or made as the model runs, are not known beforehand, only met.
 
-        def part(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(module, _RECURRENT):
-                recorder.leave(module)
+    def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, _RECURRENT) and id(module) not in known:
+            recorder.enter(recorder.name_of(module), module, args)
 
-        handles.append(nn.modules.module.register_module_forward_pre_hook(meet))
-        handles.append(nn.modules.module.register_module_forward_hook(part, always_call=True))
+    def part(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(module, _RECURRENT) and id(module) not in known:
+            recorder.leave(module)
+
+    handles.append(nn.modules.module.register_module_forward_pre_hook(meet))
+    handles.append(nn.modules.module.register_module_forward_hook(part, always_call=True))
     try:
         with (
             nothing_computed_anew(),

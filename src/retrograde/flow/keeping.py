@@ -89,8 +89,8 @@ class _Kept:
                 tensor.data = self.data
             if self.value is not None and not self._is_for_others_to_write() and not _equal(self.data, self.value):
                 self.data.copy_(self.value)
-        if self.was_leaf and tensor.requires_grad != self.requires_grad:
-            tensor.requires_grad_(self.requires_grad)
+            if self.was_leaf and tensor.requires_grad != self.requires_grad:
+                tensor.requires_grad_(self.requires_grad)
         if self.was_leaf and tensor.grad is not self.grad:
             tensor.grad = self.grad
         if self.version is not None and tensor._version != self.version:
