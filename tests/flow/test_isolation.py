@@ -643,6 +643,8 @@ def test_a_model_without_values_is_refused_in_one_line() -> None:
     with pytest.raises(rg.errors.FlowError, match=r"weight_ih_l0 of GRU is on the device 'meta'.*to_empty") as caught:
         rg.gradient_flow(nn.GRU(D, H, device="meta"), torch.randn(T, B, D), loss=by_step)
     assert "\n" not in str(caught.value)
+    with pytest.raises(rg.errors.FlowError, match="weight_ih_l0 of GRU is on the device 'meta'"):
+        rg.check_gradients(nn.GRU(D, H, device="meta"), torch.randn(T, B, D))
     with pytest.raises(rg.errors.FlowError, match="An input is on the device 'meta'"):
         rg.gradient_flow(nn.GRU(D, H), torch.randn(T, B, D, device="meta"), loss=by_step)
 

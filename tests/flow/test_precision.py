@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,16 @@ def test_a_model_in_half_precision_is_measured_in_it(
     exact = rg.gradient_flow(layer.double(), x.double(), loss=loss, reduce="none").norms
     large = exact > 1e-2 * exact.max()
     np.testing.assert_allclose(flow.norms[large], exact[large], rtol=tolerance)
+
+
+def test_a_flow_of_bfloat16_is_saved_with_its_trajectory(tmp_path: Path) -> None:
+    layer, x = nn.GRU(D, H).bfloat16(), torch.randn(T, B, D).bfloat16()
+    flow = rg.gradient_flow(layer, x, loss=by_step)
+    flow.save(tmp_path / "flow")
+    again = rg.flow.GradientFlow.load(tmp_path / "flow")
+    np.testing.assert_array_equal(again.norms, flow.norms)
+    np.testing.assert_allclose(again.jacobian_norms(), flow.jacobian_norms(), rtol=1e-2)
+    np.testing.assert_allclose(again.truncation().share, flow.truncation().share, atol=0.02)
 
 
 def test_training_under_autocast_with_a_scaler_is_the_same_with_a_recorder() -> None:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError, OptionError
-from .isolation import dropout_notes, random_states_kept
+from .isolation import check_values, dropout_notes, random_states_kept
+from .keeping import tensors_in
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -331,6 +332,7 @@ def check_gradients(
         raise OptionError(f"entries = {entries!r}; expected a whole number of at least 1")
     if rtol is not None and not 0 < rtol < 1:
         raise OptionError(f"rtol = {rtol!r}; expected a number between 0 and 1")
+    check_values([*module.parameters(), *module.buffers(), *tensors_in([*inputs, kwargs or {}])], [module])
     notes: list[str] = []
     device = _device(module, [*inputs, *(kwargs or {}).values()])
     with random_states_kept([device]), torch.inference_mode(False), torch.enable_grad():

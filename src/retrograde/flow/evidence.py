@@ -204,7 +204,13 @@ def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[st
                 "altered": label in evidence.altered,
             }
         )
-    return {name: a.cpu().contiguous().numpy() for name, a in arrays.items() if a is not None}, labels
+    return {name: _array(a) for name, a in arrays.items() if a is not None}, labels
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """In NumPy, which has no bfloat16: float32 holds the same numbers."""
+    own = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.asarray(own.cpu().contiguous().numpy())
 
 
 def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], targets: NDArray[np.int64]) -> Evidence:

@@ -21,7 +21,7 @@ from ..errors import FlowError, OptionError
 from .keeping import Keeper
 from .precision import Precision, own_precision
 
-__all__ = ["Isolation", "behind", "dropout_notes", "isolated", "random_states_kept"]
+__all__ = ["Isolation", "behind", "check_values", "dropout_notes", "isolated", "random_states_kept"]
 
 _local = threading.local()
 
@@ -172,7 +172,7 @@ def isolated(
         keeper.keep_values(inputs)
         _local.keeper = keeper
         tensors = keeper.tensors
-        _check_values(tensors, keeper)
+        check_values(tensors, keeper.modules)
         devices = {tensor.device for tensor in tensors}
         stack.enter_context(random_states_kept(devices))
         isolation = Isolation(model, keeper, training=training, freeze=freeze, notes=notes)
@@ -191,10 +191,11 @@ def isolated(
         isolation.check(model)
 
 
-def _check_values(tensors: Iterable[Tensor], keeper: Keeper) -> None:
+def check_values(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
+    """Refuse a model or an input on the device ``meta``."""
     if not any(tensor.is_meta for tensor in tensors):
         return
-    for module in keeper.modules:
+    for module in modules:
         for name, parameter in (*module.named_parameters(), *module.named_buffers()):
             if parameter.is_meta:
                 raise FlowError(
