@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograde import kernels, nn
-from retrograde.kernels import _engine, native
+from retrograde.kernels import _engine, native, operators
 
 CELLS = ["RNN_TANH", "RNN_RELU", "GRU", "LSTM"]
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
@@ -64,7 +64,7 @@ class Problem:
 
         x, h_0, c_0, weights = cast(self.x), cast(self.h_0), cast(self.c_0), [cast(w) for w in self.weights]
         if engine:
-            outputs = kernels.layer(
+            outputs = operators.layer(
                 self.cell,
                 x,
                 h_0,
