@@ -27,7 +27,7 @@ lint: $(READY) ## style (ruff) and types (mypy --strict on the package)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint browser ## lint, then the whole test suite; what CI runs
+test: lint browser ## lint, then the whole test suite; what CI runs (CI=true: fail if the engine was not built)
 	$(BIN)/python -m pytest
 
 bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)

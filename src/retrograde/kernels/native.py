@@ -1,6 +1,6 @@
 """The native engine as functions of tensors: shapes are checked, pointers are taken, nothing is differentiated.
 
-Only :func:`forward` with ``checked=False`` trusts its caller: the modules have compared every shape already.
+With ``checked=False`` they trust their caller: the modules have compared every shape already.
 """
 
 from __future__ import annotations
@@ -337,12 +337,12 @@ def step(
             return None
     out, h_n = x.new_empty((B, R)), x.new_empty((1, B, R))
     c_n = x.new_empty((1, B, H)) if number == 3 else None
-    w = [t.data_ptr() for t in weights]
-    b_ih, b_hh = (w[2], w[3]) if bias else (0, 0)
+    p = [t.data_ptr() for t in weights]
+    b_ih, b_hh = (p[2], p[3]) if bias else (0, 0)
     _engine.forward(
         number, dtype is torch.float64, False, 1, B, inputs, H, R, B, 0, torch.get_num_threads(), x.data_ptr(), inputs,
-        0 if h is None else h.data_ptr(), 0 if c is None else c.data_ptr(), w[0], w[1], b_ih, b_hh,
-        w[-1] if proj_size else 0, out.data_ptr(), R, h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr(),
+        0 if h is None else h.data_ptr(), 0 if c is None else c.data_ptr(), p[0], p[1], b_ih, b_hh,
+        p[-1] if proj_size else 0, out.data_ptr(), R, h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr(),
         0, 0, 0,
     )  # fmt: skip
     return out, h_n, c_n
@@ -362,6 +362,7 @@ def backward(
     gates: Tensor | None,
     cells: Tensor | None,
     needs: tuple[bool, bool, bool, Sequence[bool]],
+    checked: bool = True,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
     """Differentiate what :func:`forward` did.
 
@@ -369,6 +370,8 @@ def backward(
     ----------
     needs
         Which gradients are asked for: of x, of h_0, of c_0, of each weight.
+    checked : bool
+        False if these are known to be the tensors that the forward pass took and returned.
 
     Returns
     -------
@@ -383,19 +386,18 @@ def backward(
     MemoryError
         If the engine's working memory cannot be allocated.
     """
-    refuse(forward_misfit(plan, x, h_0, c_0, weights, batch_sizes), "the engine's backward pass")
+    if checked:
+        refuse(forward_misfit(plan, x, h_0, c_0, weights, batch_sizes), "the engine's backward pass")
     cell, D, bias, projected, _ = plan
     T, B = _sizes(x, batch_sizes)
     need_x, need_h, need_c, need_weights = needs
     segment = plan.segment(x, T, B, weights[0].shape[0] // GATES[cell])
-    refuse(
-        backward_misfit(
-            plan, (grad_out, grad_h_n, grad_c_n), x, weights, batch_sizes, out, gates, cells, segment, len(need_weights)
-        ),
-        "the engine's backward pass",
-    )
-    if need_c and cell != 3:
-        refuse("the gradient of c_0 is asked for, and only an LSTM has one", "the engine's backward pass")
+    if checked:
+        given = (grad_out, grad_h_n, grad_c_n)
+        refuse(
+            backward_misfit(plan, given, x, weights, batch_sizes, out, gates, cells, segment, needs),
+            "the engine's backward pass",
+        )
     weights = _dense(weights)
     x, out = _as_it_lies(x), _as_it_lies(out)
     h_0, c_0, grad_out, grad_h_n, grad_c_n = (

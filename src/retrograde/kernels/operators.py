@@ -190,7 +190,9 @@ class _Layer(torch.autograd.Function):
         out, h_n, c_n, gates, cells = native.forward(plan, x, h_0, c_0, weights, batch_sizes, True, checked=False)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h_0, c_0, batch_sizes, out, gates, cells, *weights)
+        saved = (x, h_0, c_0, batch_sizes, out, gates, cells, *weights)
+        ctx.places = _places(saved)
+        ctx.save_for_backward(*saved)
         return out, h_n, c_n
 
     @staticmethod
@@ -205,9 +207,14 @@ class _Layer(torch.autograd.Function):
             return None, *found[:3], None, *found[3:]
         grad_x, grad_h, grad_c, grads = native.backward(
             ctx.plan, grad_out, grad_h_n, grad_c_n, x, h_0, c_0, weights, batch_sizes, out, gates, cells,
-            (need[1], need[2], need[3], need[5:]),
+            (need[1], need[2], need[3], need[5:]), checked=ctx.places != _places(ctx.saved_tensors),
         )  # fmt: skip
         return None, grad_x, grad_h, grad_c, None, *grads
+
+
+def _places(tensors: Sequence[Tensor | None]) -> list[int]:
+    """Where they lie: somewhere else later means other tensors, from a hook or a new ``.data`` (``model.half()``)."""
+    return [0 if t is None else t.data_ptr() for t in tensors]
 
 
 def _batched(*grads: Tensor | None) -> bool:

@@ -107,13 +107,15 @@ def backward_misfit(
     gates: Tensor | None,
     cells: Tensor | None,
     segment: int,
-    needs: int,
+    needs: tuple[bool, bool, bool, Sequence[bool]],
 ) -> str | None:
     """As :func:`forward_misfit`, which has passed, for what the backward pass is given besides."""
     cell, D = plan.cell, plan.directions
     H, R = weights[0].shape[0] // GATES[cell], weights[1].shape[1]
-    if needs != len(weights):
-        return f"{needs} of {len(weights)} weights are said to need a gradient or not"
+    if len(needs[3]) != len(weights):
+        return f"{len(needs[3])} of {len(weights)} weights are said to need a gradient or not"
+    if needs[2] and cell != 3:
+        return "the gradient of c_0 is asked for, and only an LSTM has one"
     if batch_sizes is None:
         T, B = x.shape[0], x.shape[1]
         rows = T * B

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import OptionError
 from ..kernels import native
-from .compilation import admit_to_graphs
+from .compilation import admit_to_graphs, exporting
 from .paths import Call, Explanation, compute, compute_traced, explanation, watched
 from .trace import Trace
 
@@ -29,6 +29,7 @@ class Recurrent(torch.nn.RNNBase):
     """What the three layers share: fresh weights, and one forward pass over any form of input."""
 
     recompute = False  # the class's, so that layers made elsewhere (old pickles, accelerate_) have it too
+    _accelerated = False  # True for a layer that accelerate_ has changed
 
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,6 +64,8 @@ class Recurrent(torch.nn.RNNBase):
         ValueError, RuntimeError, TypeError, ...
             Whatever ``torch.nn`` raises on the same bad input.
         """
+        if exporting():
+            return super().forward(input, hx)
         weights = self._flat_weights
         call = self._call(input, hx, weights)
         if call is None:

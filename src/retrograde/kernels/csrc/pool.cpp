@@ -39,9 +39,11 @@ std::int64_t fail_allocation(std::int64_t n) noexcept { return allocations_left.
 
 void may_fail(std::size_t bytes) {
   std::int64_t left = allocations_left.load(std::memory_order_relaxed);
-  while (left > 0 && !allocations_left.compare_exchange_weak(left, left - 1)) {
+  if (left == 0) return;
+  const auto next = [&] { return left > 0 ? left - 1 : left < -1 ? left + 1 : left; };
+  while (left != 0 && !allocations_left.compare_exchange_weak(left, next())) {
   }
-  if (left == 1) throw OutOfMemory(bytes);
+  if (left == 1 || left == -1) throw OutOfMemory(bytes);
 }
 
 namespace {

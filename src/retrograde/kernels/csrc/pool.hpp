@@ -21,7 +21,8 @@ class OutOfMemory : public std::bad_alloc {  // Python's MemoryError
   char text_[96];
 };
 void may_fail(std::size_t bytes);
-// For tests: makes the n-th allocation from now on fail, once; 0: none. Returns what was left of the n before.
+// For tests: makes the n-th allocation from now on fail, and for -n all after it too; 0: none. Returns what was left of
+// the n before, -1 once allocations keep failing.
 std::int64_t fail_allocation(std::int64_t n) noexcept;
 
 class Pool;
