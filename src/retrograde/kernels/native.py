@@ -164,13 +164,26 @@ def _as_it_lies(x: Tensor) -> Tensor:
     return x if x.is_contiguous() and not x.is_neg() else x.resolve_neg().contiguous()
 
 
+def _with_memory(tensors: Sequence[Tensor]) -> list[int]:
+    """Where they lie; a tensor whose storage was freed has a shape, and nothing to read."""
+    found = [t.data_ptr() for t in tensors]
+    if 0 in found:
+        refuse(
+            "a tensor has a shape but no memory (was its storage freed?)"
+            if any(t.numel() for t, p in zip(tensors, found, strict=True) if p == 0)
+            else None,
+            "the engine",
+        )
+    return found
+
+
 def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    return 0 if tensor is None else tensor.data_ptr() or _with_memory([tensor])[0]
 
 
 def _offset(tensor: Tensor | None, direction: int) -> int:
     """Where a direction's part of a (D, ...) tensor begins."""
-    return 0 if tensor is None else tensor.data_ptr() + direction * tensor.stride(0) * tensor.element_size()
+    return 0 if tensor is None else _pointer(tensor) + direction * tensor.stride(0) * tensor.element_size()
 
 
 def _sizes(x: Tensor, batch_sizes: Tensor | None) -> tuple[int, int]:
@@ -185,7 +198,7 @@ def _pointers(weights: Sequence[Tensor], plan: Plan) -> list[tuple[int, int, int
     found = []
     n = plan.per_direction
     for d in range(plan.directions):
-        p = [w.data_ptr() for w in weights[d * n : (d + 1) * n]]
+        p = _with_memory(weights[d * n : (d + 1) * n])
         w_hr = p.pop() if plan.projected else 0
         found.append((p[0], p[1], p[2], p[3], w_hr) if plan.bias else (p[0], p[1], 0, 0, w_hr))
     return found
@@ -337,11 +350,11 @@ def step(
             return None
     out, h_n = x.new_empty((B, R)), x.new_empty((1, B, R))
     c_n = x.new_empty((1, B, H)) if number == 3 else None
-    p = [t.data_ptr() for t in weights]
+    p = _with_memory(weights)
     b_ih, b_hh = (p[2], p[3]) if bias else (0, 0)
     _engine.forward(
         number, dtype is torch.float64, False, 1, B, inputs, H, R, B, 0, torch.get_num_threads(), x.data_ptr(), inputs,
-        0 if h is None else h.data_ptr(), 0 if c is None else c.data_ptr(), p[0], p[1], b_ih, b_hh,
+        _pointer(h), _pointer(c), p[0], p[1], b_ih, b_hh,
         p[-1] if proj_size else 0, out.data_ptr(), R, h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr(),
         0, 0, 0,
     )  # fmt: skip
@@ -427,8 +440,8 @@ def backward(
         _engine.backward(
             cell, float64, d == 1, T, B, x.shape[-1], H, R, rows, _pointer(batch_sizes), threads,
             x.data_ptr(), x.shape[-1], _offset(h_0, d), _offset(c_0, d), w_ih, w_hh, b_ih, b_hh, w_hr,
-            out.data_ptr() + d * R * item, D * R, _offset(gates, d), _offset(cells, d), segment,
-            0 if grad_out is None else grad_out.data_ptr() + d * R * item, D * R,
+            _pointer(out) + d * R * item, D * R, _offset(gates, d), _offset(cells, d), segment,
+            0 if grad_out is None else _pointer(grad_out) + d * R * item, D * R,
             _offset(grad_h_n, d), _offset(grad_c_n, d), _pointer(grad_x), x.shape[-1], d == 1,
             _pointer(own[0]), _pointer(own[1]), _pointer(grad_b), _pointer(grad_b_hh if cell == 2 else None),
             _pointer(own[-1] if projected else None), _offset(grad_h, d), _offset(grad_c, d),

@@ -246,6 +246,13 @@ def _layer(
     return out, h_n, c_n, gates, cells
 
 
+def _together(x: Tensor, *others: Tensor | None) -> None:
+    """Refuse tensors on other devices: torch takes one on ``meta`` as a sign that only shapes are wanted of all."""
+    for t in others:
+        if t is not None and t.device != x.device:
+            raise OptionError(f"the engine's tensors must be on one device, not on {x.device} and {t.device}")
+
+
 @_layer.register_fake
 def _(
     x: Tensor,
@@ -260,6 +267,7 @@ def _(
     recompute: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _together(x, h_0, c_0, batch_sizes, *weights)
     D, R = directions, weights[1].shape[1]
     H = weights[0].shape[0] // GATES[cell]
     if batch_sizes is None:
@@ -315,7 +323,9 @@ def _layer_backward(
 
 @_layer_backward.register_fake
 def _(*args: Any) -> list[Tensor]:
-    _, _, _, x, h_0, c_0, weights, *_, needs = args  # as the operator takes them
+    *grads, x, h_0, c_0, weights, batch_sizes, out, gates, cells = args[:11]  # as the operator takes them
+    needs = args[-1]
+    _together(x, h_0, c_0, batch_sizes, out, gates, cells, *grads, *weights)
     likes = (x, h_0, c_0, *weights)
     return [
         t.new_empty(t.shape) if need and t is not None else x.new_empty(0) for t, need in zip(likes, needs, strict=True)
