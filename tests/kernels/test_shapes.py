@@ -11,7 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import PackedSequence
 
+import retrograde as rg
 from retrograde import kernels
 from retrograde.errors import OptionError
 from retrograde.kernels import native, operators
@@ -187,3 +189,54 @@ def test_nothing_that_does_not_fit_is_computed_or_crashes():
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_shapes; test_shapes.fuzz()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, f"exit code {result.returncode}\n{result.stderr[-3000:]}"
+
+
+def test_the_public_names():
+    assert kernels.__all__ == ["available", "empty_cache", "info", "matmul"]
+    assert not any(hasattr(kernels, name) for name in ("step", "can_step", "layer", "traced_layer"))
+
+
+@pytest.mark.parametrize("sizes", [[3, 4, 1], [3, 3, 9], [3, 0, 5], [3, 3], [9, 9, 9]])
+def test_packed_sequences_made_by_hand(sizes):
+    packed = PackedSequence(torch.randn(8, 5), torch.tensor(sizes))  # torch checks nothing here
+    with pytest.raises(ValueError, match="batch_sizes must"):
+        rg.nn.LSTM(5, 6)(packed)
+
+
+def test_batch_sizes_of_another_type_are_not_misread():
+    packed = PackedSequence(torch.randn(5, 5), torch.tensor([3, 2], dtype=torch.int32))
+    layer = rg.nn.LSTM(5, 6)
+    assert rg.nn.explain(layer, packed).path == "torch"
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.half, lambda t: t[:2, :2].clone()])
+def test_a_weight_that_changed_between_forward_and_backward(change):
+    layer = rg.nn.LSTM(5, 6)
+    loss = layer(torch.randn(4, 3, 5))[0].sum()
+    layer.weight_hh_l0.data = change(layer.weight_hh_l0.data)
+    with pytest.raises((OptionError, RuntimeError)):
+        loss.backward()
+
+
+def test_a_step_whose_state_is_elsewhere():
+    layer = rg.nn.GRU(5, 6)
+    with torch.no_grad(), pytest.raises((RuntimeError, NotImplementedError)):
+        layer.step(torch.randn(2, 5), torch.zeros(1, 2, 6, device="meta")).relu()
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_matmul_refuses_impossible_threads(threads):
+    with pytest.raises(OptionError, match=f"threads is {threads}"):
+        kernels.matmul(torch.ones(2, 2), torch.ones(2, 2), threads=threads)
+
+
+def test_matmul_takes_no_more_threads_than_there_are():
+    a = torch.randn(200, 200)
+    torch.testing.assert_close(kernels.matmul(a, a, threads=10**6), a @ a, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_that_lie_negated():
+    x = torch.randn(1, 1, 1, dtype=torch.complex64).conj().imag
+    assert x.is_neg() and x.is_contiguous()
+    layer = rg.nn.RNN(1, 3)
+    torch.testing.assert_close(layer(x)[0], layer(x.clone().resolve_neg())[0])

@@ -89,11 +89,13 @@ def test_exported_programs_run_without_this_package(tmp_path):
             return str(tmp_path / f"{kind}-{name}")
 
         torch.export.save(torch.export.export(model, (x,)), written("export.pt2"))
-        torch.export.save(torch.export.export(model, (x,), strict=True), written("strict.pt2"))
         torch.jit.script(model).save(written("script.pt"))
         torch.jit.trace(model, x).save(written("trace.pt"))
-        torch.onnx.export(model, (x,), written("new.onnx"), dynamo=True, external_data=False, verbose=False)
         torch.onnx.export(model, (x,), written("old.onnx"), dynamo=False)
+        if kind == "LSTM":  # the slow ones; their graphs come from the same export
+            torch.export.save(torch.export.export(model, (x,), strict=True), written("strict.pt2"))
+            options = {"dynamo": True, "external_data": False, "verbose": False, "optimize": False}
+            torch.onnx.export(model, (x,), written("new.onnx"), **options)
         assert classes(model) == before
         restored = rg.nn.restore_(getattr(rg.nn, kind)(3, 4, batch_first=True), native=True)
         torch.save(restored, tmp_path / f"{kind}.whole")
