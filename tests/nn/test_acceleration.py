@@ -402,6 +402,7 @@ def test_restoring_touches_only_what_was_accelerated():
     assert type(rg.nn.restore_(whole, native=True)[1]) is torch.nn.GRU
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's, where there is no engine
 def test_a_layer_of_ours_becomes_torchs_if_asked_for():
     layer, x = rg.nn.LSTM(3, 4, proj_size=2, recompute=True), torch.randn(5, 2, 3)
     expected = layer(x)

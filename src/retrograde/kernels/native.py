@@ -412,13 +412,16 @@ def backward(
             "the engine's backward pass",
         )
     weights = _dense(weights)
-    x, out = _as_it_lies(x), _as_it_lies(out)
+    x = _as_it_lies(x)
     h_0, c_0, grad_out, grad_h_n, grad_c_n = (
         t if t is None else _as_it_lies(t) for t in (h_0, c_0, grad_out, grad_h_n, grad_c_n)
     )
     # what this cell does not keep is an empty tensor where a torch operator hands it in
-    gates = None if cell < 2 or segment or gates is None else _as_it_lies(gates)
-    cells = None if cell < 3 or cells is None else _as_it_lies(cells)
+    gates = None if cell < 2 or segment else gates
+    cells = None if cell < 3 else cells
+    if checked:
+        out = _as_it_lies(out)
+        gates, cells = (t if t is None else _as_it_lies(t) for t in (gates, cells))
     if batch_sizes is not None and not batch_sizes.is_contiguous():
         batch_sizes = batch_sizes.contiguous()
     H = weights[0].shape[0] // GATES[cell]
