@@ -49,7 +49,7 @@ def admit_to_graphs(layer: type[torch.nn.Module]) -> None:
 
 
 # Every function through which a tool looks at a model's classes: the module it is in, its owner there if that is not
-# the module, and its name. The names are torch's own, the same from torch 2.6 to 2.13; where one is missing, that
+# the module, and its name. The names are private to torch (seen in 2.13); where one is missing, that
 # tool sees our classes.
 _LOOK_AT_CLASSES = (
     ("torch.jit._recursive", None, "create_script_module"),
