@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if (option := _empty(arguments)) is not None:
+        return _complain(f"{option} is empty: give a name (. is the current folder).", 2)
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="retrograde", standalone_mode=False)
         sys.stdout.flush()
@@ -91,6 +93,16 @@ def _run(arguments: list[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _complain(error.format_message(), 2)  # typer's own: a misspelt option, a missing argument
+
+
+def _empty(arguments: list[str]) -> str | None:
+    """What an empty argument was given for; a prompt may be empty."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument == "" and before != "--prompt":
+            return before if before.startswith("-") and before != "--" else "an argument"
+        if argument.startswith("--") and argument.endswith("=") and argument != "--prompt=":
+            return argument[:-1]
+    return None
 
 
 def _complain(message: str, code: int) -> int:

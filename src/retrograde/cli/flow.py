@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import OptionError, RetrogradeError
+from ..files import check_source
 from .terminal import printable
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
     from ..training.probe import probe
 
     run = load(path)
-    task, source = run.config["task"], data or str(run.config["data"]["source"])
+    task, source = run.config["task"], str(run.config["data"]["source"]) if data is None else data
     taken = probe(run, data, steps=asked.steps, sequences=asked.sequences)
     for note in taken.notes:
         typer.echo(f"note: {printable(note)}", err=True)
@@ -192,6 +193,9 @@ def _of_checkpoint(
 ) -> tuple[GradientFlow, _About]:
     from ..flow.checkpoints import choose, drive, find_recurrent, read_input, read_state_dict
 
+    for file in (path, given):
+        if file is not None:
+            check_source(file)
     parameters = read_state_dict(path)
     try:
         found = find_recurrent(parameters, nonlinearity)

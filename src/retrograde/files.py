@@ -1,0 +1,245 @@
+"""Open files that anyone may have made, and write files that are either whole or absent.
+
+Everything in the package that opens a file named by a user, or found in a run folder, goes through here. Devices and
+sockets are refused, pipes are read up to a limit, folders are walked up to a limit. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import DataError
+
+__all__ = [
+    "FOLDER_BYTES",
+    "FOLDER_ENTRIES",
+    "STREAM_BYTES",
+    "check_source",
+    "limited",
+    "open_source",
+    "standard_input",
+    "walk",
+]
+
+STREAM_BYTES = 1 << 30  # read from standard input or a pipe at most: 1 GiB
+FOLDER_ENTRIES = 250_000  # files and folders under a folder of texts
+FOLDER_BYTES = 1 << 35  # size of all of them together: 32 GiB
+WRITER_SECONDS = 10.0  # wait for somebody to open the other end of a pipe
+_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
+_KINDS = {stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFSOCK: "socket", stat.S_IFIFO: "pipe"}
+
+
+# --- What a user names ------------------------------------------------------------------------------------------------
+
+
+def check_source(name: str | os.PathLike[str], *, pipes: bool = False) -> None:
+    """Refuse what cannot be read as a file: nothing, a device, a socket, and unless ``pipes`` a pipe.
+
+    A name that does not exist passes: the caller says which kinds of file it expects.
+
+    Raises
+    ------
+    DataError
+    """
+    if not os.fspath(name):
+        raise DataError("the name of the data is empty: name a file or a folder.")
+    try:
+        found = Path(name).stat()
+    except (OSError, ValueError):
+        return
+    _check_kind(str(name), found, pipes)
+
+
+def _check_kind(name: str, found: os.stat_result, pipes: bool) -> None:
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    if kind == "pipe" and not pipes:
+        raise DataError(f"{name} is a pipe, which can be read only once: save what it brings to a file and name that.")
+    if kind in ("device", "socket") and not _is_null(found):
+        raise DataError(f"{name} is a {kind}, not a file: it has no end. Name a file.")
+    if stat.S_ISREG(found.st_mode) and found.st_dev in _kernel_devices():
+        raise DataError(f"{name} is not a file on a disk but an interface of the kernel: name a file.")
+
+
+def _is_null(found: os.stat_result) -> bool:
+    """Whether it is ``/dev/null``, which ends at once."""
+    try:
+        return found.st_rdev == Path(os.devnull).stat().st_rdev
+    except OSError:
+        return False
+
+
+def _kernel_devices() -> set[int]:
+    """Device numbers of ``/proc`` and ``/sys``, whose files have neither a size nor, some of them, an end."""
+    found = set()
+    for folder in ("/proc", "/sys"):
+        try:
+            found.add(Path(folder).stat().st_dev)
+        except OSError:
+            continue
+    # In some containers they are plain folders of the root file system.
+    return found - {Path("/").stat().st_dev}
+
+
+def open_source(path: str | os.PathLike[str], *, pipes: bool = False) -> IO[bytes]:
+    """Open a file for reading, after `check_source`; opening a pipe waits at most `WRITER_SECONDS` for its writer.
+
+    Raises
+    ------
+    DataError
+        If it is a device or a socket, or a pipe to which nobody writes.
+    OSError
+        If it cannot be opened.
+    """
+    check_source(path, pipes=pipes)
+    descriptor = os.open(path, os.O_RDONLY | _ONCE)
+    try:
+        found = os.fstat(descriptor)  # again: another file may have taken the name meanwhile
+        _check_kind(str(path), found, pipes)
+        if stat.S_ISFIFO(found.st_mode):
+            return io.BufferedReader(_Pipe(descriptor, _first_bytes(descriptor, str(path))))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _first_bytes(descriptor: int, name: str) -> bytes:
+    """Wait until a pipe has a writer, and return what it has written by then."""
+    until = time.monotonic() + WRITER_SECONDS
+    while True:
+        try:
+            first = os.read(descriptor, 1 << 16)
+        except BlockingIOError:  # somebody has it open and has not written yet
+            first = b""
+            break
+        if first:
+            break
+        left = until - time.monotonic()
+        if left <= 0:
+            raise DataError(f"{name} is a pipe to which nobody has written for {WRITER_SECONDS:g} seconds.")
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        if waiting.poll(min(left, 0.05) * 1000):
+            time.sleep(0.01)  # a pipe whose writer has left is ready at once, with nothing to read
+    os.set_blocking(descriptor, True)
+    return first
+
+
+class _Pipe(io.RawIOBase):
+    """A pipe, some of which was read already."""
+
+    def __init__(self, descriptor: int, first: bytes) -> None:
+        self._file, self._first = os.fdopen(descriptor, "rb", buffering=0), first
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._first:
+            count = min(len(buffer), len(self._first))
+            buffer[:count], self._first = self._first[:count], self._first[count:]
+            return count
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def standard_input() -> IO[bytes]:
+    """Standard input, if it is something that ends.
+
+    Raises
+    ------
+    DataError
+        If it is closed, a folder, or a device other than a terminal.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise DataError("standard input is closed: name a file, or pipe the data in.")
+    stream = sys.stdin.buffer
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # something in memory takes its place
+        return stream
+    found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise DataError("standard input is a folder: name it as the data instead.")
+    if not os.isatty(descriptor):
+        _check_kind("standard input", found, True)
+    return stream
+
+
+def limited(blocks: Iterable[bytes], name: str, limit: int = STREAM_BYTES) -> Iterator[bytes]:
+    """Pass on what a stream brings, up to a limit.
+
+    Raises
+    ------
+    DataError
+        If there is more.
+    """
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > limit:
+            raise DataError(
+                f"{name} brings more than {limit >> 20:,} MiB, the limit for a stream: save it to a file, which may be "
+                "larger, and name that."
+            )
+        yield block
+
+
+# --- Folders ----------------------------------------------------------------------------------------------------------
+
+
+def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> list[Path]:
+    """Regular files under a folder without hidden ones, sorted by path; links to folders are not followed.
+
+    Raises
+    ------
+    DataError
+        If it is the whole file system, holds kernel interfaces, or more than `FOLDER_ENTRIES` entries or
+        `FOLDER_BYTES` bytes.
+    """
+    top = Path(folder)
+    if top.resolve() == Path(top.resolve().anchor):
+        raise DataError(f"{folder} is the whole file system: name a folder of texts in it.")
+    found: list[Path] = []
+    kernel, entries, size = _kernel_devices(), 0, 0
+    if top.stat().st_dev in kernel:
+        raise DataError(f"{folder} holds no files but interfaces of the kernel: name a folder of texts.")
+
+    def refuse(error: OSError) -> None:
+        if error.filename == str(top):
+            raise DataError(f"{folder} cannot be read: {error.strerror}.") from None
+
+    for root, folders, files in os.walk(top, onerror=refuse):
+        entries += len(folders) + len(files)
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in skip]
+        for name in files:
+            path = Path(root, name)
+            if name.startswith("."):
+                continue
+            try:
+                about = path.stat()
+            except OSError:  # a link to nothing
+                continue
+            if stat.S_ISREG(about.st_mode) and about.st_dev not in kernel:
+                size += about.st_size
+                found.append(path)
+        if entries > FOLDER_ENTRIES or size > FOLDER_BYTES:
+            raise DataError(
+                f"{folder} is too large for a folder of texts: it holds more than {FOLDER_ENTRIES:,} files and "
+                f"folders, or more than {FOLDER_BYTES >> 30} GiB. Name a smaller folder, or join the files."
+            )
+    return sorted(found, key=lambda path: path.relative_to(top).as_posix())
