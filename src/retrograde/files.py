@@ -6,13 +6,17 @@ sockets are refused, pipes are read up to a limit, folders are walked up to a li
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import secrets
 import select
 import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,18 +25,26 @@ from .errors import DataError
 __all__ = [
     "FOLDER_BYTES",
     "FOLDER_ENTRIES",
+    "KEPT_BYTES",
     "STREAM_BYTES",
+    "UnreadableError",
+    "check_regular",
     "check_source",
     "limited",
     "open_source",
+    "read_file",
+    "remove_drafts",
+    "replacing",
     "standard_input",
     "walk",
+    "write_file",
 ]
 
 STREAM_BYTES = 1 << 30  # read from standard input or a pipe at most: 1 GiB
 FOLDER_ENTRIES = 250_000  # files and folders under a folder of texts
 FOLDER_BYTES = 1 << 35  # size of all of them together: 32 GiB
 WRITER_SECONDS = 10.0  # wait for somebody to open the other end of a pipe
+KEPT_BYTES = 1 << 28  # of a vocabulary, or of the columns and scales of a task: 256 MiB
 _ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
 _KINDS = {stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFSOCK: "socket", stat.S_IFIFO: "pipe"}
 
@@ -243,3 +255,171 @@ def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> 
                 f"folders, or more than {FOLDER_BYTES >> 30} GiB. Name a smaller folder, or join the files."
             )
     return sorted(found, key=lambda path: path.relative_to(top).as_posix())
+
+
+# --- Files that the package wrote itself, or that pretend to be such --------------------------------------------------
+
+
+class UnreadableError(OSError):
+    """A file is not a regular one, or larger than anything that is written there."""
+
+
+def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a regular file of at most ``limit`` bytes; its last component must not be a link.
+
+    Raises
+    ------
+    UnreadableError
+        If it is something else, or larger.
+    OSError
+        If it is missing or cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | _ONCE | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        found = os.fstat(file.fileno())
+        check_regular(found, limit)
+        content = file.read(limit + 1)  # it may grow meanwhile
+    if len(content) > limit:
+        raise UnreadableError(errno.EFBIG, f"it is larger than {limit >> 20:,} MiB, the limit for this file")
+    return content
+
+
+def check_regular(found: os.stat_result, limit: int) -> None:
+    """Refuse what `read_file` does not read.
+
+    Raises
+    ------
+    UnreadableError
+    """
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "folder" if stat.S_ISDIR(found.st_mode) else "special file")
+        raise UnreadableError(errno.EINVAL, f"it is a {kind}, not a regular file")
+    if found.st_size > limit:
+        raise UnreadableError(
+            errno.EFBIG, f"it has {found.st_size / (1 << 20):,.0f} MiB; the limit for this file is {limit >> 20:,} MiB"
+        )
+
+
+# --- Writing: a reader sees the old file or the new one, never half of one --------------------------------------------
+
+DRAFT = ".partial"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[IO[bytes]]:
+    """Write a file so that at any moment either the old or the new one is whole: draft, fsync, rename.
+
+    The draft has no name until it is whole where the system allows it (Linux), so a process that is killed leaves
+    nothing behind. A new file gets the permissions that the umask leaves; one that is replaced keeps its own. A link is
+    replaced; with ``follow``, the file that it leads to is.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the old file is then still there.
+    """
+    target = Path(os.path.realpath(path)) if follow else Path(path)
+    mode = _mode_of(target)
+    draft, descriptor = _draft(target)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            yield file
+            file.flush()
+            _sync(file.fileno())
+            if draft is None:
+                draft = _draft_name(target)
+                os.link(f"/proc/self/fd/{file.fileno()}", draft, follow_symlinks=True)
+        draft.replace(target)
+    except BaseException:
+        if draft is not None:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _mode_of(target: Path) -> int | None:
+    """Permissions of the file that is to be replaced; None if there is none."""
+    try:
+        found = target.lstat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(found.st_mode):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "folder")
+        raise OSError(errno.EEXIST, f"it is a {kind}, which is not replaced", str(target))
+    return stat.S_IMODE(found.st_mode)
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file by `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a process left that was killed as it wrote; nobody else may be writing to the folder."""
+    for file in [*folder.glob(f".*{DRAFT}"), *folder.glob(f"*/.*{DRAFT}")]:
+        with suppress(OSError):
+            file.unlink()
+
+
+def _draft_name(target: Path) -> Path:
+    # The name of the target may be as long as a name can be; of it so much is kept that one sees what it was to become.
+    return target.with_name(f".{target.name[:30]}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT}")
+
+
+def _draft(target: Path) -> tuple[Path | None, int]:
+    """A new file next to the target: its name, None while it has none, and its descriptor."""
+    close = getattr(os, "O_CLOEXEC", 0)
+    if _unnamed_work(target.parent):
+        with suppress(OSError):  # other errors come again below
+            return None, os.open(target.parent, os.O_WRONLY | os.O_TMPFILE | close, 0o666)
+    draft = _draft_name(target)
+    return draft, os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | close, 0o666)
+
+
+@cache
+def _unnamed_work(folder: Path) -> bool:
+    """Whether files without a name can be made in a folder, and named later: not on every file system, nor in every
+    container.
+    """
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    draft = _draft_name(folder / "try")
+    try:
+        descriptor = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:
+            os.link(f"/proc/self/fd/{descriptor}", draft, follow_symlinks=True)
+            draft.unlink()
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until a file is on the disk. A failure counts as one of writing; a file system that cannot sync does not."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:  # not every system lets a folder be opened; the file itself is synced
+        return
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EROFS)

@@ -20,7 +20,7 @@ from .generate import generate
 from .info import info
 from .predict import predict
 from .report import report
-from .terminal import printable
+from .terminal import complain, guarded, say
 from .train import train
 
 __all__ = ["app", "main"]
@@ -35,14 +35,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (train, generate, evaluate, predict, info, report, flow, bench):
-    app.command()(_command)
+    app.command()(guarded(_command))
 
 
 def _version(asked: bool) -> None:
     if asked:
         from .. import __version__
 
-        typer.echo(f"retrograde {__version__}")
+        say(f"retrograde {__version__}")
         raise typer.Exit
 
 
@@ -106,8 +106,8 @@ def _empty(arguments: list[str]) -> str | None:
 
 
 def _complain(message: str, code: int) -> int:
-    line = printable(" ".join(message.split()))
-    if len(line) > LONGEST:  # it names something from data that is as long as a book
-        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
-    typer.echo(f"retrograde: {line}", err=True)
+    message = " ".join(message.split())
+    if len(message) > LONGEST:  # it names something from data that is as long as a book
+        message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+    complain(message)
     return code

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..training.options import Options
+from ..options import Options
+from .terminal import say_json
 
 __all__ = ["train"]
 
@@ -329,9 +330,7 @@ def train(
     if not first:
         return
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps({"run": str(result.folder), **result.summary}, ensure_ascii=False))
+        say_json({"run": str(result.folder), **result.summary})
     else:
         shown.finished(result)
     if result.signal is not None:

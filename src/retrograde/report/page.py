@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import os
-import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +16,7 @@ import plotly.offline
 from markupsafe import Markup
 
 from ..errors import RunError
+from ..files import write_file
 from .run import read
 from .section import Figure
 from .sections import SECTIONS, verdict
@@ -95,20 +94,10 @@ def _plot(figure: Figure) -> Markup:
 
 
 def _replace(path: Path, html: str) -> Path:
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=".report-", suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        write_file(path, html.encode())
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise RunError(f"{path} cannot be written ({error.strerror}): mend the folder's permissions or space") from None
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}): fix the permissions of the folder, or make room."
+        ) from None
     return path

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..errors import DataError, OptionError, RunError
-from ..files import check_source, limited, open_source, standard_input, walk
+from ..files import KEPT_BYTES, check_source, limited, open_source, read_file, standard_input, walk
 from .storage import Rows
 
 __all__ = ["UNKNOWN", "Text", "TokenKind", "Vocabulary", "decoded", "is_saved", "read_text", "some_of"]
@@ -584,7 +584,7 @@ class Vocabulary:
             If the file is missing or holds something else.
         """
         try:
-            tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+            tokenizer = Tokenizer.from_str(read_file(path, KEPT_BYTES).decode("utf-8"))
         except Exception as error:  # tokenizers raises bare Exceptions
             raise RunError(f"{path} is not a vocabulary that can be read: {error}") from None
         if isinstance(tokenizer.model, models.BPE):

@@ -27,14 +27,14 @@ from torch import nn
 
 from .. import __version__, kernels
 from ..errors import DataError, DivergedError, OptionError, RetrogradeError, RunError
+from ..options import Options, flag
+from ..runs import FORMAT, RunFolder, digest
 from ..tasks.language import LanguageModel
 from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, reader_of, task_name
 from ..tasks.text import Vocabulary
 from . import checkpoint
 from .clipping import Clipping
-from .folder import FORMAT, RunFolder, digest
 from .loop import Listener, Progress, diverged, run, window_line
-from .options import Options, flag
 from .regularise import VanishingGradientRegulariser
 from .team import Team
 
@@ -111,9 +111,9 @@ def train(
     DivergedError
         If the loss or a gradient stops being a number; the last good checkpoint is kept.
     """
-    folder, listener = RunFolder(out, writes=_rank() == 0), listener or Listener()
-    if not folder.writes:
-        listener = Listener()
+    first = _rank() == 0
+    listener = listener if first and listener is not None else Listener()
+    folder = RunFolder(out, writes=first, note=listener.note)
     with ExitStack() as held, _enough_memory():
         if folder.writes:
             folder.check_writable(resume=resume, overwrite=overwrite)
@@ -182,8 +182,8 @@ def _mend(folder: RunFolder, found: checkpoint.Checkpoint, listener: Listener) -
     """Put back what the checkpoint keeps of the files beside the weights, where one was lost or damaged."""
     for name, content in found.files.items():
         try:
-            same = (folder / name).read_bytes() == content.encode("utf-8", "replace")
-        except OSError:
+            same = folder.read_bytes(name) == content.encode("utf-8", "replace")
+        except RunError:
             same = False
         if not same:
             listener.note(f"{folder / name} was missing or damaged; the checkpoint has it.")
@@ -560,9 +560,12 @@ def _finish(
         listener.stage("writing the page")
         from .. import report as page
 
+        folder.check_alive()
         page.write(folder.path)
     except Exception as error:  # the run itself is whole, and worth more than its page
+        folder.check_alive()  # if that is why, the run itself is lost
         listener.note(f"the page is not complete: {type(error).__name__}: {error}")
+    folder.check_alive()
 
 
 class _FlowRecording(Listener):
@@ -575,7 +578,7 @@ class _FlowRecording(Listener):
 
         device = next(model.parameters()).device
         (*inputs,), loss = task.probe(FLOW_SEQUENCES // 2, FLOW_STEPS)
-        self.told = told
+        self.told, self._folder = told, folder
         self.recorder: GradientFlowRecorder | None = GradientFlowRecorder(
             model,
             lambda output: loss(mapped(output, lambda leaf: leaf.cpu())),
@@ -590,6 +593,7 @@ class _FlowRecording(Listener):
     def step(self, progress: Progress) -> None:
         """One more; measured if it is time."""
         if self.recorder is not None:
+            self._folder.check_alive()  # the recorder makes the folders that it needs
             try:
                 self.recorder.step(step=progress.step)
             except RetrogradeError as error:
@@ -624,12 +628,12 @@ def _measure_flow(task: Any, folder: RunFolder, options: Options, trained: nn.Mo
     from ..flow import gradient_flow
 
     inputs, loss = task.probe(FLOW_SEQUENCES, FLOW_STEPS)
-    (folder / "flow").mkdir(exist_ok=True)
     torch.manual_seed(options.seed)
     untrained = task.model()
     for name, model in (("trained", trained.cpu()), ("untrained", untrained)):
         model.eval()
         flow = gradient_flow(model, *inputs, loss=loss)
+        folder.check_alive()  # what is saved there makes the folders that it needs
         flow.save(folder / "flow" / name)
 
 
@@ -701,8 +705,7 @@ def load(path: str | Path) -> Run:
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         words = " ".join(str(error).split())
         raise RunError(f"{folder / 'model.safetensors'} does not fit config.json: {words:.300}") from None
-    summary = folder.read_json("summary.json") if (folder / "summary.json").exists() else None
-    return Run(folder.path, model.eval(), vocabulary, config, summary, folder.read_lines("metrics.jsonl"), reader)
+    return Run(folder.path, model.eval(), vocabulary, config, folder.summary(), folder.metrics(), reader)
 
 
 def _built(folder: RunFolder, config: dict[str, Any]) -> tuple[nn.Module, Any, Any]:
@@ -732,13 +735,7 @@ def _check_kept(folder: RunFolder, digests: Any) -> None:
     for name, wanted in digests.items() if isinstance(digests, dict) else ():
         if name not in ("vocabulary.json", "preprocessing.json"):
             continue
-        try:
-            content = (folder / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RunError(f"{folder.path} is incomplete: {name} is missing.") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{folder / name} cannot be read: {error}.") from None
-        if digest(content) != wanted:
+        if digest(folder.read_text(name)) != wanted:
             raise RunError(
                 f"{folder / name} is damaged: it is not what the weights were trained with; retrograde train --out "
                 f"{folder.path} --resume puts it back."

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from ..errors import OptionError
+from .errors import OptionError
 
 __all__ = ["Options", "flag", "seconds"]
 
