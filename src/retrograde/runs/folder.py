@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import OptionError, RunError
 from ..files import DRAFT, KEPT_BYTES, UnreadableError, check_regular, read_file, remove_drafts, replacing
+from ..memory import without_reports
 from ..options import Options
 from .lock import NAME as LOCK
 from .lock import Lock
@@ -351,7 +352,9 @@ class RunFolder:
         # Cloned, because tied weights share memory, which the format refuses.
         contiguous = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
         words = json.dumps(_plain(about))
-        self.write(name, save(contiguous, {"retrograde": words, "sha256": _checksum(contiguous, words)}))
+        with without_reports():
+            content = save(contiguous, {"retrograde": words, "sha256": _checksum(contiguous, words)})
+        self.write(name, content)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -447,7 +450,7 @@ class RunFolder:
             raise RunError(f"{self.path} is incomplete: {name} is missing.")
         self._check_file(path, name, self.path.resolve())
         try:
-            with safe_open(path, "pt") as file:
+            with without_reports(), safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
                 metadata = file.metadata() or {}
             words = metadata.get("retrograde", "{}")

@@ -239,7 +239,13 @@ def _parquet(file: Any, rows: Iterator[Row]) -> int:
 
     def flush() -> None:
         nonlocal writer
-        table = pyarrow.Table.from_pylist(block, schema=writer.schema if writer is not None else None)
+        try:
+            table = pyarrow.Table.from_pylist(block, schema=writer.schema if writer is not None else None)
+        except (OverflowError, pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            words = " ".join(str(error).split())
+            raise OptionError(
+                f"--out: the rows do not fit the types of Parquet ({words:.200}): write .csv or .jsonl instead."
+            ) from None
         writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
         writer.write_table(table)
         block.clear()

@@ -33,6 +33,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from ..errors import DataError, OptionError, RunError
 from ..files import KEPT_BYTES, check_source, limited, open_source, read_file, standard_input, walk
+from ..memory import is_panic, shortage, without_reports
 from .storage import Rows
 
 __all__ = ["UNKNOWN", "Text", "TokenKind", "Vocabulary", "decoded", "is_saved", "read_text", "some_of"]
@@ -584,8 +585,11 @@ class Vocabulary:
             If the file is missing or holds something else.
         """
         try:
-            tokenizer = Tokenizer.from_str(read_file(path, KEPT_BYTES).decode("utf-8"))
-        except Exception as error:  # tokenizers raises bare Exceptions
+            with without_reports():
+                tokenizer = Tokenizer.from_str(read_file(path, KEPT_BYTES).decode("utf-8"))
+        except BaseException as error:  # tokenizers raises bare Exceptions, and panics
+            if not (isinstance(error, Exception) or is_panic(error)) or shortage(error) is not None:
+                raise
             raise RunError(f"{path} is not a vocabulary that can be read: {error}") from None
         if isinstance(tokenizer.model, models.BPE):
             return cls(tokenizer, "bpe")

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..runs import RunFolder
     from .clipping import Clipping
+    from .loading import Run, load
     from .loop import Listener, Progress, Task
-    from .session import Result, Run, load, train
+    from .session import Result, train
 
 __all__ = ["Clipping", "Listener", "Options", "Progress", "Result", "Run", "RunFolder", "Task", "load", "train"]
 
@@ -26,10 +27,10 @@ _HOME = {
     "Options": "..options",
     "Progress": ".loop",
     "Result": ".session",
-    "Run": ".session",
+    "Run": ".loading",
     "RunFolder": "..runs",
     "Task": ".loop",
-    "load": ".session",
+    "load": ".loading",
     "train": ".session",
 }
 

@@ -12,7 +12,8 @@ from ..errors import DataError, OptionError
 from ..tasks.language import encoded, loss_by_step, windows
 from ..tasks.opening import open_task
 from ..tasks.text import read_text
-from .session import FLOW_SEQUENCES, FLOW_STEPS, Run
+from .finish import FLOW_SEQUENCES, FLOW_STEPS
+from .loading import Run
 
 __all__ = ["Probe", "probe"]
 
