@@ -11,8 +11,10 @@ import io
 import os
 import secrets
 import select
+import shutil
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -308,9 +310,9 @@ DRAFT = ".partial"
 def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[IO[bytes]]:
     """Write a file so that at any moment either the old or the new one is whole: draft, fsync, rename.
 
-    The draft has no name until it is whole where the system allows it (Linux), so a process that is killed leaves
-    nothing behind. A new file gets the permissions that the umask leaves; one that is replaced keeps its own. A link is
-    replaced; with ``follow``, the file that it leads to is.
+    The draft has no name while it is written, so a process that is killed leaves nothing behind. A new file gets the
+    permissions that the umask leaves; one that is replaced keeps its own. A link is replaced; with ``follow``, the file
+    that it leads to is.
 
     Raises
     ------
@@ -319,24 +321,73 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator
     """
     target = Path(os.path.realpath(path)) if follow else Path(path)
     mode = _mode_of(target)
-    draft, descriptor = _draft(target)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            yield file
-            file.flush()
-            _sync(file.fileno())
-            if draft is None:
-                draft = _draft_name(target)
-                os.link(f"/proc/self/fd/{file.fileno()}", draft, follow_symlinks=True)
-        draft.replace(target)
-    except BaseException:
-        if draft is not None:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-        raise
+    linkable = _unnamed_work(target.parent)
+    with _unnamed(target.parent, linkable) as file:
+        yield file
+        file.flush()
+        draft = _draft_name(target)
+        with _removed_on_error(draft):
+            if linkable:
+                if mode is not None:
+                    os.fchmod(file.fileno(), mode)
+                _sync(file.fileno())
+                _link(file.fileno(), draft)
+            else:
+                file.seek(0)
+                with _named(draft, mode) as copy:
+                    shutil.copyfileobj(file, copy, 1 << 20)
+            draft.replace(target)
     _sync_folder(target.parent)
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file as `replacing` does.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the old file is then still there.
+    """
+    target = Path(path)
+    if _unnamed_work(target.parent):
+        with replacing(path) as file:
+            file.write(content)
+        return
+    draft = _draft_name(target)
+    with _removed_on_error(draft):
+        with _named(draft, _mode_of(target)) as file:
+            file.write(content)
+        draft.replace(target)
+    _sync_folder(target.parent)
+
+
+@contextmanager
+def _removed_on_error(draft: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _named(draft: Path, mode: int | None) -> Iterator[IO[bytes]]:
+    """A new file, synced at the end."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    with os.fdopen(os.open(draft, flags, 0o666), "wb") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        yield file
+        file.flush()
+        _sync(file.fileno())
+
+
+def _unnamed(folder: Path, linkable: bool) -> IO[bytes]:
+    """A new file without a name: one that can get a name later, or one that is copied."""
+    if linkable:
+        return os.fdopen(os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666), "w+b")
+    return tempfile.TemporaryFile(dir=folder)
 
 
 def _mode_of(target: Path) -> int | None:
@@ -353,12 +404,6 @@ def _mode_of(target: Path) -> int | None:
     return stat.S_IMODE(found.st_mode)
 
 
-def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a whole file by `replacing`."""
-    with replacing(path) as file:
-        file.write(content)
-
-
 def remove_drafts(folder: Path) -> None:
     """Remove what a process left that was killed as it wrote; nobody else may be writing to the folder."""
     for file in [*folder.glob(f".*{DRAFT}"), *folder.glob(f"*/.*{DRAFT}")]:
@@ -371,14 +416,10 @@ def _draft_name(target: Path) -> Path:
     return target.with_name(f".{target.name[:30]}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT}")
 
 
-def _draft(target: Path) -> tuple[Path | None, int]:
-    """A new file next to the target: its name, None while it has none, and its descriptor."""
-    close = getattr(os, "O_CLOEXEC", 0)
-    if _unnamed_work(target.parent):
-        with suppress(OSError):  # other errors come again below
-            return None, os.open(target.parent, os.O_WRONLY | os.O_TMPFILE | close, 0o666)
-    draft = _draft_name(target)
-    return draft, os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | close, 0o666)
+def _link(descriptor: int, name: Path) -> None:
+    """Give a file without a name one."""
+    # Only with a descriptor (whose value an absolute path makes irrelevant) does Python follow the link in /proc.
+    os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
 
 
 @cache
@@ -392,7 +433,7 @@ def _unnamed_work(folder: Path) -> bool:
     try:
         descriptor = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         try:
-            os.link(f"/proc/self/fd/{descriptor}", draft, follow_symlinks=True)
+            _link(descriptor, draft)
             draft.unlink()
         finally:
             os.close(descriptor)

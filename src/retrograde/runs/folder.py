@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import OptionError, RunError
-from ..files import DRAFT, KEPT_BYTES, UnreadableError, check_regular, read_file, remove_drafts, replacing
+from ..files import DRAFT, KEPT_BYTES, UnreadableError, check_regular, read_file, remove_drafts, write_file
 from ..memory import without_reports
 from ..options import Options
 from .lock import NAME as LOCK
@@ -308,8 +308,7 @@ class RunFolder:
         try:
             if target.parent != self.path:
                 target.parent.mkdir(exist_ok=True)
-            with replacing(target) as file:
-                file.write(content)
+            write_file(target, content)
         except OSError as error:
             self.check_alive()  # that is why
             raise RunError(
