@@ -26,7 +26,7 @@ from .generate import generate
 from .info import info
 from .predict import predict
 from .report import report
-from .terminal import complain, guarded, say, write
+from .terminal import InterruptedCommand, complain, guarded, say, write
 from .train import train
 
 __all__ = ["app", "main"]
@@ -90,7 +90,7 @@ def _run(arguments: list[str]) -> int:
         return _complain(str(error), 3)
     except RetrogradeError as error:
         return _complain(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InterruptedCommand):
         return _complain("interrupted.", 130)
     except _Ended as error:
         return _complain(f"ended by {signal.Signals(error.number).name}.", 128 + error.number)

@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["complain", "console", "described", "guarded", "note", "printable", "say", "say_json", "scores", "write"]
+__all__ = [
+    "InterruptedCommand",
+    "complain",
+    "console",
+    "described",
+    "guarded",
+    "note",
+    "printable",
+    "say",
+    "say_json",
+    "scores",
+    "write",
+]
 
 LONGEST = 4000  # characters of a line that is printed
 
@@ -107,6 +119,10 @@ def console(*, stderr: bool = False, quiet: bool = False, soft_wrap: bool = True
     return Printable(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
+class InterruptedCommand(BaseException):
+    """Ctrl-C while a command ran."""
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -117,7 +133,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
         with _guard():
-            return command(*arguments, **named)
+            try:
+                return command(*arguments, **named)
+            except KeyboardInterrupt:  # which typer would end by itself, without a word
+                raise InterruptedCommand from None
 
     return call
 
