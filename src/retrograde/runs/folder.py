@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import OptionError, RunError
-from ..files import DRAFT, KEPT_BYTES, UnreadableError, check_regular, read_file, remove_drafts, write_file
+from ..files import DRAFT, KEPT_BYTES, check_regular, read_file, remove_drafts, write_file
 from ..memory import without_reports
 from ..options import Options
 from .lock import NAME as LOCK
