@@ -124,9 +124,9 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: py
 
 
 def test_a_held_lock_keeps_a_second_one_out(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run").locked():
-        with pytest.raises(RunError, match="in use by another process"), RunFolder(tmp_path / "run").locked():
-            pass
+    second = RunFolder(tmp_path / "run").locked()
+    with RunFolder(tmp_path / "run").locked(), pytest.raises(RunError, match="in use by another process"), second:
+        pass
     with RunFolder(tmp_path / "run").locked():
         pass
 

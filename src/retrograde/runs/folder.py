@@ -137,8 +137,8 @@ class RunFolder:
             )
         if version > FORMAT:
             raise RunError(
-                f"{self.path} was written by retrograde {config['retrograde']!s:.40} in format {version}; this one reads "
-                f"up to {FORMAT}: upgrade retrograde."
+                f"{self.path} was written by retrograde {config['retrograde']!s:.40} in format {version}; this one "
+                f"reads up to {FORMAT}: upgrade retrograde."
             )
         for name, kind in _CONFIG.items():
             value = config.get(name)

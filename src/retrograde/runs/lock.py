@@ -74,8 +74,8 @@ class Lock:
             if error.errno not in _NO_LOCKS:
                 raise RunError(f"{self.path} cannot be locked: {error.strerror or error}.") from None
             note(
-                f"the file system of {folder} has no locks ({error.strerror or error}): see to it that no second process "
-                "writes to this run folder."
+                f"the file system of {folder} has no locks ({error.strerror or error}): see to it that no second "
+                "process writes to this run folder."
             )
         else:
             self.exclusive = True
