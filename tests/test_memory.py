@@ -145,6 +145,51 @@ def test_a_vocabulary_that_makes_its_library_panic(text: Path, tmp_path: Path, m
         load(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("does", "code", "line"),
+    [
+        ("os.write(2, b'memory allocation of 4 bytes failed'); os.abort()", 2, "a library ended the process (SIGABRT)"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 2, "a library ended the process (SIGSEGV)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, "ended by SIGKILL"),
+        ("os.write(2, b'a warning\\n')", 0, "a warning"),
+        ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", 7, None),
+        ("sys.exit(3)", 3, None),
+        ("1 / 0", 1, None),
+    ],
+)
+def test_a_crash_where_memory_is_limited_is_one_line(does: str, code: int, line: str | None) -> None:
+    program = f"""if True:
+        import os, signal, sys, time
+        from retrograde.cli.watch import watched
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
+        def action():
+            {does}
+            return 0
+        sys.exit(watched(action))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    if line is not None:
+        assert line in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_only_a_limit_needs_a_watching_parent() -> None:
+    from retrograde.cli import watch
+
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    assert watch.needed() == (limits[0] != resource.RLIM_INFINITY)
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 40, -1)); import retrograde.cli as c; c.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "info", "none"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr == "retrograde: none does not exist: name the --out folder of a training run.\n"
+    )
+
+
 def test_little_address_space_is_one_line(text: Path, tmp_path: Path) -> None:
     """A real limit: torch is loaded, then all that is left is 8 MB."""
     program = """if True:

@@ -19,7 +19,7 @@ __all__ = ["enough_memory", "is_panic", "shortage", "without_reports"]
 
 _SAID = re.compile(
     r"allocate memory|bad[ _]alloc|out of memory|memory allocation of|not enough memory|Unable to allocate|"
-    r"PyObject pointer is null|MemoryError|capacity overflow",
+    r"PyObject pointer is null|failed to map segment|MemoryError|capacity overflow",
     re.IGNORECASE,
 )
 

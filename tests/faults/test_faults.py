@@ -21,6 +21,7 @@ from injection import CODES, Faults
 from safetensors.torch import load_file
 
 from retrograde.cli import main
+from retrograde.errors import RunError
 from retrograde.runs import RunFolder
 
 SAMPLE = os.environ.get("FAULTS", "5")  # faults of each case, or "all"
@@ -174,6 +175,24 @@ def here() -> None:
     yield
     os.chdir(before)
     tempfile.tempdir = temporary
+
+
+def test_a_write_that_is_not_atomic_is_found(
+    made: Path, tmp_path: Path, here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test of the tests."""
+    bench = Bench(made, tmp_path / "bench", CASES["resume language"], capsys)
+    monkeypatch.setattr("retrograde.runs.folder.write_file", lambda path, content: path.write_bytes(content))
+    counted = Faults(tmp_path)
+    assert bench.once(counted) == 0
+    whole = load_file(bench.folder / "half-language" / "model.safetensors")
+    at = next(
+        place for place, call in enumerate(counted.calls, 1) if call.startswith("open") and "step-000000004" in call
+    )
+    faults = Faults(tmp_path, at + 1, errno.ENOSPC, lasting=True)
+    code = bench.once(faults)
+    with pytest.raises((AssertionError, RunError)):
+        bench.check(faults, code, whole)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -358,6 +359,17 @@ def test_any_value_in_any_field_still_gives_a_page(
     assert html.rstrip().endswith("</html>")
     for drawn in re.findall(r'<script type="application/json">(.*?)</script>', html, re.S):
         json.loads(drawn, parse_constant=pytest.fail)  # strict JSON, as a browser reads it
+
+
+def test_a_flow_whose_labels_contradict_its_numbers_is_left_out(tmp_path: Path) -> None:
+    """Found by fuzzing: the name of a parameter that no array of the file belongs to."""
+    kept = Path(__file__).parent.parent / "runs" / "released" / "0.1.0" / "tag"
+    run = Path(shutil.copytree(kept, tmp_path / "run"))
+    labels = json.loads((run / "flow" / "trained.json").read_text())
+    labels["trajectories"][1]["suffix"] = 1
+    (run / "flow" / "trained.json").write_text(json.dumps(labels))
+    html = rg.report.write(run).read_text()
+    assert html.rstrip().endswith("</html>") and "it is damaged (KeyError" in html
 
 
 def test_heat_maps_keep_every_cell(make_run: Make, flows: Any) -> None:

@@ -19,6 +19,7 @@ import typer
 
 from ..errors import DivergedError, RetrogradeError
 from ..memory import is_panic, shortage
+from . import watch
 from .bench import bench
 from .evaluate import evaluate
 from .flow import flow
@@ -75,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character gets an escape, not a traceback
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if arguments is None and watch.needed():
+        sys.exit(watch.watched(lambda: _run(words)))
+    sys.exit(_run(words))
 
 
 def _run(arguments: list[str]) -> int:
