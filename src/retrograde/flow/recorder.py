@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..errors import OptionError, RunError
+from ..files import write_file as _write
 from .anew import nothing_computed_anew
 from .isolation import behind, isolated, random_states_kept
 from .measure import State, gradient_flow
 from .result import GradientFlow
-from .saving import write as _write
 from .summary import summarise
 
 __all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FlowError
+from ..files import write_file
 from . import contributions, evidence
 from .alignment import Alignment, Reach, aligned, touched
 
@@ -53,8 +54,8 @@ def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool) 
         arrays |= {f"sums.numbers.{name}": a for name, a in flow.sums.numbers.items()}
         arrays |= {f"sums.squares.{name}": a for name, a in flow.sums.squares.items()}
     stem.parent.mkdir(parents=True, exist_ok=True)
-    write(_with(stem, ".safetensors"), to_bytes({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
-    write(_with(stem, ".json"), (json.dumps(labels, indent=1) + "\n").encode())
+    write_file(_with(stem, ".safetensors"), to_bytes({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+    write_file(_with(stem, ".json"), (json.dumps(labels, indent=1) + "\n").encode())
 
 
 def load(cls: type[GradientFlow], path: str | os.PathLike[str]) -> GradientFlow:
@@ -160,7 +161,7 @@ def to_csv(flow: GradientFlow, path: str | os.PathLike[str]) -> None:
             away = "" if lag is None else str(lag[n, k])
             row = [label, str(flow.targets[n]), str(k), away, *tail, repr(float(flow.norms[(i, *index)]))]
             lines.append(",".join(row))
-    write(Path(path), ("\n".join(lines) + "\n").encode())
+    write_file(Path(path), ("\n".join(lines) + "\n").encode())
 
 
 def _stem(path: str | os.PathLike[str]) -> Path:
@@ -170,16 +171,3 @@ def _stem(path: str | os.PathLike[str]) -> Path:
 
 def _with(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Atomically: a reader sees the old file or the new one, never half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

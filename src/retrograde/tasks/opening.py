@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError, RunError
+from ..files import KEPT_BYTES, read_file
 from .synthetic import SYNTHETIC
 from .tables import SUFFIXES, fingerprint
 
@@ -159,9 +160,11 @@ def kept_files(run: Path) -> dict[str, str]:
     found = {}
     for name in ("preprocessing.json", "vocabulary.json"):
         try:
-            found[name] = (run / name).read_text(encoding="utf-8")
+            found[name] = read_file(run / name, KEPT_BYTES).decode("utf-8")
         except FileNotFoundError:
             continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunError(f"{run / name} cannot be read: {error}.") from None
+        except OSError as error:
+            raise RunError(f"{run / name} cannot be read: {error.strerror or error}.") from None
+        except UnicodeDecodeError as error:
+            raise RunError(f"{run / name} is damaged: {error}.") from None
     return found

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
+from ..files import check_source, walk
 from .text import check_exists, decoded, is_saved, some_of
 
 __all__ = ["SUFFIXES", "Block", "Table", "fingerprint", "open_table"]
@@ -115,6 +116,7 @@ def open_table(source: str | Path, encoding: str = "utf-8") -> Table:
     name = str(source)
     if name.startswith("builtin:"):
         return _builtin(name)
+    check_source(name)
     path = Path(name)
     check_exists(name, f"a file ({', '.join(SUFFIXES)}) or a folder of texts")
     if path.is_dir():
@@ -158,6 +160,7 @@ def fingerprint(*sources: str | None) -> str:
         if source is None or source.startswith("builtin:"):
             found.update(f"{source}\0".encode())
             continue
+        check_source(source)
         path = Path(source)
         for file in _files_of(path) if path.is_dir() else [path]:
             try:
@@ -460,21 +463,13 @@ def _are_times(name: str, array: NDArray[Any]) -> bool:
 
 def _text_files(folder: Path) -> list[Path]:
     """The text files under a folder without hidden ones, in the order of their paths."""
-    files = sorted(
-        (
-            path
-            for path in folder.rglob("*")
-            if path.is_file() and "/." not in f"/{path.relative_to(folder).as_posix()}"
-        ),
-        key=lambda path: path.relative_to(folder).as_posix(),
-    )
-    return [path for path in files if path.suffix.lower() in (".txt", ".text", ".md", "")]
+    return [path for path in walk(folder) if path.suffix.lower() in (".txt", ".text", ".md", "")]
 
 
 def _texts(folder: Path, encoding: str) -> Table:
     files = _text_files(folder)
     if not files:
-        there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        there = [path.relative_to(folder).as_posix() for path in walk(folder)]
         found = f"only {some_of(there)}" if there else "nothing"
         raise DataError(
             f"{folder} holds no text files (.txt), {found}: a folder of texts has them in one folder per label; a "

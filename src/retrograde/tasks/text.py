@@ -14,6 +14,7 @@ import json
 import mimetypes
 import os
 import re
+import stat
 import sys
 import sysconfig
 import zlib
@@ -31,6 +32,8 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..errors import DataError, OptionError, RunError
+from ..files import KEPT_BYTES, check_source, limited, open_source, read_file, standard_input, walk
+from ..memory import is_panic, shortage, without_reports
 from .storage import Rows
 
 __all__ = ["UNKNOWN", "Text", "TokenKind", "Vocabulary", "decoded", "is_saved", "read_text", "some_of"]
@@ -39,6 +42,9 @@ TokenKind = Literal["char", "word", "bpe"]
 UNKNOWN = "<unk>"
 BUILTIN = "builtin:"
 PIECE = 1 << 20  # bytes read, and characters handed out, at once
+MOST_UNPACKED = 200  # times its size that a .gz of text may unpack to; a real one reaches 20
+UNPACKED_FREE = 1 << 30  # bytes that any may unpack to
+REST = 1 << 26  # bytes read on after a NUL or a byte that is no text, to see whether the archive itself is damaged
 
 
 class Text:
@@ -155,10 +161,12 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     notes: tuple[str, ...] = ()
     pieces: Iterable[str]
     files: list[Path] | None = None
+    check_source(name, pipes=True)
     if name.startswith(BUILTIN):
         pieces, encoding = _builtin(name), "utf-8"
     elif name == "-":
-        pieces = _decoded(_unpacked(sys.stdin.buffer, "standard input"), encoding, "standard input")
+        piped = limited(_unpacked(standard_input(), "standard input"), "standard input")
+        pieces = _decoded(_no_errors(piped, "standard input"), encoding, "standard input")
     elif Path(name).is_dir():
         if is_saved(Path(name)):
             raise DataError(
@@ -232,14 +240,34 @@ def is_saved(folder: Path) -> bool:
 
 
 def _bytes_of(path: Path) -> Iterator[bytes]:
-    """What is in a file, unpacked, some at a time."""
+    """What is in a file or pipe, unpacked, some at a time."""
+
+    def blocks() -> Iterator[bytes]:
+        with open_source(path, pipes=True) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                yield from limited(_unpacked(file, str(path)), str(path))
+                return
+            size = 0
+            for block in _unpacked(file, str(path)):
+                size += len(block)
+                if size > max(MOST_UNPACKED * found.st_size, UNPACKED_FREE):
+                    raise DataError(
+                        f"{path} unpacks to more than {MOST_UNPACKED} times its size, which no text does; unpack it."
+                    )
+                yield block
+
+    yield from _no_errors(blocks(), str(path))
+
+
+def _no_errors(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The same; what the system says of it in one line."""
     try:
-        with path.open("rb") as file:
-            yield from _unpacked(file, str(path))
+        yield from blocks
     except DataError:
         raise
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 class _Again:
@@ -287,8 +315,7 @@ def _decoded(blocks: Iterator[bytes], encoding: str, name: str) -> Iterator[str]
         try:
             piece = decoder.decode(block, final)
         except UnicodeDecodeError as error:
-            for _ in blocks:  # a damaged gzip file says so rather than that its rubble is no text
-                pass
+            _read_on(blocks)
             # What the decoder was given ends where the block does, and may begin with bytes left from the last one.
             byte, offset = error.object[error.start], before + len(block) - len(error.object) + error.start
             if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -306,6 +333,8 @@ def _decoded(blocks: Iterator[bytes], encoding: str, name: str) -> Iterator[str]
             again = _decoder(encoding, head)
             again.setstate(state)
             nul = before + _place_of_nul(again, block)
+        if nul >= 0 and before - nul > REST:  # what comes after it may say more, but need not be read to its end
+            break
         before += len(block)
         if marked and piece:
             piece, marked = piece.removeprefix("\ufeff"), False
@@ -313,6 +342,15 @@ def _decoded(blocks: Iterator[bytes], encoding: str, name: str) -> Iterator[str]
             yield piece
     if nul >= 0:
         raise DataError(f"{name} is binary, not text: a NUL at byte offset {nul}; {_likely_encoding(head, encoding)}.")
+
+
+def _read_on(blocks: Iterator[bytes]) -> None:
+    """A damaged gzip file says so rather than that its rubble is no text; it need not be read to its end for that."""
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > REST:
+            return
 
 
 def _decoder(encoding: str, head: bytes) -> codecs.IncrementalDecoder:
@@ -355,7 +393,7 @@ def _text_files(folder: Path, encoding: str) -> tuple[list[Path], tuple[str, ...
     """The text files under a folder, and a note on those that are none."""
     wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     files, binary = [], []
-    for path in _walk(folder):
+    for path in walk(folder):
         kind = mimetypes.guess_type(path.name)[0] or ""
         # In utf-16 a NUL is every other byte of plain English, so there the name has to tell.
         if kind.startswith(("image/", "audio/", "video/", "font/")) or (
@@ -385,21 +423,12 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _walk(folder: Path, skip: frozenset[str] = frozenset()) -> list[Path]:
-    """Regular files under a folder without hidden ones, in the order of their paths."""
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in skip]
-        found += [Path(root, name) for name in files if not name.startswith(".")]
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
-
-
 def _builtin(name: str) -> Iterator[str]:
     if name != f"{BUILTIN}stdlib":
         raise DataError(f"there is no built-in text {name!r}: the one there is, is builtin:stdlib.")
     folder = Path(sysconfig.get_path("stdlib"))
     tests = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
-    files = [path for path in (_walk(folder, tests) if folder.is_dir() else []) if path.suffix == ".py"]
+    files = [path for path in (walk(folder, tests) if folder.is_dir() else []) if path.suffix == ".py"]
     if not files:
         raise DataError(f"this Python keeps no sources of its standard library under {folder}: give a text file.")
     for path in files:
@@ -556,8 +585,11 @@ class Vocabulary:
             If the file is missing or holds something else.
         """
         try:
-            tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises bare Exceptions
+            with without_reports():
+                tokenizer = Tokenizer.from_str(read_file(path, KEPT_BYTES).decode("utf-8"))
+        except BaseException as error:  # tokenizers raises bare Exceptions, and panics
+            if not (isinstance(error, Exception) or is_panic(error)) or shortage(error) is not None:
+                raise
             raise RunError(f"{path} is not a vocabulary that can be read: {error}") from None
         if isinstance(tokenizer.model, models.BPE):
             return cls(tokenizer, "bpe")
