@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 ENGINE := CMakeLists.txt $(wildcard src/retrograde/kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sanitize browser clean
+.PHONY: help setup demo test lint bench sanitize faults fuzz browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,12 +27,19 @@ lint: $(READY) ## style (ruff) and types (mypy --strict on the package)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint browser ## lint, then the whole test suite; what CI runs
+test: lint browser ## lint, then the whole test suite; what CI runs (CI=true: fail if the engine was not built)
 	$(BIN)/python -m pytest
 
 bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)
 	$(BIN)/python -c "import jax" 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+faults: $(READY) ## let every call that touches a file fail in turn (FAULTS=40 of each command; all takes hours)
+	FAULTS=$(or $(FAULTS),40) $(BIN)/python -m pytest tests/faults
+
+MINUTES ?= 10
+fuzz: $(READY) ## broken data and run folders, each in a process of its own, for MINUTES=10 (SEED=0 repeats a run)
+	$(BIN)/python tests/fuzz --minutes $(MINUTES) --seed $(or $(SEED),$$(date +%s))
 
 SANITIZER ?= address
 INSTRUMENTED = build/$(SANITIZER)

@@ -6,6 +6,24 @@ import os
 
 import pytest
 
+from retrograde import kernels
+
+NO_ENGINE = (
+    "retrograde's native engine was not built (was there a C++ compiler when it was installed?): "
+    "the tests that need it were skipped. Where CI=true that is a failure."
+)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A green run in continuous integration has tested the engine."""
+    if not kernels.available() and os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+        pytest.exit(NO_ENGINE, returncode=1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not kernels.available():
+        terminalreporter.write_line(NO_ENGINE)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def no_waiting_for_the_disk():

@@ -224,3 +224,15 @@ def test_bad_input_is_one_line_and_code_2(options, message, run, checkpoint, ret
     done = retrograde("flow", *[given.get(option, option) for option in options])
     assert done.code == 2 and done.out == ""
     assert message in done.err and done.err.count("\n") == 1
+
+
+def test_a_header_of_numpy_that_python_cannot_read(retrograde, tmp_path):
+    """Found by fuzzing: NumPy reads a header as Python, and raises whatever Python's tokenizer does."""
+    weights, numbers = tmp_path / "a.safetensors", tmp_path / "a.npy"
+    save_file({"rnn.weight_ih_l0": torch.zeros(3, 2), "rnn.weight_hh_l0": torch.zeros(3, 3)}, weights)
+    np.save(numbers, np.zeros((4, 1, 2), np.float32))
+    content = numbers.read_bytes()
+    for odd in (content.replace(b"}", b"["), content.replace(b"(4", b"((4L"), b"PK" + content, content[:90]):
+        numbers.write_bytes(odd)
+        outcome = retrograde("flow", "--checkpoint", weights, "--input", numbers)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1 and "no whole .npy file" in outcome.err

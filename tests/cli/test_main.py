@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 
 def test_help_does_not_wait_for_torch():
@@ -41,3 +44,40 @@ def test_no_arguments_show_the_help(retrograde):
 def test_an_unknown_command_gets_one_line(retrograde):
     outcome = retrograde("trian")
     assert outcome.code == 2 and outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "", "--out", "run"], "an argument is empty"),
+        (["train", "a.txt", "--out", ""], "--out is empty"),
+        (["train", "a.txt", "--out="], "--out is empty"),
+        (["train", "a.txt", "--out", "run", "--validation", ""], "--validation is empty"),
+        (["info", ""], "an argument is empty"),
+        (["report", ""], "an argument is empty"),
+        (["evaluate", "run", ""], "an argument is empty"),
+        (["flow", "run", ""], "an argument is empty"),
+        (["flow", "--checkpoint", ""], "--checkpoint is empty"),
+        (["train", "/dev/zero", "--out", "run"], "/dev/zero is a device, not a file"),
+        (["train", "/", "--out", "run"], "/ is the whole file system"),
+        (["train", "a.csv", "--task", "classify", "--out", "run"], "a.csv is a device"),
+        (["train", "b.csv", "--task", "classify", "--validation", "/dev/zero", "--out", "run"], "/dev/zero"),
+        (["train", "b.csv", "--task", "classify", "--test", "a.csv", "--out", "run"], "a.csv is a device"),
+        (["flow", "--checkpoint", "/dev/zero"], "/dev/zero is a device"),
+        (["flow", "--checkpoint", "pipe"], "pipe is a pipe"),
+        (["flow", "--checkpoint", "b.csv", "--input", "/dev/urandom"], "/dev/urandom is a device"),
+    ],
+)
+def test_names_that_lead_nowhere_or_have_no_end(retrograde, tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("words " * 1000)
+    (tmp_path / "a.csv").symlink_to("/dev/urandom")
+    (tmp_path / "b.csv").write_text("text,label\n" + "good words,a\nbad words,b\n" * 9)
+    os.mkfifo(tmp_path / "pipe")
+    outcome = retrograde(*arguments)
+    assert outcome.code == 2 and named in outcome.err and outcome.err.count("\n") == 1 and outcome.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_prompt_is_no_empty_name(retrograde, tmp_path):
+    assert "does not exist" in retrograde("generate", tmp_path / "none", "--prompt", "").err

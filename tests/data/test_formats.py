@@ -104,7 +104,7 @@ def test_a_gzip_bomb_of_many_lines_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setattr(limits, "UNPACKED_BYTES", 1 << 20)
     path = tmp_path / name
     path.write_bytes(gzip.compress(b"% remarks\n" * 300_000))
-    with pytest.raises(DataError, match=r"unpacks to more than 0\.0 GB, over 200 times its size: it looks like a"):
+    with pytest.raises(DataError, match=r"unpacks to more than 200 times its size and 0\.\d GB: it looks like a"):
         read_text(path) if name == "a.txt.gz" else open_table(path)
     path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(2 << 20).hex().encode()))  # large, and no bomb
     assert read_text(path).characters == 4 << 20

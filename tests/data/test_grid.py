@@ -200,6 +200,12 @@ def test_columns_that_are_missing_from_a_wide_table(tmp_path):
     assert any("3 steps of 1mo are missing between the columns, the first after '2018-10'" in n for n in found.notes)
 
 
+def test_a_grid_is_written_as_exactly_as_it_is_read():
+    for step in (0.1, 1 / 3, 1e297, 2.5e-7, 1.0, 123456.789):
+        for grid in (Grid("numbers", step), Grid("seconds", step)):
+            assert Grid.of(str(grid)) == grid
+
+
 def test_what_is_inferred():
     assert infer({}, True, True) is None and infer({0.0: 5}, False, False) is None
     assert str(infer({3600.0: 99, 7200.0: 1}, True, True)) == "1h"

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 import retrograde as rg
+from retrograde.flow.curves import shares
 from retrograde.flow.summary import sparkline, summarise
 
 
@@ -102,3 +103,49 @@ def test_sparkline_is_blank_where_there_is_nothing() -> None:
     assert sparkline(np.array([1.0, np.nan, 0.0, 1e-30]))[1:3] == "  "
     assert sparkline(np.ones(5)) == "█████"
     assert len(sparkline(np.ones(500), 20)) == 20
+
+
+@pytest.mark.parametrize(
+    ("scale", "steps", "kind", "words"),
+    [
+        (1.002, 500, "growing", "grows: ×1.002 a step back, doubling every 347 steps; 499 steps back it is 2.71 times"),
+        (1.0005, 500, "steady", "holds: 499 steps back it is 128 % of its first"),
+        (1.02, 400, "exploding", "explodes: ×1.02 a step back, doubling every 35 steps"),
+        (0.998, 500, "vanishing", "fades: ×0.998 a step back, halving every 346 steps"),
+        (0.9, 500, "vanishing", "vanishes: ×0.9 a step back"),
+    ],
+)
+def test_a_slow_growth_is_called_by_what_it_comes_to(scale: float, steps: int, kind: str, words: str) -> None:
+    flow = linear_rnn(scale, steps)
+    summary = summarise(flow)
+    assert summary.kinds == [kind]
+    assert words in summary.verdict[0]
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(summary)
+    assert f"×{scale:g}" in console.export_text() and f"×{scale:g}" in flow._repr_html_()
+    assert f"×{scale:g} a step back" in flow.plot_heatmap().get_title("left").replace("\n", " ")
+
+
+def test_a_curve_that_was_never_that_high_does_not_explode() -> None:
+    """What the fitted line promises counts as far as it was measured."""
+    curve = np.array([[1.0, 1.0, 1.0, 1e-3, 1.0, 50.0]])
+    flow = linear_rnn(1.0, 6)
+    flow.norms = np.zeros_like(flow.norms)
+    for lag, norm in enumerate(curve[0]):
+        flow.norms[0, range(lag, 6), range(6 - lag)] = norm
+    assert summarise(flow, fraction=1e-4).kinds == ["growing"]
+
+
+def test_everything_begins_at_the_first_lag_that_has_any() -> None:
+    """A loss that looks two steps back only: horizon, shares, table and the report agree on where 100 % is."""
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(2, 4)
+    flow = rg.gradient_flow(
+        rnn, torch.randn(30, 3, 2), loss=lambda o: torch.cat([0 * o[0][:2], o[0][:-2]]).square().sum(-1)
+    )
+    curve = flow.by_lag()[0]
+    assert (curve[:2] == 0).all() and curve[2] > 0
+    left = shares(curve)
+    assert left[2] == 1 and (left[:2] == 0).all()
+    assert flow.horizon(0.01)[0] == 2 + np.flatnonzero(left[2:] < 0.01)[0]
+    assert {lag: ratios[0] for lag, _, ratios in summarise(flow).rows()}[2] == 1

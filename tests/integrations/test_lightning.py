@@ -137,3 +137,27 @@ def test_errors_name_the_mend(tmp_path: Path) -> None:
             ),
             logger=False,
         )
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_every_precision_is_measured_in_the_models_own_type_and_said(tmp_path: Path, precision: str) -> None:
+    def compared(output: Tensor, target: Tensor) -> Tensor:
+        assert output.dtype == {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
+        return loss(output, target)
+
+    callback = GradientFlowCallback(compared, every=5, budget=None, sequences=None)
+    fit(tmp_path, callback, logger=False, precision=precision, max_epochs=1)
+    assert callback.recorder is not None
+    (record,) = callback.recorder.records
+    said = [note for note in record["notes"] if "autocast" in note]
+    mixed = precision.endswith("mixed")
+    assert said == (["autocast was active (bfloat16); measured in float32, without it"] if mixed else [])
+    # Against the same weights and batch in float64; the callback measured after five of six steps.
+    other, _ = fit(tmp_path / "again", logger=False, precision=precision, max_epochs=1, max_steps=5)
+    x, y = list(data())[4]
+    flow = rg.gradient_flow(other.double(), x.double(), loss=lambda output: loss(output, y.double()))
+    tolerance = 0.15 if precision == "bf16-true" else 1e-3
+    curve = flow.by_lag()[0]
+    large = curve > 1e-2 * curve.max()
+    measured = torch.tensor(record["layers"]["l0"]["by_lag"]).numpy()
+    assert measured[large] == pytest.approx(curve[large], rel=tolerance)

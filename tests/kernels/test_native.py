@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograde import kernels, nn
-from retrograde.kernels import _engine, native
+from retrograde.kernels import native, operators
 
 CELLS = ["RNN_TANH", "RNN_RELU", "GRU", "LSTM"]
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
@@ -64,7 +64,7 @@ class Problem:
 
         x, h_0, c_0, weights = cast(self.x), cast(self.h_0), cast(self.c_0), [cast(w) for w in self.weights]
         if engine:
-            outputs = kernels.layer(
+            outputs = operators.layer(
                 self.cell,
                 x,
                 h_0,
@@ -207,7 +207,7 @@ def test_activations_over_the_whole_range(logistic):
     for dtype, absolute, ulps in ((torch.float32, 2e-7, 4), (torch.float64, 1e-15, 8)):
         x = x64.to(dtype)
         y = torch.empty_like(x)
-        _engine.activation(dtype is torch.float64, logistic, y.data_ptr(), x.data_ptr(), len(x))
+        native._engine.activation(dtype is torch.float64, logistic, y.data_ptr(), x.data_ptr(), len(x))
         truth = x.double().sigmoid() if logistic else x.double().tanh()
         difference = (y.double() - truth).abs()
         assert difference.max() <= absolute
@@ -215,7 +215,7 @@ def test_activations_over_the_whole_range(logistic):
         assert (difference[sure] / truth[sure].abs()).max() <= ulps * torch.finfo(dtype).eps
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0])
     y = torch.empty_like(special)
-    _engine.activation(False, logistic, y.data_ptr(), special.data_ptr(), 4)
+    native._engine.activation(False, logistic, y.data_ptr(), special.data_ptr(), 4)
     expected = special.sigmoid() if logistic else special.tanh()
     torch.testing.assert_close(y, expected, equal_nan=True, rtol=0, atol=0)
 

@@ -66,6 +66,7 @@ class Runs:
             "task": "language",
             "created": "2026-01-02T03:04:05+00:00",
             "options": {
+                "task": "language",
                 "cell": "rnn",
                 "nonlinearity": "tanh",
                 "tokens": "char",

@@ -22,9 +22,10 @@ def run(tmp_path):
             "format": 1,
             "retrograde": "0.1.0",
             "task": "classify",
-            "options": {"cell": "lstm", "num_layers": 1, "hidden_size": 8},
+            "options": {"task": "classify", "cell": "lstm", "num_layers": 1, "hidden_size": 8},
             "data": {"source": "reviews.csv", "train_sequences": 900, "validation_sequences": 100},
             "parameters": 1000,
+            "environment": {"python": "3.11.2"},
         },
         "summary.json": {
             "status": "finished",

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -254,7 +255,7 @@ def test_damaged_parts_are_said_and_left_out(make_run: Make) -> None:
     (run / "flow" / "trained.safetensors").write_bytes(b"\x00\x01")
     html = rg.report.write(run).read_text()
     assert "1 unreadable line left out" in html
-    assert "it is damaged: no complete JSON" in html
+    assert "it is damaged, not complete JSON" in html
     assert "The trained network is missing here" in html
     assert str(run.parent) not in html  # where it lies on this machine is nobody's business
 
@@ -265,8 +266,9 @@ def test_damaged_parts_are_said_and_left_out(make_run: Make) -> None:
         (lambda run: (run / "config.json").unlink(), "no config.json"),
         (lambda run: (run / "config.json").write_text('{"format": 1'), "cannot be read"),
         (lambda run: (run / "config.json").write_text("[]"), "cannot be read"),
-        (lambda run: (run / "config.json").write_text("{}"), "states no format"),
-        (lambda run: (run / "config.json").write_text('{"format": 2}'), "update retrograde"),
+        (lambda run: (run / "config.json").write_text('{"format": 0, "retrograde": "0"}'), "was not written by"),
+        (lambda run: (run / "config.json").write_text("{}"), "was not written by retrograde"),
+        (lambda run: (run / "config.json").write_text('{"format": 2, "retrograde": "9"}'), "upgrade retrograde"),
     ],
 )
 def test_what_is_no_run_folder_is_refused_in_one_line(
@@ -316,7 +318,7 @@ def test_hostile_text_is_shown_and_not_obeyed(make_run: Make) -> None:
     hostile = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\x00\x1b[31m\u202egnp.exe\ud800{{ 7 * 7 }}"
     made = make_run.config()
     made["data"]["source"] = hostile
-    made["options"][hostile] = hostile
+    made["options"]["text"], made["data"][hostile] = hostile, hostile
     html = rg.report.write(make_run(sample=hostile, config=made)).read_text(encoding="utf-8")
     assert "<script>alert" not in html
     assert "<img" not in html.split("<main>")[1].split("</main>")[0]
@@ -347,10 +349,27 @@ def test_any_value_in_any_field_still_gives_a_page(
     (run / "config.json").write_text(json.dumps(made))
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "summary.json").write_text(json.dumps(outcome))
-    html = rg.report.write(run).read_text(encoding="utf-8")
+    try:
+        page = rg.report.write(run)
+    except rg.errors.RunError as error:  # every command refuses such a configuration
+        assert "config.json" in str(error) and "\n" not in str(error)
+        (run / "config.json").write_text(json.dumps(make_run.config()))
+        page = rg.report.write(run)
+    html = page.read_text(encoding="utf-8")
     assert html.rstrip().endswith("</html>")
     for drawn in re.findall(r'<script type="application/json">(.*?)</script>', html, re.S):
         json.loads(drawn, parse_constant=pytest.fail)  # strict JSON, as a browser reads it
+
+
+def test_a_flow_whose_labels_contradict_its_numbers_is_left_out(tmp_path: Path) -> None:
+    """Found by fuzzing: the name of a parameter that no array of the file belongs to."""
+    kept = Path(__file__).parent.parent / "runs" / "released" / "0.1.0" / "tag"
+    run = Path(shutil.copytree(kept, tmp_path / "run"))
+    labels = json.loads((run / "flow" / "trained.json").read_text())
+    labels["trajectories"][1]["suffix"] = 1
+    (run / "flow" / "trained.json").write_text(json.dumps(labels))
+    html = rg.report.write(run).read_text()
+    assert html.rstrip().endswith("</html>") and "it is damaged (KeyError" in html
 
 
 def test_heat_maps_keep_every_cell(make_run: Make, flows: Any) -> None:
@@ -401,7 +420,7 @@ def test_a_reverse_layer_is_blank_on_the_other_side(make_run: Make) -> None:
 
 
 def test_another_task_has_a_page_without_what_belongs_to_language(make_run: Make) -> None:
-    made = make_run.config() | {"task": "classify"}
+    made = config(make_run, task="classify") | {"task": "classify"}
     rows = [
         {key: row[key] for key in ("step", "epoch", "train_loss", "validation_loss")} for row in make_run.metrics(6)
     ]
@@ -435,3 +454,64 @@ def test_nothing_invisible_is_left(text: str) -> None:
     shown = words.visible(text)
     assert words.visible(shown) == shown
     shown.encode("utf-8")
+
+
+def test_the_report_and_the_flow_begin_at_the_same_lag(tmp_path: Path, make_run: Make) -> None:
+    """A loss that does not look at its own step: 100 % is the first lag that has any gradient."""
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(3, 8)
+    with torch.no_grad():
+        rnn.weight_hh_l0.mul_(2.0)
+    x = torch.randn(30, 2, 3)
+
+    def loss(output: Any) -> torch.Tensor:
+        return torch.cat([0 * output[0][:3], output[0][:-3]]).square().sum(-1)
+
+    flow = rg.gradient_flow(rnn, x, loss=loss)
+    run = make_run()
+    records = []
+    recorder = rg.GradientFlowRecorder(rnn, loss, every=1, budget=None, sequences=None, targets=None)
+    for step in (1, 2):
+        records.append(recorder.step(x, step=step))
+    for name in ("trained", "untrained"):
+        flow.save(run / "flow" / name)
+    (run / "flow" / "recorded.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    curve = flow.by_lag()[0]
+    assert (curve[:3] == 0).all()
+    drawn = [trace for figure in figures(run) for trace in figure["data"]]
+    (by_lag,) = [t for t in drawn if t.get("name") == "trained" and "of the first" in str(t.get("hovertemplate"))]
+    values = decoded(by_lag["y"])
+    np.testing.assert_allclose(values[3:], curve[3:] / curve[3], rtol=1e-6)
+    assert np.isnan(values[:3]).all()
+    while_training = {t["name"]: decoded(t["y"]) for t in drawn if "steps back" in str(t.get("name"))}
+    for name, shown in while_training.items():
+        lag = int(name.split()[0])
+        np.testing.assert_allclose(shown, curve[lag] / curve[3], rtol=1e-5)
+    assert while_training
+    assert f"after {flow.horizon(0.01)[0]:.0f} steps less than 1 % of it is left" in verdict(run)
+
+
+def decoded(values: Any) -> np.ndarray[Any, Any]:
+    """Numbers as plotly writes them: a list, or an array in base64."""
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=np.dtype(values["dtype"]))
+    return np.array([math.nan if value is None else value for value in values], dtype=float)
+
+
+def test_what_is_below_the_range_is_no_zero_on_the_page(make_run: Make) -> None:
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(3, 8)
+    with torch.no_grad():
+        rnn.weight_hh_l0.mul_(0.2)
+    flow = rg.gradient_flow(rnn, torch.randn(200, 2, 3), loss=lambda output: output[0][-1].square().sum(-1))
+    assert flow.below is not None
+    run = make_run()
+    for name in ("trained", "untrained"):
+        flow.save(run / "flow" / name)
+    html = rg.report.write(run).read_text(encoding="utf-8")
+    assert f"{int(flow.below.sum())} values are too small to be measured: their cells are blank." in html
+    assert "below the range of float32" in html
+    packed = [t["meta"]["packed"] for f in figures(run) for t in f["data"] if "packed" in t.get("meta", {})]
+    for own in packed:
+        codes = np.frombuffer(zlib.decompress(base64.b64decode(own["deflated"])), "<i2")
+        np.testing.assert_array_equal(codes == 32764, flow.below[0].ravel())

@@ -275,7 +275,7 @@ def test_odd_configurations_get_one_line(run: Path, where: str, value: Any) -> N
 
 
 def test_a_checkpoint_cannot_name_files_elsewhere(run: Path) -> None:
-    from retrograde.training.folder import RunFolder
+    from retrograde.runs import RunFolder
 
     folder = RunFolder(run)
     newest = f"checkpoints/{max((run / 'checkpoints').glob('step-*')).name}"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from retrograde import report
 from retrograde.cli import main
-from retrograde.training import Listener, session, train
+from retrograde.training import Listener, finish, train
 
 
 class Heard(Listener):
@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {"hidden_size": 6, "bptt": 8, "batch_size": 4, "eval_eve
 
 
 def test_records_and_changes_nothing(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "FLOW_BUDGET", None)
+    monkeypatch.setattr(finish, "FLOW_BUDGET", None)
     heard = Heard()
     train(text, tmp_path / "plain", max_steps=20, report=False, **SMALL)
     train(text, tmp_path / "seen", max_steps=10, report=False, record_flow=True, listener=heard, **SMALL)

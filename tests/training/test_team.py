@@ -60,6 +60,16 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+def rank_of(job: subprocess.Popen[str], rank: int) -> int:
+    """The process of a job that has this rank."""
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    for child in children.read_text().split() if children.exists() else []:
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    job.kill()
+    pytest.skip("the processes of the job cannot be told apart on this system")
+
+
 def test_two_processes_take_the_steps_of_one(table: Path, tmp_path: Path) -> None:
     """A last batch of one sequence, so that a process has none; class weights; Ω over the sequences of both."""
     options = {"task": "classify", "cell": "rnn", "omega": 2.0, "class_weights": "balanced", "batch_size": 9}
@@ -86,14 +96,7 @@ def test_a_process_that_dies_ends_the_job_with_a_checkpoint(text: Path, tmp_path
     while not (run / "checkpoints").exists() or not list((run / "checkpoints").glob("step-*[1-9]?.safetensors")):
         assert time.monotonic() < end and job.poll() is None
         time.sleep(0.2)
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
-    for child in children.read_text().split() if children.exists() else []:
-        if b"RANK=1" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
-            os.kill(int(child), signal.SIGKILL)
-            break
-    else:
-        job.kill()
-        pytest.skip("the processes of the job cannot be told apart on this system")
+    os.kill(rank_of(job, 1), signal.SIGKILL)
     _, err = job.communicate(timeout=60)
     assert job.returncode != 0
     assert "lost the others at step" in err
@@ -104,3 +107,43 @@ def test_a_process_that_dies_ends_the_job_with_a_checkpoint(text: Path, tmp_path
     result = train(None, run, resume=True, report=False, max_steps=5 * len(lines) + 5)
     assert result.summary["status"] == "finished"
     assert curve(run)[: len(lines)] == lines and len(curve(run)) == len(lines) + 1
+
+
+def test_a_process_that_stalls_ends_the_job_after_the_time_stated(text: Path, tmp_path: Path) -> None:
+    """Stopped, not dead: nothing but the time tells the others."""
+    run = tmp_path / "run"
+    words = [text, "--out", run, "--hidden-size", 8, "--bptt", 20, "--batch-size", 4, "--epochs", 100_000]
+    job = start("torchrun", [*words, "--eval-every", 5, "--stall-minutes", 0.15])
+    end = time.monotonic() + 90
+    while not (run / "checkpoints").exists() or not list((run / "checkpoints").glob("step-*[1-9]?.safetensors")):
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.2)
+    stalled = rank_of(job, 1)
+    os.kill(stalled, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        assert job.stderr is not None
+        said = next(line for line in job.stderr if "lost the others" in line)
+        assert 5 < time.monotonic() - began < 60
+        assert "nothing was heard for 0.15 minutes, --stall-minutes" in said and said.startswith("retrograde: ")
+    finally:
+        os.kill(stalled, signal.SIGKILL)
+        job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert train(None, run, resume=True, report=False, epochs=2).summary["status"] == "finished"
+
+
+def test_a_signal_to_one_process_ends_them_all_alike(text: Path, tmp_path: Path) -> None:
+    """A scheduler may reach the second process first; the summary, which the first one writes, tells of it."""
+    run = tmp_path / "run"
+    words = [text, "--out", run, "--hidden-size", 8, "--bptt", 20, "--batch-size", 4, "--epochs", 100_000]
+    job = start("torchrun", [*words, "--eval-every", 5])
+    end = time.monotonic() + 90
+    while not (run / "checkpoints").exists() or not list((run / "checkpoints").glob("step-*[1-9]?.safetensors")):
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.2)
+    os.kill(rank_of(job, 1), signal.SIGUSR1)
+    _, err = job.communicate(timeout=60)
+    summary = json.loads((run / "summary.json").read_text())
+    assert job.returncode != 0 and summary["status"] == "interrupted", err
+    assert (run / "checkpoints" / f"step-{summary['step']:09d}.safetensors").exists()

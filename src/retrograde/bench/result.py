@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import __version__, kernels
 from ..errors import DataError
+from ..files import write_file
 from .machine import processor
 from .points import Point
 from .timing import LIMIT, Measurement, Timing
@@ -185,9 +186,7 @@ class Benchmark:
             "summary": rows,
             "points": points,
         }
-        scratch = path.with_name(path.name + ".part")
-        scratch.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        write_file(path, (json.dumps(document, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Benchmark:

@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from ..bench import Measurement
 
+from .terminal import say
+
 __all__ = ["bench"]
 
 _QUICK_SECONDS = 95.0  # after which --quick begins no further point: it ends within 2 minutes
@@ -65,9 +67,9 @@ def bench(
     with_jax = with_jax and jax
     result = Benchmark.here(threads, jax=with_jax)
     where = result.environment
-    typer.echo(f"{where['processor']}, {threads} threads, {where['instruction_set']}, torch {where['torch']}")
+    say(f"{where['processor']}, {threads} threads, {where['instruction_set']}, torch {where['torch']}")
     if jax and not with_jax:
-        typer.echo("JAX is not installed and takes no part: pip install 'retrograde[bench]'")
+        say("JAX is not installed and takes no part: pip install 'retrograde[bench]'")
     for measurement in measure(
         points,
         threads=threads,
@@ -76,13 +78,13 @@ def bench(
         until=began + _QUICK_SECONDS if quick else float("inf"),
     ):
         result.measurements.append(measurement)
-        typer.echo(_line(measurement))
+        say(_line(measurement))
         if json is not None:
             result.save(json)  # as far as it came, should somebody stop it
     result.not_reached = len(points) - len(result.measurements)
-    typer.echo()
+    say()
     for line in result.summary():
-        typer.echo(line)
+        say(line)
     if json is not None:
         result.save(json)
     if picture is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from rich.text import Text
 
 from ..training.loop import Listener, Progress
 from ..training.session import Result
-from .terminal import described, printable, scores
+from .terminal import console, described, note, printable, scores
 
 __all__ = ["Display", "display"]
 
@@ -26,12 +25,12 @@ __all__ = ["Display", "display"]
 @contextmanager
 def display(*, quiet: bool, to_stderr: bool) -> Iterator[Display]:
     """Show training for the time of the context."""
-    console = Console(stderr=to_stderr, quiet=quiet, highlight=False, soft_wrap=True)
-    shown = Display(console, quiet)
-    if not console.is_terminal or quiet:
+    screen = console(stderr=to_stderr, quiet=quiet)
+    shown = Display(screen, quiet)
+    if not screen.is_terminal or quiet:
         yield shown
         return
-    with Live(shown, console=console, refresh_per_second=5, transient=True):
+    with Live(shown, console=screen, refresh_per_second=5, transient=True):
         yield shown
 
 
@@ -66,7 +65,7 @@ class Display(Listener):
         data = about["data"]
         cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
         layers = f"{options['num_layers']} layers of " if options["num_layers"] > 1 else ""
-        self._print(f"{printable(str(data['source']))}: {described(data)}")
+        self._print(f"{data['source']}: {described(data)}")
         self._print(
             f"{cell}, {layers}{options['hidden_size']} units, {about['parameters']:,} parameters; "
             f"{planned:,} steps of {options['batch_size']}"
@@ -105,9 +104,9 @@ class Display(Listener):
         """Print it, on stderr."""
         if not self.quiet:
             if self.console.is_terminal:
-                self.console.print(Text("note: " + printable(text), style="yellow"))
+                self.console.print(Text("note: " + printable(text, lines=False), style="yellow"))
             else:
-                print("note: " + printable(text), file=sys.stderr, flush=True)
+                note(text)
 
     def stage(self, text: str) -> None:
         """Show it beside the bar."""
@@ -134,7 +133,7 @@ class Display(Listener):
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))
 
     def _print(self, text: str) -> None:
-        self.console.print(Text(text))
+        self.console.print(Text(printable(text, lines=False)))
         if not self.console.is_terminal:
             self.console.file.flush()
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .terminal import note, say, say_json, scores
+
 __all__ = ["evaluate"]
 
 
@@ -37,7 +39,6 @@ def evaluate(
     from ..data.text import read_text
     from ..tasks import language
     from ..training import load
-    from .terminal import printable, scores
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -46,32 +47,28 @@ def evaluate(
     if loaded.config["task"] != "language":
         synthetic = loaded.config["task"] == "synthetic"
         found = loaded.reader.evaluate_on(data) if synthetic else loaded.reader.evaluate(data, encoding)
-        for note in getattr(loaded.reader, "notes", ()):
-            typer.echo(f"note: {printable(note)}", err=True)
+        for remark in getattr(loaded.reader, "notes", ()):
+            note(remark)
         if json:
-            import json as encoder
-
-            typer.echo(encoder.dumps({"run": str(run), "data": data, **found}, ensure_ascii=False))
+            say_json({"run": str(run), "data": data, **found})
             return
         what = f"{found['series']:,} series" if "series" in found else f"{found['sequences']:,} sequences"
-        typer.echo(f"{printable(data)}: {what}")
-        typer.echo(", ".join(scores(found)))
+        say(f"{data}: {what}")
+        say(", ".join(scores(found)))
         for name, value in found.get("baselines", {}).items():
-            typer.echo(f"beside it, {name}: {', '.join(scores(value))}")
+            say(f"beside it, {name}: {', '.join(scores(value))}")
         return
     text = read_text(data, encoding)
     result = language.evaluate(loaded.model, loaded.vocabulary, text)
-    for note in text.notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+    for remark in text.notes:
+        note(remark)
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps({"run": str(run), "data": data, **result}, ensure_ascii=False))
+        say_json({"run": str(run), "data": data, **result})
         return
-    typer.echo(f"{printable(data)}: {result['characters']:,} characters, {result['tokens']:,} tokens predicted")
+    say(f"{data}: {result['characters']:,} characters, {result['tokens']:,} tokens predicted")
     if result["unknown_tokens"]:
         share = result["unknown_tokens"] / result["tokens"]
-        typer.echo(f"{result['unknown_tokens']:,} of them ({share:.2%}) are not in the run's vocabulary")
-    typer.echo(f"loss                {result['loss']:.4f} nats per token")
-    typer.echo(f"perplexity          {result['perplexity']:.4g}")
-    typer.echo(f"bits per character  {result['bits_per_character']:.4f}")
+        say(f"{result['unknown_tokens']:,} of them ({share:.2%}) are not in the run's vocabulary")
+    say(f"loss                {result['loss']:.4f} nats per token")
+    say(f"perplexity          {result['perplexity']:.4g}")
+    say(f"bits per character  {result['bits_per_character']:.4f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import OptionError, RetrogradeError
-from .terminal import printable
+from ..files import check_source, write_file
+from .terminal import console, note, printable, say, say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,13 +134,12 @@ def flow(
         found.save(out)
         written.append(f"{out} (.safetensors and .json)")
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps(about.facts | _numbers(found, summary), allow_nan=False))
+        say_json(about.facts | _numbers(found, summary))
         return
-    _print(_console(), summary, about)
+    _print(console(soft_wrap=False), summary, about)
     if written:
-        typer.echo(f"\nWritten: {printable(', '.join(written))}")
+        say()
+        say(f"Written: {', '.join(written)}")
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,10 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
     from ..training.probe import probe
 
     run = load(path)
-    task, source = run.config["task"], data or str(run.config["data"]["source"])
+    task, source = run.config["task"], str(run.config["data"]["source"]) if data is None else data
     taken = probe(run, data, steps=asked.steps, sequences=asked.sequences)
-    for note in taken.notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+    for remark in taken.notes:
+        note(remark)
     measured = gradient_flow(run.model, *taken.inputs, loss=taken.loss, layers=asked.layers)
     steps, batch = taken.inputs[0].shape[:2]
     what = f"{batch} sequence{'s' * (batch != 1)} of {'up to ' if measured.lengths is not None else ''}{steps} steps"
@@ -192,6 +193,9 @@ def _of_checkpoint(
 ) -> tuple[GradientFlow, _About]:
     from ..flow.checkpoints import choose, drive, find_recurrent, read_input, read_state_dict
 
+    for file in (path, given):
+        if file is not None:
+            check_source(file)
     parameters = read_state_dict(path)
     try:
         found = find_recurrent(parameters, nonlinearity)
@@ -241,15 +245,9 @@ def _of_checkpoint(
 # --- What is shown ----------------------------------------------------------------------------------------------------
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)
-
-
-def _print(console: Console, summary: Summary, about: _About) -> None:
-    console.print("\n".join(_one_line(line) for line in about.lines) + "\n")
-    console.print(dataclasses.replace(summary, notes=[_one_line(note) for note in summary.notes]))
+def _print(screen: Console, summary: Summary, about: _About) -> None:
+    screen.print("\n".join(_one_line(line) for line in about.lines) + "\n")
+    screen.print(dataclasses.replace(summary, notes=[_one_line(note) for note in summary.notes]))
 
 
 def _one_line(text: str) -> str:
@@ -295,4 +293,6 @@ def _draw(found: GradientFlow, fraction: float, path: Path) -> None:
     for blank in axes[panels:]:
         blank.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    drawn_to = io.BytesIO()
+    figure.savefig(drawn_to, dpi=130, format=path.suffix[1:].lower())
+    write_file(path, drawn_to.getvalue())

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .terminal import note, write
+
 __all__ = ["generate"]
 
 
@@ -23,6 +25,9 @@ def generate(
         float | None, typer.Option(help="Draw from the fewest tokens whose probability adds up to p.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Draw the same text again.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write control characters as they are, if the output is not a terminal.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
     """Let a trained model write, character by character as it goes.
@@ -37,7 +42,6 @@ def generate(
 
     from ..tasks import language
     from ..training import load
-    from .terminal import printable
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -46,11 +50,9 @@ def generate(
     pieces = language.generate(loaded.model, loaded.vocabulary, prompt, length, temperature, top_k, top_p, seed)
     if unknown := loaded.vocabulary.unknown_pieces(prompt):
         shown = ", ".join(ascii(piece) if not piece.isprintable() else repr(piece) for piece in unknown[:5])
-        typer.echo(f"note: not in the run's vocabulary, read as unknown: {shown}{' …' * (len(unknown) > 5)}", err=True)
-    terminal = sys.stdout.isatty()
-    sys.stdout.write(printable(prompt) if terminal else prompt)
+        note(f"not in the run's vocabulary, read as unknown: {shown}{' …' * (len(unknown) > 5)}")
+    write(prompt, raw=raw)
     for piece in pieces:
-        sys.stdout.write(printable(piece) if terminal else piece)
-        sys.stdout.flush()
-    if terminal:
-        sys.stdout.write("\n")
+        write(piece, raw=raw)
+    if sys.stdout.isatty():
+        write("\n")

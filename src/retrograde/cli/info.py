@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RunError
-from .terminal import described, printable, scores
+from .terminal import described, say, say_json, scores
 
 __all__ = ["info"]
 
@@ -23,17 +23,14 @@ def info(
 
     retrograde info runs/first
     """
-    from ..training.folder import RunFolder
+    from ..runs import RunFolder
 
     folder = RunFolder(run)
     config = folder.config()
-    summary = folder.read_json("summary.json") if (folder / "summary.json").exists() else None
-    metrics = folder.read_lines("metrics.jsonl")
+    summary, metrics = folder.summary(), folder.metrics()
     if json:
-        import json as encoder
-
         found = {"run": str(run), "config": config, "summary": summary, "last": metrics[-1] if metrics else None}
-        typer.echo(encoder.dumps(found, ensure_ascii=False))
+        say_json(found)
         return
     try:
         rows = _rows(config, summary, metrics)
@@ -42,7 +39,7 @@ def info(
             f"{run} holds a run whose config.json, summary.json or metrics.jsonl is damaged: {error}."
         ) from None
     for name, value in rows:
-        typer.echo(f"{name:<12} {printable(str(value))}")
+        say(f"{name:<12} {value}")
 
 
 def _rows(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .terminal import note, say
+
 __all__ = ["predict"]
 
 
@@ -45,7 +47,6 @@ def predict(
     from ..errors import OptionError
     from ..tasks import prediction
     from ..training import load
-    from .terminal import printable
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -64,6 +65,6 @@ def predict(
     else:
         rows = prediction.labels(loaded.reader, data, encoding, probabilities)
     count = prediction.write_rows(out, rows)
-    for note in getattr(loaded.reader, "notes", ()):
-        typer.echo(f"note: {printable(note)}", err=True)
-    typer.echo(f"{count:,} rows written to {printable(str(out))}")
+    for remark in getattr(loaded.reader, "notes", ()):
+        note(remark)
+    say(f"{count:,} rows written to {out}")

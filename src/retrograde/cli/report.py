@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .terminal import say
+
 __all__ = ["report"]
 
 
@@ -23,4 +25,4 @@ def report(
     """
     from ..report import write
 
-    typer.echo(write(run))
+    say(write(run))

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..training.options import Options
+from ..options import Options
+from .terminal import say_json
 
 __all__ = ["train"]
 
@@ -289,6 +290,9 @@ def train(
     ] = DEFAULT.keep_checkpoints,
     seed: Annotated[int, _option(RUN, "Same seed and threads, same weights.")] = DEFAULT.seed,
     threads: Annotated[int | None, _option(RUN, "CPU threads. [dim]\\[one per core][/dim]")] = None,
+    stall_minutes: Annotated[
+        float, _option(RUN, "Of several processes: end when the others are not heard of for so long.")
+    ] = DEFAULT.stall_minutes,
     device: Annotated[Device, _option(RUN, "Where to compute.")] = Device.auto,
     precision: Annotated[Precision, _option(RUN, "bf16: matrix products in bfloat16.")] = Precision.fp32,
     resume: Annotated[
@@ -312,8 +316,10 @@ def train(
     sample of what the model writes, checkpoints, the gradient's flow through
     time, and [bold]report.html[/bold] to look at.
 
-    Ctrl-C ends training with all of that (exit code 130); --resume goes on
-    from there. Exit code 3: the loss became NaN or infinite.
+    Ctrl-C, SIGTERM and SIGHUP end training with all of that (exit codes 130,
+    143, 129); SIGUSR1 with a checkpoint at once (138), for schedulers that
+    start the job again. --resume goes on from there. Exit code 3: the loss
+    became NaN or infinite.
 
     [bold]Examples[/bold]
 
@@ -355,9 +361,7 @@ def train(
     if not first:
         return
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps({"run": str(result.folder), **result.summary}, ensure_ascii=False))
+        say_json({"run": str(result.folder), **result.summary})
     else:
         shown.finished(result)
     if result.signal is not None:

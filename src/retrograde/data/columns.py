@@ -49,7 +49,7 @@ class Columns:
     layout : {"long", "wide"}
         Of a table of series: a row is a step, or a row is a series.
     date_form : str
-        How the time column writes dates, where that is to be known: see `retrograde.tasks.dates.date_form`. One form
+        How the time column writes dates, where that is to be known: see `retrograde.data.dates.date_form`. One form
         for all of a table, whatever part of it is read.
     split : tuple of str
         Rows that share these are sequences by themselves, and are held out together or not at all.

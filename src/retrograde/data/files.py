@@ -7,18 +7,22 @@ import gzip
 import io
 import os
 import re
+import stat
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from .. import files
 from ..errors import DataError, OptionError
+from ..files import limited, open_source
 from . import limits
 
-__all__ = ["bytes_of", "check_encoding", "check_exists", "decoded", "some_of", "unpacked", "walk"]
+__all__ = ["bytes_of", "check_encoding", "check_exists", "decoded", "in_one_line", "some_of", "unpacked", "walk"]
 
 PIECE = 1 << 20  # bytes read at once
+REST = 1 << 26  # bytes read on after a NUL or a byte that is no text, to see whether the archive itself is damaged
 
 
 def check_exists(name: str, kinds: str) -> None:
@@ -62,20 +66,33 @@ def check_encoding(encoding: str) -> None:
 
 
 def bytes_of(path: Path) -> Iterator[bytes]:
-    """Content of a file in blocks, unpacked if it is gzip.
+    """Content of a file or a pipe in blocks, unpacked if it is gzip.
 
     Raises
     ------
     DataError
         If it cannot be read, or unpacks to more than `retrograde.data.limits` allow.
     """
+
+    def blocks() -> Iterator[bytes]:
+        with open_source(path, pipes=True) as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode):
+                yield from unpacked(file, str(path), found.st_size)
+            else:
+                yield from limited(unpacked(file, str(path)), str(path))
+
+    yield from in_one_line(blocks(), str(path))
+
+
+def in_one_line(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The same blocks; what the system says of them in one line."""
     try:
-        with path.open("rb") as file:
-            yield from unpacked(file, str(path), path.stat().st_size)
+        yield from blocks
     except DataError:
         raise
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 class _Prefixed:
@@ -113,8 +130,8 @@ def unpacked(stream: IO[bytes], name: str, packed_size: int | None = None) -> It
             size += len(block)
             if size > most:
                 raise DataError(
-                    f"{name} unpacks to more than {most / 2**30:.1f} GB, over {limits.UNPACKED_RATIO} times its size: "
-                    "it looks like a decompression bomb. If you trust it, unpack it and give the unpacked file."
+                    f"{name} unpacks to more than {limits.UNPACKED_RATIO} times its size and {most / 2**30:.1f} GB: it "
+                    "looks like a decompression bomb. If you trust it, unpack it and give the unpacked file."
                 )
             yield block
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -144,8 +161,7 @@ def decoded(blocks: Iterator[bytes], encoding: str, name: str, *, translate: boo
         try:
             piece = decoder.decode(block, final)
         except UnicodeDecodeError as error:
-            for _ in blocks:  # a damaged gzip file says so rather than that its rubble is no text
-                pass
+            _read_on(blocks)
             # What the decoder was given ends where the block does, and may begin with bytes left from the last one.
             byte, offset = error.object[error.start], before + len(block) - len(error.object) + error.start
             if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -163,6 +179,8 @@ def decoded(blocks: Iterator[bytes], encoding: str, name: str, *, translate: boo
             again = _decoder(encoding, head)
             again.setstate(state)
             nul = before + _offset_of_nul(again, block)
+        if nul >= 0 and before - nul > REST:  # what comes after it may say more, but need not be read to its end
+            break
         before += len(block)
         if marked and piece:
             piece, marked = piece.removeprefix("\ufeff"), False
@@ -170,6 +188,15 @@ def decoded(blocks: Iterator[bytes], encoding: str, name: str, *, translate: boo
             yield piece
     if nul >= 0:
         raise DataError(f"{name} is binary, not text: a NUL at byte offset {nul}; {_likely_encoding(head, encoding)}.")
+
+
+def _read_on(blocks: Iterator[bytes]) -> None:
+    """A damaged gzip file says so rather than that its rubble is no text; it need not be read to its end for that."""
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > REST:
+            return
 
 
 def _decoder(encoding: str, head: bytes) -> codecs.IncrementalDecoder:
@@ -224,14 +251,16 @@ def walk(folder: Path, skip: frozenset[str] = frozenset()) -> tuple[list[Path], 
     files : list of Path
     links : list of str
         Relative to the folder.
+
+    Raises
+    ------
+    DataError
+        If the folder is too large, see `retrograde.files.walk`.
     """
-    found: list[Path] = []
-    links: list[Path] = []
-    for root, folders, files in os.walk(folder):
-        base = Path(root)
-        links += [base / name for name in folders if (base / name).is_symlink()]
+    regular = [path for path in files.walk(folder, skip) if not path.is_symlink()]
+    links = []
+    for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in skip]
-        for path in (base / name for name in files if not name.startswith(".")):
-            (links if path.is_symlink() else found).append(path)
-    files_ = sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
-    return files_, sorted(path.relative_to(folder).as_posix() for path in links if not path.name.startswith("."))
+        links += [path for path in (Path(root, name) for name in [*folders, *names]) if path.is_symlink()]
+    found = sorted(path.relative_to(folder).as_posix() for path in links if not path.name.startswith("."))
+    return regular, found

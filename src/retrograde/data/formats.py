@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ..errors import DataError
+from ..files import check_source
 from . import archives, limits
 from .arrays import builtin_arrays, read_arrays
 from .database import literal, path_pattern
@@ -56,6 +57,7 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
     name = str(source)
     if name.startswith("builtin:"):
         return builtin_arrays(name)
+    check_source(name)
     path = Path(name)
     check_exists(name, f"a file ({', '.join(SUFFIXES)}) or a folder of texts")
     try:
@@ -115,6 +117,7 @@ def fingerprint(*sources: Any) -> str:
         elif source is None or str(source).startswith("builtin:"):
             found.update(f"{source}\0".encode())
         else:
+            check_source(source)
             path = Path(source)
             files = {one.relative_to(path).as_posix(): one for one in _files_of(path)} if path.is_dir() else {"": path}
             found.update(fingerprint_of_files(files))
@@ -328,7 +331,7 @@ def _text_files(folder: Path) -> tuple[list[Path], list[str]]:
 def _texts(folder: Path, encoding: str) -> Table:
     files, links = _text_files(folder)
     if not files:
-        there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        there = [path.relative_to(folder).as_posix() for path in walk(folder)[0]]
         found = f"only {some_of(there)}" if there else "nothing"
         raise DataError(
             f"{folder} holds no text files (.txt), {found}: a folder of texts has them in one folder per label; a "

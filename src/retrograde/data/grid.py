@@ -95,7 +95,7 @@ class Grid:
         text = freq.strip().lower()
         if text in ("workdays", "b"):
             return cls("workdays", 1)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)?\s*([a-z]*)", text)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)?\s*([a-z]*)", text)
         if match and text and float(match[1] or 1) > 0:
             number, unit = float(match[1] or 1), match[2]
             if unit in _UNITS:
@@ -113,14 +113,14 @@ class Grid:
         if self.kind == "workdays":
             return "workdays"
         if self.kind == "numbers":
-            return f"{self.step:g}"
+            return repr(self.step).removesuffix(".0")
         if self.kind == "months":
             years, months = divmod(int(self.step), 12)
             return f"{years}y" if not months else f"{int(self.step)}mo"
         for unit in ("w", "d", "h", "min"):
             if self.step % _UNITS[unit] == 0:
                 return f"{int(self.step / _UNITS[unit])}{unit}"
-        return f"{self.step:g}s"
+        return repr(self.step).removesuffix(".0") + "s"
 
     @property
     def days(self) -> float | None:

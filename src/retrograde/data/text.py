@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import mimetypes
-import sys
 import sysconfig
 from array import array
 from bisect import bisect_right
@@ -15,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .files import bytes_of, check_encoding, check_exists, decoded, some_of, unpacked, walk
+from ..files import check_source, limited, standard_input
+from .files import bytes_of, check_encoding, check_exists, decoded, in_one_line, some_of, unpacked, walk
 from .storage import Rows
 
 __all__ = ["Text", "is_saved", "read_text"]
@@ -138,10 +138,12 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     notes: tuple[str, ...] = ()
     pieces: Iterable[str]
     files: list[Path] | None = None
+    check_source(name, pipes=True)
     if name.startswith(BUILTIN):
         pieces, encoding = _builtin(name), "utf-8"
     elif name == "-":
-        pieces = decoded(unpacked(sys.stdin.buffer, "standard input"), encoding, "standard input")
+        piped = limited(unpacked(standard_input(), "standard input"), "standard input")
+        pieces = decoded(in_one_line(piped, "standard input"), encoding, "standard input")
     elif Path(name).is_dir():
         if is_saved(Path(name)):
             raise DataError(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..errors import OptionError, RunError
+from ..files import KEPT_BYTES, read_file
+from ..memory import is_panic, shortage, without_reports
 
 __all__ = ["UNKNOWN", "TokenKind", "Vocabulary"]
 
@@ -169,8 +171,11 @@ class Vocabulary:
             If the file is missing or holds something else.
         """
         try:
-            tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises bare Exceptions
+            with without_reports():
+                tokenizer = Tokenizer.from_str(read_file(path, KEPT_BYTES).decode("utf-8"))
+        except BaseException as error:  # tokenizers raises bare Exceptions, and panics
+            if not (isinstance(error, Exception) or is_panic(error)) or shortage(error) is not None:
+                raise
             raise RunError(f"{path} is not a vocabulary that can be read: {error}") from None
         if isinstance(tokenizer.model, models.BPE):
             return cls(tokenizer, "bpe")

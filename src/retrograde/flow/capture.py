@@ -8,9 +8,9 @@ adjoint needs. The rest of the user's forward pass (embedding, attention, head, 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
-from . import cells, recurrence
+from . import cells
 from .anew import nothing_computed_anew
-from .cells import Kind, Trajectory, Weights
+from .calls import AnyCall, Call, Link, Marked, StatePart, call_of, pass_on, record
+from .cells import Kind, Step, Weights
 
 _LAYERS: dict[str, tuple[Kind, str]] = {
     "rnn_tanh": ("rnn", "tanh"),
@@ -31,221 +32,59 @@ _LAYERS: dict[str, tuple[Kind, str]] = {
     "lstm": ("lstm", "tanh"),
 }
 _CELLS: dict[str, tuple[Kind, str]] = {f"{name}_cell": what for name, what in _LAYERS.items()}
+_STEPS = {what: getattr(torch._VF, name) for name, what in _CELLS.items()}
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
-
-
-@dataclass(eq=False)
-class Call:
-    """One run of one layer in one direction."""
-
-    track: tuple[str, str]  # the module's name and torch's suffix for layer and direction
-    run: Trajectory
-    probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
-    fed_by: Call | None  # the layer whose output is this one's input, unchanged
-    fed: Tensor | None  # that output as the user's code handed it on, where it did
-    own_input: bool  # whether its input is independent of every other layer
-    own_state: bool  # whether its initial state is
-    order: Tensor | None  # packed input: where each of the user's sequences stands in the run
-    keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
-    closed: bool = False  # whether nothing is sent back through it
-    swept: recurrence.Swept | None = None
-
-    @property
-    def kind(self) -> str:
-        """Of the cell."""
-        return self.run.kind
-
-    @property
-    def reverse(self) -> bool:
-        """Whether it runs from the last step to the first."""
-        return self.run.reverse
-
-    @property
-    def mask(self) -> Tensor | None:
-        """`(T, B)` bool, false on padding."""
-        return self.run.mask
-
-    @property
-    def h(self) -> Tensor:
-        """States `(T, B, P)`."""
-        return self.run.h
-
-    @property
-    def width(self) -> int:
-        """Numbers that one loss sent back takes, a step and sequence."""
-        return self.run.weights.hh.shape[0] + self.run.x.shape[2]
-
-
-@dataclass(eq=False)
-class Marked:
-    """One step of a recurrence written by hand, whose state was marked (``mark_state``)."""
-
-    track: tuple[str, str]  # the module's name and the label it was marked with
-    states: tuple[Tensor, ...]  # as the rest of the model goes on with them, in the graph
-    probe: Tensor
-    live: Tensor | None  # (B,) bool
-    swept: recurrence.Swept | None = None
-    kind = "custom"
-    order: Tensor | None = None
-    keep = False
-
-    @property
-    def reverse(self) -> bool:
-        """Whether it runs from the last step to the first."""
-        return self.track[1].endswith("_reverse")
-
-    @property
-    def mask(self) -> Tensor | None:
-        """`(1, B)` bool, false on padding."""
-        return None if self.live is None else self.live[None]
-
-    @property
-    def h(self) -> Tensor:
-        """The whole state `(1, B, S)`."""
-        return torch.cat([flat(state.detach()) for state in self.states], -1)[None]
-
-    @property
-    def width(self) -> int:
-        """Numbers that one loss sent back takes, a step and sequence."""
-        return 2 * self.h.shape[-1]
-
-
-AnyCall = Call | Marked
-
-
-def flat(state: Tensor) -> Tensor:
-    """A state of one step as `(B, S)`."""
-    return state.reshape(1, -1) if state.dim() == 1 else state.flatten(1)
+_TAILS = 64  # earlier runs of a layer that a state outside the graph is compared with
+# Nodes that hand a tensor's numbers on as they are, in another shape or as a part.
+_VIEWS = frozenset(
+    f"{name}Backward"
+    for name in (
+        *("Alias", "Clone", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Split", "Squeeze", "Stack"),
+        *("Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View", "Cat", "T", "IndexSelect"),
+    )
+)
 
 
 class Exposed(NamedTuple):
-    """A tensor through which the rest of the model sees a layer: output, h_n or c_n."""
+    """A tensor through which the rest of the model sees layers: output, h_n or c_n.
+
+    ``calls`` says of which layers the gradient is one of their outputs: of one, whose outputs `(T, B, P)` or last
+    output `(B, P)` the tensor holds; of several, whose last outputs it holds one after the other; None of a tensor
+    that has other states in it.
+    """
 
     tensor: Tensor
-    call: Call | None  # of the layer whose outputs `(T, B, P)` it holds; None for final states
+    calls: tuple[Call, ...] | None
+    output_of: str | None = None  # the module whose output it is
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it is a module's output, rather than final states."""
+        return self.output_of is not None
 
 
-class _Output(NamedTuple):
-    """A layer's output as the user's code got it, and what tells whether it was changed since."""
+class _Handed(NamedTuple):
+    """A tensor as the user's code got it, and what tells whether it was changed since."""
 
     tensor: Tensor
     version: int
     grad_fn: Any
-    batch_first: bool
-    values: Tensor  # (T, B, P)
-    call: Call
+    values: Tensor  # a copy
+    calls: tuple[Call, ...]  # an output: the layer's; final states: of the layers whose they are
+    batch_first: bool = False
 
-    def is_as_it_was(self, batch_first: bool) -> bool:
-        """Not written into, not cut off, axes where they were."""
+    @classmethod
+    def of(cls, tensor: Tensor, values: Tensor, *calls: Call, batch_first: bool = False) -> _Handed:
+        return cls(tensor, tensor._version, tensor.grad_fn, values, calls, batch_first)
+
+    def is_as_it_was(self, batch_first: bool = False) -> bool:
+        """Not written into, not cut off, axes where they were, no hook that may change its gradient."""
         x = self.tensor
         if x._version != self.version or x.grad_fn is not self.grad_fn or batch_first != self.batch_first:
             return False
-        return torch.equal(x.transpose(0, 1) if batch_first else x, self.values)  # .data is written without a version
-
-
-class _Sweep(torch.autograd.Function):
-    """The layer's backward pass as a function that vmap can vectorise over losses."""
-
-    @staticmethod
-    def forward(call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
-        return tuple(g[0] for g in _Sweep._run(call, need, [g[None] for g in gradients]))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
-        whole = [
-            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
-            for g, d in zip(gradients, in_dims[2:], strict=True)
-        ]
-        result = _Sweep._run(call, need, whole)
-        return result, (0,) * len(result)
-
-    @staticmethod
-    def _run(call: Call, need: tuple[bool, ...], gradients: list[Tensor]) -> tuple[Tensor, ...]:
-        """Gradients of x, the initial state and the weights; ``need`` is of x and the weights."""
-        g_out, g_h, *g_c = gradients
-        need_x, *need_weights = need
-        call.swept, *back = recurrence.backward(
-            call.run, g_out, g_h, g_c[0] if g_c else None, need_x=need_x, keep=call.keep or any(need_weights)
-        )
-        if any(need_weights):
-            back += recurrence.weight_gradients(call.run, call.swept)
-        absent = g_out.new_zeros(len(g_out))  # vmap wants tensors
-        return tuple(absent if g is None else g for g in back)
-
-
-class _Recorded(torch.autograd.Function):
-    """One layer and direction: forward as recorded, backward by the adjoint sweep."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *others: Tensor) -> Any:
-        ctx.call = call
-        output = call.run.h.clone()
-        if call.run.mask is not None:
-            output = output * call.run.mask.unsqueeze(-1)
-        return output, *(end.clone() for end in ends)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        call: Call = ctx.call
-        if call.closed:
-            return (None,) * len(ctx.needs_input_grad)
-        states = len(gradients) - 1
-        need = (ctx.needs_input_grad[3], *ctx.needs_input_grad[4 + states :])
-        if call.run.mask is not None:
-            gradients = (gradients[0] * call.run.mask.unsqueeze(-1), *gradients[1:])
-        g_x, *others = _Sweep.apply(call, need, *gradients)  # type: ignore[no-untyped-call]
-        g_state, g_weights = others[:states], others[2:] or [None] * (len(need) - 1)
-        kept = [g if needed else None for g, needed in zip((g_x, *g_weights), need, strict=True)]
-        return None, None, torch.zeros_like(call.probe), kept[0], *g_state, *kept[1:]
-
-
-class _Look(torch.autograd.Function):
-    """Gradients of a marked state on their way past, as a function that vmap can vectorise over losses."""
-
-    @staticmethod
-    def forward(marked: Marked, *gradients: Tensor) -> Any:
-        return _Look._noted(marked, [g[None] for g in gradients], gradients)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, marked: Marked, *gradients: Tensor) -> Any:
-        whole = [
-            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
-            for g, d in zip(gradients, in_dims[1:], strict=True)
-        ]
-        return _Look._noted(marked, whole, tuple(whole)), (0,) * len(whole)
-
-    @staticmethod
-    def _noted(marked: Marked, gradients: list[Tensor], back: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        batch = marked.h.shape[1]
-        squares = [recurrence.squared(g.reshape(len(g), 1, batch, -1)) for g in gradients]
-        if marked.live is not None:
-            squares = [s * marked.live for s in squares]
-        rest = torch.stack(squares[1:]).sum(0) if len(squares) > 1 else None
-        marked.swept = recurrence.Swept(squares[0], rest, None)
-        return tuple(g.clone() for g in back)
-
-
-class _Passed(torch.autograd.Function):
-    """A marked state: itself, and its gradient is looked at."""
-
-    @staticmethod
-    def forward(ctx: Any, marked: Marked, probe: Tensor, *states: Tensor) -> Any:
-        ctx.marked = marked
-        return tuple(state.clone() for state in states)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        back = _Look.apply(ctx.marked, *gradients)  # type: ignore[no-untyped-call]
-        return None, torch.zeros_like(ctx.marked.probe), *back
+        # .data is written without a version
+        return not x._backward_hooks and torch.equal(x.transpose(0, 1) if batch_first else x, self.values)
 
 
 class Recorder(TorchFunctionMode):
@@ -257,12 +96,20 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.calls: list[AnyCall] = []
         self.exposed: list[Exposed] = []
-        self.only_layers = True  # nothing was stepped by a loop of the user's
-        self.running: list[str] = []  # names of the modules that are running, the innermost last
-        self.module: str | None = None  # name of the recurrent module that is running
+        self.running: list[tuple[str, int]] = []  # modules that are running, the innermost last: name, number of call
+        self._recurrent: list[str] = []  # names of the recurrent modules among them
         self.order: Tensor | None = None  # of the packed sequence it was given
-        self._names: dict[int, str] = {}
-        self._outputs: dict[int, _Output] = {}
+        self.kept_parameters: Callable[[], list[Tensor]] = list  # what the user's graph multiplies by
+        self._numbers = itertools.count(1)
+        self._names: dict[int, tuple[str, object]] = {}  # of what has no module's name, which is kept alive
+        self._weights: dict[tuple[tuple[int, int], ...], tuple[Weights, list[Tensor]]] = {}
+        self._probes: dict[tuple[str, str], Tensor] = {}
+        self._latest: dict[tuple[str, str], Weights] = {}
+        self._outputs: dict[int, _Handed] = {}
+        self._finals: dict[int, _Handed] = {}
+        self._tails: dict[tuple[str, str], list[Call]] = {}  # calls that no later one goes on from
+        self._walked: dict[tuple[str, str], set[Any]] = {}  # nodes of the graph that were looked behind before
+        self._together: dict[tuple[Any, ...], list[Call]] = {}
         self._without_gradient = False  # whether the user's code has switched gradients off
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -275,22 +122,83 @@ class Recorder(TorchFunctionMode):
             return self._cell(*_CELLS[name], *args)
         return func(*args, **(kwargs or {}))
 
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """The model has run: nothing more is recorded inside the block."""
+        with torch._C.DisableTorchFunction():
+            yield
+
+    def enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module of the model begins to run."""
+        self.running.append((name, next(self._numbers)))
+        if isinstance(module, _RECURRENT):
+            self._recurrent.append(name)
+            packed = next((a for a in args if isinstance(a, nn.utils.rnn.PackedSequence)), None)
+            self.order = None if packed is None else packed.unsorted_indices
+
+    def leave(self, module: nn.Module) -> None:
+        """A module of the model has run."""
+        self.running.pop()
+        if isinstance(module, _RECURRENT):
+            self._recurrent.pop()
+            self.order = None
+
+    def name_of(self, thing: object) -> str:
+        """A name for a layer that the model does not name: by the module, or else by its weights."""
+        if isinstance(thing, nn.Module) and self._recurrent:  # a layer that computes by another one
+            return self._recurrent[-1]
+        return self._names.setdefault(id(thing), (f"recurrent{len(self._names)}", thing))[0]
+
+    # --- Marked states ------------------------------------------------------------------------------------------------
+
     def mark(self, states: tuple[Tensor, ...], label: str, live: Tensor | None) -> tuple[Tensor, ...]:
         """Take note of a state that ``mark_state`` was given."""
-        self.only_layers = False
         self._check_in_sight(label)
         probe = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
         if live is not None:
             live = live.detach().reshape(-1).bool()
-        marked = Marked((self.running[-1] if self.running else "", label), (), probe, live)
-        marked.states = _Passed.apply(marked, probe, *states)  # type: ignore[no-untyped-call]
+        name, number = self.running[-1] if self.running else ("", 0)
+        frame = sys._getframe(2)  # of mark_state's caller
+        marked = Marked((name, label), (), probe, live, (frame.f_code.co_filename, frame.f_lineno), number)
+        marked.since = [c for c in self._behind(states, marked.track, through=True)[0] if isinstance(c, Marked)]
+        marked.states = pass_on(marked, states)
         self.calls.append(marked)
         return marked.states
 
-    def _name(self, weight: Tensor) -> str:
-        if self.module is not None:
-            return self.module
-        return self._names.setdefault(id(weight), f"recurrent{len(self._names)}")
+    def _behind(
+        self, tensors: tuple[Tensor, ...], track: tuple[str, str], *, through: bool
+    ) -> tuple[list[AnyCall], bool]:
+        """The calls of a track that tensors follow from, none of the same between; and whether they were only viewed.
+
+        ``through`` says whether the way may lead through other recorded layers.
+        """
+        walked = self._walked.setdefault(track, set())
+        found: dict[int, AnyCall] = {}
+        plain = True
+        open_nodes = [t.grad_fn for t in tensors if t.grad_fn is not None]
+        while open_nodes:
+            node: Any = open_nodes.pop()
+            call = call_of(node)
+            if call is not None and call.track == track:
+                found[id(call)] = call
+                continue
+            if node in walked:
+                continue
+            walked.add(node)
+            if isinstance(call, Call) and not through:
+                continue
+            plain = plain and node.name().rstrip("0123456789") in _VIEWS
+            open_nodes += [before for before, _ in node.next_functions if before is not None]
+        return list(found.values()), plain
+
+    # --- Layers -------------------------------------------------------------------------------------------------------
+
+    def _name(self, weight: Tensor, state: Tensor) -> str:
+        if self._recurrent:
+            return self._recurrent[-1]
+        if id(weight) not in self._names and id(state) in self._finals:
+            return self._finals[id(state)].calls[0].track[0]  # weights made afresh at every step
+        return self.name_of(weight)
 
     def _check_in_sight(self, layer: str) -> None:
         """Refuse what runs inside a ``torch.autograd.Function``: its gradient comes by a way that is not seen."""
@@ -313,7 +221,7 @@ class Recorder(TorchFunctionMode):
             x, hx, flat, biases, layers, dropout, train, bidirectional, batch_first = args
             known = self._outputs.get(id(x))
             if known is not None and known.is_as_it_was(batch_first):
-                fed_by, fed = known.call, x
+                fed_by, fed = known.calls[0], x
             if batch_first:
                 x = x.transpose(0, 1)
         else:  # packed: (data, batch_sizes, hx, weights, biases, …)
@@ -321,29 +229,31 @@ class Recorder(TorchFunctionMode):
             mask = torch.arange(int(sizes[0])) < sizes.unsqueeze(1)
             mask = mask.to(data.device)
             x = data.new_zeros(*mask.shape, data.shape[-1]).index_put(mask.nonzero(as_tuple=True), data)
-        hx = [hx] if isinstance(hx, Tensor) else list(hx)
+        handed = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         directions = 2 if bidirectional else 1
         per = len(flat) // (layers * directions)
-        name = self._name(flat[0])
-        ends: list[list[Tensor]] = [[] for _ in hx]
-        call: Call | None = None
+        name = self._name(flat[0], handed[0])
+        calls: list[Call] = []
+        ends: list[list[Tensor]] = [[] for _ in handed]
+        outputs: list[Tensor] = []
         for index in range(layers * directions):
             layer, direction = divmod(index, directions)
-            if direction == 0:
-                outputs: list[Tensor] = []
             own = flat[index * per : (index + 1) * per]
             b_ih, b_hh = own[2:4] if biases else (None, None)
             weights = Weights(own[0], own[1], b_ih, b_hh, own[-1] if per == (5 if biases else 3) else None)
             track = (name, f"l{layer}" + ("_reverse" if direction else ""))
-            state = [s[index] for s in hx]
+            state = [s[index] for s in handed]
             call, output, last = self._run(
-                track, kind, nonlinearity, weights, x, state, fed_by, fed, reverse=direction == 1, mask=mask
+                track, kind, nonlinearity, weights, x, state, (handed, index), reverse=direction == 1, mask=mask
             )
+            call.fed_by, call.fed = fed_by, fed
+            calls.append(call)
             outputs.append(output)
             for all_ends, end in zip(ends, last, strict=True):
                 all_ends.append(end)
             if direction == directions - 1:
                 x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+                outputs = []
                 fed_by, fed = call if directions == 1 else None, None
                 if dropout and train and layer < layers - 1:
                     x, fed_by = nn.functional.dropout(x, dropout, True), None
@@ -351,27 +261,46 @@ class Recorder(TorchFunctionMode):
         # told from those that go on inside; and a copy, for the model may write into what it gets.
         seen = x.view_as(x)
         final = [torch.stack(end) for end in ends]
-        self.exposed += [Exposed(seen, call if directions == 1 else None), *(Exposed(end, None) for end in final)]
+        one_way = directions == 1
+        self.exposed.append(Exposed(seen, (calls[-1],) if one_way else None, name))
+        self.exposed.append(Exposed(final[0], tuple(calls) if one_way and mask is None else None))
+        self.exposed += [Exposed(end, None) for end in final[1:]]
+        for i, end in enumerate(final):
+            own = calls[0].ends[i].unsqueeze(0) if len(calls) == 1 else torch.stack([call.ends[i] for call in calls])
+            self._hand(self._finals, end, own, *calls)
         if mask is not None:
-            output = seen[mask]
-        else:
-            output = (seen.transpose(0, 1) if batch_first else seen).clone()
-            if fed_by is not None and not output.is_inference():  # which has no version
-                self._outputs[id(output)] = _Output(
-                    output, output._version, output.grad_fn, batch_first, x.detach(), fed_by
-                )
+            return seen[mask], *final
+        output = (seen.transpose(0, 1) if batch_first else seen).clone()
+        if one_way:
+            self._hand(self._outputs, output, x.detach(), calls[-1], batch_first=batch_first)
         return output, *final
 
     def _cell(self, kind: Kind, nonlinearity: str, x: Tensor, hx: Any, *own: Tensor | None) -> Any:
-        self.only_layers = False
-        state = [hx] if isinstance(hx, Tensor) else list(hx)
-        assert own[0] is not None
-        name = self._name(own[0])
+        handed = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         ih, hh, *biases = own
         assert ih is not None and hh is not None
-        weights = Weights(ih, hh, *biases)
-        _, _, ends = self._run((name, "cell"), kind, nonlinearity, weights, x.unsqueeze(0), state)
+        known = self._outputs.get(id(x))
+        call, _, ends = self._run(
+            (self._name(ih, handed[0]), "cell"),
+            kind,
+            nonlinearity,
+            Weights(ih, hh, *biases),
+            x.unsqueeze(0),
+            list(handed),
+            (handed, 0),
+        )
+        if known is not None and known.is_as_it_was():
+            call.fed_by, call.fed = known.calls[0], x
+        self.exposed.append(Exposed(ends[0], (call,), call.track[0]))
+        self.exposed += [Exposed(end, None) for end in ends[1:]]
+        for end, values in zip(ends, call.ends, strict=True):
+            self._hand(self._finals, end, values, call)
+        self._hand(self._outputs, ends[0], call.ends[0], call)
         return ends[0] if kind != "lstm" else tuple(ends)
+
+    def _hand(self, to: dict[int, _Handed], tensor: Tensor, values: Tensor, *calls: Call, **how: bool) -> None:
+        if not tensor.is_inference():  # which has no version, so that nothing tells whether it was changed
+            to[id(tensor)] = _Handed.of(tensor, values, *calls, **how)
 
     def _run(
         self,
@@ -381,26 +310,102 @@ class Recorder(TorchFunctionMode):
         weights: Weights,
         x: Tensor,
         state: list[Tensor],
-        fed_by: Call | None = None,
-        fed: Tensor | None = None,
+        handed: tuple[tuple[Tensor, ...], int],
         *,
         reverse: bool = False,
         mask: Tensor | None = None,
     ) -> tuple[Call, Tensor, list[Tensor]]:
+        """Run one layer in one direction; returns the call, its outputs `(T, B, P)` and its final states.
+
+        ``handed`` is what the user's code gave as initial states, of all layers, and the place of this layer's.
+        """
+        self._check_in_sight(".".join(part for part in track if part))
+        if track not in self._probes:
+            self._probes[track] = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+        own = self._copied(track, weights)
+        single = len(x) == 1 and x.shape[1] > 0 and mask is None and weights.hr is None and x.dtype == own.hh.dtype
+        rows = handed[1] if track[1] != "cell" else None
+        parts = tuple(StatePart(tensor, rows) for tensor in handed[0])
+        call = Call(track, self._probes[track], None, states=tuple(state), handed=parts, x=x)
         with torch.no_grad():
             h_0, c_0 = state[0].detach(), state[1].detach() if kind == "lstm" else None
-            run, h_n, c_n = cells.run(
-                kind, nonlinearity, weights.copied(), x.detach(), h_0, c_0, reverse=reverse, mask=mask
-            )
-        self._check_in_sight(".".join(part for part in track if part))
-        probe = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
-        own_state = not any(s.requires_grad for s in state)
-        order = self.order if mask is not None else None
-        call = Call(track, run, probe, fed_by, fed, not x.requires_grad, own_state, order)
+            if single:
+                ends = self._one_step(call, Step(kind, nonlinearity, own, x.detach(), h_0, c_0, h_0))
+            else:
+                call.whole, h_n, c_n = cells.run(
+                    kind, nonlinearity, own, x.detach(), h_0, c_0, reverse=reverse, mask=mask
+                )
+                ends = [h_n] if c_n is None else [h_n, c_n]
+            call.ends = tuple(end.clone() for end in ends)
+            if call.step is not None:
+                call.step = call.step._replace(h=call.ends[0].unsqueeze(0))
+        call.own_state = not any(s.requires_grad for s in state)
+        call.order = self.order if mask is not None else None
+        call.in_graph = not (self._without_gradient or torch.is_inference_mode_enabled())
+        call.before, call.link = self._link(call, *handed)
         self.calls.append(call)
-        ends = [h_n] if c_n is None else [h_n, c_n]
-        output, *last = _Recorded.apply(call, ends, probe, x, *state, *weights.tensors())  # type: ignore[no-untyped-call]
-        return call, output, last
+        found = record(call, ends, x, state, weights)
+        return (call, found[0].unsqueeze(0), list(found)) if single else (call, found[0], list(found[1:]))
+
+    def _one_step(self, call: Call, step: Step) -> list[Tensor]:
+        """One step by torch's cell; what it takes to go back is found later, for all steps together."""
+        weights = step.weights
+        hx = step.h_0 if step.c_0 is None else (step.h_0, step.c_0)
+        own = (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh)
+        found = _STEPS[step.kind, step.nonlinearity](step.x[0], hx, *own)
+        ends = [found] if isinstance(found, Tensor) else list(found)
+        call.step = step
+        key = (id(weights), step.kind, step.nonlinearity, step.x.shape[1], step.x.dtype)
+        call.together = self._together.setdefault(key, [])
+        call.together.append(call)
+        return ends
+
+    def _copied(self, track: tuple[str, str], weights: Weights) -> Weights:
+        """The weights as they stand now; the same object as long as they do not change."""
+        tensors = weights.tensors()
+        if any(w.is_inference() for w in tensors):
+            return weights.copied()
+        key = tuple((id(w), w._version) for w in tensors)
+        if key not in self._weights:
+            last = self._latest.get(track)  # the same numbers made afresh, as by a parametrization
+            if last is None or not last.equals(weights):
+                last = weights.copied()
+            self._weights[key] = last, tensors
+        self._latest[track] = self._weights[key][0]
+        return self._latest[track]
+
+    def _link(self, call: Call, handed: tuple[Tensor, ...], index: int) -> tuple[Call | None, Link | None]:
+        """The call that this one goes on from, and how its initial state comes from that one's final state."""
+        tails = self._tails.setdefault(call.track, [])
+        before, link = self._predecessor(call, tails, handed, index)
+        if before is not None:
+            tails[:] = [tail for tail in tails if tail is not before]
+        tails.append(call)
+        return before, link
+
+    def _predecessor(
+        self, call: Call, tails: list[Call], handed: tuple[Tensor, ...], index: int
+    ) -> tuple[Call | None, Link | None]:
+        if not tails:
+            return None, None
+        in_graph = any(s.requires_grad for s in call.states)
+        finals = [self._finals.get(id(s)) for s in handed]
+        first = finals[0]
+        if first is not None and all(f is not None and f.calls == first.calls and f.is_as_it_was() for f in finals):
+            before = first.calls[index] if index < len(first.calls) else None
+            if any(tail is before for tail in tails):
+                return before, "same" if in_graph else "cut"
+        if in_graph:
+            found, viewed = self._behind(call.states, call.track, through=False)
+            ends = [tail for tail in tails if any(tail is one for one in found)]
+            if len(ends) != 1:
+                return None, None
+            same = viewed and call.starts_from(ends[0], exactly=True)
+            return ends[0], "same" if same else "changed"
+        for tail in reversed(tails[-_TAILS:]):
+            if call.starts_from(tail):
+                return tail, "cut"
+        return None, None
 
 
 class _Saved:
@@ -420,6 +425,10 @@ class _Saved:
             self._copies[key] = copy, base  # kept alive, so that its id stays its own
         return self._copies[key][0], self._copies[key][0]._version
 
+    def parameters(self) -> list[Tensor]:
+        """The copies of parameters, and of views of them."""
+        return [copy for copy, _ in self._copies.values()]
+
     @staticmethod
     def unpack(kept: tuple[Tensor, int]) -> Tensor:
         tensor, version = kept
@@ -435,36 +444,39 @@ class _Saved:
 def recording(model: object) -> Iterator[Recorder]:
     """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any."""
     recorder, saved = Recorder(), _Saved()
+    recorder.kept_parameters = saved.parameters
     handles = []
 
     def enter(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            recorder.running.append(name)
-            if isinstance(module, _RECURRENT):
-                recorder.module = name
-                packed = [a for a in (*args, *kwargs.values()) if isinstance(a, nn.utils.rnn.PackedSequence)]
-                recorder.order = packed[0].unsorted_indices if packed else None
+            recorder.enter(name, module, (*args, *kwargs.values()))
 
         return hook
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        recorder.running.pop()
-        if isinstance(module, _RECURRENT):
-            recorder.module = recorder.order = None
+        recorder.leave(module)
 
+    known: dict[int, nn.Module] = {}
     if isinstance(model, nn.Module):
         for name, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
+                known[id(module)] = module
                 handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
-                handles.append(module.register_forward_hook(leave, prepend=True, always_call=True))
-    else:  # a plain function: the layers inside are not known beforehand, only met
+                # After the user's own hooks, which may mark the module's state.
+                handles.append(module.register_forward_hook(leave, always_call=True))
 
-        def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if isinstance(module, _RECURRENT):
-                packed = next((a for a in args if isinstance(a, nn.utils.rnn.PackedSequence)), None)
-                recorder.order = None if packed is None else packed.unsorted_indices
+    # Layers inside a function, or made as the model runs, are not known beforehand, only met.
 
-        handles.append(nn.modules.module.register_module_forward_pre_hook(meet))
+    def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, _RECURRENT) and id(module) not in known:
+            recorder.enter(recorder.name_of(module), module, args)
+
+    def part(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(module, _RECURRENT) and id(module) not in known:
+            recorder.leave(module)
+
+    handles.append(nn.modules.module.register_module_forward_pre_hook(meet))
+    handles.append(nn.modules.module.register_module_forward_hook(part, always_call=True))
     try:
         with (
             nothing_computed_anew(),

@@ -10,6 +10,8 @@ T: steps, B: sequences, I: input size, H: hidden size, P: size of h (H unless an
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +39,14 @@ class Weights:
         """Those that there are."""
         return [w for w in (self.ih, self.hh, self.bias_ih, self.bias_hh, self.hr) if w is not None]
 
+    def equals(self, other: Weights) -> bool:
+        """Whether these are the same numbers."""
+        own, others = self.tensors(), other.tensors()
+        return len(own) == len(others) and all(
+            a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+            for a, b in zip(own, others, strict=True)
+        )
+
     def copied(self) -> Weights:
         """As they stand now: training on changes the model's in place."""
         own = (self.ih, self.hh, self.bias_ih, self.bias_hh, self.hr)
@@ -49,6 +59,18 @@ class Pulled(NamedTuple):
     hidden: Tensor  # (…, B, G·H)  ∂E/∂(W_hh h_{k−1} + b_hh)
     direct: Tensor | None  # (…, B, P)  part of ∂E/∂h_{k−1} that avoids W_hh
     cell: Tensor | None  # (…, B, H)  ∂E/∂c_{k−1}
+
+
+class Step(NamedTuple):
+    """What a run of a single step computed with; its coefficients are found later, for many steps in one product."""
+
+    kind: Kind
+    nonlinearity: str
+    weights: Weights
+    x: Tensor  # (1, B, I)
+    h_0: Tensor  # (B, H)
+    c_0: Tensor | None
+    h: Tensor  # (1, B, H), the state after the step
 
 
 @dataclass
@@ -106,6 +128,15 @@ class Trajectory:
         own = {name: getattr(self, name) for name in names}
         changed: dict[str, Any] = {name: None if a is None else a[:, order] for name, a in own.items()}
         return replace(self, **changed)
+
+    def part(self, at: slice) -> Trajectory:
+        """The run of some of the steps, its coefficients included."""
+        own = copy.copy(self)  # which does not linearize again
+        for name in ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask"):
+            whole = getattr(self, name)
+            setattr(own, name, None if whole is None else whole[at])
+        own._coefficients = {name: whole[at] for name, whole in self._coefficients.items()}
+        return own
 
     @property
     def steps(self) -> int:
@@ -317,6 +348,28 @@ def run(
         mask,
     )
     return trajectory, states_h[-1], states_c[-1]
+
+
+def together(steps: Sequence[Step]) -> Trajectory:
+    """Runs of one step each, by the same weights, as one trajectory `(n, B, ·)`, from one product for all of them."""
+    first = steps[0]
+    n, batch = len(steps), first.x.shape[1]
+    x = torch.cat([step.x for step in steps])
+    h_0 = torch.stack([step.h_0 for step in steps])
+    c_0 = None if first.c_0 is None else torch.stack([step.c_0 for step in steps if step.c_0 is not None])
+    with torch.no_grad():  # the steps are side by side, as if they were sequences
+        whole, _, _ = run(
+            first.kind,
+            first.nonlinearity,
+            first.weights,
+            x.reshape(1, n * batch, -1),
+            h_0.flatten(0, 1),
+            None if c_0 is None else c_0.flatten(0, 1),
+        )
+        names = ("x", "h_before", "h", "gates", "c_before", "c", "inner")
+        own: dict[str, Any] = {name: getattr(whole, name) for name in names}
+        own = {name: None if a is None else a.reshape(n, batch, -1) for name, a in own.items()}
+        return replace(whole, **own)
 
 
 def _engine_takes(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) -> bool:

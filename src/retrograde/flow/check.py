@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError, OptionError
-from .measure import dropout_notes
+from .isolation import check_values, dropout_notes, random_states_kept
+from .keeping import tensors_in
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -331,9 +332,10 @@ def check_gradients(
         raise OptionError(f"entries = {entries!r}; expected a whole number of at least 1")
     if rtol is not None and not 0 < rtol < 1:
         raise OptionError(f"rtol = {rtol!r}; expected a number between 0 and 1")
+    check_values([*module.parameters(), *module.buffers(), *tensors_in([*inputs, kwargs or {}])], [module])
     notes: list[str] = []
     device = _device(module, [*inputs, *(kwargs or {}).values()])
-    with _random_state_kept(device), torch.inference_mode(False), torch.enable_grad():
+    with random_states_kept([device]), torch.inference_mode(False), torch.enable_grad():
         own = _Subject.copied(module, inputs, dict(kwargs or {}), loss, seed)
         _check_leaves(own)
         mode = _set_mode(own.module, training, device, notes)
@@ -829,16 +831,6 @@ def _set_mode(module: nn.Module, training: bool, device: torch.device, notes: li
                 part.train()
                 part.dropout = 0.0
     return "eval"
-
-
-@contextlib.contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
-        if device.type not in ("cpu", "cuda"):
-            stack.enter_context(torch.random.fork_rng(device_type=device.type))
-        yield
 
 
 @contextlib.contextmanager

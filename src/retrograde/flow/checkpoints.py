@@ -392,7 +392,9 @@ def read_input(path: str | Path) -> Tensor:
         raise FlowError(f"{path} cannot be read: there is no such file.") from None
     except OSError as error:
         raise FlowError(f"{path} cannot be read: {error.strerror or 'it is damaged'}.") from None
-    except (ValueError, EOFError):  # NumPy's own words advise to load the pickle
+    except MemoryError:
+        raise
+    except Exception:  # also TokenError, BadZipFile …; NumPy's own words advise to load the pickle
         raise FlowError(f"{path} is no whole .npy file of numbers (Python objects in one are not read).") from None
     if not isinstance(array, np.ndarray):
         raise FlowError(f"{path} is an archive of several arrays: give a .npy file with one.")

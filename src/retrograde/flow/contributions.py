@@ -20,6 +20,7 @@ from ..errors import FlowError
 from . import recurrence
 from .cells import GATES
 from .evidence import Evidence, factors
+from .precision import without_autocast
 
 if TYPE_CHECKING:
     from .result import GradientFlow
@@ -99,10 +100,14 @@ class Sums:
     squares: dict[str, Array]
 
 
+@without_autocast()
 def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
     """Walk the lags in rising order, keeping for each only a few numbers."""
     total = _total(evidence)
-    names = {name: gates for label in flow.layers for name, gates in evidence.parameters(label).values()}
+    known = flow.known_layers
+    names = {name: gates for label in known for name, gates in evidence.parameters(label).values()}
+    if not names:
+        return Sums(np.zeros(0, dtype=np.int64), {}, {})
     running: dict[str, Tensor] = {}
     rows: dict[str, list[Array]] = {name: [] for name in names}
     lags: list[int] = []
@@ -137,6 +142,7 @@ def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
     )
 
 
+@without_autocast()
 def by_pair(flow: GradientFlow, evidence: Evidence, label: str, kind: str, gate: int | None) -> Contributions:
     """Parts of one parameter's gradient (of one of its gates) for every pair, `(targets, T)`."""
     run = evidence.run(label)
@@ -227,13 +233,14 @@ def _product(left: Tensor, right: Tensor | None) -> Tensor:
 
 
 def _total(evidence: Evidence) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for label, swept in evidence.total().items():
         run = evidence.run(label)
         assert swept.inputs is not None and swept.hidden is not None
         states = None if swept.states is None else swept.states[0]
         for kind, (name, _) in evidence.parameters(label).items():
-            found[name] = _product(*factors(run, kind, slice(None), swept.inputs[0], swept.hidden[0], states))
+            part = _product(*factors(run, kind, slice(None), swept.inputs[0], swept.hidden[0], states))
+            found[name] = found[name] + part if name in found else part  # of every run of the layer
     for label in evidence.runs:
         weights = evidence.run(label).weights
         sizes = {"weight_ih": weights.ih, "weight_hh": weights.hh, "bias_ih": weights.bias_ih}
@@ -249,17 +256,18 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
     """g_lag of every parameter, lags rising."""
     if evidence.local is not None:
         for lag, found in evidence.by_lag():
-            parts = {}
+            parts: dict[str, Tensor] = {}
             for (label, run), a in zip(evidence.runs.items(), found, strict=True):
-                if label not in flow.layers:
+                if label not in flow.known_layers:
                     continue
                 inputs = run.input_side(a.at, a.h, a.hidden)
                 for kind, (name, _) in evidence.parameters(label).items():
-                    parts[name] = _product(*factors(run, kind, a.at, inputs, a.hidden, a.h))
+                    part = _product(*factors(run, kind, a.at, inputs, a.hidden, a.h))
+                    parts[name] = parts[name] + part if name in parts else part  # of every run of the layer
             yield lag, parts
         return
     # Any graph: all lags grow together, block of targets by block; in several rounds where that is too much to hold.
-    lag_of = {label: flow._lag_of_sequences(label) for label in flow.layers if label in evidence.runs}
+    lag_of = {label: flow._lag_of_sequences(label) for label in flow.known_layers if label in evidence.runs}
     every = np.unique(np.concatenate([table[table > _NEVER].ravel() for table in lag_of.values()]))
     size = sum(w.numel() * w.element_size() for label in lag_of for w in _tensors(evidence, label))
     per_round = max(1, _SUMS_BYTES // max(1, size))
@@ -271,6 +279,8 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
             place = slice(at, at + len(rows))
             at += len(rows)
             for label, s in swept.items():
+                if label not in lag_of:
+                    continue
                 _gather(sums, evidence, label, s, lag_of[label][place], chosen)
         for i, lag in enumerate(chosen):
             yield int(lag), {name: values[i] for name, values in sums.items()}

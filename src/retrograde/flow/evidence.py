@@ -19,7 +19,7 @@ from ..errors import FlowError
 from . import recurrence
 from .anew import nothing_computed_anew
 from .cells import GATES, Trajectory, Weights
-from .graph import Graph, MarkedRun
+from .graph import Graph, StepwiseRun
 from .recurrence import Lag, Swept
 
 _BLOCK_BYTES = 256 * 2**20
@@ -43,8 +43,11 @@ class Evidence:
         Labels of the layers that no other feeds, where there is ``local``: each begins a stack.
     graph : Graph or None
         Else the user's graph.
-    marked : dict of MarkedRun
-        By label, the recurrences written by hand, whose states were marked.
+    stepwise : dict of StepwiseRun
+        By label, the recurrences whose Jacobians come from the user's graph: those written by hand, whose states were
+        marked, and layers whose steps are more than their cell.
+    altered : frozenset of str
+        Labels of the latter.
     """
 
     runs: dict[str, Trajectory]
@@ -53,7 +56,8 @@ class Evidence:
     local: list[Tensor] | None = None
     bottoms: frozenset[str] = frozenset()
     graph: Graph | None = None
-    marked: dict[str, MarkedRun] = field(default_factory=dict)
+    stepwise: dict[str, StepwiseRun] = field(default_factory=dict)
+    altered: frozenset[str] = frozenset()
 
     def run(self, label: str) -> Trajectory:
         """The trajectory of a layer."""
@@ -64,14 +68,15 @@ class Evidence:
             )
         return self.runs[label]
 
-    def walk(self, label: str) -> Trajectory | MarkedRun:
+    def walk(self, label: str) -> Trajectory | StepwiseRun:
         """What the Jacobians of a layer come from."""
-        if label in self.marked:
-            return self.marked[label]
-        if label not in self.runs:
+        if label in self.stepwise:
+            return self.stepwise[label]
+        if label not in self.runs or label in self.altered:
+            why = "are changed between steps" if label in self.runs else "were marked by hand"
             raise FlowError(
-                f"The states of {label} were marked by hand: their Jacobians need the model's graph, which no file "
-                "holds: ask the flow that gradient_flow returns."
+                f"The states of {label} {why}: their Jacobians need the model's graph, which no file holds: ask the "
+                "flow that gradient_flow returns."
             )
         return self.runs[label]
 
@@ -196,9 +201,16 @@ def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[st
                 "nonlinearity": run.nonlinearity,
                 "reverse": run.reverse,
                 "bottom": label in evidence.bottoms,
+                "altered": label in evidence.altered,
             }
         )
-    return {name: a.cpu().contiguous().numpy() for name, a in arrays.items() if a is not None}, labels
+    return {name: _array(a) for name, a in arrays.items() if a is not None}, labels
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """In NumPy, which has no bfloat16: float32 holds the same numbers."""
+    own = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.asarray(own.cpu().contiguous().numpy())
 
 
 def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], targets: NDArray[np.int64]) -> Evidence:
@@ -223,7 +235,8 @@ def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], t
         )
         modules[about["label"]] = (about["module"], about["suffix"])
     bottoms = frozenset(about["label"] for about in labels if about.get("bottom"))
-    return Evidence(runs, modules, torch.from_numpy(targets), local or None, bottoms)
+    altered = frozenset(about["label"] for about in labels if about.get("altered"))
+    return Evidence(runs, modules, torch.from_numpy(targets), local or None, bottoms, altered=altered)
 
 
 def factors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import count, islice
@@ -14,23 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import AnyCall, Call, Marked, Recorder, flat
+from ..errors import FlowError
+from . import cells
+from .calls import AnyCall, Call, Marked, StatePart, call_of, flat
+from .capture import Recorder
 from .cells import Trajectory
 from .recurrence import Swept
+from .runs import same_weights, state_changes
 
 _BLOCK_BYTES = 128 * 2**20
+_MANY, _MANY_NUMBERS = 16, 2**24  # tensors that a head looks at; numbers of all their gradients together
 
 
 @dataclass
 class Graph:
-    """Losses `(T, B)` and the layers below them, by label; each layer is the calls it ran in, in order.
+    """Losses `(T, B)` and the recurrences below them, by label; each is the calls it ran in, in the order of time.
 
-    ``wanted`` are the labels of the layers asked for; ``alive`` `(T, B)` is 1 where a loss counts, 0 on padding.
+    ``wanted`` are the labels of those asked for; ``alive`` `(T, B)` is 1 where a loss counts, 0 on padding.
     """
 
     losses: Tensor
     recorder: Recorder
-    tracks: dict[str, list[AnyCall]]
+    runs: dict[str, list[AnyCall]]
     wanted: list[str]
     alive: Tensor
     notes: list[str] = field(default_factory=list)
@@ -52,10 +57,10 @@ class Graph:
             By label, over all calls of the layer, sequences in the user's order; layers without a path are left out;
             so are marked states where ``keep`` asks for what only a layer has.
         """
-        tracks = {label: self.tracks[label] for label in self.wanted}
+        runs = {label: self.runs[label] for label in self.wanted}
         if keep:  # of a marked state there is nothing more to keep
-            tracks = {label: own for label, own in tracks.items() if not isinstance(own[0], Marked)}
-        calls = [call for own in tracks.values() for call in own]
+            runs = {label: own for label, own in runs.items() if not isinstance(own[0], Marked)}
+        calls = [call for own in runs.values() for call in own]
         for call in self.recorder.calls:
             call.keep = keep
         directions = directions * self.alive
@@ -72,7 +77,7 @@ class Graph:
         if not self.vectorised:
             swept = [self._backward(direction, calls, batched=False) for direction in directions]
         found = {}
-        for label, own in tracks.items():
+        for label, own in runs.items():
             parts = [[s.get(call) or _nothing(call, keep) for s in swept] for call in own]
             if any(call in s for s in swept for call in own):
                 rows = [_in_order(_joined(part, 0), call) for part, call in zip(parts, own, strict=True)]
@@ -82,10 +87,16 @@ class Graph:
             call.swept = None
         return found
 
+    def send_rows(self, rows: Tensor, *, keep: bool = False, factor: float = 1.0) -> dict[str, Swept]:
+        """Send the losses of some steps back, each by itself, multiplied by a factor."""
+        directions = self.losses.new_zeros(len(rows), *self.losses.shape)
+        directions[torch.arange(len(rows)), rows] = factor
+        return self.send(directions, keep=keep)
+
     def _backward(self, directions: Tensor, calls: list[AnyCall], *, batched: bool) -> dict[AnyCall, Swept]:
         for call in self.recorder.calls:
             call.swept = None
-        probes = [call.probe for call in calls]
+        probes = list({id(call.probe): call.probe for call in calls}.values())
 
         def once(direction: Tensor) -> Tensor:
             torch.autograd.grad(self.losses, probes, direction, retain_graph=True, allow_unused=True)
@@ -97,6 +108,25 @@ class Graph:
         else:
             once(directions)
         return {call: call.swept for call in calls if call.swept is not None}
+
+    def mixes_sequences(self) -> bool:
+        """Whether the loss of one sequence depends on the states of another, as under batch normalization."""
+        batch = self.losses.shape[1]
+        runs = {label: own for label, own in self.runs.items() if own[0].h.shape[1] == batch}
+        if batch == 1 or not runs:
+            return False
+        # Every two sequences are on different sides of some of these halves, in either order.
+        bits = torch.arange(batch) >> torch.arange((batch - 1).bit_length()).unsqueeze(1) & 1
+        sides = torch.cat([bits, 1 - bits]).bool()
+        weights = _weights(len(self.losses)).to(self.losses).unsqueeze(-1)
+        directions = sides.to(self.losses.device).unsqueeze(1) * weights
+        asked, self.wanted = self.wanted, list(runs)
+        try:
+            swept = self.send(directions)
+        finally:
+            self.wanted = asked
+        sides = sides.to(self.losses.device)
+        return any(bool(((s.h if s.c is None else s.h + s.c).ne(0).any(1) & ~sides).any()) for s in swept.values())
 
     def is_transposed(self) -> bool:
         """Whether losses of as many steps as sequences came as `(B, T)`: a row is of one sequence, a column of several.
@@ -115,85 +145,231 @@ class Graph:
 
     def trajectory(self, label: str) -> Trajectory:
         """A layer's run as one, sequences in the user's order."""
-        own = [call for call in self.tracks[label] if isinstance(call, Call)]
+        own = [call for call in self.runs[label] if isinstance(call, Call)]
+        steps = [call.step for call in own if call.step is not None and call.whole is None]
+        if len(steps) == len(own) > 1 and same_weights(own):
+            return cells.together(steps)
         return Trajectory.joined([c.run if c.order is None else c.run.reordered(c.order) for c in own])
 
     def is_marked(self, label: str) -> bool:
         """Whether a layer is a recurrence written by hand."""
-        return isinstance(self.tracks[label][0], Marked)
+        return isinstance(self.runs[label][0], Marked)
 
-    def marked(self, label: str) -> MarkedRun:
+    def marked(self, label: str) -> StepwiseRun:
         """The run of a recurrence written by hand."""
-        return MarkedRun([call for call in self.tracks[label] if isinstance(call, Marked)])
+        own = [call for call in self.runs[label] if isinstance(call, Marked)]
+        return StepwiseRun(own, [tuple(StatePart(state) for state in call.states) for call in own])
 
-    def local_adjoints(self) -> dict[Call, Tensor] | None:
-        """∂E_t/∂(output_t) of each layer if the head looks at one step at a time, else None.
+    def stepwise(self, label: str) -> StepwiseRun | None:
+        """The run of a layer whose steps are more than its cell, by the states that each step hands to the next.
 
-        The layers are then one causal stack, or several side by side.
+        So it is where operators stand between two steps (zoneout, a mask) or the weights change. None for others.
+        """
+        own = [call for call in self.runs[label] if isinstance(call, Call)]
+        if not own or not (state_changes(own) or not same_weights(own)):
+            return None
+        handed = [call.handed if any(state.requires_grad for state in call.states) else None for call in own]
+        return StepwiseRun(own, [*handed[1:], None])
+
+    def local_adjoints(self) -> dict[str, Tensor] | None:
+        """∂E_t/∂(output_t) of each layer `(T, B, P)` if the head looks at one step at a time, else None.
+
+        The layers are then one causal stack, or several side by side, called whole or step by step.
 
         The test is exact. Each step has a level in every one of a few backward passes: 0, its losses are left out;
         1, they are sent back; 2, they are sent back as NaN. What comes out must be zero at the steps of level 0 and no
         NaN at those of level 1, or the head mixes; and of any two steps each is above the other in some pass. It takes
-        about log₃ T passes through the head.
+        about log₃ T passes through the head. Sequences are tested in the same way: where they are mixed, a note says
+        so.
         """
-        calls, losses = [call for call in self.recorder.calls if isinstance(call, Call)], self.losses
-        chain = all(
-            not call.run.reverse
-            and (i == 0 or (call.own_state and (call.own_input or call.fed_by is calls[i - 1])))
-            and call.run.h.shape[:2] == losses.shape
-            for i, call in enumerate(calls)
-        )
-        if not chain or not self.recorder.only_layers or len({call.track for call in calls}) != len(calls):
+        if not self._is_causal_stack():
             return None
-        if any(call.fed is not None and call.fed._backward_hooks for call in calls):  # they may change the gradient
-            return None
-        calls_of = [call for _, call in self.recorder.exposed]
-        tensors = [tensor for tensor, _ in self.recorder.exposed]
-        counts = self.alive.ne(0)
-
-        def gradients(direction: Tensor) -> list[Tensor | None]:
-            sent = torch.where(counts, direction, 0.0)
-            return list(torch.autograd.grad(losses, tensors, sent, retain_graph=True, allow_unused=True))
-
-        def mixes(direction: Tensor, blank: Tensor, whole: Tensor) -> bool:
-            for call, g in zip(calls_of, gradients(direction), strict=True):
-                if g is None:
-                    continue
-                if call is None:
-                    if g.any():
-                        return True
-                    continue
-                size = g.abs().sum((1, 2))
-                if (blank & size.ne(0)).any() or (whole & size.isnan()).any():
-                    return True
-            return False
-
-        levels = _levels(len(losses)).to(losses)
-        directions = (levels * _weights(len(losses)).to(losses)).unsqueeze(-1)
+        steps, batch = self.losses.shape
+        weights = _weights(steps).to(self.losses).unsqueeze(-1)
+        by_step, by_sequence = (_levels(n).to(self.losses) for n in (steps, batch))
+        directions = [(row.unsqueeze(-1) * weights).expand(steps, batch) for row in by_step]
+        directions += [row * weights for row in by_sequence]
+        directions += [torch.ones_like(self.losses)]
         # Nothing here is to be recorded, and what one layer sends to the next is no matter of the head's.
-        with torch._C.DisableTorchFunction(), _closed(calls):
+        with torch._C.DisableTorchFunction(), _closed(self.recorder.calls):
             try:
                 with torch.autograd.set_detect_anomaly(False):  # the NaN is meant
-                    if any(map(mixes, directions, levels.eq(0), levels.isfinite())):
-                        return None
+                    seen = _Head(self).seen(directions)
+                    for row in by_step:
+                        if _leaks(next(seen), row, axis=0):
+                            return None
+                    leaking = [_leaks(next(seen), row, axis=1) for row in by_sequence]
+                    found = next(seen)
             except Exception:  # a hook of the user's that will have no NaN: not proved
                 return None
-            found = gradients(torch.ones_like(losses))
-        local = {c: torch.zeros_like(c.run.h) for c in calls}
-        for call, g in zip(calls_of, found, strict=True):
-            if call is not None and g is not None:
-                local[call] += g
-        return {c: g if c.order is None else g[:, c.order] for c, g in local.items()}
+        if any(leaking):
+            self.notes.append(MIXED)
+        return found
+
+    def _is_causal_stack(self) -> bool:
+        steps, batch = self.losses.shape
+        below: list[AnyCall] = []
+        for own in self.runs.values():
+            first, *others = own
+            if not isinstance(first, Call) or first.reverse or first.link is not None or not first.own_state:
+                return False
+            if sum(len(call.h) for call in own) != steps or first.h.shape[1] != batch:
+                return False
+            if others and (first.mask is not None or not same_weights(own)):
+                return False
+            if any(not isinstance(call, Call) or call.link != "same" for call in others):
+                return False
+            layers = [call for call in own if isinstance(call, Call)]
+            fed = len(own) == len(below) and all(c.fed_by is b for c, b in zip(layers, below, strict=True))
+            if not fed and not all(call.own_input for call in layers):
+                return False
+            # A hook between two layers may change the gradient.
+            if any(call.fed is not None and call.fed._backward_hooks for call in layers):
+                return False
+            below = own
+        return True
+
+    def feeds_stepwise(self, lower: str, upper: str) -> bool:
+        """Whether a run's input looks at later steps of a lower layer's output as its own step moves on.
+
+        So it is between the layers of a tagger; a decoder looks at the whole of its encoder, or at its end.
+        """
+        module = self.runs[lower][0].track[0]
+        tensors = [exposed.tensor for exposed in self.recorder.exposed if exposed.output_of == module]
+        own = self.runs[upper]
+        first, last = own[0], own[-1]
+        if isinstance(first, Marked) and isinstance(last, Marked):
+            ends: list[Tensor | None] = [first.states[0], last.states[0]]
+        else:
+            ends = [
+                call.x[step] if isinstance(call, Call) and call.x is not None and call.x.requires_grad else None
+                for call, step in ((first, 0), (last, -1))
+            ]
+        seen: list[list[int]] = []
+        with torch._C.DisableTorchFunction(), _closed(self.recorder.calls):
+            for end in ends:
+                if end is None or not end.requires_grad:
+                    return False
+                found = torch.autograd.grad(end.sum(), tensors, retain_graph=True, allow_unused=True)
+                steps: list[bool] = []
+                for tensor, g in zip(tensors, found, strict=True):
+                    size = torch.zeros_like(tensor) if g is None else g
+                    size = size if size.dim() == 3 else size.unsqueeze(0)
+                    steps += size.ne(0).flatten(1).any(1).tolist()
+                seen.append([k for k, there in enumerate(steps) if there])
+        if not all(seen):
+            return False
+        moved = seen[1][0] - seen[0][0], seen[1][-1] - seen[0][-1]
+        return min(moved) >= 0 and max(moved) > 0
+
+
+class _Head:
+    """What lies above the layers of a causal stack, by the gradients of what it sees of them."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._losses, self._counts, self._exposed = graph.losses, graph.alive.ne(0), graph.recorder.exposed
+        self._runs = {label: [c for c in own if isinstance(c, Call)] for label, own in graph.runs.items()}
+        self._tensors = [exposed.tensor for exposed in self._exposed]
+        self._elsewhere = [i for i, exposed in enumerate(self._exposed) if exposed.calls is None]
+        # By layer, for each way in which the rest of the model sees it: where the gradients of its calls are found, and
+        # in which row.
+        self._places: dict[str, list[list[tuple[int, int | None] | None]]] = {}
+        seen: dict[int, list[tuple[int, int | None]]] = {}
+        for i, exposed in enumerate(self._exposed):
+            for row, call in enumerate(exposed.calls or ()):
+                seen.setdefault(id(call), []).append((i, None if exposed.is_output else row))
+        for label, own in self._runs.items():
+            ways = max(len(seen.get(id(call), ())) for call in own)
+            self._places[label] = [
+                [places[way] if way < len(places := seen.get(id(call), [])) else None for call in own]
+                for way in range(ways)
+            ]
+
+    def seen(self, directions: list[Tensor]) -> Iterator[dict[str, Tensor] | None]:
+        """∂⟨direction, losses⟩/∂output of each layer `(T, B, P)`; None where other states have a gradient too."""
+        sent = torch.where(self._counts, torch.stack(directions), 0.0)
+        size = len(sent) * sum(t.numel() for t in self._tensors)
+        if len(self._tensors) >= _MANY and size <= _MANY_NUMBERS:  # the way through the graph takes longer than sums
+            try:
+                with quiet_vmap():
+                    together = torch.func.vmap(self._gradients)(sent)
+            except Exception:  # an operator or a hook that does not take several gradients at once
+                together = None
+            if together is not None:
+                yield from self._by_layer(together)
+                return
+        for direction in sent:
+            yield from self._by_layer([g.unsqueeze(0) for g in self._gradients(direction)])
+
+    def _gradients(self, direction: Tensor) -> tuple[Tensor, ...]:
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            self._losses, self._tensors, direction, retain_graph=True, allow_unused=True
+        )
+        return tuple(direction.new_zeros(()) if g is None else g for g in found)
+
+    def _by_layer(self, found: Sequence[Tensor]) -> list[dict[str, Tensor] | None]:
+        """Gradients `(N, …)` of all tensors, of N directions, by direction and layer."""
+        n = len(found[0])
+        other = torch.zeros(n, dtype=torch.bool, device=found[0].device)
+        for i in self._elsewhere:
+            if found[i].dim() > 1:
+                other = other | found[i].flatten(1).ne(0).any(1)
+        there = [g if g.dim() > 1 else None for g in found]
+        layers = {label: self._joined(label, own, there, n) for label, own in self._runs.items()}
+        return [
+            None if mixed else {label: g[i] for label, g in layers.items()} for i, mixed in enumerate(other.tolist())
+        ]
+
+    def _joined(self, label: str, own: list[Call], found: Sequence[Tensor | None], n: int) -> Tensor:
+        whole: Tensor | None = None
+        for places in self._places[label]:
+            rows = [None if place is None else found[place[0]] for place in places]
+            if all(row is None for row in rows):
+                continue
+            parts = [self._row(call, row, place, n) for call, row, place in zip(own, rows, places, strict=True)]
+            part = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            whole = part if whole is None else whole + part
+        if whole is None:
+            whole = torch.cat([torch.zeros_like(call.h) for call in own]).expand(n, -1, -1, -1)
+        return whole if own[0].order is None else whole[:, :, own[0].order]
+
+    @staticmethod
+    def _row(call: Call, g: Tensor | None, place: tuple[int, int | None] | None, n: int) -> Tensor:
+        """The gradient of one call's outputs `(N, T, B, P)`."""
+        if g is None or place is None:
+            return torch.zeros_like(call.h).expand(n, -1, -1, -1)
+        if place[1] is not None and g.dim() == 4:  # the last outputs of several layers
+            g = g[:, place[1]]
+        if g.dim() == 4:
+            return g
+        g = g.unsqueeze(1)
+        return g if len(call.h) == 1 else torch.cat([g.new_zeros(n, len(call.h) - 1, *g.shape[2:]), g], 1)
+
+
+def _leaks(seen: dict[str, Tensor] | None, levels: Tensor, *, axis: int) -> bool:
+    """Whether what was sent at one level arrives at steps (axis 0) or sequences (axis 1) of a lower one."""
+    if seen is None:
+        return True
+    blank, whole = levels.eq(0), levels.isfinite()
+    sizes = [g.abs().sum((2, 1 - axis)) for g in seen.values()]
+    return any(bool((blank & size.ne(0)).any() or (whole & size.isnan()).any()) for size in sizes)
+
+
+MIXED = (
+    "sequences are mixed (batch normalization in training mode?): the loss of one depends on the states of others, and "
+    "‖∂E_t/∂s_k‖ of a sequence sums over the losses of all"
+)
 
 
 @contextlib.contextmanager
-def _closed(calls: list[Call]) -> Iterator[None]:
-    for call in calls:
+def _closed(calls: list[AnyCall]) -> Iterator[None]:
+    layers = [call for call in calls if isinstance(call, Call)]
+    for call in layers:
         call.closed = True
     try:
         yield
     finally:
-        for call in calls:
+        for call in layers:
             call.closed = False
 
 
@@ -223,15 +399,19 @@ def _weights(steps: int) -> Tensor:
 
 
 @dataclass
-class MarkedRun:
-    """A recurrence written by hand, by its marked states, steps in the order of time."""
+class StepwiseRun:
+    """A recurrence whose Jacobians are found in the user's graph: marked by hand, or more than its cell.
 
-    calls: list[Marked]
+    ``states`` is what each step hands on, in the order of time; None where that is not in the graph.
+    """
+
+    calls: Sequence[AnyCall]
+    states: Sequence[tuple[StatePart, ...] | None]
 
     @property
     def steps(self) -> int:
         """T."""
-        return len(self.calls)
+        return sum(len(call.h) for call in self.calls)
 
     @property
     def batch_size(self) -> int:
@@ -241,7 +421,8 @@ class MarkedRun:
     @property
     def state_size(self) -> int:
         """Numbers in s_k."""
-        return self.calls[0].h.shape[2]
+        known = next((states for states in self.states if states is not None), ())
+        return sum(flat(part.of(part.tensor)).shape[1] for part in known)
 
     @property
     def reverse(self) -> bool:
@@ -254,24 +435,72 @@ class MarkedRun:
         live = [call.mask for call in self.calls if call.mask is not None]
         return torch.cat(live) if len(live) == len(self.calls) else None
 
+    @property
+    def known(self) -> range:
+        """The steps whose Jacobian is known, in the order it runs: those that have a state before and after them."""
+        there = [states is not None for states in (self.states[::-1] if self.reverse else self.states)]
+        found = [k for k in range(1, len(there)) if there[k - 1] and there[k]]
+        return range(found[0], found[-1] + 1) if found else range(0)
+
     def jacobians(self, first: int, last: int) -> Iterator[Tensor]:
-        """∂s_k/∂s_{k−1} `(B, S, S)` in float64, in the order it runs; the state before the first step is not known."""
-        calls = self.calls[::-1] if self.reverse else self.calls
-        for before, call in zip(calls[max(first, 1) - 1 : last - 1], calls[max(first, 1) : last], strict=True):
-            yield _jacobian(before.states, call.states)
+        """∂s_k/∂s_{k−1} `(B, S, S)` in float64 for ``first`` ≤ k < ``last``, in the order it runs.
+
+        Raises
+        ------
+        FlowError
+            The state that a step starts from does not separate it from the steps before.
+        """
+        if len(self.calls) != self.steps:
+            raise FlowError(
+                f"{_name(self.calls[0])} ran over several steps at a time, with its state changed between these runs: "
+                "its Jacobians are known only of runs without that. Call it once, or step by step."
+            )
+        states = self.states[::-1] if self.reverse else self.states
+        for before, after in zip(states[first - 1 : last - 1], states[first:last], strict=True):
+            assert before is not None and after is not None
+            if isinstance(self.calls[0], Call):
+                self._check_separates(before, after)
+            yield _jacobian(before, after)
+
+    def _check_separates(self, before: tuple[StatePart, ...], after: tuple[StatePart, ...]) -> None:
+        stop = {part.tensor.grad_fn for part in before}
+        crossed = 0
+        open_nodes: list[Any] = [part.tensor.grad_fn for part in after]
+        seen = set(stop)
+        while open_nodes:
+            node = open_nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            call = call_of(node)
+            if call is not None and call.track == self.calls[0].track:
+                crossed += 1
+                continue
+            open_nodes += [behind for behind, _ in node.next_functions]
+        if crossed > 1:
+            raise FlowError(
+                f"The Jacobians of {_name(self.calls[0])} are not known: a step looks at states before the one that it "
+                "starts from. Mark the state that the loop hands on, h = retrograde.mark_state(h), and ask about that."
+            )
 
 
-def _jacobian(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> Tensor:
-    sizes = [flat(state).shape[1] for state in after]
-    batch = flat(after[0]).shape[0]
+def _name(call: AnyCall) -> str:
+    return ".".join(part for part in call.track if part and part != "cell") or "the cell"
+
+
+def _jacobian(before: tuple[StatePart, ...], after: tuple[StatePart, ...]) -> Tensor:
+    ends = [part.of(part.tensor) for part in after]
+    starts = [part.tensor for part in before]
+    sizes = [flat(end).shape[1] for end in ends]
+    batch = flat(ends[0]).shape[0]
 
     def row(unit: Tensor) -> Tensor:
-        units = [u.expand(batch, -1).reshape(s.shape) for u, s in zip(torch.split(unit, sizes), after, strict=True)]
-        found = torch.autograd.grad(after, before, units, retain_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(s) if g is None else g for g, s in zip(found, before, strict=True)]
-        return torch.cat([flat(part) for part in parts], -1)
+        units = [u.expand(batch, -1).reshape(s.shape) for u, s in zip(torch.split(unit, sizes), ends, strict=True)]
+        found = torch.autograd.grad(ends, starts, units, retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(s) if g is None else g for g, s in zip(found, starts, strict=True)]
+        return torch.cat([flat(part.of(g)) for part, g in zip(before, parts, strict=True)], -1)
 
-    basis = torch.eye(sum(sizes), dtype=after[0].dtype, device=after[0].device)
+    basis = torch.eye(sum(sizes), dtype=ends[0].dtype, device=ends[0].device)
     try:
         with quiet_vmap():
             rows = torch.func.vmap(row, chunk_size=256)(basis)

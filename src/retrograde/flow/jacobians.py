@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import FlowError
 from .cells import Trajectory
-from .graph import MarkedRun
+from .graph import StepwiseRun
 
 Array = NDArray[np.float64]
 _CHUNK_BYTES = 64 * 2**20
@@ -79,12 +79,12 @@ def bounds(run: Trajectory) -> Bounds:
     return Bounds(float(torch.linalg.matrix_norm(w, 2)), float(torch.linalg.eigvals(w).abs().max()), 1.0)
 
 
-Run = Trajectory | MarkedRun
+Run = Trajectory | StepwiseRun
 
 
-def _first(run: Run) -> int:
-    """The first step, in the direction the layer runs, whose Jacobian is known."""
-    return 1 if isinstance(run, MarkedRun) else 0
+def _known(run: Run) -> range:
+    """The steps, in the direction the layer runs, whose Jacobian is known."""
+    return run.known if isinstance(run, StepwiseRun) else range(run.steps)
 
 
 def of_steps(run: Run, first: int, last: int) -> Iterator[Tensor]:
@@ -92,7 +92,7 @@ def of_steps(run: Run, first: int, last: int) -> Iterator[Tensor]:
 
     s is h, for an LSTM h and c side by side.
     """
-    if isinstance(run, MarkedRun):
+    if isinstance(run, StepwiseRun):
         yield from run.jacobians(first, last)
         return
     p = run.h.shape[-1]
@@ -127,8 +127,12 @@ def radii(run: Run) -> Array:
 
 
 def _per_step(run: Run, what: Callable[[Tensor], Tensor]) -> Array:
-    values = torch.stack([what(j) for j in of_steps(run, 0, run.steps)])
-    values = torch.cat([values.new_full((run.steps - len(values), run.batch_size), torch.nan), values])
+    known = _known(run)
+    if not known:
+        return np.full((run.steps, run.batch_size), np.nan)
+    found = torch.stack([what(j) for j in of_steps(run, known.start, known.stop)])
+    values = found.new_full((run.steps, run.batch_size), torch.nan)
+    values[known.start : known.stop] = found
     values = values.flip(0) if run.reverse else values
     if run.mask is not None:
         values = torch.where(run.mask, values, torch.nan)
@@ -149,7 +153,7 @@ def lyapunov_exponents(run: Run, count: int | None, burn_in: int) -> Array:
     count = size if count is None else count
     if not 1 <= count <= size:
         raise FlowError(f"n is {count}; this layer has {size} exponents.")
-    steps = range(_first(run), run.steps)
+    steps = _known(run)
     if not 0 <= burn_in < len(steps):
         raise FlowError(f"burn_in is {burn_in}; expected steps between 0 and {len(steps) - 1}.")
     q = _orthonormal(run.batch_size, size, count)
@@ -157,7 +161,7 @@ def lyapunov_exponents(run: Run, count: int | None, burn_in: int) -> Array:
     lived = torch.zeros(run.batch_size, 1, dtype=torch.float64)
     dead = torch.zeros(run.batch_size, count, dtype=torch.bool)
     masks = None if run.mask is None else (run.mask.flip(0) if run.reverse else run.mask)
-    for k, j in zip(steps, of_steps(run, 0, run.steps), strict=True):
+    for k, j in zip(steps, of_steps(run, steps.start, steps.stop), strict=True):
         if k == steps[0]:
             q, logs, lived, dead = (a.to(j.device) for a in (q, logs, lived, dead))
         new, r = torch.linalg.qr(j @ q)
@@ -198,8 +202,12 @@ def log_singular_values(run: Run, first: int, last: int) -> Array:
             f"The span from step {first} to {last} does not lie in the layer's run of {run.steps} steps, in its "
             "direction (-1 names the state before the first step)."
         )
-    if begin + 1 < _first(run):
-        raise FlowError("The state before the first step was not marked: let the span begin at the first step.")
+    known = _known(run)
+    if begin + 1 < known.start or end >= known.stop:
+        raise FlowError(
+            f"The state before the first step, or after the last, is not known: let the span lie between steps "
+            f"{known.start - 1} and {known.stop - 1} of its run."
+        )
     return product_spectrum(of_steps(run, begin + 1, end + 1))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +12,18 @@ from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
 from . import recurrence
-from .capture import AnyCall, Call, recording
+from .calls import Call
+from .capture import recording
 from .evidence import Evidence
 from .graph import Graph
+from .isolation import isolated
+from .losses import check_axes, check_callable, check_finite, known_lengths, losses_by_step, nothing_ran, steps_there
+from .placing import Placing
+from .precision import without_autocast
+from .recurrence import Swept
 from .result import GradientFlow
+from .runs import base, labeled_runs
+from .underflow import Range
 
 __all__ = ["gradient_flow"]
 
@@ -33,7 +41,9 @@ def gradient_flow(
     targets: Sequence[int] | None = None,
     layers: Sequence[str] | None = None,
     lengths: Sequence[int] | Tensor | None = None,
+    loss_at: int | Sequence[int] | Mapping[str, Any] | None = None,
     training: bool = False,
+    module: nn.Module | Sequence[nn.Module] | None = None,
 ) -> GradientFlow:
     """Measure ‖∂E_t/∂s_k‖ for every pair (t, k), exactly.
 
@@ -43,7 +53,10 @@ def gradient_flow(
     after. The gradient is total: all paths from s_k to E_t count, through time, through upper layers and through a head
     that mixes steps; parameters are held.
 
-    The model is left as it was: training flags, buffers, gradients and the random state.
+    The model is left as it was: modes, parameters, gradients, buffers, attributes (a state kept between calls, a cache,
+    a counter) and what they contain; so are its inputs and the random states of torch, NumPy and Python. If it is a
+    bound method, a lambda, a ``functools.partial`` or an object that holds networks, the modules behind it are found
+    there, and what the function closes over is part of the model.
 
     Parameters
     ----------
@@ -67,11 +80,19 @@ def gradient_flow(
     targets : sequence of int, optional
         The steps t whose losses are followed; all by default. Negative numbers count from the end.
     layers : sequence of str, optional
-        Labels of the layers to keep; all by default.
+        Labels of the layers to keep; all by default. A layer that ran several times (``l0#1``, ``l0#2``) may be
+        named by ``l0``.
     lengths : sequence of int, optional
         Lengths of the sequences where the input is padded `(B,)`; known already where it is packed.
+    loss_at : int, sequence of int, or dict by layer, optional
+        At which step of a layer each loss stands, where the measurement cannot tell: one number per step of the loss
+        `(T_loss,)`, or the step of the first loss. The lag of (t, k) is then ``loss_at[t]`` − k. With one loss per
+        sequence, one number or one per sequence `(B,)`.
     training : bool
         Measure in the modes the modules are in (dropout active) instead of in eval mode.
+    module : Module or list of Module, optional
+        The modules behind ``model`` where it is a function that reaches them by a way that cannot be followed (a
+        registry, another process's proxy). Modules that run are looked after in any case, from their first call on.
 
     Returns
     -------
@@ -80,10 +101,14 @@ def gradient_flow(
     Raises
     ------
     FlowError
-        No recurrent layer ran; the loss has the wrong shape or hangs on no recurrent state; a value is not finite.
+        No recurrent layer ran; the loss has the wrong shape or hangs on no recurrent state; a value is not finite; the
+        model is on the device ``meta``, or works under ``torch.autocast`` only.
 
     Notes
     -----
+    The model is measured in its own precision: ``torch.autocast`` is switched off meanwhile, also inside the model, and
+    ``notes`` says so. A model whose parameters are bfloat16 or float16 is measured in that type.
+
     Sequences of a batch are taken to be independent of each other, as they are unless the model mixes them (batch
     normalisation in training mode). The adjoint recursion is that of Pascanu, Mikolov and Bengio (2013), eq. 5, for
     many t at once.
@@ -98,30 +123,35 @@ def gradient_flow(
     """
     if state not in ("h", "c", "hc"):
         raise OptionError(f"state is {state!r}; it is one of 'h', 'c' and 'hc'.")
-    if not callable(loss):
-        raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
+    check_callable(model, loss)
     quantiles = _quantiles(reduce)
     notes: list[str] = []
-    with undisturbed(model, training, notes), recording(model) as recorder:
-        output = model(*[thawed(i) for i in inputs], **{name: thawed(i) for name, i in (kwargs or {}).items()})
+    with (
+        isolated(model, module=module, training=training, notes=notes, inputs=(inputs, kwargs or {})) as isolation,
+        recording(isolation.module) as recorder,
+    ):
+        given = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
+        output = model(*map(isolation.given, inputs), **given)
         losses = loss(output)
-        calls = recorder.calls
-        if not calls:
-            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(model)}")
-        _check_finite(calls)
-        table, final = losses_by_step(losses, calls)
-        known = _lengths(lengths, calls, table, final)
-        alive = torch.ones_like(table) if known is None or final else _alive(known, table)
-        tracks = _tracks(calls)
-        graph = Graph(table, recorder, tracks, _wanted(tracks, layers, state), alive, notes)
-        if not final:
-            check_axes(graph)
-        measured = _Measured(graph, _targets(targets, table.shape[0], final), known, final, state, quantiles)
-        evidence = measured.evidence()
-        if evidence.local is None:
-            measured.by_blocks()
+        with recorder.at_rest():
+            if not recorder.calls:
+                raise nothing_ran(isolation.module, model)
+            runs = labeled_runs(recorder.calls)
+            check_finite(runs)
+            table, final = losses_by_step(losses, recorder.calls)
+            known = known_lengths(lengths, runs, table, final)
+            alive = torch.ones_like(table) if known is None or final else _alive(known, table)
+            graph = Graph(table, recorder, runs, _wanted(runs, layers, state), alive, notes)
+            if not final:
+                check_axes(graph)
+            rows = _targets(targets, table.shape[0], final)
+            measured = _Measured(graph, rows, known, final, state, quantiles, loss_at)
+            evidence = measured.evidence()
+            if evidence.local is None:
+                measured.by_blocks()
     if evidence.local is not None:  # the model is not needed any more, nor is what watched it
         measured.by_lag(evidence)
+        measured.check_range()
     return measured.result(evidence)
 
 
@@ -139,49 +169,63 @@ class _Measured:
         final: bool,
         state: State,
         quantiles: list[float] | str,
+        loss_at: Any,
     ) -> None:
         self.graph, self.losses = graph, graph.losses
-        self.tracks = {label: graph.tracks[label] for label in graph.wanted}
+        self.runs = {label: graph.runs[label] for label in graph.wanted}
         self.rows, self.lengths, self.final, self.state, self.quantiles = rows, lengths, final, state, quantiles
-        self.steps = [sum(len(c.h) for c in own) for own in self.tracks.values()]
+        self.steps = [sum(len(c.h) for c in own) for own in self.runs.values()]
         batch = self.losses.shape[1]
         tail: tuple[int, ...] = ()
         if quantiles == "none":
-            if any(c.h.shape[1] != batch for own in self.tracks.values() for c in own):
+            others = [label for label, own in self.runs.items() if own[0].h.shape[1] != batch]
+            if others:
+                mend = "Reduce, or leave it out with layers=." if len(self.runs) > 1 else "Reduce over the batch."
                 raise FlowError(
-                    f"The loss has {batch} sequences but a recurrent layer ran with another batch size: reduce='none' "
-                    "has no single axis of sequences. Reduce, or choose layers=."
+                    f"The loss has {batch} sequences but layer {others[0]} ran with "
+                    f"{self.runs[others[0]][0].h.shape[1]}: reduce='none' has no single axis of sequences. {mend}"
                 )
             tail = (batch,)
         elif isinstance(quantiles, list) and len(quantiles) > 1:
             tail = (len(quantiles),)
-        self.norms = np.zeros((len(self.tracks), len(rows), max(self.steps), *tail))
+        self.norms = np.zeros((len(self.runs), len(rows), max(self.steps), *tail))
+        self.below = np.zeros(self.norms.shape, dtype=bool)  # what is too small to be measured
+        self.range = Range.of_numbers()
+        self.placing = Placing(graph, rows, final=final, loss_at=loss_at)
         self.last: np.ndarray[Any, Any] | None = None  # with one loss a sequence: (layers, T, B)
-        if final and all(c.h.shape[1] == batch for own in self.tracks.values() for c in own):
-            self.last = np.zeros((len(self.tracks), max(self.steps), batch))
+        if final and all(own[0].h.shape[1] == batch for own in self.runs.values()):
+            self.last = np.zeros((len(self.runs), max(self.steps), batch))
 
     def evidence(self) -> Evidence:
         """What later questions need."""
-        every = list(self.graph.tracks)
+        every = list(self.graph.runs)
         local = None if self.final else self.graph.local_adjoints()
         # Layers under the lowest that is asked for send nothing up.
         kept = every[every.index(self.graph.wanted[0]) :] if local is not None else self.graph.wanted
-        marked = {label: self.graph.marked(label) for label in kept if self.graph.is_marked(label)}
-        kept = [label for label in kept if label not in marked]
+        stepwise = {label: self.graph.marked(label) for label in kept if self.graph.is_marked(label)}
+        kept = [label for label in kept if label not in stepwise]
         modules = {}
         for label in kept:
-            module, suffix = self.graph.tracks[label][0].track
+            module, suffix = self.graph.runs[label][0].track
             modules[label] = (module, "" if suffix == "cell" else suffix)
         runs = {label: self.graph.trajectory(label) for label in kept}
         if local is None:
-            return Evidence(runs, modules, self.rows, graph=self.graph, marked=marked)
-        first = {label: self.graph.tracks[label][0] for label in kept}
+            changing = {label: run for label in kept if (run := self.graph.stepwise(label)) is not None}
+            for label in changing:
+                self.graph.notes.append(
+                    f"the state of {label} is changed between its steps (zoneout, a mask, weights that change): s_k is "
+                    "what the cell gives; Jacobians and Lyapunov exponents are of the states that are handed on, with "
+                    "the changes"
+                )
+            altered = frozenset(changing)
+            return Evidence(runs, modules, self.rows, graph=self.graph, stepwise=stepwise | changing, altered=altered)
+        first = {label: self.graph.runs[label][0] for label in kept}
         return Evidence(
             runs,
             modules,
             self.rows,
             bottoms=frozenset(label for label, call in first.items() if isinstance(call, Call) and call.own_input),
-            local=[g for label in kept for call, g in local.items() if call is self.graph.tracks[label][0]],
+            local=[local[label] for label in kept],
         )
 
     def _pick(self, h: Tensor, c: Tensor | None, c_total: Tensor | None) -> Tensor:
@@ -207,6 +251,17 @@ class _Measured:
         found = torch.where(exists.expand_as(norms).any(-1, keepdim=True), found, 0.0)
         return np.asarray((found[..., 0] if len(self.quantiles) == 1 else found).cpu())
 
+    def _spread(self, own: Range, norms: Tensor, exists: Tensor) -> np.ndarray[Any, Any]:
+        """As ``_reduced``, with NaN where no sequence exists; −1 is a norm below the range, −∞ a result."""
+        lost = (norms < 0) & exists
+        found = self._reduced(norms.clamp(min=0), exists)
+        below = own.leaves_open(found, lost.cpu().numpy(), whole=self.quantiles == "none")
+        found = np.where(below, -np.inf, found)
+        if self.quantiles == "none":
+            return np.where(exists.cpu().numpy(), found, np.nan)
+        some = exists.any(-1).cpu().numpy()
+        return np.where(some if found.ndim == some.ndim else some[..., None], found, np.nan)
+
     def _has_loss(self) -> Tensor:
         """`(targets, B)`: whether the sequence has a loss at t; a masked loss is exactly zero."""
         here = (self.losses.detach()[self.rows] != 0) & (self.graph.alive[self.rows] != 0)
@@ -215,29 +270,57 @@ class _Measured:
     def by_blocks(self) -> None:
         """Any model: autograd carries blocks of targets through the graph, vectorised."""
         has_loss = self._has_loss()
+        dtypes = {self.losses.dtype, *(call.h.dtype for own in self.runs.values() for call in own)}
+        narrowest = max(map(Range.of, dtypes), key=lambda found: found.floor)
+        ranges = []
         at = 0
         for rows in torch.split(self.rows, self.graph.block):
-            directions = self.losses.new_zeros(len(rows), *self.losses.shape)
-            directions[torch.arange(len(rows)), rows] = 1
             place = slice(at, at + len(rows))
             at += len(rows)
-            swept = self.graph.send(directions)
-            for i, label in enumerate(self.tracks):
-                if label not in swept:
-                    continue
-                norms = self._pick(swept[label].h, swept[label].c, swept[label].c_total).cpu()
-                steps, batch = norms.shape[1:]
-                exists = torch.ones((), dtype=torch.bool).expand_as(norms)
-                if batch == has_loss.shape[1]:
-                    touched = norms.ne(0).any(1)
-                    exists = (has_loss[place] | touched).unsqueeze(1).expand_as(norms)
-                    exists = exists & _steps_there(self.tracks[label])
-                    if self.lengths is not None and (self.final or steps == len(self.losses)):
-                        exists = exists & (torch.arange(steps).unsqueeze(1) < self.lengths)
-                self.norms[i, place, :steps] = self._reduced(norms, exists)
-                if self.last is not None:
-                    self.last[i, :steps] = torch.where(exists, norms, torch.nan)[0].numpy()
+            swept = self.graph.send_rows(rows)
+            self.placing.note(rows, swept)
+            found, own = narrowest.wider(self._norms(swept), partial(self._sent_larger, rows))
+            ranges.append(own)
+            for i, label in enumerate(self.runs):
+                if label in found:
+                    self._place(i, label, place, found[label], own, has_loss[place])
+        self.range = max(ranges, key=lambda own: own.floor)
+        self.placing.settle()
 
+    def _norms(self, swept: dict[str, Swept]) -> dict[str, np.ndarray[Any, Any]]:
+        """Norms `(N, T, B)` of each layer for N losses."""
+        own = {label: s for label, s in swept.items() if label in self.runs}
+        return {label: self._pick(s.h, s.c, s.c_total).cpu().numpy() for label, s in own.items()}
+
+    def _sent_larger(self, rows: Tensor, factor: float) -> dict[str, np.ndarray[Any, Any]]:
+        with torch.autograd.set_detect_anomaly(False):  # a number beyond the range is found out afterwards
+            return self._norms(self.graph.send_rows(rows, factor=factor))
+
+    def _place(
+        self, i: int, label: str, place: slice, found: np.ndarray[Any, Any], own: Range, has_loss: Tensor
+    ) -> None:
+        """Norms `(N, T, B)` of a layer for a block of targets, reduced over the sequences."""
+        calls = self.runs[label]
+        lost = own.lost(found, axis=1, ahead=calls[0].reverse)
+        norms = torch.from_numpy(np.where(lost, 0.0, found) if lost.any() else found)
+        steps, batch = norms.shape[1:]
+        exists = norms.ne(0).any(1)
+        if batch == has_loss.shape[1]:
+            exists = exists | has_loss
+        exists = exists.unsqueeze(1) & steps_there(calls)
+        if batch == has_loss.shape[1] and self.lengths is not None and (self.final or steps == len(self.losses)):
+            exists = exists & (torch.arange(steps).unsqueeze(1) < self.lengths)
+        reduced = self._reduced(norms, exists)
+        below = own.leaves_open(reduced, lost & exists.numpy(), whole=self.quantiles == "none")
+        self.norms[i, place, :steps] = np.where(below, 0.0, reduced)
+        self.below[i, place, :steps] = below
+        self.placing.keep(
+            i, label, place, torch.where(torch.from_numpy(lost), -1.0, norms), exists, partial(self._spread, own)
+        )
+        if self.last is not None:
+            self.last[i, :steps] = torch.where(exists, norms, torch.nan)[0].numpy()
+
+    @without_autocast()
     @torch.inference_mode(False)
     @torch.no_grad()
     def by_lag(self, evidence: Evidence) -> None:
@@ -248,7 +331,7 @@ class _Measured:
             self._by_engine(evidence, here)
             return
         labels = list(evidence.runs)
-        place = {labels.index(label): i for i, label in enumerate(self.tracks)}
+        place = {labels.index(label): i for i, label in enumerate(self.runs)}
         rows, batch = len(self.rows), self.losses.shape[1]
         # Norms of a block of lags at a time are reduced in one go: work space like a state's, O(T·B·H).
         block = min(32, int(self.rows[-1]) + 1)
@@ -278,6 +361,11 @@ class _Measured:
                     reduced = self._reduced(table[i, : len(lags)], here)
                     self.norms[i, at.numpy(), k.numpy()] = reduced[which.numpy(), at.numpy()]
 
+    def check_range(self) -> None:
+        """Of norms whose scale was kept apart: what no float64 holds."""
+        self.below = self.range.lost(self.norms, axis=2, ahead=False)
+        self.norms[self.below] = 0.0
+
     def _by_engine(self, evidence: Evidence, here: Tensor) -> None:
         block = max(1, _BLOCK // (len(evidence.runs) * self.losses.numel()))
         for part in (slice(at, at + block) for at in range(0, len(self.rows), block)):
@@ -287,19 +375,21 @@ class _Measured:
             for own in norms:
                 exists = exists | own[torch.arange(len(t)), t].ne(0)  # lag 0
             for label, own in zip(evidence.runs, norms, strict=True):
-                if label in self.tracks:
-                    self.norms[list(self.tracks).index(label), part] = self._reduced(own, exists.unsqueeze(1))
+                if label in self.runs:
+                    self.norms[list(self.runs).index(label), part] = self._reduced(own, exists.unsqueeze(1))
 
     def result(self, evidence: Evidence) -> GradientFlow:
         notes = self.graph.notes
+        if self.below.any():
+            notes.append(self.range.note(self.norms, self.below))
         if not np.isfinite(self.norms).all():
             i, t, k = (int(j) for j in np.argwhere(~np.isfinite(self.norms))[0][:3])
             notes.append(
-                f"the gradient leaves the range of {self.losses.dtype}: layer {list(self.tracks)[i]}, "
+                f"the gradient leaves the range of {self.losses.dtype}: layer {list(self.runs)[i]}, "
                 f"t = {int(self.rows[t])}, k = {k}; measure the model in float64"
             )
         return GradientFlow(
-            layers=list(self.tracks),
+            layers=list(self.runs),
             norms=self.norms,
             targets=self.rows.numpy(),
             steps=self.steps,
@@ -308,28 +398,17 @@ class _Measured:
             final=self.final,
             lengths=None if self.lengths is None else self.lengths.numpy(),
             sequences=self._has_loss().sum(1).numpy(),
-            cells=[own[0].kind for own in self.tracks.values()],
-            reverse=[own[0].reverse for own in self.tracks.values()],
+            cells=[own[0].kind for own in self.runs.values()],
+            reverse=[own[0].reverse for own in self.runs.values()],
             losses=self.losses.detach()[self.rows].double().cpu().numpy(),
             loss_steps=self.losses.shape[0],
             last=self.last,
+            alignments=self.placing.alignments(),
+            by_distance=self.placing.by_distance(np.where(self.below, -np.inf, self.norms)),
+            below=self.below if self.below.any() else None,
             notes=notes,
             evidence=evidence,
         )
-
-
-def mend(model: object) -> str:
-    """What to do about a model in which nothing was seen."""
-    parts = list(model.named_modules()) if isinstance(model, nn.Module) else []
-    scripted = [name or type(part).__name__ for name, part in parts if isinstance(part, torch.jit.ScriptModule)]
-    if scripted:
-        return f" that can be seen: {scripted[0]} is scripted (torch.jit), so measure the model it was made from."
-    if any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for _, part in parts):
-        return " on these inputs, though it has some: does its forward call them?"
-    return (
-        " that is known (RNN, GRU, LSTM and their cells, of torch.nn and retrograde.nn). If it has a recurrence of its "
-        "own, mark the state at every step: h = retrograde.mark_state(h), or h, c = retrograde.mark_state(h, c)."
-    )
 
 
 def _alive(lengths: Tensor, losses: Tensor) -> Tensor:
@@ -348,105 +427,6 @@ def _quantiles(reduce: Reduce) -> list[float] | str:
     return [float(q) for q in numbers]
 
 
-def losses_by_step(losses: Any, calls: list[AnyCall]) -> tuple[Tensor, bool]:
-    """The losses as `(T, B)`, and whether they came as one per sequence."""
-    batch, steps = calls[0].h.shape[1], sum(len(c.h) for c in calls if c.track == calls[0].track)
-    wanted = f"losses by step (T, B) = ({steps}, {batch}), or one per sequence (B,) = ({batch},)"
-    if not isinstance(losses, Tensor):
-        raise FlowError(f"loss returned {type(losses).__name__}; expected a tensor of {wanted}.")
-    if not losses.is_floating_point():
-        mend = "numbers of other types have no gradient"
-        if losses.is_complex():
-            mend = "take a real quantity of it, such as .abs() or .real"
-        raise FlowError(f"loss returned {losses.dtype}; expected floating-point numbers: {mend}.")
-    shape = tuple(losses.shape)
-    if losses.ndim == 0 and batch == 1:
-        losses = losses.reshape(1)
-    if losses.ndim == 0:
-        raise FlowError(f"loss returned a single number; expected {wanted}. Use reduction='none'.")
-    if losses.ndim == 1 and batch == 1 and losses.shape[0] == steps > 1:
-        losses = losses.unsqueeze(1)  # unbatched input: losses by step (T,)
-    final = losses.ndim == 1
-    table = losses.unsqueeze(0) if final else losses
-    if table.ndim != 2 or (table.shape[1] != batch and not any(c.h.shape[1] == table.shape[1] for c in calls)):
-        mend = ""
-        if shape == (batch, steps):
-            mend = " It looks transposed: return losses.T (or .transpose(0, 1) for batch_first)."
-        elif losses.ndim > 2:
-            mend = " Sum over the axes of the output."
-        raise FlowError(f"loss returned shape {shape}; expected {wanted}.{mend}")
-    if not table.requires_grad:
-        raise FlowError("The loss does not depend on any recurrent layer (is it detached?).")
-    if not torch.isfinite(values := table.detach()).all():
-        t, b = (int(i) for i in torch.isfinite(values).logical_not().nonzero()[0])
-        raise FlowError(f"The loss is {float(values[t, b])} from step {t} (sequence {b}) on; the states are finite.")
-    return table, final
-
-
-def check_axes(graph: Graph) -> None:
-    """Refuse losses `(B, T)`, which only their gradient tells from `(T, B)` where T = B."""
-    if graph.is_transposed():
-        shape = tuple(graph.losses.shape)
-        raise FlowError(
-            f"loss returned shape {shape} with an axis of sequences before that of steps: each row hangs on one "
-            "sequence. Return losses.T (or .transpose(0, 1) for batch_first)."
-        )
-
-
-def _check_finite(calls: list[AnyCall]) -> None:
-    done: dict[tuple[str, str], int] = {}  # steps of a layer that ran before: it may be stepped by a loop
-    for call in calls:
-        before = done.get(call.track, 0)
-        done[call.track] = before + len(call.h)
-        for name, values in (*((("input", call.run.x),) if isinstance(call, Call) else ()), ("state", call.h)):
-            if torch.isfinite(values.sum()):
-                continue  # the quick way; a sum may overflow where no number does
-            bad = torch.isfinite(values).all(-1).logical_not()
-            if bad.any():
-                steps = bad.any(1).nonzero().flatten()
-                k = int(steps[-1] if call.reverse and name == "state" else steps[0])
-                b = int(bad[k].nonzero()[0])
-                if call.order is not None:
-                    b = int((call.order == b).nonzero()[0])
-                label = ".".join(part for part in call.track if part)
-                raise FlowError(f"The {name} of layer {label} is not finite from step {before + k} on (sequence {b}).")
-
-
-def _lengths(given: Sequence[int] | Tensor | None, calls: list[AnyCall], losses: Tensor, final: bool) -> Tensor | None:
-    batch = losses.shape[1]
-    if given is not None:
-        lengths = torch.as_tensor(given).cpu()
-        longest = len(calls[0].h) if final else losses.shape[0]
-        if lengths.shape != (batch,) or bool((lengths < 1).any()) or bool((lengths > longest).any()):
-            raise FlowError(
-                f"lengths is {lengths.tolist()}; expected {batch} numbers between 1 and {longest}, one per sequence."
-            )
-        return lengths
-    # Of the layers that run along the losses, if all end where the others do: not those of an encoder, say.
-    along = [own for own in _by_track(calls) if own[0].h.shape[1] == batch]
-    along = [own for own in along if final or sum(len(call.h) for call in own) == len(losses)]
-    if all(call.mask is None for own in along for call in own):
-        return None
-    first, *others = [_steps_there(own).sum(0) for own in along]
-    return first if all(torch.equal(first, other) for other in others) else None
-
-
-def _by_track(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
-    tracks: dict[tuple[str, str], list[AnyCall]] = {}
-    for call in calls:
-        tracks.setdefault(call.track, []).append(call)
-    return list(tracks.values())
-
-
-def _steps_there(own: list[AnyCall]) -> Tensor:
-    """`(T, B)` bool: which steps of a layer each of the user's sequences has."""
-    parts = []
-    for call in own:
-        there = torch.ones(call.h.shape[:2], dtype=torch.bool) if call.mask is None else call.mask.cpu()
-        parts.append(there if call.order is None else there[:, call.order.cpu()])
-    return torch.cat(parts)
-
-
 def _targets(targets: Sequence[int] | None, steps: int, final: bool) -> Tensor:
     if targets is None:
         return torch.arange(steps)
@@ -458,82 +438,13 @@ def _targets(targets: Sequence[int] | None, steps: int, final: bool) -> Tensor:
     return torch.tensor(chosen)
 
 
-def _tracks(calls: list[AnyCall]) -> dict[str, list[AnyCall]]:
-    """Calls by label: as torch labels them, after the module's name where there are several modules."""
-    several = len({call.track[0] for call in calls}) > 1
-    tracks: dict[str, list[AnyCall]] = {}
-    for call in calls:
-        module, suffix = call.track
-        if suffix == "cell":
-            label = module if several else "l0"
-        else:
-            label = f"{module}.{suffix}" if several and module else suffix
-        tracks.setdefault(label, []).append(call)
-    for label, own in tracks.items():
-        if own[0].kind == "custom" and own[0].reverse:  # marked from the last step to the first
-            own.reverse()
-        sizes = sorted({call.h.shape[1] for call in own})
-        if len(sizes) > 1:
-            raise FlowError(
-                f"Layer {label} ran several times with different batch sizes, {sizes}: choose other layers=."
-            )
-    return tracks
-
-
-def _wanted(tracks: dict[str, list[AnyCall]], layers: Sequence[str] | None, state: State) -> list[str]:
-    unknown = [name for name in layers or () if name not in tracks]
-    if unknown or (layers is not None and not layers):
-        raise FlowError(f"layers names {', '.join(unknown) or 'none'}; this model has {', '.join(tracks)}.")
-    wanted = [name for name in tracks if layers is None or name in layers]
-    if state == "c" and any(tracks[name][0].kind != "lstm" for name in wanted):
-        raise FlowError("state is 'c', but only an LSTM has a cell state; use 'h' or 'hc', or choose layers=.")
+def _wanted(runs: Mapping[str, Any], layers: Sequence[str] | None, state: State) -> list[str]:
+    names = [layers] if isinstance(layers, str) else layers
+    unknown = [name for name in names or () if name not in runs and name not in map(base, runs)]
+    if unknown or (names is not None and not names):
+        raise FlowError(f"layers names {', '.join(unknown) or 'none'}; this model has {', '.join(runs)}.")
+    wanted = [label for label in runs if names is None or label in names or base(label) in names]
+    if state == "c" and any(runs[name][0].kind != "lstm" for name in wanted):
+        mend = "use 'h' or 'hc', or choose layers=" if len(runs) > 1 else "use 'h' or 'hc'"
+        raise FlowError(f"state is 'c', but only an LSTM has a cell state; {mend}.")
     return wanted
-
-
-def thawed(value: Any) -> Any:
-    """A tensor made in inference mode as one that autograd takes."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
-def dropout_notes(active: Iterable[nn.Module], training: bool) -> list[str]:
-    """What to say of the dropout among modules that were in training mode."""
-    drops = any(
-        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
-        for m in active
-    )
-    if not drops:
-        return []
-    if training:
-        return ["dropout is active: one random mask was measured"]
-    return ["dropout was active; measured in eval mode, without it (training=True measures with it)"]
-
-
-@contextlib.contextmanager
-def undisturbed(model: object, training: bool, notes: list[str], *, freeze: bool = True) -> Iterator[None]:
-    """Leave modes, buffers, ``requires_grad`` and random state as they were found."""
-    if not isinstance(model, nn.Module):
-        with torch.random.fork_rng(devices=[]):
-            yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    notes += dropout_notes([m for m, active in modes if active], training)
-    buffers = [(b, b.detach().clone()) for b in model.buffers()] if training else []
-    wanted = [p for p in model.parameters() if p.requires_grad] if freeze else []
-    devices = {b.device for b in model.parameters() if b.device.type != "cpu"}
-    if not training:
-        model.eval()
-    # Only what hangs on a recurrent state needs a gradient here.
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)

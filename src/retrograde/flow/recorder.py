@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import json
 import math
 import os
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..errors import OptionError, RunError
+from ..files import write_file as _write
 from .anew import nothing_computed_anew
-from .measure import State, gradient_flow, undisturbed
-from .result import GradientFlow, _write
+from .isolation import behind, isolated, random_states_kept
+from .measure import State, gradient_flow
+from .result import GradientFlow
 from .summary import summarise
 
 __all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]
@@ -48,7 +47,8 @@ class GradientFlowRecorder:
     to TensorBoard. A measurement that would lift the share of time spent here over ``budget`` is skipped.
 
     Training goes on as if the recorder were not there: weights, gradients, modes, buffers, other attributes of the
-    modules, and the random states of torch, NumPy and Python stay as they are. Forward hooks of the model do run.
+    modules and what they contain, the batch, and the random states of torch, NumPy and Python stay as they are. That
+    holds for any callable, as in ``gradient_flow``. Forward hooks of the model do run.
 
     Parameters
     ----------
@@ -81,7 +81,9 @@ class GradientFlowRecorder:
     state, layers
         As in ``gradient_flow``.
     fraction : float
-        Of the norm at lag 0, for the horizon.
+        Of the norm at the first lag that has any, for the horizon.
+    module : Module or list of Module, optional
+        The modules behind ``model``, as in ``gradient_flow``.
 
     Attributes
     ----------
@@ -143,6 +145,7 @@ class GradientFlowRecorder:
         state: State = "hc",
         layers: list[str] | None = None,
         fraction: float = 0.01,
+        module: nn.Module | Sequence[nn.Module] | None = None,
     ) -> None:
         if not callable(model):
             raise OptionError(f"model is {type(model).__name__}; give the model that is trained.")
@@ -159,7 +162,7 @@ class GradientFlowRecorder:
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             model = model.module  # theirs would talk to other processes, which do not measure
         self.model: Callable[..., Any] = getattr(model, "_orig_mod", model)  # of torch.compile
-        self.loss, self.target = loss, target
+        self.loss, self.target, self.module = loss, target, module
         self.inputs = inputs if inputs is None or isinstance(inputs, tuple) else (inputs,)
         self.every, self.budget, self.sequences, self.targets = every, budget, sequences, targets
         self.writer, self.state, self.layers, self.fraction = writer, state, layers, fraction
@@ -316,7 +319,12 @@ class GradientFlowRecorder:
     def _measure(
         self, inputs: Any, target: Any, loss: Callable[..., Tensor], lengths: Any, *, only_last: bool = False
     ) -> GradientFlow:
-        with untouched(self.model):
+        notes: list[str] = []
+        with isolated(
+            self.model, module=self.module, training=True, freeze=False, notes=notes, inputs=(inputs, target)
+        ) as isolation:
+            self._wait(isolation.devices)
+            inputs = isolation.given(inputs)
             batch = _detached((inputs, target, None if lengths is None else torch.as_tensor(lengths)))
             batch, losses = self._chosen(batch, loss)
             (inputs, target, lengths), followed = batch, None
@@ -325,7 +333,7 @@ class GradientFlowRecorder:
                 count = 1 if only_last else self.targets
                 if count is not None and len(followed) > count:
                     followed = [followed[-(-(i + 1) * len(followed) // count) - 1] for i in range(count)]
-            return gradient_flow(
+            flow = gradient_flow(
                 self.model,
                 *inputs,
                 loss=lambda output: _apply(loss, output, target),
@@ -333,7 +341,10 @@ class GradientFlowRecorder:
                 layers=self.layers,
                 targets=followed or None,
                 lengths=lengths,
+                module=self.module,
             )
+        flow.notes += [note for note in notes if note not in flow.notes]
+        return flow
 
     def _chosen(self, batch: Any, loss: Callable[..., Tensor]) -> tuple[Any, Tensor]:
         """The sequences to measure and their losses; all of them where they cannot be told apart."""
@@ -366,7 +377,7 @@ class GradientFlowRecorder:
             return None, whole
         count = min(self.sequences, size - 1)
         rows = _spread(size, count)
-        likely = 0 if _batch_first(self.model) else 1
+        likely = 0 if _batch_first(behind(self.model, self.module)) else 1
         options: list[list[int | None]] = []
         for leaf in _leaves(batch):
             axes: list[int | None] = [axis for axis in range(_dim(leaf)) if _size(leaf, axis) == size]
@@ -386,10 +397,16 @@ class GradientFlowRecorder:
     def _losses(self, batch: Any, loss: Callable[..., Tensor]) -> Tensor:
         """Of a plain forward pass, which costs little beside the measurement."""
         inputs, target, _ = batch
-        with undisturbed(self.model, False, []), torch.no_grad(), nothing_computed_anew():
+        with isolated(self.model, module=self.module, notes=[]), torch.no_grad(), nothing_computed_anew():
             losses = _apply(loss, self.model(*inputs), target)
         # Anything else is left to gradient_flow, whose message says what it should be.
         return losses.detach() if isinstance(losses, Tensor) else torch.zeros(())
+
+    def _wait(self, devices: Iterable[torch.device]) -> None:
+        """For what is still running on an accelerator, which is not our time."""
+        for device in devices:
+            if device.type not in ("cpu", "meta"):
+                torch.accelerator.synchronize(device)
 
     # --- The run folder -----------------------------------------------------------------------------------------------
 
@@ -453,44 +470,10 @@ def scalars(record: Record) -> dict[str, float]:
     return found
 
 
-@contextlib.contextmanager
-def untouched(model: object) -> Iterator[None]:
-    """Leave a model and the random states as found, and compute in the model's own precision."""
-    modules = []
-    if isinstance(model, nn.Module):
-        modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    # Attributes too: a model may keep its last state in one.
-    attributes = [(m.__dict__, dict(m.__dict__), dict(m._buffers)) for m in modules]
-    buffers = [(b, b.detach().clone()) for m in modules for b in m._buffers.values() if b is not None]
-    devices = {str(b.device) for m in modules for b in m.parameters(recurse=False)}
-    others = sorted({device for device in devices if not device.startswith(("cpu", "meta"))})
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (its global state is what is kept)
-    try:
-        with contextlib.ExitStack() as stack:
-            for kind in {"cpu", *(device.partition(":")[0] for device in others)}:
-                stack.enter_context(torch.autocast(kind, enabled=False))
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            for device in others:
-                torch.accelerator.synchronize(device)  # what is still running there is not our time
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        for current, before, own in attributes:
-            current.clear()
-            current.update(before)
-            current["_buffers"].clear()
-            current["_buffers"].update(own)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
 @functools.cache
 def _load() -> None:
     """Measure something tiny, so that what torch imports at first use is not imported in the middle of a training."""
-    with untouched(None):
+    with random_states_kept():
         layer = nn.LSTM(1, 1, device="cpu", dtype=torch.float32)
         x = torch.ones(3, 1, 1, device="cpu", dtype=torch.float32)
         summarise(gradient_flow(layer, x, loss=lambda output: output[0].sum(-1)))

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FlowError
-from . import activation, contributions, evidence, jacobians
+from . import activation, contributions, curves, jacobians, saving
 from .activation import Gate, Saturation
+from .alignment import Alignment
 from .cells import Trajectory
 from .contributions import Contributions, Truncation
 from .evidence import Evidence
-from .graph import MarkedRun
+from .graph import StepwiseRun
 from .jacobians import Bounds
 from .summary import summarise
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Array = NDArray[np.float64]
-FORMAT = 2
-_LABELS = ("layers", "cells", "reverse", "steps", "loss_steps", "state", "reduce", "final", "notes")
 
 
 @dataclass
@@ -67,8 +64,16 @@ class GradientFlow:
         How many steps have a loss.
     last : ndarray or None
         With one loss per sequence, the norms of every sequence `(layers, T, B)`, NaN beyond its end.
+    alignments : list of Alignment
+        By layer, at which of its steps each loss stands, so that a pair (t, k) has a lag; or why that is not known.
+    by_distance : list of (ndarray or None)
+        By layer, where its sequences stand at different steps: norms by distance from the nearest state that each
+        sequence's loss looks at `(targets, T)`, −∞ for one below the range; else None.
     notes : list of str
         What a reader must know of the measurement.
+    below : ndarray of bool or None
+        Shaped as ``norms``: true where the norm is below the range of the type the model computes in, so that ``norms``
+        is 0 and ``by_lag`` NaN. None where none is.
     """
 
     layers: list[str]
@@ -85,9 +90,12 @@ class GradientFlow:
     losses: Array
     loss_steps: int
     last: Array | None = None
+    alignments: list[Alignment] = field(default_factory=list)
+    by_distance: list[Array | None] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     evidence: Evidence | None = field(default=None, repr=False)
     sums: contributions.Sums | None = field(default=None, repr=False)
+    below: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """One line; ``print(flow)`` says what was found."""
@@ -126,24 +134,35 @@ class GradientFlow:
         return int(label) % len(self.layers)
 
     def lag(self, layer: str | int = 0) -> NDArray[np.int64]:
-        """How far each pair is apart, `(targets, T)`: t − k, and k − t in a reverse layer.
+        """How far each pair is apart, in steps of the layer, `(targets, T)`: t − k, and k − t in a reverse layer.
 
-        A layer with other steps than the losses (an encoder under a decoder) lies before them: its last step is one
-        step before the first loss. With one loss per sequence, t is the last step (of the longest sequence).
+        More exactly, how far s_k lies from the step at which loss t stands (``alignments``): its own step; where the
+        loss has other steps than the layer, the last step that it looks at; in an encoder, t + 1 steps after the last.
+        With one loss per sequence, the last step that it looks at. Where the sequences differ, of the one that stands
+        last (first, in a reverse layer).
+
+        Raises
+        ------
+        FlowError
+            It is not known at which step each loss stands.
         """
         i = self.layer(layer)
-        k = np.arange(self.norms.shape[2])[None, :]
-        if self.final:
-            return k if self.reverse[i] else self.steps[i] - 1 - k
-        t = self.targets[:, None]
-        if self.steps[i] != self.loss_steps:
-            return t + self.steps[i] - k
-        return k - t if self.reverse[i] else t - k
+        lags = self.alignments[i].lags(self.norms.shape[2])
+        there = np.broadcast_to(self.alignments[i].at[:, None, :] >= 0, lags.shape)
+        least = np.iinfo(np.int64).min
+        last = np.where(there, lags, least).max(2) if lags.shape[2] > 1 else lags[..., 0]
+        return np.where(last == least, -1, last)
 
     def by_lag(self) -> Array:
         """‖∂E_t/∂s_{t−lag}‖, mean over t, `(layers, T)`; a last axis as ``norms`` has.
 
-        In a reverse layer s_{t+lag}, against its own direction. NaN where no pair has that lag.
+        In a reverse layer s_{t+lag}, against its own direction. NaN where no pair has that lag, where the norms are
+        below the range of the model's type, and for a layer whose lags are not known (``notes`` says so).
+
+        Raises
+        ------
+        FlowError
+            Lags are known of no layer.
 
         Examples
         --------
@@ -153,40 +172,15 @@ class GradientFlow:
         >>> flow.by_lag().shape
         (1, 10)
         """
-        longest = max(self._longest_lag(i) for i in range(len(self.layers))) + 1
+        known = [i for i, own in enumerate(self.alignments) if own.kind != "refused"]
+        if not known:
+            raise FlowError(self.alignments[0].reason)
+        every = {i: curves.of_layer(self, i)[0] for i in known}
+        longest = max(len(curve) for curve in every.values())
         found = np.full((len(self.layers), longest, *self.norms.shape[3:]), np.nan)
-        for i, steps in enumerate(self.steps):
-            if self.final and self.last is not None and self.lengths is not None and not self.reverse[i]:
-                # Every sequence counts back from its own end.
-                for distance in range(steps):
-                    k = self.lengths - 1 - distance
-                    values = self.last[i, np.maximum(k, 0), np.arange(len(k))]
-                    if (k >= 0).any():
-                        found[i, distance] = self._reduced(np.where(k >= 0, values, np.nan))
-                continue
-            lag = self.lag(i)[:, :steps]
-            lag = np.where((self.sequences > 0)[:, None], lag, -1)
-            values = self.norms[i, :, :steps].reshape(lag.size, -1)
-            pairs = lag.ravel() >= 0
-            at = lag.ravel()[pairs]
-            number = np.bincount(at, minlength=longest)
-            with np.errstate(invalid="ignore"):  # a lag without pairs: 0/0 is NaN
-                for j, column in enumerate(values.T):
-                    mean = np.bincount(at, column[pairs], minlength=longest) / number
-                    found[i].reshape(longest, -1)[:, j] = mean
+        for i, curve in every.items():
+            found[i, : len(curve)] = curve
         return found
-
-    def _reduced(self, values: Array) -> Array | np.float64:
-        """`(B,)`, NaN where there is none, as ``reduce`` says."""
-        if self.reduce == "none":
-            return values
-        if self.reduce == "mean":
-            return np.float64(np.nanmean(values))
-        found = np.nanquantile(values, np.asarray(self.reduce, dtype=float))
-        return np.asarray(found) if len(self.reduce) > 1 else np.float64(found[0])
-
-    def _longest_lag(self, i: int) -> int:
-        return int(self.lag(i)[:, : self.steps[i]].max(initial=0))
 
     def horizon(self, fraction: float = 0.01) -> Array:
         """The first lag at which ``by_lag`` is under ``fraction`` of its first value that is not zero, per layer.
@@ -196,23 +190,13 @@ class GradientFlow:
         """
         if not 0 < fraction < 1:
             raise FlowError(f"fraction is {fraction}; it is a number between 0 and 1.")
-        curves = self._one_curve()
-        found = np.full(len(self.layers), np.nan)
-        for i, curve in enumerate(curves):
-            known = np.flatnonzero(np.isfinite(curve))
-            known = known[np.cumsum(curve[known] > 0) > 0]
-            under = known[curve[known] < fraction * curve[known[0]]] if len(known) else known
-            if len(under):
-                found[i] = under[0]
-        return found
+        found = zip(*curves.mean_curves(self), strict=True)
+        return np.array(
+            [curves.horizon(curve, lost, fraction, curves.smallest(self, i)) for i, (curve, lost) in enumerate(found)]
+        )
 
     def _one_curve(self) -> Array:
-        curves = self.by_lag()
-        if curves.ndim == 2:
-            return curves
-        if self.reduce == "none":
-            return np.asarray(curves.mean(-1))
-        return np.asarray(curves[..., curves.shape[-1] // 2])  # the middle quantile
+        return curves.mean_curves(self)[0]
 
     @property
     def parameters(self) -> list[str]:
@@ -220,9 +204,13 @@ class GradientFlow:
         return list(self._owners)
 
     @property
-    def _owners(self) -> dict[str, tuple[str, str]]:
-        evidence = self._evidence
-        return {name: (label, kind) for label in self.layers for kind, (name, _) in evidence.parameters(label).items()}
+    def _owners(self) -> dict[str, list[tuple[str, str]]]:
+        """By parameter, the layers that use it and as what: several where a layer ran several times."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for label in self.layers:
+            for kind, (name, _) in self._evidence.parameters(label).items():
+                found.setdefault(name, []).append((label, kind))
+        return found
 
     def weight(self, layer: str | int = 0) -> str:
         """The name, as in the model's ``state_dict``, of a layer's weights from state to state."""
@@ -260,19 +248,27 @@ class GradientFlow:
             )
         return self.evidence
 
-    @property
-    def _sums(self) -> contributions.Sums:
+    def keep_sums(self) -> contributions.Sums:
+        """Find by lag all that contributions and truncation are made from, unless that was done before."""
         if self.sums is None:
             self.sums = contributions.by_lag(self, self._evidence)
         return self.sums
 
     def _lag_of_sequences(self, layer: str) -> NDArray[np.int64]:
-        """Lag of every pair `(targets, T, 1)`, or of every sequence `(targets, T, B)` where each ends by itself."""
+        """Lag of every pair `(targets, T, 1)`, or of every sequence `(targets, T, B)` where these differ."""
         i = self.layer(layer)
-        steps = self.steps[i]
-        if not self.final or self.lengths is None or self.reverse[i]:
-            return self.lag(i)[:, :steps, None]
-        return (self.lengths - 1 - np.arange(steps)[:, None])[None]
+        return self.alignments[i].lags(self.steps[i])
+
+    @property
+    def known_layers(self) -> list[str]:
+        """The layers of which the lags are known."""
+        return [label for label, own in zip(self.layers, self.alignments, strict=True) if own.kind != "refused"]
+
+    def _check_lags(self, names: list[str]) -> None:
+        """Refuse parameters of layers whose lags are not known."""
+        for name in names:
+            for label, _ in self._owners[name]:
+                self._lag_of_sequences(label)
 
     def contributions(self, parameter: str = "weight_hh_l0", gate: str | None = None) -> Contributions:
         """The part of every lag in the gradient of a parameter: norm, cosine with the whole, signed share.
@@ -297,10 +293,13 @@ class GradientFlow:
         1.0
         """
         name = self._parameter(parameter)
+        self._check_lags([name])
         if gate is not None and name.rpartition(".")[2].startswith("weight_hr"):
             raise FlowError(f"{name} has no gates.")
-        label, _ = self._owners[name]
-        return contributions.from_sums(self._sums, name, contributions.gate_index(self.cells[self.layer(label)], gate))
+        label, _ = self._owners[name][0]
+        return contributions.from_sums(
+            self.keep_sums(), name, contributions.gate_index(self.cells[self.layer(label)], gate)
+        )
 
     def share_by_lag(self, parameter: str = "weight_hh_l0", gate: str | None = None) -> Array:
         """Signed share ⟨g_lag, g⟩/‖g‖² of every lag in a parameter's gradient; they add up to 1.
@@ -310,9 +309,20 @@ class GradientFlow:
         return self.contributions(parameter, gate).share
 
     def pair_contributions(self, parameter: str = "weight_hh_l0", gate: str | None = None) -> Contributions:
-        """The part of every pair (t, k) in the gradient of a parameter, `(targets, T)` each; see ``contributions``."""
+        """The part of every pair (t, k) in the gradient of a parameter, `(targets, T)` each; see ``contributions``.
+
+        Of a layer that ran several times, of one run: ``weight_hh_l0#2``.
+        """
+        parameter, mark, number = parameter.partition("#")
         name = self._parameter(parameter)
-        label, kind = self._owners[name]
+        owners = {label.rpartition("#")[2]: (label, kind) for label, kind in self._owners[name]}
+        if len(owners) > 1 and number not in owners:
+            asked = f"{parameter}{mark}{number}"
+            raise FlowError(
+                f"{asked} is used by {len(owners)} runs of its layer, each with pairs of its own: ask for one of "
+                f"{', '.join(f'{parameter}#{run}' for run in owners)}."
+            )
+        label, kind = owners[number] if len(owners) > 1 else next(iter(owners.values()))
         index = contributions.gate_index(self.cells[self.layer(label)], gate)
         return contributions.by_pair(self, self._evidence, label, kind, index - 1 if index else None)
 
@@ -323,12 +333,13 @@ class GradientFlow:
         """
         names = self.parameters if parameter is None else []
         names = names or [self._parameter(parameter or "weight_hh")]
-        return contributions.truncation(self._sums, names)
+        self._check_lags(names)
+        return contributions.truncation(self.keep_sums(), names)
 
     def _run(self, layer: str | int) -> Trajectory:
         return self._evidence.run(self.layers[self.layer(layer)])
 
-    def _walk(self, layer: str | int) -> Trajectory | MarkedRun:
+    def _walk(self, layer: str | int) -> Trajectory | StepwiseRun:
         return self._evidence.walk(self.layers[self.layer(layer)])
 
     def jacobian_norms(self, layer: str | int = 0) -> Array:
@@ -360,7 +371,8 @@ class GradientFlow:
         """
         run = self._walk(layer)
         if last is None:
-            last = 0 if run.reverse else run.steps - 1
+            end = run.known.stop - 1 if isinstance(run, StepwiseRun) else run.steps - 1
+            last = run.steps - 1 - end if run.reverse else end
             first = run.steps - 1 if run.reverse and first == 0 else first
         logs = jacobians.log_singular_values(run, first, last)
         if log:
@@ -419,79 +431,26 @@ class GradientFlow:
         With the trajectory the loaded flow answers everything this one does (save pair contributions under a head that
         mixes steps); without it, norms only.
         """
-        from safetensors.numpy import save
-
-        stem = _stem(path)
-        arrays: dict[str, NDArray[Any]] = {
-            "norms": self.norms,
-            "targets": self.targets,
-            "sequences": self.sequences,
-            "losses": self.losses,
-        }
-        if self.lengths is not None:
-            arrays["lengths"] = self.lengths
-        if self.last is not None:
-            arrays["last"] = self.last
-        labels: dict[str, Any] = {"format": FORMAT, "kind": "gradient flow"}
-        labels |= {name: getattr(self, name) for name in _LABELS}
-        if trajectory and self.evidence is not None:
-            if self.evidence.local is None and self.evidence.graph is not None and self.evidence.runs:
-                _ = self._sums  # needs the model's graph, which no file holds
-            own, labels["trajectories"] = evidence.to_arrays(self.evidence)
-            arrays |= {f"trajectory.{name}": a for name, a in own.items()}
-        if self.sums is not None:
-            arrays["sums.lags"] = self.sums.lags
-            arrays |= {f"sums.numbers.{name}": a for name, a in self.sums.numbers.items()}
-            arrays |= {f"sums.squares.{name}": a for name, a in self.sums.squares.items()}
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        _write(_with(stem, ".safetensors"), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
-        _write(_with(stem, ".json"), (json.dumps(labels, indent=1) + "\n").encode())
+        saving.save(self, path, trajectory=trajectory)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GradientFlow:
         """Read what ``save`` wrote."""
-        from safetensors.numpy import load
-
-        stem = _stem(path)
-        try:
-            labels: dict[str, Any] = json.loads(_with(stem, ".json").read_text(encoding="utf-8"))
-            arrays = load(_with(stem, ".safetensors").read_bytes())
-            if labels["kind"] != "gradient flow":
-                raise FlowError(f"{stem}.json describes no gradient flow.")
-            if labels["format"] > FORMAT:
-                raise FlowError(f"{stem} was written by a newer retrograde (format {labels['format']}).")
-            plain = {name: arrays[name] for name in ("norms", "targets", "sequences", "losses")}
-            maybe = {name: arrays.get(name) for name in ("lengths", "last")}
-            flow = cls(**plain, **maybe, **{name: labels[name] for name in _LABELS})
-            if "trajectories" in labels:
-                own = {name.removeprefix("trajectory."): a for name, a in arrays.items()}
-                flow.evidence = evidence.from_arrays(own, labels["trajectories"], flow.targets)
-            if "sums.lags" in arrays and labels["format"] == FORMAT:
-                found = [
-                    {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-                    for prefix in ("sums.numbers.", "sums.squares.")
-                ]
-                flow.sums = contributions.Sums(arrays["sums.lags"], *found)
-            return flow
-        except FileNotFoundError as missing:
-            raise FlowError(f"There is no saved gradient flow at {stem}: {missing.filename} is missing.") from None
-        except FlowError:
-            raise
-        except Exception as broken:
-            raise FlowError(f"{stem} is no whole gradient flow ({type(broken).__name__}: {broken}).") from None
+        return saving.load(cls, path)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write every pair with a path as a line: layer, t, k, lag, norm (and sequence or quantile, where kept)."""
-        extra = [] if self.norms.ndim == 3 else ["sequence" if self.reduce == "none" else "quantile"]
-        lines = [",".join(["layer", "t", "k", "lag", *extra, "norm"])]
-        for i, label in enumerate(self.layers):
-            lag = self.lag(i)
-            for index in np.argwhere(self.norms[i] != 0):
-                n, k, *rest = (int(j) for j in index)
-                tail = [str(j if self.reduce == "none" else self.reduce[j]) for j in rest]
-                row = [label, str(self.targets[n]), str(k), str(lag[n, k]), *tail, repr(float(self.norms[(i, *index)]))]
-                lines.append(",".join(row))
-        _write(Path(path), ("\n".join(lines) + "\n").encode())
+        """Write every pair with a path as a line: layer, t, k, lag, norm (and sequence or quantile, where kept).
+
+        The lag is empty where it is not known.
+        """
+        saving.to_csv(self, path)
+
+    def _lag_or_nan(self, i: int) -> NDArray[Any]:
+        """Lags where all are known; else NaN for the layer of which they are not."""
+        if all(own.kind != "refused" for own in self.alignments):
+            return self.lag(i)
+        refused = self.alignments[i].kind == "refused"
+        return np.full(self.norms.shape[1:3], np.nan) if refused else self.lag(i).astype(float)
 
     def to_xarray(self) -> Any:
         """``norms`` as an ``xarray.DataArray`` with axes layer, t, k (``pip install retrograde[xarray]``).
@@ -518,7 +477,7 @@ class GradientFlow:
                 np.arange(self.norms.shape[3]) if several else np.asarray(self.reduce, dtype=float)
             )
         beside = {
-            "lag": (("layer", "t", "k"), np.stack([self.lag(i) for i in range(len(self.layers))])),
+            "lag": (("layer", "t", "k"), np.stack([self._lag_or_nan(i) for i in range(len(self.layers))])),
             "cell": ("layer", self.cells),
             "reverse": ("layer", self.reverse),
         }
@@ -575,25 +534,3 @@ class GradientFlow:
         from .pictures.activation import plot_activation
 
         return plot_activation(self, ax, layer, threshold)
-
-
-def _stem(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
-
-
-def _with(stem: Path, ending: str) -> Path:
-    return stem.with_name(stem.name + ending)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Atomically: a reader sees the old file or the new one, never half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

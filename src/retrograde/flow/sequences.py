@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from ..errors import FlowError
 from .capture import recording
-from .graph import Graph, quiet_vmap
-from .measure import check_axes, losses_by_step, mend, thawed, undisturbed
+from .graph import MIXED, Graph, quiet_vmap
+from .isolation import isolated
+from .losses import check_axes, check_callable, losses_by_step, nothing_ran
+from .runs import labeled_runs
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20
@@ -63,12 +65,13 @@ class SequenceGradients:
 
 
 def sequence_gradients(
-    model: nn.Module,
+    model: Callable[..., Any],
     *inputs: Any,
     loss: Callable[[Any], Tensor],
     kwargs: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
     training: bool = False,
+    module: nn.Module | Sequence[nn.Module] | None = None,
 ) -> SequenceGradients:
     """Gradient norms of every parameter for every sequence, in one (vectorised) backward pass.
 
@@ -76,8 +79,9 @@ def sequence_gradients(
 
     Parameters
     ----------
-    model, inputs, loss, kwargs, training
-        As in ``gradient_flow``. Sequences are taken to be independent of each other.
+    model, inputs, loss, kwargs, training, module
+        As in ``gradient_flow``; the parameters are those of the modules behind the model. Sequences are taken to be
+        independent of each other.
     names : sequence of str, optional
         What to call the sequences; their numbers if not given.
 
@@ -89,31 +93,43 @@ def sequence_gradients(
     >>> found.norms["weight_hh_l0"].shape
     (3,)
     """
+    check_callable(model, loss)
     notes: list[str] = []
-    with undisturbed(model, training, notes, freeze=False), recording(model) as recorder:
-        losses = loss(model(*[thawed(i) for i in inputs], **{name: thawed(i) for name, i in (kwargs or {}).items()}))
-        if not recorder.calls:
-            raise FlowError(f"{type(model).__name__} ran no recurrent layer{mend(model)}")
-        table, final = losses_by_step(losses, recorder.calls)
-        if not final:
-            tracks = {str(i): [call] for i, call in enumerate(recorder.calls)}
-            check_axes(Graph(table, recorder, tracks, list(tracks), torch.ones_like(table), notes))
-        batch = table.shape[1]
-        labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
-        if len(labels) != batch:
-            raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        norms = {name: np.zeros(batch) for name in parameters}
-        held = sum(p.numel() for p in parameters.values())
-        held += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in recorder.calls)
-        block = max(1, min(batch, _BLOCK_BYTES // (held * table.element_size())))
-        for sequences in torch.split(torch.arange(batch), block):
-            directions = table.new_zeros(len(sequences), *table.shape)
-            directions[torch.arange(len(sequences)), :, sequences] = 1
-            for name, g in zip(
-                parameters, _gradients(table, list(parameters.values()), directions, notes), strict=True
-            ):
-                norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
+    given = (inputs, kwargs or {})
+    with (
+        isolated(model, module=module, training=training, notes=notes, inputs=given, freeze=False) as isolation,
+        recording(isolation.module) as recorder,
+    ):
+        arguments = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
+        losses = loss(model(*map(isolation.given, inputs), **arguments))
+        with recorder.at_rest():
+            if not recorder.calls:
+                raise nothing_ran(isolation.module, model)
+            runs = labeled_runs(recorder.calls)
+            table, final = losses_by_step(losses, recorder.calls)
+            graph = Graph(table, recorder, runs, list(runs), torch.ones_like(table), notes)
+            if not final:
+                check_axes(graph)
+            if graph.mixes_sequences():
+                notes.append(MIXED)
+            batch = table.shape[1]
+            labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
+            if len(labels) != batch:
+                raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
+            if not isinstance(isolation.module, nn.Module):
+                raise FlowError("No module was found behind the model, so its parameters are not known: give module=.")
+            parameters = {name: p for name, p in isolation.module.named_parameters() if p.requires_grad}
+            norms = {name: np.zeros(batch) for name in parameters}
+            held = sum(p.numel() for p in parameters.values())
+            held += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in recorder.calls)
+            block = max(1, min(batch, _BLOCK_BYTES // (held * table.element_size())))
+            for sequences in torch.split(torch.arange(batch), block):
+                directions = table.new_zeros(len(sequences), *table.shape)
+                directions[torch.arange(len(sequences)), :, sequences] = 1
+                for name, g in zip(
+                    parameters, _gradients(table, list(parameters.values()), directions, notes), strict=True
+                ):
+                    norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
     return SequenceGradients(norms, table.detach().sum(0).double().cpu().numpy(), labels, notes)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from . import curves as of_curves
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
@@ -38,7 +40,7 @@ class Summary:
         ‖∂E_t/∂s_{t−lag}‖ by lag `(layers, lags)`, NaN where no pair has that lag.
     growth_per_step
         Factor by which the norm changes per step further away: e to the slope of the line fitted to the logarithm of
-        the curve (least squares). Under 1 it vanishes, above 1 it explodes; NaN where fewer than two lags have any.
+        the curve (least squares). Under 1 it falls, above 1 it grows; NaN where fewer than two lags have any.
     half_life
         Steps in which it halves at that rate, ln 2 / −ln(growth); infinite where it does not fall.
     horizon
@@ -46,8 +48,24 @@ class Summary:
     fraction : float
         The fraction of the horizon.
     kinds : list of str
-        ``"vanishing"``, ``"exploding"``, ``"steady"``, ``"local"`` (one lag alone has a gradient: it passes no step) or
-        ``"none"``: the verdict in one word.
+        The verdict in one word. What counts is by how much the fitted line changes from the first lag that has any
+        gradient to the last that was measured, a factor of growth^(number of steps between):
+
+        ``"vanishing"``
+            The norm falls under ``fraction`` of its first (there is a horizon), or the line falls by a factor of 2 or
+            more.
+        ``"exploding"``
+            No horizon, and both the line and the largest norm measured grow by 1/``fraction`` (100-fold) or more.
+        ``"growing"``
+            No horizon, and they grow by less, but by 2 or more: ×1.002 a step over 500 steps is 2.7-fold.
+        ``"steady"``
+            They change by less than a factor of 2.
+        ``"local"``
+            One lag alone has a gradient: it passes no step.
+        ``"none"``
+            No lag has any.
+        ``"unknown"``
+            Lags are not known.
     verdict : list of str
         The same in a sentence.
     sparkline : list of str
@@ -78,7 +96,7 @@ class Summary:
 
     def rows(self, lags: list[int] | None = None) -> list[tuple[int, list[float], list[float]]]:
         """Lines of the table: the lag, the norm per layer, and its ratio to that layer's first."""
-        start = np.array([_first(curve) for curve in self.curves])
+        start = np.array([of_curves.first(curve) for curve in self.curves])
         chosen = self.lags() if lags is None else lags
         with np.errstate(divide="ignore", invalid="ignore"):
             return [(lag, self.curves[:, lag].tolist(), (self.curves[:, lag] / start).tolist()) for lag in chosen]
@@ -114,9 +132,9 @@ class Summary:
             table.add_row(
                 label,
                 sparkline(self.curves[i], spark),
-                "—" if math.isnan(growth) else f"×{growth:.4g}",
+                growth_words(growth),
                 half_life_words(self.half_life[i]),
-                "—" if self.kinds[i] == "none" else horizon_words(self.horizon[i], self.curves.shape[1]),
+                "—" if self.kinds[i] in ("none", "unknown") else horizon_words(self.horizon[i], self.curves.shape[1]),
             )
         return table
 
@@ -179,12 +197,19 @@ def summarise(flow: GradientFlow, fraction: float = 0.01, width: int = 20) -> Su
     >>> summarise(flow).kinds
     ['vanishing']
     """
-    curves = flow._one_curve()
-    horizon = flow.horizon(fraction)
+    if all(own.kind == "refused" for own in flow.alignments):
+        curves, lost = np.full((len(flow.layers), 1), np.nan), np.zeros((len(flow.layers), 1), dtype=bool)
+        horizon = np.full(len(flow.layers), np.nan)
+    else:
+        curves, lost = of_curves.mean_curves(flow)
+        horizon = flow.horizon(fraction)
     growth = np.array([_growth(curve) for curve in curves])
     with np.errstate(divide="ignore", invalid="ignore"):
         half_life = np.where(growth < 1, math.log(2) / -np.log(growth), np.where(growth >= 1, np.inf, np.nan))
-    kinds = [_kind(curve, g, h) for curve, g, h in zip(curves, growth, horizon, strict=True)]
+    kinds = [
+        "unknown" if own.kind == "refused" else _kind(curve, small, g, h, fraction)
+        for own, curve, small, g, h in zip(flow.alignments, curves, lost, growth, horizon, strict=True)
+    ]
     return Summary(
         layers=list(flow.layers),
         curves=curves,
@@ -194,7 +219,10 @@ def summarise(flow: GradientFlow, fraction: float = 0.01, width: int = 20) -> Su
         fraction=fraction,
         kinds=kinds,
         verdict=[
-            _verdict(curves[i], kinds[i], growth[i], half_life[i], horizon[i], fraction, flow.reverse[i])
+            _unknown(flow, i)
+            or _too_small(flow, i)
+            or _at_its_beginning(flow, i)
+            or _verdict(curves[i], kinds[i], growth[i], half_life[i], horizon[i], fraction, flow.reverse[i])
             for i in range(len(flow.layers))
         ],
         sparkline=[sparkline(curve, width) for curve in curves],
@@ -225,6 +253,23 @@ def sparkline(curve: Array, width: int = 32) -> str:
     )
 
 
+def growth_words(growth: float) -> str:
+    """A factor per step with the digits that tell it from 1: after many steps the smallest difference counts.
+
+    >>> growth_words(1.002), growth_words(0.99871), growth_words(0.319), growth_words(1.0)
+    ('×1.002', '×0.9987', '×0.319', '×1')
+    """
+    if math.isnan(growth):
+        return "—"
+    off = abs(growth - 1)
+    if off < 1e-9:
+        return "×1"
+    if not 1e-9 <= off < 0.1:
+        return f"×{growth:.3g}"
+    digits = max(3, 1 - math.floor(math.log10(off)))
+    return "×" + f"{growth:.{digits}f}".rstrip("0").rstrip(".")
+
+
 def half_life_words(steps: float) -> str:
     """``"3.2 steps"``, or that it does not fall."""
     if math.isnan(steps):
@@ -237,11 +282,6 @@ def horizon_words(lag: float, measured: int) -> str:
     return f"beyond {measured - 1} steps" if math.isnan(lag) else f"{int(lag)} steps"
 
 
-def _first(curve: Array) -> float:
-    reached = curve[np.isfinite(curve) & (curve > 0)]
-    return float(reached[0]) if len(reached) else math.nan
-
-
 def _growth(curve: Array) -> float:
     positive = np.isfinite(curve) & (curve > 0)
     if not positive.any():
@@ -252,21 +292,47 @@ def _growth(curve: Array) -> float:
     return math.exp(float(np.polyfit(lags, np.log(curve[lags]), 1)[0]))
 
 
-def _kind(curve: Array, growth: float, horizon: float) -> str:
+def _kind(curve: Array, lost: NDArray[np.bool_], growth: float, horizon: float, fraction: float) -> str:
+    start = of_curves.first_lag(curve)
     known = np.flatnonzero(np.isfinite(curve))
-    if not (curve[known] > 0).any():
+    if start is None:
         return "none"
-    if (curve[known] > 0).sum() == 1:
+    if (curve[known] > 0).sum() == 1 and not lost[start:].any():
         return "local"
     if np.isfinite(horizon):
         return "vanishing"
     if math.isnan(growth):
         return "steady"
     # What the fitted line makes of it from the first lag to the last: less than a factor of 2 is no trend.
-    change = math.log(growth) * (known[-1] - known[0])
-    if abs(change) < math.log(2):
-        return "steady"
-    return "vanishing" if change < 0 else "exploding"
+    change = math.log(growth) * (known[-1] - start)
+    if change <= -math.log(2):
+        return "vanishing"
+    change = min(change, math.log(np.nanmax(curve) / curve[start]))  # nor is it one if no lag was measured up there
+    return "steady" if change < math.log(2) else "growing" if change < -math.log(fraction) else "exploding"
+
+
+def _too_small(flow: GradientFlow, i: int) -> str | None:
+    """The verdict on a layer of which everything is below the range."""
+    if (flow.norms[i] > 0).any() or not of_curves.below(flow, i).any():
+        return None
+    return "the gradient that reaches this layer is too small to be measured: see the note"
+
+
+def _unknown(flow: GradientFlow, i: int) -> str | None:
+    """The verdict on a layer whose lags are not known."""
+    if flow.alignments[i].kind != "refused":
+        return None
+    return "lags are not known, so nothing is said of time (see the note)"
+
+
+def _at_its_beginning(flow: GradientFlow, i: int) -> str | None:
+    """The verdict where every loss looks at the first step of the layer's run: nothing lies before it."""
+    own, steps = flow.alignments[i], flow.steps[i]
+    at = own.at[own.at >= 0]
+    if own.kind != "sequence" or steps == 1 or not len(at) or not (at == (steps - 1 if own.ahead else 0)).all():
+        return None
+    back = "ahead" if own.ahead else "back"
+    return f"the gradient passes no step: only the state {steps - 1} steps {back} gets any"
 
 
 def _verdict(
@@ -277,18 +343,22 @@ def _verdict(
     if kind == "none":
         return "no gradient reaches this layer"
     # Before the first lag that has any, the loss does not look: an output cut off, a masked step.
-    first, last = int(known[curve[known] > 0][0]), int(known[-1])
+    first, last = of_curves.first_lag(curve), int(known[-1])
+    assert first is not None
     left = curve[last] / curve[first]
+    if kind == "vanishing" and math.isnan(growth):  # one lag has a norm, the rest are below the range
+        return f"the gradient vanishes: from {int(horizon)} steps {back} on it is too small to be measured"
     if len(known) == 1:
         return f"only lag {first} was measured: nothing can be said of time"
     if kind == "local":
         where = "of the same step" if first == 0 else f"{first} steps {back}"
         return f"the gradient passes no step: only the state {where} gets any"
-    if kind == "exploding":
+    if kind in ("exploding", "growing"):
         doubling = math.log(2) / math.log(growth)
+        verb = "explodes" if kind == "exploding" else "grows"
         return (
-            f"the gradient explodes: ×{growth:.3g} a step {back}, doubling every {doubling:.3g} steps; {last} steps "
-            f"{back} it is {_number(left)} times its first"
+            f"the gradient {verb}: {growth_words(growth)} a step {back}, doubling every {doubling:.3g} steps; {last} "
+            f"steps {back} it is {_number(left)} times its first"
         )
     if kind == "steady":
         holds = "falls at first, then holds" if left < 0.5 else "holds"
@@ -298,11 +368,12 @@ def _verdict(
         # The whole curve's rate does not tell of a steep beginning: say so where it alone would get half as far.
         steep = "steeply at first, then " if growth**horizon > fraction**0.5 else ""
         return (
-            f"the gradient vanishes: {steep}×{growth:.3g} a step {back}, {halves}; "
+            f"the gradient vanishes: {steep}{growth_words(growth)} a step {back}, {halves}; "
             f"under {_ratio(fraction)} of it is left {int(horizon)} steps {back}"
         )
     return (
-        f"the gradient fades: ×{growth:.3g} a step {back}, {halves}; {last} steps {back} {_ratio(left)} of it is left"
+        f"the gradient fades: {growth_words(growth)} a step {back}, {halves}; {last} steps {back} {_ratio(left)} of it "
+        "is left"
     )
 
 

@@ -36,7 +36,9 @@ class GradientFlowCallback(lightning.Callback):
     """Measure the gradient flow every N steps of ``Trainer.fit``.
 
     A ``GradientFlowRecorder`` fed by the trainer: records go to ``recorder.records``, to ``flow/recorded.jsonl`` in the
-    folder of the trainer's first logger, and their numbers to all its loggers (TensorBoard, CSV, …).
+    folder of the trainer's first logger, and their numbers to all its loggers (TensorBoard, CSV, …). Under
+    ``precision="bf16-mixed"`` or ``"16-mixed"`` it is measured in float32, without autocast, and ``notes`` says so;
+    under ``"bf16-true"`` or ``"16-true"`` in that type.
 
     Parameters
     ----------
@@ -101,7 +103,9 @@ class GradientFlowCallback(lightning.Callback):
         self._step = trainer.global_step
         inputs, target = self.unpack(batch)
         try:
-            record = self.recorder.step(*inputs, target=target, step=self._step)
+            # In the types of the training step: what runs under autocast there is said of the measurement.
+            with trainer.precision_plugin.forward_context():
+                record = self.recorder.step(*inputs, target=target, step=self._step)
         except RetrogradeError:
             raise
         except Exception as failure:

@@ -1,6 +1,7 @@
 def instruction_set() -> str: ...
 def runnable() -> list[str]: ...
 def choose(name: str) -> None: ...
+def fail_allocation(n: int, /) -> int: ...
 def forward(
     cell: int,
     float64: bool,
@@ -10,6 +11,7 @@ def forward(
     I: int,
     H: int,
     R: int,
+    rows: int,
     batch_sizes: int,
     threads: int,
     x: int,
@@ -39,6 +41,7 @@ def backward(
     I: int,
     H: int,
     R: int,
+    rows: int,
     batch_sizes: int,
     threads: int,
     x: int,
@@ -72,7 +75,7 @@ def backward(
     /,
 ) -> None: ...
 def adjoint_norms(
-    float64: bool, state: int, threads: int, T: int, B: int, count: int, targets: int, layers: list[list[int]], /
+    float64: bool, state: int, threads: int, T: int, B: int, count: int, targets: int, layers: int, described: int, /
 ) -> None: ...
 def chunk_steps(cell: int, float64: bool, T: int, B: int, H: int, /) -> int: ...
 def matmul(

@@ -1,16 +1,20 @@
-"""The native engine as functions of tensors: shapes are trusted here, pointers are taken, nothing is differentiated."""
+"""The native engine as functions of tensors: shapes are checked, pointers are taken, nothing is differentiated.
+
+With ``checked=False`` they trust their caller: the modules have compared every shape already.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import OptionError
+from .memory import RESERVE
+from .shapes import CELLS, GATES, adjoint_misfit, backward_misfit, forward_misfit, plain, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +32,13 @@ else:
 
 __all__ = [
     "CELLS",
+    "GATES",
+    "MOST_ADJOINT_LAYERS",
     "Adjoint",
     "Plan",
     "adjoint_norms",
     "available",
     "backward",
-    "can_step",
     "empty_cache",
     "forward",
     "info",
@@ -41,8 +46,6 @@ __all__ = [
     "step",
 ]
 
-CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
-GATES = (1, 1, 3, 4)  # blocks of H rows that each of them has in its weights
 _VARIABLE = "RETROGRADE_ISA"
 
 
@@ -143,59 +146,6 @@ class Plan(NamedTuple):
         return max(1, round(math.sqrt(steps) / chunk)) * chunk
 
 
-class _Reserve:
-    """Memory for what a training step fills, handed out again once no tensor lies in it.
-
-    Pages fresh from the system cost as much as filling them with gates does: a training loop that takes the
-    same step again should not pay for them again.
-    """
-
-    SMALLEST, MOST = 1 << 20, 512 << 20  # bytes: less is the allocator's own business; more is given back
-
-    def __init__(self) -> None:
-        self._storages: list[tuple[torch.UntypedStorage, bool]] = []  # and whether it was taken as exact
-        self._lock = threading.Lock()
-
-    def take(self, like: Tensor, *shape: int, exact: bool = False) -> Tensor:
-        """An unfilled tensor of `like`'s type; `exact` is for what the user sees, a storage of just its size."""
-        size = math.prod(shape) * like.element_size()
-        most = size if exact else 2 * size
-        if not self.SMALLEST <= size <= self.MOST:
-            return like.new_empty(shape)
-        with self._lock:
-            # another process may read what was shared with it, whatever lies there here
-            self._storages = [(s, own) for s, own in self._storages if not s.is_shared()]
-            storage = next((s for s, _ in self._storages if size <= s.nbytes() <= most and self._free(s)), None)
-            if storage is None:  # shapes have changed: what no longer fits makes room
-                self._storages = [
-                    (s, own)
-                    for s, own in self._storages
-                    if not self._free(s) or (s.nbytes() >= size and not (exact and own))
-                ]
-                storage = like.new_empty(shape).untyped_storage()
-                if size + sum(s.nbytes() for s, _ in self._storages) <= self.MOST:
-                    self._storages.append((storage, exact))
-            return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
-
-    def empty(self) -> None:
-        """Give back what no tensor lies in."""
-        with self._lock:
-            self._storages = [(s, own) for s, own in self._storages if not self._free(s)]
-
-    def forked(self) -> None:
-        """In the child of a fork: the lock may have been held by a thread that is not there."""
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def _free(storage: torch.UntypedStorage) -> bool:
-        return torch._C._storage_Use_Count(storage._cdata) == 1
-
-
-_RESERVE = _Reserve()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_RESERVE.forked)
-
-
 def empty_cache() -> None:
     """Give back the memory that the engine keeps to use again: at most 512 MB of gates between two training steps.
 
@@ -206,21 +156,34 @@ def empty_cache() -> None:
     >>> import retrograde as rg
     >>> rg.kernels.empty_cache()
     """
-    _RESERVE.empty()
+    RESERVE.empty()
 
 
-def _rows(x: Tensor) -> Tensor:
-    """`x` (T, B, ·) or (rows, ·), its last dimension dense and its rows evenly spaced."""
-    return x if x.is_contiguous() else x.contiguous()
+def _as_it_lies(x: Tensor) -> Tensor:
+    """`x`, or a dense copy where its numbers do not lie in memory one after the other as they are."""
+    return x if x.is_contiguous() and not x.is_neg() else x.resolve_neg().contiguous()
+
+
+def _with_memory(tensors: Sequence[Tensor]) -> list[int]:
+    """Where they lie; a tensor whose storage was freed has a shape, and nothing to read."""
+    found = [t.data_ptr() for t in tensors]
+    if 0 in found:
+        refuse(
+            "a tensor has a shape but no memory (was its storage freed?)"
+            if any(t.numel() for t, p in zip(tensors, found, strict=True) if p == 0)
+            else None,
+            "the engine",
+        )
+    return found
 
 
 def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    return 0 if tensor is None else tensor.data_ptr() or _with_memory([tensor])[0]
 
 
 def _offset(tensor: Tensor | None, direction: int) -> int:
     """Where a direction's part of a (D, ...) tensor begins."""
-    return 0 if tensor is None else tensor.data_ptr() + direction * tensor.stride(0) * tensor.element_size()
+    return 0 if tensor is None else _pointer(tensor) + direction * tensor.stride(0) * tensor.element_size()
 
 
 def _sizes(x: Tensor, batch_sizes: Tensor | None) -> tuple[int, int]:
@@ -235,7 +198,7 @@ def _pointers(weights: Sequence[Tensor], plan: Plan) -> list[tuple[int, int, int
     found = []
     n = plan.per_direction
     for d in range(plan.directions):
-        p = [w.data_ptr() for w in weights[d * n : (d + 1) * n]]
+        p = _with_memory(weights[d * n : (d + 1) * n])
         w_hr = p.pop() if plan.projected else 0
         found.append((p[0], p[1], p[2], p[3], w_hr) if plan.bias else (p[0], p[1], 0, 0, w_hr))
     return found
@@ -256,6 +219,7 @@ def forward(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     keep: bool,
+    checked: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Run one layer.
 
@@ -272,26 +236,39 @@ def forward(
         ``(T,)`` int64, never growing: packed sequences.
     keep : bool
         Whether a backward pass will follow.
+    checked : bool
+        False if the caller has made sure that :func:`~.shapes.forward_misfit` finds nothing.
 
     Returns
     -------
     output, h_n, c_n, gates, cells
         ``(T, B, D R)`` or ``(rows, D R)``; ``(D, B, R)``; ``(D, B, H)`` (LSTM, else None); and what the
         backward pass needs, if it will come.
+
+    Raises
+    ------
+    OptionError
+        If a tensor is not of the shape, type or device that the others ask for.
+    MemoryError
+        If the engine's working memory cannot be allocated.
     """
+    if checked:
+        refuse(forward_misfit(plan, x, h_0, c_0, weights, batch_sizes), "the engine's forward pass")
     cell, D = plan.cell, plan.directions
     T, B = _sizes(x, batch_sizes)
     weights = _dense(weights)
-    x = _rows(x)
-    if h_0 is not None and not h_0.is_contiguous():
-        h_0 = h_0.contiguous()
-    if c_0 is not None and not c_0.is_contiguous():
-        c_0 = c_0.contiguous()
+    x = _as_it_lies(x)
+    if h_0 is not None:
+        h_0 = _as_it_lies(h_0)
+    if c_0 is not None:
+        c_0 = _as_it_lies(c_0)
+    if batch_sizes is not None and not batch_sizes.is_contiguous():
+        batch_sizes = batch_sizes.contiguous()
     H = weights[0].shape[0] // GATES[cell]
     R = weights[1].shape[1]
     rows = x.shape[0] if batch_sizes is not None else T * B
     shape = (*x.shape[:-1], D * R)
-    out = _RESERVE.take(x, *shape, exact=True) if keep else x.new_empty(shape)
+    out = RESERVE.take(x, *shape, exact=True) if keep else x.new_empty(shape)
     h_n = x.new_empty((D, B, R))
     c_n = x.new_empty((D, B, H)) if cell == 3 else None
     gates = cells = None
@@ -299,16 +276,16 @@ def forward(
     if keep and cell >= 2:
         segment = plan.segment(x, T, B, H)
         if segment == 0:
-            gates = _RESERVE.take(x, D, rows, 4 * H)
+            gates = RESERVE.take(x, D, rows, 4 * H)
             if cell == 3:
-                cells = _RESERVE.take(x, D, rows, H)
+                cells = RESERVE.take(x, D, rows, H)
         elif cell == 3:
             cells = x.new_empty((D, -(-T // segment), B, H))
     float64, item, threads = x.dtype is torch.float64, x.element_size(), torch.get_num_threads()
     sizes, out_pointer = _pointer(batch_sizes), out.data_ptr()
     for d, (w_ih, w_hh, b_ih, b_hh, w_hr) in enumerate(_pointers(weights, plan)):
         _engine.forward(
-            cell, float64, d == 1, T, B, x.shape[-1], H, R, sizes, threads, x.data_ptr(), x.shape[-1],
+            cell, float64, d == 1, T, B, x.shape[-1], H, R, rows, sizes, threads, x.data_ptr(), x.shape[-1],
             _offset(h_0, d), _offset(c_0, d), w_ih, w_hh, b_ih, b_hh, w_hr, out_pointer + d * R * item, D * R,
             _offset(h_n, d), _offset(c_n, d), _offset(gates, d), _offset(cells, d), segment,
         )  # fmt: skip
@@ -318,70 +295,67 @@ def forward(
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
-def can_step(
-    x: object,
-    h: object,
-    c: object,
+def step(
+    cell: str,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
     weights: Sequence[Tensor],
     hidden_size: int,
     proj_size: int,
     bias: bool,
-) -> bool:
-    """Whether :func:`step` may take these tensors as they are; whatever else is wanted goes the long way."""
-    if not _BUILT or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous():
-        return False
-    dtype = x.dtype
-    if dtype is not torch.float32 and dtype is not torch.float64:
-        return False
-    B, inputs = x.shape
-    R = proj_size or hidden_size
-    if h is not None and not (type(h) is Tensor and h.dtype is dtype and h.shape == (1, B, R) and h.is_contiguous()):
-        return False
-    if c is not None and not (
-        type(c) is Tensor and c.dtype is dtype and c.shape == (1, B, hidden_size) and c.is_contiguous()
-    ):
-        return False
-    for w in weights:
-        if type(w) not in _PLAIN or w.dtype is not dtype or not w.is_cpu or not w.is_contiguous():
-            return False
-    rows = weights[0].shape[0]
-    return (
-        B > 0
-        and inputs > 0
-        and weights[0].shape[1] == inputs
-        and rows % hidden_size == 0
-        and weights[1].shape == (rows, R)
-        and (not bias or weights[2].numel() == weights[3].numel() == rows)
-        and (not proj_size or weights[-1].shape == (R, hidden_size))
-    )
-
-
-def step(
-    cell: str, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], bias: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One step of one layer without gradients, for what :func:`can_step` has admitted.
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Take one step of one layer without gradients.
 
     Parameters
     ----------
+    cell : str
+        A name of ``CELLS``.
     x : Tensor
         ``(B, I)``.
     h, c : Tensor, optional
         ``(1, B, R)``, ``(1, B, H)``.
+    weights : sequence of Tensor
+        w_ih, w_hh, with `bias` b_ih and b_hh, with a projection w_hr.
 
     Returns
     -------
-    output ``(B, R)``, h_n ``(1, B, R)``, c_n ``(1, B, H)`` or None
+    tuple or None
+        The output ``(B, R)``, h_n ``(1, B, R)`` and c_n ``(1, B, H)`` or None; no tuple at all if the tensors are not
+        dense ones of one type and of these shapes on the CPU, and the call has to go the long way.
     """
-    number, (B, inputs), (rows, R) = CELLS[cell], x.shape, weights[1].shape
-    H = rows // GATES[number]
+    if not _BUILT or type(x) is not Tensor or x.dim() != 2 or not x.is_contiguous():
+        return None
+    dtype, number = x.dtype, CELLS[cell]
+    if (dtype is not torch.float32 and dtype is not torch.float64) or not plain(x, dtype):
+        return None
+    B, inputs = x.shape
+    H, R, rows = hidden_size, proj_size or hidden_size, GATES[number] * hidden_size
+    if B < 1 or inputs < 1 or H < 1 or (c is not None and number != 3):
+        return None
+    for t, width in ((h, R), (c, H)):
+        if t is not None and not (
+            type(t) is Tensor and t.shape == (1, B, width) and plain(t, dtype) and t.is_contiguous()
+        ):
+            return None
+    shapes: tuple[tuple[int, ...], ...] = ((rows, inputs), (rows, R))
+    if bias:
+        shapes += ((rows,), (rows,))
+    if proj_size:
+        shapes += ((R, H),)
+    if len(weights) != len(shapes):
+        return None
+    for w, shape in zip(weights, shapes, strict=True):
+        if type(w) not in _PLAIN or w.shape != shape or not plain(w, dtype) or not w.is_contiguous():
+            return None
     out, h_n = x.new_empty((B, R)), x.new_empty((1, B, R))
     c_n = x.new_empty((1, B, H)) if number == 3 else None
-    w = [t.data_ptr() for t in weights]
-    b_ih, b_hh = (w[2], w[3]) if bias else (0, 0)
+    p = _with_memory(weights)
+    b_ih, b_hh = (p[2], p[3]) if bias else (0, 0)
     _engine.forward(
-        number, x.dtype is torch.float64, False, 1, B, inputs, H, R, 0, torch.get_num_threads(), x.data_ptr(), inputs,
-        0 if h is None else h.data_ptr(), 0 if c is None else c.data_ptr(), w[0], w[1], b_ih, b_hh,
-        w[-1] if len(w) in (3, 5) else 0, out.data_ptr(), R, h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr(),
+        number, dtype is torch.float64, False, 1, B, inputs, H, R, B, 0, torch.get_num_threads(), x.data_ptr(), inputs,
+        _pointer(h), _pointer(c), p[0], p[1], b_ih, b_hh,
+        p[-1] if proj_size else 0, out.data_ptr(), R, h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr(),
         0, 0, 0,
     )  # fmt: skip
     return out, h_n, c_n
@@ -401,6 +375,7 @@ def backward(
     gates: Tensor | None,
     cells: Tensor | None,
     needs: tuple[bool, bool, bool, Sequence[bool]],
+    checked: bool = True,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
     """Differentiate what :func:`forward` did.
 
@@ -408,25 +383,51 @@ def backward(
     ----------
     needs
         Which gradients are asked for: of x, of h_0, of c_0, of each weight.
+    checked : bool
+        False if these are known to be the tensors that the forward pass took and returned.
 
     Returns
     -------
     tuple
         The gradients of x, h_0, c_0 and the list of the weights', None where not asked for.
+
+    Raises
+    ------
+    OptionError
+        If a tensor is not of the shape, type or device that the others ask for: a weight, say, that was given other
+        ``.data`` after the forward pass.
+    MemoryError
+        If the engine's working memory cannot be allocated.
     """
+    if checked:
+        refuse(forward_misfit(plan, x, h_0, c_0, weights, batch_sizes), "the engine's backward pass")
     cell, D, bias, projected, _ = plan
     T, B = _sizes(x, batch_sizes)
+    need_x, need_h, need_c, need_weights = needs
+    segment = plan.segment(x, T, B, weights[0].shape[0] // GATES[cell])
+    if checked:
+        given = (grad_out, grad_h_n, grad_c_n)
+        refuse(
+            backward_misfit(plan, given, x, weights, batch_sizes, out, gates, cells, segment, needs),
+            "the engine's backward pass",
+        )
     weights = _dense(weights)
-    x = _rows(x)
-    states = [t if t is None or t.is_contiguous() else t.contiguous() for t in (h_0, c_0, grad_h_n, grad_c_n)]
-    h_0, c_0, grad_h_n, grad_c_n = states
-    if grad_out is not None and not grad_out.is_contiguous():
-        grad_out = grad_out.contiguous()
+    x = _as_it_lies(x)
+    h_0, c_0, grad_out, grad_h_n, grad_c_n = (
+        t if t is None else _as_it_lies(t) for t in (h_0, c_0, grad_out, grad_h_n, grad_c_n)
+    )
+    # what this cell does not keep is an empty tensor where a torch operator hands it in
+    gates = None if cell < 2 or segment else gates
+    cells = None if cell < 3 else cells
+    if checked:
+        out = _as_it_lies(out)
+        gates, cells = (t if t is None else _as_it_lies(t) for t in (gates, cells))
+    if batch_sizes is not None and not batch_sizes.is_contiguous():
+        batch_sizes = batch_sizes.contiguous()
     H = weights[0].shape[0] // GATES[cell]
     R = weights[1].shape[1]
-    segment = plan.segment(x, T, B, H)
-    need_x, need_h, need_c, need_weights = needs
-    grad_x = _RESERVE.take(x, *x.shape, exact=True) if need_x else None
+    rows = T * B if batch_sizes is None else x.shape[0]
+    grad_x = RESERVE.take(x, *x.shape, exact=True) if need_x else None
     grad_h = x.new_empty((D, B, R)) if need_h else None
     grad_c = x.new_empty((D, B, H)) if need_c else None
     n = plan.per_direction
@@ -440,10 +441,10 @@ def backward(
         # Both biases enter the same sums, except in the GRU's n.
         grad_b = grad_b_ih if grad_b_ih is not None or cell == 2 else grad_b_hh
         _engine.backward(
-            cell, float64, d == 1, T, B, x.shape[-1], H, R, _pointer(batch_sizes), threads,
+            cell, float64, d == 1, T, B, x.shape[-1], H, R, rows, _pointer(batch_sizes), threads,
             x.data_ptr(), x.shape[-1], _offset(h_0, d), _offset(c_0, d), w_ih, w_hh, b_ih, b_hh, w_hr,
-            out.data_ptr() + d * R * item, D * R, _offset(gates, d), _offset(cells, d), segment,
-            0 if grad_out is None else grad_out.data_ptr() + d * R * item, D * R,
+            _pointer(out) + d * R * item, D * R, _offset(gates, d), _offset(cells, d), segment,
+            0 if grad_out is None else _pointer(grad_out) + d * R * item, D * R,
             _offset(grad_h_n, d), _offset(grad_c_n, d), _pointer(grad_x), x.shape[-1], d == 1,
             _pointer(own[0]), _pointer(own[1]), _pointer(grad_b), _pointer(grad_b_hh if cell == 2 else None),
             _pointer(own[-1] if projected else None), _offset(grad_h, d), _offset(grad_c, d),
@@ -504,19 +505,30 @@ def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Ten
     -------
     Tensor
         `(layers, targets, T, B)` float64, zero for k > t.
+
+    Raises
+    ------
+    OptionError, ValueError
+        If a tensor is not of the shape, type or device that the others ask for, or the targets do not rise.
+    MemoryError
+        If the engine's working memory cannot be allocated.
     """
+    refuse(adjoint_misfit(layers, targets, MOST_ADJOINT_LAYERS), "adjoint_norms")
+    if state not in ("h", "c", "hc"):
+        refuse(f"state is {state!r}; it must be 'h', 'c' or 'hc'", "adjoint_norms")
     T, B = layers[0].local.shape[:2]
     found = torch.empty(len(layers), len(targets), B, T, dtype=torch.float64)  # a row of the walk writes along time
-    held = [[None if t is None else t.contiguous() for t in layer[1:]] for layer in layers]
+    held = [[None if t is None else _as_it_lies(t) for t in layer[1:]] for layer in layers]
     targets = targets.contiguous()
     # dense copies live as long as `held` does
-    described = [
+    numbers = [
         [CELLS[layer.cell], layer.w_hh.shape[1], layer.w_ih.shape[1], *map(_pointer, tensors), norms.data_ptr()]
         for layer, tensors, norms in zip(layers, held, found, strict=True)
     ]
+    described = torch.tensor(numbers, dtype=torch.int64)
     _engine.adjoint_norms(
         layers[0].k.dtype is torch.float64, ("h", "c", "hc").index(state), torch.get_num_threads(), T, B,
-        len(targets), targets.data_ptr(), described,
+        len(targets), targets.data_ptr(), len(layers), described.data_ptr(),
     )  # fmt: skip
     return found.transpose(2, 3)
 
@@ -531,7 +543,8 @@ def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:
     b : Tensor
         ``(K, N)`` of the same type; a transposed view is taken as it is.
     threads : int, optional
-        As many as torch uses, if not given; the result is the same bit for bit.
+        At least 1, and no more than torch uses or the machine has processors, whatever is larger; as many as torch
+        uses if not given. The result is the same bit for bit.
 
     Returns
     -------
@@ -541,7 +554,9 @@ def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:
     Raises
     ------
     OptionError
-        If the shapes or types do not fit.
+        If the shapes or types do not fit, or the engine was not built.
+    MemoryError
+        If the engine's working memory cannot be allocated.
 
     Examples
     --------
@@ -551,13 +566,23 @@ def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:
     """
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
         raise OptionError(f"matmul takes (M, K) and (K, N), not {tuple(a.shape)} and {tuple(b.shape)}")
-    if a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64) or not (a.is_cpu and b.is_cpu):
-        raise OptionError(f"matmul takes two float32 or two float64 tensors on the CPU, not {a.dtype} and {b.dtype}")
+    if a.dtype not in (torch.float32, torch.float64) or not plain(a, a.dtype) or not plain(b, a.dtype):
+        raise OptionError(
+            f"matmul takes two float32 or two float64 tensors on the CPU, not {a.dtype} on {a.device} "
+            f"and {b.dtype} on {b.device}"
+        )
+    most = torch.get_num_threads()
+    if threads is not None and threads < 1:
+        raise OptionError(f"matmul: threads is {threads}; it must be at least 1")
+    if threads is not None:
+        most = min(threads, max(most, os.cpu_count() or 1))
+    if not _BUILT:
+        raise OptionError("matmul needs the native engine, which was not built on this machine; use torch.mm")
     transposed = not b.is_contiguous() and b.t().is_contiguous()
-    a, b = a.contiguous(), b.t().contiguous() if transposed else b.contiguous()
+    a, b = _as_it_lies(a), _as_it_lies(b.t() if transposed else b)
     c = a.new_empty((a.shape[0], b.shape[0] if transposed else b.shape[1]))
     _engine.matmul(
         a.dtype is torch.float64, c.data_ptr(), a.data_ptr(), b.data_ptr(), transposed, c.shape[0], c.shape[1],
-        a.shape[1], threads or torch.get_num_threads(),
+        a.shape[1], most,
     )  # fmt: skip
     return c

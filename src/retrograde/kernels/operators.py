@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import OptionError
 from . import equations, native
 from .native import CELLS, GATES, Plan
+from .shapes import forward_misfit, refuse
 
-__all__ = ["kept_layer", "layer", "plan_of", "traced_layer"]
+__all__ = ["checked_layer", "kept_layer", "layer", "plan_of", "traced_layer"]
 
 
 def layer(
@@ -33,8 +35,6 @@ def layer(
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run one recurrent layer, in one direction or both, through the native engine.
-
-    Shapes are not checked here: the modules of ``retrograde.nn`` are the place where input is.
 
     Parameters
     ----------
@@ -62,27 +62,55 @@ def layer(
     c_n : Tensor or None
         ``(D, B, H)`` for an LSTM.
 
+    Raises
+    ------
+    OptionError
+        If a tensor is not of the shape, type or device that the others ask for.
+    MemoryError
+        If the engine's working memory cannot be allocated.
+
     Examples
     --------
     >>> import torch, retrograde as rg
     >>> w_ih, w_hh, b = torch.randn(4, 3), torch.randn(4, 4), torch.zeros(4)
-    >>> out, h_n, _ = rg.kernels.layer("RNN_TANH", torch.randn(5, 2, 3), None, None, [w_ih, w_hh, b, b])
+    >>> out, h_n, _ = rg.kernels.operators.layer("RNN_TANH", torch.randn(5, 2, 3), None, None, [w_ih, w_hh, b, b])
     >>> out.shape, torch.equal(out[-1], h_n[0])
     (torch.Size([5, 2, 4]), True)
     """
     plan = plan_of(cell, weights, bias, bidirectional, recompute)
+    if not _traced(x):  # otherwise the operator checks, once it has numbers
+        refuse(forward_misfit(plan, x, h_0, c_0, weights, batch_sizes), "layer")
+    return checked_layer(plan, x, h_0, c_0, weights, batch_sizes)
+
+
+def checked_layer(
+    plan: Plan,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run one layer as :func:`layer` does, for a caller who has made sure that everything fits."""
     keep = torch.is_grad_enabled() and _any_requires_grad(x, h_0, c_0, weights)
-    if torch.compiler.is_compiling() or type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack() > 0:
+    if _traced(x):
         out, h_n, c_n, _, _ = _layer(x, h_0, c_0, list(weights), batch_sizes, *plan, keep)
         return out, h_n, c_n if plan.cell == 3 else None
     if not keep:
-        return native.forward(plan, x, h_0, c_0, weights, batch_sizes, False)[:3]
+        return native.forward(plan, x, h_0, c_0, weights, batch_sizes, False, checked=False)[:3]
     result: tuple[Tensor, Tensor, Tensor | None] = _Layer.apply(plan, x, h_0, c_0, batch_sizes, *weights)  # type: ignore[no-untyped-call]
     return result
 
 
+def _traced(x: Tensor) -> bool:
+    """Whether a tracer (compile, export, fake tensors, dispatch modes) should see one operator."""
+    return torch.compiler.is_compiling() or type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack() > 0
+
+
 def plan_of(cell: str, weights: Sequence[Tensor], bias: bool, bidirectional: bool, recompute: bool = False) -> Plan:
     """Describe a layer without its tensors; the weights tell whether it projects."""
+    if cell not in CELLS:
+        raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(CELLS)}")
     directions, number = 2 if bidirectional else 1, CELLS[cell]
     return Plan(number, directions, bias, len(weights) // directions in (3, 5), recompute)
 
@@ -159,10 +187,12 @@ class _Layer(torch.autograd.Function):
         batch_sizes: Tensor | None,
         *weights: Tensor,
     ) -> Any:
-        out, h_n, c_n, gates, cells = native.forward(plan, x, h_0, c_0, weights, batch_sizes, True)
+        out, h_n, c_n, gates, cells = native.forward(plan, x, h_0, c_0, weights, batch_sizes, True, checked=False)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h_0, c_0, batch_sizes, out, gates, cells, *weights)
+        saved = (x, h_0, c_0, batch_sizes, out, gates, cells, *weights)
+        ctx.places = _places(saved)
+        ctx.save_for_backward(*saved)
         return out, h_n, c_n
 
     @staticmethod
@@ -177,9 +207,14 @@ class _Layer(torch.autograd.Function):
             return None, *found[:3], None, *found[3:]
         grad_x, grad_h, grad_c, grads = native.backward(
             ctx.plan, grad_out, grad_h_n, grad_c_n, x, h_0, c_0, weights, batch_sizes, out, gates, cells,
-            (need[1], need[2], need[3], need[5:]),
+            (need[1], need[2], need[3], need[5:]), checked=ctx.places != _places(ctx.saved_tensors),
         )  # fmt: skip
         return None, grad_x, grad_h, grad_c, None, *grads
+
+
+def _places(tensors: Sequence[Tensor | None]) -> list[int]:
+    """Where they lie: somewhere else later means other tensors, from a hook or a new ``.data`` (``model.half()``)."""
+    return [0 if t is None else t.data_ptr() for t in tensors]
 
 
 def _batched(*grads: Tensor | None) -> bool:
@@ -211,6 +246,13 @@ def _layer(
     return out, h_n, c_n, gates, cells
 
 
+def _together(x: Tensor, *others: Tensor | None) -> None:
+    """Refuse tensors on other devices: torch takes one on ``meta`` as a sign that only shapes are wanted of all."""
+    for t in others:
+        if t is not None and t.device != x.device:
+            raise OptionError(f"the engine's tensors must be on one device, not on {x.device} and {t.device}")
+
+
 @_layer.register_fake
 def _(
     x: Tensor,
@@ -225,6 +267,7 @@ def _(
     recompute: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _together(x, h_0, c_0, batch_sizes, *weights)
     D, R = directions, weights[1].shape[1]
     H = weights[0].shape[0] // GATES[cell]
     if batch_sizes is None:
@@ -267,6 +310,10 @@ def _layer_backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     plan = Plan(cell, directions, bias, projected, recompute)
+    refuse(
+        None if len(needs) == 3 + len(weights) else f"needs has {len(needs)} entries for {3 + len(weights)} tensors",
+        "retrograde::layer_backward",
+    )
     grad_x, grad_h, grad_c, grads = native.backward(
         plan, grad_out, grad_h_n, grad_c_n, x, h_0, c_0, weights, batch_sizes, out, gates, cells,
         (needs[0], needs[1], needs[2], needs[3:]),
@@ -276,7 +323,9 @@ def _layer_backward(
 
 @_layer_backward.register_fake
 def _(*args: Any) -> list[Tensor]:
-    _, _, _, x, h_0, c_0, weights, *_, needs = args  # as the operator takes them
+    *grads, x, h_0, c_0, weights, batch_sizes, out, gates, cells = args[:11]  # as the operator takes them
+    needs = args[-1]
+    _together(x, h_0, c_0, batch_sizes, out, gates, cells, *grads, *weights)
     likes = (x, h_0, c_0, *weights)
     return [
         t.new_empty(t.shape) if need and t is not None else x.new_empty(0) for t, need in zip(likes, needs, strict=True)

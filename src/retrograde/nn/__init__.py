@@ -7,7 +7,7 @@ those of ``torch.nn``; :func:`explain` says which path a call takes and why, and
 
 from __future__ import annotations
 
-from .acceleration import accelerate_
+from .acceleration import AccelerationReport, LayerReport, accelerate_, acceleration_report, restore_
 from .choice import recurrent_layer
 from .dropout import VariationalDropout, WeightDrop, weight_drop_
 from .initialisation import initialise
@@ -21,7 +21,9 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AccelerationReport",
     "Explanation",
+    "LayerReport",
     "StepwiseGRU",
     "StepwiseLSTM",
     "StepwiseRNN",
@@ -29,10 +31,12 @@ __all__ = [
     "VariationalDropout",
     "WeightDrop",
     "accelerate_",
+    "acceleration_report",
     "explain",
     "initialise",
     "mark_state",
     "recurrent_layer",
+    "restore_",
     "weight_drop_",
 ]
 

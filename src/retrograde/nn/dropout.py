@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import TypeVar
 
 import torch
@@ -84,7 +85,9 @@ def weight_drop_(module: Model, p: float = 0.5) -> Model:
     layers = [m for m in module.modules() if isinstance(m, torch.nn.RNNBase)]
     if not layers:
         raise OptionError(f"weight_drop_: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM) inside.")
-    accelerate_(module)
+    with warnings.catch_warnings():  # a layer that cannot be ours drops its weights all the same
+        warnings.simplefilter("ignore", UserWarning)
+        accelerate_(module)
     for layer in layers:
         for name in [name for name in layer._flat_weights_names if re.match("weight_hh", name)]:
             if parametrize.is_parametrized(layer, name):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import kernels
 from ..errors import OptionError
-from .compilation import admit_to_graphs
+from ..kernels import native
+from .compilation import admit_to_graphs, exporting
 from .paths import Call, Explanation, compute, compute_traced, explanation, watched
 from .trace import Trace
 
@@ -29,6 +29,7 @@ class Recurrent(torch.nn.RNNBase):
     """What the three layers share: fresh weights, and one forward pass over any form of input."""
 
     recompute = False  # the class's, so that layers made elsewhere (old pickles, accelerate_) have it too
+    _accelerated = False  # True for a layer that accelerate_ has changed
 
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,6 +64,8 @@ class Recurrent(torch.nn.RNNBase):
         ValueError, RuntimeError, TypeError, ...
             Whatever ``torch.nn`` raises on the same bad input.
         """
+        if exporting():
+            return super().forward(input, hx)
         weights = self._flat_weights
         call = self._call(input, hx, weights)
         if call is None:
@@ -170,13 +173,12 @@ class Recurrent(torch.nn.RNNBase):
             raise OptionError(f"step: the input is {tuple(input.shape)}; it must be (B, {self.input_size})")
         if self.num_layers == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             h_0, c_0 = hx if self.mode == "LSTM" and hx is not None else (hx, None)
-            weights = self._flat_weights
-            if (
-                kernels.can_step(input, h_0, c_0, weights, self.hidden_size, self.proj_size, self.bias)
-                and watched(False) is None
-            ):
-                output, h_n, c_n = kernels.step(self.mode, input, h_0, c_0, weights, self.bias)
-                return output, h_n if c_n is None else (h_n, c_n)
+            if watched(False) is None:
+                sizes = (self.hidden_size, self.proj_size)
+                found = native.step(self.mode, input, h_0, c_0, self._flat_weights, *sizes, self.bias)
+                if found is not None:
+                    output, h_n, c_n = found
+                    return output, h_n if c_n is None else (h_n, c_n)
         along = 1 if self.batch_first else 0
         output, state = self.forward(input.unsqueeze(along), hx)
         return output.squeeze(along), state

@@ -15,6 +15,9 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 from .. import kernels
+from ..kernels import operators
+from ..kernels.native import Plan
+from ..kernels.shapes import CELLS, GATES
 from .compilation import breaks_graph
 
 if TYPE_CHECKING:
@@ -108,6 +111,9 @@ def obstacle(call: Call) -> str | None:
             return f"the tensors are of different types, {dtype} and {tensor.dtype}"
     if dtype is not torch.float32 and dtype is not torch.float64:
         return f"the tensors are of {dtype}, and the engine knows float32 and float64"
+    sizes = call.batch_sizes
+    if sizes is not None and (sizes.dtype is not torch.int64 or not sizes.is_cpu or sizes.dim() != 1):
+        return "batch_sizes are not one row of int64 numbers on the CPU, and torch.nn will say what it makes of them"
     if 0 in call.input.shape:
         return "there are no steps, sequences or features, and torch.nn decides what that means"
     if not _weights_fit(call):
@@ -140,13 +146,10 @@ def observed() -> bool:
     return any(getattr(mode, "needs_torch_operators", False) for mode in modes)
 
 
-_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
-
-
 def _weights_fit(call: Call) -> bool:
     """Whether each weight has its shape, which the engine trusts (a parameter may have been swapped)."""
     weights, H, R = call.weights, call.hidden_size, call.proj_size or call.hidden_size
-    rows, directions = _GATES[call.mode] * H, 2 if call.bidirectional else 1
+    rows, directions = GATES[CELLS[call.mode]] * H, 2 if call.bidirectional else 1
     per_direction = 2 + 2 * call.bias + (call.proj_size > 0)
     if len(weights) != call.num_layers * directions * per_direction:
         return False
@@ -163,19 +166,11 @@ def _weights_fit(call: Call) -> bool:
 
 def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Compute `call` in the native engine."""
+    directions, cell = 2 if call.bidirectional else 1, CELLS[call.mode]
+    plan = Plan(cell, directions, call.bias, call.proj_size > 0, call.recompute)
 
     def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
-        return kernels.layer(
-            call.mode,
-            x,
-            h_0,
-            c_0,
-            weights,
-            bias=call.bias,
-            bidirectional=call.bidirectional,
-            batch_sizes=call.batch_sizes,
-            recompute=call.recompute,
-        )
+        return operators.checked_layer(plan, x, h_0, c_0, weights, call.batch_sizes)
 
     return _layer_by_layer(call, run)
 
@@ -185,7 +180,7 @@ def compute_traced(call: Call) -> tuple[Tensor, tuple[Tensor, ...], list[dict[st
     seen: list[dict[str, Tensor]] = []
 
     def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
-        result, directions = kernels.traced_layer(
+        result, directions = operators.traced_layer(
             call.mode,
             x,
             h_0,

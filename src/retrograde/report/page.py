@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import os
-import tempfile
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,9 +16,10 @@ import plotly.io
 import plotly.offline
 from markupsafe import Markup
 
-from ..errors import RunError
-from .run import read
-from .section import Figure
+from ..errors import RetrogradeError, RunError
+from ..files import write_file
+from .run import Run, read
+from .section import Figure, Section
 from .sections import SECTIONS, verdict
 from .words import visible
 
@@ -37,7 +37,7 @@ def write(run: str | os.PathLike[str]) -> Path:
         If `run` is no run folder, is of a newer format, or cannot be written to.
     """
     found = read(run)
-    sections = [part for part in (build(found) for build in SECTIONS) if part is not None]
+    found, sections = _built(found)
     html = _template().render(
         title=verdict.title(found),
         name=found.folder.resolve().name,
@@ -50,6 +50,21 @@ def write(run: str | os.PathLike[str]) -> Path:
         script=_asset("page.js"),
     )
     return _replace(found.folder / "report.html", html)
+
+
+def _built(found: Run) -> tuple[Run, list[Section]]:
+    """The sections of the page, and the run as it is shown: without its flows if they are not what they seem to be."""
+    try:
+        return found, [part for part in (build(found) for build in SECTIONS) if part is not None]
+    except RetrogradeError:
+        raise
+    except Exception as error:
+        if not found.flows:
+            raise
+        # Labels that contradict the numbers beside them are noticed only as they are used.
+        words = " ".join(str(error).split())
+        why = {f"flow/{name}": f"it is damaged ({type(error).__name__}: {words:.100})" for name in found.flows}
+        return _built(replace(found, flows={}, missing=found.missing | why))
 
 
 @cache
@@ -95,20 +110,10 @@ def _plot(figure: Figure) -> Markup:
 
 
 def _replace(path: Path, html: str) -> Path:
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=".report-", suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        write_file(path, html.encode())
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise RunError(f"{path} cannot be written ({error.strerror}): mend the folder's permissions or space") from None
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}): fix the permissions of the folder, or make room."
+        ) from None
     return path

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RetrogradeError, RunError
-from ..training import RunFolder
+from ..runs import RunFolder
 
 if TYPE_CHECKING:
     from ..flow import GradientFlow
@@ -25,8 +22,7 @@ __all__ = ["FRACTION", "Run", "part", "read", "real"]
 
 Curves = npt.NDArray[np.float64]
 
-FORMAT = 1
-FRACTION = 0.01  # of what it was at lag 0: there a gradient counts as gone
+FRACTION = 0.01  # of what it was at the first lag that has any: there a gradient counts as gone
 _SAMPLE_BYTES = 64 * 1024  # a sample is 300 characters; a file that grew by accident must not fill the page
 
 
@@ -107,83 +103,53 @@ def read(folder: str | os.PathLike[str]) -> Run:
         If the folder or its config.json is missing, unreadable, or of a newer format; if a file of it is a link that
         leads out of it. Anything else may be missing.
     """
-    folder = Path(folder)
-    RunFolder(folder).check_links()
-    config = _config(folder)
+    run = RunFolder(Path(folder))
+    config, folder = run.config(), run.path
     missing: dict[str, str] = {}
     metrics: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     sample = None
+    metrics = _lines(run, "metrics.jsonl", missing)
     try:
-        metrics = list(_lines(folder / "metrics.jsonl", missing))
-    except OSError as error:
-        missing["metrics.jsonl"] = _reason(error)
+        summary = run.read_json("summary.json")
+    except RunError as error:
+        missing["summary.json"] = _reason(error, run, "summary.json")
     try:
-        summary = _object(folder / "summary.json")
-    except (OSError, ValueError) as error:
-        missing["summary.json"] = _reason(error)
-    try:
-        with (folder / "sample.txt").open("rb") as file:
-            sample = file.read(_SAMPLE_BYTES).decode("utf-8", errors="replace")
-    except OSError as error:
-        missing["sample.txt"] = _reason(error)
+        sample = run.read_bytes("sample.txt")[:_SAMPLE_BYTES].decode("utf-8", errors="replace")
+    except RunError as error:
+        missing["sample.txt"] = _reason(error, run, "sample.txt")
     evaluation: dict[str, Any] = {}
-    if config.get("task", "language") != "language":
+    if config["task"] != "language":
         try:
-            evaluation = _object(folder / "evaluation.json")
-        except (OSError, ValueError) as error:
-            missing["evaluation.json"] = _reason(error)
-    recorded: list[dict[str, Any]] = []
-    with contextlib.suppress(OSError):  # most runs have none
-        recorded = list(_lines(folder / "flow" / "recorded.jsonl", missing))
+            evaluation = run.read_json("evaluation.json")
+        except RunError as error:
+            missing["evaluation.json"] = _reason(error, run, "evaluation.json")
+    recorded = _lines(run, "flow/recorded.jsonl", missing) if run.has("flow/recorded.jsonl") else []
     flows = _flows(folder / "flow", missing)
     return Run(folder, config, metrics, summary, sample, flows, evaluation, recorded, missing)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        what = "is a file, not a run folder" if folder.exists() else "does not exist"
-        raise RunError(f"{folder} {what}: give the folder that `retrograde train --out` wrote")
-    path = folder / "config.json"
+def _lines(run: RunFolder, name: str, missing: dict[str, str]) -> list[dict[str, Any]]:
+    """The lines that have a step; those that are damaged are left out and said."""
+    if not run.has(name):
+        missing[Path(name).name] = "it is not there"
+        return []
     try:
-        config = _object(path)
-    except FileNotFoundError:
-        raise RunError(f"{folder} is no run folder: it has no config.json; give what `train --out` wrote") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({_reason(error)}): restore it or train again") from None
-    version = config.get("format")
-    if not isinstance(version, int) or version < 1:
-        raise RunError(f"{path} states no format (found {version!r}): it is not the configuration of a run")
-    if version > FORMAT:
-        raise RunError(f"{folder} has run format {version}, this retrograde reads {FORMAT}: update retrograde")
-    return config
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ValueError("it holds no JSON object")
-    return found
-
-
-def _lines(path: Path, missing: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The evaluations; a line cut short by a crash is left out and said."""
-    broken = 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in filter(str.strip, file):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if isinstance(row, dict) and math.isfinite(real(row.get("step"))):
-                yield row
-            else:
-                broken += 1
+        found = run.lines(name)
+    except RunError as error:
+        missing[Path(name).name] = _reason(error, run, name)
+        return []
+    whole = [row for row in found.rows if math.isfinite(real(row.get("step")))]
+    broken = found.broken + len(found.rows) - len(whole)
     if broken:
-        missing[path.name] = f"{broken} unreadable line{'s' if broken > 1 else ''} left out"
+        missing[Path(name).name] = f"{broken} unreadable line{'s' if broken > 1 else ''} left out"
+    return whole
+
+
+def _reason(error: RunError, run: RunFolder, name: str) -> str:
+    if not run.has(name):
+        return "it is not there"
+    return str(error).removeprefix(f"{run / name} ").rstrip(".")
 
 
 def _flows(folder: Path, missing: dict[str, str]) -> dict[str, GradientFlow]:
@@ -199,7 +165,7 @@ def _flows(folder: Path, missing: dict[str, str]) -> dict[str, GradientFlow]:
         try:
             flow = GradientFlow.load(folder / name)
         except (OSError, ValueError, KeyError, RetrogradeError) as error:
-            missing[f"flow/{name}"] = _reason(error).replace(f"{folder}{os.sep}", "")
+            missing[f"flow/{name}"] = " ".join(str(error).split()).replace(f"{folder}{os.sep}", "")
             continue
         if flow.norms.ndim != 3 or not flow.layers:
             missing[f"flow/{name}"] = "it holds no mean over its sequences"
@@ -208,13 +174,3 @@ def _flows(folder: Path, missing: dict[str, str]) -> dict[str, GradientFlow]:
         else:
             flows[name] = flow
     return flows
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "it is not there"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    if isinstance(error, ValueError) and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return "it is damaged: no complete JSON"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -10,6 +10,7 @@ from ..data.formats import SUFFIXES, fingerprint, is_frame, name_of
 from ..data.text import read_text
 from ..data.vocabulary import Vocabulary
 from ..errors import OptionError, RunError
+from ..files import KEPT_BYTES, read_file
 from .synthetic import SYNTHETIC
 
 __all__ = ["DEFAULTS", "check_options", "fingerprint_of", "kept_files", "open_task", "reader_of", "task_name"]
@@ -166,9 +167,11 @@ def kept_files(run: Path) -> dict[str, str]:
     found = {}
     for name in ("preprocessing.json", "vocabulary.json"):
         try:
-            found[name] = (run / name).read_text(encoding="utf-8")
+            found[name] = read_file(run / name, KEPT_BYTES).decode("utf-8")
         except FileNotFoundError:
             continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunError(f"{run / name} cannot be read: {error}.") from None
+        except OSError as error:
+            raise RunError(f"{run / name} cannot be read: {error.strerror or error}.") from None
+        except UnicodeDecodeError as error:
+            raise RunError(f"{run / name} is damaged: {error}.") from None
     return found

@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from ..data.table import Table
 from ..data.text import Text
 from ..data.vocabulary import Vocabulary
 from ..errors import DataError, OptionError
+from ..files import replacing
 from .forecast import ForecastModel
 from .labelled import LabelledModel
 from .language import encoded
@@ -196,20 +195,10 @@ def write_rows(path: str | Path, rows: Iterator[Row]) -> int:
     if path.is_dir() or not path.parent.is_dir():
         raise OptionError(f"--out {path}: name a file in a folder that is there.")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    except OSError as error:
-        raise OptionError(f"--out {path} cannot be written: {error.strerror}.") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(path, follow=True) as file:
             count = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[kind](file, rows)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
     except OSError as error:
         raise OptionError(f"--out {path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return count
 
 
@@ -250,7 +239,13 @@ def _parquet(file: Any, rows: Iterator[Row]) -> int:
 
     def flush() -> None:
         nonlocal writer
-        table = pyarrow.Table.from_pylist(block, schema=writer.schema if writer is not None else None)
+        try:
+            table = pyarrow.Table.from_pylist(block, schema=writer.schema if writer is not None else None)
+        except (OverflowError, pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            words = " ".join(str(error).split())
+            raise OptionError(
+                f"--out: the rows do not fit the types of Parquet ({words:.200}): write .csv or .jsonl instead."
+            ) from None
         writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
         writer.write_table(table)
         block.clear()

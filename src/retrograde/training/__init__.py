@@ -11,30 +11,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..options import Options
+    from ..runs import RunFolder
     from .clipping import Clipping
-    from .folder import RunFolder
+    from .loading import Run, load
     from .loop import Listener, Progress, Task
-    from .options import Options
-    from .session import Result, Run, load, train
+    from .session import Result, train
 
 __all__ = ["Clipping", "Listener", "Options", "Progress", "Result", "Run", "RunFolder", "Task", "load", "train"]
 
 # Imported when first named: the command line reads Options without waiting for torch.
 _HOME = {
-    "Clipping": "clipping",
-    "Listener": "loop",
-    "Options": "options",
-    "Progress": "loop",
-    "Result": "session",
-    "Run": "session",
-    "RunFolder": "folder",
-    "Task": "loop",
-    "load": "session",
-    "train": "session",
+    "Clipping": ".clipping",
+    "Listener": ".loop",
+    "Options": "..options",
+    "Progress": ".loop",
+    "Result": ".session",
+    "Run": ".loading",
+    "RunFolder": "..runs",
+    "Task": ".loop",
+    "load": ".loading",
+    "train": ".session",
 }
 
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        return getattr(import_module(_HOME[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError
+from ..options import Options
+from ..runs import RunFolder
 from .clipping import Clipping
-from .folder import RunFolder
 from .loop import Progress
-from .options import Options
 
 __all__ = ["Checkpoint", "best_name", "exists", "latest", "restore", "save", "weights"]
 

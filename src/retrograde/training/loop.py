@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DivergedError
+from ..options import Options
 from .clipping import Clipping, Measured
-from .options import Options
 from .regularise import VanishingGradientRegulariser
 from .schedule import learning_rate
 from .team import Team

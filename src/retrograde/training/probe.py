@@ -12,7 +12,8 @@ from ..data.text import read_text
 from ..errors import DataError, OptionError
 from ..tasks.language import encoded, loss_by_step, windows
 from ..tasks.opening import open_task
-from .session import FLOW_SEQUENCES, FLOW_STEPS, Run
+from .finish import FLOW_SEQUENCES, FLOW_STEPS
+from .loading import Run
 
 __all__ = ["Probe", "probe"]
 
@@ -80,7 +81,8 @@ _Found = tuple[tuple[Any, ...], Callable[[Any], Tensor]]
 def _opened(run: Run, source: str | None, notes: list[str], **options: Any) -> Any:
     """The run's task over its own data, or over another source."""
     data = run.config["data"]
-    task = open_task(run.config["task"], source or str(data["source"]), run.config["options"] | options, run.folder)
+    source_or_own = str(data["source"]) if source is None else source
+    task = open_task(run.config["task"], source_or_own, run.config["options"] | options, run.folder)
     if source is None and task.fingerprint != data.get("fingerprint"):
         notes.append(
             f"{data['source']} has changed since training: what is held out of it now may have been trained on."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .options import Options
+from ..options import Options
 
 __all__ = ["learning_rate"]
 

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import random
 import re
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from .. import __version__, kernels
 from ..data.formats import is_frame, name_of
-from ..data.vocabulary import Vocabulary
-from ..errors import DataError, DivergedError, OptionError, RetrogradeError, RunError
-from ..tasks.models import LanguageModel
-from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, reader_of, task_name
+from ..errors import DataError, DivergedError, OptionError, RunError
+from ..memory import enough_memory, shortage
+from ..options import Options, flag
+from ..runs import FORMAT, RunFolder, digest
+from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, task_name
 from . import checkpoint
 from .clipping import Clipping
-from .folder import FORMAT, RunFolder, digest
+from .finish import FlowRecording, finish
 from .loop import Listener, Progress, diverged, run, window_line
-from .options import Options, flag
 from .regularise import VanishingGradientRegulariser
+from .signals import REQUEUE, collected_signals
 from .team import Team
 
-__all__ = ["Result", "Run", "load", "train"]
+__all__ = ["Result", "train"]
 
-FLOW_SEQUENCES, FLOW_STEPS = 8, 100
-FLOW_BUDGET: float | None = 0.03  # share of the time that --record-flow may take
+LESS = "lower --batch-size, --hidden-size or, for text, --bptt"
 
 
 @dataclass(frozen=True)
@@ -113,10 +110,10 @@ def train(
     DivergedError
         If the loss or a gradient stops being a number; the last good checkpoint is kept.
     """
-    folder, listener = RunFolder(out, writes=_rank() == 0), listener or Listener()
-    if not folder.writes:
-        listener = Listener()
-    with ExitStack() as held, _enough_memory():
+    first = _rank() == 0
+    listener = listener if first and listener is not None else Listener()
+    folder = RunFolder(out, writes=first, note=listener.note)
+    with ExitStack() as held, enough_memory("this", LESS):
         if folder.writes:
             folder.check_writable(resume=resume, overwrite=overwrite)
         if resume:
@@ -189,28 +186,12 @@ def _mend(folder: RunFolder, found: checkpoint.Checkpoint, listener: Listener) -
     """Put back what the checkpoint keeps of the files beside the weights, where one was lost or damaged."""
     for name, content in found.files.items():
         try:
-            same = (folder / name).read_bytes() == content.encode("utf-8", "replace")
-        except OSError:
+            same = folder.read_bytes(name) == content.encode("utf-8", "replace")
+        except RunError:
             same = False
         if not same:
             listener.note(f"{folder / name} was missing or damaged; the checkpoint has it.")
             folder.write(name, content)
-
-
-@contextmanager
-def _enough_memory() -> Iterator[None]:
-    """One line instead of what torch and Python say where there is no memory left."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        words = str(error)
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in words:
-            asked = re.search(r"allocate ([\d.]+ ?\w+)", words.replace("memory: you tried to allocate", ""))
-            much = f" ({asked[1]} at once)" if asked else ""
-            raise OptionError(
-                f"there is not enough memory for this{much}: lower --batch-size, --hidden-size or, for text, --bptt."
-            ) from None
-        raise
 
 
 def _check_size(options: Options, task: Any) -> None:
@@ -276,7 +257,10 @@ def _accelerator(options: Options) -> Accelerator:
     # Several processes on a machine without CUDA meet over gloo on their CPUs only if accelerate is told so.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     alone = options.device == "auto" and not available["cuda"] and (several or not available["mps"])
-    return Accelerator(cpu=options.device == "cpu" or alone, mixed_precision=mixed)
+    patience = InitProcessGroupKwargs(timeout=timedelta(minutes=options.stall_minutes))
+    return Accelerator(
+        cpu=options.device == "cpu" or alone, mixed_precision=mixed, kwargs_handlers=[patience] if several else None
+    )
 
 
 def _optimizer(options: Options, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -378,15 +362,14 @@ def _train(
 
     for note in task.notes:
         listener.note(note)
-    hears = (
-        _FlowRecording(listener, model, task, folder, options, resume=found is not None) if record_flow else listener
-    )
+    hears = FlowRecording(listener, model, task, folder, options, resume=found is not None) if record_flow else listener
     listener.begin(config, progress, planned)
     if progress.step >= planned and found is not None:
         listener.note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
     failure: DivergedError | None = None
+    ended_by = 0
     began = time.perf_counter()
-    with _signals(listener) as received:
+    with collected_signals(listener) as received, _together(team, progress, options):
 
         def stop() -> bool:
             late = options.max_time is not None and time.perf_counter() - began >= options.max_time
@@ -409,31 +392,42 @@ def _train(
                 hears,
                 regulariser,
             )
-            if not progress.metrics or progress.metrics[-1]["step"] != progress.step:
+            ended_by = team.most(received[0] if received else 0)
+            if ended_by == REQUEUE:  # the job ends soon: a checkpoint, and nothing that takes long
+                save()
+            elif not progress.metrics or progress.metrics[-1]["step"] != progress.step:
                 save()
                 # Made only because training ends here: a run that goes on forgets it again (`_forget_after`).
                 evaluate(progress.metrics[-1]["learning_rate"] if progress.metrics else options.lr or 0.0, False)
         except DivergedError as error:
             failure = error
-        except RuntimeError as error:
-            if team.size == 1:
-                raise
-            # Another process is gone: what they tell one another no longer arrives.
-            words = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).split(". ")[0][:200]
-            raise RunError(
-                f"process {team.rank} of {team.size} lost the others at step {progress.step:,} ({words}); "
-                f"the last checkpoint is whole: start the job again with --resume."
-            ) from None
-        status = "diverged" if failure else "interrupted" if received else "finished"
+        status = "diverged" if failure else "interrupted" if ended_by else "finished"
         summary = _summary(status, progress, str(failure) if failure else _message(status, progress, planned))
         folder.write_json("summary.json", summary)
-        if isinstance(hears, _FlowRecording):
+        if isinstance(hears, FlowRecording):
             hears.say()
-        if team.first:
-            _finish(task, folder, options, model, summary, listener, report)
+        if team.first and ended_by != REQUEUE:
+            finish(task, folder, options, model, summary, listener, report)
     if failure:
         raise failure
-    return Result(folder.path, summary, received[0] if received else None)
+    return Result(folder.path, summary, ended_by or (received[0] if received else None))
+
+
+@contextmanager
+def _together(team: Team, progress: Progress, options: Options) -> Iterator[None]:
+    """One line where another process is gone or stalled: what they tell one another no longer arrives."""
+    try:
+        yield
+    except RuntimeError as error:
+        if team.size == 1 or shortage(error) is not None:
+            raise
+        words = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).split(". ")[0][:200]
+        stalled = "timed out" in words.lower() or "timeout" in words.lower()
+        why = f"nothing was heard for {options.stall_minutes:g} minutes, --stall-minutes: {words}" if stalled else words
+        raise RunError(
+            f"process {team.rank} of {team.size} lost the others at step {progress.step:,} ({why}); "
+            "the last checkpoint is whole: start the job again with --resume."
+        ) from None
 
 
 def _planned(options: Options, task: Any) -> int:
@@ -507,246 +501,3 @@ def _message(status: str, progress: Progress, planned: int) -> str:
     if progress.step < planned:
         return f"the time was up at step {progress.step:,} of {planned:,}; --resume goes on from there"
     return f"all {planned:,} steps taken"
-
-
-@contextmanager
-def _signals(listener: Listener) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; the second one is taken at its word."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        listener.note("Stopping after this step, then finishing the run folder (once more to leave at once).")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _finish(
-    task: Any,
-    folder: RunFolder,
-    options: Options,
-    model: nn.Module,
-    summary: dict[str, Any],
-    listener: Listener,
-    report: bool,
-) -> None:
-    """What is made once, at the end: baselines, sample, gradient flow, page."""
-    listener.stage("counting the baselines")
-    summary["baselines"] = task.baselines()
-    folder.write_json("summary.json", summary)
-
-    # The best weights; those of the last good checkpoint if training diverged before it was ever judged.
-    if (folder / "model.safetensors").exists():
-        model.load_state_dict(folder.read_tensors("model.safetensors")[0])
-    else:
-        model.load_state_dict(checkpoint.weights(checkpoint.latest(folder).tensors))
-    listener.stage("judging the trained network")
-    for name, content in task.results(model.cpu().eval()).items():
-        folder.write(name, content)
-        if name == "evaluation.json":
-            found = json.loads(content)
-            summary["results"] = {part: _numbers(value) for part, value in found.items() if isinstance(value, dict)}
-            if "solved" in found:  # what the paper of a synthetic task asks for
-                summary["goal"] = found
-            folder.write_json("summary.json", summary)
-    if not report:
-        return
-    listener.stage("measuring how far the gradient reaches")
-    try:
-        _measure_flow(task, folder, options, model)
-        listener.stage("writing the page")
-        from .. import report as page
-
-        page.write(folder.path)
-    except Exception as error:  # the run itself is whole, and worth more than its page
-        listener.note(f"the page is not complete: {type(error).__name__}: {error}")
-
-
-class _FlowRecording(Listener):
-    """Hears of every step in place of a listener, records the gradient flow now and then, and tells that listener."""
-
-    def __init__(
-        self, told: Listener, model: nn.Module, task: Any, folder: RunFolder, options: Options, *, resume: bool
-    ) -> None:
-        from ..flow.recorder import GradientFlowRecorder, mapped
-
-        device = next(model.parameters()).device
-        (*inputs,), loss = task.probe(FLOW_SEQUENCES // 2, FLOW_STEPS)
-        self.told = told
-        self.recorder: GradientFlowRecorder | None = GradientFlowRecorder(
-            model,
-            lambda output: loss(mapped(output, lambda leaf: leaf.cpu())),
-            inputs=mapped(tuple(inputs), lambda leaf: leaf.to(device)),
-            every=max(1, min(100, (options.eval_every or 100) // 5)),
-            budget=FLOW_BUDGET,
-            sequences=None,  # the loss holds the answers of all of them
-            run=folder.path if folder.writes else None,
-            resume=resume,
-        )
-
-    def step(self, progress: Progress) -> None:
-        """One more; measured if it is time."""
-        if self.recorder is not None:
-            try:
-                self.recorder.step(step=progress.step)
-            except RetrogradeError as error:
-                self.told.note(f"the gradient flow is not recorded: {error}")
-                self.recorder = None
-        self.told.step(progress)
-
-    def say(self) -> None:
-        """How often it was measured, and what that took."""
-        if self.recorder is None or not (self.recorder.records or self.recorder.skipped):
-            return
-        times, skipped, limit = len(self.recorder.records), self.recorder.skipped, f"{FLOW_BUDGET or 1:.0%}"
-        if not times:
-            self.told.note(
-                f"the gradient flow was not recorded: each of {skipped} measurements would have taken over {limit} of "
-                "the time of so short a training."
-            )
-            return
-        said = f"the gradient flow was recorded {times} time{'s' * (times != 1)} while training"
-        if skipped:
-            said += f"; {skipped} more were left out, to stay within {limit} of the time"
-        self.told.note(f"{said} (it took {self.recorder.overhead:.1%}).")
-
-
-def _numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """The metrics that are single numbers."""
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
-
-
-def _measure_flow(task: Any, folder: RunFolder, options: Options, trained: nn.Module) -> None:
-    """The gradient flow of the trained model and of its twin with the weights it began with."""
-    from ..flow import gradient_flow
-
-    inputs, loss = task.probe(FLOW_SEQUENCES, FLOW_STEPS)
-    (folder / "flow").mkdir(exist_ok=True)
-    torch.manual_seed(options.seed)
-    untrained = task.model()
-    for name, model in (("trained", trained.cpu()), ("untrained", untrained)):
-        model.eval()
-        flow = gradient_flow(model, *inputs, loss=loss)
-        flow.save(folder / "flow" / name)
-
-
-# --- What a run left behind -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained run, loaded.
-
-    Attributes
-    ----------
-    model : Module
-        With the weights of the best validation loss, in eval mode, on the CPU.
-    vocabulary : Vocabulary or None
-        Of a language model.
-    config : dict
-        The content of ``config.json``.
-    summary : dict or None
-        The content of ``summary.json``; None while training goes on, or if it was killed.
-    metrics : list of dict
-        The lines of ``metrics.jsonl``.
-    reader : LabelledModel, ForecastModel, SyntheticTraining or None
-        Of the other tasks: what brings a table to the model and its outputs to labels or numbers.
-    """
-
-    folder: Path
-    model: nn.Module
-    vocabulary: Any
-    config: dict[str, Any]
-    summary: dict[str, Any] | None
-    metrics: list[dict[str, Any]]
-    reader: Any = None
-
-    def expect(self, *tasks: str) -> None:
-        """Refuse a run of another task.
-
-        Raises
-        ------
-        RunError
-        """
-        if self.config["task"] not in tasks:
-            wanted = " or ".join(f"--task {task}" for task in tasks)
-            raise RunError(f"{self.folder} was trained with --task {self.config['task']}; this is for {wanted}.")
-
-
-def load(path: str | Path) -> Run:
-    """Load what a training run left: model, vocabulary, configuration, metrics.
-
-    Raises
-    ------
-    RunError
-        If there is no run, it is incomplete, damaged, or from a newer version.
-    """
-    folder = RunFolder(path)
-    config = folder.config()
-    if not (folder / "model.safetensors").exists():
-        raise RunError(
-            f"{path} holds no trained weights: it stopped before its first evaluation; go on with it by "
-            f"retrograde train --out {path} --resume."
-        )
-    tensors, about = folder.read_tensors("model.safetensors")
-    _check_kept(folder, about.get("sha256"))
-    try:
-        with torch.device("meta"):  # nothing is allocated before the sizes are known to be those of the weights
-            _check_shapes(_built(folder, config)[0], tensors)
-        model, vocabulary, reader = _built(folder, config)
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
-        words = " ".join(str(error).split())
-        raise RunError(f"{folder / 'model.safetensors'} does not fit config.json: {words:.300}") from None
-    summary = folder.read_json("summary.json") if (folder / "summary.json").exists() else None
-    return Run(folder.path, model.eval(), vocabulary, config, summary, folder.read_lines("metrics.jsonl"), reader)
-
-
-def _built(folder: RunFolder, config: dict[str, Any]) -> tuple[nn.Module, Any, Any]:
-    """The model of a run that still lacks its weights, and its vocabulary or reader."""
-    # How weights start does not matter where others are loaded.
-    start = {"init": "default", "spectral_radius": None, "forget_bias": None, "chrono": None}
-    config = {**config, "options": Options.of(config["options"]).as_dict() | start}
-    if config["task"] == "language":
-        vocabulary = Vocabulary.load(folder / "vocabulary.json")
-        return LanguageModel.of(len(vocabulary), config["options"]), vocabulary, None
-    reader = reader_of(config["task"], folder.path, config)
-    return reader.network, None, reader
-
-
-def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name, shape in wanted.items():
-        have = tuple(tensors[name].shape) if name in tensors else None
-        if have != shape:
-            raise ValueError(f"{name} is {have or 'missing'}, by config.json {shape}.")
-    if more := sorted(set(tensors) - set(wanted)):
-        raise ValueError(f"{more[0]} is nothing that this model has.")
-
-
-def _check_kept(folder: RunFolder, digests: Any) -> None:
-    """Refuse a vocabulary or scales other than those the weights were trained with."""
-    for name, wanted in digests.items() if isinstance(digests, dict) else ():
-        if name not in ("vocabulary.json", "preprocessing.json"):
-            continue
-        try:
-            content = (folder / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RunError(f"{folder.path} is incomplete: {name} is missing.") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{folder / name} cannot be read: {error}.") from None
-        if digest(content) != wanted:
-            raise RunError(
-                f"{folder / name} is damaged: it is not what the weights were trained with; retrograde train --out "
-                f"{folder.path} --resume puts it back."
-            )

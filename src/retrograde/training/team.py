@@ -72,6 +72,10 @@ class Team:
         said = self.sum(torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device))
         return tuple(bool(one > 0) for one in said)
 
+    def most(self, value: int) -> int:
+        """The largest of a whole number of every process."""
+        return max(int(one) for one in self.collected(torch.tensor(value)))
+
     def collected(self, value: Tensor) -> list[Tensor]:
         """A tensor of every process, in the order of their ranks."""
         if self.size == 1:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..summary import summarise
+from ..curves import below
+from ..summary import growth_words, summarise
 from . import canvas
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _DECADES = 12.0
 
 
 def plot_heatmap(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0) -> Axes:
-    """Draw ‖∂E_t/∂s_k‖ as colours on a log scale; pairs without a path, or exactly zero, stay blank."""
+    """Draw ‖∂E_t/∂s_k‖ as colours on a log scale; pairs without a path, exactly zero, or below the range stay blank."""
     from matplotlib.colors import LogNorm
 
     i = flow.layer(layer)
@@ -55,8 +56,15 @@ def _finding(flow: GradientFlow, i: int) -> str:
     summary = summarise(flow)
     growth = summary.growth_per_step[i]
     if summary.kinds[i] == "none":
-        return f"{flow.layers[i]}: no gradient reaches it"
+        small = bool(below(flow, i).any())
+        return f"{flow.layers[i]}: " + (
+            "its gradient is too small to be measured" if small else "no gradient reaches it"
+        )
+    if summary.kinds[i] == "unknown":
+        return f"{flow.layers[i]}: lags are not known"
+    if summary.kinds[i] == "vanishing" and not np.isfinite(growth):
+        return f"{flow.layers[i]}: the gradient is too small to be measured from {int(summary.horizon[i])} steps on"
     if summary.kinds[i] == "local" or not np.isfinite(growth):
         return f"{flow.layers[i]}: the gradient passes no step"
-    verb = {"vanishing": "shrinks", "exploding": "grows", "steady": "holds,"}[summary.kinds[i]]
-    return f"{flow.layers[i]}: gradient {verb} ×{growth:.3g} a step {'ahead' if flow.reverse[i] else 'back'}"
+    verb = {"vanishing": "shrinks", "steady": "holds,"}.get(summary.kinds[i], "grows")
+    return f"{flow.layers[i]}: gradient {verb} {growth_words(growth)} a step {'ahead' if flow.reverse[i] else 'back'}"

@@ -7,7 +7,7 @@ import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..summary import half_life_words, horizon_words, summarise
+from ..summary import growth_words, half_life_words, horizon_words, summarise
 from .by_lag import plot_by_lag
 from .heatmap import plot_heatmap
 
@@ -36,10 +36,12 @@ def _pictures(flow: GradientFlow, summary: Summary) -> str:
     # A figure of its own, out of pyplot's sight: the notebook must not show it a second time.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plot_by_lag(flow, left)
-    plot_heatmap(flow, right)
+    lags = any(kind != "unknown" for kind in summary.kinds)
+    figure = Figure(figsize=(11 if lags else 5.5, 4.0), layout="constrained")
+    *others, last = figure.subplots(1, 1 + lags, squeeze=False)[0]
+    for ax in others:
+        plot_by_lag(flow, ax)
+    plot_heatmap(flow, last)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=80)
     told = escape("; ".join(f"{a}: {b}" for a, b in zip(summary.layers, summary.verdict, strict=True)), quote=True)
@@ -54,9 +56,11 @@ def _measures(summary: Summary) -> str:
             [
                 label,
                 summary.sparkline[i],
-                f"×{growth:.4g}" if growth == growth else "—",
+                growth_words(growth),
                 half_life_words(summary.half_life[i]),
-                "—" if summary.kinds[i] == "none" else horizon_words(summary.horizon[i], summary.curves.shape[1]),
+                "—"
+                if summary.kinds[i] in ("none", "unknown")
+                else horizon_words(summary.horizon[i], summary.curves.shape[1]),
             ]
         )
     return _table(rows)

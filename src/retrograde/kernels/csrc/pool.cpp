@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -25,6 +26,26 @@
 #endif
 
 namespace retrograde {
+
+OutOfMemory::OutOfMemory(std::size_t bytes) noexcept {
+  std::snprintf(text_, sizeof text_, "retrograde's engine could not allocate %zu bytes of working memory", bytes);
+}
+
+namespace {
+std::atomic<std::int64_t> allocations_left{0};  // 0: none is to fail
+}  // namespace
+
+std::int64_t fail_allocation(std::int64_t n) noexcept { return allocations_left.exchange(n); }
+
+void may_fail(std::size_t bytes) {
+  std::int64_t left = allocations_left.load(std::memory_order_relaxed);
+  if (left == 0) return;
+  const auto next = [&] { return left > 0 ? left - 1 : left < -1 ? left + 1 : left; };
+  while (left != 0 && !allocations_left.compare_exchange_weak(left, next())) {
+  }
+  if (left == 1 || left == -1) throw OutOfMemory(bytes);
+}
+
 namespace {
 
 // A barrier inside a region is met within microseconds, unless somebody else has the processor: then sleep.
@@ -45,15 +66,19 @@ class Pool {
  public:
   std::mutex mutex;  // held by a lease
 
-  // Starts what threads are missing; returns how many there are, the caller included.
-  int grow(int threads) {
+  // Starts the threads that are missing; returns how many there are, the caller included. Where the system has no
+  // memory or no thread left, that is fewer than asked for: the numbers are the same with any number of threads.
+  int grow(int threads) noexcept {
     while (static_cast<int>(workers_.size()) < threads - 1) {
-      Signal& start = workers_.emplace_back();
+      const std::size_t before = workers_.size();
       try {
+        may_fail(sizeof(Signal));
+        Signal& start = workers_.emplace_back();
+        may_fail(0);  // the thread and its stack
         std::thread(&Pool::work, this, static_cast<int>(workers_.size()), &start).detach();
-      } catch (const std::system_error&) {  // no more threads to be had: do with those there are
-        workers_.pop_back();
-        return static_cast<int>(workers_.size()) + 1;
+      } catch (const std::exception&) {
+        if (workers_.size() > before) workers_.pop_back();  // no thread waits on this signal
+        return static_cast<int>(before) + 1;
       }
     }
     return threads;
@@ -166,16 +191,28 @@ const OpenMP& openmp() {
 // parent's team but not its threads: it leaves them and starts anew.
 std::atomic<Pool*> current{nullptr};
 
-Pool& pool() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    current.store(new Pool);
-    pthread_atfork(nullptr, nullptr, [] {
-      forked.store(true);
-      current.store(new Pool);
-    });
-  });
-  return *current.load();
+Pool* new_pool() noexcept {
+  try {
+    may_fail(sizeof(Pool));
+    return new Pool;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+// Null if there is no memory for it: the caller then computes alone, and the next one tries again.
+Pool* pool() noexcept {
+  static std::mutex making;
+  static bool watched = false;
+  if (Pool* const found = current.load(std::memory_order_acquire)) return found;
+  const std::lock_guard<std::mutex> one_at_a_time(making);
+  if (!watched)
+    watched = pthread_atfork(nullptr, nullptr, [] {
+                forked.store(true);
+                current.store(new_pool());
+              }) == 0;
+  if (!current.load() && watched) current.store(new_pool());
+  return current.load();
 }
 
 // What the kernels write to and nobody else sees, kept from call to call: fresh pages cost more than the sums in them.
@@ -205,9 +242,10 @@ void* scratch_memory(std::size_t bytes) {
   release_scratch(0);
   const std::size_t alignment = bytes >= kHugePage ? kHugePage : 4096;
   const std::size_t size = (bytes + alignment - 1) / alignment * alignment;
-  if (posix_memalign(&scratch.memory, alignment, size) != 0) {
+  may_fail(size);
+  if (size < bytes || posix_memalign(&scratch.memory, alignment, size) != 0) {
     scratch.memory = nullptr;
-    throw std::bad_alloc();
+    throw OutOfMemory(bytes);
   }
   scratch.size = size;
 #if defined(__linux__)
@@ -261,10 +299,10 @@ void Team::barrier() {
 
 Lease::Lease(int wanted) {
   if (wanted < 2) return;
-  Pool& p = pool();
-  if (!p.mutex.try_lock()) return;
-  pool_ = &p;
-  size_ = openmp().parallel && !forked.load() ? wanted : p.grow(wanted);
+  Pool* const p = pool();
+  if (!p || !p->mutex.try_lock()) return;
+  pool_ = p;
+  size_ = openmp().parallel && !forked.load() ? wanted : p->grow(wanted);
 }
 
 Lease::~Lease() {

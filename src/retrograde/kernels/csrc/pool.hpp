@@ -6,8 +6,24 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 
 namespace retrograde {
+
+// Every allocation of the engine announces itself with may_fail. None is made within a region, where an exception
+// would end the process: a region's memory is taken by the caller before the region starts.
+class OutOfMemory : public std::bad_alloc {  // Python's MemoryError
+ public:
+  explicit OutOfMemory(std::size_t bytes) noexcept;
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[96];
+};
+void may_fail(std::size_t bytes);
+// For tests: makes the n-th allocation from now on fail, and for -n all after it too; 0: none. Returns what was left of
+// the n before, -1 once allocations keep failing.
+std::int64_t fail_allocation(std::int64_t n) noexcept;
 
 class Pool;
 
@@ -46,7 +62,8 @@ class Lease {
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
   int size() const { return size_; }
-  // Runs region(context, team, i) for i = 0 .. threads - 1 (at most size()); returns when all are done.
+  // Runs region(context, team, i) for i = 0 .. threads - 1 (at most size()); returns when all are done. Where no team
+  // can be had it runs on the calling thread alone, with team.size() == 1: a region may rely on no other size.
   void run(int threads, Region region, void* context);
   template <class F> void run(int threads, F& f) {
     run(threads, [](void* context, Team& team, int thread) { (*static_cast<F*>(context))(team, thread); }, &f);

@@ -341,6 +341,7 @@ template <class T, Cell C> struct Forward : Pass<T> {
 
   Share share(Team& team, int thread) const {
     const int n = team.size();
+    if (n == 1) return {0, l.B, 0, groups.count()};  // alone, whatever the division was made for
     if (P::division.by_units)
       return {0, l.B, groups.count() * thread / n, groups.count() * (thread + 1) / n};
     return {P::shard[thread], P::shard[thread + 1], 0, groups.count()};
@@ -633,6 +634,7 @@ template <class T, Cell C> struct Backward : Pass<T> {
 
   Share share(const Groups<T>& of, Team& team, int thread) const {
     const int n = team.size();
+    if (n == 1) return {0, l.B, 0, of.count()};
     if (P::division.by_units) return {0, l.B, of.count() * thread / n, of.count() * (thread + 1) / n};
     return {P::shard[thread], P::shard[thread + 1], 0, of.count()};
   }

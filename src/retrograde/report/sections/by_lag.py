@@ -35,6 +35,7 @@ def section(run: Run) -> Section:
         for name in _LOOK
         if name not in run.flows
     ]
+    words += [f"Of the {name} network: {note.rstrip('.')}." for name, flow in run.flows.items() for note in flow.notes]
     layers = run.layers
     return Section("by-lag", title, words, figures=[_figure(run, layers)], choices=layers)
 
@@ -45,16 +46,17 @@ def window(flow: GradientFlow) -> int:
 
 
 def _figure(run: Run, layers: list[str]) -> Figure:
+    from ...flow.curves import shares  # brings torch, which a run without a flow does not wait for
+
     traces: list[Any] = []
-    shares: dict[str, dict[str, np.ndarray[Any, np.dtype[np.float64]]]] = {}
+    by_layer: dict[str, dict[str, np.ndarray[Any, np.dtype[np.float64]]]] = {}
     lowest = highest = 1.0
     for name, curves in run.curves.items():
         ends = run.horizons[name]
         for choice, layer in enumerate(layers):
             norms = curves[choice]
-            known = norms[np.isfinite(norms)]
-            left = norms / (known[0] if known.size and known[0] > 0 else 1.0)
-            shares.setdefault(layer, {})[name] = left
+            left = shares(norms)
+            by_layer.setdefault(layer, {})[name] = left
             seen = left[np.isfinite(left) & (left > 0)]
             if seen.size:
                 lowest, highest = min(lowest, float(seen.min())), max(highest, float(seen.max()))
@@ -86,12 +88,13 @@ def _figure(run: Run, layers: list[str]) -> Figure:
         figure,
         "Share of the gradient left, by lag",
         "Read it from the left: how strongly an error now still pulls on the network's state so many steps earlier, "
-        "as a share of what it is at lag 0, on a logarithmic axis. A straight line downwards is a gradient that "
+        "as a share of what it is at the first lag that has any (lag 0, unless the loss does not look at its own "
+        "step), on a logarithmic axis. A straight line downwards is a gradient that "
         "shrinks by the same factor at each step; where it crosses the 1 % line (marked), the network can hardly "
         "learn from anything further back. The mean is over all steps and sequences measured; few pairs are that "
         "far apart at the right edge, so it is rougher there." + cut,
         "Line chart of the share of the gradient left by lag. " + " ".join(reaches(run)),
-        _table(shares),
+        _table(by_layer),
     )
 
 
@@ -114,13 +117,13 @@ def reaches(run: Run) -> list[str]:
 def _curve(name: str, norms: Any, left: Any, choice: int) -> Any:
     return go.Scatter(
         x=np.arange(len(left)),
-        y=np.where(left > 0, left, np.nan),  # zero has no place on a log axis: the curve ends there
+        y=np.where(left > 0, left, np.nan),  # zero has no place on a log axis, nor has what is below the range
         customdata=norms,
         name=name,
         mode="lines+markers" if len(left) < 3 else "lines",
         line=_LOOK[name],
         meta={"choice": choice},
-        hovertemplate=f"{name}, lag %{{x}}<br>%{{y:.3~g}} of lag 0<br>norm %{{customdata:.3~g}}<extra></extra>",
+        hovertemplate=f"{name}, lag %{{x}}<br>%{{y:.3~g}} of the first<br>norm %{{customdata:.3~g}}<extra></extra>",
     )
 
 
@@ -146,16 +149,16 @@ def _mark(name: str, lag: int, other: float, left: Any, choice: int) -> Any:
     )
 
 
-def _table(shares: dict[str, dict[str, Any]]) -> Table:
-    names = [name for name in _LOOK if any(name in layer for layer in shares.values())]
+def _table(by_layer: dict[str, dict[str, Any]]) -> Table:
+    names = [name for name in _LOOK if any(name in layer for layer in by_layer.values())]
     rows = []
-    for layer, curves in shares.items():
+    for layer, curves in by_layer.items():
         lags = max(map(len, curves.values()))
         shown = [lag for lag in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000) if lag < lags]
         for lag in sorted({*shown, lags - 1}):
             cells = [share_left(curves[name], lag) if name in curves else "—" for name in names]
-            rows.append([*([layer] if len(shares) > 1 else []), str(lag), *cells])
-    return Table("Share left at some lags", rows, (*(["layer"] if len(shares) > 1 else []), "lag", *names))
+            rows.append([*([layer] if len(by_layer) > 1 else []), str(lag), *cells])
+    return Table("Share left at some lags", rows, (*(["layer"] if len(by_layer) > 1 else []), "lag", *names))
 
 
 def share_left(curve: Any, lag: int) -> str:
@@ -163,4 +166,6 @@ def share_left(curve: Any, lag: int) -> str:
     if lag >= len(curve):
         return "—"
     value = float(curve[lag])
+    if math.isnan(value):
+        return "not measured"
     return share(value) if value == 0 or value >= 0.001 or not math.isfinite(value) else f"{number(100 * value, 2)} %"

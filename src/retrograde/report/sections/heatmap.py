@@ -98,11 +98,15 @@ def _scale(matrices: list[Norms]) -> tuple[float, float, bool]:
 
 
 def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool]]) -> Figure:
-    traces, floors, troubles = [], [], 0
+    traces, floors, beyond, below_range = [], [], 0, 0
     one_row = len(flow.targets) == 1
     for choice, (bottom, top, below) in enumerate(scales):
         norms = np.asarray(flow.norms[choice, :, : flow.steps[choice]], dtype=np.float64)
-        troubles += int(np.count_nonzero(~np.isfinite(norms)))
+        beyond += int(np.count_nonzero(~np.isfinite(norms)))
+        if flow.below is not None:
+            lost = flow.below[choice, :, : flow.steps[choice]]
+            below_range += int(lost.sum())
+            norms = np.where(lost, np.nan, norms)
         floors.append(10**bottom if below else 0.0)
         ahead = flow.lag(choice)[:, : flow.steps[choice]] < 0  # a loss does not depend on states yet to come
         traces.append(
@@ -131,7 +135,10 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
         },
     )
     floor = f" Values below {number(max(floors), 1)} share the darkest colour." if any(floors) else ""
-    broken = f" {count(troubles)} values are not finite numbers." if troubles else ""
+    broken = f" {count(beyond)} values are too large to be measured." if beyond else ""
+    broken += (
+        f" {count(below_range)} values are too small to be measured: their cells are blank." if below_range else ""
+    )
     return Figure(
         figure,
         _TITLES[name],

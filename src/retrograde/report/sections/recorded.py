@@ -49,10 +49,13 @@ def _reason(run: Run) -> str:
 
 def _curve(record: dict[str, Any], label: str) -> list[float]:
     """Share of the first norm left at each lag."""
+    import numpy as np
+
+    from ...flow.curves import shares  # brings torch, which a run without records does not wait for
+
     found = part(part(record, "layers"), label).get("by_lag")
     norms = [real(value) for value in found] if isinstance(found, list) else []
-    first = next((norm for norm in norms if norm > 0), math.nan)
-    return [norm / first for norm in norms]
+    return [float(value) for value in shares(np.array(norms, dtype=np.float64))]
 
 
 def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from ..errors import OptionError
+from .errors import OptionError
 
 __all__ = ["Options", "flag", "seconds"]
 
@@ -26,7 +26,7 @@ class Options:
     encoding : str
         Of the text.
     text, label, group, time, target, features : str or None
-        Columns of a table; None: guessed, and the guess is told. See `retrograde.tasks.columns.columns_for`.
+        Columns of a table; None: guessed, and the guess is told. See `retrograde.data.columns.columns_for`.
     layout : str
         Of a table of series: ``long``, a row is a step; ``wide``, a row is a series.
     validation, test : str or None
@@ -38,7 +38,7 @@ class Options:
     lowercase : bool or None
         Whether upper case is read as lower. None: to classify, yes.
     pooling, class_weights, bidirectional
-        See `retrograde.tasks.sequences.SequenceModel` and `retrograde.tasks.labelled.LabelledTask`.
+        See `retrograde.tasks.models.SequenceModel` and `retrograde.tasks.labelled.LabelledTask`.
     horizon, context, season, strategy
         See `retrograde.tasks.forecast.Plan`; None: by the length and the dates of the series.
     freq, gaps, duplicates
@@ -76,6 +76,8 @@ class Options:
         How many of the last checkpoints stay.
     seed, threads, device, precision
         ``threads`` None: torch's own choice.
+    stall_minutes : float
+        With several processes: how long one waits for the others before it ends the job.
     """
 
     task: Literal["auto", "language", "classify", "tag", "forecast", "synthetic"] = "auto"
@@ -143,13 +145,23 @@ class Options:
     keep_checkpoints: int = 2
     seed: int = 0
     threads: int | None = None
+    stall_minutes: float = 10.0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
 
     # What may be different when a run goes on: when it stops, what it keeps, on what it computes.
     MAY_CHANGE = frozenset(
         {
-            *("epochs", "max_steps", "max_time", "checkpoint_minutes", "keep_checkpoints", "threads", "device"),
+            *(
+                "epochs",
+                "max_steps",
+                "max_time",
+                "checkpoint_minutes",
+                "keep_checkpoints",
+                "threads",
+                "device",
+                "stall_minutes",
+            ),
             *("validation", "test"),  # where these files lie now: their content is checked
         }
     )
@@ -214,7 +226,7 @@ class Options:
         self._require("chrono", lambda value: 3 <= value < math.inf, "must be at least 3, the longest lag in steps")
         self._require("forget_bias", math.isfinite, "must be a finite number")
         # More would crash the OpenMP runtime, or build layers until the memory is full.
-        for name, most in (("threads", 1024), ("num_layers", 1000)):
+        for name, most in (("threads", 1024), ("num_layers", 1000), ("stall_minutes", 100_000)):
             self._require(name, lambda value, most=most: value <= most, f"must be at most {most:,}")
         self._require("decay_factor", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
         self._require(
@@ -250,7 +262,7 @@ _WHOLE = (
     *("max_steps", "eval_every", "threads", "max_length", "horizon", "context", "season", "update_every"),
     "keep_checkpoints",
 )
-_POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every", "spectral_radius")
+_POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every", "spectral_radius", "stall_minutes")
 
 
 @cache

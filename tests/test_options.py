@@ -5,8 +5,8 @@ import math
 import pytest
 
 from retrograde.errors import OptionError
+from retrograde.options import seconds
 from retrograde.training import Options
-from retrograde.training.options import seconds
 from retrograde.training.schedule import learning_rate
 
 

@@ -1,0 +1,328 @@
+"""The runs of recurrent layers that a measurement records: one ``Call`` per layer and call, one ``Marked`` per mark.
+
+Each is a node in the user's graph. Asking autograd for the gradient of its ``probe`` sends a loss back through it, and
+the adjoints of its states stay in ``swept``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import cells, recurrence
+from .cells import Step, Trajectory, Weights
+
+# How the state that a call starts from follows from the final state of an earlier call of the same layer: it is that
+# state, in the graph; it has that state's values but no gradient passes ("cut"); or operators came between (zoneout, a
+# mask), so that the step from state to state is more than the cell.
+Link = Literal["same", "cut", "changed"]
+
+
+class StatePart(NamedTuple):
+    """A state as a tensor of the user's, or as a row of one that holds the states of several layers."""
+
+    tensor: Tensor
+    row: int | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The same part of another tensor."""
+        return tensor if self.row is None else tensor[self.row]
+
+
+@dataclass(eq=False)
+class Call:
+    """One run of one layer in one direction."""
+
+    track: tuple[str, str]  # the module's name and torch's suffix for layer and direction
+    probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
+    whole: Trajectory | None  # None for a single step whose coefficients were not needed yet
+    step: Step | None = None
+    together: list[Call] = field(default_factory=list)  # single steps whose coefficients are found in one product
+    before: AnyCall | None = None  # the call whose final state this one starts from
+    link: Link | None = None  # how it starts from there; None if it starts by itself
+    states: tuple[Tensor, ...] = ()  # the initial state, in the graph
+    handed: tuple[StatePart, ...] = ()  # the same as the user's code handed it on
+    ends: tuple[Tensor, ...] = ()  # copies of the final state
+    fed_by: Call | None = None  # the layer whose output is this one's input, unchanged
+    fed: Tensor | None = None  # that output as the user's code handed it on, where it did
+    x: Tensor | None = None  # its input, in the graph
+    own_state: bool = True  # whether its initial state is independent of every other layer
+    in_graph: bool = True  # whether gradients were switched on where it ran
+    order: Tensor | None = None  # packed input: where each of the user's sequences stands in the run
+    keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
+    closed: bool = False  # whether nothing is sent back through it
+    swept: recurrence.Swept | None = None
+
+    @property
+    def run(self) -> Trajectory:
+        """The layer's run, as the coefficients of its linearization."""
+        if self.whole is None:
+            pending = [call for call in self.together if call.whole is None]
+            whole = cells.together([call.step for call in pending if call.step is not None])
+            for k, call in enumerate(pending):
+                call.whole = whole.part(slice(k, k + 1))
+        assert self.whole is not None
+        return self.whole
+
+    @property
+    def weights(self) -> Weights:
+        """The parameters it ran with."""
+        return self._known.weights
+
+    @property
+    def _known(self) -> Step | Trajectory:
+        known = self.whole if self.step is None else self.step
+        assert known is not None
+        return known
+
+    @property
+    def kind(self) -> str:
+        """Of the cell."""
+        return self._known.kind
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs from the last step to the first."""
+        return self.step is None and self.run.reverse
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`(T, B)` bool, false on padding."""
+        return None if self.step is not None else self.run.mask
+
+    @property
+    def h(self) -> Tensor:
+        """States `(T, B, P)`."""
+        return self._known.h
+
+    @property
+    def given(self) -> Tensor:
+        """Inputs `(T, B, I)`, outside the graph."""
+        return self._known.x
+
+    @property
+    def width(self) -> int:
+        """Numbers that one loss sent back takes, a step and sequence."""
+        return self._known.weights.hh.shape[0] + self._known.x.shape[2]
+
+    def starts_from(self, before: Call, *, exactly: bool = False) -> bool:
+        """Whether its initial state has the values of the other's final state; of some sequences, and zero of the rest.
+
+        ``exactly`` asks for it of all sequences.
+        """
+        if any(a.shape != b.shape for a, b in zip(self.states, before.ends, strict=True)):
+            return False
+        pairs = [
+            (_ordered(a.detach(), self), _ordered(b, before)) for a, b in zip(self.states, before.ends, strict=True)
+        ]
+        same = torch.stack([a.eq(b).all(-1) for a, b in pairs]).all(0)
+        if exactly:
+            return bool(same.all())
+        zero = torch.stack([a.eq(0).all(-1) for a, _ in pairs]).all(0)
+        return bool((same | zero).all()) and bool((same & ~zero).any())
+
+    @property
+    def own_input(self) -> bool:
+        """Whether its input is independent of every other layer."""
+        return self.x is None or not self.x.requires_grad
+
+
+@dataclass(eq=False)
+class Marked:
+    """One step of a recurrence written by hand, whose state was marked (``mark_state``)."""
+
+    track: tuple[str, str]  # the module's name and the label it was marked with
+    states: tuple[Tensor, ...]  # as the rest of the model goes on with them, in the graph
+    probe: Tensor
+    live: Tensor | None  # (B,) bool
+    site: tuple[str, int]  # the file and line that marked it
+    invocation: int  # of the module that was running: a number for each of its calls
+    since: list[Marked] = field(default_factory=list)  # marks of the same track that it follows from, none between
+    swept: recurrence.Swept | None = None
+    kind = "custom"
+    order: Tensor | None = None
+    keep = False
+    in_graph = True
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs from the last step to the first."""
+        return self.track[1].endswith("_reverse")
+
+    @property
+    def mask(self) -> Tensor | None:
+        """`(1, B)` bool, false on padding."""
+        return None if self.live is None else self.live[None]
+
+    @property
+    def h(self) -> Tensor:
+        """The whole state `(1, B, S)`."""
+        return torch.cat([flat(state.detach()) for state in self.states], -1)[None]
+
+    @property
+    def width(self) -> int:
+        """Numbers that one loss sent back takes, a step and sequence."""
+        return 2 * self.h.shape[-1]
+
+
+AnyCall = Call | Marked
+
+
+def _ordered(state: Tensor, call: Call) -> Tensor:
+    """In the order in which the user gave the sequences."""
+    return state if call.order is None else state[call.order]
+
+
+def flat(state: Tensor) -> Tensor:
+    """A state of one step as `(B, S)`."""
+    return state.reshape(1, -1) if state.dim() == 1 else state.flatten(1)
+
+
+def call_of(node: Any) -> AnyCall | None:
+    """The recorded call whose node in autograd's graph this is; None for any other node."""
+    found = getattr(node, "recorded", None)
+    return found if isinstance(found, (Call, Marked)) else None
+
+
+class _Sweep(torch.autograd.Function):
+    """The layer's backward pass as a function that vmap can vectorise over losses."""
+
+    @staticmethod
+    def forward(call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
+        return tuple(g[0] for g in _Sweep._run(call, need, [g[None] for g in gradients]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
+        whole = [
+            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
+            for g, d in zip(gradients, in_dims[2:], strict=True)
+        ]
+        result = _Sweep._run(call, need, whole)
+        return result, (0,) * len(result)
+
+    @staticmethod
+    def _run(call: Call, need: tuple[bool, ...], gradients: list[Tensor]) -> tuple[Tensor, ...]:
+        """Gradients of x, the initial state and the weights; ``need`` is of x and the weights."""
+        g_out, g_h, *g_c = gradients
+        need_x, *need_weights = need
+        call.swept, *back = recurrence.backward(
+            call.run, g_out, g_h, g_c[0] if g_c else None, need_x=need_x, keep=call.keep or any(need_weights)
+        )
+        if any(need_weights):
+            back += recurrence.weight_gradients(call.run, call.swept)
+        absent = g_out.new_zeros(len(g_out))  # vmap wants tensors
+        return tuple(absent if g is None else g for g in back)
+
+
+class _Recorded(torch.autograd.Function):
+    """One layer and direction: forward as recorded, backward by the adjoint sweep."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *others: Tensor) -> Any:
+        ctx.recorded = call
+        output = call.run.h.clone()
+        if call.run.mask is not None:
+            output = output * call.run.mask.unsqueeze(-1)
+        return output, *(end.clone() for end in ends)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        call: Call = ctx.recorded
+        if call.closed:
+            return (None,) * len(ctx.needs_input_grad)
+        if call.run.mask is not None:
+            gradients = (gradients[0] * call.run.mask.unsqueeze(-1), *gradients[1:])
+        return None, *_sent_back(ctx, call, ctx.needs_input_grad[2:], gradients)
+
+
+class _RecordedStep(torch.autograd.Function):
+    """One layer of a single step: its final state is its output."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *others: Tensor) -> Any:
+        ctx.recorded = call
+        return tuple(ends)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        call: Call = ctx.recorded
+        if call.closed:
+            return (None,) * len(ctx.needs_input_grad)
+        g_h, *g_c = gradients
+        whole = (g_h.unsqueeze(0), torch.zeros_like(g_h), *g_c)
+        return None, *_sent_back(ctx, call, ctx.needs_input_grad[2:], whole)
+
+
+def _sent_back(ctx: Any, call: Call, needed: tuple[bool, ...], gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """Gradients of ``ends`` (none), the probe, x, the initial state and the weights."""
+    states = len(gradients) - 1
+    need = (needed[1], *needed[2 + states :])
+    g_x, *others = _Sweep.apply(call, need, *gradients)  # type: ignore[no-untyped-call]
+    g_state, g_weights = others[:states], others[2:] or [None] * (len(need) - 1)
+    kept = [g if wanted else None for g, wanted in zip((g_x, *g_weights), need, strict=True)]
+    return None, torch.zeros_like(call.probe), kept[0], *g_state, *kept[1:]
+
+
+class _Look(torch.autograd.Function):
+    """Gradients of a marked state on their way past, as a function that vmap can vectorise over losses."""
+
+    @staticmethod
+    def forward(marked: Marked, *gradients: Tensor) -> Any:
+        return _Look._noted(marked, [g[None] for g in gradients], gradients)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, marked: Marked, *gradients: Tensor) -> Any:
+        whole = [
+            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
+            for g, d in zip(gradients, in_dims[1:], strict=True)
+        ]
+        return _Look._noted(marked, whole, tuple(whole)), (0,) * len(whole)
+
+    @staticmethod
+    def _noted(marked: Marked, gradients: list[Tensor], back: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        batch = marked.h.shape[1]
+        squares = [recurrence.squared(g.reshape(len(g), 1, batch, -1)) for g in gradients]
+        if marked.live is not None:
+            squares = [s * marked.live for s in squares]
+        rest = torch.stack(squares[1:]).sum(0) if len(squares) > 1 else None
+        marked.swept = recurrence.Swept(squares[0], rest, None)
+        return tuple(g.clone() for g in back)
+
+
+class _Passed(torch.autograd.Function):
+    """A marked state: itself, and its gradient is looked at."""
+
+    @staticmethod
+    def forward(ctx: Any, marked: Marked, probe: Tensor, *states: Tensor) -> Any:
+        ctx.recorded = marked
+        return tuple(state.clone() for state in states)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        back = _Look.apply(ctx.recorded, *gradients)  # type: ignore[no-untyped-call]
+        return None, torch.zeros_like(ctx.recorded.probe), *back
+
+
+def record(call: Call, ends: list[Tensor], x: Tensor, state: Sequence[Tensor], weights: Weights) -> tuple[Tensor, ...]:
+    """Put a layer's run into the user's graph: outputs `(T, B, P)` and final states; of one step, the latter only."""
+    node: Any = _Recorded if call.step is None else _RecordedStep
+    found: tuple[Tensor, ...] = node.apply(call, ends, call.probe, x, *state, *weights.tensors())
+    return found
+
+
+def pass_on(marked: Marked, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Put a marked state into the user's graph."""
+    found: tuple[Tensor, ...] = _Passed.apply(marked, marked.probe, *states)  # type: ignore[no-untyped-call]
+    return found

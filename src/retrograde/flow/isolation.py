@@ -1,0 +1,250 @@
+"""Running a model without leaving a trace: what every measurement does to a model is undone here.
+
+``isolated`` finds the modules behind whatever is called (a module, a bound method, a lambda, a ``functools.partial``,
+an object that holds networks), puts them into eval mode, and afterwards restores attributes, buffers, parameters,
+modes, gradients and random states, also if the measurement fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import FlowError, OptionError
+from .keeping import Keeper
+from .precision import Precision, own_precision
+
+__all__ = ["Isolation", "behind", "check_values", "dropout_notes", "isolated", "random_states_kept"]
+
+_local = threading.local()
+
+
+class Isolation:
+    """A model under measurement.
+
+    Attributes
+    ----------
+    module : Module or callable
+        What names the layers: the module behind the model, a container of several, or the model itself where none is
+        known beforehand.
+    devices : set of torch.device
+        Where its parameters, its other tensors and its inputs are.
+    precision : Precision
+        See there.
+    """
+
+    def __init__(self, model: Any, keeper: Keeper, *, training: bool, freeze: bool, notes: list[str]) -> None:
+        self._keeper, self._training, self._freeze, self._notes = keeper, training, freeze, notes
+        self._prepared = 0  # modules so far
+        self.met = False  # whether a module ran that was not known beforehand
+        self.module: Any = _one(keeper.named()) or model
+        self.devices: set[torch.device] = set()
+        self.precision: Precision = Precision([])
+
+    def prepare(self) -> None:
+        """Modes and parameters of the modules found since the last time."""
+        new = self._keeper.modules[self._prepared :]
+        self._prepared += len(new)
+        said = dropout_notes([m for m in new if m.training], self._training)
+        self._notes += [note for note in said if note not in self._notes]
+        if not self._training:
+            for module in new:
+                if module.training:
+                    module.eval()
+        if self._freeze:  # only what hangs on a recurrent state needs a gradient here
+            for module in new:
+                for parameter in module.parameters(recurse=False):
+                    if parameter.requires_grad and parameter.is_leaf and not nn.parameter.is_lazy(parameter):
+                        parameter.requires_grad_(False)
+
+    def meet(self, module: nn.Module, args: Any) -> None:
+        """Look at a module that is about to run."""
+        if not self._keeper.knows(module):
+            self.met = True
+            self._keeper.keep(module, type(module).__name__)
+            self.prepare()
+
+    def check(self, model: Any) -> None:
+        """After the run: say what was out of reach."""
+        if not self._keeper.modules:
+            self._notes.append(
+                "no module was found behind the model, so its modes and attributes were not looked after: give module="
+            )
+        if not self._keeper.complete:
+            self._notes.append("the model holds more objects than are looked after: some may not be as they were")
+        if not self._training:
+            restless = [m for m in self._keeper.modules if m.training and dropout_notes([m], True)]
+            if restless:
+                self._notes.append(
+                    f"the model switches {type(restless[0]).__name__} to training mode as it runs: its dropout is "
+                    "active, one random mask was measured"
+                )
+
+    def given(self, value: Any) -> Any:
+        """An input of the model: one made in inference mode as one that autograd takes, in the model's precision."""
+        return self.precision.given(value.clone() if isinstance(value, Tensor) and value.is_inference() else value)
+
+
+def _one(found: dict[str, nn.Module]) -> nn.Module | None:
+    """One module that has all of them, under their names."""
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    whole = nn.Module()
+    whole._modules.update(found)  # the names need not be identifiers
+    return whole
+
+
+def behind(model: Any, module: Any = None) -> nn.Module | None:
+    """The module behind anything that is called, or one that holds several, by the names they were found under.
+
+    Nothing is changed.
+    """
+    keeper = Keeper(looking=True)
+    for one in _given(module):
+        keeper.keep(one)
+    keeper.keep(model)
+    return _one(keeper.named())
+
+
+def _given(module: Any) -> list[nn.Module]:
+    """What ``module=`` names."""
+    if module is None:
+        return []
+    several = list(module.values()) if isinstance(module, dict) else module
+    several = several if isinstance(several, (list, tuple)) else [several]
+    for one in several:
+        if not isinstance(one, nn.Module):
+            raise OptionError(f"module is {type(one).__name__}; give the torch.nn.Module behind the model, or several.")
+    return list(several)
+
+
+@contextlib.contextmanager
+def isolated(
+    model: Any,
+    *,
+    notes: list[str],
+    module: Any = None,
+    training: bool = False,
+    freeze: bool = True,
+    inputs: Any = (),
+) -> Iterator[Isolation]:
+    """Leave a model, what it is called with and the random states as they were found.
+
+    Parameters
+    ----------
+    model : callable
+        What is measured.
+    notes : list of str
+        What a reader must know is added to it.
+    module : Module or list of Module, optional
+        Modules behind the model that cannot be found by looking at it.
+    training : bool
+        Leave the modules in the modes they are in, instead of eval mode.
+    freeze : bool
+        Whether parameters are held constant.
+    inputs
+        What the model is called with, in any nesting: their values are kept.
+
+    Raises
+    ------
+    FlowError
+        A parameter or an input has no values (device ``meta``); the model fails without autocast.
+    OptionError
+        ``module`` is no module.
+    """
+    given = _given(module)
+    outer: Keeper | None = getattr(_local, "keeper", None)
+    keeper = Keeper(cut=freeze, outer=outer)
+    thread = threading.get_ident()
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, _local, "keeper", outer)
+        stack.callback(keeper.restore)
+        for one in given:
+            keeper.keep(one)
+        keeper.keep(model)
+        keeper.keep_values(inputs)
+        _local.keeper = keeper
+        tensors = keeper.tensors
+        check_values(tensors, keeper.modules)
+        devices = {tensor.device for tensor in tensors}
+        stack.enter_context(random_states_kept(devices))
+        isolation = Isolation(model, keeper, training=training, freeze=freeze, notes=notes)
+        isolation.devices = devices
+        isolation.prepare()
+        parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
+        isolation.precision = stack.enter_context(own_precision(parameters, devices, notes))
+
+        def meet(module: nn.Module, args: Any) -> None:
+            if threading.get_ident() == thread:
+                isolation.meet(module, args)
+
+        handle = nn.modules.module.register_module_forward_pre_hook(meet)
+        stack.callback(handle.remove)
+        yield isolation
+        isolation.check(model)
+
+
+def check_values(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
+    """Refuse a model or an input on the device ``meta``."""
+    if not any(tensor.is_meta for tensor in tensors):
+        return
+    for module in modules:
+        for name, parameter in (*module.named_parameters(), *module.named_buffers()):
+            if parameter.is_meta:
+                raise FlowError(
+                    f"{name} of {type(module).__name__} is on the device 'meta', which holds no values: allocate the "
+                    "model (model.to_empty(device='cpu')) and load its weights, then measure."
+                )
+    raise FlowError("An input is on the device 'meta', which holds no values: measure with a batch that has some.")
+
+
+@contextlib.contextmanager
+def random_states_kept(devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Keep the random states of torch on the CPU and these devices, of NumPy and of Python."""
+    by_kind: dict[str, list[torch.device]] = {}
+    for device in devices:
+        by_kind.setdefault(device.type, []).append(device)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # what the model makes on the current device
+        current = torch.device("cuda", torch.cuda.current_device())
+        named = {device if device.index is not None else current for device in by_kind.get("cuda", [])}
+        by_kind["cuda"] = [*(named | {current})]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (its global state is what is kept)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            for kind, own in sorted(by_kind.items()):
+                if kind not in ("cpu", "meta") and _has_random_state(kind):
+                    stack.enter_context(torch.random.fork_rng(devices=sorted(set(own), key=str), device_type=kind))
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _has_random_state(kind: str) -> bool:
+    try:
+        module: Any = torch.get_device_module(kind)
+    except RuntimeError:
+        return False
+    return hasattr(module, "get_rng_state") and hasattr(module, "set_rng_state")
+
+
+def dropout_notes(active: Iterable[nn.Module], training: bool) -> list[str]:
+    """What to say of the dropout among modules that were in training mode."""
+    drops = any(
+        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
+        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
+        for m in active
+    )
+    if not drops:
+        return []
+    if training:
+        return ["dropout is active: one random mask was measured"]
+    return ["dropout was active; measured in eval mode, without it (training=True measures with it)"]

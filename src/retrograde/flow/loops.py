@@ -1,0 +1,87 @@
+"""Is there a loop over steps that is not measured? Looked for in autograd's graph between losses and recorded layers.
+
+A recurrence that is written by hand and not marked leaves a trace: what it puts together from its steps lies deeper in
+the graph with every step, or a chain of nodes multiplies by the same parameter again and again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .calls import call_of
+from .graph import Graph
+
+__all__ = ["has_unseen_loop"]
+
+_MOST_NODES = 200_000
+_FEWEST_STEPS = 3
+
+
+def has_unseen_loop(graph: Graph) -> bool:
+    """Whether something recurrent stands between the losses and the recorded layers."""
+    depth, deepest = _depths(graph.losses)
+    fewest = max(_FEWEST_STEPS, len(graph.losses) // 2)
+    for node in depth:
+        if node.name().rstrip("0123456789") in ("StackBackward", "CatBackward"):
+            rows = [depth.get(before, 0) for before, _ in node.next_functions]
+            steps = [later - earlier for earlier, later in itertools.pairwise(rows)]
+            if len(rows) >= fewest and (all(step > 0 for step in steps) or all(step < 0 for step in steps)):
+                return True
+    parameters = {tensor.untyped_storage().data_ptr() for tensor in graph.recorder.kept_parameters()}
+    uses: Counter[int] = Counter()
+    node = graph.losses.grad_fn
+    while node is not None:
+        uses.update(parameters.intersection(_saved(node)))
+        node = deepest.get(node)
+    return any(count >= _FEWEST_STEPS for count in uses.values())
+
+
+def _depths(losses: Tensor) -> tuple[dict[Any, int], dict[Any, Any]]:
+    """The longest way from each node to a recorded layer or a leaf, in nodes; and the node that it leads over.
+
+    A node from which no recorded layer is reached has no depth: what does not depend on a state is no recurrence.
+    """
+    depth: dict[Any, int] = {}
+    deepest: dict[Any, Any] = {}
+    reaching: set[Any] = set()
+    open_nodes: list[tuple[Any, bool]] = [(losses.grad_fn, False)]
+    seen: set[Any] = set()
+    while open_nodes and len(seen) < _MOST_NODES:
+        node, done = open_nodes.pop()
+        if not done:
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if call_of(node) is not None:
+                reaching.add(node)
+                depth[node] = 0
+                continue
+            open_nodes.append((node, True))
+            open_nodes += [(before, False) for before, _ in node.next_functions if before is not None]
+            continue
+        best = None
+        for before, _ in node.next_functions:
+            if before in reaching and (best is None or depth[before] > depth[best]):
+                best = before
+        if best is not None:
+            reaching.add(node)
+            depth[node], deepest[node] = depth[best] + 1, best
+    return depth, deepest
+
+
+def _saved(node: Any) -> set[int]:
+    """Where the numbers lie that a product keeps for its backward pass."""
+    found = set()
+    for name in ("_saved_self", "_saved_other", "_saved_mat1", "_saved_mat2", "_saved_weight", "_saved_vec"):
+        try:
+            tensor = getattr(node, name, None)
+        except RuntimeError:  # written to since, or freed
+            continue
+        if isinstance(tensor, torch.Tensor):
+            found.add(tensor.untyped_storage().data_ptr())
+    return found

@@ -1,0 +1,196 @@
+"""The losses as a table of steps and sequences, and every reason to refuse a model, a loss or its lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import FlowError, OptionError
+from .calls import AnyCall, Call
+from .graph import Graph
+from .runs import labeled_runs
+
+__all__ = [
+    "check_axes",
+    "check_callable",
+    "check_finite",
+    "known_lengths",
+    "losses_by_step",
+    "nothing_ran",
+    "steps_there",
+]
+
+_HELD = ("module_", "module", "model", "net", "network")  # where wrappers keep a network
+Runs = Mapping[str, Sequence[AnyCall]]
+
+
+def check_callable(model: object, loss: object) -> None:
+    """Refuse what cannot be called, such as an estimator that holds a network.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not callable(model):
+        held = [name for name in _HELD if isinstance(getattr(model, name, None), nn.Module)]
+        what = f"give its {held[0]}" if held else "give a torch.nn.Module, or a function of the inputs"
+        raise OptionError(f"model is {type(model).__name__}, which cannot be called: {what}.")
+    if not callable(loss):
+        raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
+
+
+def nothing_ran(model: object, called: object) -> FlowError:
+    """The error of a model in which no recurrent layer was seen, with what to do about it."""
+    parts = list(model.named_modules()) if isinstance(model, nn.Module) else []
+    what = f"{type(called).__name__} ran no recurrent layer"
+    for name, part in parts:
+        if isinstance(part, torch.jit.ScriptModule):
+            return FlowError(
+                f"{what} that can be seen: {name or type(part).__name__} is scripted (torch.jit), so measure the model "
+                "it was made from."
+            )
+        if "quantized" in type(part).__module__ and ("LSTM" in type(part).__name__ or "GRU" in type(part).__name__):
+            return FlowError(
+                f"{what} that has a gradient: {name or type(part).__name__} is quantized "
+                f"({type(part).__module__}), so measure the floating-point model it was made from."
+            )
+    if any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for _, part in parts):
+        return FlowError(f"{what} on these inputs, though it has some: does its forward call them?")
+    return FlowError(
+        f"{what} that is known (RNN, GRU, LSTM and their cells, of torch.nn and retrograde.nn). If it has a recurrence "
+        "of its own, mark the state at every step: h = retrograde.mark_state(h), or h, c = retrograde.mark_state(h, c)."
+    )
+
+
+def losses_by_step(losses: Any, calls: Sequence[AnyCall]) -> tuple[Tensor, bool]:
+    """The losses as `(T, B)`, and whether they came as one per sequence.
+
+    Raises
+    ------
+    FlowError
+        They have another form, do not depend on a recurrent layer, or are not finite.
+    """
+    runs = labeled_runs(calls)
+    nearest = next(own for own in runs.values() if any(call is calls[-1] for call in own))  # to the loss
+    steps, batch = sum(len(call.h) for call in nearest), nearest[0].h.shape[1]
+    wanted = f"losses by step (T, B) = ({steps}, {batch}), or one per sequence (B,) = ({batch},)"
+    if not isinstance(losses, Tensor):
+        raise FlowError(f"loss returned {type(losses).__name__}; expected a tensor of {wanted}.")
+    if not losses.is_floating_point():
+        mend = "numbers of other types have no gradient"
+        if losses.is_complex():
+            mend = "take a real quantity of it, such as .abs() or .real"
+        raise FlowError(f"loss returned {losses.dtype}; expected floating-point numbers: {mend}.")
+    shape = tuple(losses.shape)
+    if losses.ndim == 0 and batch == 1:
+        losses = losses.reshape(1)
+    if losses.ndim == 0:
+        raise FlowError(f"loss returned a single number; expected {wanted}. Use reduction='none'.")
+    if losses.ndim == 1 and batch == 1 and losses.shape[0] == steps > 1:
+        losses = losses.unsqueeze(1)  # unbatched input: losses by step (T,)
+    final = losses.ndim == 1
+    table = losses.unsqueeze(0) if final else losses
+    batches = {own[0].h.shape[1] for own in runs.values()}
+    flattened = final and shape[0] != batch and (shape[0] == steps * batch or shape[0] not in batches)
+    if table.ndim != 2 or flattened or table.shape[1] not in batches:
+        raise FlowError(f"loss returned shape {shape}; expected {wanted}.{_reshaping(shape, steps, batch)}")
+    if not table.requires_grad:
+        blind = [label for label, own in runs.items() if not any(call.in_graph for call in own)]
+        if len(blind) == len(runs):
+            raise FlowError(
+                f"Layer {blind[0]} ran without gradients (torch.no_grad or inference_mode in the model's forward?): "
+                "let it run with them while its gradient is measured."
+            )
+        raise FlowError("The loss does not depend on any recurrent layer (is it detached?).")
+    if not torch.isfinite(values := table.detach()).all():
+        t, b = (int(i) for i in torch.isfinite(values).logical_not().nonzero()[0])
+        raise FlowError(f"The loss is {float(values[t, b])} from step {t} (sequence {b}) on; the states are finite.")
+    return table, final
+
+
+def _reshaping(shape: tuple[int, ...], steps: int, batch: int) -> str:
+    """What to do about losses of another shape."""
+    if len(shape) > 2:
+        return " Sum over the axes of the output."
+    if len(shape) == 2 and shape[0] == batch:
+        return " It looks transposed: return losses.T (or .transpose(0, 1) for batch_first)."
+    if len(shape) == 1 and batch > 1 and shape[0] > batch and shape[0] % batch == 0:
+        rows = shape[0] // batch
+        return (
+            f" It looks flattened, {rows} steps of {batch} sequences: return losses.view({rows}, {batch}), or "
+            f"losses.view({batch}, {rows}).T for batch_first."
+        )
+    return ""
+
+
+def check_axes(graph: Graph) -> None:
+    """Refuse losses `(B, T)`, which only their gradient tells from `(T, B)` where T = B."""
+    if graph.is_transposed():
+        shape = tuple(graph.losses.shape)
+        raise FlowError(
+            f"loss returned shape {shape} with an axis of sequences before that of steps: each row hangs on one "
+            "sequence. Return losses.T (or .transpose(0, 1) for batch_first)."
+        )
+
+
+def check_finite(runs: Runs) -> None:
+    """Refuse inputs and states that are not finite, by layer, step and sequence."""
+    for label, own in runs.items():
+        before = 0
+        if len(own) > 1 and all(bool(torch.isfinite(values.sum())) for values in _joined_values(own)):
+            continue
+        for call in own:
+            names = (("input", call.given), ("state", call.h)) if isinstance(call, Call) else (("state", call.h),)
+            for name, values in names:
+                if torch.isfinite(values.sum()):
+                    continue  # the quick way; a sum may overflow where no number does
+                bad = torch.isfinite(values).all(-1).logical_not()
+                if bad.any():
+                    steps = bad.any(1).nonzero().flatten()
+                    k = int(steps[-1] if call.reverse and name == "state" else steps[0])
+                    b = int(bad[k].nonzero()[0])
+                    if call.order is not None:
+                        b = int((call.order == b).nonzero()[0])
+                    raise FlowError(
+                        f"The {name} of layer {label} is not finite from step {before + k} on (sequence {b})."
+                    )
+            before += len(call.h)
+
+
+def _joined_values(own: Sequence[AnyCall]) -> list[Tensor]:
+    """All states of a run, and all its inputs, as one tensor each."""
+    layers = [call for call in own if isinstance(call, Call)]
+    values = [[call.h.flatten() for call in own], [call.given.flatten() for call in layers]]
+    return [torch.cat(parts) for parts in values if parts]
+
+
+def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tensor, final: bool) -> Tensor | None:
+    """Lengths of the sequences `(B,)`, as given or as the layers were told; None where nothing is padded."""
+    batch = losses.shape[1]
+    along = [own for own in runs.values() if own[0].h.shape[1] == batch]
+    if given is not None:
+        lengths = torch.as_tensor(given).cpu()
+        longest = max(sum(len(call.h) for call in own) for own in along) if final else losses.shape[0]
+        if lengths.shape != (batch,) or bool((lengths < 1).any()) or bool((lengths > longest).any()):
+            raise FlowError(
+                f"lengths is {lengths.tolist()}; expected {batch} numbers between 1 and {longest}, one per sequence."
+            )
+        return lengths
+    # Of the layers that run along the losses, if all end where the others do: not those of an encoder, say.
+    along = [own for own in along if final or sum(len(call.h) for call in own) == len(losses)]
+    if all(call.mask is None for own in along for call in own):
+        return None
+    first, *others = [steps_there(own).sum(0) for own in along]
+    return first if all(torch.equal(first, other) for other in others) else None
+
+
+def steps_there(own: Sequence[AnyCall]) -> Tensor:
+    """`(T, B)` bool: which steps of a layer each of the user's sequences has."""
+    parts = []
+    for call in own:
+        there = torch.ones(call.h.shape[:2], dtype=torch.bool) if call.mask is None else call.mask.cpu()
+        parts.append(there if call.order is None else there[:, call.order.cpu()])
+    return torch.cat(parts)

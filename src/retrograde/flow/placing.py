@@ -1,0 +1,228 @@
+"""Collects, while losses are sent back, what tells where each loss stands on a layer's steps; then settles it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .alignment import Alignment, Reach, aligned, for_layer, stated, touched
+from .calls import AnyCall, Marked
+from .graph import MIXED, Graph
+from .loops import has_unseen_loop
+from .recurrence import Swept
+
+__all__ = ["Placing"]
+
+Array = NDArray[np.float64]
+_ROWS = 5  # losses that show where they stand: with fewer, a few more are sent back
+
+
+class Placing:
+    """Where the losses stand on each layer that is measured."""
+
+    def __init__(self, graph: Graph, rows: Tensor, *, final: bool, loss_at: Any) -> None:
+        self._graph, self._rows, self._final, self._loss_at = graph, rows, final, loss_at
+        self._labels = list(graph.wanted)
+        self._parts: dict[str, list[Reach]] = {label: [] for label in self._labels}
+        self._settled: list[Alignment] | None = None
+        self._kept: list[dict[int, Array]] = [{} for _ in self._labels]  # by target: norms by distance
+        for label in self._labels if loss_at is not None else ():
+            self._said(label)  # before anything is measured
+
+    def by_distance(self, norms: Array) -> list[Array | None]:
+        """By layer, where its sequences stand at different steps: norms by distance `(targets, T, …)`, else None.
+
+        The distance is from the nearest state that the sequence's loss looks at; NaN where no sequence has it.
+        """
+        found: list[Array | None] = []
+        for i, (label, own) in enumerate(zip(self._labels, self.alignments(), strict=True)):
+            if not own.by_sequence:
+                found.append(None)
+                continue
+            whole = np.full_like(norms[i], np.nan)
+            reach = self._reach(label)
+            near = dict(zip(reach.rows.tolist(), self._nearest(label, reach).max(1).tolist(), strict=True))
+            for n, t in enumerate(self._rows.tolist()):
+                if t in self._kept[i]:
+                    whole[n, : len(self._kept[i][t])] = self._kept[i][t]
+                elif near.get(t, -1) >= 0:  # all sequences alike
+                    ahead = norms[i, n, near[t] : self._steps(label)] if self._reverse(label) else None
+                    along = norms[i, n, : near[t] + 1][::-1] if ahead is None else ahead
+                    whole[n, : len(along)] = along
+            found.append(whole)
+        return found
+
+    def note(self, rows: Tensor, swept: dict[str, Swept]) -> None:
+        """Note which states the losses of these steps have a gradient of."""
+        for label, own in swept.items():
+            size = own.h if own.c is None else own.h + own.c
+            exists = size.ne(0).cpu().numpy()  # NaN and infinity too
+            self._parts[label].append(Reach(rows.numpy(), *touched(exists)))
+
+    def keep(
+        self,
+        i: int,
+        label: str,
+        place: slice,
+        norms: Tensor,
+        exists: Tensor,
+        reduced: Callable[[Tensor, Tensor], Array],
+    ) -> None:
+        """Keep norms by the distance of s_k from the nearest state that the loss looks at, reduced over the batch."""
+        near = torch.from_numpy(self._nearest(label, self._parts[label][-1]))
+        said = self._said(label)
+        if said is not None and self._final:
+            near = torch.from_numpy(said.at).expand_as(near)
+        top = near.max(1, keepdim=True).values
+        if not self._final and ((near == top) | (near < 0)).all():
+            return  # the norms themselves tell
+        steps = norms.shape[1]
+        away = torch.arange(steps).view(1, -1, 1)
+        k = near.unsqueeze(1) + away if self._reverse(label) else near.unsqueeze(1) - away
+        there = (k >= 0) & (k < steps) & near.unsqueeze(1).ge(0)
+        k = k.clamp(0, steps - 1)
+        distances = reduced(norms.gather(1, k), there & exists.expand_as(norms).gather(1, k))
+        self._kept[i] |= dict(zip(self._rows[place].tolist(), distances, strict=True))
+
+    def settle(self) -> None:
+        """All losses that are followed were sent back: find where they stand, from a few more if they are few."""
+        graph = self._graph
+        if not self._final and len(self._rows) < min(_ROWS, len(graph.losses)):
+            more = self._more_rows()
+            if len(more):
+                self.note(more, graph.send_rows(more))
+        unseen = has_unseen_loop(graph)
+        changed = any(getattr(call, "link", None) == "changed" for own in graph.runs.values() for call in own)
+        if unseen and not changed:
+            graph.notes.append(
+                "a loop over steps is in the model that is no part of the measurement: a recurrence of your own is "
+                "seen if its state is marked at every step (h = retrograde.mark_state(h))"
+            )
+        if graph.mixes_sequences() and MIXED not in graph.notes:
+            graph.notes.append(MIXED)
+        reaches = {label: self._reach(label) for label in self._labels}
+        axis = self._modules_on_the_axis(reaches)
+        self._settled = []
+        for label in self._labels:
+            found = self._said(label) or self._found(label, reaches[label], axis, unseen)
+            if (found.reason and found.kind != "step") or (found.reason and f"{label}_reverse" not in graph.runs):
+                graph.notes.append(found.reason)
+            self._settled.append(found)
+
+    def alignments(self) -> list[Alignment]:
+        """By layer; each loss at its own step where nothing else was found."""
+        if self._settled is None:
+            t = self._rows.numpy()[:, None]
+            own = [self._said(label) for label in self._labels]
+            zero = np.zeros(len(t), dtype=np.int64)
+            self._settled = [
+                said or Alignment("step", t, self._reverse(label), zero)
+                for said, label in zip(own, self._labels, strict=True)
+            ]
+        return self._settled
+
+    def _found(self, label: str, reach: Reach, axis: set[str] | None, unseen: bool) -> Alignment:
+        steps, batch = self._steps(label), self._graph.losses.shape[1]
+        own_batch = self._graph.runs[label][0].h.shape[1]
+        if own_batch != batch and not self._final:
+            # Words of characters under a tagger, say: which sequence lies how far from loss t is not known.
+            near = self._nearest(label, reach)
+            ends = near.max(0)
+            if self._reverse(label):
+                ends = np.where(near >= 0, near, steps).min(0)
+            at = np.broadcast_to(np.where(ends < steps, ends, -1), (len(self._rows), own_batch))
+            reason = (
+                f"{label} ran over {own_batch} sequences, the loss has {batch}: its lags count from the end of each of "
+                "its own sequences"
+            )
+            return Alignment("sequence", at, self._reverse(label), np.zeros(len(self._rows), dtype=np.int64), reason)
+        module = self._graph.runs[label][0].track[0]
+        encodes = (unseen and axis is None) or (axis is not None and module not in axis)
+        return aligned(
+            reach,
+            self._rows.numpy(),
+            steps,
+            len(self._graph.losses),
+            reverse=self._reverse(label),
+            final=self._final,
+            encodes=encodes,
+            follows=axis is not None and module in axis,
+            label=label,
+        )
+
+    def _modules_on_the_axis(self, reaches: dict[str, Reach]) -> set[str] | None:
+        """Modules whose steps are those of the losses: they follow them, or feed such a module step by step.
+
+        None where no module follows the losses.
+        """
+        graph, steps = self._graph, len(self._graph.losses)
+        if self._final:
+            return None
+        following = {
+            label
+            for label, reach in reaches.items()
+            if self._steps(label) == steps and _follows(self._nearest(label, reach), reach.rows)
+        }
+        if not following:
+            return None
+        axis = {graph.runs[label][0].track[0] for label in following}
+        feeding = set(following)
+        others = [label for label in reaches if label not in following]
+        added = True
+        while added:
+            added = False
+            for label in others:
+                module = graph.runs[label][0].track[0]
+                if label not in feeding and (
+                    module in axis or any(graph.feeds_stepwise(label, upper) for upper in feeding)
+                ):
+                    axis.add(module)
+                    feeding.add(label)
+                    added = True
+        return axis
+
+    def _said(self, label: str) -> Alignment | None:
+        own = for_layer(self._loss_at, label)
+        if own is None:
+            return None
+        steps, batch = self._graph.losses.shape
+        rows = self._rows.numpy()
+        return stated(own, rows, steps, batch, reverse=self._reverse(label), final=self._final)
+
+    def _reach(self, label: str) -> Reach:
+        parts = self._parts[label]
+        if not parts:
+            none = np.full((len(self._rows), self._graph.runs[label][0].h.shape[1]), -1)
+            return Reach(self._rows.numpy(), none, none)
+        rows = np.concatenate([part.rows for part in parts])
+        order = np.argsort(rows)
+        first, last = (np.concatenate([getattr(part, name) for part in parts])[order] for name in ("first", "last"))
+        return Reach(rows[order], first, last)
+
+    def _more_rows(self) -> Tensor:
+        counts = (self._graph.losses.detach().ne(0) & self._graph.alive.ne(0)).any(1).cpu()
+        alive = [int(t) for t in counts.nonzero().flatten()]
+        chosen = {*alive[:2], *alive[-2:], *alive[len(alive) // 2 :][:1]} - set(self._rows.tolist())
+        return torch.tensor(sorted(chosen), dtype=torch.long)
+
+    def _nearest(self, label: str, reach: Reach) -> NDArray[np.int64]:
+        """The state that each loss looks at without a step of the layer between, `(rows, B)`."""
+        return reach.first if self._reverse(label) else reach.last
+
+    def _steps(self, label: str) -> int:
+        return sum(len(call.h) for call in self._graph.runs[label])
+
+    def _reverse(self, label: str) -> bool:
+        first: AnyCall = self._graph.runs[label][0]
+        return first.track[1].endswith("_reverse") if isinstance(first, Marked) else first.reverse
+
+
+def _follows(near: NDArray[np.int64], rows: NDArray[np.int64]) -> bool:
+    """Whether each loss looks at the state of its own step and at none after it."""
+    known = near >= 0
+    return bool(known.any() and (near == rows[:, None])[known].all())

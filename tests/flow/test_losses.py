@@ -1,0 +1,115 @@
+"""What is refused, in words that say what to do: losses of another form, models in which nothing can be seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import retrograde as rg
+from retrograde.errors import FlowError, OptionError
+
+T, B = 20, 3
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def squares(output: Tensor) -> Tensor:
+    return output.square().sum(-1)
+
+
+def test_a_flattened_loss_is_told_its_shape() -> None:
+    rnn, x = nn.GRU(2, 4), torch.randn(T, B, 2)
+    with pytest.raises(FlowError, match=r"returned shape \(60,\).*losses\.view\(20, 3\), or losses\.view\(3, 20\)\.T"):
+        rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0]).flatten())
+    with pytest.raises(FlowError, match=r"looks flattened, 19 steps of 3 sequences: return losses\.view\(19, 3\)"):
+        rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][1:]).flatten())
+    with pytest.raises(FlowError, match=r"flattened"):
+        rg.flow.sequence_gradients(rnn, x, loss=lambda o: squares(o[0]).flatten())
+
+
+class Tagger(nn.Module):
+    """Tags words, each read character by character: the first layer runs over T·B words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.characters = nn.LSTM(2, 4, bidirectional=True)
+        self.words = nn.LSTM(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spelled = self.characters(x.flatten(1, 2))[1][0]
+        return self.words(torch.cat([spelled[0], spelled[1]], -1).view(T, B, -1))[0]
+
+
+def test_the_layer_nearest_to_the_loss_says_what_shape_it_has() -> None:
+    model, x = Tagger(), torch.randn(7, T, B, 2)  # characters, words, sentences
+    flow = rg.gradient_flow(model, x, loss=squares)
+    assert flow.steps == [7, 7, T]
+    assert any("characters.l0 ran over 60 sequences, the loss has 3" in note for note in flow.notes)
+    assert (flow.lag("words.l0") == np.arange(T)[:, None] - np.arange(T)).all()
+    for wrong in (lambda o: o, lambda o: squares(o).flatten(), lambda o: squares(o).T, lambda o: squares(o).sum()):
+        with pytest.raises(
+            FlowError, match=r"losses by step \(T, B\) = \(20, 3\), or one per sequence \(B,\) = \(3,\)"
+        ):
+            rg.gradient_flow(model, x, loss=wrong)
+    with pytest.raises(FlowError, match=r"layer characters\.l0 ran with 60: .* leave it out with layers="):
+        rg.gradient_flow(model, x, loss=squares, reduce="none")
+    alone = rg.gradient_flow(model, x, loss=squares, reduce="none", layers=["words.l0"])
+    assert alone.norms.shape == (1, T, T, B)
+
+
+def test_the_norms_of_other_sequences_are_a_mean_over_those_that_have_a_gradient() -> None:
+    model, x = Tagger(), torch.randn(7, T, B, 2)
+    flow = rg.gradient_flow(model, x, loss=squares, targets=[0])
+    word = rg.gradient_flow(
+        lambda x: model.words(torch.cat(tuple(model.characters(x)[1][0]), -1)[None])[0],
+        x[:, 0],
+        loss=lambda o: squares(o),
+    )
+    i, j = flow.layer("characters.l0"), next(k for k, label in enumerate(word.layers) if "characters.l0" in label)
+    np.testing.assert_allclose(flow.norms[i, 0, :7], word.norms[j, 0, :7], rtol=1e-5)
+
+
+def test_a_layer_that_stands_alone_is_not_told_to_choose_another() -> None:
+    rnn, x = nn.GRU(2, 4), torch.randn(T, B, 2)
+    with pytest.raises(FlowError, match=r"^state is 'c', but only an LSTM has a cell state; use 'h' or 'hc'\.$"):
+        rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0]), state="c")
+
+
+@pytest.mark.parametrize("how", [torch.no_grad, torch.inference_mode])
+def test_a_forward_without_gradients_is_named(how: type) -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(2, 4)
+
+        @how()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0]
+
+    with pytest.raises(FlowError, match=r"Layer l0 ran without gradients \(torch\.no_grad or inference_mode"):
+        rg.gradient_flow(Frozen(), torch.randn(T, B, 2), loss=squares)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_quantized_model_is_named() -> None:
+    model = nn.Sequential(nn.LSTM(2, 4))
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM}, dtype=torch.qint8)
+    with pytest.raises(FlowError, match=r"0 is quantized \(torch\.ao\..*measure the floating-point model"):
+        rg.gradient_flow(quantized, torch.randn(T, B, 2), loss=lambda o: squares(o[0]))
+
+
+def test_a_wrapper_that_cannot_be_called_is_told_where_its_network_is() -> None:
+    class Net:  # as skorch's
+        def __init__(self) -> None:
+            self.module_ = nn.GRU(2, 4)
+
+    for wrong in (Net(), type("Bare", (), {})(), 3):
+        with pytest.raises(OptionError) as caught:
+            rg.gradient_flow(wrong, torch.randn(T, B, 2), loss=lambda o: squares(o[0]))
+        assert ("give its module_" in str(caught.value)) == isinstance(wrong, Net)
+        assert type(wrong).__name__ in str(caught.value)
