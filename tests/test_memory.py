@@ -191,13 +191,13 @@ def test_only_a_limit_needs_a_watching_parent() -> None:
 
 
 def test_little_address_space_is_one_line(text: Path, tmp_path: Path) -> None:
-    """A real limit: torch is loaded, then all that is left is 8 MB."""
+    """A real limit: torch is loaded, then all that is left is 8 MB; torch says so, or a library aborts."""
     program = """if True:
         import resource, sys
         import retrograde.training.session, retrograde.cli
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20),) * 2)
-        retrograde.cli.main(sys.argv[1:])
+        retrograde.cli.main()
     """
     words = ["train", text, "--out", tmp_path / "run", "--hidden-size", 3000, "--threads", 1, "--quiet"]
     done = subprocess.run(

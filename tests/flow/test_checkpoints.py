@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from safetensors.torch import save, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from retrograde.errors import FlowError, OptionError
+import retrograde as rg
+from retrograde.errors import FlowError, OptionError, RunError
 from retrograde.flow.checkpoints import choose, drive, find_recurrent, read_input, read_state_dict
 from retrograde.nn import weight_drop_
 
@@ -348,3 +350,20 @@ def test_input_of_one_sequence_and_of_other_files(tmp_path: Path):
     with pytest.raises(FlowError, match="Python objects") as caught:
         read_input(tmp_path / "text.npy")
     assert "allow_pickle" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_or_a_device_is_refused_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "flow.json"
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "flow.safetensors")
+    with pytest.raises(FlowError, match="cannot be read: it is a pipe"):
+        rg.GradientFlow.load(tmp_path / "flow")
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(FlowError, match=r"cannot be read: it is a (pipe|device)"):
+            read_state_dict(path)
+    os.mkfifo(tmp_path / "recorded.jsonl")
+    (tmp_path / "run" / "flow").mkdir(parents=True)
+    (tmp_path / "recorded.jsonl").rename(tmp_path / "run" / "flow" / "recorded.jsonl")
+    with pytest.raises(RunError, match="cannot be read: it is a pipe"):
+        rg.GradientFlowRecorder(nn.GRU(2, 3), run=tmp_path / "run", resume=True)

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
+from ..files import check_regular
 from .measure import gradient_flow
 from .result import GradientFlow
 
@@ -32,6 +33,7 @@ _NAME = re.compile(
     re.DOTALL,
 )
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "ema")
+_FILE_BYTES = 1 << 40  # a file of weights has at most; a pipe or device is none
 _GATES = {1: "RNN", 3: "GRU", 4: "LSTM"}
 
 
@@ -96,7 +98,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if path.is_dir() else _regular(path) as file:
             head = file.read(16)
     except IsADirectoryError:
         raise FlowError(
@@ -110,6 +112,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if head[8:9] != b"{" and head.startswith((b"PK\x03\x04", b"\x80")):
         return _mapping(_torch_file(path), path)
     return _safetensors_file(path)
+
+
+def _regular(path: Path) -> IO[bytes]:
+    check_regular(path.stat(), _FILE_BYTES)
+    return path.open("rb")
 
 
 def _safetensors_file(path: Path) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..errors import OptionError, RunError
-from ..files import write_file as _write
+from ..files import read_file, write_file
 from .anew import nothing_computed_anew
 from .isolation import behind, isolated, random_states_kept
 from .measure import State, gradient_flow
@@ -29,6 +29,7 @@ __all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]
 
 Record = dict[str, Any]
 FILE = Path("flow", "recorded.jsonl")
+_RECORDS_BYTES = 1 << 26  # of a file of records that is gone on with
 _GUESSES = 16  # combinations of axes that are tried to find the batch axis
 
 
@@ -422,7 +423,10 @@ class GradientFlowRecorder:
                 f"{path} holds the records of an earlier run: resume=True goes on with them; "
                 "otherwise give another folder, or remove the file."
             )
-        lines = path.read_bytes().splitlines(keepends=True)
+        try:
+            lines = read_file(path, _RECORDS_BYTES).splitlines(keepends=True)
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror or error}.") from None
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
@@ -431,15 +435,16 @@ class GradientFlowRecorder:
                 if number < len(lines):
                     raise RunError(f"{path} is damaged: line {number} is no record.") from None
                 # The process ended while it wrote the last line.
-                _write(path, b"".join(lines[:-1]))
-        if self.records and not path.read_bytes().endswith(b"\n"):
-            _write(path, path.read_bytes() + b"\n")
+                lines = lines[:-1]
+                write_file(path, b"".join(lines))
+        if self.records and not lines[-1].endswith(b"\n"):
+            write_file(path, b"".join(lines) + b"\n")
 
     def _forget_from(self, step: int) -> None:
         """Drop records of steps that are trained again, after going back to an older checkpoint."""
         kept = [record for record in self.records if record["step"] < step]
         if len(kept) < len(self.records) and self.path is not None:
-            _write(self.path, b"".join(_line(record) for record in kept))
+            write_file(self.path, b"".join(_line(record) for record in kept))
         self.records = kept
 
     def _append(self, record: Record) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FlowError
-from ..files import write_file
+from ..files import read_file, write_file
 from . import contributions, evidence
 from .alignment import Alignment, Reach, aligned, touched
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save", "to_csv"]
 
 FORMAT = 3
+_LABELS_BYTES, _ARRAYS_BYTES = 1 << 26, 1 << 40  # read at most; a pipe or device is not read at all
 _LABELS = ("layers", "cells", "reverse", "steps", "loss_steps", "state", "reduce", "final", "notes")
 
 
@@ -64,8 +65,8 @@ def load(cls: type[GradientFlow], path: str | os.PathLike[str]) -> GradientFlow:
 
     stem = _stem(path)
     try:
-        labels: dict[str, Any] = json.loads(_with(stem, ".json").read_text(encoding="utf-8"))
-        arrays = from_bytes(_with(stem, ".safetensors").read_bytes())
+        labels: dict[str, Any] = json.loads(read_file(_with(stem, ".json").resolve(), _LABELS_BYTES).decode("utf-8"))
+        arrays = from_bytes(read_file(_with(stem, ".safetensors").resolve(), _ARRAYS_BYTES))
         if labels["kind"] != "gradient flow":
             raise FlowError(f"{stem}.json describes no gradient flow.")
         if labels["format"] > FORMAT:
@@ -89,6 +90,8 @@ def load(cls: type[GradientFlow], path: str | os.PathLike[str]) -> GradientFlow:
         raise FlowError(f"There is no saved gradient flow at {stem}: {missing.filename} is missing.") from None
     except FlowError:
         raise
+    except OSError as refused:
+        raise FlowError(f"{stem} cannot be read: {refused.strerror or refused}.") from None
     except Exception as broken:
         raise FlowError(f"{stem} is no whole gradient flow ({type(broken).__name__}: {broken}).") from None
 
