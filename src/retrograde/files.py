@@ -279,7 +279,8 @@ def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | _ONCE | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
         found = os.fstat(file.fileno())
         check_regular(found, limit)
-        content = file.read(limit + 1)  # it may grow meanwhile
+        # It may grow meanwhile; a buffer of the limit's size would be allocated in one piece.
+        content = file.read(min(limit, found.st_size + (1 << 20)) + 1)
     if len(content) > limit:
         raise UnreadableError(errno.EFBIG, f"it is larger than {limit >> 20:,} MiB, the limit for this file")
     return content
