@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
-    from . import errors, flow, integrations, kernels, nn, reference, report, tasks, training
-    from .flow import GradientCheck, GradientFlow, GradientFlowRecorder, check_gradients, gradient_flow
+    from . import errors, flow, gradcheck, integrations, kernels, nn, reference, report, tasks, training
+    from .flow import GradientFlow, GradientFlowRecorder, gradient_flow
+    from .gradcheck import GradientCheck, check_gradients
     from .nn import mark_state
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "check_gradients",
     "errors",
     "flow",
+    "gradcheck",
     "gradient_flow",
     "integrations",
     "kernels",
@@ -35,12 +37,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Parts are imported when first named, so that `retrograde --help` does not wait for torch.
-_PARTS = {"errors", "flow", "integrations", "kernels", "nn", "reference", "report", "tasks", "training"}
+_PARTS = {"errors", "flow", "gradcheck", "integrations", "kernels", "nn", "reference", "report", "tasks", "training"}
 _HOME: dict[str, str] = {  # public name -> the part it lives in
-    "GradientCheck": "flow",
+    "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
-    "check_gradients": "flow",
+    "check_gradients": "gradcheck",
     "gradient_flow": "flow",
     "mark_state": "nn",
 }

@@ -7,7 +7,7 @@ tensors, ``find_recurrent`` rebuilds the layers and ``drive`` measures them.
 
 from __future__ import annotations
 
-from .check import GradientCheck, GradientError, check_gradients
+from ..gradcheck import GradientCheck, GradientError, check_gradients
 from .checkpoints import Found, drive, find_recurrent, read_state_dict
 from .measure import gradient_flow
 from .recorder import GradientFlowRecorder

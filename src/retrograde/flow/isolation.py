@@ -8,20 +8,19 @@ modes, gradients and random states, also if the measurement fails.
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import FlowError, OptionError
+from ..errors import OptionError
+from ..measuring import check_values, dropout_notes, random_states_kept
 from .keeping import Keeper
 from .precision import Precision, own_precision
 
-__all__ = ["Isolation", "behind", "check_values", "dropout_notes", "isolated", "random_states_kept"]
+__all__ = ["Isolation", "behind", "isolated"]
 
 _local = threading.local()
 
@@ -189,62 +188,3 @@ def isolated(
         stack.callback(handle.remove)
         yield isolation
         isolation.check(model)
-
-
-def check_values(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
-    """Refuse a model or an input on the device ``meta``."""
-    if not any(tensor.is_meta for tensor in tensors):
-        return
-    for module in modules:
-        for name, parameter in (*module.named_parameters(), *module.named_buffers()):
-            if parameter.is_meta:
-                raise FlowError(
-                    f"{name} of {type(module).__name__} is on the device 'meta', which holds no values: allocate the "
-                    "model (model.to_empty(device='cpu')) and load its weights, then measure."
-                )
-    raise FlowError("An input is on the device 'meta', which holds no values: measure with a batch that has some.")
-
-
-@contextlib.contextmanager
-def random_states_kept(devices: Iterable[torch.device] = ()) -> Iterator[None]:
-    """Keep the random states of torch on the CPU and these devices, of NumPy and of Python."""
-    by_kind: dict[str, list[torch.device]] = {}
-    for device in devices:
-        by_kind.setdefault(device.type, []).append(device)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # what the model makes on the current device
-        current = torch.device("cuda", torch.cuda.current_device())
-        named = {device if device.index is not None else current for device in by_kind.get("cuda", [])}
-        by_kind["cuda"] = [*(named | {current})]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (its global state is what is kept)
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            for kind, own in sorted(by_kind.items()):
-                if kind not in ("cpu", "meta") and _has_random_state(kind):
-                    stack.enter_context(torch.random.fork_rng(devices=sorted(set(own), key=str), device_type=kind))
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _has_random_state(kind: str) -> bool:
-    try:
-        module: Any = torch.get_device_module(kind)
-    except RuntimeError:
-        return False
-    return hasattr(module, "get_rng_state") and hasattr(module, "set_rng_state")
-
-
-def dropout_notes(active: Iterable[nn.Module], training: bool) -> list[str]:
-    """What to say of the dropout among modules that were in training mode."""
-    drops = any(
-        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
-        for m in active
-    )
-    if not drops:
-        return []
-    if training:
-        return ["dropout is active: one random mask was measured"]
-    return ["dropout was active; measured in eval mode, without it (training=True measures with it)"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
+from ..measuring import check_loss, differentiable_losses
 from .calls import AnyCall, Call
 from .graph import Graph
 from .runs import labeled_runs
@@ -38,8 +39,7 @@ def check_callable(model: object, loss: object) -> None:
         held = [name for name in _HELD if isinstance(getattr(model, name, None), nn.Module)]
         what = f"give its {held[0]}" if held else "give a torch.nn.Module, or a function of the inputs"
         raise OptionError(f"model is {type(model).__name__}, which cannot be called: {what}.")
-    if not callable(loss):
-        raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
+    check_loss(loss)
 
 
 def nothing_ran(model: object, called: object) -> FlowError:
@@ -77,13 +77,7 @@ def losses_by_step(losses: Any, calls: Sequence[AnyCall]) -> tuple[Tensor, bool]
     nearest = next(own for own in runs.values() if any(call is calls[-1] for call in own))  # to the loss
     steps, batch = sum(len(call.h) for call in nearest), nearest[0].h.shape[1]
     wanted = f"losses by step (T, B) = ({steps}, {batch}), or one per sequence (B,) = ({batch},)"
-    if not isinstance(losses, Tensor):
-        raise FlowError(f"loss returned {type(losses).__name__}; expected a tensor of {wanted}.")
-    if not losses.is_floating_point():
-        mend = "numbers of other types have no gradient"
-        if losses.is_complex():
-            mend = "take a real quantity of it, such as .abs() or .real"
-        raise FlowError(f"loss returned {losses.dtype}; expected floating-point numbers: {mend}.")
+    losses = differentiable_losses(losses, f"a tensor of {wanted}")
     shape = tuple(losses.shape)
     if losses.ndim == 0 and batch == 1:
         losses = losses.reshape(1)

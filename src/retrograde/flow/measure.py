@@ -67,8 +67,9 @@ def gradient_flow(
     kwargs : dict, optional
         What it is called with by keyword.
     loss : callable
-        Takes the model's output; returns the losses by step `(T, B)`, or one loss per sequence `(B,)`. Use
-        ``reduction="none"``. A masked step has loss 0.
+        Takes the model's output; returns the losses by step `(T, B)`, or one loss per sequence `(B,)`: the same
+        callable as for `check_gradients`. Use ``reduction="none"``: the steps cannot be separated in a single number.
+        A masked step has loss 0.
     state : {"hc", "h", "c"}
         What s_k is. RNN and GRU have only h. For an LSTM, ``"hc"`` is the pair (h_k, c_k) as a point of state space,
         so that ∂E_t/∂s_k = ∂E_t/∂s_t · ∏ ∂s_j/∂s_{j−1}: h_k is held when c_k moves. ``"h"`` and ``"c"`` are each alone,

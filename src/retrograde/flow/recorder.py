@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..errors import OptionError, RunError
 from ..files import read_file, write_file
+from ..measuring import random_states_kept
 from .anew import nothing_computed_anew
-from .isolation import behind, isolated, random_states_kept
+from .isolation import behind, isolated
 from .measure import State, gradient_flow
 from .result import GradientFlow
 from .summary import summarise

@@ -1,0 +1,78 @@
+"""Tensors inside nested tuples, lists, dicts, dataclasses and packed sequences: what modules take and return."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+__all__ = ["attribute_tensors", "map_attributes", "map_tensors", "named_tensors"]
+
+# Attributes of nn.Module that .to() converts itself, or that hold no tensors of their own.
+_CONVERTED_BY_TO = {"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"}
+
+
+def named_tensors(value: Any, path: str, *, and_complex: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point (and complex) tensors in ``value``, each with its path, e.g. ``hx[0]``."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or (and_complex and value.is_complex()):
+            yield path, value
+    elif isinstance(value, PackedSequence):
+        yield f"{path}.data", value.data
+    elif isinstance(value, MutableMapping):
+        for key, item in value.items():
+            yield from named_tensors(item, f"{path}[{key!r}]" if path else str(key), and_complex=and_complex)
+    elif isinstance(value, tuple | list):
+        for i, item in enumerate(value):
+            yield from named_tensors(item, f"{path}[{i}]", and_complex=and_complex)
+    elif _is_record(value):
+        for field in dataclasses.fields(value):
+            yield from named_tensors(getattr(value, field.name), f"{path}.{field.name}", and_complex=and_complex)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of the structure in which every tensor is replaced by ``function`` of it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, MutableMapping):
+        mapped = copy.copy(value)
+        for key, item in value.items():
+            mapped[key] = map_tensors(item, function)
+        return mapped
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # named tuples, also PackedSequence
+        return type(value)(*(map_tensors(item, function) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(map_tensors(item, function) for item in value)
+    if _is_record(value):
+        mapped = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(mapped, field.name, map_tensors(getattr(value, field.name), function))
+        return mapped
+    return value
+
+
+def attribute_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Floating-point tensors in ordinary attributes of the modules: neither parameters nor buffers."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name not in _CONVERTED_BY_TO:
+                yield from (tensor for _, tensor in named_tensors(value, name))
+
+
+def map_attributes(module: nn.Module, needed: Callable[[Tensor], bool], function: Callable[[Tensor], Tensor]) -> None:
+    """Replace tensors in ordinary attributes of the modules by ``function`` of them, in place.
+
+    Only attributes that contain a tensor for which ``needed`` is true are replaced.
+    """
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if name not in _CONVERTED_BY_TO and any(needed(tensor) for _, tensor in named_tensors(value, name)):
+                vars(part)[name] = map_tensors(value, function)
+
+
+def _is_record(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -1,0 +1,33 @@
+"""How values, places and exceptions are written in messages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["dtype_name", "first_line", "kind_of", "largest", "place"]
+
+
+def place(index: int, tensor: Tensor) -> tuple[int, ...]:
+    """The indices of a flat index, one per axis."""
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(index), tensor.shape)) if tensor.ndim else ()
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest absolute value; 0 for an empty tensor."""
+    return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+
+
+def kind_of(value: object) -> str:
+    """The type of a value, for tensors with their dtype."""
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{type(value).__name__}"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message without its full stop, or the exception's type."""
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

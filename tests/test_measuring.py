@@ -1,0 +1,63 @@
+"""Rules that every measurement of a model follows (`retrograde.measuring`); see also flow/test_isolation.py."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from retrograde import measuring
+from retrograde.errors import FlowError, OptionError
+
+
+def test_random_states_are_restored_also_after_an_error():
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    with pytest.raises(ZeroDivisionError), measuring.random_states_kept():
+        torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
+        raise ZeroDivisionError
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+@pytest.mark.parametrize(
+    ("module", "drops"),
+    [
+        (nn.Dropout(0.5), True),
+        (nn.Dropout(0.0), False),
+        (nn.LSTM(2, 3, num_layers=2, dropout=0.1), True),
+        (nn.LSTM(2, 3, num_layers=2), False),
+        (nn.Linear(2, 3), False),
+    ],
+)
+def test_a_note_says_what_happens_to_dropout(module, drops):
+    off, on = measuring.dropout_notes([module], False), measuring.dropout_notes([module], True)
+    assert bool(off) == bool(on) == drops
+    if drops:
+        assert "eval mode" in off[0] and "one random mask" in on[0]
+
+
+def test_tensors_without_values_are_named():
+    measuring.check_values([torch.zeros(2)], [nn.Linear(2, 2)])
+    layer = nn.Linear(2, 2, device="meta")
+    with pytest.raises(FlowError, match="weight of Linear is on the device 'meta'"):
+        measuring.check_values(layer.parameters(), [layer])
+    with pytest.raises(FlowError, match="An input is on the device 'meta'"):
+        measuring.check_values([torch.zeros(2, device="meta")], [nn.Linear(2, 2)])
+
+
+def test_a_loss_and_what_it_returns_are_checked():
+    measuring.check_loss(len)
+    with pytest.raises(OptionError, match="loss is str; give a function"):
+        measuring.check_loss("mse")
+    losses = torch.zeros(3)
+    assert measuring.differentiable_losses(losses, "a tensor") is losses
+    with pytest.raises(FlowError, match="loss returned list; expected a tensor of losses"):
+        measuring.differentiable_losses([1.0], "a tensor of losses")
+    with pytest.raises(FlowError, match=r"torch\.bool; expected floating-point numbers: numbers of other types"):
+        measuring.differentiable_losses(losses > 0, "a tensor")
+    with pytest.raises(FlowError, match=r"torch\.complex64.* such as \.abs"):
+        measuring.differentiable_losses(losses + 1j, "a tensor")
