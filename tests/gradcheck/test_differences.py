@@ -147,3 +147,58 @@ def test_a_wrong_gradient_of_an_input_is_named():
     check = rg.check_gradients(Model(), x(), x(1, 2, 4))
     assert check.wrong == ("x",)
     assert "x (input)" in repr(check)
+
+
+class Parameters(nn.Module):
+    """A function of one parameter; the input only says that it runs."""
+
+    def __init__(self, values, function):
+        super().__init__()
+        self.w, self.function = nn.Parameter(torch.as_tensor(values)), function
+
+    def forward(self, _):
+        return self.function(self.w)
+
+
+def differences_of(values, function, **options):
+    check = rg.check_gradients(Parameters(values, function), torch.zeros(1, dtype=torch.int64), **options)
+    return next(e for e in check.errors if e.name == "w" and e.oracle == "finite differences")
+
+
+def test_strong_curvature_is_not_taken_for_a_kink():
+    slightly_wrong = passing_back(lambda g: g * 1.01)
+    error = differences_of([0.01, 0.02], lambda w: 1e4 * slightly_wrong(w).square())
+    assert not error.ok and error.kinks == 0
+
+
+def test_rounding_is_not_taken_for_a_kink():
+    slightly_wrong = passing_back(lambda g: g * 1.01)
+    error = differences_of(torch.linspace(0.1, 0.9, 8), lambda w: slightly_wrong(w) * 3.3)
+    assert not error.ok and error.kinks == 0
+
+
+def test_a_gradient_far_below_the_others_is_measured_on_their_scale():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, _):
+            return self.a * 1e3 + passing_back(lambda g: g + 3e-8)(self.b) * 1e-9
+
+    check = rg.check_gradients(Model(), torch.zeros(1, dtype=torch.int64))
+    error = next(e for e in check.errors if e.name == "b" and e.oracle == "finite differences")
+    assert error.ok and error.unsettled == 0 and error.relative_error < 1e-6
+
+
+def test_the_largest_gradient_is_always_probed():
+    weights = torch.ones(100)
+    weights[37] = 5.0
+    error = differences_of(torch.ones(100), lambda w: w * weights, entries=1, loss=lambda output: output)
+    assert error.where == (37,) and error.found == pytest.approx(5.0)
+    assert error.probes == 1 + 3  # and three directions through all entries
+
+
+def test_a_module_that_computes_something_else_without_a_graph_is_run_with_one():
+    error = differences_of([0.5, 0.7], lambda w: w.sin() * (1.0 if torch.is_grad_enabled() else 1.5))
+    assert error.ok and error.kinks + error.unsettled == 0

@@ -61,34 +61,40 @@ def test_large_gradients_do_not_hide_a_wrong_output():
     assert rg.check_gradients(Cell(), x(), loss=lambda output: output * 1e8).ok
 
 
-def test_a_small_gradient_inherits_the_rounding_of_a_large_one():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.large, self.small = nn.Parameter(torch.tensor(1e6)), nn.Parameter(torch.tensor(1.0))
+class RoundedBackward(torch.autograd.Function):
+    """Zeros, whose backward puts some rounding error of the large entry into the gradient of the small one."""
 
-        def forward(self, x):
-            pair = torch.stack([self.large * x, self.small * 1e-4 * x])
-            return pair + noise(pair)
+    @staticmethod
+    def forward(ctx, pair, units):
+        ctx.units = units
+        return torch.zeros_like(pair)
 
-    class Noise(torch.autograd.Function):
-        """Nothing, with the rounding error of the large entry in the gradient of the small one, if in float32."""
+    @staticmethod
+    def backward(ctx, g):
+        error = torch.zeros_like(g)
+        if g.dtype == torch.float32:
+            error[1] = ctx.units * torch.finfo(g.dtype).eps * 1e4 * g[0].abs().max()
+        return error, None
 
-        @staticmethod
-        def forward(ctx, pair):
-            return torch.zeros_like(pair)
 
-        @staticmethod
-        def backward(ctx, g):
-            error = torch.zeros_like(g)
-            if g.dtype == torch.float32:
-                error[1] = 2 * torch.finfo(g.dtype).eps * 1e4 * g[0].abs().max()
-            return error
+class LargeAndSmall(nn.Module):
+    """Two parameters whose gradients differ by a factor of 10,000."""
 
-    noise = Noise.apply
-    check = rg.check_gradients(Model(), torch.full((4,), 3.0), loss=lambda pair: pair[0] + pair[1])
+    def __init__(self, units):
+        super().__init__()
+        self.large, self.small, self.units = nn.Parameter(torch.tensor(1e6)), nn.Parameter(torch.tensor(1.0)), units
+
+    def forward(self, x):
+        pair = torch.stack([self.large * x, self.small * 1e-4 * x])
+        return pair + RoundedBackward.apply(pair, self.units)
+
+
+@pytest.mark.parametrize(("units", "explained"), [(2, True), (40, False)])
+def test_a_small_gradient_inherits_the_rounding_of_a_large_one(units, explained):
+    given = torch.full((4,), 3)  # of integers, so that there is no gradient by the input, which would be larger still
+    check = rg.check_gradients(LargeAndSmall(units), given, loss=lambda pair: pair[0] + pair[1])
     error = next(e for e in check.errors if e.name == "small" and e.oracle == "float64")
-    assert error.ok and error.remark == ""
-    assert error.max_abs_error > 1e-4 * abs(error.expected)  # more than the tolerance of this gradient by itself
-    strict = rg.check_gradients(Model(), torch.full((4,), 3.0), loss=lambda pair: pair[0] + pair[1], rtol=1e-4)
-    assert "small" in strict.wrong  # a tolerance that was asked for allows nothing for rounding
+    assert error.max_abs_error > 1e-4 * abs(error.expected)  # more than the tolerance for this gradient alone
+    assert error.ok == explained and error.remark == ""
+    strict = rg.check_gradients(LargeAndSmall(units), given, loss=lambda pair: pair[0] + pair[1], rtol=1e-4)
+    assert "small" in strict.wrong  # with a given rtol nothing is allowed for rounding
