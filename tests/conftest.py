@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,11 @@ NO_ENGINE = (
     "retrograde's native engine was not built (was there a C++ compiler when it was installed?): "
     "the tests that need it were skipped. Where CI=true that is a failure."
 )
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Do not import modules that tests import themselves: --doctest-modules looks into every file by default."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -1,4 +1,4 @@
-"""Arrays and options that do not fit are refused in one line that names them."""
+"""Arrays and options that do not fit are refused in one line that names them (reference/arrays.py)."""
 
 from __future__ import annotations
 
