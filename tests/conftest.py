@@ -20,6 +20,13 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the docstring examples of the kernels if there are no kernels."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and "kernels" in item.path.parts and not kernels.available():
+            item.add_marker(pytest.mark.skip(reason="the native engine was not built"))
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """A green run in continuous integration has tested the engine."""
     if not kernels.available() and os.environ.get("CI", "").lower() in ("1", "true", "yes"):
