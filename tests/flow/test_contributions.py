@@ -136,3 +136,26 @@ def test_an_input_written_to_in_place_is_named() -> None:
     scale.mul_(2)
     with pytest.raises(rg.errors.FlowError, match=r"\(5, 2, 3\) .* written to in place.*measure again"):
         flow.truncation()
+
+
+def test_adjoints_of_a_step_loop_are_kept_within_a_bound_on_memory() -> None:
+    """As many losses at once as a call over all steps takes, not as a call of one step would."""
+    cell, rnn, x = nn.RNNCell(2, 64), nn.RNN(2, 64), torch.randn(300, 16, 2)
+
+    def loop(x: Tensor) -> Tensor:
+        h, rows = x.new_zeros(16, 64), []
+        for row in x:
+            h = cell(row, h)
+            rows.append(h)
+        return torch.stack(rows).cumsum(0)
+
+    def squares(output: Tensor) -> Tensor:
+        return output.square().sum(-1)
+
+    flow = rg.gradient_flow(loop, x, loss=squares, targets=range(290, 300))
+    whole = rg.gradient_flow(lambda x: rnn(x)[0].cumsum(0), x, loss=squares, targets=range(290, 300))
+    for own in (flow, whole):
+        assert own.evidence is not None and own.evidence.graph is not None
+    blocks = [own.evidence.graph.block_kept for own in (flow, whole)]
+    assert blocks[0] == blocks[1] < 64
+    assert max(len(rows) for rows, _ in flow.evidence.by_target()) <= blocks[0]

@@ -113,3 +113,39 @@ def test_a_wrapper_that_cannot_be_called_is_told_where_its_network_is() -> None:
             rg.gradient_flow(wrong, torch.randn(T, B, 2), loss=lambda o: squares(o[0]))
         assert ("give its module_" in str(caught.value)) == isinstance(wrong, Net)
         assert type(wrong).__name__ in str(caught.value)
+
+
+def test_losses_of_an_unbatched_input_may_leave_steps_out_or_be_one_number() -> None:
+    rnn, x = nn.GRU(2, 4), torch.randn(T, 2)
+    batched = rg.gradient_flow(rnn, x[:, None], loss=lambda o: squares(o[0][2:]))
+    flow = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][2:]))
+    np.testing.assert_allclose(flow.norms, batched.norms, rtol=1e-6)
+    assert (flow.lag() == np.arange(2, T)[:, None] - np.arange(T)).all()
+    last = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][-1]))
+    assert last.final and (last.lag()[0] == T - 1 - np.arange(T)).all()
+    np.testing.assert_allclose(last.norms[0, 0], flow.norms[0, -1], rtol=1e-6)
+
+
+def test_losses_without_any_are_refused() -> None:
+    with pytest.raises(FlowError, match=r"shape \(0, 3\), which holds no loss"):
+        rg.gradient_flow(nn.GRU(2, 4), torch.randn(T, B, 2), loss=lambda o: squares(o[0][:0]))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"targets": ["a"]}, r"targets is \['a'\]; give a list of steps"),
+        ({"targets": 5}, "targets is 5; give a list of steps"),
+        ({"targets": [1.5]}, r"targets is \[1\.5\]; give a list of steps"),
+        ({"layers": 3}, "layers is 3; give a list of labels: this model has l0"),
+        ({"lengths": "abc"}, "lengths is 'abc'; expected 3 whole numbers"),
+        ({"lengths": [1.5, 2, 3]}, r"lengths is \[1\.5.*; expected 3 whole numbers"),
+        ({"reduce": None}, "reduce is None; it is 'mean'"),
+        ({"kwargs": 3}, "kwargs is 3; give a dict"),
+        ({"loss_at": {"l7": 3}}, r"loss_at names l7; the layers are l0\."),
+        ({"loss_at": -1}, "loss_at is -1; give the layer's step"),
+    ],
+)
+def test_options_of_another_form_are_named(option: dict[str, object], message: str) -> None:
+    with pytest.raises((FlowError, OptionError), match=message):
+        rg.gradient_flow(nn.GRU(2, 4), torch.randn(T, B, 2), loss=lambda o: squares(o[0]), **option)

@@ -467,6 +467,18 @@ def test_heads_without_a_recurrence_are_not_taken_for_one() -> None:
     assert not any("loop" in note for note in rg.gradient_flow(Deep(), randn(T, B, 2), loss=squares).notes)
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_losses_added_up_step_by_step_are_no_recurrence(decay: float) -> None:
+    def loss(output: tuple[Tensor, Tensor]) -> Tensor:
+        rows, total = [], torch.zeros(B, dtype=torch.float64)
+        for row in squares(output[0]):
+            total = decay * total + row
+            rows.append(total)
+        return torch.stack(rows)
+
+    assert not rg.gradient_flow(nn.GRU(2, H).double(), randn(T, B, 2), loss=loss).notes
+
+
 @pytest.mark.parametrize("where", ["before", "after", "mixing head"])
 def test_batch_normalization_in_training_is_said_to_mix_sequences(where: str) -> None:
     class Normed(nn.Module):

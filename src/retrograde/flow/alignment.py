@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import FlowError, OptionError
 
-__all__ = ["Alignment", "Reach", "aligned", "stated"]
+__all__ = ["Alignment", "Reach", "aligned", "stated", "through"]
 
 Ints = NDArray[np.int64]
 Kind = Literal["step", "encoder", "sequence", "stated", "refused"]
@@ -104,6 +104,7 @@ def aligned(
     encodes: bool,
     follows: bool,
     label: str,
+    along: Ints | None = None,
 ) -> Alignment:
     """Where the losses stand, by what was measured.
 
@@ -125,12 +126,15 @@ def aligned(
         Whether it is known to be none: it feeds a layer that follows the losses step by step.
     label
         Of the layer, for the reason.
+    along
+        Of an encoder: where the targets stand on its decoder, counted from the decoder's first step; by default the
+        targets are the decoder's own steps.
     """
     near = reach.first if reverse else reach.last  # the state that a causal loss looks at directly
     known = near != _NEVER
     if final:
         at = np.where(known[:1], near[:1], _NEVER)
-        return Alignment("sequence", _alike(at), reverse, np.zeros(1, dtype=np.int64))
+        return Alignment("sequence", alike(at), reverse, np.zeros(1, dtype=np.int64))
     zero = np.zeros(len(targets), dtype=np.int64)
     if not known.any():
         return Alignment("step", targets[:, None], reverse, zero)
@@ -151,10 +155,11 @@ def aligned(
             return Alignment("step", targets[:, None], reverse, delay, note)
     if constant and (encodes if single else not follows):
         end = np.where(reach.last != _NEVER, reach.last, _NEVER).max(0)  # of each sequence
-        at = np.where(end == _NEVER, _NEVER, targets[:, None] + 1 + end)
-        return Alignment("encoder", _alike(at), False, targets + 1)
+        after = 1 + (targets if along is None else along)
+        at = np.where(end == _NEVER, _NEVER, after[:, None] + end)
+        return Alignment("encoder", alike(at), False, after)
     if line is not None and not (constant and follows):
-        return Alignment("step", _alike(line.at(targets)), reverse, zero)
+        return Alignment("step", alike(line.at(targets)), reverse, zero)
     return Alignment(
         "refused",
         np.full((len(targets), 1), _NEVER),
@@ -180,9 +185,10 @@ def stated(loss_at: Any, targets: Ints, loss_steps: int, batch: int, *, reverse:
         given = np.asarray(loss_at)
     except Exception:
         raise OptionError(f"{form}.") from None
-    if given.dtype.kind not in "iu" or given.shape not in ((), (size,)):
+    alone = given.shape == ()
+    if given.dtype.kind not in "iu" or given.shape not in ((), (size,)) or (alone and given < 0):
         raise OptionError(f"{form}, or one number, the step of the first.")
-    if given.shape == ():
+    if alone:
         given = np.full(size, given) if final else given + np.arange(size)
     given = given.astype(np.int64)
     at = given[None, :] if final else given[targets][:, None]
@@ -230,10 +236,16 @@ def _line(rows: Ints, near: Ints, known: NDArray[np.bool_]) -> _Line | None:
     return None
 
 
-def _alike(at: Ints) -> Ints:
-    """One column where all sequences that have a loss stand at the same step."""
+def alike(at: Ints) -> Ints:
+    """Where the losses stand, as one column where all sequences that have a loss stand at the same step."""
     top = at.max(1, keepdims=True)
     return top if ((at == top) | (at == _NEVER)).all() else at
+
+
+def through(rows: Ints, near: Ints, at: Ints) -> Ints | None:
+    """What steps look at `(at, B)`, by the line through what some look at `(rows, B)`; None where that is no line."""
+    found = _line(rows, near, near != _NEVER)
+    return None if found is None else found.at(at)
 
 
 def _delays(rows: Ints, near: Ints, known: NDArray[np.bool_], targets: Ints, reverse: bool) -> Ints:

@@ -37,7 +37,7 @@ _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-de
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 _TAILS = 64  # earlier runs of a layer that a state outside the graph is compared with
 # Nodes that hand a tensor's numbers on as they are, in another shape or as a part.
-_VIEWS = frozenset(
+VIEWS = frozenset(
     f"{name}Backward"
     for name in (
         *("Alias", "Clone", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Split", "Squeeze", "Stack"),
@@ -57,6 +57,7 @@ class Exposed(NamedTuple):
     tensor: Tensor
     calls: tuple[Call, ...] | None
     output_of: str | None = None  # the module whose output it is
+    of: tuple[Call, ...] = ()  # whose outputs it holds side by side, or whose final states one after the other
 
     @property
     def is_output(self) -> bool:
@@ -187,7 +188,7 @@ class Recorder(TorchFunctionMode):
             walked.add(node)
             if isinstance(call, Call) and not through:
                 continue
-            plain = plain and node.name().rstrip("0123456789") in _VIEWS
+            plain = plain and node.name().rstrip("0123456789") in VIEWS
             open_nodes += [before for before, _ in node.next_functions if before is not None]
         return list(found.values()), plain
 
@@ -262,9 +263,9 @@ class Recorder(TorchFunctionMode):
         seen = x.view_as(x)
         final = [torch.stack(end) for end in ends]
         one_way = directions == 1
-        self.exposed.append(Exposed(seen, (calls[-1],) if one_way else None, name))
-        self.exposed.append(Exposed(final[0], tuple(calls) if one_way and mask is None else None))
-        self.exposed += [Exposed(end, None) for end in final[1:]]
+        self.exposed.append(Exposed(seen, (calls[-1],) if one_way else None, name, tuple(calls[-directions:])))
+        self.exposed.append(Exposed(final[0], tuple(calls) if one_way and mask is None else None, of=tuple(calls)))
+        self.exposed += [Exposed(end, None, of=tuple(calls)) for end in final[1:]]
         for i, end in enumerate(final):
             own = calls[0].ends[i].unsqueeze(0) if len(calls) == 1 else torch.stack([call.ends[i] for call in calls])
             self._hand(self._finals, end, own, *calls)
@@ -291,8 +292,8 @@ class Recorder(TorchFunctionMode):
         )
         if known is not None and known.is_as_it_was():
             call.fed_by, call.fed = known.calls[0], x
-        self.exposed.append(Exposed(ends[0], (call,), call.track[0]))
-        self.exposed += [Exposed(end, None) for end in ends[1:]]
+        self.exposed.append(Exposed(ends[0], (call,), call.track[0], (call,)))
+        self.exposed += [Exposed(end, None, of=(call,)) for end in ends[1:]]
         for end, values in zip(ends, call.ends, strict=True):
             self._hand(self._finals, end, values, call)
         self._hand(self._outputs, ends[0], call.ends[0], call)

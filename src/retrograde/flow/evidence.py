@@ -119,7 +119,7 @@ class Evidence:
                 yield rows, self._through_stack(directions)
             return
         losses = self._graph.losses
-        for rows in torch.split(self.targets, self._graph.block):
+        for rows in torch.split(self.targets, self._graph.block_kept):
             block = losses.new_zeros(len(rows), *losses.shape)
             block[torch.arange(len(rows)), rows] = 1
             yield rows, self._send(block)

@@ -44,7 +44,14 @@ class Graph:
     @property
     def block(self) -> int:
         """How many losses go back at once, within a bound on memory: `O(T·B·H)` each."""
-        widest = max(c.h.shape[0] * c.h.shape[1] * c.width for c in self.recorder.calls)
+        return self._losses_at_once(max(_numbers(call) for call in self.recorder.calls))
+
+    @property
+    def block_kept(self) -> int:
+        """The same where the adjoints of all calls are kept until the last is found."""
+        return self._losses_at_once(sum(map(_numbers, self.recorder.calls)))
+
+    def _losses_at_once(self, widest: int) -> int:
         outside = self.losses.numel()
         return max(1, min(64, _BLOCK_BYTES // (self.losses.element_size() * (3 * widest + outside))))
 
@@ -118,7 +125,7 @@ class Graph:
         # Every two sequences are on different sides of some of these halves, in either order.
         bits = torch.arange(batch) >> torch.arange((batch - 1).bit_length()).unsqueeze(1) & 1
         sides = torch.cat([bits, 1 - bits]).bool()
-        weights = _weights(len(self.losses)).to(self.losses).unsqueeze(-1)
+        weights = uneven(len(self.losses)).to(self.losses).unsqueeze(-1)
         directions = sides.to(self.losses.device).unsqueeze(1) * weights
         asked, self.wanted = self.wanted, list(runs)
         try:
@@ -185,13 +192,13 @@ class Graph:
         if not self._is_causal_stack():
             return None
         steps, batch = self.losses.shape
-        weights = _weights(steps).to(self.losses).unsqueeze(-1)
+        weights = uneven(steps).to(self.losses).unsqueeze(-1)
         by_step, by_sequence = (_levels(n).to(self.losses) for n in (steps, batch))
         directions = [(row.unsqueeze(-1) * weights).expand(steps, batch) for row in by_step]
         directions += [row * weights for row in by_sequence]
         directions += [torch.ones_like(self.losses)]
         # Nothing here is to be recorded, and what one layer sends to the next is no matter of the head's.
-        with torch._C.DisableTorchFunction(), _closed(self.recorder.calls):
+        with torch._C.DisableTorchFunction(), closed(self.recorder.calls):
             try:
                 with torch.autograd.set_detect_anomaly(False):  # the NaN is meant
                     seen = _Head(self).seen(directions)
@@ -228,39 +235,6 @@ class Graph:
                 return False
             below = own
         return True
-
-    def feeds_stepwise(self, lower: str, upper: str) -> bool:
-        """Whether a run's input looks at later steps of a lower layer's output as its own step moves on.
-
-        So it is between the layers of a tagger; a decoder looks at the whole of its encoder, or at its end.
-        """
-        module = self.runs[lower][0].track[0]
-        tensors = [exposed.tensor for exposed in self.recorder.exposed if exposed.output_of == module]
-        own = self.runs[upper]
-        first, last = own[0], own[-1]
-        if isinstance(first, Marked) and isinstance(last, Marked):
-            ends: list[Tensor | None] = [first.states[0], last.states[0]]
-        else:
-            ends = [
-                call.x[step] if isinstance(call, Call) and call.x is not None and call.x.requires_grad else None
-                for call, step in ((first, 0), (last, -1))
-            ]
-        seen: list[list[int]] = []
-        with torch._C.DisableTorchFunction(), _closed(self.recorder.calls):
-            for end in ends:
-                if end is None or not end.requires_grad:
-                    return False
-                found = torch.autograd.grad(end.sum(), tensors, retain_graph=True, allow_unused=True)
-                steps: list[bool] = []
-                for tensor, g in zip(tensors, found, strict=True):
-                    size = torch.zeros_like(tensor) if g is None else g
-                    size = size if size.dim() == 3 else size.unsqueeze(0)
-                    steps += size.ne(0).flatten(1).any(1).tolist()
-                seen.append([k for k, there in enumerate(steps) if there])
-        if not all(seen):
-            return False
-        moved = seen[1][0] - seen[0][0], seen[1][-1] - seen[0][-1]
-        return min(moved) >= 0 and max(moved) > 0
 
 
 class _Head:
@@ -362,7 +336,8 @@ MIXED = (
 
 
 @contextlib.contextmanager
-def _closed(calls: list[AnyCall]) -> Iterator[None]:
+def closed(calls: list[AnyCall]) -> Iterator[None]:
+    """Send nothing back through recorded layers inside the block."""
     layers = [call for call in calls if isinstance(call, Call)]
     for call in layers:
         call.closed = True
@@ -393,7 +368,7 @@ def _adding_up(size: int, total: int) -> Iterator[tuple[int, ...]]:
             yield first, *rest
 
 
-def _weights(steps: int) -> Tensor:
+def uneven(steps: int) -> Tensor:
     """Numbers of no simple ratio, so that what two losses send to a third step cannot cancel: `(steps,)`."""
     return 0.5 + torch.arange(1, steps + 1, dtype=torch.float64).mul(0.6180339887498949).frac()
 
@@ -516,6 +491,11 @@ def quiet_vmap() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*performance drop because we have not yet implemented.*")
         yield
+
+
+def _numbers(call: AnyCall) -> int:
+    """That one loss sent back takes."""
+    return call.h.shape[0] * call.h.shape[1] * call.width
 
 
 def _nothing(call: AnyCall, keep: bool) -> Swept:

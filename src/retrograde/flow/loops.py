@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .calls import call_of
+from .capture import VIEWS
 from .graph import Graph
 
 __all__ = ["has_unseen_loop"]
@@ -44,6 +45,7 @@ def has_unseen_loop(graph: Graph) -> bool:
 def _depths(losses: Tensor) -> tuple[dict[Any, int], dict[Any, Any]]:
     """The longest way from each node to a recorded layer or a leaf, in nodes; and the node that it leads over.
 
+    Sums do not count: losses that are added up step by step are no recurrence.
     A node from which no recorded layer is reached has no depth: what does not depend on a state is no recurrence.
     """
     depth: dict[Any, int] = {}
@@ -70,8 +72,17 @@ def _depths(losses: Tensor) -> tuple[dict[Any, int], dict[Any, Any]]:
                 best = before
         if best is not None:
             reaching.add(node)
-            depth[node], deepest[node] = depth[best] + 1, best
+            depth[node], deepest[node] = depth[best] + (not _only_adds(node)), best
     return depth, deepest
+
+
+def _only_adds(node: Any) -> bool:
+    """Whether a node adds, multiplies by a number, or hands on what it got in another shape."""
+    name = node.name().rstrip("0123456789")
+    if name in ("MulBackward", "DivBackward"):
+        factors = (getattr(node, "_saved_self", None), getattr(node, "_saved_other", None))
+        return all(factor is None or factor.dim() == 0 for factor in factors)
+    return name in VIEWS or name in ("AddBackward", "SubBackward", "NegBackward")
 
 
 def _saved(node: Any) -> set[int]:

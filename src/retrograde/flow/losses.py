@@ -18,6 +18,7 @@ __all__ = [
     "check_axes",
     "check_callable",
     "check_finite",
+    "check_keywords",
     "known_lengths",
     "losses_by_step",
     "nothing_ran",
@@ -40,6 +41,17 @@ def check_callable(model: object, loss: object) -> None:
         what = f"give its {held[0]}" if held else "give a torch.nn.Module, or a function of the inputs"
         raise OptionError(f"model is {type(model).__name__}, which cannot be called: {what}.")
     check_loss(loss)
+
+
+def check_keywords(kwargs: object) -> None:
+    """Refuse what are no arguments by keyword.
+
+    Raises
+    ------
+    OptionError
+    """
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)):
+        raise OptionError(f"kwargs is {kwargs!r:.60}; give a dict from the names of the model's arguments to values.")
 
 
 def nothing_ran(model: object, called: object) -> FlowError:
@@ -79,16 +91,20 @@ def losses_by_step(losses: Any, calls: Sequence[AnyCall]) -> tuple[Tensor, bool]
     wanted = f"losses by step (T, B) = ({steps}, {batch}), or one per sequence (B,) = ({batch},)"
     losses = differentiable_losses(losses, f"a tensor of {wanted}")
     shape = tuple(losses.shape)
+    if not losses.numel():
+        raise FlowError(f"loss returned shape {shape}, which holds no loss; expected {wanted}.")
     if losses.ndim == 0 and batch == 1:
         losses = losses.reshape(1)
     if losses.ndim == 0:
         raise FlowError(f"loss returned a single number; expected {wanted}. Use reduction='none'.")
-    if losses.ndim == 1 and batch == 1 and losses.shape[0] == steps > 1:
-        losses = losses.unsqueeze(1)  # unbatched input: losses by step (T,)
+    batches = {own[0].h.shape[1] for own in runs.values()}
+    alone = batches == {1} or (batch == 1 and losses.shape[0] == steps)
+    if losses.ndim == 1 and alone and losses.shape[0] > 1:
+        losses = losses.unsqueeze(1)  # unbatched input: losses by step (T,), or of fewer steps
     final = losses.ndim == 1
     table = losses.unsqueeze(0) if final else losses
-    batches = {own[0].h.shape[1] for own in runs.values()}
-    flattened = final and shape[0] != batch and (shape[0] == steps * batch or shape[0] not in batches)
+    size = table.shape[1]
+    flattened = final and size != batch and (size == steps * batch or size not in batches)
     if table.ndim != 2 or flattened or table.shape[1] not in batches:
         raise FlowError(f"loss returned shape {shape}; expected {wanted}.{_reshaping(shape, steps, batch)}")
     if not table.requires_grad:
@@ -166,11 +182,12 @@ def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tens
     batch = losses.shape[1]
     along = [own for own in runs.values() if own[0].h.shape[1] == batch]
     if given is not None:
-        lengths = torch.as_tensor(given).cpu()
+        lengths = _whole_numbers(given)
         longest = max(sum(len(call.h) for call in own) for own in along) if final else losses.shape[0]
-        if lengths.shape != (batch,) or bool((lengths < 1).any()) or bool((lengths > longest).any()):
+        if lengths is None or lengths.shape != (batch,) or not bool(((lengths >= 1) & (lengths <= longest)).all()):
+            value = f"{given!r:.60}" if lengths is None else lengths.tolist()
             raise FlowError(
-                f"lengths is {lengths.tolist()}; expected {batch} numbers between 1 and {longest}, one per sequence."
+                f"lengths is {value}; expected {batch} whole numbers between 1 and {longest}, one per sequence."
             )
         return lengths
     # Of the layers that run along the losses, if all end where the others do: not those of an encoder, say.
@@ -179,6 +196,16 @@ def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tens
         return None
     first, *others = [steps_there(own).sum(0) for own in along]
     return first if all(torch.equal(first, other) for other in others) else None
+
+
+def _whole_numbers(given: Any) -> Tensor | None:
+    """Numbers as integers; None where they are none."""
+    try:
+        numbers = torch.as_tensor(given).cpu()
+        whole = numbers.long()
+    except Exception:
+        return None
+    return whole if numbers.dtype is not torch.bool and bool(whole.eq(numbers).all()) else None
 
 
 def steps_there(own: Sequence[AnyCall]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -17,7 +18,16 @@ from .capture import recording
 from .evidence import Evidence
 from .graph import Graph
 from .isolation import isolated
-from .losses import check_axes, check_callable, check_finite, known_lengths, losses_by_step, nothing_ran, steps_there
+from .losses import (
+    check_axes,
+    check_callable,
+    check_finite,
+    check_keywords,
+    known_lengths,
+    losses_by_step,
+    nothing_ran,
+    steps_there,
+)
 from .placing import Placing
 from .precision import without_autocast
 from .recurrence import Swept
@@ -125,6 +135,7 @@ def gradient_flow(
     if state not in ("h", "c", "hc"):
         raise OptionError(f"state is {state!r}; it is one of 'h', 'c' and 'hc'.")
     check_callable(model, loss)
+    check_keywords(kwargs)
     quantiles = _quantiles(reduce)
     notes: list[str] = []
     with (
@@ -417,30 +428,40 @@ def _alive(lengths: Tensor, losses: Tensor) -> Tensor:
     return (steps < lengths.to(losses.device)).to(losses.dtype)
 
 
-def _quantiles(reduce: Reduce) -> list[float] | str:
-    if reduce in ("mean", "none"):
-        return str(reduce)
-    if reduce == "median":
-        return [0.5]
-    numbers = [reduce] if isinstance(reduce, (int, float)) else reduce
-    if isinstance(numbers, str) or not len(numbers) or not all(0 <= float(q) <= 1 for q in numbers):
-        raise OptionError(f"reduce is {reduce!r}; it is 'mean', 'median', 'none', or quantiles between 0 and 1.")
-    return [float(q) for q in numbers]
+def _quantiles(reduce: Any) -> list[float] | str:
+    if isinstance(reduce, str) and reduce in ("mean", "none", "median"):
+        return [0.5] if reduce == "median" else reduce
+    try:
+        numbers = [float(q) for q in ([reduce] if isinstance(reduce, (int, float)) else reduce)]
+    except (TypeError, ValueError):
+        numbers = []
+    if isinstance(reduce, str) or not numbers or not all(0 <= q <= 1 for q in numbers):
+        raise OptionError(f"reduce is {reduce!r:.60}; it is 'mean', 'median', 'none', or quantiles between 0 and 1.")
+    return numbers
 
 
-def _targets(targets: Sequence[int] | None, steps: int, final: bool) -> Tensor:
+def _targets(targets: Any, steps: int, final: bool) -> Tensor:
     if targets is None:
         return torch.arange(steps)
     if final:
         raise FlowError("targets= chooses among losses by step (T, B), but this loss is one per sequence (B,).")
-    chosen = sorted({int(t) + steps if int(t) < 0 else int(t) for t in targets})
+    try:
+        chosen = sorted({operator.index(t) for t in targets})
+    except TypeError:
+        raise FlowError(
+            f"targets is {targets!r:.60}; give a list of steps, whole numbers between 0 and {steps - 1}."
+        ) from None
+    chosen = sorted({t + steps if t < 0 else t for t in chosen})
     if not chosen or chosen[0] < 0 or chosen[-1] >= steps:
         raise FlowError(f"targets is {list(targets)}; expected steps between 0 and {steps - 1}.")
     return torch.tensor(chosen)
 
 
-def _wanted(runs: Mapping[str, Any], layers: Sequence[str] | None, state: State) -> list[str]:
-    names = [layers] if isinstance(layers, str) else layers
+def _wanted(runs: Mapping[str, Any], layers: Any, state: State) -> list[str]:
+    try:
+        names = None if layers is None else [layers] if isinstance(layers, str) else [str(name) for name in layers]
+    except TypeError:
+        raise FlowError(f"layers is {layers!r:.60}; give a list of labels: this model has {', '.join(runs)}.") from None
     unknown = [name for name in names or () if name not in runs and name not in map(base, runs)]
     if unknown or (names is not None and not names):
         raise FlowError(f"layers names {', '.join(unknown) or 'none'}; this model has {', '.join(runs)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import OptionError
 from .alignment import Alignment, Reach, aligned, for_layer, stated, touched
+from .axis import Axis
 from .calls import AnyCall, Marked
 from .graph import MIXED, Graph
 from .loops import has_unseen_loop
 from .recurrence import Swept
+from .runs import base
 
 __all__ = ["Placing"]
 
@@ -31,6 +34,10 @@ class Placing:
         self._parts: dict[str, list[Reach]] = {label: [] for label in self._labels}
         self._settled: list[Alignment] | None = None
         self._kept: list[dict[int, Array]] = [{} for _ in self._labels]  # by target: norms by distance
+        if isinstance(loss_at, Mapping):
+            known = {*self._labels, *map(base, self._labels)}
+            if unknown := [str(name) for name in loss_at if name not in known]:
+                raise OptionError(f"loss_at names {', '.join(unknown)}; the layers are {', '.join(self._labels)}.")
         for label in self._labels if loss_at is not None else ():
             self._said(label)  # before anything is measured
 
@@ -92,10 +99,9 @@ class Placing:
     def settle(self) -> None:
         """All losses that are followed were sent back: find where they stand, from a few more if they are few."""
         graph = self._graph
-        if not self._final and len(self._rows) < min(_ROWS, len(graph.losses)):
-            more = self._more_rows()
-            if len(more):
-                self.note(more, graph.send_rows(more))
+        others = [label for label in graph.runs if label not in self._labels]
+        if not self._final and (others or len(self._rows) < min(_ROWS, len(graph.losses))):
+            self._send_more(others)
         unseen = has_unseen_loop(graph)
         changed = any(getattr(call, "link", None) == "changed" for own in graph.runs.values() for call in own)
         if unseen and not changed:
@@ -105,12 +111,12 @@ class Placing:
             )
         if graph.mixes_sequences() and MIXED not in graph.notes:
             graph.notes.append(MIXED)
-        reaches = {label: self._reach(label) for label in self._labels}
-        axis = self._modules_on_the_axis(reaches)
+        axis = None if self._final else Axis.of(graph, self._rows.numpy(), {k: self._reach(k) for k in graph.runs})
         self._settled = []
         for label in self._labels:
-            found = self._said(label) or self._found(label, reaches[label], axis, unseen)
-            if (found.reason and found.kind != "step") or (found.reason and f"{label}_reverse" not in graph.runs):
+            found = self._said(label) or self._found(label, self._reach(label), axis, unseen)
+            said = found.kind != "step" or f"{label}_reverse" not in graph.runs
+            if found.reason and said and found.reason not in graph.notes:
                 graph.notes.append(found.reason)
             self._settled.append(found)
 
@@ -126,65 +132,25 @@ class Placing:
             ]
         return self._settled
 
-    def _found(self, label: str, reach: Reach, axis: set[str] | None, unseen: bool) -> Alignment:
-        steps, batch = self._steps(label), self._graph.losses.shape[1]
-        own_batch = self._graph.runs[label][0].h.shape[1]
-        if own_batch != batch and not self._final:
-            # Words of characters under a tagger, say: which sequence lies how far from loss t is not known.
-            near = self._nearest(label, reach)
-            ends = near.max(0)
-            if self._reverse(label):
-                ends = np.where(near >= 0, near, steps).min(0)
-            at = np.broadcast_to(np.where(ends < steps, ends, -1), (len(self._rows), own_batch))
-            reason = (
-                f"{label} ran over {own_batch} sequences, the loss has {batch}: its lags count from the end of each of "
-                "its own sequences"
-            )
-            return Alignment("sequence", at, self._reverse(label), np.zeros(len(self._rows), dtype=np.int64), reason)
-        module = self._graph.runs[label][0].track[0]
-        encodes = (unseen and axis is None) or (axis is not None and module not in axis)
+    def _found(self, label: str, reach: Reach, axis: Axis | None, unseen: bool) -> Alignment:
+        steps, reverse = self._steps(label), self._reverse(label)
+        encodes = False
+        if axis is not None:
+            if (known := axis.place(label, reach)) is not None:
+                return known
+            encodes = bool(axis.at) or unseen or axis.forecasts
         return aligned(
             reach,
             self._rows.numpy(),
             steps,
             len(self._graph.losses),
-            reverse=self._reverse(label),
+            reverse=reverse,
             final=self._final,
             encodes=encodes,
-            follows=axis is not None and module in axis,
+            follows=axis is not None and label in axis.at,
             label=label,
+            along=None if axis is None else axis.of_decoder,
         )
-
-    def _modules_on_the_axis(self, reaches: dict[str, Reach]) -> set[str] | None:
-        """Modules whose steps are those of the losses: they follow them, or feed such a module step by step.
-
-        None where no module follows the losses.
-        """
-        graph, steps = self._graph, len(self._graph.losses)
-        if self._final:
-            return None
-        following = {
-            label
-            for label, reach in reaches.items()
-            if self._steps(label) == steps and _follows(self._nearest(label, reach), reach.rows)
-        }
-        if not following:
-            return None
-        axis = {graph.runs[label][0].track[0] for label in following}
-        feeding = set(following)
-        others = [label for label in reaches if label not in following]
-        added = True
-        while added:
-            added = False
-            for label in others:
-                module = graph.runs[label][0].track[0]
-                if label not in feeding and (
-                    module in axis or any(graph.feeds_stepwise(label, upper) for upper in feeding)
-                ):
-                    axis.add(module)
-                    feeding.add(label)
-                    added = True
-        return axis
 
     def _said(self, label: str) -> Alignment | None:
         own = for_layer(self._loss_at, label)
@@ -204,11 +170,26 @@ class Placing:
         first, last = (np.concatenate([getattr(part, name) for part in parts])[order] for name in ("first", "last"))
         return Reach(rows[order], first, last)
 
-    def _more_rows(self) -> Tensor:
-        counts = (self._graph.losses.detach().ne(0) & self._graph.alive.ne(0)).any(1).cpu()
+    def _send_more(self, others: list[str]) -> None:
+        """A few losses by which the place of all is found, also on the layers that are not measured."""
+        graph, known = self._graph, set(self._rows.tolist())
+        counts = (graph.losses.detach().ne(0) & graph.alive.ne(0)).any(1).cpu()
         alive = [int(t) for t in counts.nonzero().flatten()]
-        chosen = {*alive[:2], *alive[-2:], *alive[len(alive) // 2 :][:1]} - set(self._rows.tolist())
-        return torch.tensor(sorted(chosen), dtype=torch.long)
+        few = {*alive[:2], *alive[-2:], *alive[len(alive) // 2 :][:1]}
+        rows = torch.tensor(sorted(few if others else few - known), dtype=torch.long)
+        self._parts |= {label: [] for label in others}
+        if not len(rows):
+            return
+        asked, graph.wanted = graph.wanted, [*graph.wanted, *others]
+        try:
+            swept = graph.send_rows(rows)
+        finally:
+            graph.wanted = asked
+        self.note(rows, {label: own for label, own in swept.items() if label in others})
+        new = [i for i, t in enumerate(rows.tolist()) if t not in known]
+        if new and len(self._rows) < _ROWS:
+            own = {label: one for label, one in swept.items() if label not in others}
+            self.note(rows[new], {label: one.rows(new) for label, one in own.items()})
 
     def _nearest(self, label: str, reach: Reach) -> NDArray[np.int64]:
         """The state that each loss looks at without a step of the layer between, `(rows, B)`."""
@@ -220,9 +201,3 @@ class Placing:
     def _reverse(self, label: str) -> bool:
         first: AnyCall = self._graph.runs[label][0]
         return first.track[1].endswith("_reverse") if isinstance(first, Marked) else first.reverse
-
-
-def _follows(near: NDArray[np.int64], rows: NDArray[np.int64]) -> bool:
-    """Whether each loss looks at the state of its own step and at none after it."""
-    known = near >= 0
-    return bool(known.any() and (near == rows[:, None])[known].all())

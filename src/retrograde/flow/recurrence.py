@@ -9,7 +9,8 @@ finds the norms of the same pairs in the native engine, from the last step to th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,12 @@ class Swept:
     hidden: Tensor | None = None  # (N, T, B, G·H) ∂E_t/∂(W_hh h + b_hh), where asked for
     inputs: Tensor | None = None  # (N, T, B, G·H) ∂E_t/∂(W_ih x + b_ih), where asked for
     states: Tensor | None = None  # (N, T, B, P) ∂E_t/∂h_k itself, where asked for
+
+    def rows(self, chosen: list[int]) -> Swept:
+        """Of some of the targets."""
+        kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        own: dict[str, Any] = {name: None if a is None else a[chosen] for name, a in kept.items()}
+        return Swept(**own)
 
 
 def squared(a: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..errors import FlowError
 from .capture import recording
 from .graph import MIXED, Graph, quiet_vmap
 from .isolation import isolated
-from .losses import check_axes, check_callable, losses_by_step, nothing_ran
+from .losses import check_axes, check_callable, check_keywords, losses_by_step, nothing_ran
 from .runs import labeled_runs
 
 Array = NDArray[np.float64]
@@ -94,6 +94,7 @@ def sequence_gradients(
     (3,)
     """
     check_callable(model, loss)
+    check_keywords(kwargs)
     notes: list[str] = []
     given = (inputs, kwargs or {})
     with (
