@@ -188,6 +188,37 @@ def test_an_attention_over_all_states_stays_at_its_own_step() -> None:
     assert any("after their own step too" in note for note in flow.notes)
 
 
+@pytest.mark.parametrize("steps", [T, T - 3])
+def test_an_encoder_under_attention_over_both_is_one_also_if_they_are_as_long(steps: int) -> None:
+    """As in the temporal fusion transformer (Lim et al. 2021): each loss looks at all states of both."""
+    encoder, decoder, attention = layer(INPUTS), layer(INPUTS), nn.MultiheadAttention(H, 2, dtype=torch.float64)
+
+    def model(past: Tensor, future: Tensor) -> Tensor:
+        memory, state = encoder(past)
+        own, _ = decoder(future, state)
+        every = torch.cat([memory, own])
+        return own + attention(own, every, every, need_weights=False)[0]
+
+    flow = rg.gradient_flow(model, randn(T, B, INPUTS), randn(steps, B, INPUTS), loss=squares)
+    check_places(flow, {"encoder.l0": lambda t: T + t, "decoder.l0": lambda t: t})
+
+
+def test_several_decoders_each_count_from_their_own_first_step() -> None:
+    """A dialogue (Serban et al. 2016): utterances are encoded, and answered, one by one."""
+    encoder, context, decoder = layer(INPUTS, nn.GRU), nn.GRUCell(H, H, dtype=torch.float64), layer(INPUTS, nn.GRU)
+
+    def model(x: Tensor) -> Tensor:
+        state, answers = None, []
+        for said, answer in zip(x[:-1], x[1:], strict=True):
+            state = context(encoder(said)[1][0], state)
+            answers.append(decoder(answer, state[None])[0])
+        return torch.cat(answers)
+
+    flow = rg.gradient_flow(model, randn(4, 5, B, INPUTS), loss=squares)
+    places = {f"decoder.l0#{i + 1}": lambda t, i=i: t - 5 * i for i in range(3)}
+    check_places(flow, places | {f"encoder.l0#{i + 1}": lambda t, i=i: t + 5 - 5 * i for i in range(3)})
+
+
 class Documents(nn.Module):
     """Reads sentences of words one after the other, then the sentences."""
 

@@ -149,3 +149,9 @@ def test_losses_without_any_are_refused() -> None:
 def test_options_of_another_form_are_named(option: dict[str, object], message: str) -> None:
     with pytest.raises((FlowError, OptionError), match=message):
         rg.gradient_flow(nn.GRU(2, 4), torch.randn(T, B, 2), loss=lambda o: squares(o[0]), **option)
+
+
+@pytest.mark.parametrize("names", [3, "abc", ["a"]])
+def test_names_of_another_form_are_refused(names: object) -> None:
+    with pytest.raises(FlowError, match=r"names (is|has) "):
+        rg.flow.sequence_gradients(nn.GRU(2, 4), torch.randn(T, B, 2), loss=lambda o: squares(o[0]), names=names)

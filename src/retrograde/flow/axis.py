@@ -41,20 +41,27 @@ class Axis:
     forecasts : bool
         Whether no layer goes along the losses, and all losses look at one state alone, the same: a head that makes
         several steps of it.
+    before : set of str
+        Where no layer is known to go along the losses: those whose final states the one nearest to the losses starts
+        from.
+    live : list of int
+        The losses that have a gradient, of those sent back.
     """
 
     graph: Graph
     targets: Ints
     at: dict[str, Ints]
     read_one_by_one: dict[str, str]
+    live: list[int]
     forecasts: bool = False
+    before: frozenset[str] = frozenset()
     _places: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, targets: Ints, reaches: Mapping[str, Reach]) -> Axis:
         """Find them."""
-        found = cls(graph, targets, {}, {})
-        live = {int(t) for reach in reaches.values() for t in reach.rows[(reach.last != _NEVER).any(1)]}
+        live = sorted({int(t) for reach in reaches.values() for t in reach.rows[(reach.last != _NEVER).any(1)]})
+        found = cls(graph, targets, {}, {}, live)
         for label, reach in reaches.items():
             at = found._by_itself(label, reach, len(live))
             if at is not None:
@@ -69,7 +76,8 @@ class Axis:
                 layer: upper for layer in sight.one_by_one(upper) if layer not in found.read_one_by_one
             }
         if not found.at and len(live) > 1:
-            found.forecasts = _looks_at_one_state(graph.losses, sorted(live), sight)
+            found.forecasts = _looks_at_one_state(graph.losses, live, sight)
+            found.before = found._before_the_last(sight)
         return found
 
     def _follow_down(self, rest: list[str], sight: Sight) -> None:
@@ -92,11 +100,16 @@ class Axis:
             label, self.at[label] = found
             rest.remove(label)
 
-    @property
-    def of_decoder(self) -> Ints | None:
-        """Where the losses stand on the layer nearest to them that goes along them, `(targets,)`."""
-        nearest = [self.at[label] for label in self.graph.runs if label in self.at and not self._reverse(label)]
-        return nearest[-1][:, 0] if nearest and nearest[-1].shape[1] == 1 else None
+    def along(self, reach: Reach) -> Ints:
+        """Where the losses stand on what comes after an encoder, `(targets,)`: on its decoder, from its first step.
+
+        Where several decoders follow, each on some of the losses, they count from the first that looks at the encoder.
+        """
+        decoders = [at for label, at in self.at.items() if not self._reverse(label)]
+        if decoders and all(at.shape[1] == 1 and np.array_equal(at, decoders[0]) for at in decoders):
+            return decoders[0][:, 0]
+        looking = reach.rows[(reach.last != _NEVER).any(1)]
+        return self.targets - (int(looking[0]) - self.live[0] if len(looking) else 0)
 
     def place(self, label: str, reach: Reach) -> Alignment | None:
         """Where the losses stand on a layer of which its gradients alone do not tell that; None of others."""
@@ -135,6 +148,14 @@ class Axis:
             return Alignment("step", line, reverse, zero)
         reason = f"Lags of {label} are not known: {other}, and which states the losses look at follows no line."
         return Alignment("refused", np.full((len(self.targets), 1), _NEVER), reverse, zero, f"{reason} {_MEND}")
+
+    def _before_the_last(self, sight: Sight) -> frozenset[str]:
+        """Layers whose final states the layer nearest to the losses starts from."""
+        last = next(
+            own for own in self.graph.runs.values() if any(call is self.graph.recorder.calls[-1] for call in own)
+        )
+        states = last[0].states if isinstance(last[0], Call) else ()
+        return frozenset(label for state in states for label in sight.of(state) if self.graph.runs[label] is not last)
 
     def _by_itself(self, label: str, reach: Reach, live: int) -> Ints | None:
         """Where the losses stand on a layer whose own gradients tell that it goes along them."""

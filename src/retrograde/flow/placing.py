@@ -138,7 +138,7 @@ class Placing:
         if axis is not None:
             if (known := axis.place(label, reach)) is not None:
                 return known
-            encodes = bool(axis.at) or unseen or axis.forecasts
+            encodes = bool(axis.at) or unseen or axis.forecasts or label in axis.before
         return aligned(
             reach,
             self._rows.numpy(),
@@ -149,7 +149,7 @@ class Placing:
             encodes=encodes,
             follows=axis is not None and label in axis.at,
             label=label,
-            along=None if axis is None else axis.of_decoder,
+            along=None if axis is None else axis.along(reach),
         )
 
     def _said(self, label: str) -> Alignment | None:

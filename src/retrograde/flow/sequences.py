@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,9 +114,7 @@ def sequence_gradients(
             if graph.mixes_sequences():
                 notes.append(MIXED)
             batch = table.shape[1]
-            labels = [str(b) for b in range(batch)] if names is None else [str(name) for name in names]
-            if len(labels) != batch:
-                raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
+            labels = _labels(names, batch)
             if not isinstance(isolation.module, nn.Module):
                 raise FlowError("No module was found behind the model, so its parameters are not known: give module=.")
             parameters = {name: p for name, p in isolation.module.named_parameters() if p.requires_grad}
@@ -132,6 +130,17 @@ def sequence_gradients(
                 ):
                     norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
     return SequenceGradients(norms, table.detach().sum(0).double().cpu().numpy(), labels, notes)
+
+
+def _labels(names: Any, batch: int) -> list[str]:
+    if names is None:
+        return [str(b) for b in range(batch)]
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise FlowError(f"names is {names!r:.60}; give a list of what the {batch} sequences are called.")
+    labels = [str(name) for name in names]
+    if len(labels) != batch:
+        raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")
+    return labels
 
 
 def _gradients(losses: Tensor, parameters: list[Tensor], directions: Tensor, notes: list[str]) -> list[Tensor]:
