@@ -303,6 +303,20 @@ def test_saved_flows_keep_their_lags_and_older_ones_find_them(tmp_path: Path) ->
         np.testing.assert_allclose(rg.GradientFlow.load(tmp_path / str(i)).by_lag(), flow.by_lag(), rtol=1e-12)
 
 
+def test_older_flows_of_layers_under_one_that_runs_backwards_refuse_their_lags(tmp_path: Path) -> None:
+    import json
+
+    module = nn.LSTM(3, H, 2, bidirectional=True, dtype=torch.float64)
+    flow = rg.gradient_flow(module, x(6), loss=lambda o: squares(o[0][1:]))
+    flow.save(tmp_path / "flow")
+    labels = json.loads((tmp_path / "flow.json").read_text())
+    del labels["alignments"]
+    (tmp_path / "flow.json").write_text(json.dumps(labels | {"format": 2}))
+    older = rg.GradientFlow.load(tmp_path / "flow")
+    assert [own.kind for own in older.alignments] == ["refused", "refused", "step", "step"]
+    np.testing.assert_array_equal(older.lag("l1"), flow.lag("l1"))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     stride=st.integers(1, 4),

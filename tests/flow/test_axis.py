@@ -5,6 +5,7 @@ Above a layer that runs backwards every loss has a gradient of every state, as i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -96,11 +97,42 @@ def test_layers_under_one_that_runs_backwards_are_no_encoder(cut: str) -> None:
     assert flow.share_by_lag("low.weight_hh_l0").sum() == pytest.approx(1)
 
 
+def test_a_lower_layer_whose_gradient_leaves_the_range_stands_where_it_feeds() -> None:
+    """What the losses look at ends where a float32 does, at another step for each of them."""
+    rnn, x = nn.GRU(INPUTS, H, 2, bidirectional=True), torch.randn(300, 2, INPUTS)
+    with torch.no_grad():
+        for p in rnn.parameters():
+            p.mul_(0.2)
+    flow = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][3:]), targets=[0, 1, 150, 290, 296])
+    check_places(flow, dict.fromkeys(flow.layers, lambda t: t + 3))
+    assert np.isfinite(flow.horizon()).all()
+
+
 @pytest.mark.parametrize("how", [{"layers": ["l0"]}, {"targets": [3]}, {"targets": [2, 4], "layers": ["l0_reverse"]}])
 def test_a_layer_measured_alone_stands_where_it_does_among_all(how: dict[str, object]) -> None:
     module, x = layer(INPUTS, num_layers=2, bidirectional=True), randn(T, B, INPUTS)
     flow = rg.gradient_flow(module, x, loss=lambda o: squares(o[0][1:]), **how)
     check_places(flow, dict.fromkeys(flow.layers, lambda t: t + 1))
+
+
+def test_layers_under_sequences_turned_around_within_their_lengths_are_refused() -> None:
+    """Each sequence stands at another step of the lower layer: no one table of lags holds for all."""
+    lengths = torch.tensor([5, 8, 3])
+    at = torch.arange(T)[:, None]
+    turned = torch.where(at < lengths, lengths - 1 - at, at)[..., None]
+    forwards, backwards, high = layer(INPUTS), layer(INPUTS), layer(2 * H, nn.GRU, bidirectional=True)
+
+    def turn(x: Tensor) -> Tensor:
+        return x.gather(0, turned.expand(-1, -1, x.shape[-1]))
+
+    def model(x: Tensor) -> Tensor:
+        return high(torch.cat([forwards(x)[0], turn(backwards(turn(x))[0])], -1))[0]
+
+    for loss, places in (CUTS["all"], CUTS["the first left out"]):
+        flow = rg.gradient_flow(model, randn(T, B, INPUTS), loss=loss)
+        assert [own.kind for own in flow.alignments] == ["step", "refused", "step", "step"]
+        check_places(flow, {flow.layers[0]: places})
+        assert any("its sequences stand at different steps" in note for note in flow.notes)
 
 
 class Seq2Seq(nn.Module):
@@ -209,7 +241,7 @@ def test_several_decoders_each_count_from_their_own_first_step() -> None:
 
     def model(x: Tensor) -> Tensor:
         state, answers = None, []
-        for said, answer in zip(x[:-1], x[1:], strict=True):
+        for said, answer in itertools.pairwise(x):
             state = context(encoder(said)[1][0], state)
             answers.append(decoder(answer, state[None])[0])
         return torch.cat(answers)

@@ -36,6 +36,8 @@ class Axis:
     at : dict of ndarray
         By label, of the layers that go along the losses: the step at which each target stands, `(targets, 1)`, or
         `(targets, B)` where the sequences differ.
+    fed : set of str
+        Those of them of which only the layers tell that they feed.
     read_one_by_one : dict of str
         Layers of which each run goes into one step of such a layer, and the label of that.
     forecasts : bool
@@ -53,6 +55,7 @@ class Axis:
     at: dict[str, Ints]
     read_one_by_one: dict[str, str]
     live: list[int]
+    fed: set[str] = field(default_factory=set)
     forecasts: bool = False
     before: frozenset[str] = frozenset()
     _places: dict[int, int] = field(default_factory=dict)
@@ -66,7 +69,8 @@ class Axis:
             at = found._by_itself(label, reach, len(live))
             if at is not None:
                 found.at[label] = at
-        rest = [label for label in reaches if label not in found.at]
+        batch = graph.losses.shape[1]
+        rest = [label for label in reaches if label not in found.at and graph.runs[label][0].h.shape[1] == batch]
         if not rest:
             return found
         sight = Sight(graph)
@@ -98,6 +102,7 @@ class Axis:
         # Of two steps of a pyramid that go into one above, the nearest is the later one, or the earlier in reverse.
         while found := next_below(same_direction=True) or next_below(same_direction=False):
             label, self.at[label] = found
+            self.fed.add(label)
             rest.remove(label)
 
     def along(self, reach: Reach) -> Ints:
@@ -118,9 +123,7 @@ class Axis:
         constant = not _moves(near)
         if near.shape[1] != self.graph.losses.shape[1]:
             return self._of_other_sequences(label, reach.rows, near, constant)
-        if not constant:
-            return None
-        if label in self.at:
+        if label in self.fed:
             at = self.at[label]
             if at.shape[1] == 1:
                 return Alignment("step", at, reverse, zero)
@@ -128,7 +131,7 @@ class Axis:
                 f"Lags of {label} are not known: its sequences stand at different steps of the layer that it feeds."
             )
             return Alignment("refused", np.full_like(at, _NEVER), reverse, zero, f"{reason} {_MEND}")
-        if (upper := self.read_one_by_one.get(base(label))) is not None:
+        if constant and (upper := self.read_one_by_one.get(base(label))) is not None:
             reason = f"{base(label)} runs once for each step of {upper}: its lags count from the end of each run"
             rows = {int(t): row for t, row in zip(reach.rows, near, strict=True)}
             own = np.stack([rows.get(int(t), np.full(near.shape[1], _NEVER)) for t in self.targets])
@@ -212,4 +215,8 @@ def _moves(near: Ints) -> bool:
 def _looks_at_one_state(losses: Tensor, live: list[int], sight: Sight) -> bool:
     """Whether all losses are made from one state of each layer, as a head does that forecasts several steps from it."""
     seen = [sight.of(losses[t]) for t in {live[0], live[-1]}] if live else []
-    return bool(seen) and all(own and own == seen[0] and all(s.number == 1 for s in own.values()) for own in seen)
+    first = seen[0] if seen else {}
+    return bool(first) and all(
+        own.keys() == first.keys() and all(s.number == 1 and s.same_as(first[label]) for label, s in own.items())
+        for own in seen
+    )

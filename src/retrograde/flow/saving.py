@@ -124,7 +124,7 @@ def _alignments(flow: GradientFlow, labels: dict[str, Any], arrays: dict[str, ND
                 reverse=flow.reverse[i],
                 final=flow.final,
                 encodes=False,
-                follows=False,
+                follows=any(flow.reverse),  # under a layer that runs backwards no encoder is told from others
                 label=flow.layers[i],
             )
         )

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .alignment import through
+from .alignment import through, touched
 from .calls import Call, Marked
 from .capture import Exposed
 from .graph import Graph, closed, uneven
@@ -27,11 +27,20 @@ Ints = NDArray[np.int64]
 
 @dataclass
 class Seen:
-    """Of one run: the first and the last step that is looked at, and how many one sequence looks at."""
+    """Of one run: the first and the last step that each sequence looks at, −1 for none; and how many at most."""
 
-    first: int
-    last: int
+    first: Ints
+    last: Ints
     number: int
+
+    def and_also(self, first: Ints, last: Ints, number: int) -> Seen:
+        """With what is seen of it by another way."""
+        both = np.where(self.first < 0, first, np.where(first < 0, self.first, np.minimum(self.first, first)))
+        return Seen(both, np.maximum(self.last, last), max(self.number, number))
+
+    def same_as(self, other: Seen) -> bool:
+        """Whether each sequence looks at the same."""
+        return bool((self.first == other.first).all() and (self.last == other.last).all())
 
 
 class Sight:
@@ -60,13 +69,13 @@ class Sight:
             gradients = torch.autograd.grad(end, tensors, direction, retain_graph=True, allow_unused=True)
         for exposed, g in zip(self._exposed, gradients, strict=True):
             for call, there in () if g is None else _by_call(exposed, g):
-                steps = there.any(1).nonzero().flatten()
                 label, start = self._places[id(call)]
-                if len(steps):
-                    first, last = start + int(steps[0]), start + int(steps[-1])
-                    known = found.setdefault(label, Seen(first, last, 0))
-                    known.first, known.last = min(known.first, first), max(known.last, last)
-                    known.number = max(known.number, int(there.sum(0).max()))
+                if bool(there.any()):
+                    ends = (np.where(steps < 0, -1, start + steps) for steps in touched(there.cpu().numpy()[None]))
+                    first, last = (end[0] for end in ends)
+                    number = int(there.sum(0).max())
+                    known = found.get(label)
+                    found[label] = Seen(first, last, number) if known is None else known.and_also(first, last, number)
         return found
 
     def follow(self, lower: str, upper: str, at: Ints) -> Ints | None:
@@ -78,16 +87,23 @@ class Sight:
         seen = [(step, own[lower]) for step, own in self._samples_of(upper) if lower in own]
         if len(seen) < 2:
             return None
-        first, last = seen[0][1], seen[-1][1]
+        near: Ints = np.stack([own.first if reverse else own.last for _, own in seen])
+        if not any(len(set(column[column >= 0].tolist())) > 1 for column in near.T):
+            return None
+        top: Ints = near.max(1, keepdims=True)
+        alike = ((near == top) | (near < 0)).all()
         steps = np.asarray([step for step, _ in seen])
-        near = np.asarray([own.first if reverse else own.last for _, own in seen])
-        if near[0] != near[-1] and (found := through(steps, near[:, None], at.ravel())) is not None:
-            return np.where(at < 0, at, found.reshape(at.shape))
-        moved = last.first - first.first, last.last - first.last
+        found = through(steps, top if alike else near, at.max(1))
+        if found is not None:
+            return found if at.shape[1] == 1 else np.broadcast_to(found, at.shape)
         # Windows of a convolution are cut off at the ends, marks see the steps before them: not a line, and yet a step
         # of the one goes with a step of the other.
-        alike = self._steps(lower) == self._steps(upper) and min(moved) >= 0 and max(moved) > 0
-        return at if alike else None
+        first, last = seen[0][1], seen[-1][1]
+        there = (first.last >= 0) & (last.last >= 0)
+        moved = np.concatenate([(last.first - first.first)[there], (last.last - first.last)[there]])
+        if self._steps(lower) == self._steps(upper) and moved.min(initial=0) >= 0 and moved.max(initial=0) > 0:
+            return at
+        return None if alike else np.full((len(at), near.shape[1]), -1)
 
     def one_by_one(self, upper: str) -> set[str]:
         """Layers of which each run goes into one step of this one: the words of a sentence, read one at a time."""
@@ -130,15 +146,13 @@ class Sight:
 
 
 def _by_call(exposed: Exposed, g: Tensor) -> Iterator[tuple[Call, Tensor]]:
-    """Which states of each call have a gradient, `(T, B)` bool."""
+    """Which states of each call have a gradient, `(T, B)` bool, sequences in the user's order."""
     there = g.ne(0)
-    if exposed.is_output:
-        parts = there.chunk(len(exposed.of), -1)
-        for call, part in zip(exposed.of, parts, strict=True):
-            yield call, (part if part.dim() == 3 else part.unsqueeze(0)).any(-1)
-        return
-    rows = there if there.dim() == 3 else there.unsqueeze(0)
-    for call, row in zip(exposed.of, rows, strict=True):
-        ends = torch.zeros(call.h.shape[:2], dtype=torch.bool, device=g.device)
-        ends[0 if call.reverse else -1] = row.any(-1)
-        yield call, ends
+    parts = there.chunk(len(exposed.of), -1) if exposed.is_output else there if there.dim() == 3 else [there]
+    for call, part in zip(exposed.of, parts, strict=True):
+        if exposed.is_output:
+            states = (part if part.dim() == 3 else part.unsqueeze(0)).any(-1)
+        else:
+            states = torch.zeros(call.h.shape[:2], dtype=torch.bool, device=g.device)
+            states[0 if call.reverse else -1] = part.any(-1)
+        yield call, (states if call.order is None else states[:, call.order])
