@@ -131,7 +131,7 @@ def test_one_layer_is_shown_at_a_time(make_run: Any, opened: Any) -> None:
 def test_hostile_text_stays_text(make_run: Any, opened: Any) -> None:
     made = make_run.config()
     made["data"]["source"] = HOSTILE
-    made["options"][HOSTILE] = HOSTILE
+    made["environment"][HOSTILE] = HOSTILE
     browser = opened(rg.report.write(make_run(config=made, sample=HOSTILE + "\u202e\x00")))
     assert "owned" not in browser.title.removeprefix("A vanilla tanh RNN on " + HOSTILE)
     assert browser.find_element(By.CSS_SELECTOR, ".sample").text == HOSTILE + "⟨U+202E⟩⟨U+0000⟩"
@@ -171,7 +171,7 @@ def test_words_and_figures_are_legible_in_either_scheme(make_run: Any, opened: A
 @pytest.mark.parametrize("width", [320, 800])
 def test_nothing_scrolls_sideways_on_a_narrow_screen(make_run: Any, opened: Any, width: int) -> None:
     made = make_run.config(2)
-    made["options"]["path_" + "x" * 200] = "y" * 200
+    made["environment"]["path_" + "x" * 200] = "y" * 200
     browser = opened(rg.report.write(make_run(layers=2, config=made, sample="z" * 500)), width=width)
     for details in browser.find_elements(By.CSS_SELECTOR, "details"):
         browser.execute_script("arguments[0].open = true", details)
