@@ -324,3 +324,17 @@ def test_very_many_columns(tmp_path, suffix):
         path.write_text("\n".join([*lines[:1], *lines[1:3] * 40, ",".join(wrong)]) + "\n")
         with pytest.raises(DataError, match="row 81, column 'p2499': 'oops' is no number"):
             open_table(path)
+
+
+def test_an_arrow_file_whose_offsets_lie_is_one_line(tmp_path):
+    """The column claims more bytes of text than it has: pyarrow says so, without the way it took to say it."""
+    batch = pyarrow.record_batch({"text": ["good", "bad"], "label": ["x", "y"]})
+    path = tmp_path / "reviews.arrow"
+    with pyarrow.ipc.new_file(path, batch.schema) as file:
+        file.write_batch(batch)
+    whole, offsets = path.read_bytes(), np.array([0, 4, 7], dtype="<i4").tobytes()
+    assert whole.count(offsets) == 1
+    path.write_bytes(whole.replace(offsets, np.array([0, 4, 8_716_288], dtype="<i4").tobytes()))
+    with pytest.raises(DataError, match="offsets") as caught:
+        open_table(str(path))
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)

@@ -143,18 +143,19 @@ class Table:
     def _incoming(self, batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema) -> Iterator[None]:
         """Batches as a table that can be read once; what they raise comes out as it is, not as DuckDB would tell it."""
         failed: list[BaseException] = []
+        # Names of columns may differ by case alone, which DuckDB would not tell apart.
+        plain = pyarrow.schema([field.with_name(f"f{place}") for place, field in enumerate(schema)])
 
-        def watched() -> Iterator[pyarrow.RecordBatch]:
+        def renamed() -> Iterator[pyarrow.RecordBatch]:
             try:
-                yield from batches
+                for batch in batches:
+                    batch.validate()  # what a damaged file says of itself
+                    yield pyarrow.RecordBatch.from_arrays(batch.columns, schema=plain)
             except Exception as error:
                 failed.append(error)
                 raise
 
-        # Names of columns may differ by case alone, which DuckDB would not tell apart.
-        plain = pyarrow.schema([field.with_name(f"f{place}") for place, field in enumerate(schema)])
-        renamed = (pyarrow.RecordBatch.from_arrays(batch.columns, schema=plain) for batch in watched())
-        self.database.connection.register("incoming", pyarrow.RecordBatchReader.from_batches(plain, renamed))
+        self.database.connection.register("incoming", pyarrow.RecordBatchReader.from_batches(plain, renamed()))
         try:
             yield
         except Exception:
