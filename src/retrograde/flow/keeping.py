@@ -105,7 +105,7 @@ class _Kept:
 def _is_shared(tensor: Tensor) -> bool:
     try:
         return tensor.device.type == "cpu" and bool(tensor.is_shared()) and not tensor.is_inference()  # type: ignore[no-untyped-call]
-    except (RuntimeError, NotImplementedError):  # no storage of its own
+    except (RuntimeError, NotImplementedError):  # such a tensor has no storage that processes could share
         return False
 
 
@@ -114,14 +114,14 @@ def _same_place(a: Tensor, b: Tensor) -> bool:
         return False
     try:
         return a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
-    except (RuntimeError, NotImplementedError):  # sparse, or a subclass without memory of its own
+    except (RuntimeError, NotImplementedError):  # sparse tensors and some subclasses have no address to compare
         return True
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     try:
         return torch.equal(a, b)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # torch cannot compare these types: written back, as if they differed
         return False
 
 
