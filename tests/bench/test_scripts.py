@@ -54,3 +54,9 @@ def test_flow_vs_autograd_finds_the_same_norms():
     errors = [float(line.rpartition(" ")[2]) for line in out.splitlines() if "largest relative difference" in line]
     assert len(errors) == 3
     assert max(errors) < 1e-4
+
+
+def test_step_loops_are_compared_with_the_whole_call():
+    out = run(BENCHMARKS / "step_loops.py", "--rounds", 1, "--steps", 8)
+    assert [line.split()[0] for line in out.splitlines()] == ["RNN", "RNN", "GRU", "GRU", "LSTM", "LSTM"]
+    assert all("steps x" in line and "cells x" in line for line in out.splitlines())
