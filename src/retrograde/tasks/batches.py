@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.storage import Ragged
+from .task import Batch, Probe
 
 __all__ = ["IGNORED", "LabelledBatch", "as_input"]
 
@@ -25,7 +24,7 @@ def as_input(inputs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LabelledBatch:
+class LabelledBatch(Batch):
     """Sequences side by side, the longest first, with their labels.
 
     Attributes
@@ -36,14 +35,12 @@ class LabelledBatch:
         ``(B,)`` int64, on the CPU.
     targets : Tensor
         ``(B,)``, or ``(T, B)`` with ``IGNORED`` beyond a sequence.
-    class_weights : Tensor or None
-        ``(labels,)``.
+    weights : Tensor or None
+        Class weight of each target, in the shape of the targets.
     """
 
-    inputs: Tensor
     lengths: Tensor
-    targets: Tensor
-    class_weights: Tensor | None = None
+    weights: Tensor | None = None
 
     @classmethod
     def of(
@@ -56,14 +53,15 @@ class LabelledBatch:
     ) -> LabelledBatch:
         """Those chosen of encoded sequences and the numbers of their labels, the longest first."""
         padded = targets.padded(chosen, IGNORED)
+        wanted = torch.from_numpy(padded if per_step else padded[0])
         return cls(
             as_input(torch.from_numpy(inputs.padded(chosen))),
+            wanted,
             torch.from_numpy(inputs.lengths[chosen]),
-            torch.from_numpy(padded if per_step else padded[0]),
-            class_weights,
+            None if class_weights is None else class_weights[wanted.clamp(min=0)] * (wanted != IGNORED),
         )
 
-    def probe(self) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+    def probe(self) -> Probe:
         """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
 
         def loss(output: Tensor) -> Tensor:
@@ -72,7 +70,7 @@ class LabelledBatch:
             )
             return losses.view_as(self.targets)
 
-        return (self.inputs, self.lengths), loss
+        return Probe((self.inputs, self.lengths), loss)
 
     @property
     def size(self) -> int:
@@ -82,18 +80,4 @@ class LabelledBatch:
     @property
     def weight(self) -> float:
         """What the mean loss is a mean over: labels, or their class weights."""
-        if self.class_weights is None:
-            return float(self.size)
-        return float(self.class_weights[self.targets[self.targets != IGNORED]].sum())
-
-    def part(self, rank: int, size: int) -> LabelledBatch | None:
-        """Every ``size``-th sequence from ``rank`` on."""
-        if rank >= len(self.lengths):
-            return None
-        one = (slice(None), slice(rank, None, size))
-        targets = self.targets[one[-self.targets.dim() :]]
-        return LabelledBatch(self.inputs[one], self.lengths[rank::size], targets, self.class_weights)
-
-    def to(self, device: torch.device) -> LabelledBatch:
-        """Move to a device (the lengths stay)."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+        return float(self.size) if self.weights is None else float(self.weights.sum())

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from ..data.storage import Ragged, Rows
 from ..errors import DataError, OptionError, RunError
 from .models import RECURRENT, SequenceModel
 from .naive import fill_by_season, naive, naive_error
+from .task import Probe, State, Task
 from .windows import ForecastBatch, Plan, Windows
 
 __all__ = ["ForecastModel", "ForecastTask", "Windows"]
@@ -352,7 +353,7 @@ def _network(plan: Plan, options: Mapping[str, Any]) -> SequenceModel:
     )
 
 
-class ForecastTask:
+class ForecastTask(Task[ForecastBatch]):
     """What the training loop asks for, over windows of series.
 
     The last part of each series is held out, in time; scales are fitted on what lies before it.
@@ -372,7 +373,7 @@ class ForecastTask:
         If there is nothing to learn from, or an option does not fit the data.
     """
 
-    name: ClassVar[str] = "forecast"
+    name = "forecast"
 
     def __init__(self, source: Any, options: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
         self.options, self.source = dict(options), name_of(source)
@@ -532,7 +533,7 @@ class ForecastTask:
         """The batch of a training step."""
         return self.training.batch(self.shuffle(step))
 
-    def loss(self, model: nn.Module, batch: ForecastBatch, state: Any) -> tuple[Tensor, None]:
+    def loss(self, model: nn.Module, batch: ForecastBatch, state: State) -> tuple[Tensor, None]:
         """Mean squared error of the scaled numbers; no state is carried."""
         errors = self.errors(model, batch)
         return errors.sum() / max(1, batch.size), None
@@ -560,7 +561,7 @@ class ForecastTask:
         found = {part: self._with(model).score(*data) for part, data in parts.items()}
         return {"evaluation.json": json.dumps(found, indent=1) + "\n"}
 
-    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+    def probe(self, count: int, steps: int) -> Probe:
         """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
         windows, _ = self.validation
         batch = windows.batch(windows.thinned(count))
@@ -572,7 +573,7 @@ class ForecastTask:
             errors = (batch.base + change - batch.targets.nan_to_num(0.0)) ** 2 * known
             return errors.sum((0, 2)) if direct else errors.sum(2)
 
-        return (batch.inputs,), loss
+        return Probe((batch.inputs,), loss)
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""

@@ -6,7 +6,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -29,6 +29,7 @@ from ..errors import DataError, OptionError, RunError
 from . import metrics
 from .batches import IGNORED, LabelledBatch, as_input
 from .models import RECURRENT, SequenceModel
+from .task import Probe, State, Task
 
 __all__ = ["LabelledModel", "LabelledTask"]
 
@@ -200,9 +201,7 @@ class LabelledModel:
         inputs, targets = self.read(self.open(source, encoding))
         return {"sequences": len(inputs), "steps": int(inputs.lengths.sum()), **self.score(inputs, targets)}
 
-    def probe(
-        self, source: str, count: int, steps: int, encoding: str = "utf-8"
-    ) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+    def probe(self, source: str, count: int, steps: int, encoding: str = "utf-8") -> Probe:
         """What to measure the gradient with on another table: its longest sequences of no more than ``steps``."""
         inputs, targets = self.read(self.open(source, encoding))
         order = np.argsort(inputs.lengths, kind="stable")
@@ -260,7 +259,7 @@ def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
     return Columns.from_dict(kept["columns"]), encoder, list(kept["labels"])
 
 
-class LabelledTask:
+class LabelledTask(Task[LabelledBatch]):
     """What the training loop asks for, over the labelled sequences of a table.
 
     Parameters
@@ -305,6 +304,7 @@ class LabelledTask:
         self.shuffle = Shuffle(self.inputs.lengths, self.batch_size, options["seed"])
         self.steps_per_epoch = self.shuffle.steps_per_epoch
         self.class_weights = self._class_weights()
+        self.vocabulary_size = self.encoder.size if self.encoder.reads_tokens else None
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -462,10 +462,10 @@ class LabelledTask:
     def _batch(self, inputs: Ragged, targets: Ragged, chosen: NDArray[np.int64]) -> LabelledBatch:
         return LabelledBatch.of(inputs, targets, chosen, self.per_step, self.class_weights)
 
-    def loss(self, model: nn.Module, batch: LabelledBatch, state: Any) -> tuple[Tensor, None]:
+    def loss(self, model: nn.Module, batch: LabelledBatch, state: State) -> tuple[Tensor, None]:
         """Mean cross-entropy per label, weighted by class if asked for; no state is carried."""
         logits = model(batch.inputs, batch.lengths).flatten(0, -2)
-        weights = batch.class_weights.to(logits.device) if batch.class_weights is not None else None
+        weights = self.class_weights.to(logits.device) if self.class_weights is not None else None
         return F.cross_entropy(logits, batch.targets.flatten(), weights, ignore_index=IGNORED), None
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -490,7 +490,7 @@ class LabelledTask:
         found = {part: self._with(model).score(*data) for part, data in parts.items()}
         return {"evaluation.json": json.dumps({"labels": self.labels, **found}, indent=1, ensure_ascii=False) + "\n"}
 
-    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+    def probe(self, count: int, steps: int) -> Probe:
         """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
         return self._held_out(count, steps).probe()
 
@@ -517,7 +517,7 @@ class LabelledTask:
             "validation_tokens": int(self.validation[0].lengths.sum()),
             "longest": int(self.inputs.lengths.max()),
             "labels": len(self.labels),
-            "vocabulary_size": self.encoder.size if self.encoder.reads_tokens else None,
+            "vocabulary_size": self.vocabulary_size,
             "channels": None if self.encoder.reads_tokens else self.encoder.size,
             "fingerprint": self.fingerprint,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from ..data.text import Text
 from ..data.vocabulary import TokenKind, Vocabulary
 from ..errors import DataError, OptionError
 from .generation import generate
-from .models import LanguageModel, State
+from .models import LanguageModel
+from .task import Batch, Probe, State, Task
 
 __all__ = [
     "Baselines",
@@ -96,7 +97,7 @@ def _occurrences(tokens: Rows, number: int, start: int, stop: int | None = None)
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Chunk(Batch):
     """``(T, B)`` tokens and their successors, cut from B streams that run side by side.
 
     ``fresh`` says that the streams begin here, so that no state is carried in. The first ``read`` steps were learnt
@@ -104,8 +105,6 @@ class Chunk:
     next chunk begins.
     """
 
-    inputs: Tensor
-    targets: Tensor
     fresh: bool
     read: int
     carry: int
@@ -115,23 +114,8 @@ class Chunk:
         """How many predictions the chunk trains."""
         return self.targets[self.read :].numel()
 
-    @property
-    def weight(self) -> float:
-        """As much as it trains."""
-        return float(self.size)
 
-    def part(self, rank: int, size: int) -> Chunk | None:
-        """Every ``size``-th stream from ``rank`` on."""
-        if rank >= self.inputs.shape[1]:
-            return None
-        return replace(self, inputs=self.inputs[:, rank::size], targets=self.targets[:, rank::size])
-
-    def to(self, device: torch.device) -> Chunk:
-        """The same on a device."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
-
-
-class LanguageTask:
+class LanguageTask(Task[Chunk]):
     """Training text cut into parallel streams, and a contiguous tail of it held out.
 
     The training part is cut into ``batch_size`` streams of equal length that are read side by side,
@@ -174,7 +158,7 @@ class LanguageTask:
         if vocabulary is None:
             training = text.pieces(0, cut or None)
             vocabulary = Vocabulary.fit(training, kind, options["vocab_size"], options["min_count"])
-        self.vocabulary = vocabulary
+        self.vocabulary, self.vocabulary_size = vocabulary, len(vocabulary)
         self.tokens = encoded(vocabulary, text.pieces(0, cut))  # first those to train on, then those held out
         self.train_tokens = len(self.tokens)
         encoded(vocabulary, text.pieces(cut), self.tokens)
@@ -224,7 +208,7 @@ class LanguageTask:
 
     def model(self) -> LanguageModel:
         """A new model, initialised from torch's random state."""
-        return LanguageModel.of(len(self.vocabulary), self.options)
+        return LanguageModel.of(self.vocabulary_size, self.options)
 
     def batch(self, step: int) -> Chunk:
         """The chunk that training step ``step`` (from 0) learns from."""
@@ -281,10 +265,10 @@ class LanguageTask:
         """What is made with the trained model for the run folder, by file name: a sample."""
         return {"sample.txt": "".join(generate(model, self.vocabulary, "", SAMPLE_LENGTH, seed=self.options["seed"]))}
 
-    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+    def probe(self, count: int, steps: int) -> Probe:
         """Inputs of the model and the loss of its output per step, ``(T, B)``, to measure the gradient with."""
         inputs, targets = self.held_out_sequences(min(steps, self.options["bptt"]), count)
-        return (inputs,), loss_by_step(targets)
+        return Probe((inputs,), loss_by_step(targets))
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""

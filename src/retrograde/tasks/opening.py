@@ -12,6 +12,7 @@ from ..data.vocabulary import Vocabulary
 from ..errors import OptionError, RunError
 from ..files import KEPT_BYTES, read_file
 from .synthetic import SYNTHETIC
+from .task import Task
 
 __all__ = ["DEFAULTS", "check_options", "fingerprint_of", "kept_files", "open_task", "reader_of", "task_name"]
 
@@ -85,7 +86,7 @@ def check_options(name: str, given: Collection[str]) -> None:
             raise OptionError(f"--{option.replace('_', '-')} is for {tasks}; this is --task {name}: leave it out.")
 
 
-def open_task(name: str, source: Any, options: Mapping[str, Any], run: Path | None = None) -> Any:
+def open_task(name: str, source: Any, options: Mapping[str, Any], run: Path | None = None) -> Task[Any]:
     """Read the data of a task and make it ready to train.
 
     Parameters
@@ -100,8 +101,7 @@ def open_task(name: str, source: Any, options: Mapping[str, Any], run: Path | No
 
     Returns
     -------
-    LanguageTask, LabelledTask, ForecastTask or SyntheticTraining
-        They have the same methods; see `retrograde.training.loop.Task` and `retrograde.training.session`.
+    Task
     """
     if name == "language":
         from .language import LanguageTask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.grid import Gap, Regular
 from ..data.storage import Ragged
+from .task import Batch
 
 __all__ = ["ForecastBatch", "Plan", "Windows"]
 
@@ -65,42 +66,26 @@ class Plan:
         return last[np.arange(self.horizon) % lag]
 
 
-class ForecastBatch(NamedTuple):
+@dataclass(frozen=True)
+class ForecastBatch(Batch):
     """Windows side by side, scaled.
 
     Attributes
     ----------
     inputs : Tensor
         ``(T, B, C + F)``: channels first, then features.
-    base : Tensor
-        What outputs are added to: ``(horizon, B, C)``, or ``(T, B, C)`` where every step puts out the next.
     targets : Tensor
-        Of the same shape; NaN where the series has none.
+        ``(horizon, B, C)``, or ``(T, B, C)`` where every step puts out the next; NaN where the series has none.
+    base : Tensor
+        What outputs are added to, in the shape of the targets.
     """
 
-    inputs: Tensor
     base: Tensor
-    targets: Tensor
 
     @property
     def size(self) -> int:
         """How many numbers it trains to forecast."""
         return int((~self.targets.isnan()).sum())
-
-    @property
-    def weight(self) -> float:
-        """As much as it trains."""
-        return float(self.size)
-
-    def part(self, rank: int, size: int) -> ForecastBatch | None:
-        """Every ``size``-th window from ``rank`` on."""
-        if rank >= self.inputs.shape[1]:
-            return None
-        return ForecastBatch(*(part[:, rank::size] for part in self))
-
-    def to(self, device: torch.device) -> ForecastBatch:
-        """Move to a device."""
-        return ForecastBatch(*(part.to(device) for part in self))
 
 
 class Windows:
@@ -198,4 +183,4 @@ class Windows:
             base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels)]
             truths = self.cut(self.truths, chosen, 1)
             truths[: plan.lag - 1] = np.nan
-        return ForecastBatch(torch.from_numpy(values), torch.from_numpy(base), torch.from_numpy(truths))
+        return ForecastBatch(torch.from_numpy(values), torch.from_numpy(truths), torch.from_numpy(base))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import OptionError
+from ..task import Batch as _Batch
 
 __all__ = [
     "Batch",
@@ -26,7 +27,8 @@ __all__ = [
 ]
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch(_Batch):
     """Sequences side by side, padded with zeros to the longest.
 
     Attributes
@@ -43,11 +45,14 @@ class Batch(NamedTuple):
         The targets without their noise, where they have some.
     """
 
-    inputs: Tensor
-    targets: Tensor
     mask: Tensor
     lengths: Tensor
     clean: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """How many outputs are scored."""
+        return int(self.mask.sum())
 
 
 class Level(NamedTuple):

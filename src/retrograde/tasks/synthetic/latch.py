@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -117,7 +117,7 @@ class Latch(SyntheticTask):
             return drawn
         clean = 0.8 - 0.6 * classes
         spread = torch.randn(batch_size, generator=generator) * math.sqrt(self.target_noise)
-        return drawn._replace(targets=clean + spread, clean=clean)
+        return replace(drawn, targets=clean + spread, clean=clean)
 
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Whether the output is within 0.2 of the right class (3a, 3b), or 0.1 of the target without noise (3c)."""

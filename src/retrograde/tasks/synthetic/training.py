@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ...errors import DataError, OptionError
 from ..models import RECURRENT, SequenceModel
+from ..task import Probe, State, Task
 from . import SYNTHETIC, Batch, SyntheticTask, synthetic
 
-__all__ = ["SyntheticBatch", "SyntheticTraining", "is_synthetic"]
+__all__ = ["SyntheticTraining", "is_synthetic"]
 
 STEPS_PER_EPOCH = 100  # there is no data to go through: an epoch is this many batches
 TOGETHER = 250  # sequences drawn and judged at once
@@ -43,41 +44,7 @@ def task_of(source: str) -> SyntheticTask:
     return synthetic(name, **options)
 
 
-class SyntheticBatch:
-    """A batch as the loop moves it about."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    @property
-    def size(self) -> int:
-        """How many outputs are scored."""
-        return int(self.batch.mask.sum())
-
-    @property
-    def weight(self) -> float:
-        """As much as it trains."""
-        return float(self.size)
-
-    def part(self, rank: int, size: int) -> SyntheticBatch | None:
-        """Every ``size``-th sequence from ``rank`` on."""
-        inputs, targets, mask, lengths, clean = self.batch
-        if rank >= len(lengths):
-            return None
-        one = (slice(None), slice(rank, None, size))
-        longest = int(lengths[rank::size].max())
-        targets = targets[rank::size] if targets.dim() == 1 else targets[one][:longest]
-        clean = clean[rank::size] if clean is not None else None
-        return SyntheticBatch(Batch(inputs[one][:longest], targets, mask[one][:longest], lengths[rank::size], clean))
-
-    def to(self, device: torch.device) -> SyntheticBatch:
-        """Move to a device (the lengths stay)."""
-        inputs, targets, mask, lengths, clean = self.batch
-        clean = clean.to(device) if clean is not None else None
-        return SyntheticBatch(Batch(inputs.to(device), targets.to(device), mask.to(device), lengths, clean))
-
-
-class SyntheticTraining:
+class SyntheticTraining(Task[Batch]):
     """What the training loop asks for, over a synthetic task.
 
     Parameters
@@ -88,7 +55,7 @@ class SyntheticTraining:
         Training options by name.
     """
 
-    name: ClassVar[str] = "synthetic"
+    name = "synthetic"
 
     def __init__(self, source: str, options: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
         if not is_synthetic(source):
@@ -98,6 +65,7 @@ class SyntheticTraining:
         self.fingerprint = source
         self.batch_size = options.get("batch_size") or 64
         self.steps_per_epoch = STEPS_PER_EPOCH
+        self.generated_steps = self.task.length
         least, most = self.task.lags
         lag = f"{least}" if least == most else f"{least} to {most}"
         self.notes = [f"What matters lies {lag} steps back. The published goal: {self.task.criterion.words}."]
@@ -123,19 +91,19 @@ class SyntheticTraining:
         """Nothing is learnt from data but the weights."""
         return {}
 
-    def batch(self, step: int) -> SyntheticBatch:
+    def batch(self, step: int) -> Batch:
         """The batch of a training step: drawn anew at each, from the seed and the step."""
         state = np.random.SeedSequence([self.options["seed"], self.task.seed, step]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        return SyntheticBatch(self.task.batch(self.batch_size, generator))
+        return self.task.batch(self.batch_size, generator)
 
-    def loss(self, model: nn.Module, batch: SyntheticBatch, state: Any) -> tuple[Tensor, None]:
+    def loss(self, model: nn.Module, batch: Batch, state: State) -> tuple[Tensor, None]:
         """Mean loss of the scored outputs; no state is carried."""
         return self.losses(model, batch).sum() / batch.size, None
 
-    def losses(self, model: nn.Module, batch: SyntheticBatch) -> Tensor:
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Loss of every output, 0 where none is scored."""
-        return self.task.loss(model(batch.batch.inputs, batch.batch.lengths), batch.batch)
+        return self.task.loss(model(batch.inputs, batch.lengths), batch)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Loss, share of classes that are right, and share of sequences right by the published measure."""
@@ -215,10 +183,10 @@ class SyntheticTraining:
         """Outputs for new sequences of a task, those that `evaluate_on` judges."""
         yield from _outputs(self.network, self.other(source), VALIDATION, UNSEEN)
 
-    def probe(self, count: int, steps: int) -> tuple[tuple[Tensor, ...], Callable[[Any], Tensor]]:
+    def probe(self, count: int, steps: int) -> Probe:
         """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
         batch = self.task.batch(count, torch.Generator().manual_seed(UNSEEN))
-        return (batch.inputs, batch.lengths), lambda output: self.task.loss(output, batch)
+        return Probe((batch.inputs, batch.lengths), lambda output: self.task.loss(output, batch))
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` keeps about the data."""
@@ -250,5 +218,5 @@ def _outputs(model: nn.Module, task: SyntheticTask, count: int, stream: int) -> 
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(stream)
     for done in range(0, count, TOGETHER):
-        batch = SyntheticBatch(task.batch(min(TOGETHER, count - done), generator)).to(device).batch
+        batch = task.batch(min(TOGETHER, count - done), generator).to(device)
         yield model(batch.inputs, batch.lengths), batch

@@ -1,0 +1,199 @@
+"""What every task provides: the abstract classes that the trainer, the commands and the report work with.
+
+A task (`Task`) is made from a data source. It splits the data, makes batches, computes the loss and scores the network.
+A predictor (`Predictor`) is made from a run folder. It applies the trained network to other data.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task"]
+
+State = Tensor | tuple[Tensor, ...] | None
+Row = dict[str, Any]  # of the file that predictions are written to
+
+
+@dataclass(frozen=True)
+class Batch(ABC):
+    """Sequences side by side, with their targets. Every tensor field has the batch as its second dimension.
+
+    A tensor of one dimension has one number per sequence and stays on the CPU if its name is ``lengths``.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        ``(T, B)`` token numbers or ``(T, B, F)`` numbers.
+    targets : Tensor
+        ``(B,)`` or ``(T, B, …)``.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of targets that are scored."""
+
+    @property
+    def weight(self) -> float:
+        """Weight of this batch's mean loss in the mean over several parts; the size unless targets have weights."""
+        return float(self.size)
+
+    def part(self, rank: int, size: int) -> Self | None:
+        """Every ``size``-th sequence from ``rank`` on; None if there is none."""
+        if rank >= self.inputs.shape[1]:
+            return None
+        return self._with(lambda name, held: held[rank::size] if held.dim() == 1 else held[:, rank::size])
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return self._with(lambda name, held: held if name == "lengths" else held.to(device))
+
+    def _with(self, change: Callable[[str, Tensor], Tensor]) -> Self:
+        held = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(self, **{name: change(name, one) for name, one in held.items() if isinstance(one, Tensor)})
+
+
+class Probe(NamedTuple):
+    """Sequences to measure the gradient flow on.
+
+    Attributes
+    ----------
+    inputs : tuple of Tensor
+        What the network is called with.
+    loss : callable
+        From the network's output to the loss of each sequence ``(B,)`` or of each step ``(T, B)``.
+    """
+
+    inputs: tuple[Tensor, ...]
+    loss: Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a trained network is on some data.
+
+    Attributes
+    ----------
+    counts : dict
+        How much was scored: ``{"sequences": 250}``.
+    metrics : dict
+        Values by name, the loss first. Those that are single numbers are shown.
+    baselines : dict
+        Metrics of simple methods on the same data, by their names.
+    """
+
+    counts: dict[str, int]
+    metrics: dict[str, Any]
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """One flat dictionary, as ``retrograde evaluate --json`` prints it."""
+        return self.counts | self.metrics | ({"baselines": self.baselines} if self.baselines else {})
+
+
+B = TypeVar("B", bound=Batch)
+
+
+class Task(ABC, Generic[B]):
+    """What a network is trained to do, with the data for it.
+
+    Attributes
+    ----------
+    name : str
+        As in ``--task``.
+    source : str
+        The name of the data.
+    fingerprint : str
+        Hash of the content of the data; a run is resumed only with the same.
+    notes : list of str
+        What a user should know about the data: guesses, gaps, unknown tokens.
+    batch_size : int
+        Sequences in a batch.
+    steps_per_epoch : int
+        Batches that make one pass over the training data.
+    vocabulary_size : int or None
+        Number of different tokens; None where the inputs are numbers.
+    generated_steps : int
+        Length of sequences that are generated for each batch; 0 where they come from data.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+    notes: list[str]
+    batch_size: int
+    steps_per_epoch: int
+    vocabulary_size: int | None = None
+    generated_steps: int = 0
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A new network, initialized from torch's random state."""
+
+    @abstractmethod
+    def batch(self, step: int) -> B:
+        """The batch of a training step (from 0), on the CPU. The same step always gives the same batch."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: B, state: State) -> tuple[Tensor, State]:
+        """Mean loss of a batch, and the state to start the next batch with (None: each batch starts at zero)."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of the validation part, each name with the prefix ``validation_``; draws no random numbers."""
+
+    @abstractmethod
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Metrics of simple methods on the validation part, by their names."""
+
+    @abstractmethod
+    def results(self, model: nn.Module) -> dict[str, str]:
+        """Files to write into the run folder for the trained network, by name: metrics of every part, or a sample."""
+
+    @abstractmethod
+    def files(self) -> dict[str, str]:
+        """Files of the run folder that a `Predictor` needs besides the weights, by name."""
+
+    @abstractmethod
+    def probe(self, count: int, steps: int) -> Probe:
+        """At most ``count`` held-out sequences of at most ``steps`` steps, to measure the gradient flow on."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """What ``config.json`` says about the data."""
+
+
+class Predictor(ABC):
+    """A trained network with everything between it and the data: vocabulary, columns, scales, labels.
+
+    Attributes
+    ----------
+    network : Module
+        The network. After `from_files` its weights are still to be loaded.
+    notes : list of str
+        What a user should know about the data that was read last.
+    """
+
+    network: nn.Module
+    notes: list[str]
+
+    @abstractmethod
+    def files(self) -> Mapping[str, str]:
+        """Files of the run folder that `from_files` reads, by name."""
+
+    @abstractmethod
+    def evaluate(self, source: str, encoding: str = "utf-8") -> Evaluation:
+        """Score the network on other data with known answers."""
+
+    @abstractmethod
+    def predict(self, source: str, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+        """Apply the network to other data: rows in the order of the data, with a column ``prediction``."""
