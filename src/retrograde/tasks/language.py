@@ -208,7 +208,7 @@ class LanguageTask(Task[Chunk]):
 
     def model(self) -> LanguageModel:
         """A new model, initialised from torch's random state."""
-        return LanguageModel.of(self.vocabulary_size, self.options)
+        return LanguageModel.of(len(self.vocabulary), self.options)
 
     def batch(self, step: int) -> Chunk:
         """The chunk that training step ``step`` (from 0) learns from."""
