@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-__all__ = ["GATES", "GRID", "QUICK", "Point", "grid"]
+from ..cells import BY_NAME, find
 
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}  # rows of the weights, in units of hidden_size
+__all__ = ["GRID", "QUICK", "Point", "grid"]
 
 GRID: dict[str, tuple[object, ...]] = {
     "num_layers": (1, 2),
     "steps": (50, 200, 1000),
     "batch_size": (1, 8, 32, 128),
     "hidden_size": (32, 64, 128, 256, 512, 1024),
-    "cell": ("rnn", "gru", "lstm"),
+    "cell": tuple(BY_NAME),
     "task": ("forward", "train"),
 }
 QUICK: dict[str, tuple[object, ...]] = {
@@ -23,7 +23,7 @@ QUICK: dict[str, tuple[object, ...]] = {
     "steps": (200,),
     "batch_size": (1, 32),
     "hidden_size": (64, 256),
-    "cell": ("rnn", "gru", "lstm"),
+    "cell": tuple(BY_NAME),
     "task": ("forward", "train"),
 }
 
@@ -53,7 +53,7 @@ class Point:
         """Additions and multiplications of the products; a training step is three times its forward pass."""
         size = self.hidden_size
         # per step, sequence and layer: W_ih x_t and W_hh h_{t-1}, a multiplication and an addition each
-        forward = 2 * (2 * GATES[self.cell] * size * size) * self.num_layers * self.batch_size * self.steps
+        forward = 2 * (2 * len(find(self.cell).gates) * size * size) * self.num_layers * self.batch_size * self.steps
         return forward * (3 if self.task == "train" else 1)
 
     def __str__(self) -> str:

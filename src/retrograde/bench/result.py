@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, kernels
+from ..cells import BY_NAME
 from ..errors import DataError
 from ..files import write_file
 from .machine import processor
@@ -108,7 +109,7 @@ class Benchmark:
         peers = list(dict.fromkeys(peer for m in self.timed for peer in m.ratios))
         for peer in peers:
             for task in ("train", "forward"):
-                for cell in ("rnn", "gru", "lstm"):
+                for cell in BY_NAME:
                     group = [m for m in self.timed if (m.point.cell, m.point.task) == (cell, task) and peer in m.ratios]
                     if group:
                         mean = statistics.geometric_mean(m.ratios[peer].median for m in group)

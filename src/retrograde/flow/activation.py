@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .cells import GATES, Trajectory
+from .cells import Trajectory
 
 Array = NDArray[np.float64]
 
@@ -77,14 +77,13 @@ class Gate:
 
 def saturation(run: Trajectory, threshold: float) -> Saturation:
     """Of one layer; padding does not count."""
-    size = run.hidden_size
-    value = run.h if run.kind == "rnn" else run.gates[..., 2 * size : 3 * size]
-    relu = run.nonlinearity == "relu"
-    derivative = (value > 0).double() if relu else 1 - value.double().square()
+    value = run.gates[..., run.cell.rows(run.cell.candidate, run.hidden_size)]
+    relu = run.cell.nonlinearity == "relu"
+    derivative = run.cell.slope(value.double())
     flat = (derivative == 0) if relu else (derivative < threshold)
     zero = _over(run, (value <= 0).double(), (0, 1))
     return Saturation(
-        nonlinearity=run.nonlinearity,
+        nonlinearity=run.cell.nonlinearity,
         threshold=threshold,
         saturated=float("nan") if relu else float(_over(run, flat.double(), (0, 1)).mean()),
         dead=float((zero == 1).mean()) if relu else float("nan"),
@@ -98,14 +97,14 @@ def saturation(run: Trajectory, threshold: float) -> Saturation:
 
 def gates(run: Trajectory) -> dict[str, Gate]:
     """Statistics of the sigmoid gates by name: r, z of a GRU; i, f, o of an LSTM; none for a vanilla layer."""
-    keeper = {"gru": "z", "lstm": "f"}.get(run.kind)
-    found = {}
-    for name, value in zip(GATES[run.kind], run.gates.double().chunk(len(GATES[run.kind]), -1), strict=True):
-        if name in ("h", "n", "g"):
+    cell, found = run.cell, {}
+    for name in cell.gates:
+        if name == cell.candidate:
             continue
+        value = run.gates[..., cell.rows(name, run.hidden_size)].double()
         by_unit = _over(run, value, (0, 1))
         time_constant = None
-        if name == keeper:
+        if name == cell.keeper:
             with np.errstate(divide="ignore"):
                 time_constant = -1 / _over(run, value.log(), (0, 1))
         found[name] = Gate(
@@ -121,16 +120,15 @@ def gates(run: Trajectory) -> dict[str, Gate]:
 
 def pre_activations(run: Trajectory) -> Array:
     """Arguments of f, flat; for ReLU those below zero are recomputed from input and state."""
-    size = run.hidden_size
     w = run.weights
-    rows = slice(0, size) if run.kind == "rnn" else slice(2 * size, 3 * size)
+    rows = run.cell.rows(run.cell.candidate, run.hidden_size)
 
     def part(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.nn.functional.linear(a, weight[rows], None if bias is None else bias[rows])
 
     back = part(run.h_before, w.hh, w.bias_hh)
-    if run.kind == "gru":
-        back = back * run.gates[..., :size]
+    if not run.cell.summed:  # of a GRU
+        back = back * run.gates[..., run.cell.rows("r", run.hidden_size)]
     values = part(run.x, w.ih, w.bias_ih) + back
     return np.asarray((values if run.mask is None else values[run.mask]).double().cpu()).ravel()
 

@@ -82,7 +82,7 @@ class Call:
     @property
     def kind(self) -> str:
         """Of the cell."""
-        return self._known.kind
+        return self._known.cell.name
 
     @property
     def reverse(self) -> bool:

@@ -17,22 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..cells import CELLS, Cell
 from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from . import cells
 from .anew import nothing_computed_anew
 from .calls import AnyCall, Call, Link, Marked, StatePart, call_of, pass_on, record
-from .cells import Kind, Step, Weights
+from .cells import Step, Weights
 
-_LAYERS: dict[str, tuple[Kind, str]] = {
-    "rnn_tanh": ("rnn", "tanh"),
-    "rnn_relu": ("rnn", "relu"),
-    "gru": ("gru", "tanh"),
-    "lstm": ("lstm", "tanh"),
-}
-_CELLS: dict[str, tuple[Kind, str]] = {f"{name}_cell": what for name, what in _LAYERS.items()}
-_STEPS = {what: getattr(torch._VF, name) for name, what in _CELLS.items()}
+_LAYERS = {cell.mode.lower(): cell for cell in CELLS}  # torch's operators by name
+_CELLS = {f"{name}_cell": cell for name, cell in _LAYERS.items()}
+_STEPS = {cell: getattr(torch, name) for name, cell in _CELLS.items()}
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 _TAILS = 64  # earlier runs of a layer that a state outside the graph is compared with
@@ -118,9 +114,9 @@ class Recorder(TorchFunctionMode):
         if func is torch._C._set_grad_enabled and (args[0] or torch.is_grad_enabled()):
             self._without_gradient = not args[0]
         if not kwargs and name in _LAYERS:
-            return self._layer(*_LAYERS[name], *args)
+            return self._layer(_LAYERS[name], *args)
         if not kwargs and name in _CELLS:
-            return self._cell(*_CELLS[name], *args)
+            return self._cell(_CELLS[name], *args)
         return func(*args, **(kwargs or {}))
 
     @contextlib.contextmanager
@@ -214,7 +210,7 @@ class Recorder(TorchFunctionMode):
                 )
             frame = frame.f_back
 
-    def _layer(self, kind: Kind, nonlinearity: str, *args: Any) -> Any:
+    def _layer(self, cell: Cell, *args: Any) -> Any:
         mask, batch_first = None, False
         fed_by: Call | None = None
         fed: Tensor | None = None
@@ -245,7 +241,7 @@ class Recorder(TorchFunctionMode):
             track = (name, f"l{layer}" + ("_reverse" if direction else ""))
             state = [s[index] for s in handed]
             call, output, last = self._run(
-                track, kind, nonlinearity, weights, x, state, (handed, index), reverse=direction == 1, mask=mask
+                track, cell, weights, x, state, (handed, index), reverse=direction == 1, mask=mask
             )
             call.fed_by, call.fed = fed_by, fed
             calls.append(call)
@@ -276,15 +272,14 @@ class Recorder(TorchFunctionMode):
             self._hand(self._outputs, output, x.detach(), calls[-1], batch_first=batch_first)
         return output, *final
 
-    def _cell(self, kind: Kind, nonlinearity: str, x: Tensor, hx: Any, *own: Tensor | None) -> Any:
+    def _cell(self, cell: Cell, x: Tensor, hx: Any, *own: Tensor | None) -> Any:
         handed = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         ih, hh, *biases = own
         assert ih is not None and hh is not None
         known = self._outputs.get(id(x))
         call, _, ends = self._run(
             (self._name(ih, handed[0]), "cell"),
-            kind,
-            nonlinearity,
+            cell,
             Weights(ih, hh, *biases),
             x.unsqueeze(0),
             list(handed),
@@ -297,7 +292,7 @@ class Recorder(TorchFunctionMode):
         for end, values in zip(ends, call.ends, strict=True):
             self._hand(self._finals, end, values, call)
         self._hand(self._outputs, ends[0], call.ends[0], call)
-        return ends[0] if kind != "lstm" else tuple(ends)
+        return ends[0] if len(ends) == 1 else tuple(ends)
 
     def _hand(self, to: dict[int, _Handed], tensor: Tensor, values: Tensor, *calls: Call, **how: bool) -> None:
         if not tensor.is_inference():  # which has no version, so that nothing tells whether it was changed
@@ -306,8 +301,7 @@ class Recorder(TorchFunctionMode):
     def _run(
         self,
         track: tuple[str, str],
-        kind: Kind,
-        nonlinearity: str,
+        cell: Cell,
         weights: Weights,
         x: Tensor,
         state: list[Tensor],
@@ -329,13 +323,11 @@ class Recorder(TorchFunctionMode):
         parts = tuple(StatePart(tensor, rows) for tensor in handed[0])
         call = Call(track, self._probes[track], None, states=tuple(state), handed=parts, x=x)
         with torch.no_grad():
-            h_0, c_0 = state[0].detach(), state[1].detach() if kind == "lstm" else None
+            h_0, c_0 = state[0].detach(), state[1].detach() if len(state) > 1 else None
             if single:
-                ends = self._one_step(call, Step(kind, nonlinearity, own, x.detach(), h_0, c_0, h_0))
+                ends = self._one_step(call, Step(cell, own, x.detach(), h_0, c_0, h_0))
             else:
-                call.whole, h_n, c_n = cells.run(
-                    kind, nonlinearity, own, x.detach(), h_0, c_0, reverse=reverse, mask=mask
-                )
+                call.whole, h_n, c_n = cells.run(cell, own, x.detach(), h_0, c_0, reverse=reverse, mask=mask)
                 ends = [h_n] if c_n is None else [h_n, c_n]
             call.ends = tuple(end.clone() for end in ends)
             if call.step is not None:
@@ -353,10 +345,10 @@ class Recorder(TorchFunctionMode):
         weights = step.weights
         hx = step.h_0 if step.c_0 is None else (step.h_0, step.c_0)
         own = (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh)
-        found = _STEPS[step.kind, step.nonlinearity](step.x[0], hx, *own)
+        found = _STEPS[step.cell](step.x[0], hx, *own)
         ends = [found] if isinstance(found, Tensor) else list(found)
         call.step = step
-        key = (id(weights), step.kind, step.nonlinearity, step.x.shape[1], step.x.dtype)
+        key = (id(weights), step.cell, step.x.shape[1], step.x.dtype)
         call.together = self._together.setdefault(key, [])
         call.together.append(call)
         return ends

@@ -13,16 +13,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import kernels
+from ..cells import Cell, CellName
 from ..errors import FlowError
-
-Kind = Literal["rnn", "gru", "lstm"]
-GATES: dict[str, tuple[str, ...]] = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,7 @@ class Pulled(NamedTuple):
 class Step(NamedTuple):
     """What a run of a single step computed with; its coefficients are found later, for many steps in one product."""
 
-    kind: Kind
-    nonlinearity: str
+    cell: Cell
     weights: Weights
     x: Tensor  # (1, B, I)
     h_0: Tensor  # (B, H)
@@ -91,8 +88,7 @@ class Trajectory:
         `(T, B)` bool, false on padding; there the state is carried over unchanged.
     """
 
-    kind: Kind
-    nonlinearity: str
+    cell: Cell
     weights: Weights
     reverse: bool
     x: Tensor
@@ -139,6 +135,11 @@ class Trajectory:
         return own
 
     @property
+    def kind(self) -> CellName:
+        """Name of the cell."""
+        return self.cell.name
+
+    @property
     def steps(self) -> int:
         """T."""
         return self.x.shape[0]
@@ -151,32 +152,27 @@ class Trajectory:
     @property
     def hidden_size(self) -> int:
         """H."""
-        return self.weights.hh.shape[0] // len(GATES[self.kind])
+        return self.weights.hh.shape[0] // len(self.cell.gates)
 
     @property
     def state_size(self) -> int:
         """Numbers in s_k: h, of an LSTM h and c."""
-        return self.h.shape[-1] + (self.hidden_size if self.kind == "lstm" else 0)
+        return self.h.shape[-1] + (self.hidden_size if "c" in self.cell.states else 0)
 
     def projected_from(self) -> Tensor:
         """o∘tanh(c), what an LSTM's projection is applied to, `(T, B, H)`."""
         assert self.c is not None
-        size = self.hidden_size
-        return self.gates[..., 3 * size :] * torch.tanh(self.c)
-
-    def derivative(self) -> Tensor:
-        """f′ of the vanilla cell at every unit, `(T, B, H)`."""
-        return (self.h > 0).to(self.h.dtype) if self.nonlinearity == "relu" else 1 - self.h * self.h
+        return self.gates[..., self.cell.rows("o", self.hidden_size)] * torch.tanh(self.c)
 
     def _linearise(self) -> dict[str, Tensor]:
         # A padded step hands its state on: pre-activations get nothing, the state's adjoint passes whole.
         live = None if self.mask is None else self.mask.unsqueeze(-1).to(self.h.dtype)
         found: dict[str, Tensor] = {}
         if self.kind == "rnn":
-            found["k"] = self.derivative()  # h = f(a):  ∂E/∂a = ∂E/∂h ∘ f′(a)
+            found["k"] = self.cell.slope(self.h)  # h = f(a):  ∂E/∂a = ∂E/∂h ∘ f′(a)
         elif self.kind == "gru":
             assert self.inner is not None
-            r, z, n = self.gates.chunk(len(GATES[self.kind]), -1)
+            r, z, n = self.gates.chunk(len(self.cell.gates), -1)
             k_n = (1 - z) * (1 - n * n)  # h = (1−z)∘n + z∘h₋,  n = tanh(a_n + r∘q)
             k_r = k_n * self.inner * r * (1 - r)
             k_z = (self.h_before - n) * z * (1 - z)
@@ -185,7 +181,7 @@ class Trajectory:
             found["pass"] = z
         else:
             assert self.c is not None and self.c_before is not None
-            i, f, g, o = self.gates.chunk(len(GATES[self.kind]), -1)
+            i, f, g, o = self.gates.chunk(len(self.cell.gates), -1)
             tanh_c = torch.tanh(self.c)
             found["q"] = o * (1 - tanh_c * tanh_c)  # h = o∘tanh(c):  ∂h/∂c
             # c = f∘c₋ + i∘g
@@ -230,7 +226,7 @@ class Trajectory:
         if self.kind == "rnn":
             return Pulled(torch.mul(h, k, out=hidden), direct, None)
         if hidden is None:
-            hidden = h.new_empty(*h.shape[:-1], k.shape[-1] // 3 * (3 if self.kind == "gru" else 4))
+            hidden = h.new_empty(*h.shape[:-1], self.weights.hh.shape[0])
         size = self.hidden_size
         if self.kind == "gru":
             torch.mul(_by_gate(k, 3), h.unsqueeze(-2), out=_by_gate(hidden, 3))
@@ -245,12 +241,10 @@ class Trajectory:
     def adjoint(self, local: Tensor) -> kernels.Adjoint:
         """The layer as the native engine takes it; ``local`` is ∂E_t/∂(output_t) `(T, B, P)`."""
         known = self._coefficients
-        name = {"gru": "GRU", "lstm": "LSTM"}.get(self.kind, "RNN_TANH")
         side = known.get("k_n", known.get("k_o"))
         weights = self.weights
-        return kernels.Adjoint(
-            name, known["k"], side, known.get("q"), known.get("f"), known.get("pass"), weights.hh, weights.ih, local
-        )
+        q, f, passed = (known.get(name) for name in ("q", "f", "pass"))
+        return kernels.Adjoint(self.cell.mode, known["k"], side, q, f, passed, weights.hh, weights.ih, local)
 
     def add_direct(self, at: int | slice | Tensor, h: Tensor, to: Tensor) -> None:
         """Add the part of ∂E/∂h_{k−1} that avoids W_hh to ``to``, in place."""
@@ -263,8 +257,8 @@ class Trajectory:
         return torch.addcmul(c, m, self._coefficients["q"][at])
 
     def input_side(self, at: int | slice | Tensor, h: Tensor, hidden: Tensor) -> Tensor:
-        """∂E/∂(W_ih x + b_ih) from ∂E/∂(W_hh h + b_hh): they differ only in the n gate of a GRU."""
-        if self.kind != "gru":
+        """∂E/∂(W_ih x + b_ih) from ∂E/∂(W_hh h + b_hh): they differ only in the n of a GRU."""
+        if self.cell.summed:
             return hidden
         size = self.hidden_size
         return torch.cat([hidden[..., : 2 * size], h * self._coefficients["k_n"][at]], -1)
@@ -276,8 +270,7 @@ def _by_gate(a: Tensor, gates: int) -> Tensor:
 
 
 def run(
-    kind: Kind,
-    nonlinearity: str,
+    cell: Cell,
     weights: Weights,
     x: Tensor,
     h_0: Tensor,
@@ -293,61 +286,40 @@ def run(
             f"A recurrent layer was given no {'sequences' if steps else 'steps'}: (T, B, I) {tuple(x.shape)}."
         )
     if mask is None and weights.hr is None and _engine_takes(x, h_0, c_0, weights):
-        return _run_by_engine(kind, nonlinearity, weights, x, h_0, c_0, reverse)
-    into = torch.nn.functional.linear(x, weights.ih, weights.bias_ih)
-    states_h, states_c = [h_0], [c_0]
-    kept: list[Tensor] = []
+        return _run_by_engine(cell, weights, x, h_0, c_0, reverse)
+    linear = torch.nn.functional.linear
+    into = linear(x, weights.ih, weights.bias_ih)
+    state: tuple[Tensor, ...] = (h_0,) if c_0 is None else (h_0, c_0)
+    states, gates = [state], []
     inner: list[Tensor] = []
-    activation = torch.tanh if nonlinearity == "tanh" else torch.relu
     for k in range(steps - 1, -1, -1) if reverse else range(steps):
-        h, c = states_h[-1], states_c[-1]
-        back = torch.nn.functional.linear(h, weights.hh, weights.bias_hh)
-        if kind == "rnn":
-            new = gates = activation(into[k] + back)
-        elif kind == "gru":
-            a_r, a_z, a_n = into[k].chunk(3, -1)
-            b_r, b_z, q = back.chunk(3, -1)
-            r, z = torch.sigmoid(a_r + b_r), torch.sigmoid(a_z + b_z)
-            n = torch.tanh(a_n + r * q)
-            new = (1 - z) * n + z * h
-            gates = torch.cat([r, z, n], -1)
-            inner.append(q)
-        else:
-            assert c is not None
-            a_i, a_f, a_g, a_o = (into[k] + back).chunk(4, -1)
-            i, f, g, o = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.tanh(a_g), torch.sigmoid(a_o)
-            new_c = f * c + i * g
-            new = o * torch.tanh(new_c)
-            if weights.hr is not None:
-                new = torch.nn.functional.linear(new, weights.hr)
-            gates = torch.cat([i, f, g, o], -1)
-            if mask is not None:
-                new_c = torch.where(mask[k].unsqueeze(-1), new_c, c)
-            states_c.append(new_c)
+        new, computed = cell.step(into[k], linear(state[0], weights.hh, weights.bias_hh), state, weights.hr)
         if mask is not None:
-            new = torch.where(mask[k].unsqueeze(-1), new, h)
-        states_h.append(new)
-        kept.append(gates)
+            new = tuple(torch.where(mask[k].unsqueeze(-1), s, before) for s, before in zip(new, state, strict=True))
+        state = new
+        states.append(state)
+        gates.append(torch.cat(computed[: len(cell.gates)], -1))
+        if not cell.summed:
+            inner.append(computed[-1])
 
-    def in_time(values: list[Tensor]) -> Tensor:
-        return torch.stack(values[::-1] if reverse else values)
+    def in_time(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack(tuple(values)[::-1] if reverse else tuple(values))
 
-    cells = [c for c in states_c if c is not None]
+    h, c = [s[0] for s in states], [s[1] for s in states] if c_0 is not None else None
     trajectory = Trajectory(
-        kind,
-        nonlinearity,
+        cell,
         weights,
         reverse,
         x,
-        in_time(states_h[:-1]),
-        in_time(states_h[1:]),
-        in_time(kept),
-        in_time(cells[:-1]) if cells else None,
-        in_time(cells[1:]) if cells else None,
-        in_time(inner) if inner else None,
+        in_time(h[:-1]),
+        in_time(h[1:]),
+        in_time(gates),
+        in_time(c[:-1]) if c else None,
+        in_time(c[1:]) if c else None,
+        None if cell.summed else in_time(inner),
         mask,
     )
-    return trajectory, states_h[-1], states_c[-1]
+    return trajectory, h[-1], c[-1] if c else None
 
 
 def together(steps: Sequence[Step]) -> Trajectory:
@@ -359,8 +331,7 @@ def together(steps: Sequence[Step]) -> Trajectory:
     c_0 = None if first.c_0 is None else torch.stack([step.c_0 for step in steps if step.c_0 is not None])
     with torch.no_grad():  # the steps are side by side, as if they were sequences
         whole, _, _ = run(
-            first.kind,
-            first.nonlinearity,
+            first.cell,
             first.weights,
             x.reshape(1, n * batch, -1),
             h_0.flatten(0, 1),
@@ -387,14 +358,13 @@ def _engine_takes(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) 
 
 
 def _run_by_engine(
-    kind: Kind, nonlinearity: str, weights: Weights, x: Tensor, h_0: Tensor, c_0: Tensor | None, reverse: bool
+    cell: Cell, weights: Weights, x: Tensor, h_0: Tensor, c_0: Tensor | None, reverse: bool
 ) -> tuple[Trajectory, Tensor, Tensor | None]:
     """``run`` in the native engine, which keeps the gates for a backward pass of its own."""
-    cell = {"rnn": f"RNN_{nonlinearity.upper()}", "gru": "GRU", "lstm": "LSTM"}[kind]
     first = None if c_0 is None else c_0.unsqueeze(0)
     walked = x.flip(0) if reverse else x
     h, kept, c = kernels.kept_layer(
-        cell, walked, h_0.unsqueeze(0), first, weights.tensors(), weights.bias_ih is not None
+        cell.mode, walked, h_0.unsqueeze(0), first, weights.tensors(), weights.bias_ih is not None
     )
 
     def before(states: Tensor, initial: Tensor) -> Tensor:
@@ -403,25 +373,17 @@ def _run_by_engine(
     def in_time(values: Tensor) -> Tensor:
         return values.flip(0) if reverse else values
 
-    size = weights.hh.shape[1]
-    gates, inner = h, None
-    if kind == "gru":
-        gates, inner = kept[..., : 3 * size], kept[..., 3 * size :]
-    elif kind == "lstm":
-        gates = kept
-    cells = kind == "lstm"
-    assert not cells or c_0 is not None
+    rows = weights.hh.shape[0]
     trajectory = Trajectory(
-        kind,
-        nonlinearity,
+        cell,
         weights,
         reverse,
         x,
         in_time(before(h, h_0)),
         in_time(h),
-        in_time(gates),
-        in_time(before(c, c_0)) if cells and c_0 is not None else None,
-        in_time(c) if cells else None,
-        None if inner is None else in_time(inner),
+        in_time(kept[..., :rows]),
+        None if c_0 is None else in_time(before(c, c_0)),
+        None if c_0 is None else in_time(c),
+        None if cell.summed else in_time(kept[..., rows:]),
     )
-    return trajectory, h[-1], c[-1] if cells else None
+    return trajectory, h[-1], None if c_0 is None else c[-1]

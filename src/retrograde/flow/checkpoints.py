@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..cells import BY_MODE, BY_NAME, Cell, find
 from ..errors import FlowError, OptionError
 from ..files import check_regular
 from .measure import gradient_flow
@@ -34,7 +35,7 @@ _NAME = re.compile(
 )
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "ema")
 _FILE_BYTES = 1 << 40  # a file of weights has at most; a pipe or device is none
-_GATES = {1: "RNN", 3: "GRU", 4: "LSTM"}
+_BY_GATES = {len(cell.gates): cell for cell in BY_NAME.values()}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Found:
 
 
 def _kind(module: nn.RNNBase) -> str:
-    return "RNN" if isinstance(module, nn.RNN) else module.mode
+    return BY_MODE[module.mode].title
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
@@ -317,13 +318,14 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     projection = own.get((0, False, "weight_hr"))
     rows, width = hh.shape
     hidden = projection[1].shape[1] if projection is not None else width
-    if not hidden or rows % hidden or rows // hidden not in _GATES:
+    if not hidden or rows % hidden or rows // hidden not in _BY_GATES:
         raise FlowError(
             f"{name} has shape {tuple(hh.shape)}: of no RNN (H, H), GRU (3·H, H) or LSTM (4·H, H)"
             + ("." if projection is None else f" with a projection {tuple(projection[1].shape)}.")
         )
-    kind = _GATES[rows // hidden]
-    if projection is not None and kind != "LSTM":
+    cell = _BY_GATES[rows // hidden]
+    kind = cell.title
+    if projection is not None and "c" not in cell.states:
         raise FlowError(f"{projection[0]} is a projection, which only an LSTM has, beside the weights of a {kind}.")
     sizes: dict[str, Any] = {
         "input_size": own[0, False, "weight_ih"][1].shape[1],
@@ -337,7 +339,7 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     if projection is not None:
         sizes["proj_size"] = width
     dtype = torch.float64 if all(t.dtype == torch.float64 for _, t in own.values()) else torch.float32
-    module = _empty(kind, nonlinearity, sizes)
+    module = _empty(find(cell.name, nonlinearity), sizes)
     prefix = name.rpartition("weight_hh")[0]
     expected: dict[str, Tensor] = {}
     for parameter, wanted in module.state_dict().items():
@@ -358,10 +360,10 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     return module.eval()
 
 
-def _empty(kind: str, nonlinearity: str, sizes: dict[str, Any]) -> nn.RNNBase:
-    if kind == "RNN":
-        return nn.RNN(**sizes, nonlinearity=nonlinearity, device="meta")
-    return nn.GRU(**sizes, device="meta") if kind == "GRU" else nn.LSTM(**sizes, device="meta")
+def _empty(cell: Cell, sizes: dict[str, Any]) -> nn.RNNBase:
+    options = {"nonlinearity": cell.nonlinearity} if cell.name == "rnn" else {}
+    layer: nn.RNNBase = getattr(nn, cell.title)(**sizes, **options, device="meta")
+    return layer
 
 
 def _check(name: str, tensor: Tensor, shaped: bool = True) -> None:

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..cells import find
 from ..errors import FlowError
 from . import recurrence
-from .cells import GATES
 from .evidence import Evidence, factors
 from .precision import without_autocast
 
@@ -206,9 +206,10 @@ def gate_index(kind: str, gate: str | None) -> int:
     """Position of a gate among those of a cell, counted from 1; 0 for all together."""
     if gate is None:
         return 0
-    if gate not in GATES[kind]:
-        raise FlowError(f"There is no gate {gate!r}; a {kind.upper()} has {', '.join(GATES[kind])}.")
-    return GATES[kind].index(gate) + 1
+    gates = find(kind).gates
+    if gate not in gates:
+        raise FlowError(f"There is no gate {gate!r}; a {kind.upper()} has {', '.join(gates)}.")
+    return gates.index(gate) + 1
 
 
 def _contributions(norm2: Array, dot: Array, square: float, lags: NDArray[np.int64] | None) -> Contributions:

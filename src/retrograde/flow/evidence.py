@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..cells import find
 from ..errors import FlowError
 from . import recurrence
 from .anew import nothing_computed_anew
-from .cells import GATES, Trajectory, Weights
+from .cells import Trajectory, Weights
 from .graph import Graph, StepwiseRun
 from .recurrence import Lag, Swept
 
@@ -161,7 +162,7 @@ class Evidence:
             return {}
         module, suffix = self.modules[label]
         weights = self.runs[label].weights
-        gates = len(GATES[self.runs[label].kind])
+        gates = len(self.runs[label].cell.gates)
         kinds = {"weight_ih": gates, "weight_hh": gates}
         if weights.bias_ih is not None:
             kinds |= {"bias_ih": gates, "bias_hh": gates}
@@ -197,8 +198,8 @@ def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[st
                 "label": label,
                 "module": module,
                 "suffix": suffix,
-                "kind": run.kind,
-                "nonlinearity": run.nonlinearity,
+                "kind": run.cell.name,
+                "nonlinearity": run.cell.nonlinearity,
                 "reverse": run.reverse,
                 "bottom": label in evidence.bottoms,
                 "altered": label in evidence.altered,
@@ -227,8 +228,7 @@ def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], t
             local.append(g)
         kept: dict[str, Any] = own
         runs[about["label"]] = Trajectory(
-            about["kind"],
-            about["nonlinearity"],
+            find(about["kind"], about["nonlinearity"]),
             Weights(**weights),  # type: ignore[arg-type]
             about["reverse"],
             **kept,

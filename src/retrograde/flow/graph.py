@@ -504,7 +504,7 @@ def _nothing(call: AnyCall, keep: bool) -> Swept:
         return Swept(zeros, zeros if len(call.states) > 1 else None, None)
     run = call.run
     zeros = torch.zeros(1, run.steps, run.batch_size, dtype=torch.float64, device=run.x.device)
-    cell = zeros if run.kind == "lstm" else None
+    cell = zeros if "c" in run.cell.states else None
     if not keep:
         return Swept(zeros, cell, cell)
     wide = run.x.new_zeros(1, run.steps, run.batch_size, run.weights.hh.shape[0])

@@ -105,7 +105,7 @@ def of_steps(run: Run, first: int, last: int) -> Iterator[Tensor]:
         stop = min(start + chunk, last)
         steps = slice(run.steps - stop, run.steps - start) if run.reverse else slice(start, stop)
         unit = basis.expand(size, stop - start, run.batch_size, size)
-        h, c = (unit[..., :p], unit[..., p:]) if run.kind == "lstm" else (unit, None)
+        h, c = (unit[..., :p], unit[..., p:]) if "c" in run.cell.states else (unit, None)
         pulled = run.pull(steps, h, c)
         rows = pulled.hidden @ run.weights.hh
         if pulled.direct is not None:

@@ -70,19 +70,19 @@ def backward(
         ∂E/∂x `(N, T, B, I)`, ∂E/∂h_0, ∂E/∂c_0.
     """
     targets, steps, batch = g_out.shape[:3]
-    lstm = run.kind == "lstm"
+    has_c = "c" in run.cell.states
     hidden_size = run.hidden_size
     carry_h = g_out.new_zeros(targets, batch, g_out.shape[3]) if g_h is None else g_h
     carry_c = None
-    if lstm:
+    if has_c:
         carry_c = g_out.new_zeros(targets, batch, hidden_size) if g_c is None else g_c
     squares = torch.zeros(targets, steps, batch, dtype=torch.float64, device=g_out.device)
-    swept = Swept(squares, squares.clone() if lstm else None, squares.clone() if lstm else None)
+    swept = Swept(squares, squares.clone() if has_c else None, squares.clone() if has_c else None)
     width = run.weights.hh.shape[0]
     if keep or need_x:
         swept.inputs = g_out.new_zeros(targets, steps, batch, width)
     if keep:
-        swept.hidden = swept.inputs if run.kind != "gru" else g_out.new_zeros(targets, steps, batch, width)
+        swept.hidden = swept.inputs if run.cell.summed else g_out.new_zeros(targets, steps, batch, width)
         swept.states = torch.zeros_like(g_out) if run.weights.hr is not None else None
     # Steps after the last that any of these losses looks at have no adjoint: begin there.
     order = list(range(steps)) if run.reverse else list(range(steps - 1, -1, -1))
@@ -161,7 +161,7 @@ class _Space:
         self.hidden = local.new_empty(rows, batch, run.weights.hh.shape[0])
         self.norms = local.new_empty(2, rows, batch)
         self.c = self.next_c = None
-        if run.kind == "lstm":
+        if "c" in run.cell.states:
             self.c, self.next_c = local.new_zeros(2, rows, batch, size).unbind()
         self.scale: Tensor | None = None  # (rows, B), powers of two: exact
 

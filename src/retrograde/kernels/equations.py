@@ -12,47 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..cells import CELLS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .native import Plan
 
-__all__ = ["NAMES", "gradients", "layer"]
-
-# What a step computes beside h, as torch's documentation calls it: first the gates, then the sums they are made
-# from (`a_` and the gate's name; for the GRU, hn is W_hn h_{t-1} + b_hn, which r multiplies).
-NAMES: dict[int, tuple[str, ...]] = {
-    0: ("a",),
-    1: ("a",),
-    2: ("r", "z", "n", "a_r", "a_z", "a_n", "hn"),
-    3: ("i", "f", "g", "o", "a_i", "a_f", "a_g", "a_o", "c"),
-}
-
-_State = tuple[Tensor, ...]  # (h,) or (h, c)
-
-
-def _step(
-    cell: int, x: Tensor, state: _State, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None
-) -> tuple[_State, tuple[Tensor, ...]]:
-    """One step from x = W_ih x_t + b_ih; returns the state and what NAMES lists."""
-    h = state[0]
-    u = F.linear(h, w_hh, b_hh)
-    if cell < 2:
-        a = x + u
-        return (a.tanh() if cell == 0 else a.relu(),), (a,)
-    if cell == 2:
-        x_r, x_z, x_n = x.chunk(3, -1)
-        u_r, u_z, u_n = u.chunk(3, -1)
-        a_r, a_z = x_r + u_r, x_z + u_z
-        r, z = a_r.sigmoid(), a_z.sigmoid()
-        a_n = x_n + r * u_n
-        n = a_n.tanh()
-        return ((1 - z) * n + z * h,), (r, z, n, a_r, a_z, a_n, u_n)
-    a_i, a_f, a_g, a_o = (x + u).chunk(4, -1)
-    i, f, g, o = a_i.sigmoid(), a_f.sigmoid(), a_g.tanh(), a_o.sigmoid()
-    c = f * state[1] + i * g
-    h = o * c.tanh()
-    return (F.linear(h, w_hr) if w_hr is not None else h, c), (i, f, g, o, a_i, a_f, a_g, a_o, c)
+__all__ = ["gradients", "layer"]
 
 
 def _direction(
@@ -68,6 +35,7 @@ def _direction(
     w_ih, w_hh = weights[:2]
     b_ih, b_hh = (weights[2], weights[3]) if plan.bias else (None, None)
     w_hr = weights[-1] if plan.projected else None
+    step = CELLS[plan.cell].step
     projected = F.linear(x, w_ih, b_ih)
     steps = projected.unbind(0) if sizes is None else torch.split(projected, sizes)
     initial = (h_0,) if c_0 is None else (h_0, c_0)
@@ -80,10 +48,10 @@ def _direction(
         elif running > batch:  # forwards, they end
             ended.append(tuple(s[batch:] for s in state))
             state = tuple(s[:batch] for s in state)
-        state, seen = _step(plan.cell, steps[t], state, w_hh, b_hh, w_hr)
+        state, computed = step(steps[t], F.linear(state[0], w_hh, b_hh), state, w_hr)
         outputs.append(state[0])
         if record is not None:
-            record.append(seen)
+            record.append(computed)
     if reverse:
         outputs.reverse()
         if record is not None:
@@ -110,7 +78,7 @@ def layer(
     Parameters
     ----------
     records : list, optional
-        One list per direction is appended: for each step, in the order of time, the tensors that NAMES lists.
+        One list per direction is appended: for each step, in the order of time, the tensors of ``Cell.computed``.
 
     Returns
     -------

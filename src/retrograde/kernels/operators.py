@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cells import BY_MODE
 from ..errors import OptionError
 from . import equations, native
 from .native import CELLS, GATES, Plan
@@ -163,7 +164,7 @@ def traced_layer(
     seen = []
     for record, h in zip(records, result[0].chunk(plan.directions, -1), strict=True):
         columns = [join(column) for column in zip(*record, strict=True)]
-        seen.append({"h": h, **dict(zip(equations.NAMES[plan.cell], columns, strict=True))})
+        seen.append({"h": h, **dict(zip(BY_MODE[cell].computed, columns, strict=True))})
     return result, seen
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import cells
 from ..errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CELLS", "GATES", "adjoint_misfit", "backward_misfit", "forward_misfit", "plain", "refuse"]
 
-CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}  # torch's names, the engine's numbers
-GATES = (1, 1, 3, 4)  # blocks of H rows that each of them has in its weights
+CELLS = {cell.mode: cell.number for cell in cells.CELLS}  # torch's names, the engine's numbers
+GATES = tuple(len(cell.gates) for cell in cells.CELLS)  # blocks of H rows that each of them has in its weights
 _FLOATS = (torch.float32, torch.float64)
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from ..cells import BY_NAME
 from ..errors import OptionError
 
 __all__ = ["initialise"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
-# torch stacks the gates of a layer in the rows of its weights, in this order.
-_GATES = {1: ("h",), 3: ("r", "z", "n"), 4: ("i", "f", "g", "o")}
+_BY_GATES = {len(cell.gates): cell for cell in BY_NAME.values()}
 
 
 def initialise(
@@ -128,7 +128,7 @@ class _Stack:
         biases = (_parameter(owner, f"bias_ih{suffix}"), _parameter(owner, f"bias_hh{suffix}"))
         self.biases = [bias for bias in biases if bias is not None]
         self.hidden_size = int(owner.hidden_size)  # type: ignore[arg-type]
-        self.gates = _GATES[len(self.weight_hh) // self.hidden_size]
+        self.cell = _BY_GATES[len(self.weight_hh) // self.hidden_size]
 
     def blocks(self, weight: Tensor) -> tuple[Tensor, ...]:
         return torch.split(weight, self.hidden_size)
@@ -138,7 +138,7 @@ class _Stack:
             for block in self.blocks(self.weight_hh):
                 _draw(block, how, generator)
             return
-        if len(self.gates) > 1:
+        if self.cell.keeper:
             raise OptionError(
                 f"initialise: recurrent='identity' is for the vanilla network, and {self.name} has gates; "
                 "use 'orthogonal' with forget_bias."
@@ -160,7 +160,8 @@ class _Stack:
 
     def set_keeping_bias(self, bias: Tensor, option: str) -> None:
         """Set the bias of the gate that keeps the state; with chrono also the opposite one of an LSTM's input gate."""
-        if len(self.gates) == 1:
+        keeper = self.cell.keeper
+        if keeper is None:
             raise OptionError(
                 f"initialise: {option} sets the bias of a gate, and {self.name} belongs to no gated layer."
             )
@@ -168,17 +169,14 @@ class _Stack:
             raise OptionError(
                 f"initialise: {option} needs a bias; {self.name} belongs to a layer built with bias=False."
             )
-        signs = {"f": 1, "z": 1, "i": -1} if option == "chrono" else {"f": 1, "z": 1}
-        for gate, sign in signs.items():
-            if gate in self.gates:
-                for nth, vector in enumerate(self.biases):  # the first holds it, the other, which adds to it, is 0
-                    self.blocks(vector)[self.gates.index(gate)].copy_(
-                        sign * bias if nth == 0 else torch.zeros_like(bias)
-                    )
+        values = {keeper: bias}
         if option == "chrono":  # the paper sets the biases of the other gates to 0
-            for gate in set(self.gates) - set(signs):
-                for vector in self.biases:
-                    self.blocks(vector)[self.gates.index(gate)].zero_()
+            values = {gate: torch.zeros_like(bias) for gate in self.cell.gates} | {keeper: bias}
+            if "i" in values:
+                values["i"] = -bias
+        for gate, value in values.items():
+            for nth, vector in enumerate(self.biases):  # the second bias, which torch adds to the first, becomes 0
+                vector[self.cell.rows(gate, self.hidden_size)] = value if nth == 0 else 0.0
 
 
 def _stacks(module: torch.nn.Module) -> Iterator[_Stack]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from ..cells import BY_MODE
 from ..errors import OptionError
 from ..kernels import native
 from .compilation import admit_to_graphs, exporting
@@ -85,7 +86,7 @@ class Recurrent(torch.nn.RNNBase):
                 state = tuple(s.index_select(1, input.unsorted_indices) for s in state)
         elif input.dim() == 2:
             state = tuple(s.squeeze(1) for s in state)
-        return state if self.mode == "LSTM" else state[0]
+        return state if len(state) > 1 else state[0]
 
     def trace(self, input: Any, hx: Any = None) -> Trace:
         """Run the layer as :meth:`forward` does, and keep what it computes on the way.
@@ -172,7 +173,7 @@ class Recurrent(torch.nn.RNNBase):
         if input.dim() != 2 or input.shape[1] != self.input_size:
             raise OptionError(f"step: the input is {tuple(input.shape)}; it must be (B, {self.input_size})")
         if self.num_layers == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            h_0, c_0 = hx if self.mode == "LSTM" and hx is not None else (hx, None)
+            h_0, c_0 = hx if hx is not None and len(BY_MODE[self.mode].states) > 1 else (hx, None)
             if watched(False) is None:
                 sizes = (self.hidden_size, self.proj_size)
                 found = native.step(self.mode, input, h_0, c_0, self._flat_weights, *sizes, self.bias)
@@ -185,6 +186,7 @@ class Recurrent(torch.nn.RNNBase):
 
     def _call(self, input: Any, hx: Any, weights: list[Any]) -> Call | None:
         """The forward pass in tensors, or None if `input` and `hx` are not what this layer takes."""
+        cell = BY_MODE[self.mode]
         batch_sizes = sorted_indices = None
         if isinstance(input, PackedSequence):
             input, batch_sizes, sorted_indices, _ = input
@@ -201,7 +203,7 @@ class Recurrent(torch.nn.RNNBase):
 
         state: tuple[Tensor, ...] | None = None
         if hx is not None:
-            state = tuple(hx) if self.mode == "LSTM" and isinstance(hx, (tuple, list)) else (hx,)
+            state = tuple(hx) if len(cell.states) > 1 and isinstance(hx, (tuple, list)) else (hx,)
             rows = self.num_layers * (2 if self.bidirectional else 1)
             # (rows, B, ·); a sequence without a batch has states without one
             batch: tuple[int, ...] = ()
@@ -210,7 +212,7 @@ class Recurrent(torch.nn.RNNBase):
             elif not unbatched:
                 batch = (input.size(0 if self.batch_first else 1),)
             shapes = [(rows, *batch, self.proj_size or self.hidden_size)]
-            if self.mode == "LSTM":
+            if len(cell.states) > 1:
                 shapes.append((rows, *batch, self.hidden_size))
             if len(state) != len(shapes):
                 return None
@@ -224,7 +226,7 @@ class Recurrent(torch.nn.RNNBase):
         if unbatched:
             input = input.unsqueeze(0 if self.batch_first else 1)
         return Call(
-            self.mode,
+            cell,
             input,
             batch_sizes,
             state,

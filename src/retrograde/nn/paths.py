@@ -15,9 +15,9 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 from .. import kernels
+from ..cells import CELLS, Cell
 from ..kernels import operators
 from ..kernels.native import Plan
-from ..kernels.shapes import CELLS, GATES
 from .compilation import breaks_graph
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = ["Call", "Explanation", "compute", "compute_traced", "explanation", "o
 class Call(NamedTuple):
     """A forward pass of a recurrent stack, in tensors; D is 2 if bidirectional, else 1."""
 
-    mode: str  # "RNN_TANH", "RNN_RELU", "GRU" or "LSTM"
+    cell: Cell
     input: Tensor  # (T, B, I); (B, T, I) if batch_first; (sum of lengths, I) if packed
     batch_sizes: Tensor | None  # (T,), how many sequences are still running at step t; None if not packed
     state: tuple[Tensor, ...] | None  # (h_0,) or (h_0, c_0), each (num_layers * D, B, ·); None is zeros
@@ -149,7 +149,7 @@ def observed() -> bool:
 def _weights_fit(call: Call) -> bool:
     """Whether each weight has its shape, which the engine trusts (a parameter may have been swapped)."""
     weights, H, R = call.weights, call.hidden_size, call.proj_size or call.hidden_size
-    rows, directions = GATES[CELLS[call.mode]] * H, 2 if call.bidirectional else 1
+    rows, directions = len(call.cell.gates) * H, 2 if call.bidirectional else 1
     per_direction = 2 + 2 * call.bias + (call.proj_size > 0)
     if len(weights) != call.num_layers * directions * per_direction:
         return False
@@ -166,8 +166,8 @@ def _weights_fit(call: Call) -> bool:
 
 def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Compute `call` in the native engine."""
-    directions, cell = 2 if call.bidirectional else 1, CELLS[call.mode]
-    plan = Plan(cell, directions, call.bias, call.proj_size > 0, call.recompute)
+    directions = 2 if call.bidirectional else 1
+    plan = Plan(call.cell.number, directions, call.bias, call.proj_size > 0, call.recompute)
 
     def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
         return operators.checked_layer(plan, x, h_0, c_0, weights, call.batch_sizes)
@@ -181,7 +181,7 @@ def compute_traced(call: Call) -> tuple[Tensor, tuple[Tensor, ...], list[dict[st
 
     def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
         result, directions = operators.traced_layer(
-            call.mode,
+            call.cell.mode,
             x,
             h_0,
             c_0,
@@ -228,18 +228,15 @@ def _layer_by_layer(call: Call, run: Callable[..., _OneLayer]) -> tuple[Tensor, 
 
 
 _TORCH_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    "RNN_TANH": torch.rnn_tanh,
-    "RNN_RELU": torch.rnn_relu,
-    "GRU": torch.gru,
-    "LSTM": torch.lstm,
+    cell.mode: getattr(torch, cell.mode.lower()) for cell in CELLS
 }
 
 
 def _with_torch(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Compute `call` by the operators that ``torch.nn`` itself calls, with the arguments that it gives them."""
-    operator = _TORCH_OPERATORS[call.mode]
+    operator = _TORCH_OPERATORS[call.cell.mode]
     state = call.state or _zero_state(call)
-    hx = state if call.mode == "LSTM" else state[0]
+    hx = state if len(call.cell.states) > 1 else state[0]
     options = (call.bias, call.num_layers, call.dropout, call.training, call.bidirectional)
     if call.batch_sizes is None:
         output, *final = operator(call.input, hx, call.weights, *options, call.batch_first)
@@ -252,6 +249,6 @@ def _zero_state(call: Call) -> tuple[Tensor, ...]:
     batch = int(call.batch_sizes[0]) if call.batch_sizes is not None else call.input.size(0 if call.batch_first else 1)
     rows = call.num_layers * (2 if call.bidirectional else 1)
     h_0 = torch.zeros(rows, batch, call.proj_size or call.hidden_size, dtype=call.input.dtype, device=call.input.device)
-    if call.mode != "LSTM":
+    if len(call.cell.states) == 1:
         return (h_0,)
     return h_0, torch.zeros(rows, batch, call.hidden_size, dtype=call.input.dtype, device=call.input.device)

@@ -8,7 +8,7 @@ takes a ``torch.nn.LSTM`` for granted should not take one of these for it.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ..cells import Cell, CellName, find
 from ..errors import OptionError
 from .dropout import VariationalDropout
 from .marking import mark_state
@@ -26,15 +27,14 @@ __all__ = ["StepwiseGRU", "StepwiseLSTM", "StepwiseRNN"]
 State = tuple[Tensor, ...]  # (h,) or (h, c), each (B, H)
 
 
-class _Stepwise(torch.nn.Module, ABC):
+class _Stepwise(torch.nn.Module):
     """What the three layers share: the parameters, and the walk over layers, directions and steps."""
 
-    gates: ClassVar[int]
-    norms: ClassVar[tuple[str, ...]]  # the normalisations a step makes, each with a gain
-    shifts: ClassVar[
-        tuple[str, ...]
-    ] = ()  # those to which no bias of torch's adds, so that they have a shift of their own
-    states: ClassVar[int] = 1
+    cell_name: ClassVar[CellName]
+    nonlinearity = "tanh"
+    norms: ClassVar[tuple[str, ...]]  # the normalizations of a step, each with a gain
+    shifts: ClassVar[tuple[str, ...]] = ()  # those with a shift of their own: none of torch's biases is added to them
+    groups: ClassVar[tuple[int, ...]]  # numbers of gates that are normalized together
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class _Stepwise(torch.nn.Module, ABC):
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
         self.dropout, self.layer_norm, self.recurrent_dropout = dropout, layer_norm, recurrent_dropout
         self.between_layers = VariationalDropout(dropout)
-        rows = self.gates * hidden_size
+        rows = len(self.cell.gates) * hidden_size
         for layer in range(num_layers):
             for suffix in self._suffixes(layer):
                 fan_in = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
@@ -76,6 +76,11 @@ class _Stepwise(torch.nn.Module, ABC):
                     empty = torch.empty(shape, device=device, dtype=dtype)
                     self.register_parameter(name + suffix, torch.nn.Parameter(empty))
         self.reset_parameters()
+
+    @property
+    def cell(self) -> Cell:
+        """The gates, states and equations of the layer."""
+        return find(self.cell_name, self.nonlinearity)
 
     def reset_parameters(self) -> None:
         """Draw weights and biases as torch.nn does, uniform within 1/√H; the gains of the normalisation are 1."""
@@ -137,14 +142,14 @@ class _Stepwise(torch.nn.Module, ABC):
                 sequence, lengths = sequence[:, order], lengths[order]
             data = pack_padded_sequence(sequence, lengths.cpu()).data
             result = PackedSequence(data, input.batch_sizes, order, input.unsorted_indices)
-        return result, end if self.states == 2 else end[0]
+        return result, end if len(end) > 1 else end[0]
 
     def _fused(self) -> torch.nn.RNNBase:
-        """The layer of ``torch.nn`` with these parameters, equal to this one where nothing is normalised or dropped."""
-        kind: Any = {1: torch.nn.RNN, 3: torch.nn.GRU, 4: torch.nn.LSTM}[self.gates]
+        """The layer of ``torch.nn`` with these parameters, equal to this one if nothing is normalized or dropped."""
         options = {name: getattr(self, name) for name in ("bias", "batch_first", "bidirectional")}
         if isinstance(self, StepwiseRNN):
             options["nonlinearity"] = self.nonlinearity
+        kind = getattr(torch.nn, self.cell.title)
         fused: torch.nn.RNNBase = kind(self.input_size, self.hidden_size, self.num_layers, device="meta", **options)
         for name, parameter in self.named_parameters():
             setattr(fused, name, parameter)
@@ -154,19 +159,20 @@ class _Stepwise(torch.nn.Module, ABC):
         return (f"_l{layer}", f"_l{layer}_reverse") if self.bidirectional else (f"_l{layer}",)
 
     def _norm_size(self, norm: str) -> int:
-        return self.gates * self.hidden_size
+        return len(self.cell.gates) * self.hidden_size
 
     def _initial(self, sequence: Tensor, hx: Any, unbatched: bool) -> State:
         shape = (self.num_layers * (2 if self.bidirectional else 1), sequence.shape[1], self.hidden_size)
+        states = len(self.cell.states)
         if hx is None:
-            return (sequence.new_zeros(shape),) * self.states
-        given = tuple(hx) if self.states == 2 else (hx,)
+            return (sequence.new_zeros(shape),) * states
+        given = tuple(hx) if states > 1 else (hx,)
         if unbatched:
             given = tuple(s.unsqueeze(1) for s in given)
-        if len(given) != self.states or any(tuple(s.shape) != shape for s in given):
+        if len(given) != states or any(tuple(s.shape) != shape for s in given):
             raise OptionError(
                 f"{type(self).__name__}: the initial state is {[tuple(s.shape) for s in given]}; "
-                f"{self.states} of shape {shape} are needed."
+                f"{states} of shape {shape} are needed."
             )
         return given
 
@@ -190,18 +196,31 @@ class _Stepwise(torch.nn.Module, ABC):
                 new = tuple(torch.where(valid[t], after, before) for after, before in zip(new, state, strict=True))
             live = None if valid is None else valid[t]
             marked = mark_state(*new, layer=suffix[1:], live=live)
-            state = marked if self.states == 2 else (marked,)
+            state = marked if len(new) > 1 else (marked,)
             outputs.append(state[0])
         return torch.stack(outputs[::-1] if backwards else outputs), state
 
-    @abstractmethod
     def _step(self, x: Tensor, state: State, h: Tensor, w: dict[str, Tensor | None]) -> State:
         """From one state to the next. ``x`` is W_ih x_t, ``h`` the state before with its mask."""
+        assert w["weight_hh"] is not None
+        x, u = self._products(x, F.linear(h, w["weight_hh"]), w)
+        x, u = _plus(x, w["bias_ih"]), _plus(u, w["bias_hh"])
+        return self.cell.step(x, u, state, norm=lambda c: _norm(c, w.get("gain_c"), w.get("shift_c")))[0]
+
+    def _products(self, x: Tensor, u: Tensor, w: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Normalize W_ih x_t and W_hh h_{t-1}."""
+        sizes = [n * self.hidden_size for n in self.groups]
+        return _norm(x, w["gain_ih"], sizes=sizes), _norm(u, w["gain_hh"], sizes=sizes)
 
 
-def _norm(a: Tensor, gain: Tensor | None, shift: Tensor | None = None) -> Tensor:
-    """LN(a) ⊙ gain + shift over the last dimension; the identity where the layer has no normalisation."""
-    return a if gain is None else F.layer_norm(a, gain.shape, gain, shift)
+def _norm(a: Tensor, gain: Tensor | None, shift: Tensor | None = None, sizes: Sequence[int] | None = None) -> Tensor:
+    """LN(a) ⊙ gain + shift over the last axis, or over parts of it; the identity if the layer has no normalization."""
+    if gain is None:
+        return a
+    if sizes is None or len(sizes) == 1:
+        return F.layer_norm(a, gain.shape, gain, shift)
+    parts = zip(torch.split(a, list(sizes), -1), torch.split(gain, list(sizes)), strict=True)
+    return torch.cat([F.layer_norm(part, own.shape, own) for part, own in parts], dim=-1)
 
 
 def _plus(a: Tensor, bias: Tensor | None) -> Tensor:
@@ -229,7 +248,7 @@ class StepwiseRNN(_Stepwise):
     (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
     """
 
-    gates = 1
+    cell_name = "rnn"
     norms = ("sum",)
 
     def __init__(
@@ -240,11 +259,10 @@ class StepwiseRNN(_Stepwise):
         super().__init__(input_size, hidden_size, num_layers, **options)
         self.nonlinearity = nonlinearity
 
-    def _step(self, x: Tensor, state: State, h: Tensor, w: dict[str, Tensor | None]) -> State:
-        assert w["weight_hh"] is not None
-        a = _norm(x + F.linear(h, w["weight_hh"]), w["gain_sum"])
-        a = _plus(_plus(a, w["bias_ih"]), w["bias_hh"])
-        return (a.tanh() if self.nonlinearity == "tanh" else a.relu(),)
+    def _products(self, x: Tensor, u: Tensor, w: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
+        if (gain := w["gain_sum"]) is None:
+            return x, u
+        return _norm(x + u, gain), x.new_zeros(())
 
 
 class StepwiseGRU(_Stepwise):
@@ -260,25 +278,9 @@ class StepwiseGRU(_Stepwise):
         As in `StepwiseRNN`; the gains are ``gain_ih_l0``, ``gain_hh_l0``, ….
     """
 
-    gates = 3
+    cell_name = "gru"
     norms = ("ih", "hh")
-
-    def _step(self, x: Tensor, state: State, h: Tensor, w: dict[str, Tensor | None]) -> State:
-        assert w["weight_hh"] is not None
-        size = self.hidden_size
-        a, b = self._normalise(x, w["gain_ih"]), self._normalise(F.linear(h, w["weight_hh"]), w["gain_hh"])
-        a, b = _plus(a, w["bias_ih"]), _plus(b, w["bias_hh"])
-        r, z = (a[:, : 2 * size] + b[:, : 2 * size]).sigmoid().chunk(2, dim=-1)
-        n = (a[:, 2 * size :] + r * b[:, 2 * size :]).tanh()
-        return ((1 - z) * n + z * state[0],)
-
-    def _normalise(self, a: Tensor, gain: Tensor | None) -> Tensor:
-        if gain is None:
-            return a
-        parts = [2 * self.hidden_size, self.hidden_size]
-        return torch.cat(
-            [_norm(x, g) for x, g in zip(torch.split(a, parts, -1), torch.split(gain, parts), strict=True)], dim=-1
-        )
+    groups = (2, 1)
 
 
 class StepwiseLSTM(_Stepwise):
@@ -295,17 +297,10 @@ class StepwiseLSTM(_Stepwise):
         and ``shift_c_l0``.
     """
 
-    gates = 4
+    cell_name = "lstm"
     norms = ("ih", "hh", "c")
     shifts = ("c",)
-    states = 2
+    groups = (4,)
 
     def _norm_size(self, norm: str) -> int:
         return self.hidden_size if norm == "c" else super()._norm_size(norm)
-
-    def _step(self, x: Tensor, state: State, h: Tensor, w: dict[str, Tensor | None]) -> State:
-        assert w["weight_hh"] is not None
-        a = _norm(x, w["gain_ih"]) + _norm(F.linear(h, w["weight_hh"]), w["gain_hh"])
-        i, f, g, o = _plus(_plus(a, w["bias_ih"]), w["bias_hh"]).chunk(4, dim=-1)
-        c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        return o.sigmoid() * _norm(c, w["gain_c"], w["shift_c"]).tanh(), c

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from ..cells import BY_MODE
 from ..errors import OptionError
 
 __all__ = ["VanishingGradientRegulariser"]
@@ -203,7 +204,7 @@ def _adjoints(call: _Call) -> list[_Stack]:
         for side, name in enumerate(directions):
             suffix = f"_l{depth}{name}"
             h = outputs[depth][..., side * H : side * H + H] * valid
-            slope = (1 - h * h if layer.nonlinearity == "tanh" else (h > 0).to(h)) * valid
+            slope = BY_MODE[layer.mode].slope(h) * valid
             delta = (incoming[..., side * H : side * H + H] * valid).clone()
             end = torch.zeros_like(lengths) if name else lengths - 1  # h_n is the state at the last step that was read
             delta[end, torch.arange(len(lengths))] += at_state[depth * len(directions) + side]

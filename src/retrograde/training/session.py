@@ -23,6 +23,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from .. import __version__, kernels
+from ..cells import find
 from ..data.formats import is_frame, name_of
 from ..errors import DataError, DivergedError, OptionError, RunError
 from ..memory import enough_memory, shortage
@@ -201,7 +202,7 @@ def _check_size(options: Options, task: Any) -> None:
     ------
     OptionError
     """
-    gates = {"rnn": 1, "gru": 3, "lstm": 4}[options.cell]
+    gates = len(find(options.cell).gates)
     least = options.num_layers * gates * options.hidden_size * (options.hidden_size + 2)
     if tokens := task.describe().get("vocabulary_size"):
         least += (tokens + gates * options.hidden_size) * options.embedding_size
