@@ -64,7 +64,7 @@ def main(training_steps: int = 120) -> None:
     for label, way, distance in (("l0", "left", LEFT), ("l0_reverse", "right", RIGHT)):
         print(
             f"Finding: the task needs {distance} to the {way}; {label} keeps a tenth of its gradient for "
-            f"{reach[flow.layer(label)]:.0f} steps."
+            f"{reach[flow.layer_index(label)]:.0f} steps."
         )
 
 

@@ -51,7 +51,7 @@ def main(training_steps: int = 200) -> None:
             loss=lambda logits: cross_entropy(logits.transpose(1, 2), source, reduction="none"),
         )
         rich.print(f"\n[bold]{title}[/bold]", flow, sep="\n")
-        first, last = flow.norms[flow.layer("encoder.l0")][0, [0, SOURCE - 1]]
+        first, last = flow.norms[flow.layer_index("encoder.l0")][0, [0, SOURCE - 1]]
         print(
             f"Finding: of the gradient of the first word written that the encoder's last state gets, "
             f"{first / last:.2g} times as much reaches its first state, {SOURCE - 1} steps back."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
     from . import errors, flow, gradcheck, integrations, kernels, nn, reference, report, tasks, training
-    from .flow import GradientFlow, GradientFlowRecorder, gradient_flow
+    from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
     from .nn import mark_state
 
@@ -31,6 +31,7 @@ __all__ = [
     "nn",
     "reference",
     "report",
+    "sequence_gradients",
     "tasks",
     "training",
 ]
@@ -45,6 +46,7 @@ _HOME: dict[str, str] = {  # public name -> the part it lives in
     "check_gradients": "gradcheck",
     "gradient_flow": "flow",
     "mark_state": "nn",
+    "sequence_gradients": "flow",
 }
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import retrograde as rg
 from retrograde.errors import FlowError, OptionError
 from retrograde.flow.alignment import Reach, aligned
-from retrograde.flow.summary import summarise
+from retrograde.flow.summary import summarize
 
 T, B, H = 40, 3, 8
 
@@ -82,7 +82,7 @@ def test_horizon_and_truncation_do_not_depend_on_an_output_that_is_cut_off() -> 
         assert flow.horizon()[0] == 7
         assert 1 < flow.truncation().shortest(0.99) < 12
         assert flow.share_by_lag()[0] > 0.4
-        assert summarise(flow).kinds == ["vanishing"]
+        assert summarize(flow).kinds == ["vanishing"]
 
 
 @pytest.mark.parametrize("targets", [[-1], [0, 3], [5]])
@@ -112,7 +112,7 @@ def test_a_pyramid_counts_the_steps_of_each_layer() -> None:
     t = np.arange(T // 2)
     assert (flow.lag("high.l0") == t[:, None] - np.arange(T)).all()
     assert (flow.lag("low.l0") == 2 * t[:, None] + 1 - np.arange(T)).all()
-    assert "exploding" not in summarise(flow).kinds
+    assert "exploding" not in summarize(flow).kinds
     np.testing.assert_allclose(flow.by_lag()[0, 0], np.mean([flow.norms[0, n, 2 * n + 1] for n in t]))
     upsampled = rg.gradient_flow(Pyramid(up=True), data, loss=squares)
     assert (upsampled.lag("high.l0") == np.arange(T)[:, None] // 2 - np.arange(T)).all()
@@ -252,7 +252,7 @@ def test_losses_on_no_line_have_norms_and_no_lags(tmp_path: Path) -> None:
     for ask in (flow.by_lag, flow.horizon, flow.lag, flow.truncation, flow.share_by_lag, flow.plot_by_lag):
         with pytest.raises(FlowError, match=r"Lags of l0 are not known: the loss has 20 steps, the layer 40"):
             ask()
-    assert "lags are not known" in str(flow) and summarise(flow).kinds == ["unknown"]
+    assert "lags are not known" in str(flow) and summarize(flow).kinds == ["unknown"]
     assert "l0" in flow._repr_html_()
     flow.plot_heatmap()
     flow.to_csv(tmp_path / "flow.csv")

@@ -38,7 +38,8 @@ def layer(size: int, kind: type[nn.RNNBase] = nn.LSTM, **how: object) -> nn.RNNB
 def check_places(flow: rg.GradientFlow, places: dict[str, Callable[[np.ndarray], np.ndarray]]) -> None:
     for label, at in places.items():
         expected = at(flow.targets)[:, None] - np.arange(flow.norms.shape[2])
-        sign = -1 if flow.reverse[flow.layer(label)] and flow.alignments[flow.layer(label)].kind == "step" else 1
+        i = flow.layer_index(label)
+        sign = -1 if flow.reverse[i] and flow.alignments[i].kind == "step" else 1
         np.testing.assert_array_equal(flow.lag(label), sign * expected, err_msg=label)
 
 
@@ -268,7 +269,7 @@ class Documents(nn.Module):
 def test_words_read_sentence_by_sentence_count_from_the_end_of_their_sentence(words: int, bidirectional: bool) -> None:
     flow = rg.gradient_flow(Documents(bidirectional), randn(5, words, B, INPUTS), loss=squares)
     check_places(flow, {"sentences.l0": lambda t: t})
-    i = flow.layer("words.l0#2")
+    i = flow.layer_index("words.l0#2")
     assert flow.alignments[i].kind == "sequence" and flow.steps[i] == words
     looking = flow.norms[i, :, words - 1] != 0  # of a forward layer of sentences the first has no gradient of them
     assert looking.tolist() == [True] * 5 if bidirectional else [False, True, True, True, True]

@@ -70,7 +70,7 @@ def test_the_norms_of_other_sequences_are_a_mean_over_those_that_have_a_gradient
         x[:, 0],
         loss=lambda o: squares(o),
     )
-    i, j = flow.layer("characters.l0"), next(k for k, label in enumerate(word.layers) if "characters.l0" in label)
+    i, j = flow.layer_index("characters.l0"), next(k for k, label in enumerate(word.layers) if "characters.l0" in label)
     np.testing.assert_allclose(flow.norms[i, 0, :7], word.norms[j, 0, :7], rtol=1e-5)
 
 

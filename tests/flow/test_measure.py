@@ -199,7 +199,7 @@ def test_masked_targets_layers_and_reductions() -> None:
         whole = rg.gradient_flow(module, x, loss=head, reduce="none")
         part = rg.gradient_flow(module, x, loss=head, reduce="none", targets=[-1, 1], layers=["l1", "l0_reverse"])
         assert part.targets.tolist() == [1, 5]
-        close(part.norms, whole.norms[[whole.layer(name) for name in part.layers]][:, [1, 5]])
+        close(part.norms, whole.norms[[whole.layer_index(name) for name in part.layers]][:, [1, 5]])
     close(rg.gradient_flow(module, x, loss=loss, reduce="none").norms, every)
     mean = rg.gradient_flow(module, x, loss=loss).norms
     exists = mask.numpy()[None, :, None] != 0
@@ -256,3 +256,31 @@ def test_dropout_is_off_unless_asked_and_said() -> None:
     assert "eval mode" in " ".join(quiet.notes)
     assert rnn.training
     assert "dropout is active" in " ".join(rg.gradient_flow(rnn, x, loss=lambda o: o[0].sum(-1), training=True).notes)
+
+
+@pytest.mark.parametrize("measure", ["gradient_flow", "sequence_gradients"])
+def test_training_true_measures_in_training_mode(measure: str) -> None:
+    """A model in eval mode is put into it; one in training mode keeps the parts that are in eval mode."""
+    modes: list[tuple[bool, bool]] = []
+    model = nn.Sequential(nn.Dropout(0.5), nn.RNN(3, 4))
+    model[1].register_forward_hook(lambda *_: modes.append((model.training, model[0].training)))
+
+    def run() -> list[str]:
+        return list(getattr(rg, measure)(model, torch.randn(5, 2, 3), loss=lambda o: o[0].sum(-1), training=True).notes)
+
+    model.eval()
+    assert any("dropout is active" in note for note in run())
+    assert modes.pop() == (True, True) and not model.training and not model[0].training
+    model.train()
+    model[0].eval()
+    assert not any("dropout" in note for note in run())
+    assert modes.pop() == (True, False) and model.training and not model[0].training
+
+
+def test_a_layer_is_named_by_label_or_index() -> None:
+    flow = rg.gradient_flow(nn.RNN(3, 4, num_layers=2), torch.randn(5, 2, 3), loss=lambda o: o[0].sum(-1))
+    assert [flow.layer(0), flow.layer(-1), flow.layer("l1")] == ["l0", "l1", "l1"]
+    assert [flow.layer_index(name) for name in ("l0", "l1", 1, -2)] == [0, 1, 1, 0]
+    for wrong in ("l2", 2, -3):
+        with pytest.raises(FlowError, match="There is no layer"):
+            flow.layer_index(wrong)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import retrograde as rg
 from retrograde.flow.curves import shares
-from retrograde.flow.summary import sparkline, summarise
+from retrograde.flow.summary import sparkline, summarize
 
 
 def linear_rnn(scale: float, steps: int = 30) -> rg.GradientFlow:
@@ -30,7 +30,7 @@ def linear_rnn(scale: float, steps: int = 30) -> rg.GradientFlow:
 
 @pytest.mark.parametrize(("scale", "kind"), [(0.7, "vanishing"), (1.0, "steady"), (1.2, "exploding")])
 def test_scaled_identity_is_read_exactly(scale: float, kind: str) -> None:
-    summary = summarise(linear_rnn(scale))
+    summary = summarize(linear_rnn(scale))
     assert summary.growth_per_step[0] == pytest.approx(scale, rel=1e-9)
     assert summary.kinds == [kind]
     if scale == 0.7:
@@ -43,9 +43,9 @@ def test_scaled_identity_is_read_exactly(scale: float, kind: str) -> None:
 
 
 def test_nothing_passes_where_w_is_zero() -> None:
-    summary = summarise(linear_rnn(0.0))
+    summary = summarize(linear_rnn(0.0))
     assert math.isnan(summary.growth_per_step[0])
-    assert "passes no step" in summary.verdict[0]
+    assert "does not pass from step to step" in summary.verdict[0]
     assert summary.sparkline[0].startswith("█")
     assert not summary.sparkline[0][1:].strip()
 
@@ -54,15 +54,17 @@ def test_a_direction_read_at_one_step_only_is_named() -> None:
     """``output[-1]`` of a bidirectional layer holds the reverse direction's first step: a classic mistake."""
     lstm = torch.nn.LSTM(2, 4, bidirectional=True)
     flow = rg.gradient_flow(lstm, torch.randn(9, 3, 2), loss=lambda output: output[0][-1].square().sum(-1))
-    summary = summarise(flow)
+    summary = summarize(flow)
     assert summary.kinds[1] == "local"
-    assert summary.verdict[1] == "the gradient passes no step: only the state 8 steps ahead gets any"
+    assert (
+        summary.verdict[1] == "the gradient does not pass from step to step: only the state 8 steps ahead receives any"
+    )
     assert np.isfinite([ratios[1] for _, norms, ratios in summary.rows() if norms[1] > 0]).all()
 
 
 def test_table_holds_the_measured_norms() -> None:
     flow = linear_rnn(0.7)
-    rows = summarise(flow).rows()
+    rows = summarize(flow).rows()
     assert rows[0][0] == 0
     assert rows[-1][0] == 29
     for lag, norms, ratios in rows:
@@ -74,7 +76,7 @@ def test_a_reverse_layer_looks_ahead_and_the_terminal_form_prints() -> None:
     torch.manual_seed(0)
     lstm = torch.nn.LSTM(2, 4, num_layers=2, bidirectional=True)
     flow = rg.gradient_flow(lstm, torch.randn(20, 3, 2), loss=lambda output: output[0].square().sum(-1))
-    summary = summarise(flow)
+    summary = summarize(flow)
     assert len(summary.verdict) == len(summary.sparkline) == len(flow.layers) == 4
     assert "ahead" in summary.verdict[flow.layers.index("l0_reverse")]
     console = Console(width=140, record=True, file=io.StringIO())
@@ -91,7 +93,7 @@ def test_the_terminal_form_fits_its_terminal(kind: str, depth: int, width: int) 
     layer = getattr(torch.nn, kind)(2, 4, depth, bidirectional=depth > 2)
     flow = rg.gradient_flow(layer, torch.randn(12, 3, 2), loss=lambda output: output[0].square().sum(-1))
     console = Console(width=500, record=True, file=io.StringIO())
-    console.print(summarise(flow), width=width)
+    console.print(summarize(flow), width=width)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     tables = [line.split() for line in lines if line.split()[:1] == ["lag"]]
@@ -108,22 +110,27 @@ def test_sparkline_is_blank_where_there_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("scale", "steps", "kind", "words"),
     [
-        (1.002, 500, "growing", "grows: ×1.002 a step back, doubling every 347 steps; 499 steps back it is 2.71 times"),
-        (1.0005, 500, "steady", "holds: 499 steps back it is 128 % of its first"),
-        (1.02, 400, "exploding", "explodes: ×1.02 a step back, doubling every 35 steps"),
-        (0.998, 500, "vanishing", "fades: ×0.998 a step back, halving every 346 steps"),
-        (0.9, 500, "vanishing", "vanishes: ×0.9 a step back"),
+        (
+            1.002,
+            500,
+            "growing",
+            "grows: ×1.002 per step back, doubling every 347 steps; 499 steps back it is 2.71 times",
+        ),
+        (1.0005, 500, "steady", "is steady: 499 steps back it is 128 % of its first value"),
+        (1.02, 400, "exploding", "explodes: ×1.02 per step back, doubling every 35 steps"),
+        (0.998, 500, "vanishing", "fades: ×0.998 per step back, halving every 346 steps"),
+        (0.9, 500, "vanishing", "vanishes: ×0.9 per step back"),
     ],
 )
 def test_a_slow_growth_is_called_by_what_it_comes_to(scale: float, steps: int, kind: str, words: str) -> None:
     flow = linear_rnn(scale, steps)
-    summary = summarise(flow)
+    summary = summarize(flow)
     assert summary.kinds == [kind]
     assert words in summary.verdict[0]
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(summary)
     assert f"×{scale:g}" in console.export_text() and f"×{scale:g}" in flow._repr_html_()
-    assert f"×{scale:g} a step back" in flow.plot_heatmap().get_title("left").replace("\n", " ")
+    assert f"×{scale:g} per step back" in flow.plot_heatmap().get_title("left").replace("\n", " ")
 
 
 def test_a_curve_that_was_never_that_high_does_not_explode() -> None:
@@ -133,7 +140,7 @@ def test_a_curve_that_was_never_that_high_does_not_explode() -> None:
     flow.norms = np.zeros_like(flow.norms)
     for lag, norm in enumerate(curve[0]):
         flow.norms[0, range(lag, 6), range(6 - lag)] = norm
-    assert summarise(flow, fraction=1e-4).kinds == ["growing"]
+    assert summarize(flow, fraction=1e-4).kinds == ["growing"]
 
 
 def test_everything_begins_at_the_first_lag_that_has_any() -> None:
@@ -148,4 +155,4 @@ def test_everything_begins_at_the_first_lag_that_has_any() -> None:
     left = shares(curve)
     assert left[2] == 1 and (left[:2] == 0).all()
     assert flow.horizon(0.01)[0] == 2 + np.flatnonzero(left[2:] < 0.01)[0]
-    assert {lag: ratios[0] for lag, _, ratios in summarise(flow).rows()}[2] == 1
+    assert {lag: ratios[0] for lag, _, ratios in summarize(flow).rows()}[2] == 1

@@ -112,7 +112,7 @@ def flow(
 
     import torch
 
-    from ..flow.summary import summarise
+    from ..flow.summary import summarize
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -122,7 +122,7 @@ def flow(
     else:
         assert run is not None
         found, about = _of_run(run, data, asked)
-    summary = summarise(found, fraction)
+    summary = summarize(found, fraction)
     written = []
     if csv is not None:
         found.to_csv(csv)

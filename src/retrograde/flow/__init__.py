@@ -13,7 +13,7 @@ from .measure import gradient_flow
 from .recorder import GradientFlowRecorder
 from .result import GradientFlow
 from .sequences import SequenceGradients, sequence_gradients
-from .summary import Summary, summarise
+from .summary import Summary, summarize
 
 __all__ = [
     "Found",
@@ -29,5 +29,5 @@ __all__ = [
     "gradient_flow",
     "read_state_dict",
     "sequence_gradients",
-    "summarise",
+    "summarize",
 ]

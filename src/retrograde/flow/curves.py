@@ -1,11 +1,12 @@
-"""One curve a layer, the norm by lag: where it begins, what share of that is left, and where it ends.
+"""The norm by lag, one curve per layer: where it begins, what share of that is left, and where it ends.
 
-Everything that is said of a curve (the horizon, the summary, the pictures, the report) begins at the same lag: the
-first that has any gradient. That is lag 0, unless the loss does not look at its own step.
+Horizon, summary, plots and report all begin at the first lag that has a gradient: lag 0, unless the loss does not
+depend on its own step.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +17,39 @@ from .underflow import mean_of_known
 if TYPE_CHECKING:
     from .result import GradientFlow
 
-__all__ = ["below", "first", "first_lag", "horizon", "mean_curves", "of_layer", "shares", "smallest"]
+__all__ = ["Curve", "below", "first", "first_lag", "mean_curves", "of_layer", "shares"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A layer's norms by lag `(lags,)`, the lags whose norm is below the range, and the smallest norm known."""
+
+    norms: Array
+    lost: Mask
+    smallest: float
+
+    @property
+    def start(self) -> int | None:
+        """The first lag that has a gradient."""
+        return first_lag(self.norms)
+
+    def horizon(self, fraction: float) -> float:
+        """The first lag at which less than ``fraction`` of the first norm is left; NaN if there is none."""
+        if self.start is None:
+            return float("nan")
+        limit = fraction * self.norms[self.start]
+        under = np.isfinite(self.norms) & (self.norms < limit)
+        if limit >= self.smallest:
+            under |= self.lost
+        after = np.flatnonzero(under[self.start :])
+        return float(self.start + after[0]) if len(after) else float("nan")
+
+
 def first_lag(curve: Array) -> int | None:
-    """The first lag that has any gradient; None if none has.
+    """The first lag that has a gradient; None if there is none.
 
     >>> first_lag(np.array([np.nan, 0.0, 0.5, 0.1])), first_lag(np.zeros(3))
     (2, None)
@@ -33,13 +59,13 @@ def first_lag(curve: Array) -> int | None:
 
 
 def first(curve: Array) -> float:
-    """The norm at the first lag that has any; NaN if none has."""
+    """The norm at the first lag that has a gradient; NaN if there is none."""
     lag = first_lag(curve)
     return float("nan") if lag is None else float(curve[lag])
 
 
 def shares(curve: Array) -> Array:
-    """Each norm as a share of the first: 1 where the curve begins, 0 before.
+    """Each norm as a share of the first one: 1 where the curve begins, 0 before.
 
     >>> shares(np.array([0.0, 0.5, 0.25])).tolist()
     [0.0, 1.0, 0.5]
@@ -47,24 +73,8 @@ def shares(curve: Array) -> Array:
     return np.where(curve == 0, 0.0, curve / first(curve))
 
 
-def horizon(curve: Array, lost: Mask, fraction: float, least: float) -> float:
-    """The first lag from which on less than ``fraction`` of the first norm is left; NaN if there is none.
-
-    ``lost`` are the lags whose norm is below the range of the type, under ``least``, the smallest known.
-    """
-    start = first_lag(curve)
-    if start is None:
-        return float("nan")
-    limit = fraction * curve[start]
-    under = np.isfinite(curve) & (curve < limit)
-    if limit >= least:
-        under |= lost
-    after = np.flatnonzero(under[start:])
-    return float(start + after[0]) if len(after) else float("nan")
-
-
 def smallest(flow: GradientFlow, i: int) -> float:
-    """The smallest norm of a layer; one that is below the range is smaller still."""
+    """The smallest norm of a layer that is known."""
     near = flow.by_distance[i] if flow.by_distance else None
     every = [flow.norms[i]] if near is None else [flow.norms[i], near]
     return min(float(np.min(own, initial=np.inf, where=own > 0)) for own in every)
@@ -109,22 +119,26 @@ def of_layer(flow: GradientFlow, i: int) -> tuple[Array, Mask]:
     return found.reshape(longest, *tail), unknown.reshape(longest, *tail)
 
 
-def mean_curves(flow: GradientFlow) -> tuple[Array, Mask]:
-    """``by_lag`` as one curve a layer, mean over sequences or middle quantile; and where that is below the range."""
-    curves = flow.by_lag()
-    unknown = np.zeros(curves.shape, dtype=bool)
-    for i, own in enumerate(flow.alignments):
-        if own.kind != "refused":
-            lost = of_layer(flow, i)[1]
-            unknown[i, : len(lost)] = lost
-    unknown &= np.isnan(curves)
-    if curves.ndim == 2:
-        return curves, unknown
-    if flow.reduce != "none":
-        middle = curves.shape[-1] // 2
-        return np.asarray(curves[..., middle]), np.asarray(unknown[..., middle])
-    number = (~np.isnan(curves) | unknown).sum(-1)  # sequences that end earlier have no value at the far lags
-    lost = unknown.sum(-1)
-    least = np.array([smallest(flow, i) for i in range(len(curves))])[:, None]
-    found = mean_of_known(np.nan_to_num(curves, nan=0.0).sum(-1), number, lost, least)
-    return found, (lost > 0) & np.isnan(found)
+def mean_curves(flow: GradientFlow) -> list[Curve]:
+    """One curve per layer: the mean over sequences, or the middle quantile; all NaN where lags are not known."""
+    every = [None if own.kind == "refused" else of_layer(flow, i) for i, own in enumerate(flow.alignments)]
+    longest = max((len(found[0]) for found in every if found is not None), default=1)
+    curves = []
+    for i, found in enumerate(every):
+        norms, lost = (
+            np.full((longest, *flow.norms.shape[3:]), np.nan),
+            np.zeros((longest, *flow.norms.shape[3:]), bool),
+        )
+        if found is not None:
+            norms[: len(found[0])], lost[: len(found[1])] = found
+        lost &= np.isnan(norms)
+        least = smallest(flow, i)
+        if norms.ndim == 2 and flow.reduce != "none":
+            norms, lost = norms[:, norms.shape[1] // 2], lost[:, lost.shape[1] // 2]
+        elif norms.ndim == 2:
+            number = (~np.isnan(norms) | lost).sum(-1)  # shorter sequences have no value at large lags
+            few = lost.sum(-1)
+            norms = mean_of_known(np.nan_to_num(norms, nan=0.0).sum(-1), number, few, least)
+            lost = (few > 0) & np.isnan(norms)
+        curves.append(Curve(norms, lost, least))
+    return curves

@@ -39,7 +39,7 @@ class Isolation:
         See there.
     """
 
-    def __init__(self, model: Any, keeper: Keeper, *, training: bool, freeze: bool, notes: list[str]) -> None:
+    def __init__(self, model: Any, keeper: Keeper, *, training: bool | None, freeze: bool, notes: list[str]) -> None:
         self._keeper, self._training, self._freeze, self._notes = keeper, training, freeze, notes
         self._prepared = 0  # modules so far
         self.met = False  # whether a module ran that was not known beforehand
@@ -49,14 +49,17 @@ class Isolation:
 
     def prepare(self) -> None:
         """Modes and parameters of the modules found since the last time."""
+        if self._training:  # parts of a model that is in training mode stay as they are
+            for root in [root for root in self._keeper.roots.values() if not root.training]:
+                root.train()
         new = self._keeper.modules[self._prepared :]
         self._prepared += len(new)
-        said = dropout_notes([m for m in new if m.training], self._training)
-        self._notes += [note for note in said if note not in self._notes]
-        if not self._training:
-            for module in new:
-                if module.training:
-                    module.eval()
+        if self._training is not None:
+            found = dropout_notes([m for m in new if m.training], self._training)
+            self._notes += [note for note in found if note not in self._notes]
+        if self._training is False:
+            for module in [module for module in new if module.training]:
+                module.eval()
         if self._freeze:  # only what hangs on a recurrent state needs a gradient here
             for module in new:
                 for parameter in module.parameters(recurse=False):
@@ -78,7 +81,7 @@ class Isolation:
             )
         if not self._keeper.complete:
             self._notes.append("the model holds more objects than are looked after: some may not be as they were")
-        if not self._training:
+        if self._training is False:
             restless = [m for m in self._keeper.modules if m.training and dropout_notes([m], True)]
             if restless:
                 self._notes.append(
@@ -130,7 +133,7 @@ def isolated(
     *,
     notes: list[str],
     module: Any = None,
-    training: bool = False,
+    training: bool | None = False,
     freeze: bool = True,
     inputs: Any = (),
 ) -> Iterator[Isolation]:
@@ -144,8 +147,8 @@ def isolated(
         What a reader must know is added to it.
     module : Module or list of Module, optional
         Modules behind the model that cannot be found by looking at it.
-    training : bool
-        Leave the modules in the modes they are in, instead of eval mode.
+    training : bool or None
+        True: training mode (a model that is in it keeps the modes of its parts); False: eval mode; None: no change.
     freeze : bool
         Whether parameters are held constant.
     inputs

@@ -100,7 +100,8 @@ def gradient_flow(
         `(T_loss,)`, or the step of the first loss. The lag of (t, k) is then ``loss_at[t]`` − k. With one loss per
         sequence, one number or one per sequence `(B,)`.
     training : bool
-        Measure in the modes the modules are in (dropout active) instead of in eval mode.
+        Measure in training mode (dropout active) instead of eval mode. A model that is in training mode already keeps
+        the modes of its parts, such as frozen normalization layers.
     module : Module or list of Module, optional
         The modules behind ``model`` where it is a function that reaches them by a way that cannot be followed (a
         registry, another process's proxy). Modules that run are looked after in any case, from their first call on.

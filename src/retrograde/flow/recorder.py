@@ -24,7 +24,7 @@ from .anew import nothing_computed_anew
 from .isolation import behind, isolated
 from .measure import State, gradient_flow
 from .result import GradientFlow
-from .summary import summarise
+from .summary import summarize
 
 __all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]
 
@@ -295,7 +295,7 @@ class GradientFlowRecorder:
             warnings.warn(message, stacklevel=4)
 
     def _described(self, flow: GradientFlow) -> Record:
-        summary = summarise(flow, self.fraction)
+        summary = summarize(flow, self.fraction)
         layers = {
             label: {
                 "norm_at_lag_0": _number(summary.curves[i, 0]),
@@ -323,7 +323,7 @@ class GradientFlowRecorder:
     ) -> GradientFlow:
         notes: list[str] = []
         with isolated(
-            self.model, module=self.module, training=True, freeze=False, notes=notes, inputs=(inputs, target)
+            self.model, module=self.module, training=None, freeze=False, notes=notes, inputs=(inputs, target)
         ) as isolation:
             self._wait(isolation.devices)
             inputs = isolation.given(inputs)
@@ -482,7 +482,7 @@ def _load() -> None:
     with random_states_kept():
         layer = nn.LSTM(1, 1, device="cpu", dtype=torch.float32)
         x = torch.ones(3, 1, 1, device="cpu", dtype=torch.float32)
-        summarise(gradient_flow(layer, x, loss=lambda output: output[0].sum(-1)))
+        summarize(gradient_flow(layer, x, loss=lambda output: output[0].sum(-1)))
 
 
 def _is_first_process() -> bool:

@@ -1,17 +1,16 @@
-"""``GradientFlow``: what was measured, as plain labelled arrays with methods."""
+"""``GradientFlow``: the result of a measurement, plain labelled arrays with methods."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FlowError
-from . import activation, contributions, curves, jacobians, saving
+from . import activation, contributions, curves, jacobians, layer_plots, plots, saving
 from .activation import Gate, Saturation
 from .alignment import Alignment
 from .cells import Trajectory
@@ -19,10 +18,9 @@ from .contributions import Contributions, Truncation
 from .evidence import Evidence
 from .graph import StepwiseRun
 from .jacobians import Bounds
-from .summary import summarise
+from .summary import summarize
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from rich.console import RenderableType
 
 Array = NDArray[np.float64]
@@ -108,30 +106,34 @@ class GradientFlow:
         )
 
     def __str__(self) -> str:
-        return f"{self!r}\n{summarise(self)}"
+        return f"{self!r}\n{summarize(self)}"
 
     def __rich__(self) -> RenderableType:
         """The terminal form: table by lag, sparkline, growth per step, half-life, horizon, verdict."""
         from rich.console import Group
         from rich.text import Text
 
-        return Group(Text(repr(self)), Text(), summarise(self))
+        return Group(Text(repr(self)), Text(), summarize(self))
 
-    def _repr_html_(self) -> str:
-        """The notebook form: verdicts, the curve by lag and the heat map, the table."""
-        from .pictures.notebook import page
+    def layer_index(self, layer: str | int) -> int:
+        """Index of a layer, given by its label or its index.
 
-        return page(self)
+        Raises
+        ------
+        FlowError
+            There is no such layer.
+        """
+        if isinstance(layer, str):
+            if layer not in self.layers:
+                raise FlowError(f"There is no layer {layer!r}; this flow has {', '.join(self.layers)}.")
+            return self.layers.index(layer)
+        if not -len(self.layers) <= layer < len(self.layers):
+            raise FlowError(f"There is no layer {layer}; this flow has {len(self.layers)}.")
+        return int(layer) % len(self.layers)
 
-    def layer(self, label: str | int) -> int:
-        """Index of a layer given by its label or its index."""
-        if isinstance(label, str):
-            if label not in self.layers:
-                raise FlowError(f"There is no layer {label!r}; this flow has {', '.join(self.layers)}.")
-            return self.layers.index(label)
-        if not -len(self.layers) <= label < len(self.layers):
-            raise FlowError(f"There is no layer {label}; this flow has {len(self.layers)}.")
-        return int(label) % len(self.layers)
+    def layer(self, layer: str | int) -> str:
+        """Label of a layer, given by its label or its index."""
+        return self.layers[self.layer_index(layer)]
 
     def lag(self, layer: str | int = 0) -> NDArray[np.int64]:
         """How far each pair is apart, in steps of the layer, `(targets, T)`: t − k, and k − t in a reverse layer.
@@ -146,7 +148,7 @@ class GradientFlow:
         FlowError
             It is not known at which step each loss stands.
         """
-        i = self.layer(layer)
+        i = self.layer_index(layer)
         lags = self.alignments[i].lags(self.norms.shape[2])
         there = np.broadcast_to(self.alignments[i].at[:, None, :] >= 0, lags.shape)
         least = np.iinfo(np.int64).min
@@ -190,13 +192,9 @@ class GradientFlow:
         """
         if not 0 < fraction < 1:
             raise FlowError(f"fraction is {fraction}; it is a number between 0 and 1.")
-        found = zip(*curves.mean_curves(self), strict=True)
-        return np.array(
-            [curves.horizon(curve, lost, fraction, curves.smallest(self, i)) for i, (curve, lost) in enumerate(found)]
-        )
-
-    def _one_curve(self) -> Array:
-        return curves.mean_curves(self)[0]
+        if all(own.kind == "refused" for own in self.alignments):
+            raise FlowError(self.alignments[0].reason)
+        return np.array([curve.horizon(fraction) for curve in curves.mean_curves(self)])
 
     @property
     def parameters(self) -> list[str]:
@@ -214,7 +212,7 @@ class GradientFlow:
 
     def weight(self, layer: str | int = 0) -> str:
         """The name, as in the model's ``state_dict``, of a layer's weights from state to state."""
-        label = self.layers[self.layer(layer)]
+        label = self.layer(layer)
         self._run(label)
         return self._evidence.parameters(label)["weight_hh"][0]
 
@@ -256,7 +254,7 @@ class GradientFlow:
 
     def _lag_of_sequences(self, layer: str) -> NDArray[np.int64]:
         """Lag of every pair `(targets, T, 1)`, or of every sequence `(targets, T, B)` where these differ."""
-        i = self.layer(layer)
+        i = self.layer_index(layer)
         return self.alignments[i].lags(self.steps[i])
 
     @property
@@ -298,7 +296,7 @@ class GradientFlow:
             raise FlowError(f"{name} has no gates.")
         label, _ = self._owners[name][0]
         return contributions.from_sums(
-            self.keep_sums(), name, contributions.gate_index(self.cells[self.layer(label)], gate)
+            self.keep_sums(), name, contributions.gate_index(self.cells[self.layer_index(label)], gate)
         )
 
     def share_by_lag(self, parameter: str = "weight_hh_l0", gate: str | None = None) -> Array:
@@ -323,7 +321,7 @@ class GradientFlow:
                 f"{', '.join(f'{parameter}#{run}' for run in owners)}."
             )
         label, kind = owners[number] if len(owners) > 1 else next(iter(owners.values()))
-        index = contributions.gate_index(self.cells[self.layer(label)], gate)
+        index = contributions.gate_index(self.cells[self.layer_index(label)], gate)
         return contributions.by_pair(self, self._evidence, label, kind, index - 1 if index else None)
 
     def truncation(self, parameter: str | None = None) -> Truncation:
@@ -337,10 +335,10 @@ class GradientFlow:
         return contributions.truncation(self.keep_sums(), names)
 
     def _run(self, layer: str | int) -> Trajectory:
-        return self._evidence.run(self.layers[self.layer(layer)])
+        return self._evidence.run(self.layer(layer))
 
     def _walk(self, layer: str | int) -> Trajectory | StepwiseRun:
-        return self._evidence.walk(self.layers[self.layer(layer)])
+        return self._evidence.walk(self.layer(layer))
 
     def jacobian_norms(self, layer: str | int = 0) -> Array:
         """Spectral norm of ∂s_t/∂s_{t−1} at every step and sequence, `(T, B)`; NaN on padding.
@@ -425,112 +423,25 @@ class GradientFlow:
         """Gates of a GRU (r, z) or LSTM (i, f, o): mean, share above 0.9 and under 0.1, time constants in steps."""
         return activation.gates(self._run(layer))
 
-    def save(self, path: str | os.PathLike[str], *, trajectory: bool = True) -> None:
-        """Write ``path.safetensors`` (the arrays) and ``path.json`` (labels); an ending of either kind is dropped.
-
-        With the trajectory the loaded flow answers everything this one does (save pair contributions under a head that
-        mixes steps); without it, norms only.
-        """
-        saving.save(self, path, trajectory=trajectory)
-
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GradientFlow:
-        """Read what ``save`` wrote."""
+        """Read what ``save`` wrote.
+
+        Raises
+        ------
+        FlowError
+            The files are missing, damaged, or of a newer version.
+        """
         return saving.load(cls, path)
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write every pair with a path as a line: layer, t, k, lag, norm (and sequence or quantile, where kept).
-
-        The lag is empty where it is not known.
-        """
-        saving.to_csv(self, path)
-
-    def _lag_or_nan(self, i: int) -> NDArray[Any]:
-        """Lags where all are known; else NaN for the layer of which they are not."""
-        if all(own.kind != "refused" for own in self.alignments):
-            return self.lag(i)
-        refused = self.alignments[i].kind == "refused"
-        return np.full(self.norms.shape[1:3], np.nan) if refused else self.lag(i).astype(float)
-
-    def to_xarray(self) -> Any:
-        """``norms`` as an ``xarray.DataArray`` with axes layer, t, k (``pip install retrograde[xarray]``).
-
-        Several quantiles, or every sequence, are a fourth axis, ``quantile`` or ``sequence``. Beside the axes stand the
-        ``lag`` of every pair, and the ``cell`` and direction (``reverse``) of every layer, to select and group by.
-
-        Examples
-        --------
-        >>> import torch, retrograde as rg
-        >>> rnn, x = torch.nn.RNN(2, 4), torch.randn(10, 3, 2)
-        >>> array = rg.gradient_flow(rnn, x, loss=lambda output: output[0].sum(-1)).to_xarray()
-        >>> array.sel(layer="l0", t=9, k=7).coords["lag"].item()
-        2
-        """
-        try:
-            xarray: Any = importlib.import_module("xarray")
-        except ImportError:
-            raise FlowError("to_xarray needs xarray: pip install 'retrograde[xarray]'.") from None
-        axes: dict[str, Any] = {"layer": self.layers, "t": self.targets, "k": np.arange(self.norms.shape[2])}
-        if self.norms.ndim == 4:
-            several = self.reduce == "none"
-            axes["sequence" if several else "quantile"] = (
-                np.arange(self.norms.shape[3]) if several else np.asarray(self.reduce, dtype=float)
-            )
-        beside = {
-            "lag": (("layer", "t", "k"), np.stack([self._lag_or_nan(i) for i in range(len(self.layers))])),
-            "cell": ("layer", self.cells),
-            "reverse": ("layer", self.reverse),
-        }
-        about = {"long_name": "‖∂E_t/∂s_k‖", "state": self.state, "reduce": str(self.reduce)}
-        about |= {"notes": "; ".join(self.notes)} if self.notes else {}
-        return xarray.DataArray(self.norms, axes | beside, list(axes), name="norm", attrs=about)
-
-    def plot_heatmap(self, ax: Axes | None = None, layer: str | int = 0) -> Axes:
-        """‖∂E_t/∂s_k‖ of one layer as a picture, rows t, columns k, colours on a log scale."""
-        from .pictures.heatmap import plot_heatmap
-
-        return plot_heatmap(self, ax, layer)
-
-    def plot_by_lag(self, ax: Axes | None = None, fraction: float = 0.01) -> Axes:
-        """‖∂E_t/∂s_{t−lag}‖ against the lag, a line a layer, on a log scale."""
-        from .pictures.by_lag import plot_by_lag
-
-        return plot_by_lag(self, ax, fraction)
-
-    def plot_shares(
-        self, ax: Axes | None = None, parameter: str | None = None, gate: str | None = None, fraction: float = 0.9
-    ) -> Axes:
-        """Signed share of every lag in a parameter's gradient, and their running sum, which ends at 1."""
-        from .pictures.shares import plot_shares
-
-        return plot_shares(self, ax, parameter, gate, fraction)
-
-    def plot_truncation(self, ax: Axes | None = None, parameter: str | None = None, fraction: float = 0.99) -> Axes:
-        """Norm and cosine of what truncated BPTT of length L would give; the shortest L that keeps ``fraction``."""
-        from .pictures.truncation import plot_truncation
-
-        return plot_truncation(self, ax, parameter, fraction)
-
-    def plot_spectrum(
-        self,
-        ax: Axes | None = None,
-        layer: str | int = 0,
-        what: Literal["lyapunov", "singular"] = "lyapunov",
-        burn_in: int = 0,
-    ) -> Axes:
-        """Lyapunov exponents of a layer, or the singular values of ∂s_last/∂s_first (``what="singular"``)."""
-        from .pictures.spectrum import plot_spectrum
-
-        return plot_spectrum(self, ax, layer, what, burn_in)
-
-    def plot_gates(self, ax: Axes | None = None, layer: str | int = 0) -> Axes:
-        """Gates of a GRU or LSTM: mean of every unit, share shut and open, and time constants."""
-        from .pictures.gates import plot_gates
-
-        return plot_gates(self, ax, layer)
-
-    def plot_activation(self, ax: Axes | None = None, layer: str | int = 0, threshold: float = 0.1) -> Axes:
-        """The activation f and f′ of a layer, with a histogram of the network's own pre-activations under them."""
-        from .pictures.activation import plot_activation
-
-        return plot_activation(self, ax, layer, threshold)
+    save = saving.save
+    to_csv = saving.to_csv
+    to_xarray = saving.to_xarray
+    plot_heatmap = plots.plot_heatmap
+    plot_by_lag = plots.plot_by_lag
+    plot_shares = plots.plot_shares
+    plot_truncation = plots.plot_truncation
+    plot_spectrum = layer_plots.plot_spectrum
+    plot_gates = layer_plots.plot_gates
+    plot_activation = layer_plots.plot_activation
+    _repr_html_ = plots.notebook_page

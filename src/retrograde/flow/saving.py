@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -18,15 +19,19 @@ from .alignment import Alignment, Reach, aligned, touched
 if TYPE_CHECKING:
     from .result import GradientFlow
 
-__all__ = ["load", "save", "to_csv"]
+__all__ = ["load", "save", "to_csv", "to_xarray"]
 
 FORMAT = 3
 _LABELS_BYTES, _ARRAYS_BYTES = 1 << 26, 1 << 40  # read at most; a pipe or device is not read at all
 _LABELS = ("layers", "cells", "reverse", "steps", "loss_steps", "state", "reduce", "final", "notes")
 
 
-def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool) -> None:
-    """See ``GradientFlow.save``."""
+def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool = True) -> None:
+    """Write ``path.safetensors`` (the arrays) and ``path.json`` (the labels); either suffix of ``path`` is dropped.
+
+    With the trajectory, the loaded flow answers everything this one does, except pair contributions under a head that
+    mixes steps; without it, it has the norms only.
+    """
     from safetensors.numpy import save as to_bytes
 
     stem = _stem(path)
@@ -153,7 +158,10 @@ def _older(flow: GradientFlow, i: int) -> NDArray[np.float64] | None:
 
 
 def to_csv(flow: GradientFlow, path: str | os.PathLike[str]) -> None:
-    """See ``GradientFlow.to_csv``."""
+    """Write every pair that has a path as a line: layer, t, k, lag, norm (and sequence or quantile, where kept).
+
+    The lag is empty where it is not known.
+    """
     extra = [] if flow.norms.ndim == 3 else ["sequence" if flow.reduce == "none" else "quantile"]
     lines = [",".join(["layer", "t", "k", "lag", *extra, "norm"])]
     for i, label in enumerate(flow.layers):
@@ -174,3 +182,44 @@ def _stem(path: str | os.PathLike[str]) -> Path:
 
 def _with(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
+
+
+def to_xarray(flow: GradientFlow) -> Any:
+    """``norms`` as an ``xarray.DataArray`` with axes layer, t and k (``pip install retrograde[xarray]``).
+
+    Several quantiles, or every sequence, are a fourth axis, ``quantile`` or ``sequence``. Further coordinates are the
+    ``lag`` of every pair (NaN where it is not known), and the ``cell`` and direction (``reverse``) of every layer.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> rnn, x = torch.nn.RNN(2, 4), torch.randn(10, 3, 2)
+    >>> array = rg.gradient_flow(rnn, x, loss=lambda output: output[0].sum(-1)).to_xarray()
+    >>> array.sel(layer="l0", t=9, k=7).coords["lag"].item()
+    2
+    """
+    try:
+        xarray: Any = importlib.import_module("xarray")
+    except ImportError:
+        raise FlowError("to_xarray needs xarray: pip install 'retrograde[xarray]'.") from None
+    axes: dict[str, Any] = {"layer": flow.layers, "t": flow.targets, "k": np.arange(flow.norms.shape[2])}
+    if flow.norms.ndim == 4:
+        several = flow.reduce == "none"
+        axes["sequence" if several else "quantile"] = (
+            np.arange(flow.norms.shape[3]) if several else np.asarray(flow.reduce, dtype=float)
+        )
+    coordinates = {
+        "lag": (("layer", "t", "k"), _lags(flow)),
+        "cell": ("layer", flow.cells),
+        "reverse": ("layer", flow.reverse),
+    }
+    about = {"long_name": "‖∂E_t/∂s_k‖", "state": flow.state, "reduce": str(flow.reduce)}
+    about |= {"notes": "; ".join(flow.notes)} if flow.notes else {}
+    return xarray.DataArray(flow.norms, axes | coordinates, list(axes), name="norm", attrs=about)
+
+
+def _lags(flow: GradientFlow) -> NDArray[Any]:
+    """The lag of every pair `(layers, targets, T)`; NaN for a layer whose lags are not known."""
+    refused = [own.kind == "refused" for own in flow.alignments]
+    shape = flow.norms.shape[1:3]
+    return np.stack([np.full(shape, np.nan) if r else flow.lag(i) for i, r in enumerate(refused)])

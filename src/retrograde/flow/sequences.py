@@ -89,7 +89,7 @@ def sequence_gradients(
     --------
     >>> import torch, retrograde as rg
     >>> rnn, x = torch.nn.RNN(2, 4), torch.randn(10, 3, 2)
-    >>> found = rg.flow.sequence_gradients(rnn, x, loss=lambda output: output[0].square().sum(-1))
+    >>> found = rg.sequence_gradients(rnn, x, loss=lambda output: output[0].square().sum(-1))
     >>> found.norms["weight_hh_l0"].shape
     (3,)
     """

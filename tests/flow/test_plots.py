@@ -1,4 +1,4 @@
-"""Every picture: on axes given or new, with the numbers of the flow in it and a title that states the finding."""
+"""``plots.py`` and ``layer_plots.py``: on axes given or new, with the flow's numbers and a title that states them."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_spectrum_counts_directions_that_die() -> None:
     rnn = torch.nn.RNN(2, 4)
     torch.nn.init.zeros_(rnn.weight_hh_l0)
     flow = rg.gradient_flow(rnn, torch.randn(6, 2, 2), loss=lambda output: output[0].sum(-1))
-    assert "dies exactly" in flow.plot_spectrum().get_title(loc="left")
+    assert "every direction becomes exactly zero" in flow.plot_spectrum().get_title(loc="left")
     assert "nothing" in flow.plot_spectrum(what="singular").get_title(loc="left")
 
 

@@ -1,1 +1,0 @@
-"""One picture a file, each on matplotlib axes given or new; its title states what it shows."""
