@@ -5,7 +5,15 @@ import math
 import pytest
 
 from retrograde.errors import OptionError
-from retrograde.options import seconds
+from retrograde.options import (
+    OPTIONS,
+    DataOptions,
+    ForecastOptions,
+    ModelOptions,
+    RunOptions,
+    TrainingOptions,
+    seconds,
+)
 from retrograde.training import Options
 from retrograde.training.schedule import learning_rate
 
@@ -34,6 +42,65 @@ def test_misspelt_and_impossible_options():
     ):
         with pytest.raises(OptionError, match=next(iter(given)).replace("_", ".")):
             Options.of(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"hidden_size": -3}, "--hidden-size -3 is impossible: it must be a whole number, at least 1."),
+        ({"hidden_size": None}, "--hidden-size None is impossible: it must be a whole number, at least 1."),
+        ({"warmup": 0.5}, "--warmup 0.5 is impossible: it must be a whole number, at least 0."),
+        ({"threads": 2000}, "--threads 2000 is impossible: it must be a whole number, at least 1 and at most 1,024."),
+        ({"dropout": 1}, "--dropout 1 is impossible: it must be a number, at least 0 and below 1."),
+        ({"clip_quantile": 0.0}, "--clip-quantile 0.0 is impossible: it must be a number above 0 and at most 1."),
+        ({"clip_norm": 0}, "it must be a number above 0; --no-clip turns clipping off."),
+        ({"seed": 2**63}, "it must be a whole number, at least 0 and below 2**63."),
+        ({"chrono": 2}, "--chrono 2 is impossible: it must be a whole number, at least 3."),
+        ({"forget_bias": math.inf}, "--forget-bias inf is impossible: it must be a number."),
+        ({"tie": 1}, "--tie 1 is impossible: it must be True or False."),
+        ({"label": 1}, "--label 1 is impossible: it must be text."),
+        ({"gaps": "cut"}, "--gaps 'cut' is unknown: choose from fill, split, error."),
+    ],
+)
+def test_impossible_values_are_named_with_what_is_possible(given, said):
+    with pytest.raises(OptionError) as caught:
+        Options.of(given)
+    assert str(caught.value).endswith(said)
+
+
+def test_bounds_themselves_are_allowed():
+    Options.of({"clip_quantile": 1.0, "decay_factor": 1, "dropout": 0, "threads": 1024, "chrono": 3, "seed": 2**63 - 1})
+
+
+def test_each_option_is_in_one_group_and_described():
+    groups = (DataOptions, ModelOptions, ForecastOptions, TrainingOptions, RunOptions)
+    names = [name for group in groups for name in group.__dataclass_fields__]
+    assert sorted(names) == sorted(OPTIONS) == sorted(Options().as_dict())
+    assert all(option.help[-1] in ".…" and option.panel for option in OPTIONS.values())
+
+
+def test_tasks_have_their_own_defaults_and_options():
+    asked = Options.of({"lr": 0.1})
+    classify, synthetic = asked.for_task("classify", {"lr"}), asked.for_task("synthetic", {"lr"})
+    assert (classify.task, classify.tokens, classify.hidden_size, classify.embedding_size) == (
+        "classify",
+        "word",
+        128,
+        128,
+    )
+    assert (synthetic.hidden_size, synthetic.epochs, synthetic.lr) == (128, 50.0, 0.1)
+    assert asked.for_task("forecast", {"lr"}).hidden_size == 64
+    assert asked.for_task("language", {"lr"}).hidden_size == 256
+    assert Options.of({"hidden_size": 9}).for_task("forecast", {"hidden_size"}).hidden_size == 9
+    assert Options.of({"max_steps": 9}).for_task("synthetic", {"max_steps"}).epochs is None
+    Options.check_task("tag", ["label", "bidirectional", "hidden_size"])
+    with pytest.raises(OptionError, match="--horizon is for --task forecast; this is --task tag: leave it out"):
+        Options.check_task("tag", ["horizon"])
+
+
+def test_what_may_change_when_a_run_is_resumed():
+    when, where = {"epochs", "max_steps", "max_time"}, {"threads", "device", "stall_minutes", "validation", "test"}
+    assert when | where | {"checkpoint_minutes", "keep_checkpoints"} == Options.MAY_CHANGE
 
 
 def test_durations():

@@ -1,278 +1,147 @@
-"""Every option of training, its default, and what makes it impossible. Imports nothing heavy."""
+"""Every option of training: its type, default, bounds, help and tasks, each written once.
+
+The fields below are the only place where an option is described. The checks, the command line (`retrograde.cli.train`)
+and the table of which option is for which task are derived from them. Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cache
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import NoneType
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from .errors import OptionError
 
-__all__ = ["Options", "flag", "seconds"]
+__all__ = [
+    "OPTIONS",
+    "DataOptions",
+    "ForecastOptions",
+    "ModelOptions",
+    "Option",
+    "Options",
+    "RunOptions",
+    "TrainingOptions",
+    "flag",
+    "seconds",
+]
+
+TEXT, LABELLED, TABLES = ("language", "classify", "tag"), ("classify", "tag"), ("classify", "tag", "forecast")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to train. Names are those of the command line, with underscores.
+class Option:
+    """All that is known about an option.
 
     Attributes
     ----------
-    task : str
-        What is learnt; ``auto``: by the data, see `retrograde.tasks.open_task`.
-    encoding : str
-        Of the text.
-    text, label, group, time, target, features : str or None
-        Columns of a table; None: guessed, and the guess is told. See `retrograde.data.columns.columns_for`.
-    layout : str
-        Of a table of series: ``long``, a row is a step; ``wide``, a row is a series.
-    validation, test : str or None
-        Files to validate and test with, instead of parts held out.
-    test_fraction : float or None
-        Share held out to test with at the end; None: nothing.
-    max_length : int or None
-        Sequences longer than this are cut. None: 1000 to classify, else no limit.
-    lowercase : bool or None
-        Whether upper case is read as lower. None: to classify, yes.
-    pooling, class_weights, bidirectional
-        See `retrograde.tasks.models.SequenceModel` and `retrograde.tasks.labelled.LabelledTask`.
-    horizon, context, season, strategy
-        See `retrograde.tasks.forecast.Plan`; None: by the length and the dates of the series.
-    freq, gaps, duplicates
-        See `retrograde.data.grid.Regular`; ``freq`` None: by the times of the series.
-    tokens, vocab_size, min_count
-        What a token is, the most of them (None: char all, word 10,000, bpe 1,000), and how often one must be seen.
-    validation_fraction : float or None
-        Share of the text, at its end, to validate with. None: a tenth, at most 100,000 characters.
-    cell, nonlinearity, embedding_size, hidden_size, num_layers, dropout, tie
-        The model, see `retrograde.tasks.language.LanguageModel`.
-    optimizer, lr, momentum, weight_decay
-        ``lr`` None: 0.002 for adam and adamw, 1 for sgd.
-    init, spectral_radius, forget_bias, chrono, layer_norm, recurrent_dropout, weight_drop
-        Remedies that are part of the model, see `retrograde.nn.recurrent_layer`.
-    clip_norm, clip_value, clip_quantile : float or None
-        Gradients are scaled to at most this global norm, cut to ±this value, or scaled to at most this quantile of
-        the norms seen.
-    omega : float
-        Weight of the vanishing-gradient regulariser, see `retrograde.training.regularise`; 0 for none.
-    schedule, warmup, decay_every, decay_factor
-        Learning rate after a linear rise over ``warmup`` steps: ``constant``; ``cosine`` or ``linear`` down to
-        a hundredth at the planned end; ``step``: times ``decay_factor`` every ``decay_every`` epochs.
-    update_every : int or None
-        Steps of text per update, at most ``bptt``; None: as many as the gradient goes back.
-    bptt, batch_size : int
-        Steps the gradient goes back; streams side by side (None: 32, fewer if the text is short).
-    epochs, max_steps, max_time
-        When to stop, whichever comes first; ``max_time`` in seconds, of this session. Where only ``max_steps`` is
-        given, epochs have no limit (None).
-    eval_every : int or None
-        Steps between evaluations. None: half an epoch, at least 10 and at most 500 steps.
-    checkpoint_minutes : float
-        A checkpoint is written at every evaluation, and when this long has passed since the last; 0 for none between.
-    keep_checkpoints : int
-        How many of the last checkpoints stay.
-    seed, threads, device, precision
-        ``threads`` None: torch's own choice.
-    stall_minutes : float
-        With several processes: how long one waits for the others before it ends the job.
+    name, kind, optional, default
+        Name and default of the field; its type, and whether None is allowed as well.
+    help : str
+        What it does, for a user; ``{choices}`` stands for the values that are allowed.
+    panel : str
+        Heading under which the help lists it.
+    minimum, maximum, above, below : float or None
+        Bounds of a number; ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not.
+    tasks : tuple of str
+        Tasks that have this option; all if empty.
+    by_task : dict
+        Defaults of tasks that differ from the usual one.
+    may_change : bool
+        Whether a run may be resumed with another value.
+    otherwise : str
+        What happens where the default is None, in words for the help.
+    names : tuple of str
+        Names on the command line, where they do not follow from the field's.
+    parse : callable or None
+        Turns text into the value.
+    fix : str
+        What else to do about an impossible value.
     """
 
-    task: Literal["auto", "language", "classify", "tag", "forecast", "synthetic"] = "auto"
-    encoding: str = "utf-8"
-    text: str | None = None
-    label: str | None = None
-    group: str | None = None
-    time: str | None = None
-    target: str | None = None
-    features: str | None = None
-    layout: Literal["auto", "long", "wide"] = "auto"
-    validation: str | None = None
-    test: str | None = None
-    test_fraction: float | None = None
-    max_length: int | None = None
-    lowercase: bool | None = None
-    pooling: Literal["last", "mean", "max"] = "last"
-    class_weights: Literal["none", "balanced"] = "none"
-    bidirectional: bool = False
-    horizon: int | None = None
-    context: int | None = None
-    season: int | None = None
-    strategy: Literal["direct", "autoregressive"] = "direct"
-    freq: str | None = None
-    gaps: Literal["fill", "split", "error"] = "fill"
-    duplicates: Literal["error", "first", "last", "mean"] = "error"
-    tokens: Literal["char", "word", "bpe"] = "char"
-    vocab_size: int | None = None
-    min_count: int | None = None
-    validation_fraction: float | None = None
-    cell: Literal["rnn", "gru", "lstm"] = "lstm"
-    nonlinearity: Literal["tanh", "relu"] = "tanh"
-    embedding_size: int = 64
-    hidden_size: int = 256
-    num_layers: int = 1
-    dropout: float = 0.0
-    tie: bool = False
-    init: Literal["default", "orthogonal", "identity", "xavier"] = "default"
-    spectral_radius: float | None = None
-    forget_bias: float | None = None
-    chrono: int | None = None
-    layer_norm: bool = False
-    recurrent_dropout: float = 0.0
-    weight_drop: float = 0.0
-    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    lr: float | None = None
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float | None = 1.0
-    clip_value: float | None = None
-    clip_quantile: float | None = None
-    omega: float = 0.0
-    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
-    warmup: int = 0
-    decay_every: float = 1.0
-    decay_factor: float = 0.5
-    bptt: int = 100
-    update_every: int | None = None
-    batch_size: int | None = None
-    epochs: float | None = 10.0
-    max_steps: int | None = None
-    max_time: float | None = None
-    eval_every: int | None = None
-    checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 2
-    seed: int = 0
-    threads: int | None = None
-    stall_minutes: float = 10.0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    help: str
+    panel: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    tasks: tuple[str, ...] = ()
+    by_task: Mapping[str, Any] = field(default_factory=dict)
+    may_change: bool = False
+    otherwise: str = ""
+    names: tuple[str, ...] = ()
+    parse: Callable[[str], Any] | None = None
+    fix: str = ""
 
-    # What may be different when a run goes on: when it stops, what it keeps, on what it computes.
-    MAY_CHANGE = frozenset(
-        {
-            *(
-                "epochs",
-                "max_steps",
-                "max_time",
-                "checkpoint_minutes",
-                "keep_checkpoints",
-                "threads",
-                "device",
-                "stall_minutes",
-            ),
-            *("validation", "test"),  # where these files lie now: their content is checked
-        }
-    )
+    name: str = ""
+    kind: Any = None
+    optional: bool = False
+    default: Any = None
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
-        """Options from those given, the rest by default, checked.
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that are allowed, where they are words of a list."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return flag(self.name)
+
+    def default_words(self) -> str:
+        """The default in words, with those of single tasks; empty where None or False needs no explanation."""
+        shown = self.kind is not bool and self.default not in (None, "auto")
+        tasks: dict[str, list[str]] = {}
+        for task, value in self.by_task.items():
+            tasks.setdefault(_text(value), []).append(task)
+        own = [f"{', '.join(names)}: {value}" for value, names in tasks.items()]
+        return "; ".join([*([_text(self.default)] if shown else []), *own, *filter(None, [self.otherwise])])
+
+    def check(self, value: Any) -> None:
+        """Refuse a value of another type or out of bounds.
 
         Raises
         ------
         OptionError
-            If one is unknown or impossible, or two contradict one another.
         """
-        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(given) - known):
-            raise OptionError(f"there is no training option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
-        for name in ("max_time",):
-            if isinstance(given.get(name), str):
-                given[name] = seconds(given[name])
-        clips = [name for name in ("clip_norm", "clip_value", "clip_quantile") if given.get(name) is not None]
-        if len(clips) > 1:
-            raise OptionError(f"{' and '.join(map(flag, clips))} exclude one another; give one of them.")
-        if clips:
-            given |= {"clip_norm": None} | {name: given[name] for name in clips}  # the default gives way
-        options = cls(**given)
-        options._check()
-        if options.lr is None:
-            return cls(**{**asdict(options), "lr": 1.0 if options.optimizer == "sgd" else 0.002})
-        return options
+        if (value is None and self.optional) or value in self.choices:
+            return
+        if self.choices:
+            raise OptionError(f"{self.flag} {value!r:.60} is unknown: choose from {', '.join(self.choices)}.")
+        kinds = (int, float) if self.kind is float else (self.kind,)
+        right = isinstance(value, kinds) and isinstance(value, bool) == (self.kind is bool)
+        if right and (self.kind not in (int, float) or self._allows(value)):
+            return
+        shown = f"{value!s:.40}" if isinstance(value, int | float | NoneType) else f"{value!r:.60}"
+        fix = f"; {self.fix}" if self.fix else ""
+        raise OptionError(f"{self.flag} {shown} is impossible: it must be {self._wanted()}{fix}.")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as ``config.json`` keeps them."""
-        return asdict(self)
-
-    def _check(self) -> None:
-        for name, hint in _hints().items():
-            value, allowed = getattr(self, name), get_args(hint)
-            if allowed and isinstance(allowed[0], str):
-                if value not in allowed:
-                    raise OptionError(f"{flag(name)} {value!r} is none of {', '.join(allowed)}.")
-                continue
-            kinds = allowed or (hint,)
-            if float in kinds or int in kinds:  # numbers are judged below
-                if value is None and type(None) not in kinds:
-                    raise OptionError(f"{flag(name)} None is impossible: it must be a number.")
-            elif not isinstance(value, kinds):
-                wanted = "text" if str in kinds else "True or False"
-                raise OptionError(f"{flag(name)} {value!r:.60} is impossible: it must be {wanted}.")
-        for name in _WHOLE:
-            self._require(
-                name, lambda value: isinstance(value, int) and value >= 1, "must be a whole number, 1 or more"
-            )
-        for name in _POSITIVE:
-            self._require(name, lambda value: 0 < value < math.inf, "must be a number above 0")
-        for name in ("weight_decay", "warmup", "omega", "checkpoint_minutes"):
-            self._require(name, lambda value: 0 <= value < math.inf, "must be 0 or more")
-        for name in ("dropout", "momentum", "recurrent_dropout", "weight_drop", "test_fraction"):
-            self._require(name, lambda value: 0 <= value < 1, "must be 0 or more and below 1")
-        self._require("validation_fraction", lambda value: 0 < value < 1, "must be above 0 and below 1")
-        self._require("clip_quantile", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
-        self._require("chrono", lambda value: 3 <= value < math.inf, "must be at least 3, the longest lag in steps")
-        self._require("forget_bias", math.isfinite, "must be a finite number")
-        # More would crash the OpenMP runtime, or build layers until the memory is full.
-        for name, most in (("threads", 1024), ("num_layers", 1000), ("stall_minutes", 100_000)):
-            self._require(name, lambda value, most=most: value <= most, f"must be at most {most:,}")
-        self._require("decay_factor", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
-        self._require(
-            "seed",
-            lambda value: isinstance(value, int) and 0 <= value < 2**63,
-            "must be a whole number, 0 or more and below 2**63",
+    def _allows(self, value: float) -> bool:
+        return (
+            abs(value) < 1e19
+            and (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
         )
-        if self.epochs is None and self.max_steps is None:
-            raise OptionError("--epochs None needs --max-steps: one of them must say where training ends.")
-        if self.nonlinearity != "tanh" and self.cell != "rnn":
-            raise OptionError(
-                f"--nonlinearity {self.nonlinearity} is for --cell rnn; --cell {self.cell} has its own: leave it out."
-            )
-        if self.update_every is not None and self.update_every > self.bptt:
-            raise OptionError(
-                f"--update-every {self.update_every} leaves steps out: --bptt {self.bptt} is the most, the steps over "
-                "which the gradient goes back."
-            )
-        if self.momentum and self.optimizer != "sgd":
-            raise OptionError(f"--momentum is for --optimizer sgd; {self.optimizer} has its own: leave it out.")
 
-    def _require(self, name: str, holds: Any, must: str) -> None:
-        value = getattr(self, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e19
-        if value is not None and not (number and holds(value)):
-            mend = "; leave it out for no clipping by value" if name == "clip_value" else ""
-            mend = "; --no-clip turns clipping off" if name == "clip_norm" else mend
-            raise OptionError(f"{flag(name)} {value!s:.40} is impossible: it {must}{mend}.")
+    def _wanted(self) -> str:
+        """Type and bounds in words."""
+        words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[self.kind]
+        given = {"at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
+        bounds = " and ".join(f"{limit} {_number(bound)}" for limit, bound in given.items() if bound is not None)
+        return f"{words}{', ' if bounds.startswith('at') else ' '}{bounds}".strip()
 
 
-_WHOLE = (
-    *("vocab_size", "min_count", "embedding_size", "hidden_size", "num_layers", "bptt", "batch_size"),
-    *("max_steps", "eval_every", "threads", "max_length", "horizon", "context", "season", "update_every"),
-    "keep_checkpoints",
-)
-_POSITIVE = ("lr", "clip_norm", "clip_value", "epochs", "max_time", "decay_every", "spectral_radius", "stall_minutes")
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-@cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(Options)
-
-
-def flag(name: str) -> str:
-    """The command line's name of an option."""
-    return "--" + name.replace("_", "-")
+def _number(value: float) -> str:
+    return f"2**{value.bit_length() - 1}" if isinstance(value, int) and value >= 2**32 else f"{value:,}"
 
 
 def seconds(text: str) -> float:
@@ -288,5 +157,354 @@ def seconds(text: str) -> float:
         return float(text)
     match = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip().lower())
     if not text.strip() or match is None:
-        raise OptionError(f"--max-time {text!r} is no duration; write 90s, 5m or 1h30m.")
+        raise OptionError(f"--max-time {text!r} is not a duration; write 90s, 5m or 1h30m.")
     return sum(float(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
+
+
+def _option(panel: str, default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"option": Option(help, panel, **more)})
+
+
+_data, _table = partial(_option, "Data"), partial(_option, "Tables (classify, tag, forecast)")
+_forecast = partial(_option, "Forecasts", tasks=("forecast",))
+_model, _remedy = partial(_option, "Model"), partial(_option, "Remedies")
+_learning, _stopping, _run = partial(_option, "Learning"), partial(_option, "When to stop"), partial(_option, "The run")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is read, and what of it is held out."""
+
+    task: Literal["auto", "language", "classify", "tag", "forecast", "synthetic"] = _data(
+        "auto",
+        "language (next token), classify (label per sequence), tag (label per step), forecast (next steps of a series) "
+        "or synthetic (of known lag).",
+        otherwise="by the data",
+    )
+    encoding: str = _data("utf-8", "Text encoding: utf-8, utf-16, latin-1, cp1251, …", tasks=("language", *TABLES))
+    tokens: Literal["char", "word", "bpe"] = _data(
+        "char",
+        "Split text into characters, words or byte pairs.",
+        tasks=TEXT,
+        by_task=dict.fromkeys(LABELLED, "word"),
+    )
+    vocab_size: int | None = _data(
+        None,
+        "Largest number of different tokens.",
+        minimum=1,
+        tasks=TEXT,
+        otherwise="all characters, 10,000 words or 1,000 byte pairs; classify, tag: 20,000 words or 4,000 byte pairs",
+    )
+    min_count: int | None = _data(
+        None,
+        "Treat tokens that occur less often as unknown.",
+        minimum=1,
+        tasks=TEXT,
+        otherwise="1; byte pairs: 2",
+    )
+    validation_fraction: float | None = _data(
+        None,
+        "Share of the data to validate with: the end of a text or of each series, or random sequences.",
+        above=0,
+        below=1,
+        tasks=("language", *TABLES),
+        otherwise="0.1, of a text at most 100,000 characters; forecast: 0.2",
+    )
+    text: str | None = _table(None, "Column with texts.", tasks=LABELLED, otherwise="guessed")
+    label: str | None = _table(None, "Column with labels.", tasks=LABELLED, otherwise="guessed")
+    group: str | None = _table(
+        None,
+        "Column whose value is the same in all rows of a sequence.",
+        tasks=TABLES,
+        otherwise="guessed; without one, each row is a sequence",
+    )
+    time: str | None = _table(None, "Column with the time of each row.", tasks=TABLES, otherwise="guessed")
+    target: str | None = _table(None, "Columns to forecast: a,b or pattern*.", tasks=("forecast",), otherwise="guessed")
+    features: str | None = _table(
+        None, "Columns with numbers to read: a,b or pattern*.", tasks=TABLES, otherwise="guessed"
+    )
+    validation: str | None = _table(
+        None, "Table to validate with, instead of a part of DATA.", tasks=TABLES, may_change=True
+    )
+    test: str | None = _table(None, "Table to test with at the end.", tasks=TABLES, may_change=True)
+    test_fraction: float | None = _table(
+        None, "Share of DATA to test with at the end.", minimum=0, below=1, tasks=TABLES
+    )
+    max_length: int | None = _table(
+        None, "Cut texts after this many tokens.", minimum=1, tasks=LABELLED, otherwise="classify: 1000"
+    )
+    lowercase: bool | None = _table(
+        None,
+        "Convert text to lower case.",
+        tasks=LABELLED,
+        otherwise="classify: yes",
+        names=("--lowercase/--keep-case",),
+    )
+    class_weights: Literal["none", "balanced"] = _table(
+        "none",
+        "Weight of each label in the loss; balanced: rare labels weigh as much as frequent ones.",
+        tasks=LABELLED,
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The network: its size, its kind, and remedies that are part of it."""
+
+    cell: Literal["rnn", "gru", "lstm"] = _model("lstm", "Kind of recurrent layer.")
+    nonlinearity: Literal["tanh", "relu"] = _model("tanh", "Nonlinearity of the RNN cell (only with --cell rnn).")
+    embedding_size: int = _model(
+        64, "Size of the vector for each token.", minimum=1, tasks=TEXT, by_task=dict.fromkeys(LABELLED, 128)
+    )
+    hidden_size: int = _model(
+        256,
+        "Units per recurrent layer.",
+        minimum=1,
+        by_task={"classify": 128, "tag": 128, "forecast": 64, "synthetic": 128},
+    )
+    # More than the maximum would build layers until memory is full.
+    num_layers: int = _model(1, "Number of recurrent layers.", minimum=1, maximum=1000)
+    dropout: float = _model(
+        0.0, "Share of activations to drop before, between and after the layers.", minimum=0, below=1
+    )
+    bidirectional: bool = _model(False, "Read sequences backward too (classify, tag).", tasks=LABELLED)
+    pooling: Literal["last", "mean", "max"] = _model(
+        "last",
+        "State that is classified: the one after the last step, or the mean or maximum over all steps.",
+        tasks=("classify",),
+    )
+    tie: bool = _model(False, "Use the embedding as output weights too (language).", tasks=("language",))
+    init: Literal["default", "orthogonal", "identity", "xavier"] = _remedy(
+        "default", "Initial recurrent weights: {choices} (an IRNN is --cell rnn --nonlinearity relu --init identity)."
+    )
+    spectral_radius: float | None = _remedy(
+        None, "Scale the initial recurrent weights to this spectral radius.", above=0
+    )
+    forget_bias: float | None = _remedy(None, "Initial bias of the gate that keeps the state (lstm, gru).")
+    chrono: int | None = _remedy(
+        None, "Initialize gate biases for lags of up to this many steps (lstm, gru).", minimum=3
+    )
+    layer_norm: bool = _remedy(False, "Apply layer normalization at every step (slower).")
+    recurrent_dropout: float = _remedy(
+        0.0, "Share of the state to drop, with one mask per sequence (slower).", minimum=0, below=1
+    )
+    weight_drop: float = _remedy(0.0, "Share of recurrent weights to drop.", minimum=0, below=1)
+
+
+@dataclass(frozen=True)
+class ForecastOptions:
+    """What is forecast from what, and how irregular times are treated."""
+
+    layout: Literal["auto", "long", "wide"] = _forecast(
+        "auto", "Layout of the table: long, each row is a step; wide, each row is a series.", otherwise="guessed"
+    )
+    horizon: int | None = _forecast(None, "Number of steps to forecast.", minimum=1, otherwise="a season, else 12")
+    context: int | None = _forecast(
+        None, "Number of steps to read before a forecast.", minimum=1, otherwise="2 seasons"
+    )
+    season: int | None = _forecast(
+        None, "Number of steps after which a series repeats.", minimum=1, otherwise="guessed from the times"
+    )
+    strategy: Literal["direct", "autoregressive"] = _forecast(
+        "direct", "Forecast all steps at once (direct), or one after the other, each from those before it."
+    )
+    freq: str | None = _forecast(
+        None,
+        "Time between steps: 15min, 1h, 1d, workdays, 1w, 1mo, 1q, 1y.",
+        otherwise="guessed from the times",
+    )
+    gaps: Literal["fill", "split", "error"] = _forecast(
+        "fill", "Missing steps: fill them, use no window that contains them (split), or refuse them (error)."
+    )
+    duplicates: Literal["error", "first", "last", "mean"] = _forecast(
+        "error", "Rows of a series with the same time: refuse them (error), or use the first, the last or the mean."
+    )
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the weights are learned, and when that ends."""
+
+    omega: float = _remedy(0.0, "Weight of the vanishing-gradient regularizer (only with --cell rnn).", minimum=0)
+    optimizer: Literal["sgd", "adam", "adamw"] = _learning("adam", "Optimizer.")
+    lr: float | None = _learning(None, "Learning rate.", above=0, otherwise="0.002; sgd: 1")
+    momentum: float = _learning(0.0, "Momentum (only with --optimizer sgd).", minimum=0, below=1)
+    weight_decay: float = _learning(0.0, "Weight decay.", minimum=0)
+    schedule: Literal["constant", "cosine", "linear", "step"] = _learning(
+        "constant",
+        "Learning rate over time: {choices}; cosine and linear fall to a hundredth at the last planned step.",
+    )
+    warmup: int = _learning(0, "Number of steps in which the learning rate rises from 0.", minimum=0)
+    decay_every: float = _learning(1.0, "Epochs between two decays of --schedule step.", above=0)
+    decay_factor: float = _learning(0.5, "Factor of each decay of --schedule step.", above=0, maximum=1)
+    clip_norm: float | None = _learning(
+        1.0, "Scale the gradient down to this global norm.", above=0, fix="--no-clip turns clipping off"
+    )
+    clip_value: float | None = _learning(
+        None,
+        "Instead clip each element of the gradient to ± this value.",
+        above=0,
+        fix="leave it out for no clipping by value",
+    )
+    clip_quantile: float | None = _learning(
+        None, "Instead clip to this quantile of the norms so far (AutoClip: 0.1).", above=0, maximum=1
+    )
+    bptt: int = _learning(
+        100, "Steps of text that the gradient goes back through time.", minimum=1, tasks=("language",)
+    )
+    update_every: int | None = _learning(
+        None, "Steps of text between two updates.", minimum=1, tasks=("language",), otherwise="--bptt"
+    )
+    batch_size: int | None = _learning(
+        None,
+        "Number of sequences (of text: streams) in a batch.",
+        minimum=1,
+        otherwise="64; language: 32; fewer where data is short",
+    )
+    epochs: float | None = _stopping(
+        10.0,
+        "Passes over the training data; in a synthetic task one is 100 batches.",
+        above=0,
+        by_task={"synthetic": 50.0},
+        may_change=True,
+        otherwise="with --max-steps: no limit",
+    )
+    max_steps: int | None = _stopping(None, "Number of training steps.", minimum=1, may_change=True)
+    max_time: float | None = _stopping(
+        None,
+        "Training time of this session: 90s, 5m, 1h30m.",
+        above=0,
+        may_change=True,
+        parse=seconds,
+    )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is kept of a run, and on what it is computed."""
+
+    eval_every: int | None = _run(
+        None, "Steps between two evaluations.", minimum=1, otherwise="half an epoch, at least 10 and at most 500"
+    )
+    checkpoint_minutes: float = _run(
+        10.0,
+        "Write a checkpoint after this many minutes too, not only at each evaluation (0: never).",
+        minimum=0,
+        may_change=True,
+    )
+    keep_checkpoints: int = _run(
+        2, "Number of checkpoints to keep in addition to the best weights.", minimum=1, may_change=True
+    )
+    seed: int = _run(0, "Random seed; the same seed and threads give the same weights.", minimum=0, below=2**63)
+    # More than the maximum crashes the OpenMP runtime.
+    threads: int | None = _run(None, "CPU threads.", minimum=1, maximum=1024, may_change=True, otherwise="one per core")
+    stall_minutes: float = _run(
+        10.0,
+        "With several processes: end the job when one waits this long for the others.",
+        above=0,
+        maximum=100_000,
+        may_change=True,
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = _run("auto", "Device to compute on.", may_change=True)
+    precision: Literal["fp32", "bf16"] = _run("fp32", "Number format; bf16: matrix products in bfloat16.")
+
+
+@dataclass(frozen=True)
+class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOptions):
+    """How to train: every option by its name on the command line, with underscores.
+
+    ``retrograde train --help`` describes each. A function that needs only one group takes that: `DataOptions`,
+    `ModelOptions`, `ForecastOptions`, `TrainingOptions` or `RunOptions`.
+    """
+
+    MAY_CHANGE: ClassVar[frozenset[str]]
+    """Options that may be different when a run is resumed."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Make options from those given, the rest by default, and check them.
+
+        Raises
+        ------
+        OptionError
+            If one is unknown or impossible, or two contradict one another.
+        """
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+        if unknown := sorted(set(given) - set(OPTIONS)):
+            raise OptionError(f"there is no training option {unknown[0]!r}; there are {', '.join(sorted(OPTIONS))}.")
+        for name, value in given.items():
+            if isinstance(value, str) and (parse := OPTIONS[name].parse) is not None:
+                given[name] = parse(value)
+        clips = [name for name in ("clip_norm", "clip_value", "clip_quantile") if given.get(name) is not None]
+        if len(clips) > 1:
+            raise OptionError(f"{' and '.join(map(flag, clips))} exclude one another; give one of them.")
+        if clips:  # the one that is given replaces the default
+            given |= {"clip_norm": None} | {name: given[name] for name in clips}
+        options = cls(**given)
+        for name, option in OPTIONS.items():
+            option.check(getattr(options, name))
+        options._check_together()
+        if options.lr is None:
+            return replace(options, lr=1.0 if options.optimizer == "sgd" else 0.002)
+        return options
+
+    def for_task(self, task: str, given: Collection[str]) -> Options:
+        """The options of a task, with its own defaults for those that were not given."""
+        own = {name: option.by_task[task] for name, option in OPTIONS.items() if task in option.by_task}
+        usual = {name: value for name, value in own.items() if name not in given}
+        if "epochs" not in given and self.max_steps is not None:
+            usual["epochs"] = None  # all of the steps asked for, however many epochs they are
+        return replace(self, **usual | {"task": task})
+
+    @staticmethod
+    def check_task(task: str, given: Collection[str]) -> None:
+        """Refuse options that a task does not have.
+
+        Raises
+        ------
+        OptionError
+        """
+        for name in given:
+            if (tasks := OPTIONS[name].tasks) and task not in tasks:
+                wanted = " and ".join(f"--task {one}" for one in tasks)
+                raise OptionError(f"{flag(name)} is for {wanted}; this is --task {task}: leave it out.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as ``config.json`` contains them."""
+        return asdict(self)
+
+    def _check_together(self) -> None:
+        if self.epochs is None and self.max_steps is None:
+            raise OptionError("--epochs None needs --max-steps: one of them must say where training ends.")
+        if self.nonlinearity != "tanh" and self.cell != "rnn":
+            raise OptionError(
+                f"--nonlinearity {self.nonlinearity} is for --cell rnn; --cell {self.cell} has its own: leave it out."
+            )
+        if self.update_every is not None and self.update_every > self.bptt:
+            raise OptionError(
+                f"--update-every {self.update_every} would skip steps: give at most {self.bptt}, the --bptt steps over "
+                "which the gradient goes back."
+            )
+        if self.momentum and self.optimizer != "sgd":
+            raise OptionError(f"--momentum is for --optimizer sgd; {self.optimizer} has its own: leave it out.")
+
+
+def _options() -> Iterator[Option]:
+    hints = get_type_hints(Options)
+    for one in fields(Options):
+        kinds = get_args(hints[one.name])
+        optional = NoneType in kinds
+        kind = next(kind for kind in kinds if kind is not NoneType) if optional else hints[one.name]
+        about: Option = one.metadata["option"]
+        yield replace(about, name=one.name, kind=kind, optional=optional, default=one.default)
+
+
+OPTIONS: Mapping[str, Option] = {option.name: option for option in _options()}
+"""Every option by its name."""
+
+Options.MAY_CHANGE = frozenset(name for name, option in OPTIONS.items() if option.may_change)
+
+
+def flag(name: str) -> str:
+    """Name of an option on the command line."""
+    return "--" + name.replace("_", "-")

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 from tiny import TINY
 
+from retrograde.cli import app
+from retrograde.options import OPTIONS
 from retrograde.training import Progress
 
 
@@ -282,6 +286,25 @@ def test_a_run_of_a_newer_format_is_refused_by_every_command(retrograde, text, t
     ):
         outcome = retrograde(*arguments)
         assert outcome.code == 2 and "9.0" in outcome.err and "upgrade" in outcome.err, arguments
+
+
+def test_the_help_lists_every_option_with_its_default_and_the_docs_name_no_other(retrograde):
+    commands = typer.main.get_command(app).commands
+    parameters = {parameter.name: parameter for parameter in commands["train"].params}
+    for name, option in OPTIONS.items():
+        assert option.help.format(choices=", ".join(option.choices)) in parameters[name].help
+        assert option.default_words() in parameters[name].help
+        assert parameters[name].rich_help_panel == option.panel and parameters[name].default == option.default
+        assert option.flag in parameters[name].opts
+    known = {
+        name for command in commands.values() for one in command.params for name in (*one.opts, *one.secondary_opts)
+    }
+    home = Path(__file__).parents[2]
+    for page in (home / "README.md", *(home / "docs").glob("*.md")):
+        for line in page.read_text().splitlines():
+            for code in [line, *re.findall(r"`([^`]+)`", line)]:
+                ours = code if code.startswith("--") else code.partition("retrograde ")[2]
+                assert set(re.findall(r"(?<![\w-])--[a-z-]+", ours)) <= {"--help", "--version", *known}, (page, code)
 
 
 IMPOSSIBLE = [

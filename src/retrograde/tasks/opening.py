@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,10 @@ from ..files import KEPT_BYTES, read_file
 from .synthetic import SYNTHETIC
 from .task import Task
 
-__all__ = ["DEFAULTS", "check_options", "fingerprint_of", "kept_files", "open_task", "reader_of", "task_name"]
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # where they differ from those of `Options`
-    "classify": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
-    "tag": {"tokens": "word", "hidden_size": 128, "embedding_size": 128},
-    "forecast": {"hidden_size": 64},
-    "synthetic": {"hidden_size": 128, "epochs": 50.0},
-}
+__all__ = ["fingerprint_of", "kept_files", "open_task", "reader_of", "task_name"]
 
 _LABELLED = ("classify", "tag")
 _TABLES = (*_LABELLED, "forecast")
-_ONLY: Mapping[str, tuple[str, ...]] = {  # options that some tasks do not have
-    **dict.fromkeys(("text", "label", "max_length", "lowercase", "class_weights"), _LABELLED),
-    **dict.fromkeys(("group", "time", "features", "validation", "test", "test_fraction"), _TABLES),
-    **dict.fromkeys(
-        ("target", "layout", "horizon", "context", "season", "strategy", "freq", "gaps", "duplicates"), ("forecast",)
-    ),
-    **dict.fromkeys(("tokens", "vocab_size", "min_count", "embedding_size"), ("language", *_LABELLED)),
-    **dict.fromkeys(("encoding", "validation_fraction"), ("language", *_TABLES)),
-    **dict.fromkeys(("tie", "bptt", "update_every"), ("language",)),
-    "pooling": ("classify",),
-    "bidirectional": _LABELLED,
-}
 
 
 def task_name(source: Any, asked: str) -> str:
@@ -71,19 +52,6 @@ def task_name(source: Any, asked: str) -> str:
     if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES) and not Path(name).is_dir():
         raise OptionError(f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language.")
     return "language"
-
-
-def check_options(name: str, given: Collection[str]) -> None:
-    """Refuse options that the task does not have.
-
-    Raises
-    ------
-    OptionError
-    """
-    for option in given:
-        if name not in _ONLY.get(option, (name,)):
-            tasks = " and ".join(f"--task {task}" for task in _ONLY[option])
-            raise OptionError(f"--{option.replace('_', '-')} is for {tasks}; this is --task {name}: leave it out.")
 
 
 def open_task(name: str, source: Any, options: Mapping[str, Any], run: Path | None = None) -> Task[Any]:

@@ -29,7 +29,7 @@ from ..errors import DataError, DivergedError, OptionError, RunError
 from ..memory import enough_memory, shortage
 from ..options import Options, flag
 from ..runs import FORMAT, RunFolder, digest
-from ..tasks.opening import DEFAULTS, check_options, fingerprint_of, open_task, task_name
+from ..tasks.opening import fingerprint_of, open_task, task_name
 from . import checkpoint
 from .clipping import Clipping
 from .finish import FlowRecording, finish
@@ -138,12 +138,9 @@ def train(
             what = "standard input" if source == "-" else source
             raise OptionError(f"{out} was trained on {what}: give DATA (with the same content) to go on with it.")
         name = task_name(source, options.task)
-        check_options(name, given)
+        Options.check_task(name, given)
         if not resume:
-            usual: dict[str, Any] = {option: v for option, v in DEFAULTS.get(name, {}).items() if option not in given}
-            if "epochs" not in given and options.max_steps is not None:
-                usual["epochs"] = None  # who counts steps wants all of them
-            options = replace(options, **usual | {"task": name})
+            options = options.for_task(name, given)
         kept = resume and (checkpoint.exists(folder) or (folder / "model.safetensors").exists())
         found = checkpoint.latest(folder) if kept else None
         if found is not None:
