@@ -1,8 +1,8 @@
-"""Running a model without leaving a trace: what every measurement does to a model is undone here.
+"""Run a model without leaving a trace: what a measurement changes is restored, even if it fails.
 
-``isolated`` finds the modules behind whatever is called (a module, a bound method, a lambda, a ``functools.partial``,
-an object that holds networks), puts them into eval mode, and afterwards restores attributes, buffers, parameters,
-modes, gradients and random states, also if the measurement fails.
+``isolated`` finds the modules behind any callable (a module, a bound method, a lambda, a ``functools.partial``, an
+object that has networks), sets their mode, and afterwards restores attributes, buffers, parameters, modes, gradients
+and random states.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..measuring import check_values, dropout_notes, random_states_kept
-from .keeping import Keeper
 from .precision import Precision, own_precision
+from .snapshot import Snapshot
 
-__all__ = ["Isolation", "behind", "isolated"]
+__all__ = ["Isolation", "isolated", "modules_behind"]
 
 _local = threading.local()
 
@@ -34,58 +34,57 @@ class Isolation:
         What names the layers: the module behind the model, a container of several, or the model itself where none is
         known beforehand.
     devices : set of torch.device
-        Where its parameters, its other tensors and its inputs are.
+        Devices of its parameters, its other tensors and its inputs.
     precision : Precision
-        See there.
+        The types it computes in.
     """
 
-    def __init__(self, model: Any, keeper: Keeper, *, training: bool | None, freeze: bool, notes: list[str]) -> None:
-        self._keeper, self._training, self._freeze, self._notes = keeper, training, freeze, notes
+    def __init__(
+        self, model: Any, snapshot: Snapshot, *, training: bool | None, freeze: bool, notes: list[str]
+    ) -> None:
+        self._snapshot, self._training, self._freeze, self._notes = snapshot, training, freeze, notes
         self._prepared = 0  # modules so far
-        self.met = False  # whether a module ran that was not known beforehand
-        self.module: Any = _one(keeper.named()) or model
+        self.module: Any = _container(snapshot.named()) or model
         self.devices: set[torch.device] = set()
         self.precision: Precision = Precision([])
 
     def prepare(self) -> None:
-        """Modes and parameters of the modules found since the last time."""
+        """Set modes and freeze parameters of the modules found since the last call."""
         if self._training:  # parts of a model that is in training mode stay as they are
-            for root in [root for root in self._keeper.roots.values() if not root.training]:
+            for root in [root for root in self._snapshot.roots.values() if not root.training]:
                 root.train()
-        new = self._keeper.modules[self._prepared :]
+        new = self._snapshot.modules[self._prepared :]
         self._prepared += len(new)
         if self._training is not None:
             found = dropout_notes([m for m in new if m.training], self._training)
             self._notes += [note for note in found if note not in self._notes]
-        if self._training is False:
-            for module in [module for module in new if module.training]:
+        for module in new:
+            if self._training is False and module.training:
                 module.eval()
-        if self._freeze:  # only what hangs on a recurrent state needs a gradient here
-            for module in new:
-                for parameter in module.parameters(recurse=False):
-                    if parameter.requires_grad and parameter.is_leaf and not nn.parameter.is_lazy(parameter):
-                        parameter.requires_grad_(False)
+            for parameter in module.parameters(recurse=False) if self._freeze else ():
+                # Only what depends on a recurrent state needs a gradient.
+                if parameter.requires_grad and parameter.is_leaf and not nn.parameter.is_lazy(parameter):
+                    parameter.requires_grad_(False)
 
-    def meet(self, module: nn.Module, args: Any) -> None:
-        """Look at a module that is about to run."""
-        if not self._keeper.knows(module):
-            self.met = True
-            self._keeper.keep(module, type(module).__name__)
+    def meet(self, module: nn.Module) -> None:
+        """Take note of a module that is about to run."""
+        if not self._snapshot.knows(module):
+            self._snapshot.add(module, type(module).__name__)
             self.prepare()
 
-    def check(self, model: Any) -> None:
-        """After the run: say what was out of reach."""
-        if not self._keeper.modules:
+    def check(self) -> None:
+        """After the run: note what could not be found or controlled."""
+        if not self._snapshot.modules:
             self._notes.append(
-                "no module was found behind the model, so its modes and attributes were not looked after: give module="
+                "no module was found behind the model, so its modes and attributes were not restored: give module="
             )
-        if not self._keeper.complete:
-            self._notes.append("the model holds more objects than are looked after: some may not be as they were")
+        if not self._snapshot.complete:
+            self._notes.append("the model has more objects than can be restored: some may have changed")
         if self._training is False:
-            restless = [m for m in self._keeper.modules if m.training and dropout_notes([m], True)]
-            if restless:
+            active = [m for m in self._snapshot.modules if m.training and dropout_notes([m], True)]
+            if active:
                 self._notes.append(
-                    f"the model switches {type(restless[0]).__name__} to training mode as it runs: its dropout is "
+                    f"the model switches {type(active[0]).__name__} to training mode as it runs: its dropout is "
                     "active, one random mask was measured"
                 )
 
@@ -94,8 +93,8 @@ class Isolation:
         return self.precision.given(value.clone() if isinstance(value, Tensor) and value.is_inference() else value)
 
 
-def _one(found: dict[str, nn.Module]) -> nn.Module | None:
-    """One module that has all of them, under their names."""
+def _container(found: dict[str, nn.Module]) -> nn.Module | None:
+    """One module that contains all of them, under their names."""
     if len(found) < 2:
         return next(iter(found.values()), None)
     whole = nn.Module()
@@ -103,24 +102,18 @@ def _one(found: dict[str, nn.Module]) -> nn.Module | None:
     return whole
 
 
-def behind(model: Any, module: Any = None) -> nn.Module | None:
-    """The module behind anything that is called, or one that holds several, by the names they were found under.
-
-    Nothing is changed.
-    """
-    keeper = Keeper(looking=True)
-    for one in _given(module):
-        keeper.keep(one)
-    keeper.keep(model)
-    return _one(keeper.named())
+def modules_behind(model: Any, module: Any = None) -> nn.Module | None:
+    """The module behind any callable, or a container of several, by the names they were found under."""
+    snapshot = Snapshot(search_only=True)
+    for one in [*_module_list(module), model]:
+        snapshot.add(one)
+    return _container(snapshot.named())
 
 
-def _given(module: Any) -> list[nn.Module]:
-    """What ``module=`` names."""
-    if module is None:
-        return []
+def _module_list(module: Any) -> list[nn.Module]:
+    """The modules that ``module=`` names."""
     several = list(module.values()) if isinstance(module, dict) else module
-    several = several if isinstance(several, (list, tuple)) else [several]
+    several = [] if several is None else several if isinstance(several, (list, tuple)) else [several]
     for one in several:
         if not isinstance(one, nn.Module):
             raise OptionError(f"module is {type(one).__name__}; give the torch.nn.Module behind the model, or several.")
@@ -137,47 +130,46 @@ def isolated(
     freeze: bool = True,
     inputs: Any = (),
 ) -> Iterator[Isolation]:
-    """Leave a model, what it is called with and the random states as they were found.
+    """Restore a model, its inputs and the random states at the end of the block.
 
     Parameters
     ----------
     model : callable
         What is measured.
     notes : list of str
-        What a reader must know is added to it.
+        What a reader must know is appended to it.
     module : Module or list of Module, optional
-        Modules behind the model that cannot be found by looking at it.
+        Modules behind the model that cannot be found by walking it.
     training : bool or None
         True: training mode (a model that is in it keeps the modes of its parts); False: eval mode; None: no change.
     freeze : bool
-        Whether parameters are held constant.
+        Whether parameters are constants.
     inputs
-        What the model is called with, in any nesting: their values are kept.
+        What the model is called with, nested in any way: its tensors are restored too.
 
     Raises
     ------
     FlowError
         A parameter or an input has no values (device ``meta``); the model fails without autocast.
     OptionError
-        ``module`` is no module.
+        ``module`` is not a module.
     """
-    given = _given(module)
-    outer: Keeper | None = getattr(_local, "keeper", None)
-    keeper = Keeper(cut=freeze, outer=outer)
+    given = _module_list(module)
+    outer: Snapshot | None = getattr(_local, "snapshot", None)
+    snapshot = Snapshot(detach=freeze, outer=outer)
     thread = threading.get_ident()
     with contextlib.ExitStack() as stack:
-        stack.callback(setattr, _local, "keeper", outer)
-        stack.callback(keeper.restore)
-        for one in given:
-            keeper.keep(one)
-        keeper.keep(model)
-        keeper.keep_values(inputs)
-        _local.keeper = keeper
-        tensors = keeper.tensors
-        check_values(tensors, keeper.modules)
+        stack.callback(setattr, _local, "snapshot", outer)
+        stack.callback(snapshot.restore)
+        for one in [*given, model]:
+            snapshot.add(one)
+        snapshot.add_tensors(inputs)
+        _local.snapshot = snapshot
+        tensors = snapshot.tensors
+        check_values(tensors, snapshot.modules)
         devices = {tensor.device for tensor in tensors}
         stack.enter_context(random_states_kept(devices))
-        isolation = Isolation(model, keeper, training=training, freeze=freeze, notes=notes)
+        isolation = Isolation(model, snapshot, training=training, freeze=freeze, notes=notes)
         isolation.devices = devices
         isolation.prepare()
         parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
@@ -185,9 +177,9 @@ def isolated(
 
         def meet(module: nn.Module, args: Any) -> None:
             if threading.get_ident() == thread:
-                isolation.meet(module, args)
+                isolation.meet(module)
 
         handle = nn.modules.module.register_module_forward_pre_hook(meet)
         stack.callback(handle.remove)
         yield isolation
-        isolation.check(model)
+        isolation.check()

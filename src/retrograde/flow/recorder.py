@@ -21,7 +21,7 @@ from ..errors import OptionError, RunError
 from ..files import read_file, write_file
 from ..measuring import random_states_kept
 from .anew import nothing_computed_anew
-from .isolation import behind, isolated
+from .isolation import isolated, modules_behind
 from .measure import State, gradient_flow
 from .result import GradientFlow
 from .summary import summarize
@@ -379,7 +379,7 @@ class GradientFlowRecorder:
             return None, whole
         count = min(self.sequences, size - 1)
         rows = _spread(size, count)
-        likely = 0 if _batch_first(behind(self.model, self.module)) else 1
+        likely = 0 if _batch_first(modules_behind(self.model, self.module)) else 1
         options: list[list[int | None]] = []
         for leaf in _leaves(batch):
             axes: list[int | None] = [axis for axis in range(_dim(leaf)) if _size(leaf, axis) == size]
