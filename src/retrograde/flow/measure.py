@@ -28,7 +28,7 @@ from .losses import (
     nothing_ran,
     steps_there,
 )
-from .placing import Placing
+from .positions import LossPositions
 from .precision import without_autocast
 from .recurrence import Swept
 from .result import GradientFlow
@@ -204,7 +204,7 @@ class _Measured:
         self.norms = np.zeros((len(self.runs), len(rows), max(self.steps), *tail))
         self.below = np.zeros(self.norms.shape, dtype=bool)  # what is too small to be measured
         self.range = Range.of_numbers()
-        self.placing = Placing(graph, rows, final=final, loss_at=loss_at)
+        self.positions = LossPositions(graph, rows, final=final, loss_at=loss_at)
         self.last: np.ndarray[Any, Any] | None = None  # with one loss a sequence: (layers, T, B)
         if final and all(own[0].h.shape[1] == batch for own in self.runs.values()):
             self.last = np.zeros((len(self.runs), max(self.steps), batch))
@@ -291,14 +291,14 @@ class _Measured:
             place = slice(at, at + len(rows))
             at += len(rows)
             swept = self.graph.send_rows(rows)
-            self.placing.note(rows, swept)
+            self.positions.note(rows, swept)
             found, own = narrowest.wider(self._norms(swept), partial(self._sent_larger, rows))
             ranges.append(own)
             for i, label in enumerate(self.runs):
                 if label in found:
                     self._place(i, label, place, found[label], own, has_loss[place])
         self.range = max(ranges, key=lambda own: own.floor)
-        self.placing.settle()
+        self.positions.settle()
 
     def _norms(self, swept: dict[str, Swept]) -> dict[str, np.ndarray[Any, Any]]:
         """Norms `(N, T, B)` of each layer for N losses."""
@@ -327,7 +327,7 @@ class _Measured:
         below = own.leaves_open(reduced, lost & exists.numpy(), whole=self.quantiles == "none")
         self.norms[i, place, :steps] = np.where(below, 0.0, reduced)
         self.below[i, place, :steps] = below
-        self.placing.keep(
+        self.positions.keep(
             i, label, place, torch.where(torch.from_numpy(lost), -1.0, norms), exists, partial(self._spread, own)
         )
         if self.last is not None:
@@ -416,8 +416,8 @@ class _Measured:
             losses=self.losses.detach()[self.rows].double().cpu().numpy(),
             loss_steps=self.losses.shape[0],
             last=self.last,
-            alignments=self.placing.alignments(),
-            by_distance=self.placing.by_distance(np.where(self.below, -np.inf, self.norms)),
+            alignments=self.positions.alignments(),
+            by_distance=self.positions.by_distance(np.where(self.below, -np.inf, self.norms)),
             below=self.below if self.below.any() else None,
             notes=notes,
             evidence=evidence,

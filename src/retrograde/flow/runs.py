@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from ..errors import FlowError
 from .calls import AnyCall, Call, Marked
 
-__all__ = ["base", "labeled_runs", "same_weights", "state_changes"]
+__all__ = ["base", "batch_of", "labeled_runs", "same_weights", "state_changes", "steps_of"]
 
 _UNNAMED = "l0"  # the label of a mark that was given none
 _LONGEST_PERIOD = 16  # recurrences that are marked in turn at one line of code, which a period of marks tells apart
@@ -60,6 +60,16 @@ def base(label: str) -> str:
     """The layer's label without the number of its run."""
     name, mark, number = label.rpartition("#")
     return name if mark and number.isdigit() else label
+
+
+def steps_of(run: Sequence[AnyCall]) -> int:
+    """T of a run."""
+    return sum(len(call.h) for call in run)
+
+
+def batch_of(run: Sequence[AnyCall]) -> int:
+    """B of a run."""
+    return run[0].h.shape[1]
 
 
 def same_weights(run: Sequence[AnyCall]) -> bool:

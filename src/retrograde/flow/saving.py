@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import FlowError
 from ..files import read_file, write_file
 from . import contributions, evidence
-from .alignment import Alignment, Reach, aligned, touched
+from .alignment import Alignment, Reach, aligned
 
 if TYPE_CHECKING:
     from .result import GradientFlow
@@ -122,7 +122,7 @@ def _alignments(flow: GradientFlow, labels: dict[str, Any], arrays: dict[str, ND
             exists = (flow.norms[i, :, :steps].reshape(len(flow.targets), steps, -1) != 0).any(-1, keepdims=True)
         found.append(
             aligned(
-                Reach(flow.targets, *touched(exists)),
+                Reach.of(flow.targets, exists),
                 flow.targets,
                 steps,
                 flow.loss_steps,
