@@ -18,7 +18,7 @@ from twin import norms, unrolled
 
 import retrograde as rg
 from retrograde.errors import FlowError
-from retrograde.flow import anew
+from retrograde.flow import torch_patches
 
 T, B = 6, 3
 
@@ -590,7 +590,7 @@ def test_what_happens_between_two_layers_counts(way: str, batch_first: bool) -> 
 
 
 class Thrifty(nn.Module):
-    """Computes its layers, or its head, anew in the backward pass."""
+    """Recomputes its layers, or its head, in the backward pass."""
 
     def __init__(self, where: str, how: object) -> None:
         super().__init__()
@@ -598,7 +598,7 @@ class Thrifty(nn.Module):
         self.rnn, self.head = nn.LSTM(2, 3, bidirectional=True).double(), nn.Linear(6, 3).double()
         self.where, self.how = where, how
 
-    def anew(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def recomputed(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.how == "sequential":
             return checkpoint_sequential([run, torch.clone], 2, x, use_reentrant=True)
         if self.how == "selective":
@@ -608,14 +608,14 @@ class Thrifty(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.where == "layers":
-            return self.anew(lambda x: self.head(self.rnn(x)[0]).cumsum(0).tanh(), x)
-        return self.anew(lambda o: self.head(o).cumsum(0).tanh(), self.rnn(x)[0])
+            return self.recomputed(lambda x: self.head(self.rnn(x)[0]).cumsum(0).tanh(), x)
+        return self.recomputed(lambda o: self.head(o).cumsum(0).tanh(), self.rnn(x)[0])
 
 
 @pytest.mark.parametrize("where", ["layers", "head"])
 @pytest.mark.parametrize("how", [True, False, "selective", "sequential"])
 @pytest.mark.parametrize("own_gradient", [False, True])
-def test_what_is_computed_anew_is_measured_as_what_is_kept(where: str, how: object, own_gradient: bool) -> None:
+def test_what_is_recomputed_is_measured_as_what_is_kept(where: str, how: object, own_gradient: bool) -> None:
     x = randn(T, B, 2).requires_grad_(own_gradient)
     name = "rnn.weight_hh_l0"
     model, plain = Thrifty(where, how), Thrifty(where, None)
@@ -634,8 +634,8 @@ def test_what_is_computed_anew_is_measured_as_what_is_kept(where: str, how: obje
     assert torch.utils.checkpoint.CheckpointFunction.apply.__func__ is torch.autograd.Function.apply.__func__
 
 
-def test_a_torch_whose_checkpoints_cannot_be_kept_is_told_what_to_switch_off(monkeypatch) -> None:
-    monkeypatch.setattr(anew._KEPT, "_generator", None)  # as where torch has renamed its own
+def test_a_torch_whose_checkpoints_cannot_be_kept_says_what_to_switch_off(monkeypatch) -> None:
+    monkeypatch.setattr(torch_patches, "_GENERATOR", "renamed")  # as where torch has renamed its own
     x = randn(T, B, 2)
     with pytest.raises(FlowError, match="switch that off while its gradient is measured"):
         rg.gradient_flow(Thrifty("layers", False), x, loss=losses)

@@ -260,7 +260,7 @@ def test_records_are_in_the_run_folder_and_go_on(tmp_path: Path) -> None:
         run_for(run, 1)
     recorder = run_for(run, 4, resume=True)
     assert lines_of(recorder) == [2, 4, 6, 8] and lines(run) == recorder.records
-    # Back to the checkpoint of step 5: what came after is trained, and recorded, anew.
+    # Back to the checkpoint of step 5: the later steps are trained and recorded again.
     assert lines_of(run_for(run, 2, resume=True, first=5)) == [2, 4, 6]
     assert [line["step"] for line in lines(run)] == [2, 4, 6]
 
@@ -277,7 +277,7 @@ def test_a_line_cut_off_by_a_crash_is_dropped_and_damage_is_named(tmp_path: Path
     assert lines_of(run_for(tmp_path, 2, resume=True)) == [2, 4, 6]
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
     file.write_bytes(b"[]\n" + whole)
-    with pytest.raises(rg.errors.RunError, match="line 1 is no record"):
+    with pytest.raises(rg.errors.RunError, match="line 1 is not a record"):
         run_for(tmp_path, 1, resume=True)
 
 

@@ -22,9 +22,9 @@ from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from . import cells
-from .anew import nothing_computed_anew
 from .calls import AnyCall, Call, Link, Marked, StatePart, call_of, pass_on, record
 from .cells import Step, Weights
+from .torch_patches import without_checkpoints
 
 _LAYERS = {cell.mode.lower(): cell for cell in CELLS}  # torch's operators by name
 _CELLS = {f"{name}_cell": cell for name, cell in _LAYERS.items()}
@@ -472,7 +472,7 @@ def recording(model: object) -> Iterator[Recorder]:
     handles.append(nn.modules.module.register_module_forward_hook(part, always_call=True))
     try:
         with (
-            nothing_computed_anew(),
+            without_checkpoints(),
             torch.compiler.set_stance("force_eager"),
             torch.inference_mode(False),
             torch.enable_grad(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from torch import Tensor
 
 from ..cells import find
 from ..errors import FlowError
-from . import recurrence
 from .evidence import Evidence, factors
-from .precision import without_autocast
+from .torch_patches import without_autocast
 
 if TYPE_CHECKING:
     from .result import GradientFlow
@@ -102,10 +101,9 @@ class Sums:
 
 @without_autocast()
 def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
-    """Walk the lags in rising order, keeping for each only a few numbers."""
+    """Walk the lags in rising order; of each, only a few numbers are kept."""
     total = _total(evidence)
-    known = flow.known_layers
-    names = {name: gates for label in known for name, gates in evidence.parameters(label).values()}
+    names = {name: gates for label in flow.known_layers for name, gates in evidence.parameters(label).values()}
     if not names:
         return Sums(np.zeros(0, dtype=np.int64), {}, {})
     running: dict[str, Tensor] = {}
@@ -114,26 +112,15 @@ def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
     for lag, parts in _lag_gradients(flow, evidence):
         lags.append(lag)
         for name, gates in names.items():
-            g = total[name]
-            part = parts.get(name)
+            g, part = total[name], parts.get(name)
             if part is not None:
                 running[name] = part.clone() if name not in running else running[name].add_(part)
             p = running.get(name)
             rest = g.double() if p is None else g.double() - p.double()
-            rows[name].append(
-                np.stack(
-                    [
-                        _dots(part, part, gates),
-                        _dots(part, g, gates),
-                        _dots(p, p, gates),
-                        _dots(p, g, gates),
-                        _dots(rest, rest, gates),
-                    ],
-                    -1,
-                )
-            )
+            pairs = ((part, part), (part, g), (p, p), (p, g), (rest, rest))
+            rows[name].append(np.stack([_dots(a, b, gates) for a, b in pairs], -1))
     numbers = {name: np.stack(values, 1) for name, values in rows.items()}
-    # Lags ahead of t count only where something looks ahead.
+    # Negative lags count only where something looks ahead.
     some = np.any([values[0, :, 0] != 0 for values in numbers.values()], axis=0) | (np.asarray(lags) >= 0)
     return Sums(
         np.asarray(lags)[some],
@@ -227,29 +214,34 @@ def _dots(a: Tensor | None, b: Tensor | None, gates: int) -> Array:
     return torch.cat([by_gate.sum()[None], by_gate]).cpu().numpy()
 
 
-def _product(left: Tensor, right: Tensor | None) -> Tensor:
-    """Σ over all leading axes of left ⊗ right."""
-    left = left.flatten(0, -2)
-    return left.sum(0) if right is None else left.T @ right.flatten(0, -2)
+def _add(
+    sums: dict[str, Tensor],
+    evidence: Evidence,
+    label: str,
+    at: Any,
+    inputs: Tensor,
+    hidden: Tensor,
+    states: Tensor | None,
+) -> None:
+    """Add the gradients of a layer's parameters, of some of its steps; a parameter may belong to several runs."""
+    for kind, (name, _) in evidence.parameters(label).items():
+        left, right = factors(evidence.run(label), kind, at, inputs, hidden, states)
+        left = left.flatten(0, -2)
+        part = left.sum(0) if right is None else left.T @ right.flatten(0, -2)
+        if name in sums:
+            sums[name] += part
+        else:
+            sums[name] = part
 
 
 def _total(evidence: Evidence) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for label, swept in evidence.total().items():
-        run = evidence.run(label)
-        assert swept.inputs is not None and swept.hidden is not None
-        states = None if swept.states is None else swept.states[0]
-        for kind, (name, _) in evidence.parameters(label).items():
-            part = _product(*factors(run, kind, slice(None), swept.inputs[0], swept.hidden[0], states))
-            found[name] = found[name] + part if name in found else part  # of every run of the layer
-    for label in evidence.runs:
-        weights = evidence.run(label).weights
-        sizes = {"weight_ih": weights.ih, "weight_hh": weights.hh, "bias_ih": weights.bias_ih}
-        sizes |= {"bias_hh": weights.bias_hh, "weight_hr": weights.hr}
-        for kind, (name, _) in evidence.parameters(label).items():
-            like = sizes[kind]
-            assert like is not None
-            found.setdefault(name, torch.zeros_like(like))
+    for label, s in evidence.total().items():
+        assert s.inputs is not None and s.hidden is not None
+        _add(found, evidence, label, slice(None), s.inputs[0], s.hidden[0], None if s.states is None else s.states[0])
+    for label, run in evidence.runs.items():
+        for (name, _), weight in zip(evidence.parameters(label).values(), run.weights.tensors(), strict=True):
+            found.setdefault(name, torch.zeros_like(weight))
     return found
 
 
@@ -259,63 +251,33 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
         for lag, found in evidence.by_lag():
             parts: dict[str, Tensor] = {}
             for (label, run), a in zip(evidence.runs.items(), found, strict=True):
-                if label not in flow.known_layers:
-                    continue
-                inputs = run.input_side(a.at, a.h, a.hidden)
-                for kind, (name, _) in evidence.parameters(label).items():
-                    part = _product(*factors(run, kind, a.at, inputs, a.hidden, a.h))
-                    parts[name] = parts[name] + part if name in parts else part  # of every run of the layer
+                if label in flow.known_layers:
+                    _add(parts, evidence, label, a.at, run.input_side(a.at, a.h, a.hidden), a.hidden, a.h)
             yield lag, parts
         return
-    # Any graph: all lags grow together, block of targets by block; in several rounds where that is too much to hold.
+    # Any graph: blocks of targets bring all lags at once; in several rounds where that is too much memory.
     lag_of = {label: flow._lag_of_sequences(label) for label in flow.known_layers if label in evidence.runs}
     every = np.unique(np.concatenate([table[table > _NEVER].ravel() for table in lag_of.values()]))
-    size = sum(w.numel() * w.element_size() for label in lag_of for w in _tensors(evidence, label))
+    size = sum(w.numel() * w.element_size() for label in lag_of for w in evidence.run(label).weights.tensors())
     per_round = max(1, _SUMS_BYTES // max(1, size))
     for start in range(0, len(every), per_round):
         chosen = every[start : start + per_round]
-        sums: dict[str, Tensor] = {}
+        sums: list[dict[str, Tensor]] = [{} for _ in chosen]
         at = 0
-        for rows, swept in evidence.by_target():
+        for rows, adjoints in evidence.by_target():
             place = slice(at, at + len(rows))
             at += len(rows)
-            for label, s in swept.items():
-                if label not in lag_of:
-                    continue
-                _gather(sums, evidence, label, s, lag_of[label][place], chosen)
-        for i, lag in enumerate(chosen):
-            yield int(lag), {name: values[i] for name, values in sums.items()}
+            for label in adjoints.keys() & lag_of.keys():
+                s, batch = adjoints[label], evidence.run(label).batch_size
+                assert s.inputs is not None and s.hidden is not None
+                lags = lag_of[label][place]
+                table = torch.from_numpy(np.broadcast_to(lags, (*lags.shape[:2], batch)).copy())
+                for lag, own in zip(chosen, sums, strict=True):
+                    n, k, b = (table == int(lag)).nonzero(as_tuple=True)
+                    if len(n):
+                        states = None if s.states is None else s.states[n, k, b]
+                        _add(own, evidence, label, (k, b), s.inputs[n, k, b], s.hidden[n, k, b], states)
+        yield from zip(map(int, chosen), sums, strict=True)
 
 
 _NEVER = np.iinfo(np.int64).min
-
-
-def _tensors(evidence: Evidence, label: str) -> list[Tensor]:
-    w = evidence.run(label).weights
-    return [a for a in (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr) if a is not None]
-
-
-def _gather(
-    sums: dict[str, Tensor],
-    evidence: Evidence,
-    label: str,
-    swept: recurrence.Swept,
-    lag_of: NDArray[np.int64],
-    chosen: NDArray[np.int64],
-) -> None:
-    run = evidence.run(label)
-    assert swept.inputs is not None and swept.hidden is not None
-    batch = run.batch_size
-    table = torch.from_numpy(np.broadcast_to(lag_of, (*lag_of.shape[:2], batch)).copy())
-    for i, lag in enumerate(chosen):
-        n, k, b = (table == int(lag)).nonzero(as_tuple=True)
-        if not len(n):
-            continue
-        states = None if swept.states is None else swept.states[n, k, b]
-        inputs, hidden = swept.inputs[n, k, b], swept.hidden[n, k, b]
-        for kind, (name, _) in evidence.parameters(label).items():
-            left, right = factors(run, kind, slice(None), inputs, hidden, states)
-            part = _product(left, None if right is None else right[k, b])
-            if name not in sums:
-                sums[name] = part.new_zeros(len(chosen), *part.shape)
-            sums[name][i] += part

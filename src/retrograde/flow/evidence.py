@@ -18,10 +18,10 @@ from torch import Tensor
 from ..cells import find
 from ..errors import FlowError
 from . import recurrence
-from .anew import nothing_computed_anew
 from .cells import Trajectory, Weights
 from .graph import Graph, StepwiseRun
 from .recurrence import Lag, Swept
+from .torch_patches import without_checkpoints
 
 _BLOCK_BYTES = 256 * 2**20
 
@@ -136,7 +136,7 @@ class Evidence:
 
     def _send(self, directions: Tensor) -> dict[str, Swept]:
         try:
-            with nothing_computed_anew():
+            with without_checkpoints():
                 return self._graph.send(directions, keep=True)
         except RuntimeError as changed:
             if "version" not in str(changed):
@@ -240,16 +240,11 @@ def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], t
 
 
 def factors(
-    run: Trajectory, kind: str, at: slice | Tensor, inputs: Tensor, hidden: Tensor, states: Tensor | None
+    run: Trajectory, kind: str, at: Any, inputs: Tensor, hidden: Tensor, states: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The two whose product over (k, b) is ∂E_t/∂(parameter): `(…, B, rows)`, and `(…, B, columns)` or None."""
-    if kind == "weight_ih":
-        return inputs, run.x[at]
-    if kind == "weight_hh":
-        return hidden, run.h_before[at]
-    if kind == "bias_ih":
-        return inputs, None
-    if kind == "bias_hh":
-        return hidden, None
-    assert states is not None
-    return states, run.projected_from()[at]
+    """The two whose product over steps and sequences ``at`` is ∂E_t/∂(parameter): `(…, rows)`, `(…, columns)`."""
+    if kind == "weight_hr":
+        assert states is not None
+        return states, run.projected_from()[at]
+    multiplied = {"weight_ih": run.x, "weight_hh": run.h_before}.get(kind)
+    return inputs if kind.endswith("ih") else hidden, None if multiplied is None else multiplied[at]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..measuring import check_values, dropout_notes, random_states_kept
-from .precision import Precision, own_precision
 from .snapshot import Snapshot
+from .torch_patches import Precision, own_precision
 
 __all__ = ["Isolation", "isolated", "modules_behind"]
 

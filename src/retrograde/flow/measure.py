@@ -29,10 +29,10 @@ from .losses import (
     steps_there,
 )
 from .positions import LossPositions
-from .precision import without_autocast
 from .recurrence import Swept
 from .result import GradientFlow
 from .runs import base, labeled_runs
+from .torch_patches import without_autocast
 from .underflow import Range
 
 __all__ = ["gradient_flow"]

@@ -1,56 +1,53 @@
-"""``GradientFlowRecorder``: the gradient's way through time, measured now and then while a model trains."""
+"""``GradientFlowRecorder``: measures the gradient flow now and then while a model trains."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..errors import OptionError, RunError
 from ..files import read_file, write_file
 from ..measuring import random_states_kept
-from .anew import nothing_computed_anew
+from .batches import SequenceSubset, mapped
 from .isolation import isolated, modules_behind
 from .measure import State, gradient_flow
 from .result import GradientFlow
 from .summary import summarize
+from .torch_patches import without_checkpoints
 
-__all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]
+__all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "mapped", "scalars"]
 
 Record = dict[str, Any]
 FILE = Path("flow", "recorded.jsonl")
-_RECORDS_BYTES = 1 << 26  # of a file of records that is gone on with
-_GUESSES = 16  # combinations of axes that are tried to find the batch axis
+_RECORDS_BYTES = 1 << 26  # largest file of records that is continued
 
 
 class ScalarWriter(Protocol):
-    """What TensorBoard's ``SummaryWriter`` is to the recorder."""
+    """What the recorder needs of TensorBoard's ``SummaryWriter``."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
-        """Keep one number of one step."""
+        """Write one number of one step."""
 
 
 class GradientFlowRecorder:
     """Measure the gradient flow of a model every N steps of any training loop.
 
     Call ``step`` once per training step with the batch. Every ``every`` steps a few sequences of it are measured by
-    ``gradient_flow``; a record is kept in ``records``, appended to ``RUN/flow/recorded.jsonl`` and, if wanted, written
-    to TensorBoard. A measurement that would lift the share of time spent here over ``budget`` is skipped.
+    ``gradient_flow``; a record is appended to ``records`` and to ``RUN/flow/recorded.jsonl`` and, if wanted, written to
+    TensorBoard. A measurement that would raise the share of time spent here above ``budget`` is skipped.
 
-    Training goes on as if the recorder were not there: weights, gradients, modes, buffers, other attributes of the
-    modules and what they contain, the batch, and the random states of torch, NumPy and Python stay as they are. That
-    holds for any callable, as in ``gradient_flow``. Forward hooks of the model do run.
+    Training continues as if the recorder were not there, for any callable, as after ``gradient_flow``. Forward hooks of
+    the model do run. In distributed training the first process measures; the others only count.
 
     Parameters
     ----------
@@ -60,57 +57,51 @@ class GradientFlowRecorder:
         ``loss(output)``, or ``loss(output, target)`` where ``step`` is given a target: losses by step `(T, B)` or one
         per sequence `(B,)` (``reduction="none"``), as in ``gradient_flow``. May be given to ``step`` instead.
     inputs, target : optional
-        A batch (a tensor, or a tuple of what the model is called with) to measure every time, in place of the one being
-        trained on: curves then differ by the weights alone.
+        A batch (a tensor, or a tuple of what the model is called with) to measure every time, instead of the one being
+        trained on: records then differ by the weights alone.
     every : int
         Steps between measurements.
     budget : float or None
-        Largest share of wall time, since the first step, spent here; None measures every time. (Making a recorder, the
-        first in a process, takes about a second more: torch loads what measuring needs.)
+        Largest share of wall time, since the first step, spent here; None measures every time. (The first recorder in a
+        process takes about a second more: torch loads what measuring needs.)
     sequences : int or None
         How many sequences of the batch are measured, evenly spread; None for all. The batch axis is found by trying:
-        the losses of the chosen sequences must come out the same by themselves. Where they do not (a ``loss`` that
-        holds a target of the whole batch), the whole batch is measured.
+        the losses of the chosen sequences must be the same without the others. Where they are not (a ``loss`` that
+        has a target of the whole batch), the whole batch is measured.
     targets : int or None
         How many of the steps t that have a loss are followed, evenly spread up to the last; None for all.
     run : path, optional
         The run folder; without it records stay in memory.
     resume : bool
-        Go on with the records that ``run`` already holds, from the step after the last (or the ``step`` given: records
-        from there on, of work that is now done anew, are dropped).
+        Continue the records that ``run`` already has, after the last step (or from the ``step`` given: later records,
+        of steps that are now trained again, are dropped).
     writer : object with ``add_scalar(tag, value, step)``, optional
-        ``torch.utils.tensorboard.SummaryWriter``, or what behaves like it.
-    state, layers
+        ``torch.utils.tensorboard.SummaryWriter``, or an object that behaves like it.
+    state, layers, module
         As in ``gradient_flow``.
     fraction : float
-        Of the norm at the first lag that has any, for the horizon.
-    module : Module or list of Module, optional
-        The modules behind ``model``, as in ``gradient_flow``.
+        Fraction of the first norm that defines the horizon.
 
     Attributes
     ----------
     records : list of dict
         ``step``; ``layers``: by label ``norm_at_lag_0`` and ``by_lag`` (‖∂E_t/∂s_{t−lag}‖, mean over t and sequences),
-        ``growth_per_step``, ``half_life`` and ``horizon`` in steps, each null where it has no finite value, and
+        ``growth_per_step``, ``half_life`` and ``horizon`` in steps, each None where it has no finite value, and
         ``verdict``; ``loss``, the mean over what was followed; ``sequences``, ``targets`` and ``steps`` (T) measured;
-        ``skipped``, how many measurements were left out since the last record to keep the budget; ``cost`` in seconds;
+        ``skipped``, how many measurements were skipped since the last record to keep the budget; ``cost`` in seconds;
         ``overhead``; ``notes``. A measurement that failed has ``step`` and ``error``.
     overhead : float
         Share of wall time spent here since the first step.
     skipped : int
-        Measurements left out so far.
+        Measurements skipped so far.
 
     Raises
     ------
     FlowError
         At the first ``step``, which tries everything once: no recurrent layer, a loss of the wrong shape, … Later
-        failures do not stop the training: they are warned of and recorded.
+        failures do not stop the training: they are warned about and recorded.
     RunError
         The run folder has records already and ``resume`` is false.
-
-    Notes
-    -----
-    In distributed training the first process measures; the others only count.
 
     Examples
     --------
@@ -169,18 +160,15 @@ class GradientFlowRecorder:
         self.every, self.budget, self.sequences, self.targets = every, budget, sequences, targets
         self.writer, self.state, self.layers, self.fraction = writer, state, layers, fraction
         self.path = None if run is None else Path(run) / FILE
-        self.records: list[Record] = []
+        self.records: list[Record] = [] if self.path is None else _opened(self.path, resume)
         self.skipped = 0
-        self._resumed = False
-        if self.path is not None:
-            self._open(self.path, resume)
         self.steps: int = self.records[-1]["step"] if self.records else 0  # the step last seen
         self._began: float | None = None
         self._spent = 0.0
         self._costs: list[float] = []  # seconds of the last measurements
         self._due = 0
         self._skipped_before = 0  # at the last record
-        self._axes: dict[tuple[int, ...], list[int | None] | None] = {}
+        self._subset = SequenceSubset(sequences, batch_first=_batch_first(modules_behind(self.model, module)))
         self._warned: set[str] = set()
         _load()
 
@@ -212,9 +200,9 @@ class GradientFlowRecorder:
         *inputs
             What the model was called with.
         target
-            Handed to the loss beside the output, cut to the sequences that are measured.
+            Passed to the loss after the output, cut to the sequences that are measured.
         loss
-            In place of the recorder's own.
+            Instead of the recorder's own.
         lengths
             Of padded sequences `(B,)`, as in ``gradient_flow``.
         step
@@ -250,7 +238,7 @@ class GradientFlowRecorder:
                 return None
             self._due = self._next(self.steps + 1)
             now = time.perf_counter()
-            # As long as the longest of late: a share that is promised is not left to an average.
+            # The longest of the last measurements, not their mean: the budget is a promise.
             spent = self._spent + (now - start) + max(self._costs)
             if self.budget is not None and spent > self.budget * (now - began):
                 self.skipped += 1
@@ -260,7 +248,7 @@ class GradientFlowRecorder:
             self._spent += time.perf_counter() - start
 
     def _next(self, step: int) -> int:
-        """The multiple of ``every`` at or after a step; step 0 waits where there is a budget, which has no time yet."""
+        """The multiple of ``every`` at or after a step; with a budget not step 0, when no time has passed."""
         found = -(-step // self.every) * self.every
         return found if found or self.budget is None else self.every
 
@@ -269,7 +257,7 @@ class GradientFlowRecorder:
         try:
             flow = self._measure(inputs, target, loss, lengths)
             record |= self._described(flow)
-        except Exception as failure:  # training that has run for hours does not end because its probe does
+        except Exception as failure:  # a failed measurement does not end the training
             record["error"] = f"{type(failure).__name__}: {failure}"
             self._warn(f"Step {self.steps}: the gradient flow could not be measured: {failure}", key=str(failure))
         record["skipped"] = self.skipped - self._skipped_before
@@ -325,10 +313,12 @@ class GradientFlowRecorder:
         with isolated(
             self.model, module=self.module, training=None, freeze=False, notes=notes, inputs=(inputs, target)
         ) as isolation:
-            self._wait(isolation.devices)
-            inputs = isolation.given(inputs)
-            batch = _detached((inputs, target, None if lengths is None else torch.as_tensor(lengths)))
-            batch, losses = self._chosen(batch, loss)
+            for device in isolation.devices:
+                if device.type not in ("cpu", "meta"):
+                    torch.accelerator.synchronize(device)  # what is still running there is not our time
+            given = (isolation.given(inputs), target, None if lengths is None else torch.as_tensor(lengths))
+            batch = mapped(given, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
+            batch, losses = self._subset.choose(batch, functools.partial(self._losses, loss))
             (inputs, target, lengths), followed = batch, None
             if losses.ndim == 2:
                 followed = losses.ne(0).any(1).nonzero().flatten().tolist()  # a masked step has loss 0
@@ -348,98 +338,15 @@ class GradientFlowRecorder:
         flow.notes += [note for note in notes if note not in flow.notes]
         return flow
 
-    def _chosen(self, batch: Any, loss: Callable[..., Tensor]) -> tuple[Any, Tensor]:
-        """The sequences to measure and their losses; all of them where they cannot be told apart."""
-        leaves = _leaves(batch)
-        key = tuple(_dim(leaf) for leaf in leaves)
-        if self.sequences is None:
-            return batch, self._losses(batch, loss)
-        if key not in self._axes:
-            axes, losses = self._found_axes(batch, loss)
-            if losses.ndim and losses.shape[-1] > 1:  # a batch of one tells nothing of the next
-                self._axes[key] = axes
-            if axes is None:
-                return batch, losses
-        axes = self._axes[key]
-        if axes is not None:
-            sizes = {_size(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if axis is not None}
-            size = sizes.pop()
-            if not sizes and size > self.sequences:
-                part = _cut(batch, axes, _spread(size, self.sequences))
-                losses = self._losses(part, loss)
-                if losses.ndim and losses.shape[-1] == self.sequences:
-                    return part, losses
-        return batch, self._losses(batch, loss)
-
-    def _found_axes(self, batch: Any, loss: Callable[..., Tensor]) -> tuple[list[int | None] | None, Tensor]:
-        """The batch axis of every tensor: where a part of the batch has that part of the losses."""
-        whole = self._losses(batch, loss)
-        size = whole.shape[-1] if whole.ndim else 1
-        if self.sequences is None or size <= 1:
-            return None, whole
-        count = min(self.sequences, size - 1)
-        rows = _spread(size, count)
-        likely = 0 if _batch_first(modules_behind(self.model, self.module)) else 1
-        options: list[list[int | None]] = []
-        for leaf in _leaves(batch):
-            axes: list[int | None] = [axis for axis in range(_dim(leaf)) if _size(leaf, axis) == size]
-            options.append(sorted(axes, key=lambda axis: axis != likely) or [None])
-        for guess in itertools.islice(itertools.product(*options), _GUESSES):
-            if all(axis is None for axis in guess):
-                continue
-            try:
-                part = self._losses(_cut(batch, list(guess), rows), loss)
-            except Exception:  # a wrong guess may fail anywhere in the model or the loss
-                continue
-            wanted = whole[..., rows.to(whole.device)]
-            if part.shape == wanted.shape and torch.allclose(part, wanted, rtol=1e-2, atol=1e-4, equal_nan=True):
-                return list(guess), whole
-        return None, whole
-
-    def _losses(self, batch: Any, loss: Callable[..., Tensor]) -> Tensor:
-        """Of a plain forward pass, which costs little beside the measurement."""
+    def _losses(self, loss: Callable[..., Tensor], batch: Any) -> Tensor:
+        """Losses from a forward pass alone, which is cheap compared with the measurement."""
         inputs, target, _ = batch
-        with isolated(self.model, module=self.module, notes=[]), torch.no_grad(), nothing_computed_anew():
+        with isolated(self.model, module=self.module, notes=[]), torch.no_grad(), without_checkpoints():
             losses = _apply(loss, self.model(*inputs), target)
         # Anything else is left to gradient_flow, whose message says what it should be.
         return losses.detach() if isinstance(losses, Tensor) else torch.zeros(())
 
-    def _wait(self, devices: Iterable[torch.device]) -> None:
-        """For what is still running on an accelerator, which is not our time."""
-        for device in devices:
-            if device.type not in ("cpu", "meta"):
-                torch.accelerator.synchronize(device)
-
-    # --- The run folder -----------------------------------------------------------------------------------------------
-
-    def _open(self, path: Path, resume: bool) -> None:
-        if not path.exists():
-            if path.parent.exists() and not path.parent.is_dir():
-                raise RunError(f"{path.parent} is a file; the recorder needs a folder there.")
-            if path.parent.parent.exists() and not path.parent.parent.is_dir():
-                raise RunError(f"run is {path.parent.parent}, a file; give a folder.")
-            return
-        if not resume:
-            raise RunError(
-                f"{path} holds the records of an earlier run: resume=True goes on with them; "
-                "otherwise give another folder, or remove the file."
-            )
-        try:
-            lines = read_file(path, _RECORDS_BYTES).splitlines(keepends=True)
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror or error}.") from None
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                self.records.append({"step": int(record["step"])} | record)
-            except (ValueError, KeyError, TypeError):
-                if number < len(lines):
-                    raise RunError(f"{path} is damaged: line {number} is no record.") from None
-                # The process ended while it wrote the last line.
-                lines = lines[:-1]
-                write_file(path, b"".join(lines))
-        if self.records and not lines[-1].endswith(b"\n"):
-            write_file(path, b"".join(lines) + b"\n")
+    # --- The file of records ------------------------------------------------------------------------------------------
 
     def _forget_from(self, step: int) -> None:
         """Drop records of steps that are trained again, after going back to an older checkpoint."""
@@ -458,10 +365,41 @@ class GradientFlowRecorder:
             os.fsync(file.fileno())
 
 
+def _opened(path: Path, resume: bool) -> list[Record]:
+    """The records of an earlier run, if they are to be continued."""
+    for folder, what in ((path.parent, "the recorder needs a folder there"), (path.parent.parent, "give a folder")):
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file; {what}.")
+    if not path.exists():
+        return []
+    if not resume:
+        raise RunError(
+            f"{path} has the records of an earlier run: resume=True continues them; "
+            "otherwise give another folder, or remove the file."
+        )
+    try:
+        lines = read_file(path, _RECORDS_BYTES).splitlines()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}.") from None
+    records: list[Record] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            records.append({"step": int(record["step"])} | record)
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise RunError(f"{path} is damaged: line {number} is not a record.") from None
+            lines = lines[:-1]  # the process ended while it wrote the last line
+    whole = b"".join(line + b"\n" for line in lines)
+    if path.stat().st_size != len(whole):
+        write_file(path, whole)
+    return records
+
+
 def scalars(record: Record) -> dict[str, float]:
     """The numbers of a record by tag (``flow/l0/horizon``), for TensorBoard and other loggers.
 
-    Norms at lags 0, 1, 10, 100, …; a horizon beyond what was measured has no number.
+    Norms at lags 0, 1, 10, 100, …; a horizon beyond the last lag has no number.
     """
     found: dict[str, float] = {}
     for label, layer in record.get("layers", {}).items():
@@ -478,7 +416,7 @@ def scalars(record: Record) -> dict[str, float]:
 
 @functools.cache
 def _load() -> None:
-    """Measure something tiny, so that what torch imports at first use is not imported in the middle of a training."""
+    """Measure something tiny, so that torch does not import what it needs in the middle of a training."""
     with random_states_kept():
         layer = nn.LSTM(1, 1, device="cpu", dtype=torch.float32)
         x = torch.ones(3, 1, 1, device="cpu", dtype=torch.float32)
@@ -499,64 +437,8 @@ def _batch_first(model: object) -> bool:
     return any(isinstance(layer, nn.RNNBase) and layer.batch_first for layer in layers)
 
 
-def _spread(size: int, count: int) -> Tensor:
-    """``count`` of ``size`` numbers, evenly apart."""
-    return torch.linspace(0, size - 1, count).round().long() if count > 1 else torch.zeros(1, dtype=torch.long)
-
-
-# --- Batches: tensors in tuples, lists and dicts --------------------------------------------------------------------
-
-
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A batch, or what a model returns, with every tensor in it changed."""
-    if isinstance(value, (Tensor, PackedSequence)):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(mapped(item, change) for item in value)
-    if isinstance(value, Mapping):
-        return {key: mapped(item, change) for key, item in value.items()}
-    return value
-
-
-def _leaves(batch: Any) -> list[Tensor | PackedSequence]:
-    found: list[Tensor | PackedSequence] = []
-    mapped(batch, found.append)
-    return found
-
-
-def _detached(batch: Any) -> Any:
-    return mapped(batch, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
-
-
-def _dim(leaf: Tensor | PackedSequence) -> int:
-    return leaf.ndim if isinstance(leaf, Tensor) else 1
-
-
-def _size(leaf: Tensor | PackedSequence, axis: int) -> int:
-    return leaf.shape[axis] if isinstance(leaf, Tensor) else int(leaf.batch_sizes[0])
-
-
-def _cut(batch: Any, axes: list[int | None], rows: Tensor) -> Any:
-    """The sequences ``rows`` of every tensor that has a batch axis."""
-    remaining = iter(axes)
-
-    def cut(leaf: Any) -> Any:
-        axis = next(remaining)
-        if axis is None:
-            return leaf
-        if isinstance(leaf, PackedSequence):
-            padded, lengths = pad_packed_sequence(leaf)
-            kept = padded.index_select(1, rows.to(padded.device))
-            return pack_padded_sequence(kept, lengths[rows], enforce_sorted=False)
-        return leaf.index_select(axis, rows.to(leaf.device))
-
-    return mapped(batch, cut)
-
-
 def _number(value: float) -> float | None:
-    """Six digits; None where there is no finite number, for which JSON has no word."""
+    """Six digits; None for infinity and NaN, which JSON does not have."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 

@@ -1,0 +1,122 @@
+"""Batches as users have them, tensors in tuples, lists and dicts: change every tensor, choose some of the sequences."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+__all__ = ["SequenceSubset", "mapped"]
+
+_GUESSES = 16  # combinations of axes that are tried to find the batch axis
+_Axes = list[int | None]
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A batch, or what a model returns, with every tensor and packed sequence in it changed."""
+    if isinstance(value, (Tensor, PackedSequence)):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(item, change) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(item, change) for item in value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change) for key, item in value.items()}
+    return value
+
+
+class SequenceSubset:
+    """Chooses some sequences of every batch, evenly spread.
+
+    The batch axis of every tensor is found by trying: the losses of a part of the batch must be that part of the
+    losses. Where no axis does, the whole batch is taken.
+    """
+
+    def __init__(self, count: int | None, *, batch_first: bool) -> None:
+        self._count, self._likely = count, 0 if batch_first else 1
+        self._axes: dict[tuple[int, ...], _Axes | None] = {}  # by the number of axes of every tensor
+
+    def choose(self, batch: Any, losses_of: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
+        """The sequences to measure and their losses."""
+        if self._count is None:
+            return batch, losses_of(batch)
+        leaves = _leaves(batch)
+        key = tuple(map(_dim, leaves))
+        if key not in self._axes:
+            losses = losses_of(batch)
+            axes = self._find_axes(batch, losses, losses_of)
+            if losses.ndim and losses.shape[-1] > 1:  # a batch of one tells nothing about the next
+                self._axes[key] = axes
+            if axes is None:
+                return batch, losses
+        axes = self._axes[key]
+        if axes is not None:
+            sizes = {_size(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if axis is not None}
+            size = sizes.pop()
+            if not sizes and size > self._count:
+                part = _cut(batch, axes, _spread(size, self._count))
+                losses = losses_of(part)
+                if losses.ndim and losses.shape[-1] == self._count:
+                    return part, losses
+        return batch, losses_of(batch)
+
+    def _find_axes(self, batch: Any, whole: Tensor, losses_of: Callable[[Any], Tensor]) -> _Axes | None:
+        size = whole.shape[-1] if whole.ndim else 1
+        if self._count is None or size <= 1:
+            return None
+        rows = _spread(size, min(self._count, size - 1))
+        options: list[_Axes] = []
+        for leaf in _leaves(batch):
+            axes: _Axes = [axis for axis in range(_dim(leaf)) if _size(leaf, axis) == size]
+            options.append(sorted(axes, key=lambda axis: axis != self._likely) or [None])
+        for guess in itertools.islice(itertools.product(*options), _GUESSES):
+            if all(axis is None for axis in guess):
+                continue
+            try:
+                part = losses_of(_cut(batch, list(guess), rows))
+            except Exception:  # a wrong guess may fail anywhere in the model or the loss
+                continue
+            wanted = whole[..., rows.to(whole.device)]
+            if part.shape == wanted.shape and torch.allclose(part, wanted, rtol=1e-2, atol=1e-4, equal_nan=True):
+                return list(guess)
+        return None
+
+
+def _spread(size: int, count: int) -> Tensor:
+    """``count`` of ``size`` numbers, evenly apart."""
+    return torch.linspace(0, size - 1, count).round().long() if count > 1 else torch.zeros(1, dtype=torch.long)
+
+
+def _leaves(batch: Any) -> list[Tensor | PackedSequence]:
+    found: list[Tensor | PackedSequence] = []
+    mapped(batch, found.append)
+    return found
+
+
+def _dim(leaf: Tensor | PackedSequence) -> int:
+    return leaf.ndim if isinstance(leaf, Tensor) else 1
+
+
+def _size(leaf: Tensor | PackedSequence, axis: int) -> int:
+    return leaf.shape[axis] if isinstance(leaf, Tensor) else int(leaf.batch_sizes[0])
+
+
+def _cut(batch: Any, axes: _Axes, rows: Tensor) -> Any:
+    """The sequences ``rows`` of every tensor that has a batch axis."""
+    remaining = iter(axes)
+
+    def cut(leaf: Any) -> Any:
+        axis = next(remaining)
+        if axis is None:
+            return leaf
+        if isinstance(leaf, PackedSequence):
+            padded, lengths = pad_packed_sequence(leaf)
+            kept = padded.index_select(1, rows.to(padded.device))
+            return pack_padded_sequence(kept, lengths[rows], enforce_sorted=False)
+        return leaf.index_select(axis, rows.to(leaf.device))
+
+    return mapped(batch, cut)
