@@ -216,19 +216,29 @@ def limited(blocks: Iterable[bytes], name: str, limit: int = STREAM_BYTES) -> It
 # --- Folders ----------------------------------------------------------------------------------------------------------
 
 
-def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> list[Path]:
-    """Regular files under a folder without hidden ones, sorted by path; links to folders are not followed.
+def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> tuple[list[Path], list[str]]:
+    """Regular files under a folder, in the order of their paths, and the symbolic links among them.
+
+    Hidden files and folders are left out. Links are not followed: a text that is reached twice would be read twice,
+    and could be both trained on and validated with.
+
+    Returns
+    -------
+    files : list of Path
+    links : list of str
+        Relative to the folder.
 
     Raises
     ------
     DataError
-        If it is the whole file system, holds kernel interfaces, or more than `FOLDER_ENTRIES` entries or
+        If it is the whole file system, contains kernel interfaces, or more than `FOLDER_ENTRIES` entries or
         `FOLDER_BYTES` bytes.
     """
     top = Path(folder)
     if top.resolve() == Path(top.resolve().anchor):
         raise DataError(f"{folder} is the whole file system: name a folder of texts in it.")
     found: list[Path] = []
+    links: list[Path] = []
     kernel, entries, size = _kernel_devices(), 0, 0
     if top.stat().st_dev in kernel:
         raise DataError(f"{folder} holds no files but interfaces of the kernel: name a folder of texts.")
@@ -240,15 +250,15 @@ def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> 
     for root, folders, files in os.walk(top, onerror=refuse):
         entries += len(folders) + len(files)
         folders[:] = [name for name in folders if not name.startswith(".") and name not in skip]
-        for name in files:
-            path = Path(root, name)
-            if name.startswith("."):
-                continue
+        links += [Path(root, name) for name in folders if Path(root, name).is_symlink()]
+        for path in (Path(root, name) for name in files if not name.startswith(".")):
             try:
-                about = path.stat()
-            except OSError:  # a link to nothing
+                about = path.lstat()
+            except OSError:  # it was removed meanwhile
                 continue
-            if stat.S_ISREG(about.st_mode) and about.st_dev not in kernel:
+            if stat.S_ISLNK(about.st_mode):
+                links.append(path)
+            elif stat.S_ISREG(about.st_mode) and about.st_dev not in kernel:
                 size += about.st_size
                 found.append(path)
         if entries > FOLDER_ENTRIES or size > FOLDER_BYTES:
@@ -256,7 +266,8 @@ def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> 
                 f"{folder} is too large for a folder of texts: it holds more than {FOLDER_ENTRIES:,} files and "
                 f"folders, or more than {FOLDER_BYTES >> 30} GiB. Name a smaller folder, or join the files."
             )
-    return sorted(found, key=lambda path: path.relative_to(top).as_posix())
+    found.sort(key=lambda path: path.relative_to(top).as_posix())
+    return found, sorted(path.relative_to(top).as_posix() for path in links)
 
 
 # --- Files that the package wrote itself, or that pretend to be such --------------------------------------------------

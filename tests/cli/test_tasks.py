@@ -401,7 +401,7 @@ def test_gaps_and_repeated_times_from_the_command_line(retrograde, tmp_path):
         ),
         (["--duplicates", "last", "--gaps", "error"], "are missing in 5 gaps: 2 after '2020-01-11'"),
         (["--duplicates", "last", "--freq", "1y"], "is not on the grid of --freq 1y"),
-        (["--duplicates", "last", "--freq", "often"], "--freq 'often' is no frequency; write 30s, 15min, 1h"),
+        (["--duplicates", "last", "--freq", "often"], "--freq 'often' is not a frequency; write 30s, 15min, 1h"),
     ):
         outcome = retrograde(*train, *more)
         assert (outcome.code, outcome.err.count("\n")) == (2, 1) and message in outcome.err

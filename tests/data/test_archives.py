@@ -64,7 +64,7 @@ def test_ts_with_time_stamps_and_with_a_number_for_a_target(write):
     ("rows", "message"),
     [
         ("1,2:up\n1,2\n", "line 10 has 1 parts, those above it have 2"),
-        ("1,x:up\n", "line 9: 'x' is no number"),
+        ("1,x:up\n", "line 9: 'x' is not a number"),
         ("", "has no rows"),
     ],
 )

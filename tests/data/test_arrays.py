@@ -15,7 +15,7 @@ def test_members_that_are_no_arrays_are_left_out(tmp_path):
         archive.writestr("readme.txt", "hello")
     table = open_table(tmp_path / "a.npz")
     assert table.names == ["x", "y"] and len(table) == 3
-    assert table.notes == ["a.npz: members that are no arrays are left out: readme.txt."]
+    assert table.notes == ["a.npz: members that are not arrays are left out: readme.txt."]
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(DataError, match=r"b\.npz has no rows"):

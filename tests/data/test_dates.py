@@ -50,7 +50,7 @@ def test_a_form_is_that_of_the_whole_table(tmp_path):
     assert found.numbers[0][:, 0].tolist() == list(range(len(days)))
     assert found.times[0][-1] == "2002-10-03"
     (tmp_path / "b.csv").write_text(text + "03/31/2003,5\n")
-    with pytest.raises(DataError, match="row 1007, column 'date': '03/31/2003' is no time"):
+    with pytest.raises(DataError, match="row 1007, column 'date': '03/31/2003' is not a time"):
         read_series(open_table(tmp_path / "b.csv"), columns)
 
 

@@ -106,14 +106,14 @@ def test_decimal_commas(table):
     assert found.matrix(batch, columns.target)[:, 0].tolist() == [n + 0.5 for n in range(1, 29)]
     assert "numbers of 'value' are read with a decimal comma." in found.notes
     thousands = table("day;value\n" + "".join(f"2020-01-{n:02};{n},500\n" for n in range(1, 29)))
-    with pytest.raises(DataError, match=r"no column of numbers to forecast.*'1,500' is no number; write 1234\.5"):
+    with pytest.raises(DataError, match=r"no column of numbers to forecast.*'1,500' is not a number; write 1234\.5"):
         columns_for("forecast", thousands, {})
 
 
 def test_a_bad_cell_is_named_wherever_it_is(table):
     found = table("x,label\n" + "1.5,a\n" * 5_000 + "1.5.2,b\n" + "2,a\n")
     columns, _ = columns_for("classify", found, {"features": "x"})
-    with pytest.raises(DataError, match=r"row 5001, column 'x': '1\.5\.2' is no number"):
+    with pytest.raises(DataError, match=r"row 5001, column 'x': '1\.5\.2' is not a number"):
         list(sequences(found, columns, False))
 
 

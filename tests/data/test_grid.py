@@ -127,7 +127,7 @@ def test_a_frequency_that_is_stated(tmp_path):
     with pytest.raises(DataError, match="--freq 5 does not fit column 'date', whose cells are dates"):
         ForecastTask(path, {**OPTIONS, "freq": "5"})
     for freq in ("soon", "0d", "-1h", "1x", ""):
-        with pytest.raises(OptionError, match="is no frequency"):
+        with pytest.raises(OptionError, match="is not a frequency"):
             Grid.of(freq)
     assert [str(Grid.of(freq)) for freq in ("1D", "24h", "90 s", "q", "12mo", "B", "0.5")] == [
         "1d", "1d", "90s", "3mo", "1y", "workdays", "0.5"

@@ -181,8 +181,8 @@ def test_builtins():
         ("a.csv", b"text,label\na\0,b\n", "binary, not text: a NUL at byte offset 12"),
         ("a.csv", "text,label\ncafé,b\n".encode("latin-1"), "byte 0xe9 at offset 14 .*--encoding"),
         ("a.csv", b"text,label\na,caf\xc3", "byte 0xc3 at offset 16 .*--encoding"),
-        ("a.jsonl", '{"text":"a","label":1}\n{"text":"b", broken\n', "line 2 is no JSON"),
-        ("a.jsonl", "[1,2]\n[3]\n", "line 1 is no JSON object"),
+        ("a.jsonl", '{"text":"a","label":1}\n{"text":"b", broken\n', "line 2 is not JSON"),
+        ("a.jsonl", "[1,2]\n[3]\n", "line 1 is not a JSON object"),
         ("a.parquet", b"PAR1junk", "cannot be read"),
         ("a.csv.gz", gzip.compress(TEXTS.encode())[:30], "damaged gzip file"),
         ("a.npy", b"\x93NUMPYjunk", "cannot be read"),
@@ -202,7 +202,7 @@ def test_broken_files(write, name, content, message):
 @pytest.mark.parametrize(
     ("task", "content", "message"),
     [
-        ("forecast", "date,value\n2020-01-02,2\n2020-01-03,x\n", "row 2, column 'value': 'x' is no number"),
+        ("forecast", "date,value\n2020-01-02,2\n2020-01-03,x\n", "row 2, column 'value': 'x' is not a number"),
         ("forecast", "date,value\n2020-01-02,2\n2020-01-02,1\n", "row 2, column 'date': time '2020-01-02' comes twice"),
         ("forecast", "a,b\nx,y\n", "no column of numbers"),
         ("classify", "group,x,label\na,1,A\na,2,B\n", "row 2: group 'a' has two labels, 'A' and 'B'"),
@@ -283,22 +283,22 @@ def test_a_cell_that_spoils_a_column_is_named(write):
     spoilt = [
         (
             DAILY.replace("2020-01-07", "soon"),
-            "row 7, column 'day': 'soon' is no time, as the other cells are; mend it",
+            "row 7, column 'day': 'soon' is not a time, as the other cells are; fix it",
         ),
-        (DAILY.replace("2020-01-03,3", "2020-01-03,three"), "row 3, column 'value': 'three' is no number"),
+        (DAILY.replace("2020-01-03,3", "2020-01-03,three"), "row 3, column 'value': 'three' is not a number"),
     ]
     for rows, message in spoilt:
         path = write("a.csv", "day,value,more\n" + rows)
         with pytest.raises(DataError, match=message):
             read(path, "forecast")
     # Named by flag, the column is what it is said to be.
-    with pytest.raises(DataError, match="row 7, column 'day': 'soon' is no time"):
+    with pytest.raises(DataError, match="row 7, column 'day': 'soon' is not a time"):
         read(write("a.csv", "day,value,more\n" + spoilt[0][0]), "forecast", time="day")
     path = write("c.csv", "day,value,more\n" + spoilt[1][0])
     columns, ((_, one),) = read(path, "forecast", target="more")
     assert (columns.target, len(one)) == (("more",), 28)
     wide = "id,v1,v2,v3,v4,v5,v6\n" + "a,1,2,3,4,5,6\n" * 8 + "b,1,2,x,4,5,6\n"
-    with pytest.raises(DataError, match="row 9, column 'v3': 'x' is no number"):
+    with pytest.raises(DataError, match="row 9, column 'v3': 'x' is not a number"):
         read(write("b.csv", wide), "forecast", layout="wide")
 
 
@@ -306,9 +306,9 @@ def test_a_feature_that_is_left_out_for_a_cell_is_named(write):
     path = write("a.csv", "x1,x2,label\n" + "1,2,a\n2,1,b\n" * 9 + "oops,2,a\n")
     columns, notes = columns_for("classify", open_table(path), {})
     assert columns.features == ("x2",)
-    said = "row 19, column 'x1': 'oops' is no number, as the other cells are: the column is left out"
+    said = "row 19, column 'x1': 'oops' is not a number, as the other cells are: the column is left out"
     assert any(note.startswith(said) for note in notes)
-    with pytest.raises(DataError, match="row 19, column 'x1': 'oops' is no number"):
+    with pytest.raises(DataError, match="row 19, column 'x1': 'oops' is not a number"):
         read(path, features="x1,x2")
     _, notes = columns_for("classify", open_table(write("b.csv", "x,y,label\n" + "1,red,a\n2,blue,b\n" * 9)), {})
     assert not any("left out" in note for note in notes)
@@ -434,16 +434,16 @@ def test_years_and_months_in_two_columns(write):
 
 
 def test_times_and_numbers_that_are_not_understood(write):
-    with pytest.raises(DataError, match="row 29, column 'day': '2020-02-30' is no time"):
+    with pytest.raises(DataError, match="row 29, column 'day': '2020-02-30' is not a time"):
         read(write("a.csv", "day,value,more\n" + DAILY + "2020-02-30,1,1\n"), "forecast")
     weeks = "date,value\n" + "".join(f"2020-W{week:02},{week}\n" for week in range(1, 30))
     _, notes = columns_for("forecast", open_table(write("b.csv", weeks)), {})
-    assert any(note.startswith("column 'date' puts nothing in order: '2020-W01' is no time") for note in notes)
+    assert any(note.startswith("column 'date' puts nothing in order: '2020-W01' is not a time") for note in notes)
     short = "date,value\n2020-01-01,3\n2020-02-30,4\n2020-03-01,5\n"  # too few rows to tell a slip: said, not refused
     _, notes = columns_for("forecast", open_table(write("d.csv", short)), {})
-    assert any(note.startswith("column 'date' puts nothing in order: '2020-02-30' is no time") for note in notes)
+    assert any(note.startswith("column 'date' puts nothing in order: '2020-02-30' is not a time") for note in notes)
     dollars = "date,value\n" + "".join(f"2020-01-{day:02},${day}\n" for day in range(1, 29))
-    with pytest.raises(DataError, match=r"no column of numbers to forecast; .* '\$1' is no number; write 1234\.5"):
+    with pytest.raises(DataError, match=r"no column of numbers to forecast; .* '\$1' is not a number; write 1234\.5"):
         read(write("c.csv", dollars), "forecast")
     seconds = "ts,value\n" + "".join(f"{1600000000 - 60 * row},{row}\n" for row in range(30))
     assert read(write("d.csv", seconds), "forecast")[0].time == "ts"

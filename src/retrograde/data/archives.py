@@ -1,28 +1,38 @@
-"""Formats that DuckDB does not know: CoNLL, the archives of UCR, UEA (.ts, .arff) and Monash (.tsf), Excel."""
+"""Formats that DuckDB does not read: CoNLL, the archives of UCR, UEA (.ts, .arff) and Monash (.tsf), Excel."""
 
 from __future__ import annotations
 
 import csv
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 
 from ..errors import DataError
 from . import limits
 from .files import bytes_of, check_encoding, decoded
-from .table import BLOCK, Table
+from .table import BLOCK, Table, unreadable
 
 __all__ = ["read_arff", "read_conll", "read_ts", "read_tsf", "read_xlsx"]
 
-MISSING = ("?", "nan", "na", "")
+
+class _Column(NamedTuple):
+    """A column of an archive: its name, its type, and what reads a cell (ValueError: what is wrong with it)."""
+
+    name: str
+    kind: pyarrow.DataType
+    read: Callable[[str], Any]
 
 
-def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+Lines = Iterator[tuple[int, str]]
+Rows = Iterator[tuple[int, list[str]]]
+
+
+def _lines(path: Path, encoding: str) -> Lines:
     """The lines of a text file with their numbers, none longer than `limits.LINE_BYTES`."""
     check_encoding(encoding)
     rest, number = "", 0
@@ -37,140 +47,175 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
         yield number + 1, rest
 
 
-def _table(path: Path, rows: Iterable[tuple[Any, ...]], names: list[str], kinds: list[Any], **known: Any) -> Table:
+def _table(
+    path: Path, rows: Iterable[Sequence[Any]], names: list[str], kinds: list[Any], notes: Iterable[str] = ()
+) -> Table:
     """A table of rows of Python's values."""
-    schema = pyarrow.schema(list(zip([f"f{n}" for n in range(len(names))], kinds, strict=True)))
-    table = Table(str(path), known.get("notes", ()))
-    table.frequency = known.get("frequency", "")
+    schema = pyarrow.schema([(f"f{place}", kind) for place, kind in enumerate(kinds)])
 
     def batches() -> Iterator[pyarrow.RecordBatch]:
         rest = iter(rows)
         while some := list(islice(rest, BLOCK)):
-            columns = [pyarrow.array(column, kind) for column, kind in zip(zip(*some, strict=True), kinds, strict=True)]
-            yield pyarrow.RecordBatch.from_arrays(columns, schema=schema)
+            cells = [pyarrow.array(column, kind) for column, kind in zip(zip(*some, strict=True), kinds, strict=True)]
+            yield pyarrow.RecordBatch.from_arrays(cells, schema=schema)
 
-    return table.fill_from(batches(), schema, names)
+    return Table(str(path), notes).fill_from(batches(), schema, names)
 
 
-def _number(path: Path, line: int, cell: str) -> float | None:
-    if cell.strip().lower() in MISSING:
+def _typed(path: Path, rows: Rows, columns: list[_Column]) -> Table:
+    """A table of rows of cells, each read as its column says."""
+
+    def values() -> Iterator[list[Any]]:
+        for number, cells in rows:
+            try:
+                yield [column.read(cell) for column, cell in zip(columns, cells, strict=True)]
+            except ValueError as error:
+                raise DataError(f"{path}: line {number}: {error}.") from None
+
+    return _table(path, values(), [column.name for column in columns], [column.kind for column in columns])
+
+
+def _number(cell: str) -> float | None:
+    if cell.strip().lower() in ("?", "nan", "na", ""):
         return None
     try:
         return float(cell)
     except ValueError:
-        raise DataError(f"{path}: line {line}: {cell.strip()[:40]!r} is no number.") from None
+        raise ValueError(f"{cell.strip()[:40]!r} is not a number") from None
+
+
+def _numbers(cell: str) -> list[float | None]:
+    return [_number(one) for one in cell.split(",")] if cell.strip() else []
+
+
+def _word(cell: str) -> str | None:
+    return None if cell.strip() in ("?", "") else cell.strip()
+
+
+def _column(name: str, kind: str) -> _Column:
+    """A column of numbers, of lists of numbers or of words, by the name of the attribute's type."""
+    if kind.lower().split(" ")[0] in ("numeric", "real", "integer"):
+        return _Column(name, pyarrow.float64(), _number)
+    if kind == "list":
+        return _Column(name, pyarrow.list_(pyarrow.float64()), _numbers)
+    return _Column(name, pyarrow.string(), _word)
 
 
 # --- CoNLL ------------------------------------------------------------------------------------------------------------
 
 
 def read_conll(path: Path, encoding: str) -> Table:
-    """A token a line with its labels beside it, an empty line after each sentence; each sentence a row of lists."""
+    """A token a line with its labels after it, an empty line after each sentence; each sentence a row of lists."""
 
-    def sentences() -> Iterator[list[list[str]]]:
-        held: list[list[str]] = []
-        width = None
+    def sentences() -> Iterator[list[tuple[str, ...]]]:
+        sentence: list[list[str]] = []
+        width = 0
         for number, line in _lines(path, encoding):
             cells = [cell.strip() for cell in (line.split("\t") if "\t" in line else line.split())]
             if not any(cells) or cells[0] == "-DOCSTART-":
-                if held:
-                    yield held
-                    held = []
+                if sentence:
+                    yield list(zip(*sentence, strict=True))
+                    sentence = []
                 continue
             width = width or len(cells)
             if len(cells) != width:
                 raise DataError(f"{path}: line {number} has {len(cells)} columns, those above it have {width}.")
-            held.append(cells)
-        if held:
-            yield held
+            sentence.append(cells)
+        if sentence:
+            yield list(zip(*sentence, strict=True))
 
-    first = next(sentences(), None)
+    width = len(next(sentences(), ()))
+    if not width:
+        raise DataError(f"{path} has no rows.")
+    names = ["tokens", *(f"column {place}" for place in range(2, width)), *(["tags"] if width > 1 else [])]
+    return _table(path, sentences(), names, [pyarrow.list_(pyarrow.string())] * width)
+
+
+# --- .ts, .tsf and .arff ----------------------------------------------------------------------------------------------
+
+
+class _Header(NamedTuple):
+    """What stands above ``@data``: tags (lower case) with their values, names and types of attributes, its line."""
+
+    tags: dict[str, str]
+    attributes: list[tuple[str, str]]
+    end: int
+
+
+def _header(path: Path, encoding: str) -> _Header:
+    """The header of an archive; attributes within a relational one are left out."""
+    tags: dict[str, str] = {}
+    attributes: list[tuple[str, str]] = []
+    inside = False
+    for number, line in _lines(path, encoding):
+        tag, _, value = line.strip().partition(" ")
+        tag = tag.lower()
+        if tag and not tag.startswith(("#", "%", "@")):
+            break
+        if tag == "@data":
+            return _Header(tags, attributes, number)
+        if tag == "@attribute":
+            # A name with spaces is quoted.
+            match = re.match(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"([^"]*)"|(\S+))\s+(.*)""", value)
+            names = match.groups()[:3] if match else (value.strip(),)
+            kind = match[4].strip() if match else ""
+            if not inside:
+                attributes.append((next(one for one in names if one is not None), kind))
+            inside |= kind.lower() == "relational"
+        inside &= tag != "@end"
+        tags[tag[1:]] = value.strip()
+    raise DataError(f"{path} has no line @data: it is not such an archive (as text it is read with --task language).")
+
+
+def _data(path: Path, encoding: str, header: _Header) -> Lines:
+    """The lines below a header, without remarks."""
+    for number, line in _lines(path, encoding):
+        if number > header.end and line.strip() and not line.startswith(("#", "%")):
+            yield number, line.strip()
+
+
+def _first(path: Path, rows: Rows) -> tuple[int, list[str]]:
+    first = next(rows, None)
     if first is None:
         raise DataError(f"{path} has no rows.")
-    width = len(first[0])
-    names = ["tokens", *(f"column {place}" for place in range(2, width)), *(["tags"] if width > 1 else [])]
-    rows = ((tuple([cells[place] for cells in one] for place in range(width))) for one in sentences())
-    return _table(path, rows, names, [pyarrow.list_(pyarrow.string())] * width)
-
-
-# --- .ts and .tsf -----------------------------------------------------------------------------------------------------
-
-
-def _header(path: Path, encoding: str) -> tuple[dict[str, str], list[list[str]], int]:
-    """The tags before ``@data`` (lower case) with their values, the attributes, and the line where the data begins."""
-    tags: dict[str, str] = {}
-    attributes: list[list[str]] = []
-    for number, line in _lines(path, encoding):
-        line = line.strip()
-        if not line or line.startswith(("#", "%")):
-            continue
-        tag, _, value = line.partition(" ")
-        if not tag.startswith("@"):
-            break
-        if tag.lower() == "@data":
-            return tags, attributes, number
-        if tag.lower() == "@attribute":
-            attributes.append([*_attribute(value)])
-        tags[tag.lower()[1:]] = value.strip()
-    raise DataError(f"{path} has no line @data: it is no such archive (as text it is read with --task language).")
-
-
-def _attribute(value: str) -> tuple[str, str]:
-    """Name and type of an attribute; a name with spaces is quoted."""
-    if match := re.match(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"([^"]*)"|(\S+))\s+(.*)""", value):
-        return next(one for one in match.groups()[:3] if one is not None), match[4].strip()
-    return value.strip(), ""
+    return first
 
 
 def read_ts(path: Path, encoding: str) -> Table:
     """A series a row: ``channel:channel:label``, numbers between commas; of UCR and UEA (sktime, aeon).
 
     Several channels are columns ``channel_1``, …; of equal length, and one series a row. Time stamps ``(time,value)``
-    are passed over: the values are taken as they lie.
+    are ignored: the values are taken in their order.
     """
-    tags, _, begin = _header(path, encoding)
-    labelled = tags.get("classlabel", "false").lower().startswith("true")
-    target = tags.get("targetlabel", "false").lower().startswith("true")
-    stamped = tags.get("timestamps", "false").lower().startswith("true")
+    header, width = _header(path, encoding), 0
+    labelled, target, stamped = (
+        header.tags.get(tag, "false").lower().startswith("true") for tag in ("classlabel", "targetlabel", "timestamps")
+    )
 
-    def rows() -> Iterator[list[str]]:
-        for number, line in _lines(path, encoding):
-            if number > begin and line.strip() and not line.startswith("#"):
-                cells = _stamped(line) if stamped else line.strip().split(":")
-                if width and len(cells) != width:
-                    raise DataError(f"{path}: line {number} has {len(cells)} parts, those above it have {width}.")
-                yield [str(number), *cells]
+    def rows() -> Rows:
+        for number, line in _data(path, encoding, header):
+            cells = line.split(":")
+            if stamped:
+                cells = re.split(r":(?![^()]*\))", line)
+                cells = [",".join(re.findall(r",\s*([^(),]*)\)", c)) if c.startswith("(") else c for c in cells]
+            if width and len(cells) != width:
+                raise DataError(f"{path}: line {number} has {len(cells)} parts, those above it have {width}.")
+            yield number, cells
 
-    width = 0
-    first = next(rows(), None)
-    if first is None:
-        raise DataError(f"{path} has no rows.")
-    width = len(first) - 1
+    line, cells = _first(path, rows())
+    width = len(cells)
     channels = width - (labelled or target)
     if channels < 1:
-        raise DataError(f"{path}: line {first[0]} has no series before its label.")
-
-    def parsed() -> Iterator[tuple[Any, ...]]:
-        for number, *cells in rows():
-            lists = [[_number(path, int(number), one) for one in cell.split(",")] if cell.strip() else []
-                     for cell in cells[:channels]]  # fmt: skip
-            label = (cells[-1].strip() or None,) if labelled else (_number(path, int(number), cells[-1]),) * target
-            yield (*lists, *label)
-
-    names = ["series"] if channels == 1 else [f"channel_{place}" for place in range(1, channels + 1)]
-    kinds = [pyarrow.list_(pyarrow.float64())] * channels
-    if labelled or target:
-        names, kinds = [*names, "label"], [*kinds, pyarrow.string() if labelled else pyarrow.float64()]
-    return _table(path, parsed(), names, kinds)
+        raise DataError(f"{path}: line {line} has no series before its label.")
+    columns = [_column(f"channel_{place}" if channels > 1 else "series", "list") for place in range(1, channels + 1)]
+    if labelled:
+        columns.append(_Column("label", pyarrow.string(), lambda cell: cell.strip() or None))
+    elif target:
+        columns.append(_column("label", "numeric"))
+    return _typed(path, rows(), columns)
 
 
-def _stamped(line: str) -> list[str]:
-    """The parts of a line of ``(time,value)`` pairs, the values between commas."""
-    parts = re.split(r":(?![^()]*\))", line.strip())
-    return [",".join(re.findall(r",\s*([^(),]*)\)", part)) if part.startswith("(") else part for part in parts]
-
-
-FREQUENCIES = {
+_FREQUENCIES = {
     "minutely": "1min", "10_minutes": "10min", "half_hourly": "30min", "hourly": "1h", "daily": "1d", "weekly": "1w",
     "monthly": "1mo", "quarterly": "3mo", "yearly": "1y", "4_seconds": "4s", "seconds": "1s",
 }  # fmt: skip
@@ -178,111 +223,63 @@ FREQUENCIES = {
 
 def read_tsf(path: Path, encoding: str) -> Table:
     """A series a row with its attributes, ``attribute:…:numbers``; of Monash."""
-    tags, attributes, begin = _header(path, encoding)
-    width = len(attributes)
-    kinds: list[Any] = [pyarrow.float64() if kind == "numeric" else pyarrow.string() for _, kind in attributes]
+    header = _header(path, encoding)
+    clock = re.compile(r"(\d\d)-(\d\d)-(\d\d)$")  # of 2004-03-01 10-30-00
+    columns = [
+        _column(name, kind)
+        if kind == "numeric"
+        else _Column(name, pyarrow.string(), str if kind != "date" else lambda one: clock.sub(r"\1:\2:\3", one.strip()))
+        for name, kind in header.attributes
+    ]
+    columns.append(_Column("target", pyarrow.list_(pyarrow.float64()), lambda one: list(map(_number, one.split(",")))))
 
-    def rows() -> Iterator[tuple[Any, ...]]:
-        for number, line in _lines(path, encoding):
-            if number <= begin or not line.strip() or line.startswith("#"):
-                continue
-            cells = line.strip().split(":")
-            if len(cells) != width + 1:
-                raise DataError(f"{path}: line {number} has {len(cells)} parts; {width + 1} are named above @data.")
-            known: list[Any] = []
-            for cell, (_, kind) in zip(cells, attributes, strict=False):
-                if kind == "date":  # 2004-03-01 10-30-00
-                    cell = re.sub(r"(\d\d)-(\d\d)-(\d\d)$", r"\1:\2:\3", cell.strip())
-                known.append(_number(path, number, cell) if kind == "numeric" else cell)
-            yield (*known, [_number(path, number, one) for one in cells[-1].split(",")])
+    def rows() -> Rows:
+        for number, line in _data(path, encoding, header):
+            cells = line.split(":")
+            if len(cells) != len(columns):
+                raise DataError(f"{path}: line {number} has {len(cells)} parts; {len(columns)} are named above @data.")
+            yield number, cells
 
-    names = [name for name, _ in attributes] + ["target"]
-    frequency = FREQUENCIES.get(tags.get("frequency", "").lower(), "")
-    return _table(path, rows(), names, [*kinds, pyarrow.list_(pyarrow.float64())], frequency=frequency)
-
-
-# --- ARFF -------------------------------------------------------------------------------------------------------------
+    table = _typed(path, rows(), columns)
+    table.frequency = _FREQUENCIES.get(header.tags.get("frequency", "").lower(), "")
+    return table
 
 
 def read_arff(path: Path, encoding: str) -> Table:
     """Rows of cells under named attributes, as Weka has them; a relational attribute is a list for each channel."""
-    relational: list[str] = []
-    attributes: list[tuple[str, str]] = []
-    begin, inside = 0, ""
-    for number, line in _lines(path, encoding):
-        tag, _, value = line.strip().partition(" ")
-        if tag.lower() == "@data":
-            begin = number
-            break
-        if tag.lower() == "@attribute":
-            name, kind = _attribute(value)
-            if kind.lower() == "relational":
-                inside = name
-                relational.append(name)
-            elif not inside:
-                attributes.append((name, kind))
-            if kind.lower() == "relational":
-                attributes.append((name, "relational"))
-        elif tag.lower() == "@end":
-            inside = ""
-    if not begin:
-        raise DataError(f"{path} has no line @data: it is no such archive.")
-    numeric = {"numeric", "real", "integer"}
-    channels: dict[str, int] = {}
+    header = _header(path, encoding)
+    named = header.attributes
+    relational = [kind.lower() == "relational" for _, kind in named]
+    widths: list[int] = []  # channels of each attribute
 
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        for number, line in _lines(path, encoding):
-            if number <= begin or not line.strip() or line.startswith("%"):
-                continue
-            if line.lstrip().startswith("{"):
+    def rows() -> Rows:
+        for number, line in _data(path, encoding, header):
+            if line.startswith("{"):
                 raise DataError(f"{path}: line {number} is sparse ({{…}}); write all of its cells.")
             quote = "'" if "'" in line else '"'
-            cells = next(csv.reader([line.strip()], quotechar=quote, skipinitialspace=True, escapechar="\\"))
-            if relational:  # "\n" within the quotes ends a channel
-                cells = next(csv.reader([line.strip()], quotechar=quote, skipinitialspace=True))
-            if len(cells) != len(attributes):
-                raise DataError(
-                    f"{path}: line {number} has {len(cells)} cells; {len(attributes)} are named above @data."
-                )
-            yield number, cells
+            escape = None if any(relational) else "\\"  # "\n" within the quotes ends a channel
+            cells = next(csv.reader([line], quotechar=quote, skipinitialspace=True, escapechar=escape))
+            if len(cells) != len(named):
+                raise DataError(f"{path}: line {number} has {len(cells)} cells; {len(named)} are named above @data.")
+            parts = [cell.split("\\n") if many else [cell] for cell, many in zip(cells, relational, strict=True)]
+            if not widths:
+                widths.extend(map(len, parts))
+            if wrong := [(len(part), width) for part, width in zip(parts, widths, strict=True) if len(part) != width]:
+                raise DataError(f"{path}: line {number} has {wrong[0][0]} channels, not {wrong[0][1]}.")
+            yield number, [cell for part in parts for cell in part]
 
-    first = next(rows(), None)
-    if first is None:
-        raise DataError(f"{path} has no rows.")
-    names: list[str] = []
-    kinds: list[Any] = []
-    for (name, kind), cell in zip(attributes, first[1], strict=True):
-        if kind == "relational":
-            channels[name] = cell.count("\\n") + 1
-            many = channels[name] > 1
-            names += [f"{name}_{place}" if many else name for place in range(1, channels[name] + 1)]
-            kinds += [pyarrow.list_(pyarrow.float64())] * channels[name]
-        else:
-            names.append(name)
-            kinds.append(pyarrow.float64() if kind.lower().split(" ")[0] in numeric else pyarrow.string())
-
-    def parsed() -> Iterator[tuple[Any, ...]]:
-        for number, cells in rows():
-            row: list[Any] = []
-            for (name, kind), cell in zip(attributes, cells, strict=True):
-                if kind == "relational":
-                    parts = cell.split("\\n")
-                    if len(parts) != channels[name]:
-                        raise DataError(f"{path}: line {number} has {len(parts)} channels, not {channels[name]}.")
-                    row += [[_number(path, number, one) for one in part.split(",")] for part in parts]
-                elif kind.lower().split(" ")[0] in numeric:
-                    row.append(_number(path, number, cell))
-                else:
-                    row.append(None if cell.strip() in ("?", "") else cell.strip())
-            yield tuple(row)
-
-    return _table(path, parsed(), names, kinds)
+    _first(path, rows())
+    columns: list[_Column] = []
+    for (name, kind), many, width in zip(named, relational, widths, strict=True):
+        names = [f"{name}_{place}" for place in range(1, width + 1)] if width > 1 else [name]
+        columns += [_column(one, "list" if many else kind) for one in names]
+    return _typed(path, rows(), columns)
 
 
 # --- Excel ------------------------------------------------------------------------------------------------------------
 
 
-def read_xlsx(path: Path) -> Table:
+def read_xlsx(path: Path, encoding: str) -> Table:
     """The first sheet of a workbook, whose first row names the columns.
 
     DuckDB's own reader is an extension that would have to be downloaded; ``openpyxl`` is an extra of this package.
@@ -301,8 +298,8 @@ def read_xlsx(path: Path) -> Table:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except DataError:
         raise
-    except Exception as error:  # zipfile's, openpyxl's and the XML parser's own kinds
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300].rstrip('.')}.") from None
+    except Exception as error:  # zipfile, openpyxl and the XML parser have errors of their own
+        raise unreadable(str(path), error) from None
     try:
         sheet = book.worksheets[0]
         rows = (list(row) for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
@@ -310,14 +307,11 @@ def read_xlsx(path: Path) -> Table:
         if not names:
             raise DataError(f"{path} has no header: its first row must name the columns.")
         names = [name or f"column {place}" for place, name in enumerate(names, 1)]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"{path} has two columns {twice!r}: rename one in its first row.")
-        notes = []
-        if len(book.worksheets) > 1:
-            notes.append(f"of the sheets of {path.name} the first is read, {sheet.title!r}.")
-        cells = (tuple(_cell(cell) for cell in row[: len(names)] + [None] * (len(names) - len(row))) for row in rows)
-        return _table(path, cells, names, [pyarrow.large_string()] * len(names), notes=notes)
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{path} has two columns {twice[0]!r}: rename one in its first row.")
+        notes = [f"of the sheets of {path.name} the first is read, {sheet.title!r}."] * (len(book.worksheets) > 1)
+        cells = ([_cell(cell) for cell in row[: len(names)] + [None] * (len(names) - len(row))] for row in rows)
+        return _table(path, cells, names, [pyarrow.large_string()] * len(names), notes)
     finally:
         book.close()
 

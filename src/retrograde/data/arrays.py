@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def read_arrays(path: Path) -> Table:
     for name, array in arrays.items():
         _check(path, name, array)
     if len(arrays) == 1 and next(iter(arrays.values())).dtype.kind in "mM":
-        raise DataError(f"{path} holds times and nothing else: save them beside the numbers, np.savez(…, time=…, x=…).")
+        raise DataError(
+            f"{path} holds times and nothing else: save them together with the numbers, np.savez(…, time=…, x=…)."
+        )
     lasts = [name for name in arrays if name.lower() in ("length", "lengths")]
     if not lasts or len(arrays) == 1:
         return _table_of(str(path), arrays, notes=notes)
@@ -67,30 +69,26 @@ def _loaded(path: Path, notes: list[str]) -> Arrays:
                 return {"values": np.load(path, allow_pickle=False, mmap_mode="r")}
             file.seek(0)
             with zipfile.ZipFile(file) as archive:
-                members = archive.infolist()
-            size = sum(member.file_size for member in members)
+                size = sum(member.file_size for member in archive.infolist())
             if size > limits.ARRAY_BYTES:
                 raise DataError(
                     f"{path} unpacks to {size / 2**30:.1f} GB; {limits.ARRAY_BYTES / 2**30:.0f} GB are the most for a "
-                    ".npz file, which is held in memory: save large arrays as .npy or Parquet."
+                    ".npz file, which is kept in memory: save large arrays as .npy or Parquet."
                 )
             file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             arrays = {name: loaded[name] for name in loaded.files}
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, SyntaxError) as error:
-        why = str(error).rstrip(".")
-        if "ickle" in why or "Python objects" in why:
-            why = "it is no .npy or .npz file, or it holds pickled objects, which are never loaded"
+    except Exception as error:  # also zlib.error, struct.error, MemoryError, tokenize errors of a broken header
+        why = str(error).rstrip(".") or type(error).__name__
+        if isinstance(error, zipfile.BadZipFile):
+            why = f"{why}; pickles are never loaded"
+        elif "ickle" in why or "Python objects" in why:
+            why = "it is not a .npy or .npz file, or it contains pickled objects, which are never loaded"
         raise DataError(f"{path} cannot be read: {why}.") from None
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path} cannot be read: {error}; pickles are never loaded.") from None
-    except Exception as error:  # zlib.error, struct.error, MemoryError, tokenize errors of a broken header
-        words = str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read: {words}.") from None
     if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        notes.append(f"{path.name}: members that are no arrays are left out: {some_of(others)}.")
+        notes.append(f"{path.name}: members that are not arrays are left out: {some_of(others)}.")
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
 
@@ -108,12 +106,10 @@ def _check(path: Path, name: str, array: NDArray[Any]) -> None:
         raise DataError(f"{path}: array {name!r} has the type {array.dtype}; numbers, text and times are read.")
 
 
-def _table_of(
-    source: str, arrays: Mapping[str, NDArray[Any]], lengths: NDArray[Any] | None = None, notes: list[str] | None = None
-) -> Table:
-    """A table of arrays that have a row for each index. A matrix alone, or beside times, is a series: C columns of it.
+def _table_of(source: str, arrays: Arrays, lengths: NDArray[Any] | None = None, notes: Sequence[str] = ()) -> Table:
+    """A table of arrays that have a row for each index, with so many real steps in each where the arrays are padded.
 
-    ``lengths`` says how many steps of each row are real, where the arrays are padded.
+    A matrix alone, or next to times, is a series: its columns are the table's.
     """
     columns: Arrays = {}
     series = lengths is None and (len(arrays) == 1 or any(_are_times(*one) for one in arrays.items()))
@@ -122,24 +118,17 @@ def _table_of(
             columns |= {f"{name}_{place}": array[:, place] for place in range(array.shape[1])}
         else:
             columns[name] = array
-    rows = len(next(iter(columns.values())))
-    table = Table(source, notes or ())
-    if len(columns) > limits.WIDE and len(arrays) == 1 and (whole := next(iter(arrays.values()))).dtype.kind in "biuf":
-        pieces = (whole[start : start + BLOCK] for start in range(0, rows, BLOCK))
-        return table.fill_wide(list(columns), list(columns), (([], piece) for piece in pieces))
+    table, rows = Table(source, notes), len(next(iter(columns.values())))
+    table.check_width(len(columns))
 
     def batch(start: int) -> pyarrow.RecordBatch:
         cut = slice(start, min(rows, start + BLOCK))
         ends = lengths[cut].astype(np.int64) if lengths is not None else None
-        return pyarrow.RecordBatch.from_arrays(
-            [_arrow(array[cut], ends) for array in columns.values()], [f"f{n}" for n in range(len(columns))]
-        )
+        cells = [_arrow(array[cut], ends) for array in columns.values()]
+        return pyarrow.RecordBatch.from_arrays(cells, [f"f{place}" for place in range(len(columns))])
 
-    def batches() -> Iterator[pyarrow.RecordBatch]:
-        for start in range(0, rows, BLOCK):
-            yield batch(start)
-
-    return table.fill_from(batches(), batch(0).schema, list(columns))
+    batches = (batch(start) for start in range(0, rows, BLOCK))
+    return table.fill_from(batches, batch(0).schema, list(columns))
 
 
 def _arrow(array: NDArray[Any], ends: NDArray[np.int64] | None) -> pyarrow.Array:
@@ -166,7 +155,7 @@ def _arrow(array: NDArray[Any], ends: NDArray[np.int64] | None) -> pyarrow.Array
 
 
 def _are_times(name: str, array: NDArray[Any]) -> bool:
-    """Whether an array tells when each row was: so named, or of dates, and growing."""
+    """Whether an array has the time of each row: by its name, or as dates, and ascending."""
     if array.ndim != 1 or len(array) < 2 or (array.dtype.kind != "M" and name.lower() not in TIMES):
         return False
     if array.dtype.kind in "iufM":
@@ -175,7 +164,7 @@ def _are_times(name: str, array: NDArray[Any]) -> bool:
 
 
 def builtin_arrays(name: str) -> Table:
-    """``builtin:digits`` and ``builtin:eeg``, which installed libraries bring along."""
+    """``builtin:digits`` and ``builtin:eeg``, which come with scikit-learn and matplotlib."""
     if name == "builtin:digits":
         from sklearn.datasets import load_digits
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dates import date_form, looks_like_date, moments
-from .table import NO_NUMBER
+from .table import number_of
 
 __all__ = [
     "all_differ",
@@ -22,7 +22,6 @@ __all__ = [
     "have_decimal_commas",
     "is_missing",
     "kind_of",
-    "number_of",
     "numbers_of",
     "odd_cell",
 ]
@@ -113,19 +112,6 @@ def numbers_of(cells: Sequence[Any]) -> NDArray[np.float64]:
     except (TypeError, ValueError):
         found = np.empty(0)
     return found if found.shape == (len(cells),) else np.array([number_of(cell) for cell in cells], dtype=np.float64)
-
-
-def number_of(cell: Any) -> float:
-    """The number in a cell, NaN where it is empty or says that there is none.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If it holds something else.
-    """
-    if is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in NO_NUMBER):
-        return math.nan
-    return float(cell)
 
 
 def have_decimal_commas(cells: Sequence[Any]) -> bool:

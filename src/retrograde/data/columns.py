@@ -187,7 +187,7 @@ class _Guess:
         for name in self.free("text"):
             if name in self.odd and self.odd[name][0] == kind and wanted(name):
                 _, row, cell = self.odd[name]
-                return f"row {row + 1}, column {name!r}: {str(cell)[:40]!r} is no {kind}, as the other cells are"
+                return f"row {row + 1}, column {name!r}: {str(cell)[:40]!r} is not a {kind}, as the other cells are"
         return None
 
     def guess(self, part: str, value: Any) -> None:
@@ -260,9 +260,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         return _of_wide(guess, wide)
     guess.named("target", "features", patterns=False)
     if not guess.has("time") and not guess.free("time") and (odd := guess.odd_one("time")):
-        raise DataError(
-            f"{guess.table.source}: {odd}; mend it, or name the column that puts rows in order with --time."
-        )
+        raise DataError(f"{guess.table.source}: {odd}; fix it, or name the column that puts rows in order with --time.")
     spread = _spread_over(guess)
     if not spread:
         guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
@@ -270,7 +268,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         cells = [str(cell) for cell in guess.sample[name] if not is_missing(cell)]
         odd_cell = next((cell for cell in cells if not (looks_like_date(cell) and are_dates([cell]))), cells[0])
         guess.said.append(
-            f"column {name!r} puts nothing in order: {odd_cell[:40]!r} is no time that is known; "
+            f"column {name!r} puts nothing in order: {odd_cell[:40]!r} is not a time that is known; "
             "rows are read as they lie."
         )
     guess.guess("group", _repeated(guess, _usual("group", guess.free("text"))) or _telling_apart(guess))
@@ -288,7 +286,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     if not guess.has("target") and (
         odd := guess.odd_one("number", lambda name: usual is None or name.lower() in _before(usual))
     ):
-        raise DataError(f"{guess.table.source}: {odd}; mend it, or name what to forecast with --target.")
+        raise DataError(f"{guess.table.source}: {odd}; fix it, or name what to forecast with --target.")
     guess.guess("target", (usual,) if usual else tuple(numbers))
     if not guess.has("target"):
         cell = next(
@@ -300,7 +298,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
             ),
             None,
         )
-        hint = f" {str(cell)[:40]!r} is no number; write 1234.5." if cell is not None else ""
+        hint = f" {str(cell)[:40]!r} is not a number; write 1234.5." if cell is not None else ""
         raise DataError(
             f"{guess.table.source} has no column of numbers to forecast; there are {listed(guess.table.names)}.{hint}"
         )
@@ -384,7 +382,7 @@ def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Colu
     usual = _usual("target", free)
     guess.guess("target", (usual,) if usual is not None else tuple(free))
     if not guess.has("target"):
-        raise DataError(f"{source} has no numbers to forecast beside the --features.")
+        raise DataError(f"{source} has no numbers to forecast apart from the --features.")
     target = {**guess.guessed, **guess.chosen}["target"]
     steps = channels[target[0]]
     if guess.layout is None:
@@ -467,7 +465,7 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
         else:
             guess.guess("features", tuple(numbers))
             if numbers and (odd := guess.odd_one("number", lambda name: name.lower() not in _COUNTERS)):
-                guess.said.append(f"{odd}: the column is left out (mend the cell, or name it with --features).")
+                guess.said.append(f"{odd}: the column is left out (fix the cell, or name it with --features).")
     if not guess.has("text") and not guess.has("features"):
         raise DataError(
             f"{source}: nothing is left to read; name a --text column or --features "

@@ -1,11 +1,11 @@
-"""One private DuckDB database for each table: bounded memory, no network, no extension is ever installed or loaded."""
+"""One private DuckDB database for each table: bounded memory, no network, no extension is ever installed."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..errors import DataError
 from . import limits
 from .storage import no_room
 
-__all__ = ["Database", "identifier", "literal", "over"]
+__all__ = ["Database", "evaluated", "identifier", "literal", "path_pattern", "trimmed"]
 
 WHITESPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip removes
 _OFFLINE = {
@@ -27,35 +27,41 @@ _OFFLINE = {
     "allow_community_extensions": "false",
     "python_enable_replacements": "false",
     "preserve_insertion_order": "true",
+    "threads": "2",
 }
 
 
+def connect(**settings: str) -> duckdb.DuckDBPyConnection:
+    """A connection to a new database in memory that never installs an extension."""
+    connection = duckdb.connect(":memory:", config={**_OFFLINE, **settings})
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
 class Database:
-    """An empty database in memory that moves to a temporary folder what exceeds `limits.MEMORY`.
+    """An empty database in memory. What exceeds `limits.MEMORY` goes to a temporary folder.
 
     Parameters
     ----------
     source : str
-        The table's name for messages.
+        The table's name, for messages.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
         folder = tempfile.mkdtemp(prefix="retrograde-")
-        settings = {"memory_limit": f"{limits.MEMORY >> 20}MiB", "temp_directory": folder, "threads": "2"}
-        self.connection = duckdb.connect(":memory:", config={**_OFFLINE, **settings})
-        self.connection.execute("SET TimeZone = 'UTC'")
+        self.connection = connect(memory_limit=f"{limits.MEMORY >> 20}MiB", temp_directory=folder)
         weakref.finalize(self, _close, self.connection, folder)
 
     def lock(self) -> None:
-        """Forbid access to files from now on: everything that is needed was read."""
+        """Forbid access to files from now on."""
         self.connection.execute("SET enable_external_access = false")
         self.connection.execute("SET lock_configuration = true")
 
-    def execute(self, sql: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
-        """All rows of a query that is known to have few."""
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        """All rows of a query that has few."""
         with self.reading():
-            return self.connection.execute(sql, parameters).fetchall()
+            return self.connection.execute(sql).fetchall()
 
     def batches(self, sql: str, size: int) -> Iterator[pyarrow.RecordBatch]:
         """The rows of a query, ``size`` at a time, as they are computed."""
@@ -71,31 +77,25 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn what DuckDB raises into one line."""
+        """Turn the errors of DuckDB into one line."""
         try:
             yield
-        except duckdb.OutOfMemoryException as error:
-            if "temp" in str(error).lower() and "disk" in str(error).lower():
-                raise no_room(str(error).splitlines()[0]) from None
-            raise DataError(
-                f"{self.source} needs more than {limits.MEMORY >> 20} MB at once: a row or a column of it is too large."
-            ) from None
-        except duckdb.IOException as error:
-            if "No space left" in str(error):
-                raise no_room("No space left on device") from None
-            raise DataError(f"{self.source} cannot be read: {_first_line(error)}") from None
         except duckdb.Error as error:
-            raise DataError(f"{self.source} cannot be read: {_first_line(error)}") from None
+            words = str(error)
+            line = words.partition("\n")[0]
+            line = (line.partition(": ")[2] or line)[:300].rstrip(". ")
+            memory = isinstance(error, duckdb.OutOfMemoryException)
+            if "No space left" in words or (memory and "temp" in words.lower() and "disk" in words.lower()):
+                raise no_room("No space left on device" if "No space left" in words else line) from None
+            if memory:
+                line = f"needs more than {limits.MEMORY >> 20} MB at once: a row or a column of it is too large"
+                raise DataError(f"{self.source} {line}.") from None
+            raise DataError(f"{self.source} cannot be read: {line}.") from None
 
 
 def _close(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
     connection.close()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _first_line(error: BaseException) -> str:
-    words = str(error).partition("\n")[0].partition(": ")
-    return (words[2] or words[0])[:300].rstrip(". ") + "."
 
 
 def literal(text: str) -> str:
@@ -121,25 +121,20 @@ def path_pattern(path: Path) -> str:
 
 
 @cache
-def _scratch() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(":memory:", config={**_OFFLINE, "threads": "1"})
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET enable_external_access = false")
-    return connection
+def _shared() -> duckdb.DuckDBPyConnection:
+    return connect(enable_external_access="false")
 
 
-def over(values: Sequence[Any], sql: str) -> list[Any]:
-    """An expression of the column ``c`` computed for each of some values, which are taken as text.
+def evaluated(values: Sequence[Any], *expressions: str) -> list[tuple[Any, ...]]:
+    """Expressions of the column ``c``, computed over some values, which are taken as text.
+
+    They are written into the query: DuckDB imports pandas to look at a parameter or an Arrow table.
 
     Examples
     --------
-    >>> over(["a", None], "upper(c)")
-    ['A', None]
+    >>> evaluated(["a", None], "upper(c)"), evaluated(["a", "b"], "max(c)", "count(c)")
+    ([('A',), (None,)], [('b', 2)])
     """
-    cells = pyarrow.array([None if value is None else str(value) for value in values], pyarrow.large_string())
-    cursor = _scratch().cursor()
-    cursor.register("cells_of_list", pyarrow.table({"c": cells}))
-    return [row[0] for row in cursor.execute(f"SELECT {sql} FROM cells_of_list").fetchall()]
-
-
-Query = Mapping[str, str]  # expressions of SQL by the names of their results
+    cells = ", ".join("NULL" if one is None else literal(str(one).replace("\0", "")) for one in values)
+    query = f"SELECT {', '.join(expressions)} FROM (SELECT unnest([{cells}]::VARCHAR[]) AS c)"
+    return _shared().cursor().execute(query).fetchall()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .database import literal, over, trimmed
+from .database import evaluated, literal, trimmed
 
 __all__ = ["as_iso", "as_written", "date_form", "form_of", "iso_sql", "looks_like_date", "moment_sql", "moments"]
 
@@ -144,17 +144,7 @@ def date_form(values: Sequence[Any]) -> str:
     """
     cells = [str(value).strip() for value in values if value is not None]
 
-    def ask(*expressions: str) -> list[Any]:
-        import pyarrow
-
-        from .database import _scratch  # the list is a table of one column
-
-        cursor = _scratch().cursor()
-        cursor.register("cells_of_list", pyarrow.table({"c": pyarrow.array(cells, pyarrow.large_string())}))
-        row = cursor.execute(f"SELECT {', '.join(expressions)} FROM cells_of_list").fetchone()
-        return list(row) if row is not None else []
-
-    return form_of("c", ask)
+    return form_of("c", lambda *expressions: list(evaluated(cells, *expressions)[0]))
 
 
 def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
@@ -238,7 +228,7 @@ def as_iso(values: Sequence[Any], form: str) -> list[Any]:
     if form in EPOCHS:
         seconds = moments(values, form)
         return [str(np.datetime64(int(one * 1000), "ms")).removesuffix(".000") for one in seconds]
-    return over(values, iso_sql("c", form)) if form else list(values)
+    return [row[0] for row in evaluated(values, iso_sql("c", form))] if form else list(values)
 
 
 def as_written(times: Sequence[Any], form: str) -> list[Any]:
@@ -273,7 +263,7 @@ def moments(values: Sequence[Any], form: str | None = None) -> NDArray[np.float6
             return np.array(values, dtype=np.float64) / EPOCHS.get(form, 1.0)
         except (TypeError, ValueError):
             pass
-    found = np.array(over(values, moment_sql("c", form)), dtype=np.float64)
+    found = np.array(evaluated(values, moment_sql("c", form)), dtype=np.float64).reshape(-1)
     if np.isnan(found).any():
         raise ValueError("no time", int(np.argmax(np.isnan(found))))
     return found

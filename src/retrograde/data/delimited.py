@@ -1,10 +1,13 @@
-"""Text tables: their encoding, remarks, separator and header are looked at here; the rows are read by DuckDB."""
+"""Text tables. Encoding, remarks, separator and header are looked at here; DuckDB reads the rows.
+
+DuckDB's sniffer is not used: it takes remarks for rows, labels of steps (``2001,2002``) for a row of data, and a file
+that it does not understand for one column of text. Here a stated rule decides each of these.
+"""
 
 from __future__ import annotations
 
 import codecs
 import csv
-import math
 import re
 import tempfile
 from collections import Counter
@@ -15,19 +18,19 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import duckdb
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow
 
 from ..errors import DataError
 from . import limits
 from .database import literal, path_pattern
 from .dates import looks_like_date
 from .files import bytes_of, check_encoding, decoded, some_of
-from .table import NO_NUMBER, Table
+from .table import Table
 
 __all__ = ["Utf8", "read_csv", "utf8"]
 
 HOW_TO_QUOTE = 'put "…" around fields that hold the separator.'
+MARKS = ",;\t|"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -55,7 +58,7 @@ class Utf8:
 
 @contextmanager
 def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
-    """Read a text file through, so that what cannot be decoded is named by its place, and see whether it needs a copy.
+    """Read a text file through to name what cannot be decoded by its place, and copy it if DuckDB could not read it.
 
     Raises
     ------
@@ -76,16 +79,16 @@ def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
     with path.open("rb") as file:
         head = file.read(3)
     plain = codecs.lookup(encoding).name in ("utf-8", "ascii") and head[:2] != b"\x1f\x8b" and head != codecs.BOM_UTF8
-    if plain and returns == pairs and newlines in (pairs, newlines - pairs + pairs * (pairs == 0)):
+    if plain and returns == pairs and pairs in (0, newlines):
         yield Utf8(path, 0, quotes)
         return
     stray = returns - pairs if newlines else 0  # without any line feed they end the lines, as on old Macs
     with tempfile.NamedTemporaryFile(prefix="retrograde-", suffix=".txt") as copy:
-        held = ""
+        end = ""
         for piece in decoded(bytes_of(path), encoding, str(path), translate=False):
-            piece = held + piece
-            held = "\r" if piece.endswith("\r") else ""
-            piece = piece[: len(piece) - len(held)].replace("\r\n", "\n").replace("\r", " " if newlines else "\n")
+            piece = end + piece
+            end = "\r" if piece.endswith("\r") else ""
+            piece = piece[: len(piece) - len(end)].replace("\r\n", "\n").replace("\r", " " if newlines else "\n")
             copy.write(piece.encode("utf-8", "replace"))
         copy.flush()
         yield Utf8(Path(copy.name), stray, quotes)
@@ -94,34 +97,33 @@ def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
 # --- CSV --------------------------------------------------------------------------------------------------------------
 
 
-def read_csv(path: Path, encoding: str, delimiter: str | None) -> Table:
-    """A table of fields with a separator between; every cell is text, and its type is decided by the part it plays.
+def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
+    """A table of fields with a separator between; every cell is text, and the column's role decides its type.
 
     Parameters
     ----------
-    delimiter : str or None
-        None: the one of ``,;|`` and tab that the first line has most of.
+    delimiter : str, optional
+        None: the one of ``,;|`` and tab that occurs most in the first line.
     """
     with utf8(path, encoding) as file:
         remarks, delimiter, names, rows = _look(file.path, str(path), delimiter)
         header = _header(path, names, rows)
-        notes = []
+        table = Table(str(path))
         if delimiter not in (",", "\t") or (delimiter == "\t" and path.suffix.lower() != ".tsv"):
-            notes.append(f"{path.name}: columns are separated by {delimiter!r}.")
+            table.notes.append(f"{path.name}: columns are separated by {delimiter!r}.")
         if file.returns:
-            notes.append(f"{path.name}: {file.returns:,} carriage returns within lines are read as spaces.")
+            table.notes.append(f"{path.name}: {file.returns:,} carriage returns within lines are read as spaces.")
         if not header:
             names = [f"column {place}" for place in range(1, len(names) + 1)]
-            notes.append(
+            table.notes.append(
                 f"{path.name} has no header, its first line holds data: its columns are called 'column 1' to "
                 f"'column {len(names)}'."
             )
-        table = Table(str(path), notes)
-        skipped = remarks + header
         if len(names) > limits.WIDE:
-            return _fill_wide(table, file.path, names, rows, delimiter, remarks, header)
-        _fill(table, file, names, delimiter, skipped, path)
-    return table
+            schema = pyarrow.schema([(f"f{place}", pyarrow.string()) for place in range(len(names))])
+            rest = islice(_rows(file.path, delimiter, remarks), int(header), None)
+            return table.fill_from(_batches(rest, table.source, schema), schema, names)
+        return _fill(table, file, path, names, delimiter, remarks + header)
 
 
 def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[str], list[list[str]]]:
@@ -135,12 +137,9 @@ def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[
             remarks -= 1
         if delimiter is None:
             found = _marks(lines[remarks]) if lines else {}
-            delimiter = max(",;\t|", key=lambda mark: found.get(mark, 0))  # the first of equals
-        file.seek(0)
-        for _ in range(remarks):
-            file.readline()
+            delimiter = max(MARKS, key=lambda mark: found.get(mark, 0))  # the first of equals
         try:
-            rows = list(islice((row for row in csv.reader(file, delimiter=delimiter) if row), 200))
+            rows = list(islice(_rows(path, delimiter, remarks), 201))
         except csv.Error as error:
             raise DataError(f"{name} cannot be read: {error}.") from None
     names = rows[0] if rows else []
@@ -149,28 +148,38 @@ def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[
     return remarks, delimiter, names, rows[1:]
 
 
+def _marks(line: str) -> dict[str, int]:
+    """How often a line has each of the marks that may separate its fields."""
+    bare = re.sub(r'"[^"]*"', "", line)
+    return {mark: bare.count(mark) for mark in MARKS if mark in bare}
+
+
+def _rows(path: Path, delimiter: str, skip: int) -> Iterator[list[str]]:
+    """The rows below some lines, without blank ones."""
+    with path.open(encoding="utf-8", newline="") as file:
+        for _ in range(skip):
+            file.readline()
+        yield from (row for row in csv.reader(file, delimiter=delimiter) if row)
+
+
 def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
-    """Whether the first line names the columns, which are put right; False where it holds data.
+    """Whether the first line names the columns, which are put right; False where it is data.
 
-    It holds data if it has a number or a date where a name should be, and these are no labels of steps (which ascend),
-    or if a word of it comes again in the same column below.
-
-    Raises
-    ------
-    DataError
-        If it holds numbers only, or names that are not different.
+    It is data if it has a number or a date where a name should be, and these are not labels of steps (which ascend),
+    or if a word of it occurs again in the same column below.
     """
     if names and len(set(names)) < len(names) and all(_NUMBER.fullmatch(name) for name in names):
         raise DataError(
             f"{path}: its first line holds numbers, {some_of(names)}: put one before it that names the columns."
         )
     data = [place for place, name in enumerate(names) if _NUMBER.fullmatch(name.strip()) or looks_like_date(name)]
+    columns = {place: [row[place] for row in rows if place < len(row)] for place in range(len(names))}
     if rows and data and len(data) < len(names) and not _labels_of_steps([names[place].strip() for place in data]):
-        fits = all(_alike(names[place], row[place]) for place in data for row in rows[:50] if place < len(row))
-        if fits:
+        below = ((names[place], cell.strip()) for place in data for cell in columns[place][:50])
+        if all(_alike(name.strip(), cell) for name, cell in below):
             return False
     words = [place for place, name in enumerate(names) if place not in data and name.strip()]
-    if data and any(sum(row[place] == names[place] for row in rows if place < len(row)) > 0 for place in words):
+    if data and any(names[place] in columns[place] for place in words):
         return False
     for place, name in enumerate(names):
         names[place] = name.strip() or f"column {place + 1}"
@@ -191,140 +200,83 @@ def _labels_of_steps(cells: list[str]) -> bool:
 
 
 def _alike(first: str, below: str) -> bool:
-    """Whether a cell could be of the column that one below it is of."""
-    below = below.strip()
-    if _NUMBER.fullmatch(first.strip()):
+    """Whether a cell of the first line could belong to the column of a cell below it."""
+    if _NUMBER.fullmatch(first):
         return not below or bool(_NUMBER.fullmatch(below)) or below.lower() in ("nan", "na", "null", "?")
     return not below or looks_like_date(below)
 
 
-def _marks(line: str) -> dict[str, int]:
-    """How often a line has each of the marks that may separate its fields."""
-    bare = re.sub(r'"[^"]*"', "", line)
-    return {mark: bare.count(mark) for mark in ",;\t|" if mark in bare}
-
-
-def _fill(table: Table, file: Utf8, names: list[str], delimiter: str, skip: int, path: Path) -> None:
+def _fill(table: Table, file: Utf8, path: Path, names: list[str], delimiter: str, skip: int) -> Table:
     """Let DuckDB read the rows: strictly, else with short rows filled up, else with quotes as they come."""
-    columns = "{" + ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(names))) + "}"
-    fixed = (
-        f"auto_detect = false, header = false, compression = 'none', encoding = 'utf-8', delim = {literal(delimiter)}, "
-        f"quote = '\"', escape = '\"', nullstr = '', max_line_size = {limits.LINE_BYTES}, columns = {columns}"
-    )
-    named = literal(path_pattern(file.path))
+    columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(names)))
     # Larger lines need larger buffers, which would take memory from everything else.
-    buffer = f"buffer_size = {2 * limits.LINE_BYTES}" if file.path.stat().st_size > limits.LINE_BYTES else ""
-    options = [f"skip = {skip}", *filter(None, [buffer])]
-    # Of a single column a blank line is an empty cell, but for those at the end.
-    last = "(SELECT max(rowid) FROM read WHERE c0 IS NOT NULL)"
-    kept = f" WHERE rowid <= {last}" if len(names) == 1 else ""
+    large = file.path.stat().st_size > limits.LINE_BYTES
+    options = (
+        f"auto_detect = false, header = false, compression = 'none', encoding = 'utf-8', delim = {literal(delimiter)}, "
+        f"quote = '\"', escape = '\"', nullstr = '', max_line_size = {limits.LINE_BYTES}, columns = {{{columns}}}, "
+        f"skip = {skip}" + f", buffer_size = {2 * limits.LINE_BYTES}" * large
+    )
 
-    def attempt(*more: str) -> str | None:
-        query = f"SELECT * FROM read_csv({named}, {fixed}, {', '.join([*options, *more])})"
-        database = table.database
-        try:
-            database.connection.execute(f"CREATE OR REPLACE TABLE read AS {query}")
-        except duckdb.InvalidInputException as error:
-            return str(error)
-        except duckdb.Error:
-            with database.reading():
-                raise
-        return None
+    def attempt(more: str = "") -> str:
+        """The error of DuckDB, empty if there is none."""
+        query = f"SELECT * FROM read_csv({literal(path_pattern(file.path))}, {options}{more})"
+        with table.database.reading():
+            try:
+                table.database.connection.execute(f"CREATE OR REPLACE TABLE read AS {query}")
+            except duckdb.InvalidInputException as error:
+                return str(error)
+        return ""
 
+    padded = ", null_padding = true, parallel = false"
     wrong = attempt()
-    if wrong is not None and _too_few(wrong):
+    if (fields := _FIELDS.search(wrong)) and int(fields[2]) < int(fields[1]):
         # While short rows are filled up DuckDB passes over a quote that is never closed: it is looked for before.
-        unclosed = file.quotes % 2 == 1 and attempt("ignore_errors = true", "store_rejects = true") is None
-        found = table.database.execute(
-            "SELECT line FROM reject_errors WHERE error_type = 'UNQUOTED VALUE' ORDER BY line LIMIT 1"
-        ) if unclosed else []  # fmt: skip
-        if found:
-            wrong = f"CSV Error on Line: {found[0][0]}\nValue with unterminated quote found."
-        else:
-            wrong = attempt("null_padding = true", "parallel = false")
-    if wrong is not None and "unterminated quote" in wrong and file.quotes % 2 == 0:
-        lenient = attempt("strict_mode = false", "null_padding = true", "parallel = false")
-        if lenient is None:
-            table.notes.append(
-                f'{path.name}: some quotes (") are not doubled, as CSV has them; they are read as they come.'
+        unclosed = []
+        if file.quotes % 2 and not attempt(", ignore_errors = true, store_rejects = true"):
+            unclosed = table.database.execute(
+                "SELECT line FROM reject_errors WHERE error_type = 'UNQUOTED VALUE' ORDER BY line LIMIT 1"
             )
-        wrong = lenient and wrong
-    if wrong is not None:
+        wrong = f"CSV Error on Line: {unclosed[0][0]}\n{_UNCLOSED}" if unclosed else attempt(padded)
+    if _UNCLOSED in wrong and file.quotes % 2 == 0 and not attempt(f", strict_mode = false{padded}"):
+        wrong = ""
+        table.notes.append(
+            f'{path.name}: some quotes (") are not doubled, as CSV has them; they are read as they come.'
+        )
+    if wrong:
         raise DataError(f"{path} cannot be read: {_reason(wrong, skip)}")
-    table.fill(f"SELECT * FROM read{kept}", names)
+    # Of a single column a blank line is an empty cell, but for those at the end.
+    last = " WHERE rowid <= (SELECT max(rowid) FROM read WHERE c0 IS NOT NULL)" if len(names) == 1 else ""
+    table.fill(f"SELECT * FROM read{last}", names)
     table.database.execute("DROP TABLE read")
+    return table
 
 
-def _too_few(words: str) -> bool:
-    match = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", words)
-    return match is not None and int(match[2]) < int(match[1])
+_FIELDS = re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)")
+_UNCLOSED = "unterminated quote"
 
 
 def _reason(words: str, skip: int) -> str:
+    """What DuckDB found wrong, in our words."""
     line = int(found[1]) if (found := re.search(r"CSV Error on Line: (\d+)", words)) else 0
-    if match := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", words):
+    if match := _FIELDS.search(words):
         return f"line {line} has {match[2]} fields, the header has {match[1]}: {HOW_TO_QUOTE}"
-    if "unterminated quote" in words:
+    if _UNCLOSED in words:
         return f'row {line - skip} opens a quote (") that is never closed.'
     if "Maximum line size" in words:
         return f"line {line} is longer than {limits.LINE_BYTES >> 20} MB, the most that is read."
     return words.partition("\n")[0].partition(": ")[2][:300].rstrip(". ") + "."
 
 
-def _fill_wide(
-    table: Table, path: Path, names: list[str], rows: list[list[str]], delimiter: str, remarks: int, header: bool
-) -> Table:
-    """A table of more columns than DuckDB reads fast (see `limits.WIDE`), read by Python's ``csv``."""
-    usual = {"label", "class", "target", "y", "id", "group", "time", "date", "name"}
-    kept = {0, len(names) - 1} | {place for place, name in enumerate(names) if name.lower() in usual}
-    numeric = [
-        place
-        for place in range(len(names))
-        if place not in kept and all(place >= len(row) or _number(row[place]) is not None for row in rows[:50])
-    ]
-    others = sorted(set(range(len(names))) - set(numeric))
-    if len(others) > limits.WIDE:
-        raise DataError(f"{table.source} has {len(others):,} columns of text; {limits.WIDE:,} are the most.")
-
-    def parts() -> Iterator[tuple[list[list[str]], NDArray[np.float64]]]:
-        done = 0
-        with path.open(encoding="utf-8", newline="") as file:
-            for _ in range(remarks):
-                file.readline()
-            reader = csv.reader(file, delimiter=delimiter)
-            rest = islice((row for row in reader if row), int(header), None)
-            while some := list(islice(rest, max(1, (1 << 20) // len(names)))):
-                for row in some:
-                    if len(row) > len(names):
-                        raise DataError(
-                            f"{table.source} cannot be read: row {done + 1} has {len(row)} fields, the header has "
-                            f"{len(names)}: {HOW_TO_QUOTE}"
-                        )
-                    row += [""] * (len(names) - len(row))
-                yield (
-                    [[row[place] for row in some] for place in others],
-                    np.array([_numbers(row, names, numeric, done + n) for n, row in enumerate(some)]),
+def _batches(rows: Iterator[list[str]], source: str, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    """Rows of more columns than DuckDB reads fast (see `limits.WIDE`), short ones filled up."""
+    done, width = 0, len(schema)
+    while some := list(islice(rows, max(1, (1 << 20) // width))):
+        for row in some:
+            done += 1
+            if len(row) > width:
+                raise DataError(
+                    f"{source} cannot be read: row {done} has {len(row)} fields, the header has {width}: {HOW_TO_QUOTE}"
                 )
-                done += len(some)
-
-    return table.fill_wide(names, [names[place] for place in numeric], parts())
-
-
-def _number(cell: str) -> float | None:
-    """The number in a cell, NaN where it says that there is none; None where it holds something else."""
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan if cell.strip().lower() in ("", *NO_NUMBER) else None
-
-
-def _numbers(row: list[str], names: list[str], places: list[int], number: int) -> NDArray[np.float64]:
-    cells = [row[place] for place in places]
-    try:
-        return np.array(cells, dtype=np.float64)
-    except ValueError:
-        found = [_number(cell) for cell in cells]
-    if None in found:
-        wrong = found.index(None)
-        raise DataError(f"row {number + 1}, column {names[places[wrong]]!r}: {cells[wrong][:40]!r} is no number.")
-    return np.array(found, dtype=np.float64)
+            row += [""] * (width - len(row))
+        columns = (pyarrow.array(column, pyarrow.string()) for column in zip(*some, strict=True))
+        yield pyarrow.RecordBatch.from_arrays(list(columns), schema=schema)

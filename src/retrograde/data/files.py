@@ -1,4 +1,4 @@
-r"""Bytes of files, unpacked and decoded: gzip with a limit, encodings with the place of what cannot be read."""
+"""Bytes of files, unpacked and decoded: gzip with a limit, encodings with the place of what cannot be read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from .. import files
 from ..errors import DataError, OptionError
 from ..files import limited, open_source
 from . import limits
 
-__all__ = ["bytes_of", "check_encoding", "check_exists", "decoded", "in_one_line", "some_of", "unpacked", "walk"]
+__all__ = ["bytes_of", "check_encoding", "check_exists", "decoded", "in_one_line", "some_of", "unpacked"]
 
 PIECE = 1 << 20  # bytes read at once
-REST = 1 << 26  # bytes read on after a NUL or a byte that is no text, to see whether the archive itself is damaged
+REST = 1 << 26  # bytes read on after an error: a damaged gzip file then says so rather than that it is not text
 
 
 def check_exists(name: str, kinds: str) -> None:
-    """Refuse a name that is no file or folder on this machine.
+    """Refuse a name that is not a file or folder on this machine.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def check_exists(name: str, kinds: str) -> None:
         return  # whoever reads it says why that fails
     if re.match(r"[a-z][a-z0-9+.-]*://", name) or re.fullmatch(r"[\w-]+/[\w-]+", name):
         raise DataError(
-            f"{name} is no file here, and nothing is fetched from a hub or the web: download it, then name {kinds}."
+            f"{name} is not a file here, and nothing is fetched from a hub or the web: download it, then name {kinds}."
         )
     raise DataError(f"{name} does not exist: name {kinds}.")
 
@@ -60,7 +60,7 @@ def check_encoding(encoding: str) -> None:
         known = False
     if not known:
         raise OptionError(
-            f"--encoding {encoding!r} is no text encoding that Python knows; "
+            f"--encoding {encoding!r} is not a text encoding that Python knows; "
             "try utf-8, utf-16, latin-1, cp1251, shift_jis, …"
         )
 
@@ -86,7 +86,7 @@ def bytes_of(path: Path) -> Iterator[bytes]:
 
 
 def in_one_line(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The same blocks; what the system says of them in one line."""
+    """The same blocks; an error of the system becomes one line."""
     try:
         yield from blocks
     except DataError:
@@ -95,40 +95,18 @@ def in_one_line(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
         raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
-class _Prefixed:
-    """A stream whose first bytes were read already, and are read again."""
-
-    def __init__(self, first: bytes, stream: IO[bytes]) -> None:
-        self._first, self._stream = first, stream
-
-    def read(self, size: int = -1) -> bytes:
-        found, self._first = (self._first[:size], self._first[size:]) if size >= 0 else (self._first, b"")
-        return found or self._stream.read(size)
-
-
-def unpacked(stream: IO[bytes], name: str, packed_size: int | None = None) -> Iterator[bytes]:
-    """Blocks of a stream. Gzip is recognized by its first bytes, not by the name, and unpacked.
-
-    Parameters
-    ----------
-    packed_size : int, optional
-        Bytes of the stream; None where they are not known.
-    """
-    first = stream.read(PIECE)
-    if first[:2] != b"\x1f\x8b":
-        if name.endswith(".gz") and first:
-            raise DataError(f"{name} is no gzip file, whatever its name says.")
-        while first:
-            yield first
-            first = stream.read(PIECE)
-        return
-    most = max(limits.UNPACKED_BYTES, limits.UNPACKED_RATIO * packed_size if packed_size is not None else 0)
-    reader = gzip.GzipFile(fileobj=_Prefixed(first, stream), mode="rb")  # type: ignore[call-overload]
-    size = 0
+def unpacked(stream: IO[bytes], name: str, packed_size: int = 0) -> Iterator[bytes]:
+    """Blocks of a stream of ``packed_size`` bytes (0: unknown). Gzip is recognized by its first bytes and unpacked."""
+    buffered: Any = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+    packed = buffered.peek(2)[:2] == b"\x1f\x8b"
+    if not packed and name.endswith(".gz") and buffered.peek(1):
+        raise DataError(f"{name} is not a gzip file, whatever its name says.")
+    reader = gzip.GzipFile(fileobj=buffered, mode="rb") if packed else buffered
+    most, size = max(limits.UNPACKED_BYTES, limits.UNPACKED_RATIO * packed_size), 0
     try:
         while block := reader.read(PIECE):
             size += len(block)
-            if size > most:
+            if packed and size > most:
                 raise DataError(
                     f"{name} unpacks to more than {limits.UNPACKED_RATIO} times its size and {most / 2**30:.1f} GB: it "
                     "looks like a decompression bomb. If you trust it, unpack it and give the unpacked file."
@@ -139,59 +117,54 @@ def unpacked(stream: IO[bytes], name: str, packed_size: int | None = None) -> It
 
 
 def decoded(blocks: Iterator[bytes], encoding: str, name: str, *, translate: bool = True) -> Iterator[str]:
-    r"""Decode blocks of bytes to text without a byte-order mark; with ``\n`` line ends, if they are to be translated.
+    r"""Decode blocks of bytes to text without a byte-order mark.
+
+    Parameters
+    ----------
+    translate : bool
+        Whether every line end becomes ``\n``.
 
     Raises
     ------
     DataError
         With the byte offset of what cannot be decoded, or of a NUL.
     """
-    head, before = b"", 0  # what a message needs: the first bytes, and how many came before the block at hand
-    decoder, marked, nul = None, True, -1
+    first, before, nul = b"", 0, -1
+    while len(first) < 4 and (more := next(blocks, b"")):  # a mark must be seen whole
+        first += more
+    decoder, marked = _decoder(encoding, first), True
     lines = io.IncrementalNewlineDecoder(None, translate=translate)
-    final = False
-    while not final:
-        block = next(blocks, b"")
-        while decoder is None and len(block) < 4 and (more := next(blocks, b"")):  # a mark must be seen whole
-            block += more
-        final = not block
-        head += block[: 8192 - len(head)]
-        decoder = decoder or _decoder(encoding, head)
-        state = decoder.getstate()
+    for block in chain([first] if first else [], blocks, [b""]):
+        pending = len(decoder.getstate()[0])
         try:
-            piece = decoder.decode(block, final)
-        except UnicodeDecodeError as error:
-            _read_on(blocks)
-            # What the decoder was given ends where the block does, and may begin with bytes left from the last one.
-            byte, offset = error.object[error.start], before + len(block) - len(error.object) + error.start
-            if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(
-                    f"{name} is binary, not text: a NUL at byte offset {head.index(0)}, and byte 0x{byte:02x} "
-                    f"at offset {offset} is not {encoding}; {_likely_encoding(head, encoding)}."
-                ) from None
-            raise DataError(
-                f"{name} is not {encoding} text: byte 0x{byte:02x} at offset {offset} "
-                f"cannot be decoded; {_likely_encoding(head, encoding)}."
-            ) from None
+            piece = decoder.decode(block, not block)
         except UnicodeError as error:
-            raise DataError(f"{name} is not {encoding} text: {error}; {_likely_encoding(head, encoding)}.") from None
+            _read_on(blocks)
+            nul = first[:8192].find(0) if nul < 0 and not first.startswith(_UTF16) else nul
+            wrong = f"is not {encoding} text: {error}"
+            if isinstance(error, UnicodeDecodeError):
+                # What the decoder was given ends where the block does, and may begin with bytes of the last one.
+                offset = before + len(block) - len(error.object) + error.start
+                byte = f"byte 0x{error.object[error.start]:02x} at offset {offset}"
+                wrong = f"is not {encoding} text: {byte} cannot be decoded"
+                if nul >= 0:
+                    wrong = f"is binary, not text: a NUL at byte offset {nul}, and {byte} is not {encoding}"
+            raise DataError(f"{name} {wrong}; {_likely_encoding(first, encoding)}.") from None
         if nul < 0 and "\0" in piece:
-            again = _decoder(encoding, head)
-            again.setstate(state)
-            nul = before + _offset_of_nul(again, block)
+            nul = _offset_of_nul(block, before, pending, encoding)
         if nul >= 0 and before - nul > REST:  # what comes after it may say more, but need not be read to its end
             break
         before += len(block)
         if marked and piece:
             piece, marked = piece.removeprefix("\ufeff"), False
-        if nul < 0 and (piece := lines.decode(piece, final)):
+        if nul < 0 and (piece := lines.decode(piece, not block)):
             yield piece
     if nul >= 0:
-        raise DataError(f"{name} is binary, not text: a NUL at byte offset {nul}; {_likely_encoding(head, encoding)}.")
+        raise DataError(f"{name} is binary, not text: a NUL at byte offset {nul}; {_likely_encoding(first, encoding)}.")
 
 
 def _read_on(blocks: Iterator[bytes]) -> None:
-    """A damaged gzip file says so rather than that its rubble is no text; it need not be read to its end for that."""
+    """Read up to `REST` bytes more, so that a damaged gzip file is reported as such."""
     size = 0
     for block in blocks:
         size += len(block)
@@ -199,68 +172,37 @@ def _read_on(blocks: Iterator[bytes]) -> None:
             return
 
 
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+
+
 def _decoder(encoding: str, head: bytes) -> codecs.IncrementalDecoder:
     """A decoder that decodes in blocks what ``bytes.decode`` decodes at once."""
     plain = codecs.lookup(encoding).name
-    for wide, marks in (
-        ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
-        ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
-    ):
+    for wide, marks in (("utf-16", _UTF16), ("utf-32", _UTF32)):
         if plain == wide and not head.startswith(marks):  # only in blocks does Python insist on a mark
             encoding = f"{wide}-{'le' if sys.byteorder == 'little' else 'be'}"
     return codecs.getincrementaldecoder(encoding)()
 
 
-def _offset_of_nul(decoder: codecs.IncrementalDecoder, block: bytes) -> int:
-    """Where the bytes of the first NUL character begin."""
-    begin = 0
-    for place in range(len(block)):
-        if piece := decoder.decode(block[place : place + 1]):
-            if "\0" in piece:
-                return begin
-            begin = place + 1
-    return begin
+def _offset_of_nul(block: bytes, before: int, pending: int, encoding: str) -> int:
+    """Where the first NUL character of a block begins, whose decoder had some bytes of the block before it pending."""
+    width = {"utf-16": 2, "utf-32": 4}.get(codecs.lookup(encoding).name[:6], 1)
+    if pending and not any(block[: width - pending]):
+        return before - pending
+    places = range(-before % width, len(block), width)
+    return before + next((at for at in places if not any(block[at : at + width])), 0)
 
 
-def _likely_encoding(data: bytes, tried: str) -> str:
+def _likely_encoding(head: bytes, tried: str) -> str:
     """What to suggest for bytes that do not decode."""
-    for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF32_LE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if data.startswith(mark) and codecs.lookup(tried).name != encoding:
+    known = ((codecs.BOM_UTF8, "utf-8"), (_UTF32[0], "utf-32"), (_UTF16[0], "utf-16"), (_UTF16[1], "utf-16"))
+    for mark, encoding in known:
+        if head.startswith(mark) and codecs.lookup(tried).name != encoding:
             return f"it begins with the mark of {encoding}: give --encoding {encoding}"
     return "if it is text, give its --encoding (latin-1, cp1251, utf-16, shift_jis, …)"
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first few names, and whether there are more."""
+    """The first three names, and whether there are more."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def walk(folder: Path, skip: frozenset[str] = frozenset()) -> tuple[list[Path], list[str]]:
-    """Regular files under a folder, in the order of their paths, and the symbolic links among them.
-
-    Hidden files and folders are left out. Links are not followed: a text that is reached twice would be read twice,
-    and could be both trained on and validated with.
-
-    Returns
-    -------
-    files : list of Path
-    links : list of str
-        Relative to the folder.
-
-    Raises
-    ------
-    DataError
-        If the folder is too large, see `retrograde.files.walk`.
-    """
-    regular = [path for path in files.walk(folder, skip) if not path.is_symlink()]
-    links = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in skip]
-        links += [path for path in (Path(root, name) for name in [*folders, *names]) if path.is_symlink()]
-    found = sorted(path.relative_to(folder).as_posix() for path in links if not path.name.startswith("."))
-    return regular, found

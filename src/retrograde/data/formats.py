@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
-import pyarrow.parquet
 
 from ..errors import DataError
-from ..files import check_source
+from ..files import check_source, walk
 from . import archives, limits
 from .arrays import builtin_arrays, read_arrays
 from .database import literal, path_pattern
 from .delimited import read_csv, utf8
-from .files import bytes_of, check_exists, decoded, some_of, walk
-from .table import BLOCK, Table, fingerprint_of_files
+from .files import bytes_of, check_exists, decoded, some_of
+from .table import BLOCK, Table, unreadable
 from .text import is_saved
 
 __all__ = ["SUFFIXES", "fingerprint", "is_frame", "name_of", "open_table"]
-
-SUFFIXES = (
-    *(".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".npy", ".npz", ".conll"),
-    *(".ts", ".tsf", ".arff", ".xlsx"),
-)
-
-
-SMALL = 64 << 20  # bytes of JSON that are looked through before types are decided
 
 
 def open_table(source: Any, encoding: str = "utf-8") -> Table:
@@ -63,8 +53,9 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
     try:
         if path.is_dir():
             return _saved(path) if is_saved(path) else _texts(path, encoding)
-        kind = kind_of_file(path)
-        if kind not in SUFFIXES:
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
+        if kind not in _READERS:
             raise DataError(
                 f"{name}: {kind or 'files without an ending'} is not read; save it as one of {', '.join(SUFFIXES)} (or "
                 "give it that name, if it is one)."
@@ -75,33 +66,14 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    readers: Mapping[str, Callable[[], Table]] = {
-        ".csv": lambda: read_csv(path, encoding, None),
-        ".tsv": lambda: read_csv(path, encoding, "\t"),
-        ".parquet": lambda: _parquet(path),
-        ".arrow": lambda: _arrow([path], str(path)),
-        ".npy": lambda: read_arrays(path),
-        ".npz": lambda: read_arrays(path),
-        ".conll": lambda: archives.read_conll(path, encoding),
-        ".ts": lambda: archives.read_ts(path, encoding),
-        ".tsf": lambda: archives.read_tsf(path, encoding),
-        ".arff": lambda: archives.read_arff(path, encoding),
-        ".xlsx": lambda: archives.read_xlsx(path),
-    }
-    return readers.get(kind, lambda: _json(path, encoding))()
-
-
-def kind_of_file(path: Path) -> str:
-    """The ending that tells a file's format, without ``.gz``."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
+    return _READERS[kind](path, encoding)
 
 
 # --- Content ----------------------------------------------------------------------------------------------------------
 
 
 def fingerprint(*sources: Any) -> str:
-    """SHA-256 of what is in some files, folders and frames, by which a run that is resumed knows its data again.
+    """SHA-256 of the content of some files, folders and frames, which a resumed run compares.
 
     A copy, or a file with another date, has the same. What is built in goes by its name.
 
@@ -113,20 +85,33 @@ def fingerprint(*sources: Any) -> str:
     found = hashlib.sha256()
     for source in sources:
         if is_frame(source):
-            found.update(_frame_content(source))
+            content = hashlib.sha256()
+            for batch in _stream(source):
+                content.update(repr([batch.schema.names, batch.to_pylist()]).encode("utf-8", "replace"))
+            found.update(content.digest())
         elif source is None or str(source).startswith("builtin:"):
             found.update(f"{source}\0".encode())
         else:
             check_source(source)
             path = Path(source)
-            files = {one.relative_to(path).as_posix(): one for one in _files_of(path)} if path.is_dir() else {"": path}
-            found.update(fingerprint_of_files(files))
+            files = _files_of(path) if path.is_dir() else [path]
+            for file in files:
+                name = file.relative_to(path).as_posix() if path.is_dir() else ""
+                found.update(f"{name}\0{_digest(file)}\0".encode("utf-8", "surrogateescape"))
     return f"sha256:{found.hexdigest()}"
 
 
 def _files_of(folder: Path) -> list[Path]:
     """The files that a folder's table is read from."""
     return sorted(folder.rglob("*.arrow")) if is_saved(folder) else _text_files(folder)[0]
+
+
+def _digest(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
 
 
 # --- Frames -----------------------------------------------------------------------------------------------------------
@@ -138,7 +123,7 @@ def is_frame(source: Any) -> bool:
 
 
 def name_of(source: Any) -> str:
-    """How a source is called in messages and in ``config.json``."""
+    """The name of a source in messages and in ``config.json``."""
     if not is_frame(source):
         return str(source)
     return f"a {type(source).__name__} of {type(source).__module__.partition('.')[0]}"
@@ -149,52 +134,46 @@ def _stream(source: Any) -> pyarrow.RecordBatchReader:
         source = source.collect()
     try:
         return pyarrow.RecordBatchReader.from_stream(source)
-    except Exception as error:  # pyarrow's, pandas' and Polars' own kinds have no root in common
-        words = " ".join(str(error).split())
-        raise DataError(f"{name_of(source)} cannot be read: {words[:300].rstrip('.')}.") from None
+    except Exception as error:  # the errors of pyarrow, pandas and Polars have no base class in common
+        raise unreadable(name_of(source), error) from None
 
 
 def _frame(source: Any) -> Table:
     reader = _stream(source)
-    names = [name if name != "__index_level_0__" or not pyarrow.types.is_timestamp(kind) else "index"
-             for name, kind in zip(reader.schema.names, reader.schema.types, strict=True)]  # fmt: skip
+    names = [
+        "index" if name == "__index_level_0__" and pyarrow.types.is_timestamp(kind) else name
+        for name, kind in zip(reader.schema.names, reader.schema.types, strict=True)
+    ]
     if len(set(names)) < len(names):
         raise DataError(f"{name_of(source)} has two columns of one name: rename one.")
     if not names:
         raise DataError(f"{name_of(source)} has no columns.")
-    return _fill_arrow(Table(name_of(source)), reader, reader.schema, names)
-
-
-def _frame_content(source: Any) -> bytes:
-    """A digest of a frame's names and cells, the same for the same content of another library."""
-    found = hashlib.sha256()
-    for batch in _stream(source):
-        found.update(repr([batch.schema.names, batch.to_pylist()]).encode("utf-8", "replace"))
-    return found.digest()
+    return Table(name_of(source)).fill_from(reader, reader.schema, names)
 
 
 # --- Parquet and Arrow ------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path) -> Table:
+def _parquet(path: Path, encoding: str) -> Table:
     table = Table(str(path))
     named = literal(path_pattern(path))
-    width = len(table.database.execute(f"DESCRIBE SELECT * FROM read_parquet({named}, hive_partitioning = false)"))
-    if width > limits.WIDE:
+    query = f"SELECT * FROM read_parquet({named}, hive_partitioning = false)"
+    if len(table.database.execute(f"DESCRIBE {query}")) > limits.WIDE:
+        import pyarrow.parquet  # takes 15 MB
+
         file = pyarrow.parquet.ParquetFile(path)
-        batches = file.iter_batches(max(1, (1 << 20) // width))
-        return _fill_arrow(table, batches, file.schema_arrow, file.schema_arrow.names)
-    kept = dict(table.database.execute(f"SELECT key, value FROM parquet_kv_metadata({named})"))
-    classes = _class_names(kept.get(b"huggingface"))
-    return table.fill(f"SELECT * FROM read_parquet({named}, hive_partitioning = false)", classes=classes)
+        batches = file.iter_batches(max(1, (1 << 20) // file.metadata.num_columns))
+        return table.fill_from(batches, file.schema_arrow)
+    metadata: dict[Any, Any] = dict(table.database.execute(f"SELECT key, value FROM parquet_kv_metadata({named})"))
+    return table.fill(query, classes=_class_names(metadata))
 
 
-def _class_names(metadata: bytes | str | None) -> dict[str, list[str]]:
-    """Names of classes by column, for columns that hold their numbers, from the metadata that Hugging Face writes."""
+def _class_names(metadata: dict[Any, Any] | None) -> dict[str, list[str]]:
+    """Names of classes by column, for columns of their numbers, from the metadata that Hugging Face writes."""
     try:
-        kept = json.loads(metadata) if metadata else {}
+        kept = json.loads((metadata or {})[b"huggingface"])
         features = kept.get("info", kept).get("features") or {}
-    except (ValueError, AttributeError):
+    except (KeyError, ValueError, AttributeError):
         return {}
     found = {}
     for name, feature in features.items():
@@ -207,16 +186,15 @@ def _class_names(metadata: bytes | str | None) -> dict[str, list[str]]:
     return found
 
 
-def _arrow(paths: list[Path], source: str, notes: list[str] | None = None) -> Table:
+def _arrow(paths: list[Path], table: Table) -> Table:
     """Files of Arrow, each a file or a stream of record batches; several are parts of one table."""
-    table = Table(source, notes or [])
     try:
         opened = [_ipc(path) for path in paths]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{source} cannot be read: {' '.join(str(error).split())[:300].rstrip('.')}.") from None
+        raise unreadable(table.source, error) from None
     schema = opened[0][0]
-    classes = _class_names((schema.metadata or {}).get(b"huggingface"))
-    return _fill_arrow(table, (batch for _, some in opened for batch in some), schema, schema.names, classes)
+    batches = (batch for _, some in opened for batch in some)
+    return table.fill_from(batches, schema, classes=_class_names(schema.metadata))
 
 
 def _ipc(path: Path) -> tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]:
@@ -229,40 +207,16 @@ def _ipc(path: Path) -> tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]:
     return stream.schema, iter(stream)
 
 
-def _fill_arrow(table: Table, batches: Iterable[Any], schema: Any, names: list[str], classes: Any = None) -> Table:
-    """Batches as they are; of very many columns those of numbers as one array."""
-    try:
-        if len(names) <= limits.WIDE:
-            return table.fill_from(batches, schema, names=names, classes=classes or {})
-        block = [place for place, kind in enumerate(schema.types) if pyarrow.types.is_floating(kind)
-                 or pyarrow.types.is_integer(kind)][1:-1]  # fmt: skip
-        others = sorted(set(range(len(names))) - set(block))
-        if len(others) > limits.WIDE:
-            raise DataError(f"{table.source} has {len(others):,} columns of text; {limits.WIDE:,} are the most.")
-
-        def parts() -> Iterator[tuple[Any, Any]]:
-            for batch in batches:
-                columns = batch.columns
-                texts = [[None if one is None else str(one) for one in columns[n].to_pylist()] for n in others]
-                yield texts, np.stack([columns[n].to_numpy(zero_copy_only=False) for n in block], axis=1)
-
-        return table.fill_wide(names, [names[place] for place in block], parts())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{table.source} cannot be read: {' '.join(str(error).split())[:300].rstrip('.')}.") from None
-
-
 def _saved(folder: Path) -> Table:
-    """What ``save_to_disk`` of ``datasets`` wrote; of several splits the one to train with."""
-    notes: list[str] = []
-    part = folder
+    """The data set that ``save_to_disk`` of ``datasets`` wrote; of several splits the one to train with."""
+    table, part = Table(str(folder)), folder
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and is_saved(path))
         if "train" not in splits:
             raise DataError(f"{folder} holds the splits {', '.join(splits) or 'none'}: name the folder of one.")
-        others = [name for name in splits if name != "train"]
-        if others:
-            notes.append(f"of the splits of {folder} train is read; {folder / others[0]} names another.")
         part = folder / "train"
+        if others := [name for name in splits if name != "train"]:
+            table.notes.append(f"of the splits of {folder} train is read; {folder / others[0]} names another.")
     try:
         state = json.loads((part / "state.json").read_text(encoding="utf-8"))
         files = [part / Path(one["filename"]).name for one in state["_data_files"]]
@@ -270,38 +224,35 @@ def _saved(folder: Path) -> Table:
         raise DataError(f"{part / 'state.json'} cannot be read: {error}.") from None
     if not files:
         raise DataError(f"{folder} has no rows.")
-    return _arrow(files, str(folder), notes)
+    return _arrow(files, table)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
 def _json(path: Path, encoding: str) -> Table:
-    """Objects, one a line or in a list; the fields of an object within one are columns by dotted names."""
+    """Objects, one a line or in a list; the fields of an object within one are columns by dotted names.
+
+    All of the file decides the types, as a late line may have another; no text is taken for a date, a time or an id.
+    """
     with utf8(path, encoding) as file:
         table = Table(str(path))
-        # A small file is looked through before its types are decided. No text is taken for a date, a time or an id.
-        everything = file.path.stat().st_size < SMALL
-        for size in (-1,) if everything else (20_480, -1):
-            fixed = (
-                f"records = true, compression = 'uncompressed', maximum_object_size = {limits.LINE_BYTES}, "
-                f"dateformat = '%Y no date', timestampformat = '%Y no date', hive_partitioning = false"
+        options = (
+            f"{literal(path_pattern(file.path))}, records = true, compression = 'uncompressed', "
+            f"maximum_object_size = {limits.LINE_BYTES}, hive_partitioning = false, "
+            "dateformat = '%Y no date', timestampformat = '%Y no date'"
+        )
+        try:
+            with table.database.reading():
+                found = table.database.connection.sql(f"SELECT * FROM read_json({options}, sample_size = -1)")
+            text = {"UUID": "VARCHAR", "TIME": "VARCHAR", "UUID[]": "VARCHAR[]", "TIME[]": "VARCHAR[]"}
+            columns = ", ".join(
+                f"{literal(name)}: {literal(text.get(str(type_), str(type_)))}"
+                for name, type_ in zip(found.columns, found.types, strict=True)
             )
-            query = f"SELECT * FROM read_json({literal(path_pattern(file.path))}, {fixed}, sample_size = {size})"
-            try:
-                with table.database.reading():
-                    found = table.database.connection.sql(query)
-                changed = {"UUID": "VARCHAR", "TIME": "VARCHAR", "UUID[]": "VARCHAR[]", "TIME[]": "VARCHAR[]"}
-                types = [changed.get(str(type_), str(type_)) for type_ in found.types]
-                names = list(found.columns)
-                if types != list(map(str, found.types)):
-                    columns = ", ".join(f"{literal(n)}: {literal(t)}" for n, t in zip(names, types, strict=True))
-                    query = query[:-1].replace(f"sample_size = {size}", f"columns = {{{columns}}}") + ")"
-                return table.fill(query)
-            except DataError as error:
-                if size == -1 or "has no rows" in str(error):
-                    raise _json_error(file.path, str(path), error) from None
-    raise AssertionError("one of the attempts returns or raises")
+            return table.fill(f"SELECT * FROM read_json({options}, columns = {{{columns}}})")
+        except DataError as error:
+            raise _json_error(file.path, str(path), error) from None
 
 
 def _json_error(path: Path, name: str, error: DataError) -> DataError:
@@ -313,9 +264,10 @@ def _json_error(path: Path, name: str, error: DataError) -> DataError:
         for number, line in enumerate(file, 1):
             try:
                 if line.strip() and not isinstance(json.loads(line), dict | None):
-                    return DataError(f"{name} cannot be read: line {number} is no JSON object; each line must be one.")
-            except (ValueError, RecursionError) as wrong:
-                return DataError(f"{name} cannot be read: line {number} is no JSON: {wrong}.")
+                    wrong = f"line {number} is not a JSON object; each line must be one."
+                    return DataError(f"{name} cannot be read: {wrong}")
+            except (ValueError, RecursionError) as invalid:
+                return DataError(f"{name} cannot be read: line {number} is not JSON: {invalid}.")
     return DataError(words.replace(str(path), name))
 
 
@@ -349,3 +301,22 @@ def _texts(folder: Path, encoding: str) -> Table:
             yield pyarrow.RecordBatch.from_pydict({"text": texts, "label": labels, "file": names}, schema=schema)
 
     return Table(str(folder), notes).fill_from(batches(), schema)
+
+
+_READERS: dict[str, Callable[[Path, str], Table]] = {
+    ".csv": read_csv,
+    ".tsv": lambda path, encoding: read_csv(path, encoding, "\t"),
+    ".jsonl": _json,
+    ".ndjson": _json,
+    ".json": _json,
+    ".parquet": _parquet,
+    ".arrow": lambda path, encoding: _arrow([path], Table(str(path))),
+    ".npy": lambda path, encoding: read_arrays(path),
+    ".npz": lambda path, encoding: read_arrays(path),
+    ".conll": archives.read_conll,
+    ".ts": archives.read_ts,
+    ".tsf": archives.read_tsf,
+    ".arff": archives.read_arff,
+    ".xlsx": archives.read_xlsx,
+}
+SUFFIXES = tuple(_READERS)

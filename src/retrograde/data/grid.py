@@ -105,8 +105,8 @@ class Grid:
             if not unit:
                 return cls("numbers", number)
         raise OptionError(
-            f"--freq {freq!r} is no frequency; write 30s, 15min, 1h, 1d, workdays, 1w, 1mo, 1q, 1y, or a number where "
-            "times are numbers."
+            f"--freq {freq!r} is not a frequency; write 30s, 15min, 1h, 1d, workdays, 1w, 1mo, 1q, 1y, or a number "
+            "where times are numbers."
         )
 
     def __str__(self) -> str:

@@ -1,7 +1,4 @@
-"""What is accepted from a file, written once: every reader checks these numbers before it allocates.
-
-A file that is larger than one of them is refused with one line that states the limit.
-"""
+"""Limits on what is read from a file. Readers check them before they allocate; a message states the limit."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ UNPACKED_RATIO = 200
 """Beyond `UNPACKED_BYTES`, a compressed file may unpack to at most so many times its size (text reaches 20 to 50)."""
 
 ARRAY_BYTES = 2 << 30
-"""The arrays of a ``.npz`` file together, unpacked: they are held in memory. A ``.npy`` file is mapped, not held."""
+"""The arrays of a ``.npz`` file together, unpacked: they are kept in memory. A ``.npy`` file is mapped."""
 
 COLUMNS = 100_000
 """The most columns of a table."""
 
 WIDE = 1000
-"""From so many columns on, the cells of a row are kept in one list: DuckDB needs about 40 KB for each column."""
+"""From so many columns on, numbers are kept in one array: DuckDB needs about 40 KB for each column."""
 
 MEMORY = 256 << 20
-"""Bytes that DuckDB holds in memory for one table; what is more goes to a temporary file (``TMPDIR``)."""
+"""Bytes that DuckDB keeps in memory for one table; the rest goes to a temporary file (``TMPDIR``)."""

@@ -255,7 +255,7 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
     database.execute(f"CREATE OR REPLACE TABLE keyed AS SELECT {listed} FROM cells")
     if columns.time is not None:
         for row, cell in database.execute("SELECT r, w FROM keyed WHERE m IS NULL OR isnan(m) ORDER BY r LIMIT 1"):
-            what = "there is no time" if cell is None else f"{cell!r} is no time"
+            what = "there is no time" if cell is None else f"{cell!r} is not a time"
             raise DataError(f"row {row + 1}, column {columns.time!r}: {what}.")
     together = ", ".join(named)
     by_group = f"GROUP BY {together}" if named else ""

@@ -19,7 +19,7 @@ from ..errors import DataError
 
 __all__ = ["PIECE", "Ragged", "Rows", "no_room", "scattered"]
 
-SPILL = 1 << 27  # bytes held in memory before they go to a file
+SPILL = 1 << 27  # bytes kept in memory before they go to a file
 PIECE = 1 << 16  # rows handed out at once
 
 
@@ -32,7 +32,8 @@ def no_room(why: str) -> DataError:
 
 
 @contextmanager
-def _room() -> Iterator[None]:
+def _disk() -> Iterator[None]:
+    """Turn an error of the system into that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -70,7 +71,7 @@ class Rows:
     def __init__(self, dtype: type[np.generic]) -> None:
         self.dtype = np.dtype(dtype)
         self.shape: tuple[int, ...] = ()  # of a row
-        self._held: list[NDArray[Any]] = []
+        self._kept: list[NDArray[Any]] = []
         self._size = self._count = self._stored = 0
         self._file: IO[bytes] | None = None
 
@@ -79,43 +80,43 @@ class Rows:
         rows = np.ascontiguousarray(rows, dtype=self.dtype)
         if len(rows):
             self.shape = rows.shape[1:]
-            self._held.append(rows)
+            self._kept.append(rows)
             self._size, self._count = self._size + rows.nbytes, self._count + len(rows)
             if self._size > SPILL:
                 self._spill()
 
     def _spill(self) -> None:
-        with _room():
+        with _disk():
             self._file = self._file or _temporary()
-            for one in self._held:
+            for one in self._kept:
                 _append(self._file, one.data.cast("B"))
-        self._stored, self._held, self._size = self._count, [], 0
+        self._stored, self._kept, self._size = self._count, [], 0
 
     def __len__(self) -> int:
         return self._count
 
     def settle(self) -> None:
-        """Say that all is written."""
-        if self._file is not None and self._held:
+        """Move what is still in memory to the file, if there is one."""
+        if self._file is not None and self._kept:
             self._spill()
 
     @property
     def in_memory(self) -> NDArray[Any] | None:
-        """All of it, where it is held in memory; None where it is in a file."""
+        """All of it if it is kept in memory; None if it is in a file."""
         if self._file is not None:
             return None
-        if len(self._held) != 1:
-            whole = np.concatenate(self._held) if self._held else np.empty((0, *self.shape), self.dtype)
-            self._held = [whole]
-        return self._held[0]
+        if len(self._kept) != 1:
+            whole = np.concatenate(self._kept) if self._kept else np.empty((0, *self.shape), self.dtype)
+            self._kept = [whole]
+        return self._kept[0]
 
     def __getitem__(self, part: slice) -> NDArray[Any]:
         start, stop, step = part.indices(self._count)
         if step != 1:
-            raise IndexError("rows are read one after the other")
-        held = self.in_memory
-        if held is not None:
-            return held[start:stop]
+            raise IndexError("Rows has no steps in slices")
+        whole = self.in_memory
+        if whole is not None:
+            return whole[start:stop]
         if stop > self._stored:
             self.settle()
         assert self._file is not None
@@ -131,10 +132,10 @@ class Rows:
 
 
 def scattered(rows: int, width: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """Zeros, ``(rows, width)``, to be written in any order; a large one lies in a temporary file."""
+    """Zeros, ``(rows, width)``, to be written in any order; a large array is in a temporary file."""
     if rows * width * np.dtype(dtype).itemsize <= SPILL:
         return np.zeros((rows, width), dtype)
-    with _room():
+    with _disk():
         file = _temporary()
         os.truncate(file.fileno(), rows * width * np.dtype(dtype).itemsize)
         return np.memmap(file, dtype, "r+", shape=(rows, width))
@@ -157,7 +158,7 @@ class Ragged:
 
     @classmethod
     def of(cls, arrays: Iterable[NDArray[Any]], dtype: type[np.generic]) -> Ragged:
-        """Take arrays one by one, (T,) or (T, F)."""
+        """From arrays of shape ``(T,)`` or ``(T, F)``, taken one by one."""
         rows, lengths = Rows(dtype), array("q")
         for one in arrays:
             rows.append(one)
@@ -171,19 +172,19 @@ class Ragged:
         return self.rows[int(self.starts[index]) : int(self.starts[index + 1])]
 
     def counts(self, classes: int) -> NDArray[np.int64]:
-        """How often each number below ``classes`` comes."""
+        """How often each number below ``classes`` occurs."""
         found = np.zeros(classes, dtype=np.int64)
         for piece in self.rows.pieces():
             found += np.bincount(piece, minlength=classes)
         return found
 
     def padded(self, indices: NDArray[np.int64], value: float = 0) -> NDArray[Any]:
-        """Some of them side by side, ``(T, B)`` or ``(T, B, F)``, filled up with a value."""
+        """Some of the arrays side by side, ``(T, B)`` or ``(T, B, F)``, filled up with a value."""
         lengths = self.lengths[indices]
         longest = int(lengths.max(initial=0))
-        held = self.rows.in_memory
-        if held is not None and len(lengths) and (lengths == longest).all():
-            return np.asarray(held[self.starts[indices] + np.arange(longest)[:, None]])
+        whole = self.rows.in_memory
+        if whole is not None and len(lengths) and (lengths == longest).all():
+            return np.asarray(whole[self.starts[indices] + np.arange(longest)[:, None]])
         result = np.full((longest, len(indices), *self.rows.shape), value, dtype=self.rows.dtype)
         for column, index in enumerate(indices):
             result[: self.lengths[index], column] = self[index]

@@ -1,12 +1,12 @@
-"""A table of sequences: parsed once into a DuckDB database of its own, then asked for columns, numbers and groups."""
+"""A table: parsed once into a DuckDB database of its own, then asked for columns, numbers and groups."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,14 @@ from . import limits
 from .database import Database, identifier, literal, trimmed
 from .storage import Rows
 
-__all__ = ["BLOCK", "Block", "Table", "fingerprint_of_files"]
+__all__ = ["BLOCK", "Block", "Table", "number_of"]
 
 BLOCK = 1000  # rows read at once
 SAMPLE = 1000  # rows looked at to guess what the columns are
 NO_NUMBER = ("na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-")  # what people write in place of a number
-_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
-            "UHUGEINT", "FLOAT", "DOUBLE")  # fmt: skip
+_INTEGERS = ("tinyint", "smallint", "integer", "bigint", "hugeint")
+_NUMBERS = (*_INTEGERS, *(f"u{name}" for name in _INTEGERS), "float", "double")
+_ROLES = {"label", "class", "target", "y", "id", "group", "time", "date", "name"}  # never one of very many numbers
 Block = dict[str, list[Any]]
 
 
@@ -47,23 +48,27 @@ class Table:
         How far the steps of its series lie apart, where the format says so; see `retrograde.data.grid`.
     """
 
-    def __init__(self, source: str, notes: Iterable[str] = ()) -> None:
-        self.source, self.notes = source, list(notes)
+    def __init__(self, source: str, notes: Iterable[str] = (), frequency: str = "") -> None:
+        self.source, self.notes, self.frequency = source, list(notes), frequency
         self.names: list[str] = []
         self.types: dict[str, str] = {}
-        self.frequency = ""
         self.database = Database(source)
+        self.sorted: dict[Any, Any] = {}  # relations that `retrograde.data.sequences` sorted, to be read again
         self._cells: dict[str, str] = {}  # expressions of SQL
         self._commas: dict[str, bool] = {}
         self._numeric: dict[str, bool] = {}
-        self.sorted: dict[Any, Any] = {}  # what `retrograde.data.sequences` made of it, to be read again
-        self._block: Rows | None = None  # numbers of the columns in `_places`, where there are very many
+        self._array = Rows(np.float64)  # the numbers of the columns in `_places`, where there are very many
         self._places: dict[str, int] = {}
 
     # --- Filling it ---------------------------------------------------------------------------------------------------
 
+    def check_width(self, columns: int) -> None:
+        """Refuse more columns than `limits.COLUMNS`."""
+        if columns > limits.COLUMNS:
+            raise DataError(f"{self.source} has {columns:,} columns; {limits.COLUMNS:,} are the most.")
+
     def fill(self, query: str, names: Sequence[str] | None = None, classes: Mapping[str, Sequence[str]] = {}) -> Table:
-        """Read a query into the database, nested fields as columns of their own, and close the door to files.
+        """Read a query into the database, nested fields as columns of their own, then forbid access to files.
 
         Parameters
         ----------
@@ -72,85 +77,99 @@ class Table:
         names : sequence of str, optional
             Names of its columns, if not those it has.
         classes : mapping, optional
-            Of columns that hold numbers of classes: what these are called.
+            Of columns that contain numbers of classes: what these are called.
 
         Raises
         ------
         DataError
-            If there are no rows, or what is read is damaged.
+            If there are no rows, or the data is damaged.
         """
         with self.database.reading():
             found = self.database.connection.sql(query)
-            columns, kinds = list(found.columns), list(found.types)
+            columns, types = list(found.columns), list(found.types)
         leaves: list[tuple[str, str, Any]] = []
-        for name, column, type_ in zip(names or columns, columns, kinds, strict=True):
+        for name, column, type_ in zip(names or columns, columns, types, strict=True):
             leaves += _leaves(name, identifier(column), type_)
-        if len(leaves) > limits.COLUMNS:
-            raise DataError(f"{self.source} has {len(leaves):,} columns; {limits.COLUMNS:,} are the most.")
-        selected, types = [], {}
+        self.check_width(len(leaves))
+        selected = []
         for place, (name, cell, type_) in enumerate(leaves):
-            types[name], expression = _stored(cell, type_)
+            self.types[name], expression = _stored(cell, type_)
             if name in classes:
-                types[name], expression = _named_classes(cell, types[name], classes[name])
+                self.types[name], expression = _named_classes(cell, self.types[name], classes[name])
             selected.append(f"{expression} AS c{place}")
-        if not selected:
-            raise DataError(f"{self.source} has no rows.")
-        self.database.execute(f"CREATE TABLE cells AS SELECT {', '.join(selected)} FROM ({query})")
-        self.names, self.types = [name for name, _, _ in leaves], types
+        if selected:
+            self.database.execute(f"CREATE TABLE cells AS SELECT {', '.join(selected)} FROM ({query})")
+        self.names = [name for name, _, _ in leaves]
         self._cells = {name: f"c{place}" for place, name in enumerate(self.names)}
-        return self._filled()
+        self.database.lock()
+        if not selected or not len(self):
+            raise DataError(f"{self.source} has no rows.")
+        return self
 
     def fill_from(
-        self, batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema, names: Sequence[str] | None = None,
+        self,
+        batches: Iterable[pyarrow.RecordBatch],
+        schema: pyarrow.Schema,
+        names: Sequence[str] | None = None,
         classes: Mapping[str, Sequence[str]] = {},
-    ) -> Table:  # fmt: skip
-        """Read Arrow batches into the database; see `fill`."""
-        with self._incoming(batches, schema):
-            return self.fill("SELECT * FROM incoming", names or schema.names, classes)
-
-    def fill_wide(
-        self, names: Sequence[str], block: Sequence[str], parts: Iterable[tuple[Sequence[Sequence[Any]], NDArray[Any]]]
     ) -> Table:
-        """Read a table of more columns than a database holds well (see `limits.WIDE`): most as one array of numbers.
-
-        Parameters
-        ----------
-        block : sequence of str
-            Columns of numbers, of which the array is made.
-        parts : iterable of (cells, numbers)
-            Of some rows: the cells of the other columns, as text, column by column; ``(rows, len(block))``.
-        """
-        self._block, self._places = Rows(np.float64), {name: place for place, name in enumerate(block)}
-        others = [name for name in names if name not in self._places]
-        schema = pyarrow.schema([("row", pyarrow.int64()), *((f"f{n}", pyarrow.string()) for n in range(len(others)))])
-        rows = self._block
-
-        def batches() -> Iterator[pyarrow.RecordBatch]:
-            for cells, numbers in parts:
-                count = np.arange(len(rows), len(rows) + len(numbers))
-                rows.append(numbers)
-                columns = [pyarrow.array(count), *(pyarrow.array(column, pyarrow.string()) for column in cells)]
-                yield pyarrow.RecordBatch.from_arrays(columns, schema=schema)
-            rows.settle()
-
-        with self._incoming(batches(), schema):
-            self.fill("SELECT * FROM incoming", ["row of the table", *others])
-        self.names = list(names)
-        self.types |= dict.fromkeys(block, "number")
+        """Read Arrow batches into the database, see `fill`; numbers of a very wide table into an array."""
+        names = list(names or schema.names)
+        self.check_width(len(names))
+        if len(names) <= limits.WIDE:
+            with self._incoming(batches, schema):
+                return self.fill("SELECT * FROM incoming", names, classes)
+        rest, others = self._without_numbers(iter(batches), schema, names)
+        with self._incoming(rest, pyarrow.schema([schema.field(place) for place in others])):
+            self.fill("SELECT * FROM incoming", [names[place] for place in others], classes)
+        self.names, self.types = names, self.types | dict.fromkeys(self._places, "number")
         return self
+
+    def _without_numbers(
+        self, batches: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema, names: list[str]
+    ) -> tuple[Iterator[pyarrow.RecordBatch], list[int]]:
+        """Put the columns of numbers into the array; return the batches without them, and the places that are left."""
+        first = next(batches, None)
+        numeric = []
+        for place, (name, kind) in enumerate(zip(names, schema.types, strict=True)):
+            number = pyarrow.types.is_floating(kind) or pyarrow.types.is_integer(kind)
+            if _is_text(kind) and first is not None:
+                number = _floats(first.column(place).slice(0, 50)) is not None
+            if number and 0 < place < len(names) - 1 and name.lower() not in _ROLES:
+                numeric.append(place)
+        self._places = {names[place]: at for at, place in enumerate(numeric)}
+        others = sorted(set(range(len(names))) - set(numeric))
+        if len(others) > limits.WIDE:
+            raise DataError(f"{self.source} has {len(others):,} columns of text; {limits.WIDE:,} are the most.")
+
+        def rest() -> Iterator[pyarrow.RecordBatch]:
+            for batch in chain([first] if first is not None else [], batches):
+                found = [_floats(batch.column(place)) for place in numeric]
+                if wrong := [numeric[at] for at, cells in enumerate(found) if cells is None]:
+                    cells = batch.column(wrong[0]).to_pylist()
+                    row = next(row for row, cell in enumerate(cells) if _is_no_number(cell))
+                    raise _no_number(len(self._array) + row, names[wrong[0]], cells[row])
+                self._array.append(np.stack([cells for cells in found if cells is not None], axis=1))
+                yield batch.select(others)
+            self._array.settle()
+
+        return rest(), others
 
     @contextmanager
     def _incoming(self, batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema) -> Iterator[None]:
-        """Batches as a table that can be read once; what they raise comes out as it is, not as DuckDB would tell it."""
-        failed: list[BaseException] = []
+        """Batches as a relation that can be read once; their errors pass through, not as DuckDB reports them."""
+        failed: list[Exception] = []
         # Names of columns may differ by case alone, which DuckDB would not tell apart.
         plain = pyarrow.schema([field.with_name(f"f{place}") for place, field in enumerate(schema)])
 
         def renamed() -> Iterator[pyarrow.RecordBatch]:
             try:
                 for batch in batches:
-                    batch.validate()  # what a damaged file says of itself
+                    batch.validate()  # a damaged file is found here
                     yield pyarrow.RecordBatch.from_arrays(batch.columns, schema=plain)
+            except (pyarrow.ArrowException, OSError) as error:
+                failed.append(unreadable(self.source, error))
+                raise
             except Exception as error:
                 failed.append(error)
                 raise
@@ -164,12 +183,6 @@ class Table:
             raise
         finally:
             self.database.connection.unregister("incoming")
-
-    def _filled(self) -> Table:
-        self.database.lock()
-        if not len(self):
-            raise DataError(f"{self.source} has no rows.")
-        return self
 
     # --- Asking it ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +199,7 @@ class Table:
         Raises
         ------
         OptionError
-            If it is one of so many numbers that they are kept as an array.
+            If it is one of so many columns of numbers that they are kept as an array.
         """
         if name in self._places:
             raise OptionError(
@@ -215,7 +228,7 @@ class Table:
 
     def numbers(self, names: Sequence[str]) -> dict[str, str]:
         """What to select so that `matrix` finds the numbers of some columns; see `check_numbers`."""
-        self._decide_commas([name for name in names if name not in self._places])
+        self._decide_commas(names)
         return {"r": "rowid"} | {
             f"n{place}": _number(self._cells[name], self.types[name], self.decimal_comma(name))
             for place, name in enumerate(names)
@@ -225,15 +238,15 @@ class Table:
     def matrix(self, batch: pyarrow.RecordBatch, names: Sequence[str]) -> NDArray[np.float64]:
         """The numbers of some columns in a batch that has `numbers`, ``(rows, columns)``; NaN where a cell is empty."""
         found = np.empty((batch.num_rows, len(names)))
-        held = [place for place, name in enumerate(names) if name in self._places]
-        if held and self._block is not None:
+        within = [place for place, name in enumerate(names) if name in self._places]
+        if within:
             rows = batch["r"].to_numpy()
             first, last = int(rows.min()), int(rows.max())
-            together = last - first < 4 * len(rows)
-            part = self._block[first : last + 1][rows - first] if together else np.concatenate(
-                [self._block[row : row + 1] for row in rows.tolist()]
-            )  # fmt: skip
-            found[:, held] = part[:, [self._places[names[place]] for place in held]]
+            if last - first < 4 * len(rows):
+                part = self._array[first : last + 1][rows - first]
+            else:
+                part = np.concatenate([self._array[row : row + 1] for row in rows.tolist()])
+            found[:, within] = part[:, [self._places[names[place]] for place in within]]
         for place, name in enumerate(names):
             if name not in self._places:
                 found[:, place] = batch[f"n{place}"].to_numpy(zero_copy_only=False)
@@ -252,20 +265,22 @@ class Table:
     def sample(self) -> Block:
         """The first rows."""
         rows = max(20, min(SAMPLE, 2_000_000 // len(self.names)))
-        stored = [name for name in self.names if name not in self._places]
-        select = ", ".join(["rowid", *(self._cells[name] for name in stored)])
         taken: Block = {name: [] for name in self.names}
-        for batch in self.database.batches(f"SELECT {select} FROM cells LIMIT {rows}", rows):
-            for name, column in zip(stored, batch.columns[1:], strict=True):
+        for batch in self.database.batches(f"SELECT {', '.join(self._cells.values())} FROM cells LIMIT {rows}", rows):
+            for name, column in zip(self._cells, batch.columns, strict=True):
                 taken[name] += column.to_pylist()
-        if self._block is not None:
-            block = self._block[:rows].T.tolist()
-            taken |= {name: block[place] for name, place in self._places.items()}
+        if self._places:
+            array = self._array[:rows].T.tolist()
+            taken |= {name: array[place] for name, place in self._places.items()}
         return taken
 
     def ask(self, *expressions: str) -> list[Any]:
         """Aggregates over all rows."""
         return list(self.database.execute(f"SELECT {', '.join(expressions)} FROM cells")[0])
+
+    def value(self, name: str, row: int) -> Any:
+        """One cell."""
+        return self.database.execute(f"SELECT {self.cell(name)} FROM cells WHERE rowid = {row}")[0][0]
 
     def holds_numbers(self, name: str) -> bool:
         """Whether all cells of a column of text that are not empty are numbers."""
@@ -284,23 +299,21 @@ class Table:
         return self._commas.get(name, False)
 
     def _decide_commas(self, names: Sequence[str]) -> None:
-        some = [name for name in names if self.types[name] == "text" and name not in self._commas]
+        new = [one for one in names if one in self._cells and self.types[one] == "text" and one not in self._commas]
         number, thousands = r"^\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*$", r",\d{3}\s*$"
-        for start in range(0, len(some), 500):
-            part = some[start : start + 500]
-            found = self.ask(
-                *(
-                    f"bool_or(regexp_matches({cell}, '{number}') AND NOT regexp_matches({cell}, '{thousands}'))"
-                    for cell in map(self._cells.__getitem__, part)
-                )
+        found = self.ask(
+            *(
+                f"bool_or(regexp_matches({cell}, '{number}') AND NOT regexp_matches({cell}, '{thousands}'))"
+                for cell in map(self._cells.__getitem__, new)
             )
-            self._commas |= dict.fromkeys(part, False)
-            for name in (name for name, one in zip(part, found, strict=True) if one):
-                cell = self._cells[name]
-                wrong, points = self.ask(f"count_if({_bad(cell, 'text', True)})", f"count_if(contains({cell}, '.'))")
-                if not wrong and not points:
-                    self._commas[name] = True
-                    self.notes.append(f"numbers of {name!r} are read with a decimal comma.")
+        ) if new else []  # fmt: skip
+        for name, some in zip(new, found, strict=True):
+            cell = self._cells[name]
+            self._commas[name] = bool(some) and self.ask(
+                f"count_if({_bad(cell, 'text', True)}) + count_if(contains({cell}, '.'))"
+            ) == [0]
+            if self._commas[name]:
+                self.notes.append(f"numbers of {name!r} are read with a decimal comma.")
 
     def check_numbers(self, names: Iterable[str]) -> None:
         """Refuse a column of numbers with something else in it.
@@ -308,24 +321,66 @@ class Table:
         Raises
         ------
         DataError
-            That names the first such cell by row, column and value.
+            With row, column and value of the first such cell.
         """
         names = [name for name in names if self.types[name] not in ("number", "truth")]
+        if not names:
+            return
         self._decide_commas(names)
-        worst: tuple[int, str] | None = None
-        for start in range(0, len(names), 500):
-            some = names[start : start + 500]
-            bad = (_bad(self._cells[one], self.types[one], self.decimal_comma(one)) for one in some)
-            for row, name in zip(self.ask(*(f"min(CASE WHEN {one} THEN rowid END)" for one in bad)), some, strict=True):
-                if row is not None and (worst is None or row < worst[0]):
-                    worst = (row, name)
-        if worst is not None:
-            row, name = worst
-            raise DataError(f"row {row + 1}, column {name!r}: {str(self.value(name, row))[:40]!r} is no number.")
+        bad = [_bad(self._cells[name], self.types[name], self.decimal_comma(name)) for name in names]
+        rows = self.ask(*(f"min(CASE WHEN {one} THEN rowid END)" for one in bad))
+        wrong = [(row, place) for place, row in enumerate(rows) if row is not None]
+        if wrong:
+            row, place = min(wrong)
+            raise _no_number(row, names[place], self.value(names[place], row))
 
-    def value(self, name: str, row: int) -> Any:
-        """One cell."""
-        return self.database.execute(f"SELECT {self.cell(name)} FROM cells WHERE rowid = {row}")[0][0]
+
+def unreadable(source: str, error: Exception) -> DataError:
+    """The error of another library, in one line."""
+    return DataError(f"{source} cannot be read: {' '.join(str(error).split())[:300].rstrip('.')}.")
+
+
+# --- Numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _no_number(row: int, name: str, cell: Any) -> DataError:
+    return DataError(f"row {row + 1}, column {name!r}: {str(cell)[:40]!r} is not a number.")
+
+
+def number_of(cell: Any) -> float:
+    """The number in a cell, NaN where it is empty or says that there is none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is something else.
+    """
+    if cell is None or (isinstance(cell, str) and cell.strip().lower() in ("", *NO_NUMBER)):
+        return math.nan
+    return float(cell)
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def _floats(column: pyarrow.Array) -> NDArray[np.float64] | None:
+    """The numbers of a column; None if a cell is something else."""
+    if not _is_text(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+    cells = column.to_pylist()
+    try:
+        return np.array(cells, dtype=np.float64)
+    except ValueError:
+        return None if any(map(_is_no_number, cells)) else np.array(list(map(number_of, cells)))
+
+
+def _is_no_number(cell: Any) -> bool:
+    try:
+        number_of(cell)
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def _number(cell: str, type_: str, comma: bool) -> str:
@@ -336,9 +391,7 @@ def _number(cell: str, type_: str, comma: bool) -> str:
 
 
 def _bad(cell: str, type_: str, comma: bool) -> str:
-    """Whether a cell that is not empty holds no number."""
-    if type_ in ("number", "truth"):
-        return "false"
+    """Whether a cell that is not empty is not a number."""
     if type_ != "text":
         return f"{cell} IS NOT NULL"
     known = ", ".join(map(literal, ("", *NO_NUMBER)))
@@ -360,38 +413,24 @@ def _leaves(name: str, cell: str, type_: Any, depth: int = 0) -> Iterator[tuple[
 
 def _stored(cell: str, type_: Any) -> tuple[str, str]:
     """The kind of a column, and the expression that is stored of it."""
-    written = str(type_)
-    if written in _NUMBERS:
+    if type_.id in _NUMBERS:
         return "number", cell
-    if written.startswith("DECIMAL"):
+    if type_.id == "decimal":
         return "number", f"CAST({cell} AS DOUBLE)"
-    if written == "BOOLEAN":
+    if type_.id == "boolean":
         return "truth", cell
-    if written == "DATE":
-        return "time", cell
-    if written.startswith("TIMESTAMP"):
-        return "time", f"CAST({cell} AS TIMESTAMP)" if "ZONE" not in written else cell
+    if type_.id.startswith(("date", "timestamp")):
+        return "time", f"CAST({cell} AS TIMESTAMP)" if type_.id not in ("date", "timestamp with time zone") else cell
     if type_.id in ("list", "array"):
-        return "list", _list(cell, type_)
-    if written == "JSON":
-        return "text", (
-            f"CASE json_type({cell}) WHEN 'VARCHAR' THEN {cell}->>'$' WHEN 'NULL' THEN NULL "
-            f"ELSE CAST({cell} AS VARCHAR) END"
-        )
+        suffix, inner = "", type_
+        while inner.id in ("list", "array"):
+            suffix, inner = suffix + "[]", inner.children[0][1]
+        kept = "DOUBLE" if inner.id == "decimal" else str(inner) if inner.id in (*_NUMBERS, "boolean") else "VARCHAR"
+        return "list", f"CAST({cell} AS {kept}{suffix})"
+    if str(type_) == "JSON":
+        text = f"CASE json_type({cell}) WHEN 'VARCHAR' THEN {cell}->>'$' WHEN 'NULL' THEN NULL"
+        return "text", f"{text} ELSE CAST({cell} AS VARCHAR) END"
     return "text", f"CAST({cell} AS VARCHAR)"
-
-
-def _list(cell: str, type_: Any) -> str:
-    """Lists of numbers, truths and text stay; what else is in one is written as text."""
-    suffix, inner = "", type_
-    while inner.id in ("list", "array"):
-        suffix, inner = suffix + "[]", inner.children[0][1]
-    written = str(inner)
-    if written.startswith("DECIMAL"):
-        written = "DOUBLE"
-    elif written not in (*_NUMBERS, "BOOLEAN"):
-        written = "VARCHAR"
-    return f"CAST({cell} AS {written}{suffix})"
 
 
 def _named_classes(cell: str, kind: str, names: Sequence[str]) -> tuple[str, str]:
@@ -404,19 +443,3 @@ def _named_classes(cell: str, kind: str, names: Sequence[str]) -> tuple[str, str
     if kind == "list":
         return "list", f"list_transform({cell}, lambda x: {named('x')})"
     return "text", named(cell)
-
-
-# --- Content ----------------------------------------------------------------------------------------------------------
-
-
-def fingerprint_of_files(files: Mapping[str, Path]) -> bytes:
-    """What is in some files, by the names they go by: SHA-256 of each."""
-    found = b""
-    for name, file in files.items():
-        try:
-            with file.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
-        found += f"{name}\0{content}\0".encode("utf-8", "surrogateescape")
-    return found

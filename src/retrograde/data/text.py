@@ -1,4 +1,4 @@
-r"""Text, from where the user keeps it: read once, handed out in pieces as often as needed."""
+"""Text from a file, a folder or standard input: read once, then available in pieces as often as needed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import check_source, limited, standard_input
-from .files import bytes_of, check_encoding, check_exists, decoded, in_one_line, some_of, unpacked, walk
+from ..files import check_source, limited, standard_input, walk
+from .files import bytes_of, check_encoding, check_exists, decoded, in_one_line, some_of, unpacked
 from .storage import Rows
 
 __all__ = ["Text", "is_saved", "read_text"]
@@ -25,7 +25,7 @@ PIECE = 1 << 20  # characters handed out at once
 
 
 class Text:
-    r"""The text of a data source: read once, then handed out in pieces as often as needed.
+    r"""The text of a data source: read once, then available in pieces as often as needed.
 
     It is kept as UTF-8, beyond 128 MB in a temporary file.
 
@@ -46,7 +46,7 @@ class Text:
     characters : int
         How long it is.
     fingerprint : str
-        SHA-256 of it as UTF-8, by which ``--resume`` knows the data again.
+        SHA-256 of it as UTF-8; ``--resume`` compares it.
 
     Examples
     --------
@@ -134,10 +134,9 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     'one\ntwo\n'
     """
     check_encoding(encoding)
-    name = str(source)
+    name, nothing = str(source), "is empty: there is no text to read"
     notes: tuple[str, ...] = ()
     pieces: Iterable[str]
-    files: list[Path] | None = None
     check_source(name, pipes=True)
     if name.startswith(BUILTIN):
         pieces, encoding = _builtin(name), "utf-8"
@@ -151,16 +150,15 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
             )
         files, notes = _text_files(Path(name), encoding)
         pieces = _joined(decoded(bytes_of(path), encoding, str(path)) for path in files)
+        empty = [path.relative_to(name).as_posix() for path in files]
+        there = f"only empty ones ({some_of(empty)})." if empty else "there are no files in it."
+        nothing = " ".join([f"holds no text: {there}", *notes]).removesuffix(".")
     else:
         check_exists(name, "a text file, a folder of them, - or builtin:stdlib")
         pieces = decoded(bytes_of(Path(name)), encoding, name)
     text = Text(pieces, name, encoding, notes)
-    if not text.characters and files is not None:
-        empty = [path.relative_to(name).as_posix() for path in files]
-        there = " ".join([f"only empty ones ({some_of(empty)})." if empty else "there are no files in it.", *notes])
-        raise DataError(f"{name} holds no text: {there}")
     if not text.characters:
-        raise DataError(f"{'standard input' if name == '-' else name} is empty: there is no text to read.")
+        raise DataError(f"{'standard input' if name == '-' else name} {nothing}.")
     return text
 
 
@@ -171,7 +169,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def _text_files(folder: Path, encoding: str) -> tuple[list[Path], tuple[str, ...]]:
-    """The text files under a folder, and a note on those that are none."""
+    """The text files under a folder, and notes on what was left out."""
     wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     files, binary = [], []
     regular, links = walk(folder)
@@ -207,7 +205,7 @@ def _joined(files: Iterable[Iterator[str]]) -> Iterator[str]:
 
 def _builtin(name: str) -> Iterator[str]:
     if name != f"{BUILTIN}stdlib":
-        raise DataError(f"there is no built-in text {name!r}: the one there is, is builtin:stdlib.")
+        raise DataError(f"there is no built-in text {name!r}; the only one is builtin:stdlib.")
     folder = Path(sysconfig.get_path("stdlib"))
     tests = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
     regular, links = walk(folder, tests) if folder.is_dir() else ([], [])
