@@ -6,14 +6,22 @@ through time, ``rg.reference`` is the mathematics in plain NumPy.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what __getattr__ below brings, for type checkers and editors
-    from . import errors, flow, gradcheck, integrations, kernels, nn, reference, report, tasks, training
+from .extras import import_or_explain
+
+if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and editors
+    from . import errors, kernels, nn, reference
+    from . import flow as flow
+    from . import gradcheck as gradcheck
+    from . import integrations as integrations
+    from . import report as report
+    from . import tasks as tasks
+    from . import training as training
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
     from .nn import mark_state
+    from .training import load, train
 
 __all__ = [
     "GradientCheck",
@@ -22,39 +30,37 @@ __all__ = [
     "__version__",
     "check_gradients",
     "errors",
-    "flow",
-    "gradcheck",
     "gradient_flow",
-    "integrations",
     "kernels",
+    "load",
     "mark_state",
     "nn",
     "reference",
-    "report",
     "sequence_gradients",
-    "tasks",
-    "training",
+    "train",
 ]
 __version__ = "0.1.0"
 
-# Parts are imported when first named, so that `retrograde --help` does not wait for torch.
-_PARTS = {"errors", "flow", "gradcheck", "integrations", "kernels", "nn", "reference", "report", "tasks", "training"}
-_HOME: dict[str, str] = {  # public name -> the part it lives in
+# Everything is imported when it is first used, so that `retrograde --help` does not wait for torch.
+_PACKAGES = {"errors", "flow", "gradcheck", "integrations", "kernels", "nn", "reference", "report", "tasks", "training"}
+_HOMES = {  # public name -> the package that defines it
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
     "check_gradients": "gradcheck",
     "gradient_flow": "flow",
+    "load": "training",
     "mark_state": "nn",
     "sequence_gradients": "flow",
+    "train": "training",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name in _PARTS:
-        return import_module(f"{__name__}.{name}")
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _PACKAGES:
+        return import_or_explain(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(import_or_explain(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

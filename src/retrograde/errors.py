@@ -5,7 +5,15 @@ The command line prints that line and ends with exit code 2; a library user catc
 
 from __future__ import annotations
 
-__all__ = ["DataError", "DivergedError", "FlowError", "OptionError", "RetrogradeError", "RunError"]
+__all__ = [
+    "DataError",
+    "DivergedError",
+    "FlowError",
+    "MissingExtraError",
+    "OptionError",
+    "RetrogradeError",
+    "RunError",
+]
 
 
 class RetrogradeError(Exception):
@@ -30,3 +38,7 @@ class DivergedError(RetrogradeError, ArithmeticError):
 
 class FlowError(RetrogradeError, ValueError):
     """The gradient flow of this model, input or loss cannot be measured as asked."""
+
+
+class MissingExtraError(RetrogradeError, ImportError):
+    """An optional library is not installed; the message names the extra that installs it."""

@@ -18,6 +18,7 @@ from types import FrameType
 import typer
 
 from ..errors import DivergedError, RetrogradeError
+from ..extras import missing_extra
 from ..memory import is_panic, shortage
 from . import watch
 from .bench import bench
@@ -111,6 +112,8 @@ def _unexpected(error: BaseException) -> int:
     """One line for what is no error of our own."""
     if (much := shortage(error)) is not None:
         return _complain(f"there is not enough memory for this{much}: give it less at once, or more memory.", 2)
+    if (missing := missing_extra(error)) is not None:
+        return _complain(str(missing), 2)
     if isinstance(error, OSError):
         return _complain(f"{error.filename or 'input/output'}: {error.strerror or error}.", 2)
     if hasattr(error, "format_message"):  # typer's own: a misspelt option, a missing argument

@@ -1,0 +1,163 @@
+"""Change one thing in the package at a time, and see whether the tests of that part notice.
+
+    python tests/mutants --count 200 --seed 0
+    python tests/mutants --count 200 --seed 0 --only report cli --minutes 10   # a portion; run it again to go on
+
+The sample is the same for the same seed and source. Each mutant is written into a copy of the package under
+``build/mutants``, with an environment that imports it from there; its tests stop at the first failure or after a time
+limit. Results are appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again. C++ is not
+changed here, see tests/kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mutations import Mutant, mutants  # type: ignore[import-not-found]
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path("src/retrograde")
+TREE = ROOT / "build" / "mutants" / "tree"
+RESULTS = ROOT / "build" / "mutants" / "results.jsonl"
+
+# Tests of a part, after the test file of the same name; here where they are not tests/PART alone.
+TESTS = {
+    "data": ["tests/data", "tests/tasks", "tests/cli/test_tasks.py"],
+    "tasks": ["tests/tasks", "tests/cli/test_tasks.py"],
+    "training": ["tests/training", "tests/cli/test_train.py"],
+    "runs": ["tests/runs", "tests/cli"],
+    "bench": ["tests/bench/test_bench.py"],
+    "cells.py": ["tests/nn", "tests/flow"],
+    "extras.py": ["tests/test_extras.py"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200, help="size of the sample")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="parts of the package, such as flow or errors.py")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after this time")
+    arguments = parser.parse_args()
+
+    os.chdir(ROOT)
+    chosen = sample(arguments.count, arguments.seed)
+    if arguments.only:
+        chosen = [(file, mutant) for file, mutant in chosen if part_of(file) in arguments.only]
+    known = {row["id"]: row for row in read_results()}
+    python, started, limits = prepare(), time.monotonic(), dict[tuple[str, ...], float]()
+    for file, mutant in chosen:
+        name = f"{file}:{mutant.line}:{mutant.column} {mutant.new!r}"
+        if name in known:
+            continue
+        if time.monotonic() - started > 60 * arguments.minutes:
+            break
+        tests = tests_of(file)
+        if tests not in limits:
+            before = time.monotonic()
+            if run(python, tests, 1800) != 0:
+                sys.exit(f"the tests of {file} fail without any mutant: {' '.join(tests)}")
+            limits[tests] = 30 + 3 * (time.monotonic() - before)
+        changed = TREE / file
+        whole = changed.read_text(encoding="utf-8")
+        changed.write_text(mutant.apply(whole), encoding="utf-8")
+        try:
+            code = run(python, tests, limits[tests])
+        finally:
+            changed.write_text(whole, encoding="utf-8")
+        outcome = {0: "survived", None: "timeout"}.get(code, "killed")
+        known[name] = {"id": name, "part": part_of(file), "outcome": outcome, "old": mutant.old, "new": mutant.new}
+        with RESULTS.open("a", encoding="utf-8") as results:
+            results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
+        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}", flush=True)
+    report([known[name] for file, mutant in chosen if (name := f"{file}:{mutant.line}:{mutant.column} {mutant.new!r}") in known])
+
+
+def sample(count: int, seed: int) -> list[tuple[Path, Mutant]]:
+    """So many mutants of the package, each equally likely."""
+    files = sorted(file for file in SOURCE.rglob("*.py"))
+    everything = [(file, mutant) for file in files for mutant in mutants(file.read_text(encoding="utf-8"))]
+    print(f"{len(everything):,} mutants of {len(files)} files; a sample of {count}, seed {seed}")
+    return random.Random(seed).sample(everything, min(count, len(everything)))
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(SOURCE).parts[0]
+
+
+def tests_of(file: Path) -> tuple[str, ...]:
+    """The test file of the same name, the examples in the module, then all tests of its part."""
+    inside = file.relative_to(SOURCE)
+    own = Path("tests", *inside.parts[:-1], f"test_{inside.name}")
+    part = TESTS.get(part_of(file), [str(Path("tests", part_of(file)))])
+    return tuple(path for path in dict.fromkeys([str(own), str(file), *part]) if Path(path).exists())
+
+
+def prepare() -> Path:
+    """A copy of what git knows, with the engine, and a Python that imports the package from there."""
+    if TREE.exists():
+        shutil.rmtree(TREE)
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in listed:
+        if Path(name).is_file():
+            (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(name, TREE / name)
+    from retrograde.kernels import _engine
+
+    shutil.copy(_engine.__file__, TREE / SOURCE / "kernels")
+    environment = TREE.parent / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", environment], check=True)
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
+    import torch
+
+    # Paths in a .pth file are searched without obeying further .pth files, so not the editable install.
+    (packages / "mutants.pth").write_text(f"{TREE / 'src'}\n{Path(torch.__file__).parents[1]}\n")
+    found = subprocess.run([python, "-c", "import retrograde; print(retrograde.__file__)"], capture_output=True, text=True)
+    if not Path(found.stdout.strip()).is_relative_to(TREE):
+        sys.exit(f"the copy is not what is imported: {found.stdout}{found.stderr}")
+    return python
+
+
+def run(python: Path, tests: tuple[str, ...], limit: float) -> int | None:
+    """Exit code of the tests; None where they took longer than the limit."""
+    command = [python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--durations=0", *tests]
+    group = {"start_new_session": True} if os.name == "posix" else {}
+    with subprocess.Popen(
+        command, cwd=TREE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, **group
+    ) as process:
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                if os.name == "posix":
+                    os.killpg(process.pid, 9)
+                process.kill()
+
+
+def read_results() -> list[dict[str, str]]:
+    return [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()] if RESULTS.exists() else []
+
+
+def report(rows: list[dict[str, str]]) -> None:
+    for part in sorted({row["part"] for row in rows}) + [""]:
+        outcomes = Counter(row["outcome"] for row in rows if part in ("", row["part"]))
+        dead = outcomes["killed"] + outcomes["timeout"]
+        print(f"{part or 'all':12} {dead:4} of {outcomes.total():4} killed ({100 * dead / max(1, outcomes.total()):.0f} %)")
+
+
+if __name__ == "__main__":
+    main()
