@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WORKERS ?= auto
 ENGINE := CMakeLists.txt $(wildcard src/retrograde/kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sanitize faults fuzz browser clean
+.PHONY: help setup demo test lint bench sanitize faults fuzz mutants browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +17,8 @@ setup: $(READY) ## build .venv with the package (editable), its engine and the t
 
 $(READY): pyproject.toml constraints.txt $(ENGINE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt nanobind scikit-build-core
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]' # compiled objects are used again
 	touch $@
 
 demo: $(READY) ## train an RNN and an LSTM on real text and see their gradients (about 4 minutes)
@@ -28,7 +30,7 @@ lint: $(READY) ## style (ruff) and types (mypy --strict on the package)
 	$(BIN)/mypy
 
 test: lint browser ## lint, then the whole test suite; what CI runs (CI=true: fail if the engine was not built)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)
 	$(BIN)/python -c "import jax" 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
@@ -37,14 +39,16 @@ bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (
 faults: $(READY) ## let every call that touches a file fail in turn (FAULTS=40 of each command; all takes hours)
 	FAULTS=$(or $(FAULTS),40) $(BIN)/python -m pytest tests/faults
 
-MINUTES ?= 10
+mutants: $(READY) ## change one thing in the package at a time and see whether tests fail (COUNT=200 SEED=0 MINUTES=...)
+	$(BIN)/python tests/mutants --count $(or $(COUNT),200) --seed $(or $(SEED),0) --minutes $(or $(MINUTES),inf) \
+	  $(if $(ONLY),--only $(ONLY))
+
 fuzz: $(READY) ## broken data and run folders, each in a process of its own, for MINUTES=10 (SEED=0 repeats a run)
-	$(BIN)/python tests/fuzz --minutes $(MINUTES) --seed $(or $(SEED),$$(date +%s))
+	$(BIN)/python tests/fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),$$(date +%s))
 
 SANITIZER ?= address
 INSTRUMENTED = build/$(SANITIZER)
 sanitize: $(READY) ## tests of the kernels over an engine built with SANITIZER=address (or thread)
-	$(BIN)/pip install --quiet nanobind
 	cmake -S . -B $(INSTRUMENTED) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRETROGRADE_SANITIZE=$(SANITIZER) \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
 	cmake --build $(INSTRUMENTED) -j 2

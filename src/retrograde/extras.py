@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 from .errors import MissingExtraError
@@ -51,10 +51,12 @@ def import_or_explain(name: str, package: str | None = None) -> Any:
 @cache
 def _extras() -> dict[str, str]:
     """The first extra in pyproject.toml that installs a distribution, by the name of the distribution."""
+    from importlib import metadata  # late: it takes as long as everything else in `import retrograde`
+
     found: dict[str, str] = {}
     for requirement in metadata.requires("retrograde") or []:
         name = re.match(r"[\w.-]+", requirement)
         extra = re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
-        if name and extra:
+        if name and extra and name[0] != __package__:
             found.setdefault(name[0].lower(), extra[1])
     return found

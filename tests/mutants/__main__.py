@@ -57,8 +57,7 @@ def main() -> None:
     known = {row["id"]: row for row in read_results()}
     python, started, limits = prepare(), time.monotonic(), dict[tuple[str, ...], float]()
     for file, mutant in chosen:
-        name = f"{file}:{mutant.line}:{mutant.column} {mutant.new!r}"
-        if name in known:
+        if (name := name_of(file, mutant)) in known:
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break
@@ -80,7 +79,7 @@ def main() -> None:
         with RESULTS.open("a", encoding="utf-8") as results:
             results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
         print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}", flush=True)
-    report([known[name] for file, mutant in chosen if (name := f"{file}:{mutant.line}:{mutant.column} {mutant.new!r}") in known])
+    report([known[name] for one in chosen if (name := name_of(*one)) in known])
 
 
 def sample(count: int, seed: int) -> list[tuple[Path, Mutant]]:
@@ -89,6 +88,10 @@ def sample(count: int, seed: int) -> list[tuple[Path, Mutant]]:
     everything = [(file, mutant) for file in files for mutant in mutants(file.read_text(encoding="utf-8"))]
     print(f"{len(everything):,} mutants of {len(files)} files; a sample of {count}, seed {seed}")
     return random.Random(seed).sample(everything, min(count, len(everything)))
+
+
+def name_of(file: Path, mutant: Mutant) -> str:
+    return f"{file}:{mutant.line}:{mutant.column} {mutant.old!r} -> {mutant.new!r}"
 
 
 def part_of(file: Path) -> str:
@@ -124,9 +127,10 @@ def prepare() -> Path:
 
     # Paths in a .pth file are searched without obeying further .pth files, so not the editable install.
     (packages / "mutants.pth").write_text(f"{TREE / 'src'}\n{Path(torch.__file__).parents[1]}\n")
-    found = subprocess.run([python, "-c", "import retrograde; print(retrograde.__file__)"], capture_output=True, text=True)
-    if not Path(found.stdout.strip()).is_relative_to(TREE):
-        sys.exit(f"the copy is not what is imported: {found.stdout}{found.stderr}")
+    where = "import retrograde; print(retrograde.__file__)"
+    found = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(found).is_relative_to(TREE):
+        sys.exit(f"{found} is imported, not the copy under {TREE}")
     return python
 
 
@@ -153,10 +157,11 @@ def read_results() -> list[dict[str, str]]:
 
 
 def report(rows: list[dict[str, str]]) -> None:
-    for part in sorted({row["part"] for row in rows}) + [""]:
+    for part in [*sorted({row["part"] for row in rows}), ""]:
         outcomes = Counter(row["outcome"] for row in rows if part in ("", row["part"]))
         dead = outcomes["killed"] + outcomes["timeout"]
-        print(f"{part or 'all':12} {dead:4} of {outcomes.total():4} killed ({100 * dead / max(1, outcomes.total()):.0f} %)")
+        share = dead / max(1, outcomes.total())
+        print(f"{part or 'all':12} {dead:4} of {outcomes.total():4} killed ({share:.0%})")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST]]:
 def _children(node: ast.AST) -> Iterator[ast.AST]:
     """The children that are run and can be changed: no annotations, docstrings, messages, imports for type checkers."""
     match node:
-        case ast.If(test=ast.Name("TYPE_CHECKING")) | ast.Assign(targets=[ast.Name("__all__" | "__slots__")]) | ast.Raise() | ast.JoinedStr():
+        case ast.If(test=ast.Name("TYPE_CHECKING")) | ast.Assign(targets=[ast.Name("__all__" | "__slots__")]):
+            return
+        case ast.Raise() | ast.JoinedStr():
             return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "type_params", "type_comment", "decorator_list"):
@@ -98,7 +100,9 @@ def _variants(node: ast.expr | ast.stmt) -> Iterator[ast.AST]:
             new = copy.copy(node)
             new.ops = [COMPARISONS[type(operator)]()]
             yield new
-        case ast.BinOp(op=operator) if type(operator) in ARITHMETIC and not (_is_text(node.left) or _is_text(node.right)):
+        case ast.BinOp(left, operator, right) if type(operator) in ARITHMETIC and not (
+            _is_text(left) or _is_text(right)
+        ):
             new = copy.copy(node)
             new.op = ARITHMETIC[type(operator)]()
             yield new
@@ -116,7 +120,9 @@ def _variants(node: ast.expr | ast.stmt) -> Iterator[ast.AST]:
             new = copy.copy(node)
             new.body, new.orelse = orelse, body
             yield new
-        case ast.Return(value=value) if value is not None and not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=None | ast.Constant(value=None)):
+            pass
+        case ast.Return():
             yield ast.Return(ast.Constant(None))
         case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Raise():
             yield ast.Pass()

@@ -8,17 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import OptionError, RetrogradeError
+from ..errors import MissingExtraError, OptionError, RetrogradeError
 from ..flow.recorder import GradientFlowRecorder, scalars
 
 try:
     import lightning.pytorch as lightning
     from lightning import __version__ as version
 except ImportError as missing:
-    raise ImportError('GradientFlowCallback needs Lightning: pip install "retrograde[lightning]".') from missing
+    raise MissingExtraError(
+        "lightning is not installed. Install it with: pip install 'retrograde[lightning]'"
+    ) from missing
 
 if version in ("2.6.2", "2.6.3"):  # withdrawn versions
-    raise ImportError(f"Lightning {version} is not to be used: pip install 'lightning>=2.6.4'.")
+    raise MissingExtraError(f"Lightning {version} is not to be used: pip install 'lightning>=2.6.4'.")
 
 __all__ = ["GradientFlowCallback"]
 

@@ -1,0 +1,85 @@
+"""What ``import retrograde as rg`` offers: the names that users may rely on, imported when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import retrograde as rg
+from retrograde.extras import import_or_explain, missing_extra
+
+FUNCTIONS = {"check_gradients", "gradient_flow", "load", "mark_state", "sequence_gradients", "train"}
+CLASSES = {"GradientCheck", "GradientFlow", "GradientFlowRecorder"}
+MODULES = {"errors", "kernels", "nn", "reference"}
+PACKAGES = {
+    "flow",
+    "gradcheck",
+    "integrations",
+    "report",
+    "tasks",
+    "training",
+}  # reached as rg.flow, … but not promised
+
+
+def test_the_public_names() -> None:
+    assert set(rg.__all__) == FUNCTIONS | CLASSES | MODULES | {"__version__"}
+    assert all(callable(getattr(rg, name)) for name in FUNCTIONS)
+    assert all(isinstance(getattr(rg, name), type) for name in CLASSES)
+    assert all(getattr(rg, name) is importlib.import_module(f"retrograde.{name}") for name in MODULES | PACKAGES)
+    assert set(rg.__all__) <= set(dir(rg))
+    with pytest.raises(AttributeError, match="no attribute 'gradient_flows'"):
+        _ = rg.gradient_flows
+
+
+def test_the_public_names_of_the_parts() -> None:
+    assert set(rg.kernels.__all__) == {"available", "empty_cache", "info", "matmul"}
+    assert {"RNN", "GRU", "LSTM", "accelerate_", "acceleration_report", "restore_", "explain"} <= set(rg.nn.__all__)
+    errors = {
+        "DataError",
+        "DivergedError",
+        "FlowError",
+        "MissingExtraError",
+        "OptionError",
+        "RetrogradeError",
+        "RunError",
+    }
+    assert set(rg.errors.__all__) == errors
+    assert all(issubclass(getattr(rg.errors, name), rg.errors.RetrogradeError) for name in errors)
+
+
+def test_the_short_names_are_those_of_the_parts() -> None:
+    from retrograde import flow, gradcheck, nn, training
+
+    assert rg.gradient_flow is flow.gradient_flow and rg.GradientFlow is flow.GradientFlow
+    assert rg.sequence_gradients is flow.sequence_gradients and rg.GradientFlowRecorder is flow.GradientFlowRecorder
+    assert rg.check_gradients is gradcheck.check_gradients and rg.GradientCheck is gradcheck.GradientCheck
+    assert rg.mark_state is nn.mark_state
+    assert rg.train is training.train and rg.load is training.load
+
+
+def test_nothing_heavy_is_imported_before_it_is_used() -> None:
+    program = "import sys, retrograde; print({'torch', 'numpy', 'rich', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_library_that_is_missing_is_explained_by_the_extra_that_installs_it() -> None:
+    def missing(name: str) -> str:
+        return str(missing_extra(ModuleNotFoundError(f"No module named {name!r}", name=name)))
+
+    assert missing("duckdb") == "duckdb is not installed. Install it with: pip install 'retrograde[train]'"
+    assert (
+        missing("sklearn.metrics") == "scikit-learn is not installed. Install it with: pip install 'retrograde[train]'"
+    )
+    assert "'retrograde[bench]'" in missing("jax")
+    assert "'retrograde[xlsx]'" in missing("openpyxl")
+    assert missing("torch") == missing("something_else") == "None"
+    assert missing_extra(ImportError("broken")) is None
+
+
+def test_an_import_that_fails_for_another_reason_stays_as_it_is() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"retrograde\.nowhere"):
+        import_or_explain("retrograde.nowhere")
