@@ -1,7 +1,7 @@
 """``retrograde train`` on the demo's models with torch.nn's layers and with ours: tokens per second, taking turns.
 
-Short trainings from the same seed over the same text, by ``rg.training.train`` itself; the one difference is the
-class of the recurrent layer. Evaluation, and the first steps, are not counted.
+Short trainings from the same seed over the same text, by ``rg.experiment.train``; the one difference is the class
+of the recurrent layer. Evaluation, and the first steps, are not counted.
 
     python benchmarks/training_speed.py [--data builtin:stdlib --rounds 5 --steps 30 --threads 2 --json FILE]
 """
@@ -20,25 +20,26 @@ import torch
 import retrograde as rg
 from retrograde.bench.machine import hold_to
 from retrograde.bench.timing import spread
-from retrograde.training import train
-from retrograde.training.loop import Listener, Progress
+from retrograde.experiment import train
+from retrograde.runs import Metrics
+from retrograde.training import Callback, Trainer
 
 TORCHS = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 WARMING = 3  # steps
 
 
-class Watch(Listener):
+class Watch(Callback):
     """Reads tokens and seconds as training goes."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []
         self.loss = float("nan")
 
-    def step(self, progress: Progress) -> None:
-        self.seen.append((progress.tokens, progress.seconds))
+    def on_step_end(self, trainer: Trainer) -> None:
+        self.seen.append((trainer.progress.tokens, trainer.progress.seconds))
 
-    def evaluated(self, line: dict) -> None:
-        self.loss = line["validation_loss"]
+    def on_evaluate(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.loss = metrics.loss
 
     @property
     def tokens_per_second(self) -> float:
@@ -50,7 +51,7 @@ def short_training(data: str, cell: str, steps: int, layers: dict[str, type]) ->
     """Train for `steps` steps with the layer classes given."""
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder, patch.dict(rg.nn.choice._LAYERS, layers):
-        train(data, Path(folder) / "run", cell=cell, max_steps=steps, eval_every=steps, report=False, listener=watch)
+        train(data, Path(folder) / "run", cell=cell, max_steps=steps, eval_every=steps, report=False, callbacks=[watch])
     return watch
 
 

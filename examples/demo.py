@@ -11,8 +11,10 @@ import math
 from pathlib import Path
 
 import retrograde as rg
+from retrograde import experiment
 from retrograde.cli.display import display
 from retrograde.cli.terminal import printable
+from retrograde.runs import Summary
 
 SECONDS = {"rnn": 55, "lstm": 75}  # what two cores need to make the difference plain
 NAMES = {"rnn": "tanh RNN", "lstm": "LSTM"}
@@ -30,11 +32,11 @@ def main() -> None:
         print(f"\n--- {NAMES[cell]} ---")
         out = arguments.out / cell
         with display(quiet=False, to_stderr=False) as shown:
-            result = rg.training.train(
+            result = experiment.train(
                 arguments.data,
                 out,
                 overwrite=(out / "config.json").exists(),
-                listener=shown,
+                callbacks=[shown],
                 cell=cell,
                 lr=0.005,
                 max_time=arguments.seconds or seconds,
@@ -58,11 +60,11 @@ def main() -> None:
         print(f"  {NAMES[cell]}: {(arguments.out / cell / 'report.html').resolve()}")
 
 
-def scores(summaries: dict[str, dict]) -> list[tuple[str, float]]:
+def scores(summaries: dict[str, Summary]) -> list[tuple[str, float]]:
     """The baselines (counting on the same training text) and the networks, worst first."""
-    baselines = summaries["lstm"]["baselines"]
+    baselines = summaries["lstm"].baselines
     rows = [(f"{name} (counting)", baseline["bits_per_character"]) for name, baseline in baselines.items()]
-    rows += [(NAMES[cell], summary["best_validation_bits_per_character"]) for cell, summary in summaries.items()]
+    rows += [(NAMES[cell], summary.best["bits_per_character"]) for cell, summary in summaries.items()]
     return sorted(rows, key=lambda row: -row[1])
 
 

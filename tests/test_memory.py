@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from retrograde.errors import OptionError, RetrogradeError, RunError
+from retrograde.experiment import load, train
 from retrograde.memory import enough_memory, is_panic, shortage, without_reports
-from retrograde.training import load, train
 
 TORCH = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
@@ -89,7 +89,7 @@ def test_training_ends_with_one_line_and_goes_on_later(
     with pytest.raises(RetrogradeError, match=r"not enough memory.*lower --batch-size|written: Cannot allocate"):
         train(text, tmp_path / "run", **SMALL)
     monkeypatch.undo()
-    assert train(None, tmp_path / "run", resume=True, report=False).summary["step"] == 4
+    assert train(None, tmp_path / "run", resume=True, report=False).summary.step == 4
 
 
 @pytest.mark.parametrize("command", ["info", "evaluate", "predict", "generate", "flow", "train"])

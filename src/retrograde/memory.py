@@ -15,13 +15,21 @@ from contextlib import contextmanager, suppress
 
 from .errors import OptionError
 
-__all__ = ["enough_memory", "is_panic", "shortage", "without_reports"]
+__all__ = ["enough_memory", "installed_memory", "is_panic", "shortage", "without_reports"]
 
 _SAID = re.compile(
     r"allocate memory|bad[ _]alloc|out of memory|memory allocation of|not enough memory|Unable to allocate|"
     r"PyObject pointer is null|failed to map segment|MemoryError|capacity overflow",
     re.IGNORECASE,
 )
+
+
+def installed_memory() -> int | None:
+    """Bytes of memory of this machine; None if the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def is_panic(error: BaseException) -> bool:

@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY
 
-from retrograde.training import Listener, train
-from retrograde.training.loop import Progress
+from retrograde.experiment import train
+from retrograde.training import Callback, Trainer
+from retrograde.training.progress import Progress
 
 SMALL = {"hidden_size": 6, "max_steps": 12, "eval_every": 5, "bptt": 9, "batch_size": 3, "threads": 1}
 
 
-class Sends(Listener):
+class Sends(Callback):
     """Sends signals after a step."""
 
     def __init__(self, step: int, *numbers: int) -> None:
@@ -30,15 +31,15 @@ class Sends(Listener):
         self.said: list[str] = []
         self.stages: list[str] = []
 
-    def step(self, progress: Progress) -> None:
-        if progress.step == self.at:
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.progress.step == self.at:
             for number in self.numbers:
                 signal.raise_signal(number)
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.said.append(text)
 
-    def stage(self, text: str) -> None:
+    def on_stage(self, text: str) -> None:
         self.stages.append(text)
 
 
@@ -49,8 +50,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_training_with_a_usable_run(name: str, text: Path, tmp_path: Path) -> None:
     number, listener = signal.Signals[name], Sends(7, signal.Signals[name])
-    result = train(text, tmp_path / "run", listener=listener, **SMALL)
-    assert result.signal == number and result.summary["status"] == "interrupted" and result.summary["step"] == 7
+    result = train(text, tmp_path / "run", callbacks=[listener], **SMALL)
+    assert result.signal == number and result.summary.status == "interrupted" and result.summary.step == 7
     assert (tmp_path / "run" / "report.html").exists()
     train(text, tmp_path / "whole", report=False, **SMALL)
     train(None, tmp_path / "run", resume=True, report=False)
@@ -61,8 +62,8 @@ def test_a_signal_ends_training_with_a_usable_run(name: str, text: Path, tmp_pat
 def test_a_scheduler_gets_a_checkpoint_at_once(text: Path, tmp_path: Path) -> None:
     """SIGUSR1: a checkpoint of the step at hand, none of what takes long; SIGTERM after it changes nothing."""
     run, listener = tmp_path / "run", Sends(7, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM)
-    result = train(text, run, listener=listener, **SMALL)
-    assert result.signal == signal.SIGUSR1 and result.summary["status"] == "interrupted"
+    result = train(text, run, callbacks=[listener], **SMALL)
+    assert result.signal == signal.SIGUSR1 and result.summary.status == "interrupted"
     assert (run / "checkpoints" / "step-000000007.safetensors").exists()
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [5]
     assert listener.stages == [] and not (run / "report.html").exists()
@@ -76,14 +77,14 @@ def test_a_scheduler_gets_a_checkpoint_at_once(text: Path, tmp_path: Path) -> No
 def test_ctrl_c_after_another_signal_leaves_at_once(text: Path, tmp_path: Path) -> None:
     for first in (signal.SIGINT, signal.SIGTERM):
         with pytest.raises(KeyboardInterrupt):
-            train(text, tmp_path / str(int(first)), listener=Sends(7, first, signal.SIGINT), **SMALL)
+            train(text, tmp_path / str(int(first)), callbacks=[Sends(7, first, signal.SIGINT)], **SMALL)
 
 
 def test_without_a_terminal_a_hangup_stays_ignored(text: Path, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        result = train(text, tmp_path / "run", listener=Sends(7, signal.SIGHUP), report=False, **SMALL)
-        assert result.signal is None and result.summary["status"] == "finished"
+        result = train(text, tmp_path / "run", callbacks=[Sends(7, signal.SIGHUP)], report=False, **SMALL)
+        assert result.signal is None and result.summary.status == "finished"
     finally:
         signal.signal(signal.SIGHUP, before)
 

@@ -21,7 +21,7 @@ from tiny import TINY
 
 from retrograde.cli import app
 from retrograde.options import OPTIONS
-from retrograde.training import Progress
+from retrograde.training.progress import Progress
 
 
 def newest(run: Path) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from retrograde.cli import main
 from retrograde.errors import RunError
-from retrograde.runs import RunFolder
+from retrograde.runs import RunFolder, Summary
 
 SAMPLE = os.environ.get("FAULTS", "5")  # faults of each case, or "all"
 pytestmark = pytest.mark.timeout(0 if "FAULTS" in os.environ else 120)
@@ -156,10 +156,10 @@ class Bench:
             if "flow" not in path.parts:
                 folder.read_tensors(str(path.relative_to(folder.path)))
         if code == 0:
-            assert (folder.summary() or {})["status"] == "finished", what
+            assert (folder.summary() or Summary("")).status == "finished", what
         elif folder.holds_run():
             again = ["train", "--out", str(self.run), *RESUME]
-            if "--overwrite" in self.words and folder.config()["task"] == "language":
+            if "--overwrite" in self.words and folder.config().task == "language":
                 again = self.words  # the old run is still there
             assert run(again) == 0, f"{what}: {self.capsys.readouterr().err}"
         else:  # nothing stands in the way of beginning again

@@ -14,9 +14,9 @@ import pytest
 
 from retrograde.cli import main
 from retrograde.errors import RunError
+from retrograde.experiment import train
 from retrograde.runs import RunFolder
 from retrograde.runs.folder import LIMITS, LINES
-from retrograde.training import train
 
 pytestmark = pytest.mark.timeout(60)
 SMALL = {"hidden_size": 6, "max_steps": 8, "eval_every": 4, "threads": 1}
@@ -151,19 +151,20 @@ def test_a_damaged_configuration_is_refused_by_every_command(
 
 
 def test_many_lines_are_read_fast_or_refused_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Processor time, so that other work on the machine does not count.
     metrics = run / "metrics.jsonl"
     line = metrics.read_text().splitlines()[-1]
     metrics.write_text(f"{line}\n" * 100_000)
-    began = time.monotonic()
+    began = time.process_time()
     assert command(capsys, "info", run)[0] == 0
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     metrics.write_bytes(b"{}\n" * 3_000_000)
-    began = time.monotonic()
+    began = time.process_time()
     code, said = command(capsys, "info", run)
     assert code == 2 and f"3,000,000 lines; no more than {LINES:,} are read" in said
     assert command(capsys, "report", run)[0] == 0  # a page without what is not read
     assert "no more than" in (run / "report.html").read_text()
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_lines_that_are_no_objects_are_counted(run: Path) -> None:
@@ -179,7 +180,7 @@ def test_lines_that_are_no_objects_are_counted(run: Path) -> None:
 def test_links_within_the_run_are_followed(run: Path) -> None:
     (run / "config.json").rename(run / "kept.json")
     (run / "config.json").symlink_to("kept.json")
-    assert RunFolder(run).config()["task"] == "language"
+    assert RunFolder(run).config().task == "language"
 
 
 def test_an_empty_name_is_no_run() -> None:

@@ -8,14 +8,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from retrograde.cli import main
 from retrograde.errors import RunError
+from retrograde.experiment import train
 from retrograde.runs import RunFolder
-from retrograde.training import Listener, train
+from retrograde.training import Callback, Trainer
 
 SMALL = {"hidden_size": 6, "max_steps": 12, "eval_every": 4, "bptt": 9, "batch_size": 3, "threads": 1}
 
@@ -27,22 +27,22 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-class At(Listener):
+class At(Callback):
     """Does something after a step, or at a stage after training."""
 
     def __init__(self, when: int | str, what: Callable[[], object]) -> None:
         self.when, self.what = when, what
         self.said: list[str] = []
 
-    def step(self, progress: Any) -> None:
-        if progress.step == self.when:
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.progress.step == self.when:
             self.what()
 
-    def stage(self, text: str) -> None:
+    def on_stage(self, text: str) -> None:
         if text == self.when:
             self.what()
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.said.append(text)
 
 
@@ -70,20 +70,20 @@ def test_a_folder_that_is_lost_ends_training_and_is_not_made_again(
         left.append({str(path.relative_to(run)) for path in run.rglob("*")})
 
     with pytest.raises(RunError, match="was deleted, renamed or replaced while it was written to"):
-        train(text, run, listener=At(when, lose), **SMALL)
+        train(text, run, callbacks=[At(when, lose)], **SMALL)
     assert {str(path.relative_to(run)) for path in run.rglob("*")} == left[0]
     moved = run.with_name("renamed")
     if moved.exists():  # and goes on from where it was
-        assert train(None, moved, resume=True, report=False).summary["status"] == "finished"
+        assert train(None, moved, resume=True, report=False).summary.status == "finished"
     if loss == "deleted":  # the name is free for the next run
         assert not run.exists()
-        assert train(text, run, report=False, **SMALL).summary["status"] == "finished"
+        assert train(text, run, report=False, **SMALL).summary.status == "finished"
 
 
 def test_a_folder_that_is_lost_while_flow_is_recorded(text: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(RunError, match="was deleted"):
-        train(text, run, record_flow=True, listener=At(5, lambda: shutil.rmtree(run)), **SMALL)
+        train(text, run, record_flow=True, callbacks=[At(5, lambda: shutil.rmtree(run))], **SMALL)
     assert not run.exists()
 
 
@@ -110,7 +110,7 @@ def test_a_file_system_without_locks_is_said_once(
 
     monkeypatch.setattr(fcntl, "flock", none)
     listener = At(-1, lambda: None)
-    assert train(text, tmp_path / "run", report=False, listener=listener, **SMALL).summary["status"] == "finished"
+    assert train(text, tmp_path / "run", report=False, callbacks=[listener], **SMALL).summary.status == "finished"
     assert len([said for said in listener.said if "has no locks" in said and os.strerror(code) in said]) == 1
 
 

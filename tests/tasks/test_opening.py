@@ -8,6 +8,7 @@ import polars
 import pytest
 
 import retrograde as rg
+from retrograde import experiment
 from retrograde.errors import DataError, OptionError
 
 ROWS = {
@@ -19,17 +20,17 @@ FAST = {"hidden_size": 4, "report": False, "threads": 1}
 
 def test_a_frame_is_trained_on_judged_and_resumed(tmp_path):
     frame = pandas.DataFrame(ROWS)
-    rg.training.train(frame, tmp_path / "run", task="classify", max_steps=3, **FAST)
+    experiment.train(frame, tmp_path / "run", task="classify", max_steps=3, **FAST)
     data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert data["source"] == "a DataFrame of pandas" and data["in_memory"]
     run = rg.training.load(tmp_path / "run")
     assert run.reader.evaluate(polars.DataFrame(ROWS))["sequences"] == 40
     with pytest.raises(OptionError, match="was trained on a DataFrame of pandas: give DATA"):
-        rg.training.train(None, tmp_path / "run", resume=True, max_steps=5, report=False)
+        experiment.train(None, tmp_path / "run", resume=True, max_steps=5, report=False)
     with pytest.raises(DataError, match=r"is not what .* was trained on"):
-        rg.training.train(frame[:30], tmp_path / "run", resume=True, max_steps=5, report=False)
-    again = rg.training.train(polars.DataFrame(ROWS), tmp_path / "run", resume=True, max_steps=5, report=False)
-    assert again.summary["step"] == 5
+        experiment.train(frame[:30], tmp_path / "run", resume=True, max_steps=5, report=False)
+    again = experiment.train(polars.DataFrame(ROWS), tmp_path / "run", resume=True, max_steps=5, report=False)
+    assert again.summary.step == 5
 
 
 @pytest.mark.parametrize(
@@ -47,5 +48,5 @@ def test_a_frame_is_trained_on_judged_and_resumed(tmp_path):
 )
 def test_what_cannot_be_trained_on(tmp_path, data, more, message):
     with pytest.raises((DataError, OptionError), match=message):
-        rg.training.train(data, tmp_path / "run", max_steps=1, **FAST, **more)
+        experiment.train(data, tmp_path / "run", max_steps=1, **FAST, **more)
     assert not (tmp_path / "run").exists()

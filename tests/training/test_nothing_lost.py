@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from retrograde.errors import DataError, OptionError, RetrogradeError, RunError
-from retrograde.training import Listener, load, train
+from retrograde.experiment import load, train
+from retrograde.training import Callback
 
 CLOCKS = {"seconds", "tokens_per_second", "waiting_share"}
 SMALL = {"hidden_size": 6, "max_steps": 11, "eval_every": 4, "report": False}
@@ -28,11 +29,11 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the package catches it."""
 
 
-class Notes(Listener):
+class Notes(Callback):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.said.append(text)
 
 
@@ -192,7 +193,7 @@ def test_a_single_flipped_bit_is_noticed(made: Path, run: Path) -> None:
         with pytest.raises(RunError, match=r"damaged|does not fit"):
             load(run)
         listener = Notes()
-        train(None, run, resume=True, report=False, listener=listener)
+        train(None, run, resume=True, report=False, callbacks=[listener])
         assert any(newest in said and "cannot be read; going on from step" in said for said in listener.said)
         assert same(made, run)
 
@@ -311,7 +312,7 @@ def test_data_is_known_by_its_content(data: dict[str, Path], tmp_path: Path) -> 
 def test_a_schedule_whose_end_moves_is_said(data: dict[str, Path], tmp_path: Path) -> None:
     train(data["language"], tmp_path / "run", **SMALL, bptt=9, schedule="cosine")
     listener = Notes()
-    train(None, tmp_path / "run", resume=True, report=False, max_steps=13, listener=listener)
+    train(None, tmp_path / "run", resume=True, report=False, max_steps=13, callbacks=[listener])
     assert any("cosine schedule" in said and "ends at step 13 (it was 11)" in said for said in listener.said)
 
 

@@ -10,7 +10,7 @@ import torch
 
 import retrograde as rg
 from retrograde.errors import DataError, OptionError
-from retrograde.training import load, train
+from retrograde.experiment import load, train
 from retrograde.training.probe import probe
 
 FAST: dict[str, Any] = {"hidden_size": 6, "max_steps": 2, "batch_size": 4, "threads": 1, "seed": 3, "report": False}

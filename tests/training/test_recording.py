@@ -12,14 +12,15 @@ from safetensors.torch import load_file
 
 from retrograde import report
 from retrograde.cli import main
-from retrograde.training import Listener, finish, train
+from retrograde.experiment import train
+from retrograde.training import Callback, callbacks
 
 
-class Heard(Listener):
+class Heard(Callback):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.notes.append(text)
 
 
@@ -34,11 +35,11 @@ SMALL: dict[str, Any] = {"hidden_size": 6, "bptt": 8, "batch_size": 4, "eval_eve
 
 
 def test_records_and_changes_nothing(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "FLOW_BUDGET", None)
+    monkeypatch.setattr(callbacks, "FLOW_BUDGET", None)
     heard = Heard()
     train(text, tmp_path / "plain", max_steps=20, report=False, **SMALL)
-    train(text, tmp_path / "seen", max_steps=10, report=False, record_flow=True, listener=heard, **SMALL)
-    train(None, tmp_path / "seen", max_steps=20, resume=True, report=False, record_flow=True, listener=heard)
+    train(text, tmp_path / "seen", max_steps=10, report=False, record_flow=True, callbacks=[heard], **SMALL)
+    train(None, tmp_path / "seen", max_steps=20, resume=True, report=False, record_flow=True, callbacks=[heard])
     plain, seen = (load_file(tmp_path / run / "model.safetensors") for run in ("plain", "seen"))
     assert all(torch.equal(plain[name], seen[name]) for name in plain)
     records = [json.loads(line) for line in (tmp_path / "seen" / "flow" / "recorded.jsonl").read_text().splitlines()]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from retrograde.training import train
+from retrograde.experiment import train
 
 
 def free_port() -> int:
@@ -105,7 +105,7 @@ def test_a_process_that_dies_ends_the_job_with_a_checkpoint(text: Path, tmp_path
     for one, other in zip(curve(tmp_path / "one"), lines, strict=False):
         assert other == pytest.approx(one, rel=1e-4)
     result = train(None, run, resume=True, report=False, max_steps=5 * len(lines) + 5)
-    assert result.summary["status"] == "finished"
+    assert result.summary.status == "finished"
     assert curve(run)[: len(lines)] == lines and len(curve(run)) == len(lines) + 1
 
 
@@ -130,7 +130,7 @@ def test_a_process_that_stalls_ends_the_job_after_the_time_stated(text: Path, tm
         os.kill(stalled, signal.SIGKILL)
         job.communicate(timeout=60)
     assert job.returncode != 0
-    assert train(None, run, resume=True, report=False, epochs=2).summary["status"] == "finished"
+    assert train(None, run, resume=True, report=False, epochs=2).summary.status == "finished"
 
 
 def test_a_signal_to_one_process_ends_them_all_alike(text: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,8 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..training.loop import Listener, Progress
-from ..training.session import Result
+from ..runs import Metrics
+from ..training import Callback, Result, Trainer
+from ..training.progress import Progress
 from .terminal import console, described, note, printable, scores
 
 __all__ = ["Display", "display"]
@@ -37,14 +37,14 @@ def display(*, quiet: bool, to_stderr: bool) -> Iterator[Display]:
 _UNITS = {"classify": "sequences", "tag": "labels", "forecast": "numbers", "synthetic": "outputs"}
 
 
-class Display(Listener):
-    """A listener that can be drawn."""
+class Display(Callback):
+    """A callback that prints a line per evaluation, and can be drawn live by rich."""
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
         self.progress: Progress | None = None
-        self.planned, self.max_time = 0, None
-        self.threshold = ""
+        self.planned = 0
+        self.max_time: float | None = None
         self.unit = "tokens"
         self.doing = "reading"
         self.began = self.first_step = 0.0
@@ -53,54 +53,55 @@ class Display(Listener):
         self.norm: float | None = None
         self.clipped: deque[bool] = deque(maxlen=1000)
 
-    # --- What training says -------------------------------------------------------------------------------------------
+    # --- Training -----------------------------------------------------------------------------------------------------
 
-    def begin(self, about: dict[str, Any], progress: Progress, planned: int) -> None:
-        """Say what is trained, and how."""
-        self.progress, self.planned, options = progress, planned, about["options"]
-        self.max_time = options["max_time"]
-        self.began, self.first_step = time.monotonic(), progress.step
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Print what is trained, and how."""
+        options, task = trainer.options, trainer.task
+        self.progress, self.planned, self.max_time = trainer.progress, trainer.planned_steps, options.max_time
+        self.began, self.first_step = time.monotonic(), trainer.progress.step
         self.doing = "training"
-        self.unit = _UNITS.get(about["task"], "tokens")
-        data = about["data"]
-        cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
-        layers = f"{options['num_layers']} layers of " if options["num_layers"] > 1 else ""
-        self._print(f"{data['source']}: {described(data)}")
+        self.unit = _UNITS.get(task.name, "tokens")
+        cell = options.cell if options.cell != "rnn" else f"{options.nonlinearity} rnn"
+        layers = f"{options.num_layers} layers of " if options.num_layers > 1 else ""
+        parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        self._print(f"{task.source}: {described(task.describe())}")
         self._print(
-            f"{cell}, {layers}{options['hidden_size']} units, {about['parameters']:,} parameters; "
-            f"{planned:,} steps of {options['batch_size']}"
-            + (f" x {options['bptt']} tokens" if about["task"] == "language" else " sequences")
-            + (f", from step {progress.step:,}" if progress.step else "")
+            f"{cell}, {layers}{options.hidden_size} units, {parameters:,} parameters; "
+            f"{self.planned:,} steps of {options.batch_size}"
+            + (f" x {options.bptt} tokens" if task.name == "language" else " sequences")
+            + (f", from step {trainer.progress.step:,}" if trainer.progress.step else "")
         )
 
-    def step(self, progress: Progress) -> None:
-        """Take a step into the live figures."""
-        self.recent.append((time.monotonic(), progress.tokens))
-        if progress.losses:
-            self.losses.append(progress.losses[-1])
-            self.norm = progress.norms[-1]
-            self.clipped.append(progress.clipped[-1])
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Update the live figures."""
+        self.recent.append((time.monotonic(), trainer.progress.tokens))
+        window = trainer.progress.window
+        if window.losses:
+            self.losses.append(window.losses[-1])
+            self.norm = window.norms[-1]
+            self.clipped.append(window.clipped[-1])
 
-    def evaluated(self, line: dict[str, Any]) -> None:
+    def on_evaluate(self, trainer: Trainer, metrics: Metrics) -> None:
         """Print the line of an evaluation."""
-        parts = [f"step {line['step']:,}/{self.planned:,}", f"epoch {line['epoch']:.2f}"]
-        if line["train_loss"] is not None:
-            parts.append(f"train loss {line['train_loss']:.4f}")
-        loss, *more = scores(line, "validation_")
+        parts = [f"step {metrics.step:,}/{self.planned:,}", f"epoch {metrics.epoch:.2f}"]
+        if metrics.train_loss is not None:
+            parts.append(f"train loss {metrics.train_loss:.4f}")
+        loss, *more = scores(metrics.validation)
         parts += [f"validation {loss}", *more]
-        if line["tokens_per_second"]:
-            parts.append(f"{line['tokens_per_second']:,.0f} {self.unit}/s")
-        if line["gradient_norm_median"] is not None:
-            parts.append(f"gradient norm {_short(line['gradient_norm_median'])}")
-        if line["clipped_share"] is not None and (line["clip_norm"] or line["clip_value"]):
-            parts.append(f"clipped {line['clipped_share']:.0%}")
-        if line.get("waiting_share") is not None:
-            parts.append(f"waiting for data {line['waiting_share']:.1%}")
+        if metrics.tokens_per_second:
+            parts.append(f"{metrics.tokens_per_second:,.0f} {self.unit}/s")
+        if metrics.gradient_norm_median is not None:
+            parts.append(f"gradient norm {_short(metrics.gradient_norm_median)}")
+        if metrics.clipped_share is not None and (metrics.clip_norm or metrics.clip_value):
+            parts.append(f"clipped {metrics.clipped_share:.0%}")
+        if metrics.waiting_share is not None:
+            parts.append(f"waiting for data {metrics.waiting_share:.1%}")
         if (left := self._left()) is not None:
             parts.append(f"{_duration(left)} left")
         self._print(" | ".join(parts))
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Print it, on stderr."""
         if not self.quiet:
             if self.console.is_terminal:
@@ -108,26 +109,25 @@ class Display(Listener):
             else:
                 note(text)
 
-    def stage(self, text: str) -> None:
-        """Show it beside the bar."""
+    def on_stage(self, text: str) -> None:
+        """Show it next to the bar."""
         self.doing = text
 
     def finished(self, result: Result) -> None:
-        """Say what came of it."""
+        """Print how it ended."""
         summary = result.summary
-        self._print(f"{summary['status']}: {summary['message']}.")
-        if summary["best_validation_loss"] is not None:
-            best = ", ".join(scores(summary["best"], "validation_"))
-            self._print(f"Best on validation (step {summary['best_step']:,}): {best}.")
-            for name, value in (summary["baselines"] or {}).items():
-                self._print(f"  beside it, {name}: {', '.join(scores(value))}.")
-            if "test" in (summary.get("results") or {}):
-                self._print(f"On the test part: {', '.join(scores(summary['results']['test']))}.")
-        if goal := summary.get("goal"):
-            missed = f", the mean error was {goal['mean_error']:.4f}" if "mean_error" in goal else ""
+        self._print(f"{summary.status}: {summary.message}.")
+        if summary.best:
+            self._print(f"Best on validation (step {summary.best_step:,}): {', '.join(scores(summary.best))}.")
+            for name, values in (summary.baselines or {}).items():
+                self._print(f"  beside it, {name}: {', '.join(scores(values))}.")
+            if "test" in (summary.results or {}):
+                self._print(f"On the test part: {', '.join(scores((summary.results or {})['test']))}.")
+        if goal := summary.goal:
+            missed = "" if goal.mean_error is None else f", the mean error was {goal.mean_error:.4f}"
             self._print(
-                f"Published goal {'met' if goal['solved'] else 'not met'}: {goal['criterion']}; {goal['wrong']:,} of "
-                f"{goal['sequences']:,} new ones were wrong{missed}."
+                f"Published goal {'met' if goal.solved else 'not met'}: {goal.criterion}; {goal.wrong:,} of "
+                f"{goal.sequences:,} new ones were wrong{missed}."
             )
         page = result.folder / "report.html"
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))

@@ -43,9 +43,9 @@ def evaluate(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
-    encoding = encoding or loaded.config["options"]["encoding"]
-    if loaded.config["task"] != "language":
-        synthetic = loaded.config["task"] == "synthetic"
+    encoding = encoding or loaded.config.options.encoding
+    if loaded.config.task != "language":
+        synthetic = loaded.config.task == "synthetic"
         found = loaded.reader.evaluate_on(data) if synthetic else loaded.reader.evaluate(data, encoding)
         for remark in getattr(loaded.reader, "notes", ()):
             note(remark)

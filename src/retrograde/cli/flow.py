@@ -166,19 +166,19 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
     from ..training.probe import probe
 
     run = load(path)
-    task, source = run.config["task"], str(run.config["data"]["source"]) if data is None else data
-    taken = probe(run, data, steps=asked.steps, sequences=asked.sequences)
-    for remark in taken.notes:
+    task, source = run.config.task, run.config.data.source if data is None else data
+    chosen, remarks = probe(run, data, steps=asked.steps, sequences=asked.sequences)
+    for remark in remarks:
         note(remark)
-    measured = gradient_flow(run.model, *taken.inputs, loss=taken.loss, layers=asked.layers)
-    steps, batch = taken.inputs[0].shape[:2]
+    measured = gradient_flow(run.model, *chosen.inputs, loss=chosen.loss, layers=asked.layers)
+    steps, batch = chosen.inputs[0].shape[:2]
     what = f"{batch} sequence{'s' * (batch != 1)} of {'up to ' if measured.lengths is not None else ''}{steps} steps"
-    options = run.config["options"]
-    cell = options["cell"] if options["cell"] != "rnn" else f"{options['nonlinearity']} rnn"
+    options = run.config.options
+    cell = options.cell if options.cell != "rnn" else f"{options.nonlinearity} rnn"
     where = f"of {source}" if data is not None else f"held out of {source}"
     losses = "the loss of the whole sequence" if measured.final else "the loss of step t"
     lines = [
-        f"{path}: {cell}, {options['num_layers']} x {options['hidden_size']} units, task {task}",
+        f"{path}: {cell}, {options.num_layers} x {options.hidden_size} units, task {task}",
         f"Measured: the norm of ∂E_t/∂s_k on {what} {where}. E_t is {losses}.",
     ]
     facts = {"run": str(path), "task": task, "data": source, "held_out": data is None}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import RunError
 from .terminal import described, say, say_json, scores
+
+if TYPE_CHECKING:
+    from ..runs import Config, Metrics, Summary
 
 __all__ = ["info"]
 
@@ -26,56 +29,54 @@ def info(
     from ..runs import RunFolder
 
     folder = RunFolder(run)
-    config = folder.config()
-    summary, metrics = folder.summary(), folder.metrics()
+    config, summary, metrics = folder.config(), folder.summary(), folder.metrics()
     if json:
-        found = {"run": str(run), "config": config, "summary": summary, "last": metrics[-1] if metrics else None}
+        found = {
+            "run": str(run),
+            "config": config.as_dict(),
+            "summary": summary.as_dict() if summary else None,
+            "last": metrics[-1].as_dict() if metrics else None,
+        }
         say_json(found)
         return
     try:
         rows = _rows(config, summary, metrics)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(
-            f"{run} holds a run whose config.json, summary.json or metrics.jsonl is damaged: {error}."
-        ) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # the task's description of the data
+        raise RunError(f"{run} holds a run whose config.json is damaged: {error}.") from None
     for name, value in rows:
         say(f"{name:<12} {value}")
 
 
-def _rows(
-    config: dict[str, Any], summary: dict[str, Any] | None, metrics: list[dict[str, Any]]
-) -> list[tuple[str, object]]:
-    data, options, where = (config.get(name) or {} for name in ("data", "options", "environment"))
+def _rows(config: Config, summary: Summary | None, metrics: list[Metrics]) -> list[tuple[str, object]]:
+    options = {name: value for name, value in config.options.as_dict().items() if value is not None}
     rows: list[tuple[str, object]] = [
-        ("task", config.get("task")),
-        ("created", f"{config.get('created')} by retrograde {config['retrograde']}"),
-        ("data", f"{data.get('source')} ({data.get('encoding')})"),
-        ("holding", described(data)),
-        ("model", _model(options, config.get("parameters", 0))),
-        ("options", ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)),
-        ("made on", ", ".join(f"{name} {value}" for name, value in where.items())),
+        ("task", config.task),
+        ("created", f"{config.created} by retrograde {config.version}"),
+        ("data", f"{config.data.source} ({config.data.details.get('encoding')})"),
+        ("holding", described(config.data.details)),
+        ("model", _model(config)),
+        ("options", ", ".join(f"{name} {value}" for name, value in options.items())),
+        ("made on", ", ".join(f"{name} {value}" for name, value in config.environment.items())),
     ]
     if summary is None:
-        reached = f"step {metrics[-1]['step']:,}" if metrics else "no evaluation yet"
+        reached = f"step {metrics[-1].step:,}" if metrics else "no evaluation yet"
         rows.append(("status", f"in training, or killed ({reached}); if killed, --resume goes on"))
     else:
-        rows.append(("status", f"{summary['status']}: {summary['message']}"))
-    scored = [line for line in metrics if line.get("validation_loss") is not None]
+        rows.append(("status", f"{summary.status}: {summary.message}"))
+    scored = [line for line in metrics if line.validation.get("loss") is not None]
     if scored:
-        best = min(scored, key=lambda line: line["validation_loss"])
-        found = ", ".join(scores(best, "validation_"))
-        rows.append(("best", f"step {best['step']:,}: validation {found}"))
-    beside = ((summary or {}).get("baselines") or {}) | ((summary or {}).get("results") or {})
-    for name, value in beside.items():
-        if "loss" in value:
-            rows.append((name, ", ".join(scores(value))))
+        best = min(scored, key=lambda line: line.loss)
+        rows.append(("best", f"step {best.step:,}: validation {', '.join(scores(best.validation))}"))
+    if summary is not None:
+        compared = {**(summary.baselines or {}), **(summary.results or {})}
+        rows += [(name, ", ".join(scores(values))) for name, values in compared.items() if "loss" in values]
     return rows
 
 
-def _model(options: dict[str, Any], parameters: int) -> str:
-    cell = options.get("cell")
-    kind = f"{options.get('nonlinearity')} rnn" if cell == "rnn" else cell
+def _model(config: Config) -> str:
+    options = config.options
+    kind = f"{options.nonlinearity} rnn" if options.cell == "rnn" else options.cell
     return (
-        f"{kind}, {options.get('num_layers')} x {options.get('hidden_size')} units, "
-        f"embedding {options.get('embedding_size')}{', tied' if options.get('tie') else ''}, {parameters:,} parameters"
+        f"{kind}, {options.num_layers} x {options.hidden_size} units, "
+        f"embedding {options.embedding_size}{', tied' if options.tie else ''}, {config.parameters:,} parameters"
     )

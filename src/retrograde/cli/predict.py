@@ -51,16 +51,16 @@ def predict(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
-    encoding = encoding or loaded.config["options"]["encoding"]
-    if loaded.config["task"] == "language":
+    encoding = encoding or loaded.config.options.encoding
+    if loaded.config.task == "language":
         from ..data.text import read_text
 
         rows = prediction.tokens(loaded.model, loaded.vocabulary, read_text(data, encoding), probabilities)
-    elif loaded.config["task"] == "forecast":
+    elif loaded.config.task == "forecast":
         if probabilities:
             raise OptionError("--probabilities: a forecast has none; leave it out.")
         rows = prediction.forecasts(loaded.reader, data, encoding)
-    elif loaded.config["task"] == "synthetic":
+    elif loaded.config.task == "synthetic":
         rows = prediction.sequences_of(loaded.reader, data, probabilities)
     else:
         rows = prediction.labels(loaded.reader, data, encoding, probabilities)

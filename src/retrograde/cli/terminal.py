@@ -253,17 +253,17 @@ _SCORES = {
 }
 
 
-def scores(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The metrics that are there, each in words, the loss first.
+def scores(values: Mapping[str, Any]) -> list[str]:
+    """The metrics in words, the loss first.
 
     Examples
     --------
-    >>> scores({"validation_accuracy": 0.8412, "validation_loss": 0.4}, "validation_")
+    >>> scores({"accuracy": 0.8412, "loss": 0.4})
     ['loss 0.4000', 'accuracy 84.12%']
     """
     found = []
     for key, (name, form) in _SCORES.items():
-        value = values.get(prefix + key)
+        value = values.get(key)
         if value is not None:
             found.append(f"{name} {form.format(value)}".strip())
     return found

@@ -89,7 +89,7 @@ def train(
             raise OptionError("--no-clip excludes --clip-norm, --clip-value and --clip-quantile; give one of them.")
         given["clip_norm"] = None
 
-    from ..training import train as train_run
+    from ..experiment import train as train_run
     from .display import display
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, only the first prints
@@ -101,13 +101,13 @@ def train(
             overwrite=overwrite,
             report=not no_report,
             record_flow=record_flow,
-            listener=shown,
+            callbacks=[shown],
             **given,
         )
     if not first:
         return
     if json:
-        say_json({"run": str(result.folder), **result.summary})
+        say_json({"run": str(result.folder), **result.summary.as_dict()})
     else:
         shown.finished(result)
     if result.signal is not None:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from ..errors import RetrogradeError, RunError
 from ..files import write_file
-from .run import Run, read
+from .run import RunContents, read
 from .section import Figure, Section
 from .sections import SECTIONS, verdict
 from .words import visible
@@ -42,7 +42,7 @@ def write(run: str | os.PathLike[str]) -> Path:
         title=verdict.title(found),
         name=found.folder.resolve().name,
         status=verdict.status(found),
-        created=found.config.get("created"),
+        created=found.config.created,
         sections=sections,
         policy=_policy(),
         css=_asset("page.css"),
@@ -52,7 +52,7 @@ def write(run: str | os.PathLike[str]) -> Path:
     return _replace(found.folder / "report.html", html)
 
 
-def _built(found: Run) -> tuple[Run, list[Section]]:
+def _built(found: RunContents) -> tuple[RunContents, list[Section]]:
     """The sections of the page, and the run as it is shown: without its flows if they are not what they seem to be."""
     try:
         return found, [part for part in (build(found) for build in SECTIONS) if part is not None]

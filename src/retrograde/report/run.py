@@ -4,60 +4,108 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RetrogradeError, RunError
-from ..runs import RunFolder
+from ..runs import Config, Metrics, Results, RunFolder, Scores, Summary
 
 if TYPE_CHECKING:
     from ..flow import GradientFlow
 
-__all__ = ["FRACTION", "Run", "part", "read", "real"]
+__all__ = ["FRACTION", "Record", "RunContents", "read", "real"]
 
 Curves = npt.NDArray[np.float64]
+T = TypeVar("T")
 
-FRACTION = 0.01  # of what it was at the first lag that has any: there a gradient counts as gone
+FRACTION = 0.01  # of what it is at the first lag that has any: from there on a gradient counts as gone
 _SAMPLE_BYTES = 64 * 1024  # a sample is 300 characters; a file that grew by accident must not fill the page
 
 
 @dataclass(frozen=True)
-class Run:
+class Record:
+    """The gradient flow at one step of training: a line of ``flow/recorded.jsonl``.
+
+    Attributes
+    ----------
+    step : int
+    by_lag : mapping
+        Gradient norms by lag, NaN where there is none, for each layer; empty if the measurement failed.
+    skipped : int
+        Measurements left out since the one before.
+    overhead : float
+        Share of the training time spent on measuring.
+    error : str
+        Why it failed, or nothing.
+    """
+
+    step: float
+    by_lag: Mapping[str, list[float]]
+    skipped: int
+    overhead: float
+    error: str
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Record:
+        """From a line; what is of the wrong type is left out."""
+        layers = row.get("layers")
+        by_lag = {}
+        for label, values in layers.items() if isinstance(layers, dict) else ():
+            norms = values.get("by_lag") if isinstance(values, dict) else None
+            by_lag[label] = [real(norm) for norm in norms] if isinstance(norms, list) else []
+        skipped = real(row.get("skipped"))
+        return cls(
+            real(row.get("step")),
+            by_lag,
+            int(skipped) if math.isfinite(skipped) else 0,
+            real(row.get("overhead")),
+            str(row.get("error", "")),
+        )
+
+
+@dataclass(frozen=True)
+class RunContents:
     """The contents of one run folder; missing parts are empty, with their reason in `missing`."""
 
     folder: Path
-    config: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    summary: dict[str, Any]
+    config: Config
+    metrics: list[Metrics]
+    summary: Summary | None
     sample: str | None
     flows: dict[str, GradientFlow]  # "trained", "untrained": those that were measured
-    evaluation: dict[str, Any] = field(default_factory=dict)  # of a task other than language
-    recorded: list[dict[str, Any]] = field(default_factory=list)  # the gradient's reach while training, where recorded
+    results: Results | None = None  # of a task other than language
+    recorded: list[Record] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)  # part of the folder -> why it is not here
 
-    def option(self, name: str) -> Any:
-        """A training option, or None if the run does not know it."""
-        return part(self.config, "options").get(name)
+    @property
+    def outcome(self) -> Summary:
+        """The summary; without numbers if there is none."""
+        return self.summary or Summary("no summary")
 
-    def series(self, name: str) -> list[float]:
-        """One column of metrics.jsonl, a value per evaluation, NaN where it has none."""
-        return [real(row.get(name)) for row in self.metrics]
+    @property
+    def is_language(self) -> bool:
+        """Whether the network is a language model."""
+        return self.config.task == "language"
+
+    def series(self, value: Callable[[Metrics], float | None]) -> list[float]:
+        """A number of each evaluation, NaN where there is none."""
+        return [real(value(line)) for line in self.metrics]
 
     @property
     def steps(self) -> list[float]:
         """The training step of each evaluation."""
-        return self.series("step")
+        return self.series(lambda line: line.step)
 
     @property
-    def baselines(self) -> dict[str, dict[str, Any]]:
-        """Name -> {"loss" (nats per token), "bits_per_character"}; empty if none were measured."""
-        found = part(self.summary, "baselines")
-        return {name: values for name, values in found.items() if isinstance(values, dict)}
+    def baselines(self) -> Mapping[str, Scores]:
+        """Metrics of simple methods, by name; empty if none were measured."""
+        return self.outcome.baselines or {}
 
     @property
     def layers(self) -> list[str]:
@@ -79,7 +127,7 @@ class Run:
 
 
 def real(value: object) -> float:
-    """`value` as a float, NaN if it is none."""
+    """`value` as a float, NaN if it is something else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:
@@ -88,13 +136,7 @@ def real(value: object) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def part(mapping: dict[str, Any], name: str) -> dict[str, Any]:
-    """The object under `name` in a JSON object, empty if there is none."""
-    found = mapping.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def read(folder: str | os.PathLike[str]) -> Run:
+def read(folder: str | os.PathLike[str]) -> RunContents:
     """Read a run folder.
 
     Raises
@@ -104,46 +146,30 @@ def read(folder: str | os.PathLike[str]) -> Run:
         leads out of it. Anything else may be missing.
     """
     run = RunFolder(Path(folder))
-    config, folder = run.config(), run.path
-    missing: dict[str, str] = {}
-    metrics: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    sample = None
-    metrics = _lines(run, "metrics.jsonl", missing)
-    try:
-        summary = run.read_json("summary.json")
-    except RunError as error:
-        missing["summary.json"] = _reason(error, run, "summary.json")
-    try:
-        sample = run.read_bytes("sample.txt")[:_SAMPLE_BYTES].decode("utf-8", errors="replace")
-    except RunError as error:
-        missing["sample.txt"] = _reason(error, run, "sample.txt")
-    evaluation: dict[str, Any] = {}
-    if config["task"] != "language":
+    config, missing = run.config(), dict[str, str]()
+
+    def part(name: str, read: Callable[[], T]) -> T | None:
         try:
-            evaluation = run.read_json("evaluation.json")
+            return read()
         except RunError as error:
-            missing["evaluation.json"] = _reason(error, run, "evaluation.json")
-    recorded = _lines(run, "flow/recorded.jsonl", missing) if run.has("flow/recorded.jsonl") else []
-    flows = _flows(folder / "flow", missing)
-    return Run(folder, config, metrics, summary, sample, flows, evaluation, recorded, missing)
+            missing[Path(name).name] = _reason(error, run, name)
+            return None
 
-
-def _lines(run: RunFolder, name: str, missing: dict[str, str]) -> list[dict[str, Any]]:
-    """The lines that have a step; those that are damaged are left out and said."""
-    if not run.has(name):
-        missing[Path(name).name] = "it is not there"
-        return []
-    try:
-        found = run.lines(name)
-    except RunError as error:
-        missing[Path(name).name] = _reason(error, run, name)
-        return []
-    whole = [row for row in found.rows if math.isfinite(real(row.get("step")))]
-    broken = found.broken + len(found.rows) - len(whole)
-    if broken:
-        missing[Path(name).name] = f"{broken} unreadable line{'s' if broken > 1 else ''} left out"
-    return whole
+    metrics, broken, _ = part("metrics.jsonl", run.sound_metrics) or ([], 0, "")
+    summary = part("summary.json", run.summary)
+    sample = part("sample.txt", lambda: run.read_bytes("sample.txt")[:_SAMPLE_BYTES].decode("utf-8", errors="replace"))
+    results = None if config.task == "language" else part("evaluation.json", run.results)
+    rows = part("flow/recorded.jsonl", lambda: run.lines("flow/recorded.jsonl"))
+    recorded = [Record.of(row) for row in rows.rows if math.isfinite(real(row.get("step")))] if rows else []
+    broken_rows = rows.broken + len(rows.rows) - len(recorded) if rows else 0
+    for name, count in (("metrics.jsonl", broken), ("recorded.jsonl", broken_rows)):
+        if count:
+            missing[name] = f"{count} unreadable line{'s' if count > 1 else ''} left out"
+    for name in ("metrics.jsonl", "summary.json"):
+        if not run.has(name):
+            missing[name] = "it is not there"
+    flows = _flows(run.path / "flow", missing)
+    return RunContents(run.path, config, metrics, summary, sample, flows, results, recorded, missing)
 
 
 def _reason(error: RunError, run: RunFolder, name: str) -> str:
@@ -168,7 +194,7 @@ def _flows(folder: Path, missing: dict[str, str]) -> dict[str, GradientFlow]:
             missing[f"flow/{name}"] = " ".join(str(error).split()).replace(f"{folder}{os.sep}", "")
             continue
         if flow.norms.ndim != 3 or not flow.layers:
-            missing[f"flow/{name}"] = "it holds no mean over its sequences"
+            missing[f"flow/{name}"] = "it has no mean over its sequences"
         elif flows and flow.layers != flows["trained"].layers:
             missing[f"flow/{name}"] = "it is of another network"
         else:

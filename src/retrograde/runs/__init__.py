@@ -1,12 +1,25 @@
-"""The run folder: what training leaves behind, who may write to it, and how much of it is read.
+"""The run folder: what training leaves behind, typed; who may write to it, and how much of it is read.
 
 >>> from retrograde.runs import RunFolder
->>> RunFolder("runs/first").config()["options"]["cell"]  # doctest: +SKIP
+>>> RunFolder("runs/first").config().options.cell  # doctest: +SKIP
 'lstm'
 """
 
 from __future__ import annotations
 
-from .folder import FORMAT, RunFolder, digest
+from .folder import RunFolder, digest
+from .records import FORMAT, Config, DataDescription, Goal, Metrics, Part, Results, Scores, Summary
 
-__all__ = ["FORMAT", "RunFolder", "digest"]
+__all__ = [
+    "FORMAT",
+    "Config",
+    "DataDescription",
+    "Goal",
+    "Metrics",
+    "Part",
+    "Results",
+    "RunFolder",
+    "Scores",
+    "Summary",
+    "digest",
+]

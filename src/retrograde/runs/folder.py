@@ -6,24 +6,24 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import OptionError, RunError
 from ..files import DRAFT, KEPT_BYTES, check_regular, read_file, remove_drafts, write_file
-from ..memory import without_reports
-from ..options import Options
+from ..memory import installed_memory, without_reports
 from .lock import NAME as LOCK
 from .lock import Lock
+from .records import FORMAT, Config, Metrics, Results, Summary
 
-if TYPE_CHECKING:  # whoever reads but words need not wait for torch
+if TYPE_CHECKING:  # reading JSON does not need torch, which takes seconds to import
     from torch import Tensor
 
-__all__ = ["FORMAT", "LIMITS", "RunFolder", "digest", "limit_of"]
+__all__ = ["LIMITS", "RunFolder", "digest", "limit_of"]
 
-FORMAT = 1
+T = TypeVar("T")
 MIB = 1 << 20
 LIMITS: Mapping[str, int] = {  # bytes of a file that are read at most; weights: as much as the machine has memory
     "config.json": 16 * MIB,
@@ -50,26 +50,16 @@ OWNED = (
 )
 
 
-_CONFIG = {"retrograde": str, "task": str, "options": dict, "data": dict, "parameters": int, "environment": dict}
-
-
 class Lines(NamedTuple):
-    """JSON objects of a file, and how many of its lines are none."""
+    """The JSON objects in a file, and the number of lines that are something else."""
 
     rows: list[dict[str, Any]]
     broken: int
 
 
 def limit_of(name: str) -> int:
-    """How many bytes of a file of the run folder are read at most."""
-    return LIMITS.get(name) or _memory()
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return 1 << 40
+    """The largest size in bytes at which a file of the run folder is read."""
+    return LIMITS.get(name) or installed_memory() or 1 << 40
 
 
 class RunFolder:
@@ -78,11 +68,11 @@ class RunFolder:
     Parameters
     ----------
     path : str or Path
-        The folder. Nothing is touched before a method says so.
+        The folder. Creating this object touches no file.
     writes : bool
-        If False (rank > 0 of a job), writes do nothing.
+        If False (rank > 0 of a distributed job), writes do nothing.
     note : callable, optional
-        Told, in one line, what a user should know about the file system.
+        Called with one line if there is something to know about the file system.
 
     Raises
     ------
@@ -96,7 +86,7 @@ class RunFolder:
         self.path, self.writes = Path(path), writes
         self._note = note or (lambda text: None)
         self._lock: Lock | None = None
-        self._begun = False  # whether config.json was written under this lock, or there before
+        self._begun = False  # whether there is a config.json: it was there before, or was written under this lock
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -104,24 +94,24 @@ class RunFolder:
     # --- Is there a run? ----------------------------------------------------------------------------------------------
 
     def holds_run(self) -> bool:
-        """Whether a run, complete or not, is in the folder."""
+        """Whether the folder contains a run, complete or not."""
         return (self / "config.json").exists()
 
-    def config(self) -> dict[str, Any]:
-        """The content of ``config.json``.
+    def config(self) -> Config:
+        """Read ``config.json``.
 
         Raises
         ------
         RunError
-            If the folder is missing, holds no run, or one of a newer format; if the file is not what training writes,
-            or a link in the folder leads out of it.
+            If the folder does not exist, contains no run, or a run of a newer format; if the file is not one that
+            training writes, or a link in the folder leads out of it.
         """
         if not self.path.is_dir():
             what = "is a file, not a run folder" if self.path.exists() else "does not exist"
             raise RunError(f"{self.path} {what}: name the --out folder of a training run.")
         self.check_files()
         if not self.holds_run():
-            if (self / ".lock").exists():
+            if (self / LOCK).exists():
                 raise RunError(
                     f"{self.path} holds no run yet: its training was ended before anything was saved; "
                     "start it again without --resume."
@@ -129,34 +119,21 @@ class RunFolder:
             raise RunError(
                 f"{self.path} holds no run (there is no config.json): name the --out folder of a training run."
             )
-        config = self.read_json("config.json")
-        version = config.get("format")
-        if not isinstance(version, int) or isinstance(version, bool) or version < 1 or "retrograde" not in config:
+        found = self.read_json("config.json")
+        version = found.get("format")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1 or "retrograde" not in found:
             raise RunError(
                 f"{self / 'config.json'} was not written by retrograde: name the --out folder of a training run."
             )
         if version > FORMAT:
             raise RunError(
-                f"{self.path} was written by retrograde {config['retrograde']!s:.40} in format {version}; this one "
+                f"{self.path} was written by retrograde {found['retrograde']!s:.40} in format {version}; this one "
                 f"reads up to {FORMAT}: upgrade retrograde."
             )
-        for name, kind in _CONFIG.items():
-            value = config.get(name)
-            if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
-                found = f"is {config[name]!r:.40}" if name in config else "is missing"
-                raise RunError(f"{self / 'config.json'} is damaged: its {name!r} {found}.")
-        if not isinstance(config["data"].get("source"), str):
-            raise RunError(f"{self / 'config.json'} is damaged: it does not say what was trained on.")
-        try:
-            task = Options.of(config["options"]).task
-        except OptionError as error:
-            raise RunError(f"{self / 'config.json'} is damaged: {str(error).split(';')[0]}") from None
-        if task != config["task"]:
-            raise RunError(f"{self / 'config.json'} is damaged: its 'task' is {config['task']!r:.40}, not {task!r}.")
-        return config
+        return self._typed(Config.of, found, "config.json")
 
     def check_files(self) -> None:
-        """Refuse a folder whose files cannot be those of a run: pipes, devices, folders, links out of it, huge ones.
+        """Refuse a folder in which a file of a run is a pipe, device, folder, link out of it, or too large.
 
         Raises
         ------
@@ -185,9 +162,9 @@ class RunFolder:
             if file.is_symlink():
                 self._check_link(file, root)
                 if not file.exists():
-                    return  # as good as missing
+                    return  # a link to nothing counts as missing
             check_regular(file.stat(), limit_of(name))
-        except FileNotFoundError:  # removed meanwhile
+        except FileNotFoundError:  # removed since it was listed
             return
         except OSError as error:
             raise RunError(f"{file} cannot be read: {error.strerror or error}.") from None
@@ -195,7 +172,7 @@ class RunFolder:
     def _check_link(self, link: Path, root: Path) -> None:
         try:
             inside = link.resolve().is_relative_to(root)
-        except (OSError, RuntimeError):  # a ring of links
+        except (OSError, RuntimeError):  # a cycle of links
             inside = False
         if not inside:
             raise RunError(
@@ -237,12 +214,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder if need be, and hold it against a second process.
+        """Create the folder if it does not exist, and keep other processes from writing to it.
 
         Raises
         ------
         RunError
-            If another process holds it, or it cannot be created.
+            If another process is writing to it, or it cannot be created.
         """
         if not self.writes:
             yield
@@ -263,8 +240,8 @@ class RunFolder:
         Raises
         ------
         RunError
-            If it was deleted, renamed or replaced meanwhile. Nothing is written: half a folder would hold no run, and
-            no command would touch it any more.
+            If it was deleted, renamed or replaced. Nothing is written then: a new folder with half a run in it would
+            be refused by every command.
         """
         if self._lock is None:
             return
@@ -277,7 +254,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of a run, and no others; ``config.json`` stays until another replaces it.
 
-        Without it, a folder that is left half cleared would hold no run, and no command would touch it any more.
+        A folder without it is no run, so after a crash in between every command would refuse the folder.
         """
         if not self.writes:
             return
@@ -287,16 +264,16 @@ class RunFolder:
                 if file.name not in (LOCK, "config.json"):
                     self.remove(str(file.relative_to(self.path)))
         for name in ("flow", "checkpoints"):
-            with suppress(OSError):  # not there, or somebody keeps something of their own in it
+            with suppress(OSError):  # missing, or it contains a file of somebody else
                 (self / name).rmdir()
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write a file so that at any moment either the old or the new one is whole: temp file, fsync, rename.
+        """Replace a file atomically: after a crash, either the old or the new one is there, complete.
 
         Raises
         ------
         RunError
-            If it cannot be written (disk full, read-only); the old file is then still there.
+            If it cannot be written (disk full, read-only); the old file is kept.
         """
         if not self.writes:
             return
@@ -308,7 +285,7 @@ class RunFolder:
                 target.parent.mkdir(exist_ok=True)
             write_file(target, content)
         except OSError as error:
-            self.check_alive()  # that is why
+            self.check_alive()  # raises if this is the reason
             raise RunError(
                 f"{target} cannot be written: {error.strerror or error}; what was saved before is kept."
             ) from None
@@ -330,42 +307,48 @@ class RunFolder:
             except OSError as error:
                 raise RunError(f"{self / name} cannot be removed: {error.strerror or error}.") from None
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON object (numbers that are no numbers become null: JSON has none)."""
+    def write_config(self, config: Config) -> None:
+        """Write ``config.json``."""
+        self._write_json("config.json", config.as_dict())
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write ``summary.json``."""
+        self._write_json("summary.json", summary.as_dict())
+
+    def write_metrics(self, metrics: Sequence[Metrics]) -> None:
+        """Write ``metrics.jsonl``."""
+        lines = [json.dumps(_plain(line.as_dict()), ensure_ascii=False, allow_nan=False) for line in metrics]
+        self.write("metrics.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write(name, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def write_lines(self, name: str, values: list[dict[str, Any]]) -> None:
-        """Write JSON lines."""
-        self.write(
-            name, "".join(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
-        )
-
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Write a safetensors file whose metadata holds ``about`` as JSON, and a checksum of it all."""
+        """Write a safetensors file with ``about`` as JSON, and a checksum of everything, in its metadata."""
         if not self.writes:
             return
         from safetensors.torch import save
 
-        # Cloned, because tied weights share memory, which the format refuses.
+        # Cloned, because the format refuses tensors that share memory, as tied weights do.
         contiguous = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-        words = json.dumps(_plain(about))
+        text = json.dumps(_plain(about))
         with without_reports():
-            content = save(contiguous, {"retrograde": words, "sha256": _checksum(contiguous, words)})
+            content = save(contiguous, {"retrograde": text, "sha256": _checksum(contiguous, text)})
         self.write(name, content)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def read_bytes(self, name: str) -> bytes:
-        """Read a regular file up to its limit.
+        """Read a regular file of at most its limit.
 
         Raises
         ------
         RunError
-            If it is missing, cannot be read, or is not one that training writes.
+            If it is missing, too large, not a regular file, or cannot be read.
         """
         path = self / name
         try:
-            if path.is_symlink():  # one that leads to another file of the run is followed
+            if path.is_symlink():  # followed if it leads to another file of the run
                 self._check_link(path, self.path.resolve())
                 path = path.resolve()
             return read_file(path, limit_of(name))
@@ -375,7 +358,7 @@ class RunFolder:
             raise RunError(f"{self / name} cannot be read: {error.strerror or error}.") from None
 
     def read_text(self, name: str) -> str:
-        """Read a UTF-8 text; RunError as `read_bytes`, or if it is none."""
+        """Read UTF-8 text; RunError as in `read_bytes`, or if it is not UTF-8."""
         try:
             return self.read_bytes(name).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -390,30 +373,48 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"{self / name} cannot be read: it is damaged, not complete JSON ({error}).") from None
         if not isinstance(value, dict):
-            raise RunError(f"{self / name} cannot be read: it is no JSON object.")
+            raise RunError(f"{self / name} cannot be read: it is not a JSON object.")
         return value
 
-    def summary(self) -> dict[str, Any] | None:
-        """The content of ``summary.json``; None while training goes on, or if it was killed. RunError if damaged."""
-        return self.read_json("summary.json") if self.has("summary.json") else None
+    def summary(self) -> Summary | None:
+        """Read ``summary.json``; None while training goes on, or if it was killed. RunError if it is damaged."""
+        name = "summary.json"
+        return self._typed(Summary.of, self.read_json(name), name) if self.has(name) else None
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; none if it is missing. RunError if one is damaged."""
-        return self.read_lines("metrics.jsonl")
+    def results(self) -> Results:
+        """Read ``evaluation.json``; RunError if it is missing or damaged."""
+        return self._typed(Results.of, self.read_json("evaluation.json"), "evaluation.json")
+
+    def metrics(self) -> list[Metrics]:
+        """Read ``metrics.jsonl``; empty if it is missing. RunError if a line is damaged."""
+        found, broken, why = self.sound_metrics()
+        if broken:
+            raise RunError(f"{self / 'metrics.jsonl'} cannot be read: {why}.")
+        return found
+
+    def sound_metrics(self) -> tuple[list[Metrics], int, str]:
+        """The lines of ``metrics.jsonl`` that are not damaged, the number of those that are, and what is wrong."""
+        lines = self.lines("metrics.jsonl")
+        found, wrong = [], [f"{lines.broken:,} of its lines are no JSON objects"] if lines.broken else []
+        for row in lines.rows:
+            try:
+                found.append(Metrics.of(row))
+            except ValueError as error:
+                wrong.append(f"a line is damaged, {error}")
+        return found, lines.broken + len(lines.rows) - len(found), wrong[0] if wrong else ""
+
+    def _typed(self, of: Callable[[Mapping[str, Any]], T], found: Mapping[str, Any], name: str) -> T:
+        try:
+            return of(found)
+        except ValueError as error:
+            raise RunError(f"{self / name} is damaged: {error}.") from None
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name, or anything else that stands in its place."""
+        """Whether there is a file, or anything else, of this name."""
         return os.path.lexists(self / name)
 
-    def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """Read JSON objects, one a line; none if the file is missing. RunError if a line is damaged."""
-        found = self.lines(name)
-        if found.broken:
-            raise RunError(f"{self / name} cannot be read: {found.broken:,} of its lines are no JSON objects.")
-        return found.rows
-
     def lines(self, name: str) -> Lines:
-        """Read JSON objects, one a line, and count the lines that are none.
+        """Read a file of JSON objects, one per line, and count the lines that are something else; empty if missing.
 
         Raises
         ------
@@ -426,11 +427,11 @@ class RunFolder:
         if len(lines) > LINES:
             raise RunError(f"{self / name} has {len(lines):,} lines; no more than {LINES:,} are read.")
         try:
-            rows = json.loads(b"[" + b",".join(lines) + b"]")  # at once: ten times as fast as line by line
+            rows = json.loads(b"[" + b",".join(lines) + b"]")  # ten times as fast as line by line
         except (ValueError, RecursionError):
             rows = [_json_or_none(line) for line in lines]
         else:
-            if len(rows) != len(lines):  # a line holds several
+            if len(rows) != len(lines):  # a line has several objects
                 rows = [_json_or_none(line) for line in lines]
         whole = [row for row in rows if isinstance(row, dict)]
         return Lines(whole, len(rows) - len(whole))
@@ -438,7 +439,7 @@ class RunFolder:
     def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Read what `write_tensors` wrote; RunError if it is missing, cut short, or a single bit of it has changed.
 
-        A file of other software has no checksum to hold.
+        A file written by other software has no checksum, and is not compared with one.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -450,12 +451,12 @@ class RunFolder:
             with without_reports(), safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
                 metadata = file.metadata() or {}
-            words = metadata.get("retrograde", "{}")
-            about = json.loads(words)
+            text = metadata.get("retrograde", "{}")
+            about = json.loads(text)
             if not isinstance(about, dict):
-                raise ValueError("what it says of itself is no JSON object")
-            if "sha256" in metadata and metadata["sha256"] != _checksum(tensors, words):
-                raise ValueError("its checksum does not fit its content")
+                raise ValueError("its metadata is not a JSON object")
+            if "sha256" in metadata and metadata["sha256"] != _checksum(tensors, text):
+                raise ValueError("its checksum does not match its content")
         except FileNotFoundError:
             raise RunError(f"{self.path} is incomplete: {name} is missing.") from None
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
@@ -475,11 +476,11 @@ def digest(content: str) -> str:
     return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
 
 
-def _checksum(tensors: Mapping[str, Tensor], words: str) -> str:
-    """SHA-256 of everything a file of tensors holds, whatever the order they lie in."""
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of the metadata and all tensors, independent of their order in the file."""
     import torch
 
-    found = hashlib.sha256(words.encode())
+    found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
@@ -488,6 +489,7 @@ def _checksum(tensors: Mapping[str, Tensor], words: str) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON does not have: they become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

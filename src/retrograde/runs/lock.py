@@ -1,4 +1,9 @@
-"""The lock of a run folder: one process writes to it, and only as long as it is the folder that it locked."""
+"""The lock of a run folder: one process writes to it, and only while it is still the folder that was locked.
+
+Not ``filelock``: it does not say which file (device and inode) it locked, so a folder that was deleted, renamed or
+replaced could not be noticed. On a file system without locks it raises, or leaves a marker file behind when a process
+is killed; training is to continue there, with a note.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from ..errors import RunError
 fcntl: Any
 try:
     import fcntl
-except ImportError:  # Windows: two processes on one folder are then not noticed
+except ImportError:  # Windows: two processes that write to one folder are not noticed there
     fcntl = None
 
 __all__ = ["NAME", "Lock"]
@@ -31,17 +36,17 @@ class Lock:
     folder : Path
         Created if it does not exist.
     note : callable
-        Told in one line if the file system has no locks.
+        Called with one line if the file system has no locks.
 
     Attributes
     ----------
     exclusive : bool
-        Whether the lock is held; False on a file system without locks.
+        Whether the file is locked; False on a file system without locks.
 
     Raises
     ------
     RunError
-        If another process holds it, or the file cannot be made.
+        If another process has locked it, or the file cannot be created.
     """
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
@@ -58,12 +63,12 @@ class Lock:
             if not stat.S_ISREG(found.st_mode):
                 raise RunError(f"{self.path} is not a regular file: remove it.")
             self.identity = (found.st_dev, found.st_ino)
-            self._take(folder, note)
+            self._acquire(folder, note)
         except BaseException:
             os.close(self.descriptor)
             raise
 
-    def _take(self, folder: Path, note: Callable[[str], None]) -> None:
+    def _acquire(self, folder: Path, note: Callable[[str], None]) -> None:
         if fcntl is None:
             return
         try:
@@ -74,7 +79,7 @@ class Lock:
             if error.errno not in _NO_LOCKS:
                 raise RunError(f"{self.path} cannot be locked: {error.strerror or error}.") from None
             note(
-                f"the file system of {folder} has no locks ({error.strerror or error}): see to it that no second "
+                f"the file system of {folder} has no locks ({error.strerror or error}): make sure that no second "
                 "process writes to this run folder."
             )
         else:
@@ -89,5 +94,5 @@ class Lock:
         return (found.st_dev, found.st_ino) == self.identity
 
     def release(self) -> None:
-        """Unlock. The file stays: if it were removed, two processes could hold two different ones."""
+        """Unlock. The file is kept: if it were removed, two processes could each lock a different one."""
         os.close(self.descriptor)

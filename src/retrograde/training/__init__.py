@@ -1,4 +1,4 @@
-"""Training: one readable loop, clipping, truncation, checkpoints, the run folder.
+"""Training: a loop to read, callbacks, clipping, checkpoints, resuming.
 
 >>> import retrograde as rg
 >>> result = rg.training.train("corpus.txt", "runs/first", cell="lstm", epochs=3)  # doctest: +SKIP
@@ -14,23 +14,23 @@ from ..extras import import_or_explain
 if TYPE_CHECKING:
     from ..options import Options
     from ..runs import RunFolder
+    from .callback import Callback
     from .clipping import Clipping
-    from .loading import Run, load
-    from .loop import Listener, Progress, Task
+    from .loading import TrainedRun, load
     from .session import Result, train
+    from .trainer import Trainer
 
-__all__ = ["Clipping", "Listener", "Options", "Progress", "Result", "Run", "RunFolder", "Task", "load", "train"]
+__all__ = ["Callback", "Clipping", "Options", "Result", "RunFolder", "TrainedRun", "Trainer", "load", "train"]
 
 # Imported when first named: the command line reads Options without waiting for torch.
 _HOME = {
+    "Callback": ".callback",
     "Clipping": ".clipping",
-    "Listener": ".loop",
     "Options": "..options",
-    "Progress": ".loop",
     "Result": ".session",
-    "Run": ".loading",
     "RunFolder": "..runs",
-    "Task": ".loop",
+    "TrainedRun": ".loading",
+    "Trainer": ".trainer",
     "load": ".loading",
     "train": ".session",
 }

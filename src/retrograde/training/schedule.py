@@ -1,18 +1,28 @@
-"""The learning rate, a function of the step alone, so that a run that goes on needs no state for it."""
+"""When training ends, and the learning rate: functions of the step alone, so that resuming needs no state for them."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ..options import Options
+from ..tasks.task import Task
 
-__all__ = ["learning_rate"]
+__all__ = ["learning_rate", "planned_steps"]
 
-FLOOR = 0.01  # of the learning rate is left where cosine and linear end
+FLOOR = 0.01  # share of the learning rate that is left at the end of cosine and linear
+
+
+def planned_steps(options: Options, task: Task[Any]) -> int:
+    """The step at which training ends: after ``epochs`` or ``max_steps``, whichever comes first."""
+    limits = [] if options.max_steps is None else [options.max_steps]
+    if options.epochs is not None:
+        limits.append(max(1, round(options.epochs * task.steps_per_epoch)))
+    return min(limits)
 
 
 def learning_rate(options: Options, step: int, steps_per_epoch: int, planned: int) -> float:
-    """Learning rate of a step.
+    """The learning rate of a step.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..run import Run
+from ..run import RunContents
 from ..section import Section
 from . import (
     by_lag,
@@ -26,7 +26,7 @@ from . import (
 
 __all__ = ["SECTIONS"]
 
-SECTIONS: list[Callable[[Run], Section | None]] = [
+SECTIONS: list[Callable[[RunContents], Section | None]] = [
     verdict.section,
     results.section,
     training_curve.section,

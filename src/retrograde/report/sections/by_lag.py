@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from ..run import FRACTION, Run
+from ..run import FRACTION, RunContents
 from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, plot, share_left_axis
 from ..words import number, share, times
@@ -24,7 +24,7 @@ _LOOK = {
 }
 
 
-def section(run: Run) -> Section:
+def section(run: RunContents) -> Section:
     """The by-lag curves, trained beside untrained."""
     title = "How far back the gradient reaches"
     if not run.flows:
@@ -45,7 +45,7 @@ def window(flow: GradientFlow) -> int:
     return int(flow.norms.shape[-1])
 
 
-def _figure(run: Run, layers: list[str]) -> Figure:
+def _figure(run: RunContents, layers: list[str]) -> Figure:
     from ...flow.curves import shares  # brings torch, which a run without a flow does not wait for
 
     traces: list[Any] = []
@@ -98,7 +98,7 @@ def _figure(run: Run, layers: list[str]) -> Figure:
     )
 
 
-def reaches(run: Run) -> list[str]:
+def reaches(run: RunContents) -> list[str]:
     """A sentence for each network measured: how far its gradient reaches, in every layer."""
     sentences = []
     for name, flow in run.flows.items():

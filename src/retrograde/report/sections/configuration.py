@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
 
-from ..run import Run, part, real
+from ..run import RunContents, real
 from ..section import Section, Table
 from ..words import count, duration, number
 
@@ -15,16 +15,17 @@ __all__ = ["section"]
 _LONGEST = 300  # characters of one value: an option may hold a whole text
 
 
-def section(run: Run) -> Section:
+def section(run: RunContents) -> Section:
     """The tables of configuration, data, environment and outcome."""
     about = {
         "run": run.folder.resolve().name,
-        "task": run.config.get("task"),
-        "created": run.config.get("created"),
-        "retrograde": run.config.get("retrograde"),
-        "parameters": run.config.get("parameters"),
+        "task": run.config.task,
+        "created": run.config.created,
+        "retrograde": run.config.version,
+        "parameters": run.config.parameters,
     }
-    outcome = {key: value for key, value in run.summary.items() if key != "baselines"}
+    outcome = run.summary.as_dict() if run.summary else {}
+    outcome.pop("baselines", None)
     if "seconds" in outcome:
         outcome["seconds"] = duration(real(outcome["seconds"]))
     for name, values in run.baselines.items():
@@ -33,9 +34,9 @@ def section(run: Run) -> Section:
     tables = [
         _table("Run", about),
         _table("Outcome", outcome),
-        _table("Data", part(run.config, "data")),
-        _table("Environment", part(run.config, "environment")),
-        _table("Training options", part(run.config, "options")),
+        _table("Data", run.config.data.details),
+        _table("Environment", run.config.environment),
+        _table("Training options", run.config.options.as_dict()),
     ]
     words = [f"{name}: {reason}." for name, reason in sorted(run.missing.items())]
     if words:
@@ -43,11 +44,11 @@ def section(run: Run) -> Section:
     return Section("configuration", "Configuration and environment", words, tables=[t for t in tables if t.rows])
 
 
-def _table(title: str, values: dict[str, Any]) -> Table:
+def _table(title: str, values: Mapping[str, object]) -> Table:
     return Table(title, [(key.replace("_", " "), _value(value)) for key, value in values.items()])
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if value is None or value == "":
         return "—"
     if isinstance(value, bool):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from ..run import Run, real
+from ..run import RunContents, real
 from ..section import Figure, Section
 from ..style import BLUE, ORANGE, plot
 from ..words import count, number, share
@@ -15,19 +15,19 @@ from ..words import count, number, share
 __all__ = ["clipped_share", "clipping", "section"]
 
 
-def section(run: Run) -> Section:
+def section(run: RunContents) -> Section:
     """The gradient-norm history."""
     title = "Size of the gradient while training"
-    median = run.series("gradient_norm_median")
+    median = run.series(lambda line: line.gradient_norm_median)
     if not any(map(math.isfinite, median)):
         return Section("gradient-norms", title, ["No gradient norm was recorded in this run."])
     return Section("gradient-norms", title, [clipping(run)], figures=[_figure(run, median)])
 
 
-def clipped_share(run: Run) -> float:
+def clipped_share(run: RunContents) -> float:
     """Share of all steps that were clipped: each line's share weighted by the steps since the line before."""
     clipped = steps = before = 0.0
-    for step, part in zip(run.steps, run.series("clipped_share"), strict=True):
+    for step, part in zip(run.steps, run.series(lambda line: line.clipped_share), strict=True):
         if math.isfinite(part):
             clipped += part * (step - before)
             steps += step - before
@@ -35,9 +35,9 @@ def clipped_share(run: Run) -> float:
     return clipped / steps if steps > 0 else math.nan
 
 
-def clipping(run: Run) -> str:
+def clipping(run: RunContents) -> str:
     """Whether clipping was on, at what threshold, and how often it acted."""
-    limit, by_value = _limit(run), real(run.option("clip_value"))
+    limit, by_value = _limit(run), real(run.config.options.clip_value)
     if math.isfinite(limit):
         how = f"at a global norm of {number(limit)}"
     elif math.isfinite(by_value):
@@ -54,14 +54,18 @@ def clipping(run: Run) -> str:
     return f"Gradients were clipped {how}: it was active in {share(part)} of the steps."
 
 
-def _limit(run: Run) -> float:
+def _limit(run: RunContents) -> float:
     """The clipping threshold on the global norm; NaN if there is none."""
-    recorded = [limit for limit in run.series("clip_norm") if math.isfinite(limit)]
-    return recorded[-1] if recorded else real(run.option("clip_norm"))
+    recorded = [limit for limit in run.series(lambda line: line.clip_norm) if math.isfinite(limit)]
+    return recorded[-1] if recorded else real(run.config.options.clip_norm)
 
 
-def _figure(run: Run, median: Sequence[float]) -> Figure:
-    steps, low, high = run.steps, run.series("gradient_norm_min"), run.series("gradient_norm_max")
+def _figure(run: RunContents, median: Sequence[float]) -> Figure:
+    steps, low, high = (
+        run.steps,
+        run.series(lambda line: line.gradient_norm_min),
+        run.series(lambda line: line.gradient_norm_max),
+    )
     mode = "lines+markers" if len(steps) <= 60 else "lines"
     band = "rgba(61,130,196,0.25)"
     traces = [
@@ -73,7 +77,7 @@ def _figure(run: Run, median: Sequence[float]) -> Figure:
         go.Scatter(x=steps, y=_positive(median), name="median", mode=mode, line={"color": BLUE, "width": 2.5})
         .update(hovertemplate="step %{x:,}<br>median %{y:.3~g}<extra></extra>"),
     ]  # fmt: skip
-    limit, clipped = _limit(run), run.series("clipped_share")
+    limit, clipped = _limit(run), run.series(lambda line: line.clipped_share)
     if math.isfinite(limit):
         traces.append(
             go.Scatter(x=[0, max(steps)], y=[limit, limit], name="clipped above", mode="lines")

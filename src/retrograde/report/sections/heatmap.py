@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from ..run import Run
+from ..run import RunContents
 from ..section import Figure, Section
 from ..style import plot
 from ..words import count, number
@@ -45,7 +45,7 @@ _ONE_ROW = (
 Norms = npt.NDArray[np.float64]
 
 
-def section(run: Run) -> Section:
+def section(run: RunContents) -> Section:
     """The heat maps, trained and untrained side by side, on one colour scale per layer."""
     title = "The gradient through time"
     if not run.flows:

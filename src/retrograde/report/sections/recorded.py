@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..run import Run, part, real
+from ..run import Record, RunContents
 from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, plot, share_left_axis
 from ..words import number, share, times
@@ -18,18 +18,16 @@ _LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _LOOK = ((BLUE, "solid"), (ORANGE, "dash"), (GREY, "dot"), (BLUE, "dashdot"))
 
 
-def section(run: Run) -> Section | None:
+def section(run: RunContents) -> Section | None:
     """The share of the gradient left at some lags, against the training step; None where nothing was recorded."""
-    records = [record for record in run.recorded if part(record, "layers")]
+    records = [record for record in run.recorded if record.by_lag]
     if not records:
         return None
     title = "The reach of the gradient while training"
-    layers = [label for label in part(records[0], "layers") if all(label in part(r, "layers") for r in records)]
-    skipped = sum(
-        int(real(record.get("skipped")) or 0) for record in records if math.isfinite(real(record.get("skipped")))
-    )
+    layers = [label for label in records[0].by_lag if all(label in record.by_lag for record in records)]
+    skipped = sum(record.skipped for record in records)
     words = [f"It was measured {times(len(records), 'time')} while training, on the same held-out sequences."]
-    overhead = real(records[-1].get("overhead"))
+    overhead = records[-1].overhead
     if math.isfinite(overhead):
         words[0] += f" That took {share(overhead)} of the time"
         words[0] += (
@@ -37,25 +35,23 @@ def section(run: Run) -> Section | None:
         )
     failed = len(run.recorded) - len(records)
     warnings = [f"{times(failed, 'measurement')} failed: {_reason(run)}."] if failed else []
-    steps = [real(record.get("step")) for record in records]
+    steps = [record.step for record in records]
     curves = {label: [_curve(record, label) for record in records] for label in layers}
     figures = [_figure(steps, curves)] if layers else []
     return Section("recorded", title, words, warnings=warnings, figures=figures, choices=layers)
 
 
-def _reason(run: Run) -> str:
-    return next((str(r["error"])[:200].rstrip(".") for r in run.recorded if "error" in r), "no layer was measured")
+def _reason(run: RunContents) -> str:
+    return next((record.error[:200].rstrip(".") for record in run.recorded if record.error), "no layer was measured")
 
 
-def _curve(record: dict[str, Any], label: str) -> list[float]:
+def _curve(record: Record, label: str) -> list[float]:
     """Share of the first norm left at each lag."""
     import numpy as np
 
     from ...flow.curves import shares  # brings torch, which a run without records does not wait for
 
-    found = part(part(record, "layers"), label).get("by_lag")
-    norms = [real(value) for value in found] if isinstance(found, list) else []
-    return [float(value) for value in shares(np.array(norms, dtype=np.float64))]
+    return [float(value) for value in shares(np.array(record.by_lag[label], dtype=np.float64))]
 
 
 def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:

@@ -1,13 +1,13 @@
-"""What a network that is no language model does on held-out data, beside its baselines."""
+"""How well a network that is not a language model does on held-out data, compared with its baselines."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import plotly.graph_objects as go
 
-from ..run import Run, part, real
+from ...runs import Part, Scores
+from ..run import RunContents, real
 from ..section import Fact, Figure, Section, Table
 from ..style import BLUE, GREY, plot
 from ..words import count, number, share
@@ -37,32 +37,30 @@ _MEANING = {
 _CLASSES = 30  # rows of the tables by label
 
 
-def section(run: Run) -> Section | None:
+def section(run: RunContents) -> Section | None:
     """The metrics of every part, the baselines, and for labels each label and what it is taken for."""
-    if run.config.get("task", "language") == "language":
+    if run.is_language:
         return None
-    parts = {"validation": _best(run), **part(run.summary, "results"), **run.baselines}
-    shown = [key for key in METRICS if any(math.isfinite(real(part(parts, name).get(key))) for name in parts)]
-    rows = [[name, *(_form(key, real(part(parts, name).get(key))) for key in shown)] for name in parts]
+    parts: dict[str, Scores] = {"validation": run.outcome.best, **(run.outcome.results or {}), **run.baselines}
+    shown = [key for key in METRICS if any(math.isfinite(real(scores.get(key))) for scores in parts.values())]
+    rows = [[name, *(_form(key, real(scores.get(key))) for key in shown)] for name, scores in parts.items()]
     words = [meaning for key, meaning in _MEANING.items() if key in shown]
-    if "criterion" in run.evaluation:
-        goal = run.evaluation
-        solved = "The published goal is met" if goal.get("solved") else "The published goal is not met"
-        wrong = f"{count(real(goal.get('wrong')))} of {count(real(goal.get('sequences')))} were wrong"
-        mean = f", the mean error was {real(goal['mean_error']):.4f}" if "mean_error" in goal else ""
-        words.append(f"{solved}: {goal['criterion']}. {wrong}{mean}.")
+    if run.results is not None and (goal := run.results.goal) is not None:
+        solved = "The published goal is met" if goal.solved else "The published goal is not met"
+        mean = "" if goal.mean_error is None else f", the mean error was {goal.mean_error:.4f}"
+        words.append(f"{solved}: {goal.criterion}. {goal.wrong:,} of {goal.sequences:,} were wrong{mean}.")
     tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(METRICS[key][0] for key in shown)))]
     for name in ("test", "validation"):
-        found = part(run.evaluation, name)
-        tables += _by_label(name, found, run.evaluation.get("labels"))
-        if found.get("confusion_matrix"):
-            break
+        if run.results is not None and (found := run.results.parts.get(name)) is not None:
+            tables += _by_label(name, found, run.results.labels)
+            if found.confusion:
+                break
     return Section("results", "How well it does", words, figures=_figures(run), tables=tables)
 
 
-def facts(run: Run) -> list[Fact]:
+def facts(run: RunContents) -> list[Fact]:
     """The one number worth a large type."""
-    best = _best(run)
+    best = run.outcome.best
     for key in _CURVES:
         if math.isfinite(value := real(best.get(key))):
             others = {name: real(values.get(key)) for name, values in run.baselines.items()}
@@ -71,19 +69,15 @@ def facts(run: Run) -> list[Fact]:
     return []
 
 
-def _best(run: Run) -> dict[str, Any]:
-    return {key.removeprefix("validation_"): value for key, value in part(run.summary, "best").items()}
-
-
 def _form(key: str, value: float) -> str:
     if not math.isfinite(value):
         return "–"
     return share(value) if METRICS[key][1] else number(value)
 
 
-def _figures(run: Run) -> list[Figure]:
+def _figures(run: RunContents) -> list[Figure]:
     for key in _CURVES:
-        values = run.series(f"validation_{key}")
+        values = [real(line.validation.get(key)) for line in run.metrics]
         if not any(map(math.isfinite, values)):
             continue
         name = METRICS[key][0]
@@ -111,26 +105,20 @@ def _figures(run: Run) -> list[Figure]:
 _OURS = {"most frequent", "naive", "seasonal naive", "chance", "optimum"}  # names that may stand in a figure
 
 
-def _by_label(name: str, found: dict[str, Any], labels: Any) -> list[Table]:
+def _by_label(name: str, found: Part, labels: list[str]) -> list[Table]:
     tables = []
-    classes = part(found, "classes")
-    if classes:
+    if found.classes:
         shown = ("precision", "recall", "f1")
         rows = [
-            [label, *(number(real(scores.get(key))) for key in shown), str(scores.get("support"))]
-            for label, scores in list(classes.items())[:_CLASSES]
-            if isinstance(scores, dict)
+            [label, *(number(real(scores.get(key))) for key in shown), count(real(scores.get("support")))]
+            for label, scores in list(found.classes.items())[:_CLASSES]
         ]
         tables.append(Table(f"Each label ({name} part)", rows, ("label", "precision", "recall", "F1", "sequences")))
-    entities = part(found, "entities")
-    if entities:
-        rows = [[kind, number(real(part(entities, kind).get("f1")))] for kind in list(entities)[:_CLASSES]]
+    if found.entities:
+        rows = [[kind, number(real(scores.get("f1")))] for kind, scores in list(found.entities.items())[:_CLASSES]]
         tables.append(Table(f"Each kind of entity ({name} part)", rows, ("kind", "F1")))
-    matrix = found.get("confusion_matrix")
-    if isinstance(matrix, list) and isinstance(labels, list) and len(labels) <= _CLASSES:
-        rows = [
-            [str(label), *map(str, row)] for label, row in zip(labels, matrix, strict=False) if isinstance(row, list)
-        ]
-        columns = ("truth ↓, named →", *map(str, labels))
+    if found.confusion and len(labels) <= _CLASSES:
+        rows = [[label, *map(str, row)] for label, row in zip(labels, found.confusion, strict=False)]
+        columns = ("truth ↓, named →", *labels)
         tables.append(Table(f"Confusion: how often each label was named ({name} part)", rows, columns))
     return tables

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..run import Run
+from ..run import RunContents
 from ..section import Section
 
 __all__ = ["section"]
 
 
-def section(run: Run) -> Section | None:
+def section(run: RunContents) -> Section | None:
     """The sample text of a language model."""
-    if run.config.get("task", "language") != "language" and run.sample is None:
+    if not run.is_language and run.sample is None:
         return None
     title = "What the network writes"
     if run.sample is None:

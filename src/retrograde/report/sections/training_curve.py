@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 
-from ..run import Run, real
+from ...runs import Metrics
+from ..run import RunContents, real
 from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, plot
 from ..words import count, duration, number
@@ -17,7 +17,7 @@ __all__ = ["section"]
 
 _OF_TEXT = (
     "The loss is how surprised the network is, on average, by the token that really comes next; lower is better. The "
-    "blue line is measured on text it never trained on. Below the bigram line it has learnt more than which token "
+    "blue line is measured on text it never trained on. Below the bigram line it has learned more than which token "
     "tends to follow which."
 )
 _OF_DATA = "The loss is what training makes small. The blue line is measured on data it never trained on."
@@ -25,7 +25,7 @@ _DASHES = ("dash", "dot", "dashdot", "longdash")
 _ROWS = 200  # evaluations in the folded table; the rest is thinned and said
 
 
-def section(run: Run) -> Section:
+def section(run: RunContents) -> Section:
     """The training curve."""
     if not run.metrics:
         why = run.missing.get("metrics.jsonl", "the file is empty")
@@ -40,11 +40,11 @@ def section(run: Run) -> Section:
     return Section("training", "Training curve", words, figures=[_figure(run)])
 
 
-def _figure(run: Run) -> Figure:
+def _figure(run: RunContents) -> Figure:
     steps = run.steps
-    train, validation = run.series("train_loss"), run.series("validation_loss")
+    train, validation = run.series(lambda line: line.train_loss), run.series(lambda line: line.loss)
     mode = "lines+markers" if len(steps) <= 60 else "lines"
-    text = run.config.get("task", "language") == "language"
+    text = run.is_language
     data = "text" if text else "data"
     details = ["".join(f"<br>{detail}" for detail in _details(row)) for row in run.metrics]
     traces = [
@@ -100,17 +100,17 @@ def _figure(run: Run) -> Figure:
     )
 
 
-def _details(row: dict[str, Any]) -> list[str]:
+def _details(line: Metrics) -> list[str]:
     """What a pointer on an evaluation shows besides the loss: whatever was measured."""
-    epoch, seconds, perplexity, bits = (
-        real(row.get(key)) for key in ("epoch", "seconds", "validation_perplexity", "validation_bits_per_character")
-    )
-    return [
-        *([f"epoch {number(epoch)}"] if math.isfinite(epoch) else []),
-        *([duration(seconds)] if math.isfinite(seconds) else []),
-        *([f"perplexity {number(perplexity)}"] if math.isfinite(perplexity) else []),
-        *([f"{number(bits)} bits per character"] if math.isfinite(bits) else []),
-    ]
+    details = {
+        f"epoch {number(real(line.epoch))}": line.epoch,
+        duration(real(line.seconds)): line.seconds,
+        f"perplexity {number(real(line.validation.get('perplexity')))}": line.validation.get("perplexity"),
+        f"{number(real(line.validation.get('bits_per_character')))} bits per character": line.validation.get(
+            "bits_per_character"
+        ),
+    }
+    return [text for text, value in details.items() if math.isfinite(real(value))]
 
 
 def _alt(steps: Sequence[float], validation: Sequence[float]) -> str:
@@ -124,23 +124,23 @@ def _alt(steps: Sequence[float], validation: Sequence[float]) -> str:
     )
 
 
-def _table(run: Run) -> Table:
+def _table(run: RunContents) -> Table:
     stride = math.ceil(len(run.metrics) / _ROWS)
     rows = [*run.metrics[::stride], *([run.metrics[-1]] if (len(run.metrics) - 1) % stride else [])]
-    columns = {
-        "step": ("step", count),
-        "epoch": ("epoch", number),
-        "time": ("seconds", duration),
-        "training loss": ("train_loss", lambda value: number(value, 4)),
-        "validation loss": ("validation_loss", lambda value: number(value, 4)),
-        "perplexity": ("validation_perplexity", number),
-        "bits per character": ("validation_bits_per_character", number),
-        "learning rate": ("learning_rate", number),
-        "tokens per second": ("tokens_per_second", number),
+    columns: dict[str, tuple[Callable[[Metrics], float | None], Callable[[float], str]]] = {
+        "step": (lambda line: line.step, count),
+        "epoch": (lambda line: line.epoch, number),
+        "time": (lambda line: line.seconds, duration),
+        "training loss": (lambda line: line.train_loss, lambda value: number(value, 4)),
+        "validation loss": (lambda line: line.loss, lambda value: number(value, 4)),
+        "perplexity": (lambda line: line.validation.get("perplexity"), number),
+        "bits per character": (lambda line: line.validation.get("bits_per_character"), number),
+        "learning rate": (lambda line: line.learning_rate, number),
+        "tokens per second": (lambda line: line.tokens_per_second, number),
     }
-    columns = {name: (key, form) for name, (key, form) in columns.items() if any(key in row for row in rows)}
+    columns = {name: column for name, column in columns.items() if any(column[0](row) is not None for row in rows)}
     return Table(
         "Every evaluation" if stride == 1 else f"One evaluation in {stride} (all are in metrics.jsonl)",
-        [[form(real(row.get(key))) for key, form in columns.values()] for row in rows],
+        [[form(real(value(row))) for value, form in columns.values()] for row in rows],
         tuple(columns),
     )

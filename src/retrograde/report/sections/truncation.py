@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ...errors import FlowError
-from ..run import Run
+from ..run import RunContents
 from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, plot
 from ..words import number, share, times
@@ -25,7 +25,7 @@ _CHEAP = 3e10  # multiplications: about a second
 _REST = 0.002  # lags that hold less than this together are left to the zoom
 
 
-def section(run: Run) -> Section | None:
+def section(run: RunContents) -> Section | None:
     """Shares by lag of each layer's W, and the truncation curve of all recurrent parameters."""
     title = "What the weights learn from"
     name = next(iter(run.flows), None)
@@ -49,7 +49,7 @@ def section(run: Run) -> Section | None:
     return Section("truncation", title, words, figures=figures, choices=list(parts))
 
 
-def _finding(cut: Truncation, flow: GradientFlow, run: Run, of: str) -> str:
+def _finding(cut: Truncation, flow: GradientFlow, run: RunContents, of: str) -> str:
     shortest, longest = cut.shortest(_KEPT), int(cut.length[-1])
     if shortest == longest > 1:
         found = f"{of} needs all {longest} steps that were measured to see {share(_KEPT)} of its gradient"
@@ -67,9 +67,8 @@ def _finding(cut: Truncation, flow: GradientFlow, run: Run, of: str) -> str:
     return f"{found}; backpropagation through {bptt} steps, as trained, keeps {kept}."
 
 
-def _bptt(run: Run) -> int | None:
-    found = run.option("bptt") if run.config.get("task", "language") == "language" else None
-    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+def _bptt(run: RunContents) -> int | None:
+    return run.config.options.bptt if run.is_language else None
 
 
 def _shares(parts: dict[str, Contributions], of: str) -> Figure:
@@ -126,7 +125,7 @@ def _shares(parts: dict[str, Contributions], of: str) -> Figure:
     )
 
 
-def _truncation(cut: Truncation, flow: GradientFlow, run: Run) -> Figure:
+def _truncation(cut: Truncation, flow: GradientFlow, run: RunContents) -> Figure:
     shortest = cut.shortest(_KEPT)
     cosine = np.cos(np.radians(cut.angle))
     lines = {

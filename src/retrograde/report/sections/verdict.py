@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from ..run import Run, part, real
+from ...runs import Metrics
+from ..run import RunContents, real
 from ..section import Fact, Section
 from ..words import count, duration, listing, number, share, times
 from . import results
@@ -18,12 +20,12 @@ _RISEN = 0.01  # rise over its minimum from which the validation loss counts as 
 _OFTEN = 0.5  # share of clipped steps from which clipping is the rule
 _SPIKE = 100.0  # largest gradient norm, in medians, from which it counts as exploding
 
-_CELLS = {"rnn": "A vanilla RNN", "gru": "A GRU", "lstm": "An LSTM"}
-_DATA = {"language": "text"}
+_CELLS = {"gru": "A GRU", "lstm": "An LSTM"}
+_NONLINEARITIES = {"tanh": "tanh", "relu": "ReLU"}
 _TOKENS = {"char": "character", "word": "word", "bpe": "BPE token"}
 
 
-def section(run: Run) -> Section:
+def section(run: RunContents) -> Section:
     """The verdict."""
     words = [_training(run), _score(run)]
     if run.flows:
@@ -35,78 +37,66 @@ def section(run: Run) -> Section:
     return Section("verdict", "What happened", [word for word in words if word], _facts(run), _warnings(run))
 
 
-def title(run: Run) -> str:
+def title(run: RunContents) -> str:
     """The headline of the page: ``A vanilla RNN on builtin:stdlib``."""
-    source = part(run.config, "data").get("source")
-    return f"{_cell(run)} on {source}" if isinstance(source, str) and source else _cell(run)
+    return f"{_cell(run)} on {run.config.data.source}" if run.config.data.source else _cell(run)
 
 
-def status(run: Run) -> str:
-    """Finished, interrupted, diverged, or what the folder shows instead."""
-    found = run.summary.get("status")
-    return found if isinstance(found, str) else "no summary"
+def status(run: RunContents) -> str:
+    """Finished, interrupted, diverged, or that there is no summary."""
+    return run.outcome.status
 
 
-def _cell(run: Run) -> str:
-    name = run.option("cell")
-    cell = _CELLS.get(name, f"A network of cell “{name}”") if isinstance(name, str) else "A recurrent network"
-    nonlinearity = {"tanh": "tanh", "relu": "ReLU"}.get(str(run.option("nonlinearity")))
-    return f"A vanilla {nonlinearity} RNN" if name == "rnn" and nonlinearity else cell
+def _cell(run: RunContents) -> str:
+    options = run.config.options
+    return f"A vanilla {_NONLINEARITIES[options.nonlinearity]} RNN" if options.cell == "rnn" else _CELLS[options.cell]
 
 
-def _training(run: Run) -> str:
-    layers, hidden = real(run.option("num_layers")), real(run.option("hidden_size"))
-    data = part(run.config, "data")
-    parameters = real(run.config.get("parameters"))
+def _training(run: RunContents) -> str:
+    options, data = run.config.options, run.config.data
     size = [
-        *([times(layers, "layer")] if math.isfinite(layers) else []),
-        *([f"{count(hidden)} units{' each' if layers > 1 else ''}"] if math.isfinite(hidden) else []),
-        *([f"{count(parameters)} parameters"] if math.isfinite(parameters) else []),
+        times(options.num_layers, "layer"),
+        f"{count(options.hidden_size)} units{' each' if options.num_layers > 1 else ''}",
+        f"{count(run.config.parameters)} parameters",
     ]
-    who = _cell(run) + (f" ({', '.join(size)})" if size else "")
-    task = run.config.get("task", "language")
-    token = run.option("tokens")
-    unit = _TOKENS.get(token, "token") if isinstance(token, str) else "token"
-    did = f"was trained to predict the next {unit}" if task == "language" else f"was trained on the task “{task}”"
-    where = f" of {data['source']}" if isinstance(data.get("source"), str) else ""
-    amounts = []
-    counted = "tokens"
-    if task != "language":
-        unit, counted = ("window", "sequences") if task == "forecast" else ("sequence", "sequences")
-    for key, name in ((f"train_{counted}", "to learn from"), (f"validation_{counted}", "held out")):
-        amount = real(data.get(key))
-        amounts += [f"{count(amount)} {unit}s {name}"] if math.isfinite(amount) else []
-    vocabulary = real(data.get("vocabulary_size")) if task == "language" else math.nan
-    amounts += [f"{count(vocabulary)} different ones"] if math.isfinite(vocabulary) else []
-    of_what = f" ({', '.join(amounts)})" if amounts else ""
-    return f"{who} {did}{where}{of_what}. {_course(run)}"
-
-
-def _course(run: Run) -> str:
-    seconds, step = real(run.summary.get("seconds")), real(run.summary.get("step"))
-    if run.metrics:
-        last = run.metrics[-1]
-        seconds = seconds if math.isfinite(seconds) else real(last.get("seconds"))
-        step = step if math.isfinite(step) else real(last.get("step"))
-        epochs = real(last.get("epoch"))
+    if run.is_language:
+        unit, counted, did = _TOKENS[options.tokens], "tokens", f"predict the next {_TOKENS[options.tokens]}"
     else:
-        epochs = math.nan
-    task = str(run.config.get("task", "language"))
+        unit, counted = ("window" if run.config.task == "forecast" else "sequence"), "sequences"
+        did = ""
+    did = f"was trained to {did}" if did else f"was trained on the task “{run.config.task}”"
+    amounts = []
+    for key, name in ((f"train_{counted}", "to learn from"), (f"validation_{counted}", "held out")):
+        amount = data.amount(key)
+        amounts += [] if amount is None else [f"{count(amount)} {unit}s {name}"]
+    if run.is_language and (vocabulary := data.amount("vocabulary_size")) is not None:
+        amounts.append(f"{count(vocabulary)} different ones")
+    of_what = f" ({', '.join(amounts)})" if amounts else ""
+    return f"{_cell(run)} ({', '.join(size)}) {did} of {data.source}{of_what}. {_course(run)}"
+
+
+def _course(run: RunContents) -> str:
+    last = run.metrics[-1] if run.metrics else None
+    seconds, step = real(run.outcome.seconds), real(run.outcome.step)
+    epochs = real(last.epoch) if last else math.nan
+    if last is not None:
+        seconds = seconds if math.isfinite(seconds) else real(last.seconds)
+        step = step if math.isfinite(step) else last.step
     took = listing(
         [
             *([duration(seconds)] if math.isfinite(seconds) else []),
             *([times(step, "step")] if math.isfinite(step) else []),
-            *([f"{number(epochs)} passes over the {_DATA.get(task, 'data')}"] if math.isfinite(epochs) else []),
+            *([f"{number(epochs)} passes over the {_data(run)}"] if math.isfinite(epochs) else []),
         ]
     )
-    found, message = status(run), run.summary.get("message")
     ended = {
         "finished": "Training finished",
         "interrupted": "Training was interrupted (it can go on with --resume)",
         "diverged": "Training diverged",
     }
+    found, message = status(run), run.outcome.message
     if found in ended:
-        why = f" {message[0].upper()}{message[1:].rstrip('.')}." if isinstance(message, str) and message else ""
+        why = f" {message[0].upper()}{message[1:].rstrip('.')}." if message else ""
         return ended[found] + (f" after {took}." if took else ".") + why
     return (
         f"The run has no summary ({run.missing.get('summary.json', 'its status is not stated')}): it is still "
@@ -114,28 +104,31 @@ def _course(run: Run) -> str:
     )
 
 
-def _best(run: Run) -> tuple[float, float, float, float]:
+def _data(run: RunContents) -> str:
+    return "text" if run.is_language else "data"
+
+
+def _best(run: RunContents) -> tuple[float, float, float, float]:
     """Step, loss (nats per token), perplexity and bits per character of the best evaluation."""
-    steps, losses = run.steps, run.series("validation_loss")
-    scored = [(loss, row) for row, loss in enumerate(losses) if math.isfinite(loss)]
-    nearest = min(scored)[1] if scored else None
-    loss, bits = (real(run.summary.get(f"best_validation_{name}")) for name in ("loss", "bits_per_character"))
-    step = real(run.summary.get("best_step"))
-    if nearest is not None:
-        loss = loss if math.isfinite(loss) else losses[nearest]
-        step = step if math.isfinite(step) else steps[nearest]
-        bits = bits if math.isfinite(bits) else run.series("validation_bits_per_character")[nearest]
+    step, best = real(run.outcome.best_step), run.outcome.best
+    loss, bits = real(best.get("loss")), real(best.get("bits_per_character"))
+    scored = [line for line in run.metrics if math.isfinite(line.loss)]
+    if scored:
+        nearest = min(scored, key=lambda line: line.loss)
+        loss = loss if math.isfinite(loss) else nearest.loss
+        step = step if math.isfinite(step) else nearest.step
+        bits = bits if math.isfinite(bits) else real(nearest.validation.get("bits_per_character"))
     # perplexity = exp(loss in nats), the definition; beyond exp's range it is infinite
     perplexity = math.exp(loss) if loss < 700 else math.inf if math.isfinite(loss) else math.nan
     return step, loss, perplexity, bits
 
 
-def _score(run: Run) -> str:
+def _score(run: RunContents) -> str:
     step, loss, perplexity, bits = _best(run)
     if not math.isfinite(loss):
         return "No finite validation loss was recorded."
     at = f" (step {count(step)})" if math.isfinite(step) else ""
-    if run.config.get("task", "language") != "language":
+    if not run.is_language:
         found = [
             f"{fact.label} of {fact.value}" + (f" ({fact.note})" if fact.note else "") for fact in results.facts(run)
         ]
@@ -159,14 +152,14 @@ def _score(run: Run) -> str:
     return f"{sentence} No baselines were recorded to compare it with."
 
 
-def _facts(run: Run) -> list[Fact]:
+def _facts(run: RunContents) -> list[Fact]:
     _, loss, perplexity, bits = _best(run)
     facts = []
     if math.isfinite(bits):
         bigram = real(run.baselines.get("bigram", {}).get("bits_per_character"))
         note = f"bigram baseline {number(bigram)}" if math.isfinite(bigram) else f"perplexity {number(perplexity)}"
         facts.append(Fact("bits per character", number(bits), note))
-    elif run.config.get("task", "language") != "language":
+    elif not run.is_language:
         facts += results.facts(run)
     elif math.isfinite(loss):
         facts.append(Fact("validation loss", number(loss), f"perplexity {number(perplexity)}"))
@@ -179,7 +172,7 @@ def _facts(run: Run) -> list[Fact]:
     clipped = clipped_share(run)
     if math.isfinite(clipped):
         facts.append(Fact("of the steps were clipped", share(clipped)))
-    seconds, step = real(run.summary.get("seconds")), real(run.summary.get("step"))
+    seconds, step = real(run.outcome.seconds), real(run.outcome.step)
     if math.isfinite(seconds):
         facts.append(Fact("training time", duration(seconds), times(step, "step") if math.isfinite(step) else ""))
     return facts
@@ -189,7 +182,7 @@ def _furthest(lags: dict[str, float]) -> float:
     return math.nan if any(map(math.isnan, lags.values())) else max(lags.values(), default=math.nan)
 
 
-def _warnings(run: Run) -> list[str]:
+def _warnings(run: RunContents) -> list[str]:
     found = [*_not_finite(run), *_course_of_loss(run), *_against_baselines(run), *_gradient(run)]
     if status(run) == "diverged":
         step = _best(run)[0]
@@ -198,26 +191,26 @@ def _warnings(run: Run) -> list[str]:
     return found
 
 
-def _not_finite(run: Run) -> list[str]:
+def _not_finite(run: RunContents) -> list[str]:
+    # JSON has no NaN: training writes null instead. A null is NaN for the validation loss; else it was not measured.
+    values: dict[str, Callable[[Metrics], float | None]] = {
+        "train loss": lambda line: line.train_loss,
+        "validation loss": lambda line: line.loss if "loss" in line.validation else None,
+        "gradient norm max": lambda line: line.gradient_norm_max,
+    }
     found = []
-    for key in ("train_loss", "validation_loss", "gradient_norm_max"):
-        # JSON has no NaN: training writes null for it, which elsewhere means "not measured"
-        null = key == "validation_loss"
-        bad = [
-            row["step"]
-            for row in run.metrics
-            if key in row and not math.isfinite(real(row[key])) and (null or row[key] is not None)
-        ]
+    for name, value in values.items():
+        bad = [line.step for line in run.metrics if not math.isfinite(0.0 if (x := value(line)) is None else x)]
         if bad:
-            found.append(f"The {key.replace('_', ' ')} is not a finite number at step {count(bad[0])}.")
+            found.append(f"The {name} is not a finite number at step {count(bad[0])}.")
     return found
 
 
-def _course_of_loss(run: Run) -> list[str]:
-    train = run.series("train_loss")
+def _course_of_loss(run: RunContents) -> list[str]:
+    train = run.series(lambda line: line.train_loss)
     scored = [
         (step, loss, other)
-        for step, loss, other in zip(run.steps, run.series("validation_loss"), train, strict=True)
+        for step, loss, other in zip(run.steps, run.series(lambda line: line.loss), train, strict=True)
         if math.isfinite(loss)
     ]
     if len(scored) < 4:
@@ -236,19 +229,19 @@ def _course_of_loss(run: Run) -> list[str]:
     return []
 
 
-def _against_baselines(run: Run) -> list[str]:
+def _against_baselines(run: RunContents) -> list[str]:
     _, loss, perplexity, _ = _best(run)
     for name in ("unigram", "bigram"):
         if loss >= real(run.baselines.get(name, {}).get("loss")):
-            return [f"It does no better than the {name} baseline: it has not yet learnt to use what came before."]
-    vocabulary = real(part(run.config, "data").get("vocabulary_size"))
+            return [f"It does no better than the {name} baseline: it has not yet learned to use what came before."]
+    vocabulary = real(run.config.data.amount("vocabulary_size"))
     return ["It does worse than guessing all tokens alike."] if perplexity >= vocabulary else []
 
 
-def _gradient(run: Run) -> list[str]:
+def _gradient(run: RunContents) -> list[str]:
     found = []
-    largest = [value for value in run.series("gradient_norm_max") if math.isfinite(value)]
-    usual = sorted(value for value in run.series("gradient_norm_median") if math.isfinite(value))
+    largest = [value for value in run.series(lambda line: line.gradient_norm_max) if math.isfinite(value)]
+    usual = sorted(value for value in run.series(lambda line: line.gradient_norm_median) if math.isfinite(value))
     middle = usual[len(usual) // 2] if usual else math.nan
     if largest and max(largest) > _SPIKE * middle > 0:
         found.append(

@@ -1,4 +1,4 @@
-"""The vanishing-gradient regulariser Ω of Pascanu, Mikolov and Bengio (2013), section 3.3."""
+"""The vanishing-gradient regularizer Ω of Pascanu, Mikolov and Bengio (2013), section 3.3."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from ..cells import BY_MODE
 from ..errors import OptionError
 
-__all__ = ["VanishingGradientRegulariser"]
+__all__ = ["VanishingGradientRegularizer"]
 
 # Below this squared norm of ∂E/∂s_{k+1} its direction is rounding error (the bound of the authors' code).
 _NOTHING = 1e-20
 
 
-class VanishingGradientRegulariser:
+class VanishingGradientRegularizer:
     """Adds α ∂⁺Ω/∂W to the gradient of the recurrent weights, so that the gradient keeps its norm through time.
 
     Ω = Σ_k Ω_k,  Ω_k = ( ‖∂E/∂s_{k+1} · ∂s_{k+1}/∂s_k‖ / ‖∂E/∂s_{k+1}‖ − 1 )²   (equation 9)
@@ -37,7 +37,7 @@ class VanishingGradientRegulariser:
     ----------
     module
         A vanilla network (``RNN``, tanh or relu, ours or ``torch.nn``'s), or a model that has some inside. It is
-        watched by hooks until `remove` is called. There is to be no dropout between its layers and no parametrisation
+        watched by hooks until `remove` is called. There is to be no dropout between its layers and no parametrization
         of its weights: those masks cannot be known afterwards.
     alpha
         Weight of Ω. The paper's 4 belongs to another scale, see the notes.
@@ -61,36 +61,36 @@ class VanishingGradientRegulariser:
     Examples
     --------
     >>> model = torch.nn.RNN(2, 8)
-    >>> regulariser = VanishingGradientRegulariser(model, alpha=2.0)
+    >>> regularizer = VanishingGradientRegularizer(model, alpha=2.0)
     >>> output, _ = model(torch.randn(5, 3, 2))
     >>> output[-1].square().sum().backward()
-    >>> omega = regulariser.add_gradients()   # between backward() and clipping
+    >>> omega = regularizer.add_gradients()   # between backward() and clipping
     >>> omega > 0
     True
     """
 
     def __init__(self, module: torch.nn.Module, alpha: float = 1.0):
         if not 0 <= alpha < math.inf:
-            raise OptionError(f"alpha, the weight of the regulariser, is {alpha}; it must be 0 or more.")
+            raise OptionError(f"alpha, the weight of the regularizer, is {alpha}; it must be 0 or more.")
         layers = [m for m in module.modules() if isinstance(m, torch.nn.RNNBase)]
         if not layers:
             raise OptionError(
-                f"the regulariser needs a vanilla RNN; {type(module).__name__} has no recurrent layer inside."
+                f"the regularizer needs a vanilla RNN; {type(module).__name__} has no recurrent layer inside."
             )
         for layer in layers:
             if not isinstance(layer, torch.nn.RNN):
                 raise OptionError(
-                    f"the vanishing-gradient regulariser is defined for the vanilla network, not for {layer.mode}, "
+                    f"the vanishing-gradient regularizer is defined for the vanilla network, not for {layer.mode}, "
                     "whose gates are there to solve the same problem: start them with forget_bias or chrono instead."
                 )
             if parametrize.is_parametrized(layer):
                 raise OptionError(
-                    "the vanishing-gradient regulariser needs the recurrent weights themselves; here they are computed "
+                    "the vanishing-gradient regularizer needs the recurrent weights themselves; here they are computed "
                     "from others (weight drop?): leave one of the two out."
                 )
             if layer.dropout and layer.num_layers > 1:
                 raise OptionError(
-                    "the vanishing-gradient regulariser cannot see through dropout between layers; it is "
+                    "the vanishing-gradient regularizer cannot see through dropout between layers; it is "
                     f"{layer.dropout}: set it to 0 or use one layer."
                 )
         self.alpha = alpha

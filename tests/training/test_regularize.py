@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import retrograde as rg
 from retrograde.errors import OptionError
-from retrograde.training.regularise import VanishingGradientRegulariser
+from retrograde.training.regularize import VanishingGradientRegularizer
 
 
 def by_hand(layer, sequences, loss, h_0=None):
@@ -84,7 +84,7 @@ def test_omega_and_its_gradient(kind, nonlinearity, layers, both, form):
     want_omega, want = by_hand(layer, xs, of_lists, h_0)
 
     layer.zero_grad()
-    regulariser = VanishingGradientRegulariser(layer, alpha=1.0)
+    regularizer = VanishingGradientRegularizer(layer, alpha=1.0)
     if form == "packed":
         output, h_n = layer(pack_sequence(xs, enforce_sorted=False))
         output, lengths = pad_packed_sequence(output)
@@ -94,7 +94,7 @@ def test_omega_and_its_gradient(kind, nonlinearity, layers, both, form):
         output, h_n = layer(stacked, h_0) if form == "state" else layer(stacked)
         tops = list(output.unbind(0 if form == "batch_first" else 1))
     of_lists(tops, list(h_n.unbind(1))).backward()
-    got_omega = regulariser.add_gradients()
+    got_omega = regularizer.add_gradients()
     assert got_omega == pytest.approx(want_omega, rel=1e-9)
     for name, p in layer.named_parameters():
         torch.testing.assert_close(p.grad, want[name], rtol=1e-8, atol=1e-10)
@@ -106,9 +106,9 @@ def test_only_h_n_in_the_loss():
     xs = sequences([7])
     want, _ = by_hand(layer, xs, lambda tops, lasts: lasts[0].sum())
     layer.zero_grad()
-    regulariser = VanishingGradientRegulariser(layer)
+    regularizer = VanishingGradientRegularizer(layer)
     layer(xs[0])[1].sum().backward()  # without a batch
-    assert regulariser.add_gradients() == pytest.approx(want, rel=1e-9)
+    assert regularizer.add_gradients() == pytest.approx(want, rel=1e-9)
 
 
 def test_descent_on_omega_brings_the_gradient_back():
@@ -117,12 +117,12 @@ def test_descent_on_omega_brings_the_gradient_back():
     layer = torch.nn.RNN(3, 16)
     torch.nn.init.normal_(layer.weight_hh_l0, std=0.05)
     x = torch.randn(20, 8, 3)
-    regulariser = VanishingGradientRegulariser(layer, alpha=1.0)
+    regularizer = VanishingGradientRegularizer(layer, alpha=1.0)
     omegas = []
     for _ in range(60):
         layer.zero_grad()
         (layer(x)[0][-1].sum() * 1e-3).backward()
-        omegas.append(regulariser.add_gradients())
+        omegas.append(regularizer.add_gradients())
         with torch.no_grad():
             layer.weight_hh_l0 -= 0.02 * layer.weight_hh_l0.grad
     assert omegas[-1] < 0.2 * omegas[0]
@@ -131,26 +131,26 @@ def test_descent_on_omega_brings_the_gradient_back():
 def test_alpha_zero_measures_only():
     torch.manual_seed(0)
     layer = torch.nn.RNN(3, 4)
-    regulariser = VanishingGradientRegulariser(layer, alpha=0.0)
+    regularizer = VanishingGradientRegularizer(layer, alpha=0.0)
     x = torch.randn(5, 2, 3)
     layer(x)[0].sum().backward()
     before = layer.weight_hh_l0.grad.clone()
-    assert regulariser.add_gradients() > 0
+    assert regularizer.add_gradients() > 0
     assert torch.equal(layer.weight_hh_l0.grad, before)
 
 
 def test_what_no_backward_reached_is_left_out():
     layer = torch.nn.RNN(3, 4)
-    regulariser = VanishingGradientRegulariser(layer)
+    regularizer = VanishingGradientRegularizer(layer)
     layer(torch.randn(5, 2, 3))
-    assert regulariser.add_gradients() == 0
+    assert regularizer.add_gradients() == 0
     layer.eval()
     layer(torch.randn(5, 2, 3))[0].sum().backward()
-    assert regulariser.add_gradients() == 0
-    regulariser.remove()
+    assert regularizer.add_gradients() == 0
+    regularizer.remove()
     layer.train()
     layer(torch.randn(5, 2, 3))[0].sum().backward()
-    assert regulariser.add_gradients() == 0
+    assert regularizer.add_gradients() == 0
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,4 @@ def test_what_no_backward_reached_is_left_out():
 )
 def test_refusals(module, message):
     with pytest.raises(OptionError, match=message):
-        VanishingGradientRegulariser(module)
+        VanishingGradientRegularizer(module)
