@@ -93,7 +93,8 @@ def test_the_command_ends_with_one_line(
     from retrograde.cli.display import Display
 
     run = tmp_path / "run"
-    monkeypatch.setattr(Display, "step", lambda self, progress: shutil.rmtree(run) if progress.step == 5 else None)
+    lose = At(5, lambda: shutil.rmtree(run))
+    monkeypatch.setattr(Display, "on_step_end", lambda self, trainer: lose.on_step_end(trainer))
     options = [part for name, value in SMALL.items() for part in ("--" + name.replace("_", "-"), str(value))]
     with pytest.raises(SystemExit) as ended:
         main(["train", str(text), "--out", str(run), "--quiet", *options])
