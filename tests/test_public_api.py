@@ -51,13 +51,13 @@ def test_the_public_names_of_the_parts() -> None:
 
 
 def test_the_short_names_are_those_of_the_parts() -> None:
-    from retrograde import flow, gradcheck, nn, training
+    from retrograde import experiment, flow, gradcheck, nn
 
     assert rg.gradient_flow is flow.gradient_flow and rg.GradientFlow is flow.GradientFlow
     assert rg.sequence_gradients is flow.sequence_gradients and rg.GradientFlowRecorder is flow.GradientFlowRecorder
     assert rg.check_gradients is gradcheck.check_gradients and rg.GradientCheck is gradcheck.GradientCheck
     assert rg.mark_state is nn.mark_state
-    assert rg.train is training.train and rg.load is training.load
+    assert rg.train is experiment.train and rg.load is experiment.load
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:

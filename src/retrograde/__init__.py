@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from . import report as report
     from . import tasks as tasks
     from . import training as training
+    from .experiment import load, train
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
     from .nn import mark_state
-    from .training import load, train
 
 __all__ = [
     "GradientCheck",
@@ -43,16 +43,16 @@ __version__ = "0.1.0"
 
 # Everything is imported when it is first used, so that `retrograde --help` does not wait for torch.
 _PACKAGES = {"errors", "flow", "gradcheck", "integrations", "kernels", "nn", "reference", "report", "tasks", "training"}
-_HOMES = {  # public name -> the package that defines it
+_HOMES = {  # public name -> the module that defines it
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
     "check_gradients": "gradcheck",
     "gradient_flow": "flow",
-    "load": "training",
+    "load": "experiment",
     "mark_state": "nn",
     "sequence_gradients": "flow",
-    "train": "training",
+    "train": "experiment",
 }
 
 

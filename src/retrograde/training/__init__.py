@@ -1,8 +1,10 @@
 """Training: a loop to read, callbacks, clipping, checkpoints, resuming.
 
->>> import retrograde as rg
->>> result = rg.training.train("corpus.txt", "runs/first", cell="lstm", epochs=3)  # doctest: +SKIP
->>> run = rg.training.load("runs/first")  # doctest: +SKIP
+`train` writes a run folder, `load` reads the trained network in it. ``rg.train`` writes the page of the run as well.
+
+>>> from retrograde.training import load, train
+>>> result = train("corpus.txt", "runs/first", cell="lstm", epochs=3)  # doctest: +SKIP
+>>> run = load("runs/first")  # doctest: +SKIP
 """
 
 from __future__ import annotations
