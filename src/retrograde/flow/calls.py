@@ -34,13 +34,37 @@ class StatePart(NamedTuple):
 
 
 @dataclass(eq=False)
+class Block:
+    """Steps of one layer that ran one at a time, as far as they have come; they are one node in the user's graph."""
+
+    step: Step  # the cell and the weights of all of them
+    capacity: int  # steps that were laid out
+    states: list[tuple[Tensor, ...]]  # before the first step and after each, `(B, H)`
+    x: list[Tensor] = field(default_factory=list)  # `(B, I)`
+    handed: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the user's code got of each step
+    outputs: Tensor | None = None  # of all steps laid out, in the graph, `(capacity, B, H)`
+
+    def add(self, x: Tensor, ends: tuple[Tensor, ...], handed: tuple[Tensor, ...]) -> None:
+        """Note a step that has run."""
+        self.x.append(x)
+        self.states.append(ends)
+        self.handed.append(handed)
+
+    def trajectory(self) -> Trajectory:
+        """The steps so far as one run."""
+        before = zip(self.x, self.states, strict=False)
+        return cells.together([self.step._replace(x=x[None], h_0=h, c_0=c[0] if c else None) for x, (h, *c) in before])
+
+
+@dataclass(eq=False)
 class Call:
     """One run of one layer in one direction."""
 
     track: tuple[str, str]  # the module's name and torch's suffix for layer and direction
     probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
-    whole: Trajectory | None  # None for a single step whose coefficients were not needed yet
+    whole: Trajectory | None  # None for single steps whose coefficients were not needed yet
     step: Step | None = None
+    block: Block | None = None
     together: list[Call] = field(default_factory=list)  # single steps whose coefficients are found in one product
     before: AnyCall | None = None  # the call whose final state this one starts from
     link: Link | None = None  # how it starts from there; None if it starts by itself
@@ -60,6 +84,8 @@ class Call:
     @property
     def run(self) -> Trajectory:
         """The layer's run, as the coefficients of its linearization."""
+        if self.whole is None and self.block is not None:
+            self.whole = self.block.trajectory()
         if self.whole is None:
             pending = [call for call in self.together if call.whole is None]
             whole = cells.together([call.step for call in pending if call.step is not None])
@@ -71,13 +97,11 @@ class Call:
     @property
     def weights(self) -> Weights:
         """The parameters it ran with."""
-        return self._known.weights
+        return self._known.weights if self.block is None else self.block.step.weights
 
     @property
     def _known(self) -> Step | Trajectory:
-        known = self.whole if self.step is None else self.step
-        assert known is not None
-        return known
+        return self.run if self.step is None else self.step
 
     @property
     def kind(self) -> str:
@@ -172,6 +196,49 @@ class Marked:
 AnyCall = Call | Marked
 
 
+class Exposed(NamedTuple):
+    """A tensor through which the rest of the model sees layers: output, h_n or c_n.
+
+    ``calls`` says of which layers the gradient is one of their outputs: of one, whose outputs `(T, B, P)` or last
+    output `(B, P)` the tensor holds; of several, whose last outputs it holds one after the other; None of a tensor
+    that has other states in it.
+    """
+
+    tensor: Tensor
+    calls: tuple[Call, ...] | None
+    output_of: str | None = None  # the module whose output it is
+    of: tuple[Call, ...] = ()  # whose outputs it holds side by side, or whose final states one after the other
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it is a module's output, rather than final states."""
+        return self.output_of is not None
+
+
+class Handed(NamedTuple):
+    """A tensor as the user's code got it, and what tells whether it was changed since."""
+
+    tensor: Tensor
+    version: int
+    grad_fn: Any
+    values: Tensor  # a copy
+    calls: tuple[Call, ...]  # an output: the layer's; final states: of the layers whose they are
+    batch_first: bool = False
+
+    @classmethod
+    def of(cls, tensor: Tensor, values: Tensor, *calls: Call, batch_first: bool = False) -> Handed:
+        """As it is now."""
+        return cls(tensor, tensor._version, tensor.grad_fn, values, calls, batch_first)
+
+    def is_as_it_was(self, batch_first: bool = False) -> bool:
+        """Not written into, not cut off, axes where they were, no hook that may change its gradient."""
+        x = self.tensor
+        if x._version != self.version or x.grad_fn is not self.grad_fn or batch_first != self.batch_first:
+            return False
+        # .data is written without a version
+        return not x._backward_hooks and torch.equal(x.transpose(0, 1) if batch_first else x, self.values)
+
+
 def _ordered(state: Tensor, call: Call) -> Tensor:
     """In the order in which the user gave the sequences."""
     return state if call.order is None else state[call.order]
@@ -186,6 +253,12 @@ def call_of(node: Any) -> AnyCall | None:
     """The recorded call whose node in autograd's graph this is; None for any other node."""
     found = getattr(node, "recorded", None)
     return found if isinstance(found, (Call, Marked)) else None
+
+
+def node_name(node: Any) -> str:
+    """What autograd calls a node, without the number of its version."""
+    name: str = node.name().removesuffix("_copy")
+    return name.rstrip("0123456789")
 
 
 class _Sweep(torch.autograd.Function):
@@ -261,6 +334,32 @@ class _RecordedStep(torch.autograd.Function):
         return None, *_sent_back(ctx, call, ctx.needs_input_grad[2:], whole)
 
 
+class _RecordedBlock(torch.autograd.Function):
+    """Single steps of one layer, each with its state as its output; made before they run, their values come later."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, steps: int, copies: int, probe: Tensor, x: Tensor | None, *state: Tensor) -> Any:
+        ctx.recorded = call
+        h, *c = (torch.zeros_like(own[:1, :1]).expand(steps, *own.shape) for own in state)
+        return *(h.clone() for _ in range(copies)), *c
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        call: Call = ctx.recorded
+        if call.closed or call.block is None:
+            return (None,) * len(ctx.needs_input_grad)
+        ran, states = len(call.block.x), len(call.states)
+        own = [g[:ran] for g in gradients]
+        g_out = torch.stack(own[: len(own) - states + 1]).sum(0)
+        end = torch.zeros_like(g_out[-1])
+        need_x = ctx.needs_input_grad[4]
+        sweep: Any = _Sweep
+        g_x, *g_state = sweep.apply(call, (need_x,), g_out, end, *own[len(own) - states + 1 :])
+        if need_x:
+            g_x = torch.cat([g_x, g_x.new_zeros(call.block.capacity - ran, *g_x.shape[1:])])
+        return None, None, None, torch.zeros_like(call.probe), g_x if need_x else None, *g_state[:states]
+
+
 def _sent_back(ctx: Any, call: Call, needed: tuple[bool, ...], gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """Gradients of ``ends`` (none), the probe, x, the initial state and the weights."""
     states = len(gradients) - 1
@@ -319,6 +418,13 @@ def record(call: Call, ends: list[Tensor], x: Tensor, state: Sequence[Tensor], w
     """Put a layer's run into the user's graph: outputs `(T, B, P)` and final states; of one step, the latter only."""
     node: Any = _Recorded if call.step is None else _RecordedStep
     found: tuple[Tensor, ...] = node.apply(call, ends, call.probe, x, *state, *weights.tensors())
+    return found
+
+
+def record_block(call: Call, steps: int, copies: int) -> tuple[Tensor, ...]:
+    """Put steps that are still to run into the user's graph: ``copies`` of h `(steps, B, H)`, and c of an LSTM."""
+    node: Any = _RecordedBlock
+    found: tuple[Tensor, ...] = node.apply(call, steps, copies, call.probe, call.x, *call.states)
     return found
 
 

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,14 @@ from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from . import cells
-from .calls import AnyCall, Call, Link, Marked, StatePart, call_of, pass_on, record
+from .calls import AnyCall, Call, Exposed, Handed, Link, Marked, StatePart, call_of, node_name, pass_on, record
 from .cells import Step, Weights
+from .stepping import Loops, one_step, taking_steps
 from .torch_patches import without_checkpoints
 
 _LAYERS = {cell.mode.lower(): cell for cell in CELLS}  # torch's operators by name
 _CELLS = {f"{name}_cell": cell for name, cell in _LAYERS.items()}
-_STEPS = {cell: getattr(torch, name) for name, cell in _CELLS.items()}
+_DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 _TAILS = 64  # earlier runs of a layer that a state outside the graph is compared with
@@ -42,46 +43,8 @@ VIEWS = frozenset(
 )
 
 
-class Exposed(NamedTuple):
-    """A tensor through which the rest of the model sees layers: output, h_n or c_n.
-
-    ``calls`` says of which layers the gradient is one of their outputs: of one, whose outputs `(T, B, P)` or last
-    output `(B, P)` the tensor holds; of several, whose last outputs it holds one after the other; None of a tensor
-    that has other states in it.
-    """
-
-    tensor: Tensor
-    calls: tuple[Call, ...] | None
-    output_of: str | None = None  # the module whose output it is
-    of: tuple[Call, ...] = ()  # whose outputs it holds side by side, or whose final states one after the other
-
-    @property
-    def is_output(self) -> bool:
-        """Whether it is a module's output, rather than final states."""
-        return self.output_of is not None
-
-
-class _Handed(NamedTuple):
-    """A tensor as the user's code got it, and what tells whether it was changed since."""
-
-    tensor: Tensor
-    version: int
-    grad_fn: Any
-    values: Tensor  # a copy
-    calls: tuple[Call, ...]  # an output: the layer's; final states: of the layers whose they are
-    batch_first: bool = False
-
-    @classmethod
-    def of(cls, tensor: Tensor, values: Tensor, *calls: Call, batch_first: bool = False) -> _Handed:
-        return cls(tensor, tensor._version, tensor.grad_fn, values, calls, batch_first)
-
-    def is_as_it_was(self, batch_first: bool = False) -> bool:
-        """Not written into, not cut off, axes where they were, no hook that may change its gradient."""
-        x = self.tensor
-        if x._version != self.version or x.grad_fn is not self.grad_fn or batch_first != self.batch_first:
-            return False
-        # .data is written without a version
-        return not x._backward_hooks and torch.equal(x.transpose(0, 1) if batch_first else x, self.values)
+class NeedsEveryCall(Exception):
+    """A loop does between its steps what only a node for every step shows: measure without blocks of steps."""
 
 
 class Recorder(TorchFunctionMode):
@@ -89,7 +52,7 @@ class Recorder(TorchFunctionMode):
 
     needs_torch_operators = True  # our own layers then leave the engine aside and call what this mode sees
 
-    def __init__(self) -> None:
+    def __init__(self, *, loops: bool = False) -> None:
         super().__init__()
         self.calls: list[AnyCall] = []
         self.exposed: list[Exposed] = []
@@ -102,17 +65,22 @@ class Recorder(TorchFunctionMode):
         self._weights: dict[tuple[tuple[int, int], ...], tuple[Weights, list[Tensor]]] = {}
         self._probes: dict[tuple[str, str], Tensor] = {}
         self._latest: dict[tuple[str, str], Weights] = {}
-        self._outputs: dict[int, _Handed] = {}
-        self._finals: dict[int, _Handed] = {}
+        self._outputs: dict[int, Handed] = {}
+        self._finals: dict[int, Handed] = {}
         self._tails: dict[tuple[str, str], list[Call]] = {}  # calls that no later one goes on from
         self._walked: dict[tuple[str, str], set[Any]] = {}  # nodes of the graph that were looked behind before
         self._together: dict[tuple[Any, ...], list[Call]] = {}
         self._without_gradient = False  # whether the user's code has switched gradients off
+        self._single: Call | None = None  # the step that a layer or cell has just run
+        self._loops = Loops() if loops else None
+        self._differentiated = False  # whether the user's code asks for gradients itself
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if func is torch._C._set_grad_enabled and (args[0] or torch.is_grad_enabled()):
             self._without_gradient = not args[0]
+        if func in _DIFFERENTIATE:
+            self._differentiated = True
         if not kwargs and name in _LAYERS:
             return self._layer(_LAYERS[name], *args)
         if not kwargs and name in _CELLS:
@@ -121,9 +89,73 @@ class Recorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """The model has run: nothing more is recorded inside the block."""
+        """The model has run: nothing more is recorded inside the block.
+
+        Raises
+        ------
+        NeedsEveryCall
+            What the steps of a loop did cannot be told from blocks of them.
+        """
         with torch._C.DisableTorchFunction():
+            self._settle_loops()
+            self._loops = None
             yield
+
+    # --- Loops of single steps ----------------------------------------------------------------------------------------
+
+    def take_step(self, module: nn.Module, x: Any, hx: Any) -> Any:
+        """The result of a call that is the next step of a loop, recorded in a block; None for any other."""
+        if self._loops is None:
+            return None
+        with torch._C.DisableTorchFunction():
+            found = self._loops.next_of(module, x, hx)
+            if found is None:
+                return None
+            loop, below, lay_out = found
+            self._check_in_sight(".".join(part for part in loop.call.track if part))
+            if lay_out:
+                before = loop.call
+                call, exposed = self._loops.lay_out(loop, hx, below)
+                self._add_tail(call, before)
+                self.calls.append(call)
+                self.exposed += exposed
+            for known in loop.state:
+                self._finals.pop(id(known.tensor), None)
+            handed = self._loops.step(loop, x)
+            for known in loop.state:
+                self._finals[id(known.tensor)] = known
+        if not isinstance(module, nn.RNNBase):
+            return handed if len(handed) > 1 else handed[0]
+        return handed[0], handed[1] if len(handed) == 2 else handed[1:]
+
+    def began(self, module: nn.Module, x: Any, result: Any) -> None:
+        """A layer or a cell ran: if that was a single step, the next may go on from it."""
+        call, self._single = self._single, None
+        if call is None or self._loops is None or not isinstance(x, Tensor):
+            return
+        layer = isinstance(module, nn.RNNBase)
+        state = result[1] if layer else result
+        known = [self._finals.get(id(s)) for s in ((state,) if isinstance(state, Tensor) else state)]
+        handed = tuple(k for k in known if k is not None and k.calls == (call,) and k.tensor.requires_grad)
+        with torch._C.DisableTorchFunction():
+            if len(handed) == len(known) and x.dim() == (3 if layer else 2):
+                self._loops.begin(module, x, call, handed)
+
+    def _settle_loops(self) -> None:
+        loops = self._loops
+        if loops is None or not loops.blocks:
+            return
+        tracks = {call.track for call in loops.blocks}
+        own = [call for call in self.calls if isinstance(call, Call) and call.track in tracks]
+        weights: dict[tuple[str, str], Weights] = {}
+        mixed = any(
+            call.link == "changed" or weights.setdefault(call.track, call.weights) is not call.weights for call in own
+        )
+        if mixed or self._differentiated or loops.have_hooks():
+            raise NeedsEveryCall
+        if loops.latest is not None:  # in the order in which they ended, for the last is the nearest to the loss
+            self.calls.remove(loops.latest)
+            self.calls.append(loops.latest)
 
     def enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module of the model begins to run."""
@@ -172,9 +204,14 @@ class Recorder(TorchFunctionMode):
         walked = self._walked.setdefault(track, set())
         found: dict[int, AnyCall] = {}
         plain = True
-        open_nodes = [t.grad_fn for t in tensors if t.grad_fn is not None]
+        open_nodes = [(t.grad_fn, t.output_nr) for t in tensors if t.grad_fn is not None]
+        blocks = {} if self._loops is None else self._loops.unbound
         while open_nodes:
-            node: Any = open_nodes.pop()
+            node: Any
+            node, row = open_nodes.pop()
+            block = blocks.get(node)
+            if block is not None and block.track == track and block.block is not None and row < len(block.block.x) - 1:
+                continue  # a state from which the loop has gone on
             call = call_of(node)
             if call is not None and call.track == track:
                 found[id(call)] = call
@@ -184,8 +221,8 @@ class Recorder(TorchFunctionMode):
             walked.add(node)
             if isinstance(call, Call) and not through:
                 continue
-            plain = plain and node.name().rstrip("0123456789") in VIEWS
-            open_nodes += [before for before, _ in node.next_functions if before is not None]
+            plain = plain and node_name(node) in VIEWS
+            open_nodes += [(before, nr) for before, nr in node.next_functions if before is not None]
         return list(found.values()), plain
 
     # --- Layers -------------------------------------------------------------------------------------------------------
@@ -294,9 +331,9 @@ class Recorder(TorchFunctionMode):
         self._hand(self._outputs, ends[0], call.ends[0], call)
         return ends[0] if len(ends) == 1 else tuple(ends)
 
-    def _hand(self, to: dict[int, _Handed], tensor: Tensor, values: Tensor, *calls: Call, **how: bool) -> None:
+    def _hand(self, to: dict[int, Handed], tensor: Tensor, values: Tensor, *calls: Call, **how: bool) -> None:
         if not tensor.is_inference():  # which has no version, so that nothing tells whether it was changed
-            to[id(tensor)] = _Handed.of(tensor, values, *calls, **how)
+            to[id(tensor)] = Handed.of(tensor, values, *calls, **how)
 
     def _run(
         self,
@@ -337,18 +374,17 @@ class Recorder(TorchFunctionMode):
         call.in_graph = not (self._without_gradient or torch.is_inference_mode_enabled())
         call.before, call.link = self._link(call, *handed)
         self.calls.append(call)
+        self._single = call if single else None
+        if self._loops is not None:
+            self._loops.latest = None
         found = record(call, ends, x, state, weights)
         return (call, found[0].unsqueeze(0), list(found)) if single else (call, found[0], list(found[1:]))
 
     def _one_step(self, call: Call, step: Step) -> list[Tensor]:
         """One step by torch's cell; what it takes to go back is found later, for all steps together."""
-        weights = step.weights
-        hx = step.h_0 if step.c_0 is None else (step.h_0, step.c_0)
-        own = (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh)
-        found = _STEPS[step.cell](step.x[0], hx, *own)
-        ends = [found] if isinstance(found, Tensor) else list(found)
+        ends = list(one_step(step, step.h_0, step.c_0, step.x[0]))
         call.step = step
-        key = (id(weights), step.cell, step.x.shape[1], step.x.dtype)
+        key = (id(step.weights), step.cell, step.x.shape[1], step.x.dtype)
         call.together = self._together.setdefault(key, [])
         call.together.append(call)
         return ends
@@ -371,10 +407,12 @@ class Recorder(TorchFunctionMode):
         """The call that this one goes on from, and how its initial state comes from that one's final state."""
         tails = self._tails.setdefault(call.track, [])
         before, link = self._predecessor(call, tails, handed, index)
-        if before is not None:
-            tails[:] = [tail for tail in tails if tail is not before]
-        tails.append(call)
+        self._add_tail(call, before)
         return before, link
+
+    def _add_tail(self, call: Call, before: Call | None) -> None:
+        tails = self._tails.setdefault(call.track, [])
+        tails[:] = [*(tail for tail in tails if tail is not before), call]
 
     def _predecessor(
         self, call: Call, tails: list[Call], handed: tuple[Tensor, ...], index: int
@@ -434,9 +472,17 @@ class _Saved:
 
 
 @contextlib.contextmanager
-def recording(model: object) -> Iterator[Recorder]:
-    """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any."""
-    recorder, saved = Recorder(), _Saved()
+def recording(model: object, *, loops: bool = False) -> Iterator[Recorder]:
+    """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any.
+
+    ``loops`` says whether loops of single steps may be recorded in blocks.
+
+    Raises
+    ------
+    NeedsEveryCall
+        They may not.
+    """
+    recorder, saved = Recorder(loops=loops), _Saved()
     recorder.kept_parameters = saved.parameters
     handles = []
 
@@ -477,6 +523,7 @@ def recording(model: object) -> Iterator[Recorder]:
             torch.inference_mode(False),
             torch.enable_grad(),
             watching(recorder.mark),
+            taking_steps(recorder),
             torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack),
             recorder,
         ):

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .alignment import Reach, extrapolated, moves
-from .calls import Call, Marked
-from .capture import Exposed
+from .calls import Call, Exposed, Marked
 from .graph import Graph, closed, uneven
 from .runs import base, steps_of
 
@@ -151,7 +150,7 @@ def _by_call(exposed: Exposed, g: Tensor) -> Iterator[tuple[Call, Tensor]]:
     parts = there.chunk(len(exposed.of), -1) if exposed.is_output else there if there.dim() == 3 else [there]
     for call, part in zip(exposed.of, parts, strict=True):
         if exposed.is_output:
-            states = (part if part.dim() == 3 else part.unsqueeze(0)).any(-1)
+            states = (part if part.dim() == 3 else part.unsqueeze(0)).any(-1)[: len(call.h)]
         else:
             states = torch.zeros(call.h.shape[:2], dtype=torch.bool, device=g.device)
             states[0 if call.reverse else -1] = part.any(-1)

@@ -244,6 +244,8 @@ class _Head:
         self._losses, self._counts, self._exposed = graph.losses, graph.alive.ne(0), graph.recorder.exposed
         self._runs = {label: [c for c in own if isinstance(c, Call)] for label, own in graph.runs.items()}
         self._tensors = [exposed.tensor for exposed in self._exposed]
+        blocks = sum(len(call.h) for own in self._runs.values() for call in own if call.block is not None)
+        self._steps = len(self._tensors) + blocks
         self._elsewhere = [i for i, exposed in enumerate(self._exposed) if exposed.calls is None]
         # By layer, for each way in which the rest of the model sees it: where the gradients of its calls are found, and
         # in which row.
@@ -263,7 +265,7 @@ class _Head:
         """∂⟨direction, losses⟩/∂output of each layer `(T, B, P)`; None where other states have a gradient too."""
         sent = torch.where(self._counts, torch.stack(directions), 0.0)
         size = len(sent) * sum(t.numel() for t in self._tensors)
-        if len(self._tensors) >= _MANY and size <= _MANY_NUMBERS:  # the way through the graph takes longer than sums
+        if self._steps >= _MANY and size <= _MANY_NUMBERS:  # the way through the graph takes longer than sums
             try:
                 with quiet_vmap():
                     together = torch.func.vmap(self._gradients)(sent)
@@ -315,7 +317,7 @@ class _Head:
         if place[1] is not None and g.dim() == 4:  # the last outputs of several layers
             g = g[:, place[1]]
         if g.dim() == 4:
-            return g
+            return g[:, : len(call.h)]
         g = g.unsqueeze(1)
         return g if len(call.h) == 1 else torch.cat([g.new_zeros(n, len(call.h) - 1, *g.shape[2:]), g], 1)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import call_of
+from .calls import call_of, node_name
 from .capture import VIEWS
 from .graph import Graph
 
@@ -28,7 +28,7 @@ def has_unseen_loop(graph: Graph) -> bool:
     depth, deepest = _depths(graph.losses)
     fewest = max(_FEWEST_STEPS, len(graph.losses) // 2)
     for node in depth:
-        if node.name().rstrip("0123456789") in ("StackBackward", "CatBackward"):
+        if node_name(node) in ("StackBackward", "CatBackward"):
             rows = [depth.get(before, 0) for before, _ in node.next_functions]
             steps = [later - earlier for earlier, later in itertools.pairwise(rows)]
             if len(rows) >= fewest and (all(step > 0 for step in steps) or all(step < 0 for step in steps)):
@@ -78,7 +78,7 @@ def _depths(losses: Tensor) -> tuple[dict[Any, int], dict[Any, Any]]:
 
 def _only_adds(node: Any) -> bool:
     """Whether a node adds, multiplies by a number, or hands on what it got in another shape."""
-    name = node.name().rstrip("0123456789")
+    name = node_name(node)
     if name in ("MulBackward", "DivBackward"):
         factors = (getattr(node, "_saved_self", None), getattr(node, "_saved_other", None))
         return all(factor is None or factor.dim() == 0 for factor in factors)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import FlowError, OptionError
 from . import recurrence
 from .calls import Call
-from .capture import recording
+from .capture import NeedsEveryCall, recording
 from .evidence import Evidence
 from .graph import Graph
 from .isolation import isolated
@@ -138,12 +138,50 @@ def gradient_flow(
     check_callable(model, loss)
     check_keywords(kwargs)
     quantiles = _quantiles(reduce)
+    measure = partial(
+        _measured,
+        model,
+        inputs,
+        loss,
+        kwargs or {},
+        state,
+        quantiles,
+        targets,
+        layers,
+        lengths,
+        loss_at,
+        training,
+        module,
+    )
+    try:
+        return measure(loops=True)
+    except NeedsEveryCall:
+        return measure(loops=False)
+
+
+def _measured(
+    model: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    loss: Callable[[Any], Tensor],
+    kwargs: Mapping[str, Any],
+    state: State,
+    quantiles: list[float] | str,
+    targets: Sequence[int] | None,
+    layers: Sequence[str] | None,
+    lengths: Sequence[int] | Tensor | None,
+    loss_at: int | Sequence[int] | Mapping[str, Any] | None,
+    training: bool,
+    module: nn.Module | Sequence[nn.Module] | None,
+    *,
+    loops: bool,
+) -> GradientFlow:
+    """``gradient_flow``, its arguments checked."""
     notes: list[str] = []
     with (
-        isolated(model, module=module, training=training, notes=notes, inputs=(inputs, kwargs or {})) as isolation,
-        recording(isolation.module) as recorder,
+        isolated(model, module=module, training=training, notes=notes, inputs=(inputs, kwargs)) as isolation,
+        recording(isolation.module, loops=loops) as recorder,
     ):
-        given = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
+        given = {name: isolation.given(value) for name, value in kwargs.items()}
         output = model(*map(isolation.given, inputs), **given)
         losses = loss(output)
         with recorder.at_rest():

@@ -56,7 +56,7 @@ def backward(
     g_out
         ∂E/∂(outputs) `(N, T, B, P)`.
     g_h, g_c
-        ∂E/∂h_n `(N, B, P)` and ∂E/∂c_n `(N, B, H)`, or None for zero.
+        ∂E/∂h_n `(N, B, P)` and ∂E/∂c_n `(N, B, H)`, or None for zero; the latter also of every step `(N, T, B, H)`.
     need_x
         Whether ∂E/∂x is wanted.
     keep
@@ -74,8 +74,9 @@ def backward(
     hidden_size = run.hidden_size
     carry_h = g_out.new_zeros(targets, batch, g_out.shape[3]) if g_h is None else g_h
     carry_c = None
+    inner_c = g_c if g_c is not None and g_c.dim() == 4 else None
     if has_c:
-        carry_c = g_out.new_zeros(targets, batch, hidden_size) if g_c is None else g_c
+        carry_c = g_out.new_zeros(targets, batch, hidden_size) if g_c is None or g_c.dim() == 4 else g_c
     squares = torch.zeros(targets, steps, batch, dtype=torch.float64, device=g_out.device)
     swept = Swept(squares, squares.clone() if has_c else None, squares.clone() if has_c else None)
     width = run.weights.hh.shape[0]
@@ -88,11 +89,15 @@ def backward(
     order = list(range(steps)) if run.reverse else list(range(steps - 1, -1, -1))
     if not (carry_h.any() or (carry_c is not None and carry_c.any())):
         seen = g_out.ne(0).any(dim=3).any(dim=2).any(dim=0).tolist()
+        if inner_c is not None:
+            seen = (torch.tensor(seen) | inner_c.ne(0).any(dim=3).any(dim=2).any(dim=0).cpu()).tolist()
         while order and not seen[order[0]]:
             order.pop(0)
     for k in order:
         h = g_out[:, k] + carry_h
         swept.h[:, k] = squared(h)
+        if carry_c is not None and inner_c is not None:
+            carry_c = carry_c + inner_c[:, k]
         if carry_c is not None and swept.c is not None and swept.c_total is not None:
             swept.c[:, k] = squared(carry_c)
             swept.c_total[:, k] = squared(run.total_cell(k, h, carry_c))
