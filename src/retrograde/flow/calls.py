@@ -44,16 +44,15 @@ class Block:
     handed: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the user's code got of each step
     outputs: Tensor | None = None  # of all steps laid out, in the graph, `(capacity, B, H)`
 
-    def add(self, x: Tensor, ends: tuple[Tensor, ...], handed: tuple[Tensor, ...]) -> None:
-        """Note a step that has run."""
-        self.x.append(x)
-        self.states.append(ends)
-        self.handed.append(handed)
+    @property
+    def ran(self) -> int:
+        """How many steps have run."""
+        return len(self.x)
 
-    def trajectory(self) -> Trajectory:
-        """The steps so far as one run."""
-        before = zip(self.x, self.states, strict=False)
-        return cells.together([self.step._replace(x=x[None], h_0=h, c_0=c[0] if c else None) for x, (h, *c) in before])
+    def joined(self) -> Step:
+        """The steps that have run, one after the other."""
+        h, *c = (torch.stack(kept) for kept in zip(*self.states, strict=True))
+        return self.step._replace(x=torch.stack(self.x), h_0=h[:-1], c_0=c[0][:-1] if c else None, h=h[1:])
 
 
 @dataclass(eq=False)
@@ -64,7 +63,7 @@ class Call:
     probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
     whole: Trajectory | None  # None for single steps whose coefficients were not needed yet
     step: Step | None = None
-    block: Block | None = None
+    block: Block | None = None  # the steps that it is made of, where they were recorded in a block
     together: list[Call] = field(default_factory=list)  # single steps whose coefficients are found in one product
     before: AnyCall | None = None  # the call whose final state this one starts from
     link: Link | None = None  # how it starts from there; None if it starts by itself
@@ -84,20 +83,18 @@ class Call:
     @property
     def run(self) -> Trajectory:
         """The layer's run, as the coefficients of its linearization."""
-        if self.whole is None and self.block is not None:
-            self.whole = self.block.trajectory()
         if self.whole is None:
             pending = [call for call in self.together if call.whole is None]
-            whole = cells.together([call.step for call in pending if call.step is not None])
-            for k, call in enumerate(pending):
-                call.whole = whole.part(slice(k, k + 1))
+            whole, start = cells.together([call.step for call in pending if call.step is not None]), 0
+            for call in pending:
+                call.whole = whole.part(slice(start, start := start + len(call.h)))
         assert self.whole is not None
         return self.whole
 
     @property
     def weights(self) -> Weights:
         """The parameters it ran with."""
-        return self._known.weights if self.block is None else self.block.step.weights
+        return self._known.weights
 
     @property
     def _known(self) -> Step | Trajectory:
@@ -348,7 +345,7 @@ class _RecordedBlock(torch.autograd.Function):
         call: Call = ctx.recorded
         if call.closed or call.block is None:
             return (None,) * len(ctx.needs_input_grad)
-        ran, states = len(call.block.x), len(call.states)
+        ran, states = call.block.ran, len(call.states)
         own = [g[:ran] for g in gradients]
         g_out = torch.stack(own[: len(own) - states + 1]).sum(0)
         end = torch.zeros_like(g_out[-1])

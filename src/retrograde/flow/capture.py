@@ -73,14 +73,16 @@ class Recorder(TorchFunctionMode):
         self._without_gradient = False  # whether the user's code has switched gradients off
         self._single: Call | None = None  # the step that a layer or cell has just run
         self._loops = Loops() if loops else None
-        self._differentiated = False  # whether the user's code asks for gradients itself
+        self.named: set[int] = set()  # modules with hooks that call enter and leave
+        self.asks_for_gradients = False  # whether the user's code asks for gradients itself
+        self.hooked = False  # or has put a hook on any
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if func is torch._C._set_grad_enabled and (args[0] or torch.is_grad_enabled()):
             self._without_gradient = not args[0]
-        if func in _DIFFERENTIATE:
-            self._differentiated = True
+        self.asks_for_gradients = self.asks_for_gradients or func in _DIFFERENTIATE
+        self.hooked = self.hooked or func is Tensor.register_hook
         if not kwargs and name in _LAYERS:
             return self._layer(_LAYERS[name], *args)
         if not kwargs and name in _CELLS:
@@ -99,7 +101,17 @@ class Recorder(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             self._settle_loops()
             self._loops = None
+            if self.hooked:
+                hooked = {id(c) for known in self._finals.values() if known.tensor._backward_hooks for c in known.calls}
+                for call in self.calls:
+                    if isinstance(call, Call) and call.link == "same" and id(call.before) in hooked:
+                        call.link = "changed"
             yield
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether steps were recorded in blocks, as far as the model has run."""
+        return self._loops is not None and bool(self._loops.blocks)
 
     # --- Loops of single steps ----------------------------------------------------------------------------------------
 
@@ -108,22 +120,18 @@ class Recorder(TorchFunctionMode):
         if self._loops is None:
             return None
         with torch._C.DisableTorchFunction():
-            found = self._loops.next_of(module, x, hx)
-            if found is None:
+            taken = self._loops.next_of(module, x, tuple(hx) if isinstance(hx, (tuple, list)) else (hx,))
+            if taken is None:
                 return None
-            loop, below, lay_out = found
-            self._check_in_sight(".".join(part for part in loop.call.track if part))
-            if lay_out:
+            loop = taken.loop
+            self._check_in_sight(loop.call.track[0])
+            if taken.lay_out:
                 before = loop.call
-                call, exposed = self._loops.lay_out(loop, hx, below)
+                call, exposed = self._loops.lay_out(loop, taken.below)
                 self._add_tail(call, before)
                 self.calls.append(call)
                 self.exposed += exposed
-            for known in loop.state:
-                self._finals.pop(id(known.tensor), None)
             handed = self._loops.step(loop, x)
-            for known in loop.state:
-                self._finals[id(known.tensor)] = known
         if not isinstance(module, nn.RNNBase):
             return handed if len(handed) > 1 else handed[0]
         return handed[0], handed[1] if len(handed) == 2 else handed[1:]
@@ -135,23 +143,33 @@ class Recorder(TorchFunctionMode):
             return
         layer = isinstance(module, nn.RNNBase)
         state = result[1] if layer else result
-        known = [self._finals.get(id(s)) for s in ((state,) if isinstance(state, Tensor) else state)]
-        handed = tuple(k for k in known if k is not None and k.calls == (call,) and k.tensor.requires_grad)
+        tensors = (state,) if isinstance(state, Tensor) else tuple(state)
+        known = [self._finals.get(id(tensor)) for tensor in tensors]
+        if any(
+            own is None or own.tensor is not s or own.calls != (call,) for own, s in zip(known, tensors, strict=True)
+        ):
+            return
         with torch._C.DisableTorchFunction():
-            if len(handed) == len(known) and x.dim() == (3 if layer else 2):
-                self._loops.begin(module, x, call, handed)
+            if tensors[0].requires_grad and x.dim() == (3 if layer else 2):
+                self._loops.begin(module, x, call, tensors, named=id(module) in self.named)
 
     def _settle_loops(self) -> None:
         loops = self._loops
         if loops is None or not loops.blocks:
             return
+        if self.asks_for_gradients or self.hooked or not loops.are_as_recorded():
+            raise NeedsEveryCall
+        for call in loops.blocks:
+            assert call.block is not None
+            call.step, call.whole = call.block.joined(), None
+            self._note_step(call, call.step)
         tracks = {call.track for call in loops.blocks}
         own = [call for call in self.calls if isinstance(call, Call) and call.track in tracks]
         weights: dict[tuple[str, str], Weights] = {}
         mixed = any(
             call.link == "changed" or weights.setdefault(call.track, call.weights) is not call.weights for call in own
         )
-        if mixed or self._differentiated or loops.have_hooks():
+        if mixed or self.asks_for_gradients or not loops.are_as_recorded():
             raise NeedsEveryCall
         if loops.latest is not None:  # in the order in which they ended, for the last is the nearest to the loss
             self.calls.remove(loops.latest)
@@ -210,7 +228,7 @@ class Recorder(TorchFunctionMode):
             node: Any
             node, row = open_nodes.pop()
             block = blocks.get(node)
-            if block is not None and block.track == track and block.block is not None and row < len(block.block.x) - 1:
+            if block is not None and block.track == track and block.block is not None and row < block.block.ran - 1:
                 continue  # a state from which the loop has gone on
             call = call_of(node)
             if call is not None and call.track == track:
@@ -383,11 +401,14 @@ class Recorder(TorchFunctionMode):
     def _one_step(self, call: Call, step: Step) -> list[Tensor]:
         """One step by torch's cell; what it takes to go back is found later, for all steps together."""
         ends = list(one_step(step, step.h_0, step.c_0, step.x[0]))
+        self._note_step(call, step)
+        return ends
+
+    def _note_step(self, call: Call, step: Step) -> None:
         call.step = step
         key = (id(step.weights), step.cell, step.x.shape[1], step.x.dtype)
         call.together = self._together.setdefault(key, [])
         call.together.append(call)
-        return ends
 
     def _copied(self, track: tuple[str, str], weights: Weights) -> Weights:
         """The weights as they stand now; the same object as long as they do not change."""
@@ -431,7 +452,7 @@ class Recorder(TorchFunctionMode):
             ends = [tail for tail in tails if any(tail is one for one in found)]
             if len(ends) != 1:
                 return None, None
-            same = viewed and call.starts_from(ends[0], exactly=True)
+            same = viewed and not self.hooked and call.starts_from(ends[0], exactly=True)
             return ends[0], "same" if same else "changed"
         for tail in reversed(tails[-_TAILS:]):
             if call.starts_from(tail):
@@ -500,6 +521,7 @@ def recording(model: object, *, loops: bool = False) -> Iterator[Recorder]:
         for name, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 known[id(module)] = module
+                recorder.named.add(id(module))
                 handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
                 # After the user's own hooks, which may mark the module's state.
                 handles.append(module.register_forward_hook(leave, always_call=True))
@@ -527,7 +549,12 @@ def recording(model: object, *, loops: bool = False) -> Iterator[Recorder]:
             torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack),
             recorder,
         ):
-            yield recorder
+            try:
+                yield recorder
+            except Exception:
+                if recorder.in_blocks and recorder.asks_for_gradients:  # which blocks do not give
+                    raise NeedsEveryCall from None
+                raise
     finally:
         for handle in handles:
             handle.remove()

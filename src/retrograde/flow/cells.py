@@ -323,19 +323,19 @@ def run(
 
 
 def together(steps: Sequence[Step]) -> Trajectory:
-    """Runs of one step each, by the same weights, as one trajectory `(n, B, ·)`, from one product for all of them."""
+    """Single steps by the same weights as one trajectory `(n, B, ·)`, from one product for all of them."""
     first = steps[0]
-    n, batch = len(steps), first.x.shape[1]
     x = torch.cat([step.x for step in steps])
-    h_0 = torch.stack([step.h_0 for step in steps])
-    c_0 = None if first.c_0 is None else torch.stack([step.c_0 for step in steps if step.c_0 is not None])
+    n, batch = x.shape[:2]
+    h_0 = torch.cat([step.h_0.reshape(-1, step.h_0.shape[-1]) for step in steps])
+    c_0 = [step.c_0.reshape(-1, step.c_0.shape[-1]) for step in steps if step.c_0 is not None]
     with torch.no_grad():  # the steps are side by side, as if they were sequences
         whole, _, _ = run(
             first.cell,
             first.weights,
             x.reshape(1, n * batch, -1),
-            h_0.flatten(0, 1),
-            None if c_0 is None else c_0.flatten(0, 1),
+            h_0,
+            torch.cat(c_0) if c_0 else None,
         )
         names = ("x", "h_before", "h", "gates", "c_before", "c", "inner")
         own: dict[str, Any] = {name: getattr(whole, name) for name in names}

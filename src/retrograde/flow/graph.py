@@ -154,7 +154,7 @@ class Graph:
         """A layer's run as one, sequences in the user's order."""
         own = [call for call in self.runs[label] if isinstance(call, Call)]
         steps = [call.step for call in own if call.step is not None and call.whole is None]
-        if len(steps) == len(own) > 1 and same_weights(own):
+        if len(steps) == len(own) and same_weights(own):
             return cells.together(steps)
         return Trajectory.joined([c.run if c.order is None else c.run.reordered(c.order) for c in own])
 
@@ -181,6 +181,8 @@ class Graph:
     def local_adjoints(self) -> dict[str, Tensor] | None:
         """∂E_t/∂(output_t) of each layer `(T, B, P)` if the head looks at one step at a time, else None.
 
+        A hook of the user's may change a gradient on its way: then None, too.
+
         The layers are then one causal stack, or several side by side, called whole or step by step.
 
         The test is exact. Each step has a level in every one of a few backward passes: 0, its losses are left out;
@@ -189,7 +191,7 @@ class Graph:
         about log₃ T passes through the head. Sequences are tested in the same way: where they are mixed, a note says
         so.
         """
-        if not self._is_causal_stack():
+        if self.recorder.hooked or not self._is_causal_stack():
             return None
         steps, batch = self.losses.shape
         weights = uneven(steps).to(self.losses).unsqueeze(-1)
@@ -229,9 +231,6 @@ class Graph:
             layers = [call for call in own if isinstance(call, Call)]
             fed = len(own) == len(below) and all(c.fed_by is b for c, b in zip(layers, below, strict=True))
             if not fed and not all(call.own_input for call in layers):
-                return False
-            # A hook between two layers may change the gradient.
-            if any(call.fed is not None and call.fed._backward_hooks for call in layers):
                 return False
             below = own
         return True

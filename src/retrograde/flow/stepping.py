@@ -10,27 +10,33 @@ about log T calls. Every other step is recorded as a call of its own.
 from __future__ import annotations
 
 import contextlib
-import functools
+import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as calling
 
+from .. import nn as ours
 from ..cells import CELLS
-from ..nn.layers import Recurrent
-from .calls import Block, Call, Exposed, Handed, StatePart, record_block
+from .calls import Block, Call, Exposed, StatePart, record_block
 from .cells import Step
 
-__all__ = ["Loops", "Watcher", "taking_steps"]
+__all__ = ["Loops", "Taken", "Watcher", "one_step", "taking_steps"]
 
 _FIRST = 8  # steps of a loop's first block
 _MOST_NUMBERS = 2**22  # of the states of one block, which are laid out before its steps run
 _STEPS = {cell: getattr(torch, f"{cell.mode.lower()}_cell") for cell in CELLS}
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_PATCHED: tuple[type[nn.Module], ...] = (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell, Recurrent)
+_CLASSES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # whose calls are watched
+_OF_ALL = (1, 2, 0, 0)  # hooks of a measurement that every module runs
+_FORWARDS = {
+    kind.forward
+    for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell, ours.RNN, ours.GRU, ours.LSTM)
+}
 
 
 def one_step(step: Step, h_0: Tensor, c_0: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
@@ -41,41 +47,51 @@ def one_step(step: Step, h_0: Tensor, c_0: Tensor | None, x: Tensor) -> tuple[Te
     return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
+class Taken(NamedTuple):
+    """What may be the next step of a loop."""
+
+    loop: _Loop
+    below: Call | None  # the block that its input comes from
+    lay_out: bool  # whether it needs a new block
+
+
 @dataclass(eq=False)
 class _Loop:
     """A chain of single steps of one layer, as far as it has come."""
 
     module: nn.Module
-    parameters: list[tuple[Tensor | None, int]]  # of the module, with the versions they had
-    shape: torch.Size  # of each input
+    names: tuple[str, ...]  # of the module's parameters
+    parameters: tuple[Tensor | None, ...]  # as they were
+    versions: tuple[int, ...]
+    hooks: tuple[int, ...]  # that a call of it runs: those of the measurement and no others
+    x: Tensor  # the first input
     call: Call  # that its last step is in
-    state: tuple[Handed, ...]  # as its last step handed it out
+    state: tuple[Tensor, ...]  # as its last step handed it out
+    nodes: tuple[Any, ...]  # of autograd, that made it
+    written: tuple[int, ...]  # how often each was written to
     steps: int = 1
     below: Call | None = None  # the block whose outputs are this block's inputs
     rows: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the next steps hand out, the next step last
 
     def goes_on(self, module: nn.Module, x: Any, handed: tuple[Any, ...]) -> bool:
         """Whether a call of the module is the next step of this loop, with nothing changed since the last."""
-        values = self.state[0].values
-        if not (
+        first, now = self.x, module._parameters
+        return (
             module is self.module
             and type(x) is Tensor
-            and x.shape == self.shape
-            and x.dtype == values.dtype
-            and x.device == values.device
+            and x.shape == first.shape
+            and x.dtype == first.dtype
+            and x.device == first.device
+            and _hooks(module) == self.hooks
+            and all(map(operator.is_, map(now.get, self.names), self.parameters))
+            and all(p is None or p._version == v for p, v in zip(self.parameters, self.versions, strict=True))
+            and len(handed) == len(self.state)
+            and all(
+                s is known and s.grad_fn is node and s._version == version and not s._backward_hooks
+                for s, known, node, version in zip(handed, self.state, self.nodes, self.written, strict=True)
+            )
             and torch.is_grad_enabled()
             and not torch.is_inference_mode_enabled()
-            and len(handed) == len(self.state)
-        ):
-            return False
-        now = _parameters(module)
-        return (
-            len(now) == len(self.parameters)
-            and all(
-                p is known and (p is None or p._version == version)
-                for p, (known, version) in zip(now, self.parameters, strict=True)
-            )
-            and all(s is known.tensor and known.is_as_it_was() for s, known in zip(handed, self.state, strict=True))
         )
 
 
@@ -87,46 +103,53 @@ class Loops:
         self.unbound: dict[Any, Call] = {}  # by the nodes that hand out a block's rows
         self.latest: Call | None = None  # the last call that ran, if that was a step of a block
         self._open: dict[int, _Loop] = {}  # by the state that the next step starts from
-        self._rows: dict[int, tuple[Handed, int]] = {}  # by output: its step in its block
+        self._rows: dict[int, tuple[Tensor, Call, int]] = {}  # by output: its step in its block
 
-    def begin(self, module: nn.Module, x: Tensor, call: Call, state: tuple[Handed, ...]) -> None:
-        """A step was recorded by itself: others may go on from it."""
-        parameters = [(p, 0 if p is None else p._version) for p in _parameters(module)]
-        if not any(p is not None and p.requires_grad for p, _ in parameters):
-            self._open[id(state[0].tensor)] = _Loop(module, parameters, x.shape, call, state)
+    def begin(self, module: nn.Module, x: Tensor, call: Call, state: tuple[Tensor, ...], *, named: bool) -> None:
+        """A step was recorded by itself: others may go on from it.
 
-    def next_of(self, module: nn.Module, x: Any, hx: Any) -> tuple[_Loop, Call | None, bool] | None:
-        """The loop whose next step a call is, the block that its input comes from, and whether it needs a new block."""
-        handed = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
+        ``named`` says whether the recorder has hooks on the module.
+        """
+        names = tuple(module._flat_weights_names) if isinstance(module, nn.RNNBase) else _CELL_WEIGHTS
+        own = tuple(module._parameters.get(name) for name in names)
+        hooks = (named, named, 0, 0, *_OF_ALL)
+        if _hooks(module) == hooks and not any(p is not None and p.requires_grad for p in own):
+            versions = tuple(0 if p is None else p._version for p in own)
+            nodes, written = tuple(s.grad_fn for s in state), tuple(s._version for s in state)
+            loop = _Loop(module, names, own, versions, hooks, x, call, state, nodes, written)
+            self._open[id(state[0])] = loop
+
+    def next_of(self, module: nn.Module, x: Any, handed: tuple[Any, ...]) -> Taken | None:
+        """The loop whose next step a call is."""
         loop = self._open.get(id(handed[0])) if handed else None
         if loop is None or not loop.goes_on(module, x, handed):
             return None
         if not x.requires_grad:
-            return (loop, None, not loop.rows) if loop.below is None or not loop.rows else None
+            return Taken(loop, None, not loop.rows) if loop.below is None or not loop.rows else None
         found = self._rows.get(id(x))
-        if found is None or found[0].tensor is not x or not found[0].is_as_it_was():
+        if found is None or found[0] is not x or x._version or x._backward_hooks:
             return None
-        below, row = found[0].calls[0], found[1]
+        _, below, row = found
         if row == 0:
-            return loop, below, True
-        own = loop.call.block
-        goes_along = below is loop.below and own is not None and row == len(own.x) and bool(loop.rows)
-        return (loop, below, False) if goes_along else None
+            return Taken(loop, below, True)
+        goes_along = (
+            below is loop.below and bool(loop.rows) and loop.call.block is not None and row == loop.call.block.ran
+        )
+        return Taken(loop, below, False) if goes_along else None
 
-    def lay_out(self, loop: _Loop, hx: Any, below: Call | None) -> tuple[Call, list[Exposed]]:
+    def lay_out(self, loop: _Loop, below: Call | None) -> tuple[Call, list[Exposed]]:
         """A block for the next steps of a loop, in the user's graph, and what the model sees of it."""
         before = loop.call
         step = before.step if before.block is None else before.block.step
         assert step is not None
         layer = isinstance(loop.module, nn.RNNBase)
-        handed = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
-        states = tuple(state[0] if layer else state for state in handed)
+        states = tuple(state[0] if layer else state for state in loop.state)
         batch, size = states[0].shape
         steps = max(1, min(max(_FIRST, loop.steps), _MOST_NUMBERS // max(1, batch * size)))
+        inputs = None
         if below is not None and below.block is not None:
-            steps = below.block.capacity
-        block = Block(step, steps, [tuple(known.values.view(batch, size) for known in loop.state)])
-        inputs = below.block.outputs if below is not None and below.block is not None else None
+            steps, inputs = below.block.capacity, below.block.outputs
+        block = Block(step, steps, [tuple(before.ends)])
         call = Call(
             before.track,
             before.probe,
@@ -135,112 +158,128 @@ class Loops:
             before=before,
             link="same",
             states=states,
-            handed=tuple(StatePart(tensor, 0 if layer else None) for tensor in handed),
+            handed=tuple(StatePart(tensor, 0 if layer else None) for tensor in loop.state),
             x=inputs,
             own_state=False,
             fed_by=below,
         )
         banks = record_block(call, steps, 2 if layer else 1)
         block.outputs = banks[0]
+        unbind: Any = torch.unbind_copy  # whose results may be written into
         rows = []
         for i, bank in enumerate(banks):
-            shaped = bank if not layer else bank.unsqueeze(2 if i == 0 and loop.module.batch_first else 1)
-            unbind: Any = torch.unbind_copy  # whose results may be written into
+            shaped = bank.unsqueeze(2 if i == 0 and loop.module.batch_first else 1) if layer else bank
             rows.append(unbind(shaped))
             self.unbound[rows[-1][0].grad_fn] = call
+        loop.nodes = tuple(own[0].grad_fn for own in rows[-len(states) :])
+        loop.written = (0,) * len(states)
         loop.call, loop.below, loop.rows = call, below, list(zip(*rows, strict=True))[::-1]
         self.blocks.append(call)
-        cell_state = len(banks) - 1 if step.kind == "lstm" else None
-        name = call.track[0]
-        return call, [Exposed(b, None if i == cell_state else (call,), name, (call,)) for i, b in enumerate(banks)]
+        c = len(banks) - 1 if len(states) == 2 else None
+        return call, [Exposed(b, None if i == c else (call,), call.track[0], (call,)) for i, b in enumerate(banks)]
 
     def step(self, loop: _Loop, x: Tensor) -> tuple[Tensor, ...]:
         """Run the next step; returns what it hands out: of a layer the output, then its final state."""
         call, block, handed = loop.call, loop.call.block, loop.rows.pop()
         assert block is not None
-        call.whole = None
-        own = x.detach().reshape(x.numel() // x.shape[-1], x.shape[-1]).clone()
-        with torch.no_grad():
-            h_0, *c_0 = block.states[-1]
-            ends = one_step(block.step, h_0, c_0[0] if c_0 else None, own)
-        for tensor, values in zip(handed, ends if len(ends) == len(handed) else (ends[0], *ends), strict=True):
-            tensor.data.copy_(values.view(tensor.shape))
-        block.add(own, ends, handed)
-        call.ends = ends
-        del self._open[id(loop.state[0].tensor)]
-        loop.state = tuple(
-            Handed.of(tensor, values.view(tensor.shape), call)
-            for tensor, values in zip(handed[-len(ends) :], ends, strict=True)
-        )
-        self._open[id(loop.state[0].tensor)] = loop
-        self._rows[id(handed[0])] = Handed.of(handed[0], ends[0].view(handed[0].shape), call), len(block.x) - 1
+        own = x.detach().clone()  # which the user's code may use again
+        if own.dim() == 3:
+            own = own.view(-1, own.shape[-1])
+        h_0, *c_0 = block.states[-1]
+        ends = one_step(block.step, h_0, c_0[0] if c_0 else None, own)
+        if len(handed) > len(ends):  # of a layer
+            handed[0].data.copy_(ends[0].unsqueeze(1) if loop.module.batch_first else ends[0])
+        for tensor, values in zip(handed[-len(ends) :], ends, strict=True):
+            tensor.data.copy_(values)
+        block.x.append(own)
+        block.states.append(ends)
+        block.handed.append(handed)
+        call.whole, call.ends = None, ends
+        del self._open[id(loop.state[0])]
+        loop.state = handed[-len(ends) :]
+        self._open[id(loop.state[0])] = loop
+        self._rows[id(handed[0])] = handed[0], call, len(block.x) - 1
         loop.steps += 1
         self.latest = call
         return handed
 
-    def have_hooks(self) -> bool:
-        """Whether the user's code has put a hook on what a step handed out."""
-        tensors = (t for call in self.blocks if call.block is not None for row in call.block.handed for t in row)
-        return any(bool(tensor._backward_hooks) for tensor in tensors)
+    def are_as_recorded(self) -> bool:
+        """Whether the states that the steps handed out are as they were."""
+        for call in self.blocks:
+            block = call.block
+            assert block is not None
+            for i, kept in enumerate(zip(*block.states[1:], strict=True)):
+                handed = [row[i - len(call.states)] for row in block.handed]
+                if any(tensor._version for tensor in handed):
+                    return False
+                values = torch.stack(kept)
+                with torch.no_grad():
+                    if not torch.equal(torch.stack(handed).view_as(values), values):
+                        return False
+        return True
 
 
-def _parameters(module: nn.Module) -> list[Any]:
-    """As they stand: the list that ``torch.nn``'s layers keep may be out of date."""
-    names = module._flat_weights_names if isinstance(module, nn.RNNBase) else _CELL_WEIGHTS
-    return [getattr(module, name) for name in names]
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    """How many hooks of each kind a call of the module runs."""
+    return (
+        len(module._forward_hooks),
+        len(module._forward_pre_hooks),
+        len(module._backward_hooks),
+        len(module._backward_pre_hooks),
+        len(calling._global_forward_hooks),
+        len(calling._global_forward_pre_hooks),
+        len(calling._global_backward_hooks),
+        len(calling._global_backward_pre_hooks),
+    )
 
 
 class Watcher(Protocol):
-    """Who takes the place of the forward pass of layers and cells."""
+    """Who takes the place of calls of layers and cells."""
 
     def take_step(self, module: nn.Module, x: Any, hx: Any) -> Any:
         """The result of a call that is the next step of a loop; None for any other."""
 
     def began(self, module: nn.Module, x: Any, result: Any) -> None:
-        """A layer or a cell ran by its own forward pass."""
+        """A layer or a cell ran."""
 
 
 _local = threading.local()
 _lock = threading.Lock()
-_inside = 0  # measurements that run, in all threads
-_own: dict[type[nn.Module], Callable[..., Any]] = {}
+_measuring = 0  # in all threads
 
 
 @contextlib.contextmanager
 def taking_steps(watcher: Watcher) -> Iterator[None]:
     """Let ``watcher`` compute the steps of loops that this thread runs inside the block."""
-    global _inside
+    global _measuring
     outer = getattr(_local, "watcher", None)
     with _lock:
-        _inside += 1
-        if _inside == 1:
-            for kind in _PATCHED:
-                _own[kind] = kind.forward
-                kind.forward = _watched(kind.forward)
+        _measuring += 1
+        for kind in _CLASSES:
+            kind.__call__ = _call  # type: ignore[method-assign]
     _local.watcher = watcher
     try:
         yield
     finally:
         _local.watcher = outer
         with _lock:
-            _inside -= 1
-            if _inside == 0:
-                for kind in _PATCHED:
-                    kind.forward = _own.pop(kind)
+            _measuring -= 1
+            if not _measuring:
+                for kind in _CLASSES:
+                    del kind.__call__
 
 
-def _watched(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(forward)
-    def watched(module: nn.Module, input: Any, hx: Any = None) -> Any:
-        watcher: Watcher | None = getattr(_local, "watcher", None)
-        if watcher is None:
-            return forward(module, input, hx)
-        if hx is not None:
-            found = watcher.take_step(module, input, hx)
-            if found is not None:
-                return found
-        result = forward(module, input, hx)
-        watcher.began(module, input, result)
-        return result
-
-    return watched
+def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A call of a layer or a cell, in the place of ``torch.nn.Module.__call__``."""
+    watcher: Watcher | None = getattr(_local, "watcher", None)
+    if watcher is None or type(module).forward not in _FORWARDS or "forward" in module.__dict__:
+        return nn.Module.__call__(module, *args, **kwargs)
+    hx = args[1] if len(args) == 2 else kwargs.get("hx")
+    if hx is not None and len(args) + len(kwargs) == 2:
+        found = watcher.take_step(module, args[0], hx) if args else None
+        if found is not None:
+            return found
+    result = nn.Module.__call__(module, *args, **kwargs)
+    if args:
+        watcher.began(module, args[0], result)
+    return result

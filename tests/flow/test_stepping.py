@@ -1,0 +1,335 @@
+"""Loops over single steps, recorded in blocks: equal to the same loop unrolled under autograd, whatever is between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from twin import norms
+
+import retrograde as rg
+
+T, B, INPUTS, H = 29, 3, 2, 4  # the first step, blocks of 8 and 9, and part of a third
+KINDS = ("RNN", "GRU", "LSTM")
+State = Any
+Step = Callable[
+    [Tensor, State], tuple[Tensor, State]
+]  # x_t `(B, I)` and the state to the output `(B, H)` and the state
+Loop = Callable[[Step, Tensor], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def squares(output: Tensor) -> Tensor:
+    return (output.square() * torch.linspace(0.5, 2, output.shape[-1], dtype=output.dtype)).sum(-1)
+
+
+class Twin(nn.Module):
+    """A cell written out, whose states are kept: h, or h and c as independent coordinates."""
+
+    def __init__(self, cell: nn.RNNCellBase) -> None:
+        super().__init__()
+        self.cell = cell
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor, state: State = None) -> State:
+        cell = self.cell
+        zeros = x.new_zeros(len(x), cell.hidden_size)
+        h, c = (zeros, zeros) if state is None else state if isinstance(state, tuple) else (state, zeros)
+        a, b = (
+            nn.functional.linear(x, cell.weight_ih, cell.bias_ih),
+            nn.functional.linear(h, cell.weight_hh, cell.bias_hh),
+        )
+        if isinstance(cell, nn.RNNCell):
+            self.seen.append((a + b).tanh())
+            return self.seen[-1].clone()
+        if isinstance(cell, nn.GRUCell):
+            (ar, az, an), (br, bz, bn) = a.chunk(3, -1), b.chunk(3, -1)
+            z = (az + bz).sigmoid()
+            self.seen.append((1 - z) * (an + (ar + br).sigmoid() * bn).tanh() + z * h)
+            return self.seen[-1].clone()
+        i, f, g, o = (a + b).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        self.seen.append(torch.cat([o.sigmoid() * c.tanh(), c], -1))
+        return tuple(self.seen[-1].tensor_split([cell.hidden_size], -1))
+
+
+def by_cell(cell: nn.Module) -> Step:
+    def step(x: Tensor, state: State) -> tuple[Tensor, State]:
+        state = cell(x, state)
+        return (state[0] if isinstance(state, tuple) else state), state
+
+    return step
+
+
+def by_twin(twin: Twin, *, layer: bool) -> Step:
+    """The output of a layer is not the tensor that its state is."""
+    run = by_cell(twin)
+
+    def step(x: Tensor, state: State) -> tuple[Tensor, State]:
+        output, state = run(x, state)
+        return (twin.seen[-1][:, :H].clone() if layer else output), state
+
+    return step
+
+
+def by_layer(layer: nn.RNNBase) -> Step:
+    def step(x: Tensor, state: State) -> tuple[Tensor, State]:
+        output, state = layer(x.unsqueeze(1 if layer.batch_first else 0), state)
+        return output.squeeze(1 if layer.batch_first else 0), state
+
+    return step
+
+
+def pair(kind: str, how: str, inputs: int = INPUTS) -> tuple[nn.Module, Step, Twin]:
+    """A module, what runs a step of it, and its twin."""
+    cell = getattr(nn, f"{kind}Cell")(inputs, H, dtype=torch.float64)
+    if how == "cell":
+        return cell, by_cell(cell), Twin(cell)
+    layers = rg.nn if how == "ours" else nn
+    layer = getattr(layers, kind)(inputs, H, batch_first=how == "batch_first", dtype=torch.float64)
+    with torch.no_grad():
+        for name, p in cell.named_parameters():
+            getattr(layer, f"{name}_l0").copy_(p)
+    return layer, by_layer(layer), Twin(cell)
+
+
+def h_of(state: State) -> Tensor:
+    return state[0] if isinstance(state, tuple) else state
+
+
+def with_h(state: State, h: Tensor) -> State:
+    return (h, state[1]) if isinstance(state, tuple) else h
+
+
+def plain(step: Step, x: Tensor) -> Tensor:
+    state, outputs = None, []
+    for x_t in x:
+        output, state = step(x_t, state)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def from_states(step: Step, x: Tensor) -> Tensor:
+    state, outputs = None, []
+    for x_t in x:
+        _, state = step(x_t, state)
+        h = h_of(state)
+        outputs.append(h[0] if h.dim() == 3 else h)
+    return torch.stack(outputs)
+
+
+def with_cells_in_sight(step: Step, x: Tensor) -> Tensor:
+    """The last state counts too: of an LSTM the cell state, which only the loop hands on otherwise."""
+    state, outputs = None, []
+    for x_t in x:
+        output, state = step(x_t, state)
+        last = state[-1] if isinstance(state, tuple) else state
+        outputs.append(output + (last[0] if last.dim() == 3 else last))
+    return torch.stack(outputs)
+
+
+def one_input_buffer(step: Step, x: Tensor) -> Tensor:
+    buffer, state, outputs = x.new_zeros(x.shape[1:]), None, []
+    for x_t in x:
+        buffer.copy_(x_t)
+        output, state = step(buffer, state)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def written_into(step: Step, x: Tensor) -> Tensor:
+    """Each output is scaled where it lies, after the step that follows has run."""
+    state, outputs = None, []
+    for x_t in x:
+        output, state = step(x_t, state)
+        outputs.append(output * 1)
+        outputs[-1].mul_(1.5)
+    return torch.stack(outputs)
+
+
+def state_written_into(step: Step, x: Tensor) -> Tensor:
+    state, outputs = None, []
+    for k, x_t in enumerate(x):
+        output, state = step(x_t, state)
+        outputs.append(output + 0)
+        if k == 14:
+            h_of(state).mul_(0.5)
+    return torch.stack(outputs)
+
+
+def attention(step: Step, x: Tensor) -> Tensor:
+    outputs = plain(step, x)
+    weights = torch.einsum("tbh,sbh->tbs", outputs, outputs).softmax(-1)
+    return outputs + torch.einsum("tbs,sbh->tbh", weights, outputs)
+
+
+def cumulative(step: Step, x: Tensor) -> Tensor:
+    return plain(step, x).cumsum(0)
+
+
+def masked(step: Step, x: Tensor) -> Tensor:
+    """The state stays where a mask says so."""
+    state, outputs = None, []
+    for k, x_t in enumerate(x):
+        output, new = step(x_t, state)
+        live = torch.arange(len(x_t)).unsqueeze(1) * 9 + 5 > k
+        state = with_h(new, torch.where(live, h_of(new), h_of(state))) if state is not None else new
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def now_and_then_reset(step: Step, x: Tensor) -> Tensor:
+    state, outputs = None, []
+    for k, x_t in enumerate(x):
+        output, state = step(x_t, state)
+        if k in (11, 20):
+            state = with_h(state, h_of(state) * (torch.arange(len(x_t)).unsqueeze(1) > 0))
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def fed_back(step: Step, x: Tensor) -> Tensor:
+    """Every third input is made from the output before it."""
+    state, outputs = None, []
+    for k, x_t in enumerate(x):
+        x_t = outputs[-1][:, : x_t.shape[1]] + 0.1 * x_t if k % 3 == 2 else x_t
+        output, state = step(x_t, state)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def looking_back(step: Step, x: Tensor) -> Tensor:
+    """Inputs look at all states before them."""
+    state, outputs = None, []
+    for x_t in x:
+        seen = torch.stack(outputs).mean(0)[:, : x_t.shape[1]] if len(outputs) > 9 else 0
+        output, state = step(x_t + seen, state)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def branching(step: Step, x: Tensor) -> Tensor:
+    """Each state is looked on from by one more step, which no other follows."""
+    state, outputs = None, []
+    for x_t in x:
+        output, new = step(x_t, state)
+        outputs.append(output + step(-x_t, state)[0] if len(outputs) == 12 else output)
+        state = new
+    return torch.stack(outputs)
+
+
+def hooked(step: Step, x: Tensor) -> Tensor:
+    """Gradients of states are scaled on their way back."""
+    state, outputs = None, []
+    for x_t in x:
+        output, state = step(x_t, state)
+        h_of(state).register_hook(lambda g: 0.5 * g)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def hooked_copy(step: Step, x: Tensor) -> Tensor:
+    state, outputs = None, []
+    for x_t in x:
+        output, state = step(x_t, state)
+        h = h_of(state).clone()
+        h.register_hook(lambda g: 0.5 * g)
+        state = with_h(state, h)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def hooked_later(step: Step, x: Tensor) -> Tensor:
+    """The same, when the next step has run already."""
+    state, before, outputs = None, None, []
+    for x_t in x:
+        output, state = step(x_t, state)
+        if before is not None:
+            h_of(before).register_hook(lambda g: 0.5 * g)
+        before = state
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def differentiating(step: Step, x: Tensor) -> Tensor:
+    """A number from a gradient through earlier steps enters the output, as a constant."""
+    state, outputs, states = None, [], []
+    for x_t in x:
+        output, state = step(x_t, state)
+        outputs.append(output)
+        states.append(h_of(state))
+    (g,) = torch.autograd.grad(outputs[-1].sum(), states[-3], retain_graph=True)
+    return torch.stack(outputs) * g.norm().detach()
+
+
+LOOPS = [
+    plain,
+    from_states,
+    with_cells_in_sight,
+    one_input_buffer,
+    written_into,
+    attention,
+    cumulative,
+    masked,
+    now_and_then_reset,
+    fed_back,
+    looking_back,
+]
+SHORT = {plain, from_states, one_input_buffer, written_into}
+
+
+def check(module: nn.Module, step: Step, twin: Twin, loop: Loop, *, final: bool = False) -> Any:
+    x = randn(T, B, INPUTS)
+
+    def loss(o: Tensor) -> Tensor:
+        return squares(o)[-1] if final else squares(o)
+
+    flow = rg.gradient_flow(lambda x: loop(step, x), x, loss=loss, reduce="none", module=module)
+    twin.seen.clear()
+    losses = loss(loop(by_twin(twin, layer=isinstance(module, nn.RNNBase)), x))
+    expected = norms(losses[None] if final else losses, {"l0": twin.seen})
+    assert flow.layers == ["l0"]
+    np.testing.assert_allclose(flow.norms, expected, rtol=1e-9, atol=1e-300)
+    return flow
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("how", ["cell", "layer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loop_over_steps_equals_its_twin(kind: str, how: str, loop: Loop) -> None:
+    flow = check(*pair(kind, how), loop)
+    assert flow.evidence is not None
+    if loop in SHORT:  # measured as the whole is
+        assert flow.evidence.local is not None and not flow.notes
+
+
+@pytest.mark.parametrize("how", ["batch_first", "ours"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_does_one_with_the_batch_first_and_one_of_our_layers(kind: str, how: str) -> None:
+    for loop in (plain, cumulative):
+        check(*pair(kind, how), loop)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_does_a_loss_at_the_last_step_alone(kind: str) -> None:
+    for how in ("cell", "layer"):
+        check(*pair(kind, how), plain, final=True)
+
+
+@pytest.mark.parametrize("loop", [hooked, hooked_copy, hooked_later, differentiating, state_written_into])
+def test_so_does_a_loop_that_only_a_node_for_every_step_shows(loop: Loop) -> None:
+    """A hook on a state, a gradient asked for by the model, a state that is written into."""
+    for how in ("cell", "layer"):
+        check(*pair("GRU", how), loop)
