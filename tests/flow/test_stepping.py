@@ -333,3 +333,53 @@ def test_so_does_a_loop_that_only_a_node_for_every_step_shows(loop: Loop) -> Non
     """A hook on a state, a gradient asked for by the model, a state that is written into."""
     for how in ("cell", "layer"):
         check(*pair("GRU", how), loop)
+
+
+class Stacked(nn.Module):
+    """Two cells, one above the other, with what is given between them."""
+
+    def __init__(self, steps: list[Step], between: Callable[[int, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.steps, self.between = steps, between
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: list[State] = [None, None]
+        outputs = []
+        for k, x_t in enumerate(x):
+            low, states[0] = self.steps[0](x_t, states[0])
+            high, states[1] = self.steps[1](self.between(k, low), states[1])
+            outputs.append(high)
+        return torch.stack(outputs)
+
+
+def check_stacked(kind: str, how: str, between: Callable[[int, Tensor], Tensor], loss: Loop | None = None) -> Any:
+    (low, low_step, low_twin), (high, high_step, high_twin) = pair(kind, how), pair(kind, how, H)
+    x = randn(T, B, INPUTS)
+    model = Stacked([low_step, high_step], between)
+    model.low, model.high = low, high
+    flow = rg.gradient_flow(model, x, loss=loss or squares, reduce="none")
+    layer = isinstance(low, nn.RNNBase)
+    twin = Stacked([by_twin(low_twin, layer=layer), by_twin(high_twin, layer=layer)], between)
+    expected = norms((loss or squares)(twin(x)), {"low": low_twin.seen, "high": high_twin.seen})
+    np.testing.assert_allclose(flow.norms, expected, rtol=1e-9, atol=1e-300)
+    return flow
+
+
+@pytest.mark.parametrize("how", ["cell", "layer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_in_one_loop_are_a_stack(kind: str, how: str) -> None:
+    flow = check_stacked(kind, how, lambda k, h: h)
+    assert flow.evidence is not None
+    if how == "cell":
+        assert flow.evidence.local is not None and not flow.notes
+    check_stacked(kind, how, lambda k, h: h, lambda o: squares(o.cumsum(0)))
+
+
+@pytest.mark.parametrize("how", ["cell", "layer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_are_two_with_something_between(kind: str, how: str) -> None:
+    norm, masks = nn.LayerNorm(H, dtype=torch.float64), 2.0 * (torch.rand(T, B, H) > 0.5)
+    check_stacked(kind, how, lambda k, h: norm(h))
+    check_stacked(kind, how, lambda k, h: h * masks[k])  # dropout
+    check_stacked(kind, how, lambda k, h: norm(h), lambda o: squares(o.cumsum(0)))
+    check_stacked(kind, how, lambda k, h: norm(h) if k % 7 else h)
