@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -383,3 +384,55 @@ def test_so_are_two_with_something_between(kind: str, how: str) -> None:
     check_stacked(kind, how, lambda k, h: h * masks[k])  # dropout
     check_stacked(kind, how, lambda k, h: norm(h), lambda o: squares(o.cumsum(0)))
     check_stacked(kind, how, lambda k, h: norm(h) if k % 7 else h)
+
+
+class Masked(nn.Module):
+    """A parametrization that drops other weights each time."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (torch.rand_like(weight) > 0.3)
+
+
+def test_weights_that_are_made_afresh_at_every_step_are_followed() -> None:
+    cell, step, twin = pair("GRU", "cell")
+    torch.nn.utils.parametrize.register_parametrization(cell, "weight_hh", Masked())
+    x = randn(T, B, INPUTS)
+    torch.manual_seed(1)
+    flow = rg.gradient_flow(lambda x: plain(step, x), x, loss=squares, reduce="none", module=cell)
+    torch.manual_seed(1)
+    drawn = [cell.weight_hh.detach() for _ in x]
+    outputs, state = [], None
+    for x_t, weight in zip(x, drawn, strict=True):
+        fixed = nn.GRUCell(INPUTS, H, dtype=torch.float64)
+        with torch.no_grad():
+            for name in ("weight_ih", "bias_ih", "bias_hh"):
+                getattr(fixed, name).copy_(getattr(cell, name))
+            fixed.weight_hh.copy_(weight)
+        twin.cell = fixed
+        state = twin(x_t, state)
+        outputs.append(state)
+    expected = norms(squares(torch.stack(outputs)), {"l0": twin.seen})
+    np.testing.assert_allclose(flow.norms, expected, rtol=1e-9, atol=1e-300)
+
+
+def test_users_of_a_module_see_no_difference_afterwards() -> None:
+    """Calls are watched while a measurement runs, and only in its thread."""
+    before = nn.GRUCell.__call__
+    cell, step, _ = pair("GRU", "cell")
+    x = randn(T, B, INPUTS)
+    expected = plain(step, x)
+    calls = itertools.count()
+
+    def model(x: Tensor) -> Tensor:
+        output = plain(step, x)
+        assert torch.equal(output, expected)
+        return output
+
+    def hook(*_: Any) -> None:
+        next(calls)
+
+    rg.gradient_flow(model, x, loss=squares, module=cell)
+    assert nn.GRUCell.__call__ is before
+    cell.register_forward_hook(hook)
+    rg.gradient_flow(model, x, loss=squares, module=cell)
+    assert next(calls) == T  # a hook of the user's runs at every step

@@ -42,7 +42,10 @@ class Block:
     states: list[tuple[Tensor, ...]]  # before the first step and after each, `(B, H)`
     x: list[Tensor] = field(default_factory=list)  # `(B, I)`
     handed: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the user's code got of each step
+    inputs: list[Tensor] = field(default_factory=list)  # the same in the graph, where they come from a block below
     outputs: Tensor | None = None  # of all steps laid out, in the graph, `(capacity, B, H)`
+    unbound: Any = None  # the node of the graph that hands them out
+    below: Call | None = None  # the block whose outputs the inputs are, or are made from step by step
 
     @property
     def ran(self) -> int:
@@ -352,8 +355,11 @@ class _RecordedBlock(torch.autograd.Function):
         need_x = ctx.needs_input_grad[4]
         sweep: Any = _Sweep
         g_x, *g_state = sweep.apply(call, (need_x,), g_out, end, *own[len(own) - states + 1 :])
-        if need_x:
+        if need_x and call.fed_by is not None:
             g_x = torch.cat([g_x, g_x.new_zeros(call.block.capacity - ran, *g_x.shape[1:])])
+        elif need_x and call.x is not None:  # through what stands between the blocks, at each step by itself
+            given = [g.view(x.shape) for g, x in zip(g_x.unbind(0), call.block.inputs, strict=True)]
+            (g_x,) = torch.autograd.grad(call.block.inputs, [call.x], given, retain_graph=True)
         return None, None, None, torch.zeros_like(call.probe), g_x if need_x else None, *g_state[:states]
 
 

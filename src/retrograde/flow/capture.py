@@ -162,6 +162,13 @@ class Recorder(TorchFunctionMode):
         for call in loops.blocks:
             assert call.block is not None
             call.step, call.whole = call.block.joined(), None
+            below = call.block.below
+            if (
+                below is not None
+                and below.block is not None
+                and all(x.grad_fn is below.block.unbound for x in call.block.inputs)
+            ):
+                call.fed_by = below
             self._note_step(call, call.step)
         tracks = {call.track for call in loops.blocks}
         own = [call for call in self.calls if isinstance(call, Call) and call.track in tracks]

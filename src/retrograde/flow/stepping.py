@@ -1,10 +1,10 @@
 """Loops that call a layer or a cell once for each step, recorded in blocks of steps.
 
 The first step of a loop is recorded as any call is. A step that goes on from it as a loop does (with the state as the
-layer handed it out, the same weights, and an input that no gradient passes, or the output of a loop below at the same
-step) needs neither the checks of ``torch.nn`` nor a node of its own in the user's graph: a block of steps is one node,
-made before its first step runs, whose outputs are handed out one by one. Blocks grow with the loop, so that T steps are
-about log T calls. Every other step is recorded as a call of its own.
+layer handed it out, the same weights, and an input that no gradient passes, or that comes from the output of a loop
+below at the same step alone) needs neither the checks of ``torch.nn`` nor a node of its own in the user's graph: a
+block of steps is one node, made before its first step runs, whose outputs are handed out one by one. Blocks grow with
+the loop, so that T steps are about log T calls. Every other step is recorded as a call of its own.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.modules import module as calling
 
 from .. import nn as ours
 from ..cells import CELLS
-from .calls import Block, Call, Exposed, StatePart, record_block
+from .calls import Block, Call, Exposed, StatePart, call_of, record_block
 from .cells import Step
 
 __all__ = ["Loops", "Taken", "Watcher", "one_step", "taking_steps"]
 
 _FIRST = 8  # steps of a loop's first block
 _MOST_NUMBERS = 2**22  # of the states of one block, which are laid out before its steps run
+_MOST_NODES = 200  # of autograd between the output of one loop and the input of another
 _STEPS = {cell: getattr(torch, f"{cell.mode.lower()}_cell") for cell in CELLS}
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _CLASSES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # whose calls are watched
@@ -51,7 +53,7 @@ class Taken(NamedTuple):
     """What may be the next step of a loop."""
 
     loop: _Loop
-    below: Call | None  # the block that its input comes from
+    below: Call | None  # the block that its input comes from, if any
     lay_out: bool  # whether it needs a new block
 
 
@@ -70,7 +72,7 @@ class _Loop:
     nodes: tuple[Any, ...]  # of autograd, that made it
     written: tuple[int, ...]  # how often each was written to
     steps: int = 1
-    below: Call | None = None  # the block whose outputs are this block's inputs
+    below: Call | None = None  # the block whose outputs this block's inputs are, or are made from step by step
     rows: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the next steps hand out, the next step last
 
     def goes_on(self, module: nn.Module, x: Any, handed: tuple[Any, ...]) -> bool:
@@ -103,7 +105,6 @@ class Loops:
         self.unbound: dict[Any, Call] = {}  # by the nodes that hand out a block's rows
         self.latest: Call | None = None  # the last call that ran, if that was a step of a block
         self._open: dict[int, _Loop] = {}  # by the state that the next step starts from
-        self._rows: dict[int, tuple[Tensor, Call, int]] = {}  # by output: its step in its block
 
     def begin(self, module: nn.Module, x: Tensor, call: Call, state: tuple[Tensor, ...], *, named: bool) -> None:
         """A step was recorded by itself: others may go on from it.
@@ -113,7 +114,8 @@ class Loops:
         names = tuple(module._flat_weights_names) if isinstance(module, nn.RNNBase) else _CELL_WEIGHTS
         own = tuple(module._parameters.get(name) for name in names)
         hooks = (named, named, 0, 0, *_OF_ALL)
-        if _hooks(module) == hooks and not any(p is not None and p.requires_grad for p in own):
+        known = all(name in module._parameters for name in names)  # rather than made afresh by a parametrization
+        if known and _hooks(module) == hooks and not any(p is not None and p.requires_grad for p in own):
             versions = tuple(0 if p is None else p._version for p in own)
             nodes, written = tuple(s.grad_fn for s in state), tuple(s._version for s in state)
             loop = _Loop(module, names, own, versions, hooks, x, call, state, nodes, written)
@@ -126,16 +128,37 @@ class Loops:
             return None
         if not x.requires_grad:
             return Taken(loop, None, not loop.rows) if loop.below is None or not loop.rows else None
-        found = self._rows.get(id(x))
-        if found is None or found[0] is not x or x._version or x._backward_hooks:
+        found = self._source(x)
+        if found is None:
             return None
-        _, below, row = found
+        below, row = found
         if row == 0:
             return Taken(loop, below, True)
-        goes_along = (
-            below is loop.below and bool(loop.rows) and loop.call.block is not None and row == loop.call.block.ran
-        )
+        own = loop.call.block
+        goes_along = below is loop.below and bool(loop.rows) and own is not None and row == own.ran
         return Taken(loop, below, False) if goes_along else None
+
+    def _source(self, x: Tensor) -> tuple[Call, int] | None:
+        """The block whose output at one step a tensor is, or is made from; None if it comes from elsewhere, too."""
+        found: tuple[Call, int] | None = None
+        seen: set[Any] = set()
+        open_nodes: list[tuple[Any, int]] = [(x.grad_fn, x.output_nr)]
+        while open_nodes:
+            node: Any
+            node, row = open_nodes.pop()
+            if node is None or node in seen:
+                continue
+            call = self.unbound.get(node)
+            if call is not None:
+                if call.block is None or node is not call.block.unbound or found not in (None, (call, row)):
+                    return None
+                found = call, row
+                continue
+            seen.add(node)
+            if len(seen) > _MOST_NODES or call_of(node) is not None or isinstance(node, BackwardCFunction):
+                return None
+            open_nodes += node.next_functions
+        return found
 
     def lay_out(self, loop: _Loop, below: Call | None) -> tuple[Call, list[Exposed]]:
         """A block for the next steps of a loop, in the user's graph, and what the model sees of it."""
@@ -149,7 +172,7 @@ class Loops:
         inputs = None
         if below is not None and below.block is not None:
             steps, inputs = below.block.capacity, below.block.outputs
-        block = Block(step, steps, [tuple(before.ends)])
+        block = Block(step, steps, [tuple(before.ends)], below=below)
         call = Call(
             before.track,
             before.probe,
@@ -161,7 +184,6 @@ class Loops:
             handed=tuple(StatePart(tensor, 0 if layer else None) for tensor in loop.state),
             x=inputs,
             own_state=False,
-            fed_by=below,
         )
         banks = record_block(call, steps, 2 if layer else 1)
         block.outputs = banks[0]
@@ -171,6 +193,7 @@ class Loops:
             shaped = bank.unsqueeze(2 if i == 0 and loop.module.batch_first else 1) if layer else bank
             rows.append(unbind(shaped))
             self.unbound[rows[-1][0].grad_fn] = call
+        block.unbound = rows[0][0].grad_fn
         loop.nodes = tuple(own[0].grad_fn for own in rows[-len(states) :])
         loop.written = (0,) * len(states)
         loop.call, loop.below, loop.rows = call, below, list(zip(*rows, strict=True))[::-1]
@@ -198,7 +221,8 @@ class Loops:
         del self._open[id(loop.state[0])]
         loop.state = handed[-len(ends) :]
         self._open[id(loop.state[0])] = loop
-        self._rows[id(handed[0])] = handed[0], call, len(block.x) - 1
+        if x.requires_grad:
+            block.inputs.append(x)
         loop.steps += 1
         self.latest = call
         return handed
