@@ -34,7 +34,13 @@ _MOST_NODES = 200  # of autograd between the output of one loop and the input of
 _STEPS = {cell: getattr(torch, f"{cell.mode.lower()}_cell") for cell in CELLS}
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _CLASSES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # whose calls are watched
-_OF_ALL = (1, 2, 0, 0)  # hooks of a measurement that every module runs
+_ALL = (
+    calling._global_forward_hooks,
+    calling._global_forward_pre_hooks,
+    calling._global_backward_hooks,
+    calling._global_backward_pre_hooks,
+)
+_OF_ALL = (1, 2, 0, 0)  # how many of these a measurement has
 _FORWARDS = {
     kind.forward
     for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell, ours.RNN, ours.GRU, ours.LSTM)
@@ -64,20 +70,19 @@ class _Loop:
     module: nn.Module
     names: tuple[str, ...]  # of the module's parameters
     parameters: tuple[Tensor | None, ...]  # as they were
-    versions: tuple[int, ...]
+    versions: list[int]
     hooks: tuple[int, ...]  # that a call of it runs: those of the measurement and no others
     x: Tensor  # the first input
     call: Call  # that its last step is in
     state: tuple[Tensor, ...]  # as its last step handed it out
-    nodes: tuple[Any, ...]  # of autograd, that made it
-    written: tuple[int, ...]  # how often each was written to
+    made: list[tuple[Any, int, None]]  # of each: the node that made it, how often it was written to, and no hook
     steps: int = 1
     below: Call | None = None  # the block whose outputs this block's inputs are, or are made from step by step
     rows: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the next steps hand out, the next step last
 
     def goes_on(self, module: nn.Module, x: Any, handed: tuple[Any, ...]) -> bool:
         """Whether a call of the module is the next step of this loop, with nothing changed since the last."""
-        first, now = self.x, module._parameters
+        first = self.x
         return (
             module is self.module
             and type(x) is Tensor
@@ -85,13 +90,11 @@ class _Loop:
             and x.dtype == first.dtype
             and x.device == first.device
             and _hooks(module) == self.hooks
-            and all(map(operator.is_, map(now.get, self.names), self.parameters))
-            and all(p is None or p._version == v for p, v in zip(self.parameters, self.versions, strict=True))
+            and all(map(operator.is_, map(module._parameters.get, self.names), self.parameters))
+            and [p._version for p in self.parameters if p is not None] == self.versions
             and len(handed) == len(self.state)
-            and all(
-                s is known and s.grad_fn is node and s._version == version and not s._backward_hooks
-                for s, known, node, version in zip(handed, self.state, self.nodes, self.written, strict=True)
-            )
+            and all(map(operator.is_, handed, self.state))
+            and [(s.grad_fn, s._version, s._backward_hooks) for s in handed] == self.made
             and torch.is_grad_enabled()
             and not torch.is_inference_mode_enabled()
         )
@@ -116,9 +119,9 @@ class Loops:
         hooks = (named, named, 0, 0, *_OF_ALL)
         known = all(name in module._parameters for name in names)  # rather than made afresh by a parametrization
         if known and _hooks(module) == hooks and not any(p is not None and p.requires_grad for p in own):
-            versions = tuple(0 if p is None else p._version for p in own)
-            nodes, written = tuple(s.grad_fn for s in state), tuple(s._version for s in state)
-            loop = _Loop(module, names, own, versions, hooks, x, call, state, nodes, written)
+            versions = [p._version for p in own if p is not None]
+            made = [(s.grad_fn, s._version, None) for s in state]
+            loop = _Loop(module, names, own, versions, hooks, x, call, state, made)
             self._open[id(state[0])] = loop
 
     def next_of(self, module: nn.Module, x: Any, handed: tuple[Any, ...]) -> Taken | None:
@@ -194,8 +197,7 @@ class Loops:
             rows.append(unbind(shaped))
             self.unbound[rows[-1][0].grad_fn] = call
         block.unbound = rows[0][0].grad_fn
-        loop.nodes = tuple(own[0].grad_fn for own in rows[-len(states) :])
-        loop.written = (0,) * len(states)
+        loop.made = [(own[0].grad_fn, 0, None) for own in rows[-len(states) :]]
         loop.call, loop.below, loop.rows = call, below, list(zip(*rows, strict=True))[::-1]
         self.blocks.append(call)
         c = len(banks) - 1 if len(states) == 2 else None
@@ -205,7 +207,7 @@ class Loops:
         """Run the next step; returns what it hands out: of a layer the output, then its final state."""
         call, block, handed = loop.call, loop.call.block, loop.rows.pop()
         assert block is not None
-        own = x.detach().clone()  # which the user's code may use again
+        own = (x.detach() if x.requires_grad else x).clone()  # for the user's code may write into it
         if own.dim() == 3:
             own = own.view(-1, own.shape[-1])
         h_0, *c_0 = block.states[-1]
@@ -245,16 +247,8 @@ class Loops:
 
 def _hooks(module: nn.Module) -> tuple[int, ...]:
     """How many hooks of each kind a call of the module runs."""
-    return (
-        len(module._forward_hooks),
-        len(module._forward_pre_hooks),
-        len(module._backward_hooks),
-        len(module._backward_pre_hooks),
-        len(calling._global_forward_hooks),
-        len(calling._global_forward_pre_hooks),
-        len(calling._global_backward_hooks),
-        len(calling._global_backward_pre_hooks),
-    )
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return tuple(map(len, (*own, *_ALL)))
 
 
 class Watcher(Protocol):
