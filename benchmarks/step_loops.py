@@ -1,5 +1,8 @@
 """The gradient flow of a layer called step by step, over that of the same layer called once: ratios, side by side.
 
+Processor time of one thread, so that other processes disturb little. In parentheses: the forward pass of the loop
+alone, with nothing measured, over the same.
+
 python -m benchmarks.step_loops --rounds 5
 """
 
@@ -43,25 +46,39 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
     asked = parser.parse_args(arguments)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        compare(asked.rounds, asked.steps)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def compare(rounds: int, steps: int) -> None:
+    """Print one line for each kind of layer and size."""
     for kind in ("RNN", "GRU", "LSTM"):
         for batch, size in ((4, 32), (8, 128)):
             layer, cell = getattr(nn, kind)(32, size), getattr(nn, f"{kind}Cell")(32, size)
-            x = torch.randn(asked.steps, batch, 32)
+            x = torch.randn(steps, batch, 32)
+            by_layer, by_cell = Stepped(layer, cell=False), Stepped(cell, cell=True)
             ways = {
                 "whole": lambda layer=layer, x=x: rg.gradient_flow(layer, x, loss=lambda o: squares(o[0])),
-                "steps": lambda layer=layer, x=x: rg.gradient_flow(Stepped(layer, cell=False), x, loss=squares),
-                "cells": lambda cell=cell, x=x: rg.gradient_flow(Stepped(cell, cell=True), x, loss=squares),
+                "steps": lambda model=by_layer, x=x: rg.gradient_flow(model, x, loss=squares),
+                "cells": lambda model=by_cell, x=x: rg.gradient_flow(model, x, loss=squares),
+                "steps alone": lambda model=by_layer, x=x: model(x),
+                "cells alone": lambda model=by_cell, x=x: model(x),
             }
             times: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(asked.rounds + 1):
-                for name, measure in ways.items():
-                    start = time.perf_counter()
-                    measure()
-                    times[name].append(time.perf_counter() - start)
-            whole, steps, cells = (statistics.median(own[1:]) for own in times.values())
+            for _ in range(rounds + 1):
+                for name, run in ways.items():
+                    start = time.process_time()
+                    run()
+                    times[name].append(time.process_time() - start)
+            whole, *others = (statistics.median(own[1:]) for own in times.values())
+            by_step, cells, step_alone, cell_alone = (other / whole for other in others)
             print(
-                f"{kind:<4} T={asked.steps} B={batch} H={size}: whole {1e3 * whole:.0f} ms, "
-                f"steps x{steps / whole:.1f}, cells x{cells / whole:.1f}",
+                f"{kind:<4} T={steps} B={batch} H={size}: whole {1e3 * whole:.0f} ms, "
+                f"steps x{by_step:.1f} ({step_alone:.1f}), cells x{cells:.1f} ({cell_alone:.1f})",
                 flush=True,
             )
 
