@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from . import cells, recurrence
 from .cells import Step, Trajectory, Weights
@@ -39,23 +40,35 @@ class Block:
 
     step: Step  # the cell and the weights of all of them
     capacity: int  # steps that were laid out
+    shape: torch.Size  # of each input as the user's code gave it
     states: list[tuple[Tensor, ...]]  # before the first step and after each, `(B, H)`
     x: list[Tensor] = field(default_factory=list)  # `(B, I)`
     handed: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the user's code got of each step
-    inputs: list[Tensor] = field(default_factory=list)  # the same in the graph, where they come from a block below
+    ran: int = 0  # steps that have run
+    inputs: list[GradientEdge] = field(default_factory=list)  # the same in the graph, if they come from a block below
     outputs: Tensor | None = None  # of all steps laid out, in the graph, `(capacity, B, H)`
     unbound: Any = None  # the node of the graph that hands them out
     below: Call | None = None  # the block whose outputs the inputs are, or are made from step by step
 
-    @property
-    def ran(self) -> int:
-        """How many steps have run."""
-        return len(self.x)
+    def add(self, x: Tensor, ends: tuple[Tensor, ...], handed: tuple[Tensor, ...]) -> None:
+        """Note a step that has run, with what the user's code got of it."""
+        self.x.append(x)
+        self.states.append(ends)
+        self.handed.append(handed)
+        self.ran += 1
 
-    def joined(self) -> Step:
-        """The steps that have run, one after the other."""
+    def end(self) -> Step:
+        """The steps that have run, one after the other; no other follows."""
         h, *c = (torch.stack(kept) for kept in zip(*self.states, strict=True))
-        return self.step._replace(x=torch.stack(self.x), h_0=h[:-1], c_0=c[0][:-1] if c else None, h=h[1:])
+        found = self.step._replace(x=torch.stack(self.x), h_0=h[:-1], c_0=c[0][:-1] if c else None, h=h[1:])
+        self.x, self.states, self.handed = [], [], []
+        return found
+
+    @property
+    def feeds_on_outputs(self) -> bool:
+        """Whether the inputs are the outputs of the block below, unchanged."""
+        below = None if self.below is None else self.below.block
+        return below is not None and all(x.node is below.unbound for x in self.inputs)
 
 
 @dataclass(eq=False)
@@ -358,7 +371,7 @@ class _RecordedBlock(torch.autograd.Function):
         if need_x and call.fed_by is not None:
             g_x = torch.cat([g_x, g_x.new_zeros(call.block.capacity - ran, *g_x.shape[1:])])
         elif need_x and call.x is not None:  # through what stands between the blocks, at each step by itself
-            given = [g.view(x.shape) for g, x in zip(g_x.unbind(0), call.block.inputs, strict=True)]
+            given = g_x.view(ran, *call.block.shape).unbind(0)
             (g_x,) = torch.autograd.grad(call.block.inputs, [call.x], given, retain_graph=True)
         return None, None, None, torch.zeros_like(call.probe), g_x if need_x else None, *g_state[:states]
 

@@ -161,14 +161,9 @@ class Recorder(TorchFunctionMode):
             raise NeedsEveryCall
         for call in loops.blocks:
             assert call.block is not None
-            call.step, call.whole = call.block.joined(), None
-            below = call.block.below
-            if (
-                below is not None
-                and below.block is not None
-                and all(x.grad_fn is below.block.unbound for x in call.block.inputs)
-            ):
-                call.fed_by = below
+            call.step, call.whole = call.block.end(), None
+            if call.block.feeds_on_outputs:
+                call.fed_by = call.block.below
             self._note_step(call, call.step)
         tracks = {call.track for call in loops.blocks}
         own = [call for call in self.calls if isinstance(call, Call) and call.track in tracks]
@@ -176,7 +171,7 @@ class Recorder(TorchFunctionMode):
         mixed = any(
             call.link == "changed" or weights.setdefault(call.track, call.weights) is not call.weights for call in own
         )
-        if mixed or self.asks_for_gradients or not loops.are_as_recorded():
+        if mixed:
             raise NeedsEveryCall
         if loops.latest is not None:  # in the order in which they ended, for the last is the nearest to the loss
             self.calls.remove(loops.latest)
@@ -385,11 +380,13 @@ class Recorder(TorchFunctionMode):
         parts = tuple(StatePart(tensor, rows) for tensor in handed[0])
         call = Call(track, self._probes[track], None, states=tuple(state), handed=parts, x=x)
         with torch.no_grad():
-            h_0, c_0 = state[0].detach(), state[1].detach() if len(state) > 1 else None
+            # Copies, for the user's code may write into what it gave.
+            given, h_0, *cell_state = (tensor.detach().clone() for tensor in (x, *state))
+            c_0 = cell_state[0] if cell_state else None
             if single:
-                ends = self._one_step(call, Step(cell, own, x.detach(), h_0, c_0, h_0))
+                ends = self._one_step(call, Step(cell, own, given, h_0, c_0, h_0))
             else:
-                call.whole, h_n, c_n = cells.run(cell, own, x.detach(), h_0, c_0, reverse=reverse, mask=mask)
+                call.whole, h_n, c_n = cells.run(cell, own, given, h_0, c_0, reverse=reverse, mask=mask)
                 ends = [h_n] if c_n is None else [h_n, c_n]
             call.ends = tuple(end.clone() for end in ends)
             if call.step is not None:

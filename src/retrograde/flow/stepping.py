@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules import module as calling
 
 from .. import nn as ours
@@ -175,7 +176,7 @@ class Loops:
         inputs = None
         if below is not None and below.block is not None:
             steps, inputs = below.block.capacity, below.block.outputs
-        block = Block(step, steps, [tuple(before.ends)], below=below)
+        block = Block(step, steps, loop.x.shape, [tuple(before.ends)], below=below)
         call = Call(
             before.track,
             before.probe,
@@ -216,15 +217,13 @@ class Loops:
             handed[0].data.copy_(ends[0].unsqueeze(1) if loop.module.batch_first else ends[0])
         for tensor, values in zip(handed[-len(ends) :], ends, strict=True):
             tensor.data.copy_(values)
-        block.x.append(own)
-        block.states.append(ends)
-        block.handed.append(handed)
+        block.add(own, ends, handed)
         call.whole, call.ends = None, ends
         del self._open[id(loop.state[0])]
         loop.state = handed[-len(ends) :]
         self._open[id(loop.state[0])] = loop
         if x.requires_grad:
-            block.inputs.append(x)
+            block.inputs.append(get_gradient_edge(x))  # what the user's code writes into x later is no part of it
         loop.steps += 1
         self.latest = call
         return handed
