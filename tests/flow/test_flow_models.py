@@ -637,7 +637,7 @@ def test_what_is_recomputed_is_measured_as_what_is_kept(where: str, how: object,
 def test_a_torch_whose_checkpoints_cannot_be_kept_says_what_to_switch_off(monkeypatch) -> None:
     monkeypatch.setattr(torch_patches, "_GENERATOR", "renamed")  # as where torch has renamed its own
     x = randn(T, B, 2)
-    with pytest.raises(FlowError, match="switch that off while its gradient is measured"):
+    with pytest.raises(FlowError, match="disable that while its gradient is measured"):
         rg.gradient_flow(Thrifty("layers", False), x, loss=losses)
     expected = rg.gradient_flow(Thrifty("layers", None), x, loss=losses).norms
     np.testing.assert_allclose(rg.gradient_flow(Thrifty("layers", True), x, loss=losses).norms, expected, rtol=1e-12)
