@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import training
+from .flow import gradient_flow
 from .runs import RunFolder
 from .training import Callback, Result, TrainedRun, Trainer, load
-from .training.results import measure_flow
+from .training.callbacks import FLOW_SEQUENCES, FLOW_STEPS
 
 __all__ = ["Result", "TrainedRun", "load", "train"]
 
@@ -21,6 +24,7 @@ class WritePage(Callback):
         from . import report as page  # late, because a training without a page need not wait for plotly
 
         try:
+            trainer.callbacks.on_stage("measuring how far the gradient reaches")
             measure_flow(trainer, folder)
             trainer.callbacks.on_stage("writing the page")
             folder.check_alive()
@@ -29,6 +33,17 @@ class WritePage(Callback):
             folder.check_alive()  # raises if this is the reason
             trainer.callbacks.on_note(f"the page is not complete: {type(error).__name__}: {error}")
         folder.check_alive()
+
+
+def measure_flow(trainer: Trainer, folder: RunFolder) -> None:
+    """Measure the gradient flow of the trained model, and of the same model with its initial weights."""
+    inputs, loss = trainer.task.probe(FLOW_SEQUENCES, FLOW_STEPS)
+    torch.manual_seed(trainer.options.seed)
+    untrained = trainer.task.model()
+    for name, model in (("trained", trainer.model.cpu()), ("untrained", untrained)):
+        flow = gradient_flow(model.eval(), *inputs, loss=loss)
+        folder.check_alive()  # saving creates missing folders
+        flow.save(folder / "flow" / name)
 
 
 def train(

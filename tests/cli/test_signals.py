@@ -18,7 +18,7 @@ from tiny import TINY
 
 from retrograde.experiment import train
 from retrograde.training import Callback, Trainer
-from retrograde.training.progress import Progress
+from retrograde.training.state import Progress
 
 SMALL = {"hidden_size": 6, "max_steps": 12, "eval_every": 5, "bptt": 9, "batch_size": 3, "threads": 1}
 

@@ -21,7 +21,7 @@ from tiny import TINY
 
 from retrograde.cli import app
 from retrograde.options import OPTIONS
-from retrograde.training.progress import Progress
+from retrograde.training.state import Progress
 
 
 def newest(run: Path) -> dict[str, torch.Tensor]:
@@ -360,7 +360,7 @@ def test_bad_data_gets_one_line_and_leaves_nothing(retrograde, tmp_path):
         "wide.txt": ("wide text".encode("utf-16"), "--encoding utf-16"),
         "short.txt": (b"abc", "too short"),
         "broken.gz": (gzip.compress(b"hello" * 1000)[:-12], "damaged gzip"),
-        "false.gz": (b"not gzip at all", "no gzip file"),
+        "false.gz": (b"not gzip at all", "not a gzip file"),
     }
     for name, (content, said) in cases.items():
         file = tmp_path / name

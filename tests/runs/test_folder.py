@@ -171,7 +171,7 @@ def test_lines_that_are_no_objects_are_counted(run: Path) -> None:
     folder = RunFolder(run)
     rows = ['{"step": 1}', "", "[1]", "{", '{"step": 2}, {"step": 3}', '{"a": [1', "2]}", '{"step": 4}']
     (run / "metrics.jsonl").write_text("\n".join(rows))
-    found = folder.lines("metrics.jsonl")
+    found = folder.lines("metrics.jsonl", dict)
     assert [row["step"] for row in found.rows] == [1, 4] and found.broken == 5
     with pytest.raises(RunError, match="5 of its lines are no JSON objects"):
         folder.metrics()

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..runs import Metrics
 from ..training import Callback, Result, Trainer
-from ..training.progress import Progress
+from ..training.state import Progress
 from .terminal import console, described, note, printable, scores
 
 __all__ = ["Display", "display"]
@@ -120,7 +120,7 @@ class Display(Callback):
         if summary.best:
             self._print(f"Best on validation (step {summary.best_step:,}): {', '.join(scores(summary.best))}.")
             for name, values in (summary.baselines or {}).items():
-                self._print(f"  beside it, {name}: {', '.join(scores(values))}.")
+                self._print(f"  compared with {name}: {', '.join(scores(values))}.")
             if "test" in (summary.results or {}):
                 self._print(f"On the test part: {', '.join(scores((summary.results or {})['test']))}.")
         if goal := summary.goal:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
+from ..runs.folder import without_nan
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -86,7 +88,7 @@ def complain(text: str) -> None:
 
 def say_json(value: object) -> None:
     r"""Print a value as one line of JSON, control characters as ``\u`` escapes, numbers that JSON lacks as null."""
-    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False)
     write(_UNSAFE.sub(_escape, text) + "\n")
 
 
@@ -201,16 +203,6 @@ def _escape(found: re.Match[str]) -> str:
         return f"\\u{code:04x}"
     code -= 0x10000
     return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
 
 
 # --- Words for what a run holds ---------------------------------------------------------------------------------------

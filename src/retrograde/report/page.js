@@ -1,4 +1,4 @@
-// Draws the figures whose data stand beside them as JSON. Computes nothing: it unpacks heat maps and shows one layer at a time.
+// Draws the figures, whose data is next to them as JSON. Computes nothing: it unpacks heat maps and shows one layer at a time.
 "use strict";
 (() => {
   const NO_PATH = 32767, ZERO = 32766, INFINITE = 32765, NAN = 32764; // as in sections/heatmap.py
@@ -13,16 +13,16 @@
     trace.z = [];
     trace.customdata = [];
     for (let row = 0; row < rows; row++) {
-      const colours = new Array(columns), values = new Array(columns);
+      const colors = new Array(columns), values = new Array(columns);
       for (let column = 0; column < columns; column++) {
         const code = view.getInt16(2 * (row * columns + column), true);
         const log = code * unit;
-        if (code === NO_PATH || code === NAN) colours[column] = null;
-        else if (code === ZERO) [colours[column], values[column]] = [trace.zmin, "0"];
-        else if (code === INFINITE) [colours[column], values[column]] = [trace.zmax, "∞"];
-        else [colours[column], values[column]] = [log, (10 ** log).toPrecision(3)];
+        if (code === NO_PATH || code === NAN) colors[column] = null;
+        else if (code === ZERO) [colors[column], values[column]] = [trace.zmin, "0"];
+        else if (code === INFINITE) [colors[column], values[column]] = [trace.zmax, "∞"];
+        else [colors[column], values[column]] = [log, (10 ** log).toPrecision(3)];
       }
-      trace.z.push(colours);
+      trace.z.push(colors);
       trace.customdata.push(values);
     }
     delete trace.meta.packed;
@@ -49,7 +49,7 @@
 
   // Paper is narrower than most screens, and plotly does not hear of it.
   addEventListener("beforeprint", () => {
-    for (const plot of figures) Plotly.relayout(plot, { width: Math.min(plot.clientWidth, plot.closest(".beside") ? 310 : 640) });
+    for (const plot of figures) Plotly.relayout(plot, { width: Math.min(plot.clientWidth, plot.closest(".side-by-side") ? 310 : 640) });
   });
   addEventListener("afterprint", () => {
     for (const plot of figures) Plotly.relayout(plot, { width: null, autosize: true });

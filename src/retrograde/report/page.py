@@ -61,7 +61,7 @@ def _built(found: RunContents) -> tuple[RunContents, list[Section]]:
     except Exception as error:
         if not found.flows:
             raise
-        # Labels that contradict the numbers beside them are noticed only as they are used.
+        # Labels that contradict the numbers they belong to are noticed only when they are used.
         words = " ".join(str(error).split())
         why = {f"flow/{name}": f"it is damaged ({type(error).__name__}: {words:.100})" for name in found.flows}
         return _built(replace(found, flows={}, missing=found.missing | why))

@@ -30,43 +30,26 @@ _SAMPLE_BYTES = 64 * 1024  # a sample is 300 characters; a file that grew by acc
 
 @dataclass(frozen=True)
 class Record:
-    """The gradient flow at one step of training: a line of ``flow/recorded.jsonl``.
-
-    Attributes
-    ----------
-    step : int
-    by_lag : mapping
-        Gradient norms by lag, NaN where there is none, for each layer; empty if the measurement failed.
-    skipped : int
-        Measurements left out since the one before.
-    overhead : float
-        Share of the training time spent on measuring.
-    error : str
-        Why it failed, or nothing.
-    """
+    """The gradient flow at one step of training: a line of ``flow/recorded.jsonl``."""
 
     step: float
-    by_lag: Mapping[str, list[float]]
-    skipped: int
-    overhead: float
-    error: str
+    by_lag: Mapping[str, list[float]]  # gradient norms by lag of each layer; empty if the measurement failed
+    skipped: int  # measurements left out since the one before
+    overhead: float  # share of the training time spent on measuring
+    error: str  # why it failed
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Record:
-        """From a line; what is of the wrong type is left out."""
-        layers = row.get("layers")
-        by_lag = {}
+        """Read a line; what is of the wrong type is left out. ValueError if it has no step."""
+        if not math.isfinite(step := real(row.get("step"))):
+            raise ValueError("it has no step")
+        layers, skipped = row.get("layers"), real(row.get("skipped"))
+        by_lag: dict[str, list[float]] = {}
         for label, values in layers.items() if isinstance(layers, dict) else ():
             norms = values.get("by_lag") if isinstance(values, dict) else None
             by_lag[label] = [real(norm) for norm in norms] if isinstance(norms, list) else []
-        skipped = real(row.get("skipped"))
-        return cls(
-            real(row.get("step")),
-            by_lag,
-            int(skipped) if math.isfinite(skipped) else 0,
-            real(row.get("overhead")),
-            str(row.get("error", "")),
-        )
+        skipped = int(skipped) if math.isfinite(skipped) else 0
+        return cls(step, by_lag, skipped, real(row.get("overhead")), str(row.get("error", "")))
 
 
 @dataclass(frozen=True)
@@ -106,6 +89,10 @@ class RunContents:
     def baselines(self) -> Mapping[str, Scores]:
         """Metrics of simple methods, by name; empty if none were measured."""
         return self.outcome.baselines or {}
+
+    def baseline(self, name: str, metric: str = "loss") -> float:
+        """A metric of a simple method, NaN if it was not measured."""
+        return real(self.baselines.get(name, {}).get(metric))
 
     @property
     def layers(self) -> list[str]:
@@ -155,16 +142,16 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
             missing[Path(name).name] = _reason(error, run, name)
             return None
 
-    metrics, broken, _ = part("metrics.jsonl", run.sound_metrics) or ([], 0, "")
-    summary = part("summary.json", run.summary)
+    def lines(name: str, of: Callable[[dict[str, Any]], T]) -> list[T]:
+        found = part(name, lambda: run.lines(name, of))
+        if found is not None and found.broken:
+            missing[Path(name).name] = f"{found.broken} unreadable line{'s' * (found.broken > 1)} left out"
+        return [] if found is None else found.rows
+
+    metrics, summary = lines("metrics.jsonl", Metrics.of), part("summary.json", run.summary)
     sample = part("sample.txt", lambda: run.read_bytes("sample.txt")[:_SAMPLE_BYTES].decode("utf-8", errors="replace"))
     results = None if config.task == "language" else part("evaluation.json", run.results)
-    rows = part("flow/recorded.jsonl", lambda: run.lines("flow/recorded.jsonl"))
-    recorded = [Record.of(row) for row in rows.rows if math.isfinite(real(row.get("step")))] if rows else []
-    broken_rows = rows.broken + len(rows.rows) - len(recorded) if rows else 0
-    for name, count in (("metrics.jsonl", broken), ("recorded.jsonl", broken_rows)):
-        if count:
-            missing[name] = f"{count} unreadable line{'s' if count > 1 else ''} left out"
+    recorded = lines("flow/recorded.jsonl", Record.of)
     for name in ("metrics.jsonl", "summary.json"):
         if not run.has(name):
             missing[name] = "it is not there"

@@ -1,7 +1,7 @@
 """How every figure looks: one palette, one layout.
 
-The three colours keep a contrast of at least 3:1 on white and on near-black and stay apart for colour-blind
-readers; dashes and markers say the same once more. Text and grid take their colours from the page (page.css),
+The three colors keep a contrast of at least 3:1 on white and on near-black and stay apart for color-blind
+readers; dashes and markers say the same once more. Text and grid take their colors from the page (page.css),
 so one figure serves light, dark and paper.
 """
 
@@ -14,10 +14,31 @@ import plotly.graph_objects as go
 
 from .words import number
 
-__all__ = ["BLUE", "GREY", "ORANGE", "plot", "share_left_axis"]
+__all__ = ["BLUE", "GREY", "ORANGE", "curve", "level", "mode_of", "plot", "share_left_axis"]
 
 BLUE, ORANGE, GREY = "#3d82c4", "#d9711f", "#7d8590"
-_LOWEST = -6  # the power of ten where an axis of shares ends at first; the curves themselves go on
+_LOWEST = -6  # power of ten at which an axis of shares ends at first; the curves go on below it
+
+
+def curve(
+    x: Any, y: Any, name: str, color: str, *, hover: str = "", width: float = 2.5, dash: str | None = None, **more: Any
+) -> go.Scatter:
+    """A line; with ``hover``, the text that a pointer shows."""
+    shown = {"hovertemplate": f"{hover}<extra></extra>"} if hover else {"hoverinfo": "skip"}
+    line = {"color": color, "width": width, "dash": dash}
+    return go.Scatter(x=x, y=y, name=name, **({"mode": "lines", "line": line} | shown | more))
+
+
+def level(
+    last: float, value: float, name: str, color: str = GREY, width: float = 2, dash: str | None = "dash", **more: Any
+) -> go.Scatter:
+    """A horizontal line from 0 to `last`."""
+    return curve([0, last], [value, value], name, color, width=width, dash=dash, **more)
+
+
+def mode_of(x: Any, few: int = 60) -> str:
+    """Lines, with a marker at each point where there are only a few."""
+    return "lines+markers" if len(x) <= few else "lines"
 
 
 def plot(*traces: Any, height: int = 380, **layout: Any) -> go.Figure:

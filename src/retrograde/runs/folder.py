@@ -8,8 +8,9 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import OptionError, RunError
 from ..files import DRAFT, KEPT_BYTES, check_regular, read_file, remove_drafts, write_file
@@ -21,7 +22,7 @@ from .records import FORMAT, Config, Metrics, Results, Summary
 if TYPE_CHECKING:  # reading JSON does not need torch, which takes seconds to import
     from torch import Tensor
 
-__all__ = ["LIMITS", "RunFolder", "digest", "limit_of"]
+__all__ = ["LIMITS", "RunFolder", "digest", "limit_of", "without_nan"]
 
 T = TypeVar("T")
 MIB = 1 << 20
@@ -50,10 +51,11 @@ OWNED = (
 )
 
 
-class Lines(NamedTuple):
-    """The JSON objects in a file, and the number of lines that are something else."""
+@dataclass(frozen=True)
+class Lines(Generic[T]):
+    """What the lines of a file contain, and the number of lines that are damaged."""
 
-    rows: list[dict[str, Any]]
+    rows: list[T]
     broken: int
 
 
@@ -133,12 +135,7 @@ class RunFolder:
         return self._typed(Config.of, found, "config.json")
 
     def check_files(self) -> None:
-        """Refuse a folder in which a file of a run is a pipe, device, folder, link out of it, or too large.
-
-        Raises
-        ------
-        RunError
-        """
+        """RunError if a file of a run is a pipe, device or folder, a link out of the run folder, or too large."""
         root = self.path.resolve()
         for folder in (self.path, self / "checkpoints", self / "flow"):
             try:
@@ -293,13 +290,7 @@ class RunFolder:
             self._begun = True
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there.
-
-        Raises
-        ------
-        RunError
-            If that is not permitted.
-        """
+        """Remove a file, if it is there; RunError if that is not permitted."""
         if self.writes:
             self.check_alive()
             try:
@@ -317,11 +308,11 @@ class RunFolder:
 
     def write_metrics(self, metrics: Sequence[Metrics]) -> None:
         """Write ``metrics.jsonl``."""
-        lines = [json.dumps(_plain(line.as_dict()), ensure_ascii=False, allow_nan=False) for line in metrics]
+        lines = [json.dumps(without_nan(line.as_dict()), ensure_ascii=False, allow_nan=False) for line in metrics]
         self.write("metrics.jsonl", "".join(f"{line}\n" for line in lines))
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        self.write(name, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.write(name, json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Write a safetensors file with ``about`` as JSON, and a checksum of everything, in its metadata."""
@@ -331,7 +322,7 @@ class RunFolder:
 
         # Cloned, because the format refuses tensors that share memory, as tied weights do.
         contiguous = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-        text = json.dumps(_plain(about))
+        text = json.dumps(without_nan(about))
         with without_reports():
             content = save(contiguous, {"retrograde": text, "sha256": _checksum(contiguous, text)})
         self.write(name, content)
@@ -387,21 +378,13 @@ class RunFolder:
 
     def metrics(self) -> list[Metrics]:
         """Read ``metrics.jsonl``; empty if it is missing. RunError if a line is damaged."""
-        found, broken, why = self.sound_metrics()
-        if broken:
-            raise RunError(f"{self / 'metrics.jsonl'} cannot be read: {why}.")
-        return found
-
-    def sound_metrics(self) -> tuple[list[Metrics], int, str]:
-        """The lines of ``metrics.jsonl`` that are not damaged, the number of those that are, and what is wrong."""
-        lines = self.lines("metrics.jsonl")
-        found, wrong = [], [f"{lines.broken:,} of its lines are no JSON objects"] if lines.broken else []
-        for row in lines.rows:
-            try:
-                found.append(Metrics.of(row))
-            except ValueError as error:
-                wrong.append(f"a line is damaged, {error}")
-        return found, lines.broken + len(lines.rows) - len(found), wrong[0] if wrong else ""
+        found = self.lines("metrics.jsonl", Metrics.of)
+        if found.broken:
+            raise RunError(
+                f"{self / 'metrics.jsonl'} cannot be read: {found.broken:,} of its lines are no JSON objects, or have "
+                "a value of the wrong type."
+            )
+        return found.rows
 
     def _typed(self, of: Callable[[Mapping[str, Any]], T], found: Mapping[str, Any], name: str) -> T:
         try:
@@ -413,13 +396,10 @@ class RunFolder:
         """Whether there is a file, or anything else, of this name."""
         return os.path.lexists(self / name)
 
-    def lines(self, name: str) -> Lines:
-        """Read a file of JSON objects, one per line, and count the lines that are something else; empty if missing.
+    def lines(self, name: str, of: Callable[[dict[str, Any]], T]) -> Lines[T]:
+        """Read a file of JSON objects, one per line, each by ``of``, and count the lines that are damaged.
 
-        Raises
-        ------
-        RunError
-            If it cannot be read, or has more lines than `LINES`.
+        Empty if the file is missing; RunError if it cannot be read, or has more lines than `LINES`.
         """
         if not self.has(name):
             return Lines([], 0)
@@ -427,14 +407,17 @@ class RunFolder:
         if len(lines) > LINES:
             raise RunError(f"{self / name} has {len(lines):,} lines; no more than {LINES:,} are read.")
         try:
-            rows = json.loads(b"[" + b",".join(lines) + b"]")  # ten times as fast as line by line
+            values = json.loads(b"[" + b",".join(lines) + b"]")  # ten times as fast as line by line
         except (ValueError, RecursionError):
-            rows = [_json_or_none(line) for line in lines]
-        else:
-            if len(rows) != len(lines):  # a line has several objects
-                rows = [_json_or_none(line) for line in lines]
-        whole = [row for row in rows if isinstance(row, dict)]
-        return Lines(whole, len(rows) - len(whole))
+            values = []
+        if len(values) != len(lines):  # a line is damaged, or has several objects
+            values = [_json_or_none(line) for line in lines]
+        rows: list[T] = []
+        for value in values:
+            with suppress(ValueError):
+                if isinstance(value, dict):
+                    rows.append(of(value))
+        return Lines(rows, len(lines) - len(rows))
 
     def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Read what `write_tensors` wrote; RunError if it is missing, cut short, or a single bit of it has changed.
@@ -488,12 +471,12 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     return found.hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON does not have: they become null."""
+def without_nan(value: Any) -> Any:
+    """The same with NaN and infinity, which JSON does not have, as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

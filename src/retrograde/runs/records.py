@@ -1,15 +1,15 @@
 """What a run folder says in JSON, typed: `Config`, `Metrics` (one evaluation), `Summary` and `Results`.
 
-Each class reads itself from a JSON object (``of``, which refuses values of the wrong type) and turns itself back into
-one (``as_dict``). Nobody else knows the keys of these files.
+Each class reads itself from a JSON object (``of``: ValueError if a value is missing or has the wrong type) and turns
+itself back into one (``as_dict``). Nothing else knows the keys of these files.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, ClassVar, NoReturn, Self
 
 from ..errors import OptionError
 from ..options import Options
@@ -19,57 +19,83 @@ __all__ = ["FORMAT", "Config", "DataDescription", "Goal", "Metrics", "Part", "Re
 FORMAT = 1  # version of the files of a run folder
 PREFIX = "validation_"  # of a task's own metrics in metrics.jsonl and summary.json
 
-Json = Mapping[str, object]
+Json = Mapping[str, Any]
 Scores = Mapping[str, float | None]  # metrics by name; None where JSON has null: not finite, or not measured
-T = TypeVar("T")
 
 
-# --- Checked values ---------------------------------------------------------------------------------------------------
+# --- Checked reading --------------------------------------------------------------------------------------------------
 
 
 def _refuse(json: Json, name: str) -> NoReturn:
     raise ValueError(f"its {name!r} {f'is {json[name]!r:.40}' if name in json else 'is missing'}")
 
 
-def _text(json: Json, name: str) -> str | None:
-    value = json.get(name)
-    return value if value is None or isinstance(value, str) else _refuse(json, name)
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63 else None
 
 
-def _whole(json: Json, name: str) -> int | None:
-    value = json.get(name)
-    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-    return value if value is None or known else _refuse(json, name)  # type: ignore[return-value]
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # JSON has integers of any length
+        return math.inf if value > 0 else -math.inf
 
 
-def _number(json: Json, name: str) -> float | None:
-    value = json.get(name)
-    if value is None or isinstance(value, float):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int):
-        _refuse(json, name)
-    return float(value) if abs(value) < 1 << 63 else math.copysign(math.inf, value)  # an integer of any length
+def _scores(value: Any) -> Scores | None:
+    """The numbers of an object; other entries, such as the metrics by label, are left out."""
+    if not isinstance(value, dict):
+        return None
+    return {key: _number(one) for key, one in value.items() if one is None or isinstance(one, int | float)}
 
 
-def _object(json: Json, name: str) -> dict[str, Any]:
-    value = json.get(name)
-    return value if isinstance(value, dict) else {} if value is None else _refuse(json, name)
+def _objects(value: Any, read: Callable[[Any], Any]) -> dict[str, Any] | None:
+    if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+        return None
+    return {key: read(one) for key, one in value.items()}
 
 
-def _required(json: Json, name: str, value: T | None) -> T:
-    return _refuse(json, name) if value is None else value
+def _rows(value: Any) -> Any:
+    return value if isinstance(value, list) and all(isinstance(row, list) for row in value) else None
 
 
-def _scores(json: Json, name: str, prefix: str = "") -> dict[str, float | None]:
-    """The numbers of an object; others, such as the metrics by label, are left out."""
-    found = _object(json, name)
-    numbers = {key: value for key, value in found.items() if value is None or isinstance(value, int | float)}
-    return {key.removeprefix(prefix): _number(numbers, key) for key in numbers}
+_READ: dict[str, Callable[[Any], Any]] = {  # by annotation of the field; None: the value has another type
+    "str": lambda value: value if isinstance(value, str) else None,
+    "bool": lambda value: value if isinstance(value, bool) else None,
+    "int": _whole,
+    "float": _number,
+    "Json": lambda value: value if isinstance(value, dict) else None,
+    "Scores": _scores,
+    "Mapping[str, Scores]": lambda value: _objects(value, _scores),
+    "list[list[object]]": _rows,
+    "Goal": lambda value: Goal.of(value) if isinstance(value, dict) else None,
+}
 
 
-def _scores_by_name(json: Json, name: str) -> dict[str, Scores] | None:
-    found = _object(json, name)
-    return {key: _scores(found, key) for key in found} if isinstance(json.get(name), dict) else None
+class Record:
+    """Base class of dataclasses whose fields are the entries of a JSON object."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def of(cls, json: Json) -> Self:
+        """Read a JSON object; ValueError if a value is missing or has the wrong type."""
+        found: dict[str, Any] = {}
+        for one in fields(cls):
+            value = json.get(one.name)
+            if value is None:
+                if one.default is MISSING and one.default_factory is MISSING:
+                    _refuse(json, one.name)
+            elif (known := _READ[one.type.removesuffix(" | None")](value)) is None:
+                _refuse(json, one.name)
+            else:
+                found[one.name] = known
+        return cls(**found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -77,92 +103,61 @@ def _scores_by_name(json: Json, name: str) -> dict[str, Scores] | None:
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a run was trained on, in the words of its task.
+    """What a run was trained on, as its task describes it."""
 
-    Attributes
-    ----------
-    source : str
-        File, folder or built-in data set.
-    fingerprint : str or None
-        Hash of the content.
-    in_memory : bool
-        Whether it was an object in memory, which nobody can open again.
-    details : mapping
-        Everything the task says about the data, these three included.
-    """
-
-    source: str
-    fingerprint: str | None
-    in_memory: bool
-    details: Json
+    source: str  # file, folder or built-in data set
+    fingerprint: str | None  # hash of the content
+    details: Json  # all that the task says about the data, the source and the fingerprint included
 
     @classmethod
     def of(cls, json: Json) -> DataDescription:
-        """From the ``data`` of a ``config.json``; ValueError if it does not say what was trained on."""
-        source, fingerprint = json.get("source"), json.get("fingerprint")
-        if not isinstance(source, str):
+        """Read the ``data`` of a ``config.json``; ValueError if it does not say what was trained on."""
+        if not isinstance(json.get("source"), str):
             raise ValueError("it does not say what was trained on")
-        return cls(source, fingerprint if isinstance(fingerprint, str) else None, bool(json.get("in_memory")), json)
+        fingerprint = json.get("fingerprint")
+        return cls(json["source"], fingerprint if isinstance(fingerprint, str) else None, json)
 
     @property
     def lost(self) -> str | None:
         """What the data was, if it cannot be opened again: standard input, or an object in memory."""
-        return "standard input" if self.source == "-" else self.source if self.in_memory else None
+        return "standard input" if self.source == "-" else self.source if self.details.get("in_memory") else None
 
     def amount(self, name: str) -> int | None:
         """A count among the details, such as ``train_tokens``; None if there is none."""
-        value = self.details.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return _whole(self.details.get(name))
 
 
 @dataclass(frozen=True)
 class Config:
-    """``config.json``: options, data and environment of a run.
+    """``config.json``: options, data and environment of a run."""
 
-    Attributes
-    ----------
-    version : str
-        Of retrograde, when training started or was resumed last.
-    task : str
-    created : str or None
-        Date and time, ISO 8601.
-    options : Options
-    data : DataDescription
-    parameters : int
-        Number of trained numbers.
-    environment : mapping
-        Versions, platform, threads and instruction set.
-    """
-
-    version: str
+    version: str  # of retrograde, when training was started or last resumed
     task: str
-    created: str | None
+    created: str | None  # date and time, ISO 8601
     options: Options
     data: DataDescription
-    parameters: int
-    environment: Json
+    parameters: int  # number of trained numbers
+    environment: Json  # versions, platform, threads and instruction set
 
     @classmethod
     def of(cls, json: Json) -> Config:
-        """From a JSON object of a known format; ValueError says what is damaged."""
+        """Read the content of the file; ValueError says what is damaged."""
+        kinds = {"retrograde": "str", "task": "str", "options": "Json", "data": "Json", "parameters": "int"}
+        for name, kind in (kinds | {"environment": "Json"}).items():
+            if _READ[kind](json.get(name)) is None:
+                _refuse(json, name)
         try:
-            options = Options.of(_required(json, "options", _object(json, "options") or None))
+            options = Options.of(json["options"])
         except OptionError as error:
-            raise ValueError(str(error).split(";")[0]) from None
-        task = _required(json, "task", _text(json, "task"))
-        if task != options.task:
-            raise ValueError(f"its 'task' is {task!r:.40}, not {options.task!r}")
-        return cls(
-            _required(json, "retrograde", _text(json, "retrograde")),
-            task,
-            created if isinstance(created := json.get("created"), str) else None,
-            options,
-            DataDescription.of(_object(json, "data")),
-            _required(json, "parameters", _whole(json, "parameters")),
-            _required(json, "environment", _object(json, "environment") if "environment" in json else None),
-        )
+            raise ValueError(str(error).split(";")[0].rstrip(".")) from None
+        if json["task"] != options.task:
+            raise ValueError(f"its 'task' is {json['task']!r:.40}, not {options.task!r}")
+        created, data = json.get("created"), DataDescription.of(json["data"])
+        created = created if isinstance(created, str) else None
+        own = (json["retrograde"], json["task"], created, options, data, json["parameters"], json["environment"])
+        return cls(*own)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """The content of the file."""
         return {
             "format": FORMAT,
@@ -180,57 +175,35 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """One evaluation: a line of ``metrics.jsonl``. What an older version did not write is None.
+class Metrics(Record):
+    """One evaluation: a line of ``metrics.jsonl``. What was not measured is None."""
 
-    Attributes
-    ----------
-    step : int
-        Training steps taken by then.
-    epoch, tokens, seconds : number or None
-        Passes over the training data, targets and time by then.
-    train_loss, tokens_per_second : float or None
-        Since the evaluation before.
-    learning_rate : float or None
-        Of the last step.
-    gradient_norm_min, gradient_norm_median, gradient_norm_max : float or None
-        Global norms before clipping, since the evaluation before.
-    clipped_share, clip_norm, clip_value : float or None
-        Share of those steps that were clipped, and the thresholds.
-    waiting_share : float or None
-        Share of the time spent waiting for data.
-    validation : mapping
-        The task's own metrics of the held-out data, the ``loss`` among them.
-    """
-
-    step: int
-    epoch: float | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    train_loss: float | None = None
-    learning_rate: float | None = None
+    step: int  # training steps taken by then
+    epoch: float | None = None  # passes over the training data by then
+    tokens: int | None = None  # targets trained on by then
+    seconds: float | None = None  # of training and evaluation by then
+    train_loss: float | None = None  # this and the following: since the evaluation before
+    learning_rate: float | None = None  # of the last step
     tokens_per_second: float | None = None
-    gradient_norm_min: float | None = None
+    gradient_norm_min: float | None = None  # global norm, before clipping
     gradient_norm_median: float | None = None
     gradient_norm_max: float | None = None
-    clipped_share: float | None = None
-    clip_norm: float | None = None
+    clipped_share: float | None = None  # of the steps
+    clip_norm: float | None = None  # threshold
     clip_value: float | None = None
-    waiting_share: float | None = None
-    validation: Scores = field(default_factory=dict)
+    waiting_share: float | None = None  # of the time, for data
+    validation: Scores = field(default_factory=dict)  # the task's own metrics of the validation part
 
     @classmethod
     def of(cls, json: Json) -> Metrics:
-        """From a line; ValueError if a value has the wrong type."""
-        known: dict[str, Any] = {}
+        """Read a line; ValueError if a value has the wrong type."""
         own: dict[str, float | None] = {}
         for key, value in json.items():
-            if key in _NUMBERS:
-                known[key] = value if type(value) is float else _number(json, key)
-            elif key.startswith(PREFIX):
-                own[key.removeprefix(PREFIX)] = value if type(value) is float else _number(json, key)
-        step = _required(json, "step", _whole(json, "step"))
-        return cls(step=step, tokens=_whole(json, "tokens"), validation=own, **known)
+            if key.startswith(PREFIX):
+                own[key.removeprefix(PREFIX)] = number = _number(value)
+                if number is None and value is not None:
+                    _refuse(json, key)
+        return super().of({**json, "validation": own})
 
     @property
     def loss(self) -> float:
@@ -238,159 +211,87 @@ class Metrics:
         found = self.validation.get("loss")
         return math.nan if found is None else found
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """The content of the line."""
         own = {f"{PREFIX}{name}": value for name, value in self.validation.items()}
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "validation"} | own
-
-
-_NUMBERS = {one.name for one in fields(Metrics)} - {"step", "tokens", "validation"}
 
 
 # --- evaluation.json and summary.json ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(Record):
     """What the paper of a synthetic task asks for, and how close the network came."""
 
     criterion: str
     sequences: int
-    wrong: int
-    solved: bool
+    wrong: int  # of them
     mean_error: float | None = None
+    solved: bool = False
 
-    @classmethod
-    def of(cls, json: Json) -> Goal:
-        """From a JSON object; ValueError if a value has the wrong type."""
-        sequences, wrong = (_required(json, name, _whole(json, name)) for name in ("sequences", "wrong"))
-        criterion = _required(json, "criterion", _text(json, "criterion"))
-        return cls(criterion, sequences, wrong, json.get("solved") is True, _number(json, "mean_error"))
-
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """The JSON object."""
-        error = {} if self.mean_error is None else {"mean_error": self.mean_error}
-        counts = {"criterion": self.criterion, "sequences": self.sequences, "wrong": self.wrong}
-        return counts | error | {"solved": self.solved}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Part:
-    """How good the trained network is on one part of the data.
+class Part(Record):
+    """How good the trained network is on one part of the data, in detail."""
 
-    Attributes
-    ----------
-    scores : mapping
-        Metrics by name.
-    classes, entities : mapping
-        Metrics by label or kind of entity.
-    confusion : list of list of int
-        How often the label of the row was predicted as that of the column; empty if there is none.
-    """
-
-    scores: Scores
-    classes: Mapping[str, Scores]
-    entities: Mapping[str, Scores]
-    confusion: list[list[object]]
+    classes: Mapping[str, Scores] = field(default_factory=dict)  # metrics by label
+    entities: Mapping[str, Scores] = field(default_factory=dict)  # metrics by kind of entity
+    confusion_matrix: list[list[object]] = field(default_factory=list)  # a row for each true label
+    scores: Scores = field(default_factory=dict)  # single numbers
 
     @classmethod
-    def of(cls, json: Json, name: str) -> Part:
-        """From the entry of a part; ValueError if a value has the wrong type."""
-        found = _object(json, name)
-        matrix = found.get("confusion_matrix") or []
-        if not isinstance(matrix, list) or not all(isinstance(row, list) for row in matrix):
-            _refuse(found, "confusion_matrix")
-        classes, entities = (_scores_by_name(found, kind) or {} for kind in ("classes", "entities"))
-        return cls(_scores(json, name), classes, entities, matrix)
+    def of(cls, json: Json) -> Part:
+        """Read the entry of a part; ValueError if a value has the wrong type."""
+        return super().of({**json, "scores": json})
 
 
 @dataclass(frozen=True)
 class Results:
-    """``evaluation.json``: how good the trained network is, in detail. Written by the task, only read here.
+    """``evaluation.json``: how good the trained network is, in detail. Written by the task, only read here."""
 
-    Attributes
-    ----------
-    parts : mapping
-        ``validation`` and, if there is one, ``test``.
-    labels : list of str
-        In the order of the confusion matrix.
-    goal : Goal or None
-        Of a synthetic task.
-    """
-
-    parts: Mapping[str, Part]
-    labels: list[str]
-    goal: Goal | None
+    parts: Mapping[str, Part]  # "validation" and, if there is one, "test"
+    labels: list[str]  # in the order of the confusion matrix
+    goal: Goal | None  # of a synthetic task
 
     @classmethod
     def of(cls, json: Json) -> Results:
-        """From the content of the file; ValueError if a value has the wrong type."""
-        labels = json.get("labels") or []
-        if not isinstance(labels, list):
+        """Read the content of the file; ValueError if a value has the wrong type."""
+        if not isinstance(labels := json.get("labels", []), list):
             _refuse(json, "labels")
-        parts = {name: Part.of(json, name) for name, value in json.items() if isinstance(value, dict)}
-        return cls(parts, [str(label) for label in labels], Goal.of(json) if "solved" in json else None)
+        parts = {name: Part.of(value) for name, value in json.items() if isinstance(value, dict)}
+        return cls(parts, list(map(str, labels)), Goal.of(json) if "solved" in json else None)
 
 
 @dataclass(frozen=True)
-class Summary:
-    """``summary.json``: how training ended and how good the network is.
+class Summary(Record):
+    """``summary.json``: how training ended and how good the network is."""
 
-    Attributes
-    ----------
-    status : str
-        ``finished``, ``interrupted`` or ``diverged``.
-    step : int or None
-        Training steps taken.
-    seconds : float or None
-        Training time.
-    message : str
-        Why it ended.
-    best_step : int or None
-        The step whose weights are kept.
-    best : mapping
-        Metrics of the validation part at that step.
-    baselines, results : mapping or None
-        Metrics of simple methods, and of the trained network on each part, by name; None if not measured.
-    goal : Goal or None
-        Of a synthetic task.
-    """
-
-    status: str
-    step: int | None = None
-    seconds: float | None = None
-    message: str = ""
-    best_step: int | None = None
-    best: Scores = field(default_factory=dict)
-    baselines: Mapping[str, Scores] | None = None
-    results: Mapping[str, Scores] | None = None
-    goal: Goal | None = None
+    status: str  # "finished", "interrupted" or "diverged"
+    step: int | None = None  # training steps taken
+    seconds: float | None = None  # of training
+    message: str = ""  # why it ended
+    best_step: int | None = None  # the step whose weights are kept
+    best: Scores = field(default_factory=dict)  # metrics of the validation part at that step
+    baselines: Mapping[str, Scores] | None = None  # metrics of simple methods; None: not measured
+    results: Mapping[str, Scores] | None = None  # metrics of the trained network on each part
+    goal: Goal | None = None  # of a synthetic task
 
     @classmethod
     def of(cls, json: Json) -> Summary:
-        """From the content of the file; ValueError if a value has the wrong type."""
-        best = _scores(json, "best", PREFIX)
-        for name in _BEST:  # the first versions wrote these alone
-            if (value := _number(json, f"best_{PREFIX}{name}")) is not None:
-                best[name] = value
-        return cls(
-            _required(json, "status", _text(json, "status")),
-            _whole(json, "step"),
-            _number(json, "seconds"),
-            _text(json, "message") or "",
-            _whole(json, "best_step"),
-            best,
-            _scores_by_name(json, "baselines"),
-            _scores_by_name(json, "results"),
-            Goal.of(_object(json, "goal")) if json.get("goal") else None,
-        )
+        """Read the content of the file; ValueError if a value has the wrong type."""
+        if not isinstance(best := json.get("best", {}), dict):
+            _refuse(json, "best")
+        alone = {f"{PREFIX}{name}": json.get(f"best_{PREFIX}{name}") for name in _BEST}
+        best = {**best, **{key: value for key, value in alone.items() if value is not None and key not in best}}
+        return super().of({**json, "best": {key.removeprefix(PREFIX): value for key, value in best.items()}})
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """The content of the file."""
-        baselines, results = (
-            None if found is None else {name: dict(scores) for name, scores in found.items()}
-            for found in (self.baselines, self.results)
-        )
         return {
             "status": self.status,
             "step": self.step,
@@ -399,8 +300,8 @@ class Summary:
             "best": {f"{PREFIX}{name}": value for name, value in self.best.items()},
             "seconds": self.seconds,
             "message": self.message,
-            "baselines": baselines,
-            **({} if results is None else {"results": results}),
+            "baselines": self.baselines,
+            **({} if self.results is None else {"results": self.results}),
             **({} if self.goal is None else {"goal": self.goal.as_dict()}),
         }
 

@@ -1,10 +1,8 @@
 """`Callback`: what can be done at fixed points of a training. The trainer itself computes; callbacks do the rest."""
 
-# ruff: noqa: D102 (`Callback` says what each method is for)
-
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..runs import Metrics, RunFolder
@@ -18,8 +16,8 @@ __all__ = ["Callback", "CallbackList"]
 class Callback:
     """Base class for callbacks. Every method does nothing.
 
-    A callback may set ``trainer.should_stop`` or ``trainer.should_save`` in `on_step_begin`; with several processes,
-    one of them is enough.
+    A callback may set ``trainer.should_stop`` or ``trainer.should_save``: before the next step, training then ends or a
+    checkpoint is written. Of several processes, only the first calls the callbacks of the user.
     """
 
     def on_train_begin(self, trainer: Trainer) -> None:
@@ -53,34 +51,14 @@ class CallbackList(Callback):
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.callbacks = list(callbacks)
 
-    def on_train_begin(self, trainer: Trainer) -> None:
-        for callback in self.callbacks:
-            callback.on_train_begin(trainer)
 
-    def on_step_begin(self, trainer: Trainer) -> None:
+def _call_each(name: str) -> Callable[..., None]:
+    def call(self: CallbackList, *arguments: object) -> None:
         for callback in self.callbacks:
-            callback.on_step_begin(trainer)
+            getattr(callback, name)(*arguments)
 
-    def on_step_end(self, trainer: Trainer) -> None:
-        for callback in self.callbacks:
-            callback.on_step_end(trainer)
+    return call
 
-    def on_save(self, trainer: Trainer) -> None:
-        for callback in self.callbacks:
-            callback.on_save(trainer)
 
-    def on_evaluate(self, trainer: Trainer, metrics: Metrics) -> None:
-        for callback in self.callbacks:
-            callback.on_evaluate(trainer, metrics)
-
-    def on_train_end(self, trainer: Trainer, folder: RunFolder) -> None:
-        for callback in self.callbacks:
-            callback.on_train_end(trainer, folder)
-
-    def on_note(self, text: str) -> None:
-        for callback in self.callbacks:
-            callback.on_note(text)
-
-    def on_stage(self, text: str) -> None:
-        for callback in self.callbacks:
-            callback.on_stage(text)
+for _name in [name for name in vars(Callback) if name.startswith("on_")]:
+    setattr(CallbackList, _name, _call_each(_name))

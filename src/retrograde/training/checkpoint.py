@@ -5,18 +5,18 @@ Weights, optimizer, carried state and random states are its tensors; everything 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import RunError
 from ..options import Options
 from ..runs import Metrics, RunFolder
-from .progress import Progress, Window
-from .random_states import RandomStates
-from .trainer import TrainerState
+from .state import Progress, RandomStates, TrainerState, Window
 
 __all__ = ["Checkpoint", "best_name", "exists", "latest", "save"]
 
@@ -25,26 +25,13 @@ KEPT = {"vocabulary.json", "preprocessing.json"}  # files of the run folder that
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read.
-
-    Attributes
-    ----------
-    state : TrainerState
-    options : mapping
-        Those that must not change when a run is resumed.
-    files : mapping
-        What the run folder contains besides the weights, by file name.
-    best : tuple or None
-        Tensors and metadata of the best weights by then.
-    damaged : list of str
-        Newer files that cannot be read.
-    """
+    """A checkpoint that was read."""
 
     state: TrainerState
-    options: Mapping[str, object]
-    files: Mapping[str, str]
-    best: tuple[dict[str, Tensor], dict[str, Any]] | None
-    damaged: list[str]
+    options: Mapping[str, object]  # those that must not change when a run is resumed
+    files: Mapping[str, str]  # what the run folder contains besides the weights, by file name
+    best: tuple[dict[str, Tensor], dict[str, Any]] | None  # tensors and metadata of the best weights by then
+    damaged: list[str]  # newer files that cannot be read
 
 
 def best_name(step: int) -> str:
@@ -120,21 +107,27 @@ def latest(folder: RunFolder) -> Checkpoint:
 
 
 def _encode(state: TrainerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    moments = {(index, name): v for index, values in state.optimizer["state"].items() for name, v in values.items()}
-    random_tensors, random_json = state.random.encode()
+    moments = {f"{i}.{name}": v for i, values in state.optimizer["state"].items() for name, v in values.items()}
     carried = state.carried if isinstance(state.carried, tuple) else () if state.carried is None else (state.carried,)
+    version, words, gauss = state.random.python
+    generator, keys, *numpy = state.random.numpy
     groups: dict[str, Mapping[str, Tensor]] = {
         "model": state.model,
         "clipping": state.clipping,
-        "optimizer": {f"{i}.{name}": value for (i, name), value in moments.items() if isinstance(value, Tensor)},
-        "state": {str(place): part for place, part in enumerate(carried)},
-        "random": random_tensors,
+        "optimizer": {name: value for name, value in moments.items() if isinstance(value, Tensor)},
+        "state": _numbered(carried),
+        "random": {
+            "python": torch.tensor(words, dtype=torch.int64),
+            "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        },
+        "random.torch": _numbered(state.random.torch),
+        "random.cuda": _numbered(state.random.cuda),
     }
     about: dict[str, Any] = {
-        "optimizer": {f"{i}.{name}": value for (i, name), value in moments.items() if not isinstance(value, Tensor)},
+        "optimizer": {name: value for name, value in moments.items() if not isinstance(value, Tensor)},
         "state": "tuple" if isinstance(state.carried, tuple) else None if state.carried is None else "tensor",
         "param_groups": state.optimizer["param_groups"],
-        "random": random_json,
+        "random": {"python": [version, gauss], "numpy": [generator, *numpy]},
         "progress": _encode_progress(state.progress),
     }
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}, about
@@ -146,15 +139,31 @@ def _decode(tensors: dict[str, Tensor], about: dict[str, Any]) -> TrainerState:
     for key, value in [*_under(tensors, "optimizer").items(), *about["optimizer"].items()]:
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
-    carried = tuple(tensors[f"state.{place}"] for place in range(len(_under(tensors, "state"))))
+    carried = tuple(_list(tensors, "state"))
+    (version, gauss), (generator, *numpy) = about["random"]["python"], about["random"]["numpy"]
+    keys = tensors["random.numpy"].numpy().astype(np.uint32)
     return TrainerState(
         model=_under(tensors, "model"),
-        optimizer={"state": moments, "param_groups": about["param_groups"]},
         clipping=_under(tensors, "clipping"),
+        optimizer={"state": moments, "param_groups": about["param_groups"]},
         carried=carried if about["state"] == "tuple" else carried[0] if carried else None,
         progress=_decode_progress(about["progress"]),
-        random=RandomStates.decode(_under(tensors, "random"), about["random"]),
+        random=RandomStates(
+            _list(tensors, "random.torch"),
+            _list(tensors, "random.cuda"),
+            (generator, keys, *numpy),
+            (version, tuple(tensors["random.python"].tolist()), gauss),
+        ),
     )
+
+
+def _numbered(values: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {str(place): value for place, value in enumerate(values)}
+
+
+def _list(tensors: dict[str, Tensor], group: str) -> list[Tensor]:
+    found = _under(tensors, group)
+    return [found[str(place)] for place in range(len(found))]
 
 
 def _under(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
@@ -189,19 +198,15 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def _decode_progress(json: Any) -> Progress:
-    if not isinstance(json, dict) or set(json) != set(_KINDS):
+    known = isinstance(json, dict) and set(json) == set(_KINDS)
+    if not known or not all(isinstance(json[n], k) and not isinstance(json[n], bool) for n, k in _KINDS.items()):
         raise ValueError("it does not say where training was")
-    if not all(isinstance(json[name], kind) and not isinstance(json[name], bool) for name, kind in _KINDS.items()):
-        raise ValueError("it does not say where training was")
-    metrics, best = [Metrics.of(line) for line in json["metrics"]], json["best"]
+    metrics = [Metrics.of(line) for line in json["metrics"]]
+    best = None if json["best"] is None else Metrics.of(json["best"])
     if not all("loss" in line.validation for line in metrics):
         raise ValueError("an evaluation has no validation loss")
-    window = Window(
-        json["recorded"],
-        *(json[name] for name in ("losses", "sizes", "norms", "clipped", "window_seconds", "window_waiting")),
-    )
-    best = None if best is None else Metrics.of(best)
-    return Progress(json["step"], json["tokens"], json["seconds"], metrics, best, window)
+    window = ("recorded", "losses", "sizes", "norms", "clipped", "window_seconds", "window_waiting")
+    return Progress(json["step"], json["tokens"], json["seconds"], metrics, best, Window(*(json[n] for n in window)))
 
 
 def _options(about: dict[str, Any]) -> dict[str, object]:

@@ -9,7 +9,7 @@ the same class, whose methods then return their argument.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from torch import Tensor
 from ..errors import RunError
 from ..memory import shortage
 from ..tasks.task import State
-from .progress import Progress
 
 __all__ = ["DistributedContext", "Share"]
 
@@ -28,13 +27,8 @@ __all__ = ["DistributedContext", "Share"]
 class Share(NamedTuple):
     """The part of a batch that one process trains on.
 
-    Attributes
-    ----------
-    batch
-        The part.
-    weight : float
-        Factor of its mean loss that makes the mean over the processes the mean over the whole batch. 0 for a process
-        for which no sequence is left: it computes another's part, because all of them must take part in a step.
+    The weight is the factor of its mean loss that makes the mean over the processes the mean over the whole batch. It
+    is 0 for a process for which no sequence is left: it computes another's part, because all must take part in a step.
     """
 
     batch: Any
@@ -125,8 +119,8 @@ class DistributedContext:
         return state[:, self.rank :: self.size].contiguous()
 
     @contextmanager
-    def explain_lost_processes(self, progress: Progress) -> Iterator[None]:
-        """One line if another process is gone or stalled, and collective operations fail because of it.
+    def explain_lost_processes(self, step: Callable[[], int]) -> Iterator[None]:
+        """One line, with the training step, if collective operations fail because another process is gone or stalled.
 
         Raises
         ------
@@ -141,6 +135,6 @@ class DistributedContext:
             if "timed out" in words.lower() or "timeout" in words.lower():
                 words = f"nothing was heard for {self.stall_minutes:g} minutes, --stall-minutes: {words}"
             raise RunError(
-                f"process {self.rank} of {self.size} lost the others at step {progress.step:,} ({words}); "
+                f"process {self.rank} of {self.size} lost the others at step {step():,} ({words}); "
                 "the last checkpoint is whole: start the job again with --resume."
             ) from None

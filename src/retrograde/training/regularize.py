@@ -36,9 +36,9 @@ class VanishingGradientRegularizer:
     Parameters
     ----------
     module
-        A vanilla network (``RNN``, tanh or relu, ours or ``torch.nn``'s), or a model that has some inside. It is
-        watched by hooks until `remove` is called. There is to be no dropout between its layers and no parametrization
-        of its weights: those masks cannot be known afterwards.
+        A vanilla network (``RNN``, tanh or relu, ours or ``torch.nn``'s), or a model that has some inside. Hooks
+        on its layers are active until `remove` is called. Dropout between layers and parametrized weights are refused,
+        because their masks are not known afterwards.
     alpha
         Weight of Ω. The paper's 4 belongs to another scale, see the notes.
 
@@ -94,11 +94,11 @@ class VanishingGradientRegularizer:
                     f"{layer.dropout}: set it to 0 or use one layer."
                 )
         self.alpha = alpha
-        self._seen: list[_Call] = []
+        self._seen: list[_ForwardPass] = []
         self._hooks = [layer.register_forward_hook(self._watch, with_kwargs=True) for layer in layers]
 
     def remove(self) -> None:
-        """Stop watching."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
         self._seen.clear()
@@ -130,14 +130,14 @@ class VanishingGradientRegularizer:
             return
         given = [kwargs["input"], *args] if "input" in kwargs else [*args]
         given.append(kwargs.get("hx"))
-        call = _Call(layer, _detached(given[0]), _detached(given[1]), _detached(result[0]), [], [])
+        call = _ForwardPass(layer, _detached(given[0]), _detached(given[1]), _detached(result[0]), [], [])
         output.register_hook(_into(call.at_output))
         result[1].register_hook(_into(call.at_state))
         self._seen.append(call)
 
 
 def _into(arrived: list[Tensor]) -> Callable[[Tensor | None], None]:
-    """A hook that keeps a gradient; what has no part in the loss may get None."""
+    """A hook that keeps a gradient; a tensor that does not affect the loss may get None."""
 
     def hook(gradient: Tensor | None) -> None:
         if gradient is not None:
@@ -146,8 +146,8 @@ def _into(arrived: list[Tensor]) -> Callable[[Tensor | None], None]:
     return hook
 
 
-class _Call(NamedTuple):
-    """A forward pass of one layer, and what its backward pass left at the output."""
+class _ForwardPass(NamedTuple):
+    """A forward pass of one layer, and the gradients that its backward pass left at the outputs."""
 
     layer: Any
     input: Any
@@ -157,8 +157,8 @@ class _Call(NamedTuple):
     at_state: list[Tensor]  # ∂⁺E/∂h_n
 
 
-class _Stack(NamedTuple):
-    """One layer in one direction, time running as the network reads."""
+class _Adjoints(NamedTuple):
+    """The adjoints of one layer in one direction, in the order of time."""
 
     suffix: str
     slope: Tensor  # f'(a_k), (T, B, H), k = 1 … T
@@ -166,7 +166,7 @@ class _Stack(NamedTuple):
 
 
 def _detached(x: Any) -> Any:
-    """Without its graph, so that watching keeps none alive."""
+    """Without its graph, which would be kept alive otherwise."""
     if isinstance(x, PackedSequence):
         return x._replace(data=x.data.detach())
     return x.detach() if isinstance(x, Tensor) else x
@@ -182,7 +182,7 @@ def _padded(x: Any, layer: Any) -> Tensor:
 
 
 @torch.no_grad()
-def _adjoints(call: _Call) -> list[_Stack]:
+def _adjoints(call: _ForwardPass) -> list[_Adjoints]:
     """∂E/∂s_k of every layer and direction, from ∂⁺E/∂(output) of the top one: layer by layer downwards."""
     layer, H = call.layer, call.layer.hidden_size
     sequence, output = _padded(call.input, layer), _padded(call.output, layer)
@@ -198,7 +198,7 @@ def _adjoints(call: _Call) -> list[_Stack]:
 
     directions = ("", "_reverse") if layer.bidirectional else ("",)
     outputs = [*_lower_outputs(layer, sequence, call.h_0, lengths), output]
-    stacks: list[_Stack] = []
+    stacks: list[_Adjoints] = []
     for depth in reversed(range(layer.num_layers)):
         below: Tensor | None = None
         for side, name in enumerate(directions):
@@ -218,7 +218,7 @@ def _adjoints(call: _Call) -> list[_Stack]:
             # ∂E/∂x_k = δ_k diag f'(a_k) U is the ∂⁺E/∂s_k of the layer below
             part = (delta * slope) @ getattr(layer, f"weight_ih{suffix}")
             below = part if below is None else below + part
-            stacks.append(_Stack(suffix, slope, delta))
+            stacks.append(_Adjoints(suffix, slope, delta))
         assert below is not None
         incoming = below
     return stacks
@@ -248,7 +248,7 @@ def _lower_outputs(layer: Any, sequence: Tensor, h_0: Any, lengths: Tensor) -> l
 
 
 def _add(
-    stack: _Stack, layer: Any, alpha: float, total: Callable[[Tensor], Tensor] | None = None, scale: float = 1.0
+    stack: _Adjoints, layer: Any, alpha: float, total: Callable[[Tensor], Tensor] | None = None, scale: float = 1.0
 ) -> float:
     """Ω of one stack; α ∂⁺Ω/∂W goes into the gradient of its recurrent weight."""
     name = f"weight_hh{stack.suffix}"

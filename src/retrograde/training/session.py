@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Sequence
@@ -18,15 +19,14 @@ from ..data.formats import is_frame
 from ..errors import DataError, DivergedError, OptionError
 from ..memory import enough_memory
 from ..options import Options
-from ..runs import Config, DataDescription, RunFolder, Summary
+from ..runs import Config, DataDescription, Results, RunFolder, Summary
 from ..tasks.opening import open_task, task_name
 from ..tasks.task import Task
 from .callback import Callback, CallbackList
 from .callbacks import REQUEUE, Checkpointing, Evaluation, FlowRecording, StopAfter, StopOnSignal
-from .checkpoint import Checkpoint
+from .checkpoint import latest
 from .distributed import DistributedContext
-from .results import write_results
-from .resume import find_checkpoint, open_same_data, resume_run, resumed_options
+from .resume import PreviousRun
 from .setup import check_model, is_first_process, make_context, seed_everything
 from .trainer import Trainer
 
@@ -37,21 +37,11 @@ ADVICE = "lower --batch-size, --hidden-size or, for text, --bptt"
 
 @dataclass(frozen=True)
 class Result:
-    """How a training ended.
+    """How a training ended."""
 
-    Attributes
-    ----------
-    folder : Path
-        The run folder.
-    summary : Summary
-        The content of its ``summary.json``.
-    signal : int or None
-        The signal that ended it, if there was one.
-    """
-
-    folder: Path
-    summary: Summary
-    signal: int | None = None
+    folder: Path  # the run folder
+    summary: Summary  # the content of its summary.json
+    signal: int | None = None  # the signal that ended it, if there was one
 
 
 def train(
@@ -69,25 +59,25 @@ def train(
     Parameters and errors are those of `retrograde.experiment.train`.
     """
     first = is_first_process()
-    told = CallbackList(callbacks if first else ())
-    folder = RunFolder(out, writes=first, note=told.on_note)
+    user = CallbackList(callbacks if first else ())
+    folder = RunFolder(out, writes=first, note=user.on_note)
     with ExitStack() as stack, enough_memory("this", ADVICE):
         if folder.writes:
             folder.check_writable(resume=resume, overwrite=overwrite)
         if resume:
             stack.enter_context(folder.locked())
-        config = folder.config() if resume else None
-        options = resumed_options(config, given) if config else Options.of(given)
+        previous = PreviousRun(folder.config()) if resume else None
+        options = previous.options(given) if previous else Options.of(given)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         context = make_context(options)
-        source = _source(data, config, out)
+        source = _source(data, previous, out)
         name = task_name(source, options.task)
         Options.check_task(name, given)
-        found = find_checkpoint(folder, told) if config else None
-        context.wait()  # for the files that the first process may have restored
-        if config:
-            task = open_same_data(source, options, config, folder, found is not None)
+        if previous:
+            previous.find_checkpoint(folder, user)
+            context.wait()  # for the files that the first process may have restored
+            task = previous.open_task(source, options, folder)
         else:
             options = options.for_task(name, given)
             task = open_task(name, source, options.as_dict())
@@ -105,10 +95,10 @@ def train(
             stack.enter_context(folder.locked())
             if folder.writes:  # another process may have written there while the data was read
                 folder.check_writable(resume=False, overwrite=overwrite)
-        return _run(task, options, context, folder, told, config, found, record_flow)
+        return _run(task, options, context, folder, user, previous, record_flow)
 
 
-def _source(data: Any, config: Config | None, out: str | Path) -> Any:
+def _source(data: Any, previous: PreviousRun | None, out: str | Path) -> Any:
     """The data to train on: what is given, else what a resumed run was trained on."""
     if data is not None:
         if not isinstance(data, str | Path) and not is_frame(data):
@@ -117,13 +107,12 @@ def _source(data: Any, config: Config | None, out: str | Path) -> Any:
                 "table of Arrow; arrays are read from a file, numpy.save."
             )
         return data if is_frame(data) else str(data)
-    if config is None:
+    if previous is None:
         raise OptionError("there is nothing to train on: name a file, a folder, - or builtin:stdlib.")
-    if config.data.lost:
-        raise OptionError(
-            f"{out} was trained on {config.data.lost}: give DATA (with the same content) to go on with it."
-        )
-    return config.data.source
+    before = previous.config.data
+    if before.lost:
+        raise OptionError(f"{out} was trained on {before.lost}: give DATA (with the same content) to go on with it.")
+    return before.source
 
 
 def _run(
@@ -131,40 +120,40 @@ def _run(
     options: Options,
     context: DistributedContext,
     folder: RunFolder,
-    told: CallbackList,
-    config: Config | None,
-    found: Checkpoint | None,
+    user: CallbackList,
+    previous: PreviousRun | None,
     record_flow: bool,
 ) -> Result:
     """Train with everything checked and the folder locked."""
     seed_everything(options.seed)
-    files = (found.files if found is not None else {}) or task.files()
+    found = previous.checkpoint if previous else None
+    files = (found.files if found else {}) or task.files()
     checkpointing, evaluation = Checkpointing(folder, files), Evaluation(options.eval_every or 1)
     recording = FlowRecording(folder, resume=found is not None) if record_flow else None
-    signals = StopOnSignal(told)
+    signals = StopOnSignal(user)
     own = [checkpointing, *([recording] if recording else [])]
-    trainer = Trainer(task, options, context, [*own, told, evaluation, StopAfter(options.max_time), signals])
-    if found is not None and config is not None:
-        resume_run(trainer, found, config, folder)
+    trainer = Trainer(task, options, context, [*own, user, evaluation, StopAfter(options.max_time), signals])
+    if previous and found:
+        previous.resume(trainer, folder)
     else:
-        if config is not None:
-            told.on_note("it was ended before its first checkpoint was written, and starts from the beginning.")
+        if previous:
+            user.on_note("it was ended before its first checkpoint was written, and starts from the beginning.")
         context.wait()
         folder.clear()
-    folder.write_config(_config(trainer, config))
-    if found is None:
+    folder.write_config(_config(trainer, previous.config.created if previous else None))
+    if not found:
         for name, content in files.items():
             folder.write(name, content)
         folder.write_metrics([])
         checkpointing.on_save(trainer)
 
     for note in task.notes:
-        told.on_note(note)
+        user.on_note(note)
     planned, progress = trainer.planned_steps, trainer.progress
-    if progress.step >= planned and found is not None:
-        told.on_note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
+    if found and progress.step >= planned:
+        user.on_note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
     failure: DivergedError | None = None
-    with signals, context.explain_lost_processes(trainer.progress):
+    with signals, context.explain_lost_processes(lambda: progress.step):
         trainer.callbacks.on_train_begin(trainer)
         try:
             trainer.fit()
@@ -179,17 +168,40 @@ def _run(
         summary = _summary(trainer, ended_by, failure)
         folder.write_summary(summary)
         if recording and (text := recording.summary()):
-            told.on_note(text)
+            user.on_note(text)
         if context.is_first and ended_by != REQUEUE:
-            summary = write_results(trainer, folder, summary)
+            summary = _write_results(trainer, folder, summary)
             trainer.callbacks.on_train_end(trainer, folder)
     if failure:
         raise failure
     return Result(folder.path, summary, ended_by or signals.received or None)
 
 
-def _config(trainer: Trainer, before: Config | None) -> Config:
-    created = before.created if before else None
+def _write_results(trainer: Trainer, folder: RunFolder, summary: Summary) -> Summary:
+    """Add baselines and the results of the best weights to the summary, and write the files of the task.
+
+    The model of the trainer then has the best weights, on the CPU, in eval mode.
+    """
+    trainer.callbacks.on_stage("counting the baselines")
+    summary = replace(summary, baselines=trainer.task.baselines())
+    folder.write_summary(summary)
+    if (folder / "model.safetensors").exists():
+        weights = folder.read_tensors("model.safetensors")[0]
+    else:  # training diverged before the first evaluation
+        weights = latest(folder).state.model
+    trainer.model.load_state_dict(weights)
+    trainer.callbacks.on_stage("evaluating the trained network")
+    for name, content in trainer.task.results(trainer.model.cpu().eval()).items():
+        folder.write(name, content)
+        if name == "evaluation.json":
+            found = Results.of(json.loads(content))
+            scores = {part: result.scores for part, result in found.parts.items()}
+            summary = replace(summary, results=scores, goal=found.goal)
+            folder.write_summary(summary)
+    return summary
+
+
+def _config(trainer: Trainer, created: str | None) -> Config:
     return Config(
         version=__version__,
         task=trainer.task.name,
@@ -216,7 +228,8 @@ def _summary(trainer: Trainer, ended_by: int, failure: DivergedError | None) -> 
         message = f"stopped at step {progress.step:,} of {planned:,}; --resume goes on from there"
     elif progress.step < planned:
         status = "finished"
-        message = f"the time was up at step {progress.step:,} of {planned:,}; --resume goes on from there"
+        why = "a callback ended training" if trainer.options.max_time is None else "the time was up"
+        message = f"{why} at step {progress.step:,} of {planned:,}; --resume goes on from there"
     else:
         status, message = "finished", f"all {planned:,} steps taken"
     return Summary(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,39 +20,14 @@ from .callback import Callback, CallbackList
 from .clipping import Clipping, Measured
 from .distributed import DistributedContext
 from .prefetch import prefetched
-from .progress import Progress
-from .random_states import RandomStates
 from .regularize import VanishingGradientRegularizer
 from .schedule import learning_rate, planned_steps
 from .setup import make_optimizer
+from .state import Progress, RandomStates, TrainerState
 
-__all__ = ["Trainer", "TrainerState"]
+__all__ = ["Trainer"]
 
 READ_EVERY = 16  # steps after which a GPU is waited for, to read losses and norms
-
-
-@dataclass(frozen=True)
-class TrainerState:
-    """Everything a training needs to continue as if it had never stopped: what a checkpoint contains.
-
-    Attributes
-    ----------
-    model, clipping : dict
-        Their ``state_dict()``.
-    optimizer : dict
-        The same, in torch's nested form.
-    carried : Tensor, tuple of Tensor or None
-        Recurrent state of the whole batch that the next step starts from.
-    progress : Progress
-    random : RandomStates
-    """
-
-    model: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    clipping: dict[str, Tensor]
-    carried: State
-    progress: Progress
-    random: RandomStates
 
 
 class Trainer:
@@ -76,7 +50,7 @@ class Trainer:
     planned_steps : int
         The step at which training ends.
     should_stop, should_save : bool
-        Set by callbacks before a step: end training, or write a checkpoint.
+        Set by callbacks: end training, or write a checkpoint, before the next step.
     """
 
     def __init__(
@@ -221,7 +195,7 @@ class Trainer:
             clipping=self.clipping.state_dict(),
             carried=self.context.gather_state(self.carried),
             progress=self.progress,
-            random=RandomStates.of_all(self.context),
+            random=RandomStates.now(self.context),
         )
 
     def load_state_dict(self, state: TrainerState) -> None:

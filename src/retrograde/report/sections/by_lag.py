@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..run import FRACTION, RunContents
 from ..section import Figure, Section, Table
-from ..style import BLUE, GREY, plot, share_left_axis
+from ..style import BLUE, GREY, curve, level, mode_of, plot, share_left_axis
 from ..words import number, share, times
 
 if TYPE_CHECKING:
@@ -18,14 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["reaches", "section", "window"]
 
-_LOOK = {
-    "trained": {"color": BLUE, "width": 2.5},
-    "untrained": {"color": GREY, "width": 2.5, "dash": "dot"},
-}
+_LOOK = {"trained": (BLUE, None), "untrained": (GREY, "dot")}
 
 
 def section(run: RunContents) -> Section:
-    """The by-lag curves, trained beside untrained."""
+    """The by-lag curves of the trained and the untrained network."""
     title = "How far back the gradient reaches"
     if not run.flows:
         why = run.missing.get("flow/trained", "it was not measured")
@@ -67,16 +64,7 @@ def _figure(run: RunContents, layers: list[str]) -> Figure:
                 )
                 traces.append(_mark(name, int(ends[layer]), other, left, choice))
     lags = max(window(flow) for flow in run.flows.values())
-    traces.append(
-        go.Scatter(
-            x=[0, lags - 1],
-            y=[FRACTION, FRACTION],
-            name="1 %",
-            mode="lines",
-            line={"color": GREY, "width": 1},
-            hoverinfo="skip",
-        )
-    )
+    traces.append(level(lags - 1, FRACTION, "1 %", width=1, dash=None))
     axis, cut = share_left_axis(lowest, highest)
     figure = plot(
         *traces,
@@ -115,20 +103,15 @@ def reaches(run: RunContents) -> list[str]:
 
 
 def _curve(name: str, norms: Any, left: Any, choice: int) -> Any:
-    return go.Scatter(
-        x=np.arange(len(left)),
-        y=np.where(left > 0, left, np.nan),  # zero has no place on a log axis, nor has what is below the range
-        customdata=norms,
-        name=name,
-        mode="lines+markers" if len(left) < 3 else "lines",
-        line=_LOOK[name],
-        meta={"choice": choice},
-        hovertemplate=f"{name}, lag %{{x}}<br>%{{y:.3~g}} of the first<br>norm %{{customdata:.3~g}}<extra></extra>",
-    )
+    color, dash = _LOOK[name]
+    y = np.where(left > 0, left, np.nan)  # a log axis has no zero, and what is below the range is not zero
+    hover = f"{name}, lag %{{x}}<br>%{{y:.3~g}} of the first<br>norm %{{customdata:.3~g}}"
+    more = {"customdata": norms, "meta": {"choice": choice}, "mode": mode_of(left, 2)}
+    return curve(np.arange(len(left)), y, name, color, hover=hover, dash=dash, **more)
 
 
 def _mark(name: str, lag: int, other: float, left: Any, choice: int) -> Any:
-    """The point where the curve falls under 1 %, with its lag beside it and clear of the `other` network's."""
+    """The point where the curve falls under 1 %, with its lag next to it and clear of the `other` network's."""
     height = float(left[lag]) if 0 < left[lag] < math.inf else FRACTION
     near = abs(other - lag) < 0.1 * len(left)
     side = "top right" if lag < 0.85 * len(left) else "top left"
@@ -143,7 +126,7 @@ def _mark(name: str, lag: int, other: float, left: Any, choice: int) -> Any:
         textposition=side or None,
         mode="markers+text" if side else "markers",
         showlegend=False,
-        marker={"color": _LOOK[name]["color"], "size": 10, "symbol": "circle" if name == "trained" else "diamond"},
+        marker={"color": _LOOK[name][0], "size": 10, "symbol": "circle" if name == "trained" else "diamond"},
         meta={"choice": choice},
         hovertemplate=f"{name}: under 1 % from lag {lag} on<extra></extra>",
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import plotly.graph_objects as go
+from typing import Any
 
 from ..run import RunContents, real
 from ..section import Figure, Section
-from ..style import BLUE, ORANGE, plot
+from ..style import BLUE, ORANGE, curve, level, mode_of, plot
 from ..words import count, number, share
 
 __all__ = ["clipped_share", "clipping", "section"]
@@ -61,29 +60,23 @@ def _limit(run: RunContents) -> float:
 
 
 def _figure(run: RunContents, median: Sequence[float]) -> Figure:
-    steps, low, high = (
-        run.steps,
-        run.series(lambda line: line.gradient_norm_min),
-        run.series(lambda line: line.gradient_norm_max),
-    )
-    mode = "lines+markers" if len(steps) <= 60 else "lines"
-    band = "rgba(61,130,196,0.25)"
+    steps = run.steps
+    low, high = run.series(lambda line: line.gradient_norm_min), run.series(lambda line: line.gradient_norm_max)
+    mode, band = mode_of(steps), "rgba(61,130,196,0.25)"
+
+    def part(values: Sequence[float], name: str, which: str, color: str, **more: Any) -> Any:
+        hover = f"step %{{x:,}}<br>{which} %{{y:.3~g}}"
+        return curve(steps, _positive(values), name, color, hover=hover, mode=mode, **more)
+
+    thin = {"width": 1, "marker": {"size": 3}}
     traces = [
-        go.Scatter(x=steps, y=_positive(low), mode=mode, line={"color": band, "width": 1}, marker={"size": 3})
-        .update(showlegend=False, hovertemplate="step %{x:,}<br>smallest %{y:.3~g}<extra></extra>"),
-        go.Scatter(x=steps, y=_positive(high), mode=mode, line={"color": band, "width": 1}, marker={"size": 3})
-        .update(name="smallest to largest", fill="tonexty", fillcolor=band)
-        .update(hovertemplate="step %{x:,}<br>largest %{y:.3~g}<extra></extra>"),
-        go.Scatter(x=steps, y=_positive(median), name="median", mode=mode, line={"color": BLUE, "width": 2.5})
-        .update(hovertemplate="step %{x:,}<br>median %{y:.3~g}<extra></extra>"),
-    ]  # fmt: skip
+        part(low, "", "smallest", band, showlegend=False, **thin),
+        part(high, "smallest to largest", "largest", band, fill="tonexty", fillcolor=band, **thin),
+        part(median, "median", "median", BLUE),
+    ]
     limit, clipped = _limit(run), run.series(lambda line: line.clipped_share)
     if math.isfinite(limit):
-        traces.append(
-            go.Scatter(x=[0, max(steps)], y=[limit, limit], name="clipped above", mode="lines")
-            .update(line={"color": ORANGE, "width": 2, "dash": "dash"})
-            .update(hovertemplate="clipping threshold %{y:.3~g}<extra></extra>")
-        )  # fmt: skip
+        traces.append(level(max(steps), limit, "clipped above", ORANGE, hover="clipping threshold %{y:.3~g}"))
     drawn = [value for value in (*_positive(low), *_positive(high)) if value > 0]
     ends = [math.floor(math.log10(min(drawn))), math.ceil(math.log10(max(drawn)))] if drawn else [0, 1]
     digits = (1, 2, 5) if ends[1] - ends[0] <= 3 else (1,)
@@ -102,11 +95,9 @@ def _figure(run: RunContents, median: Sequence[float]) -> Figure:
     )
     shown = any(map(math.isfinite, clipped))
     if shown:
-        figure.add_trace(
-            go.Scatter(x=steps, y=clipped, name="share of steps clipped", mode=mode, fill="tozeroy", yaxis="y2")
-            .update(line={"color": ORANGE, "width": 1.5}, fillcolor="rgba(217,113,31,0.2)")
-            .update(hovertemplate="step %{x:,}<br>clipped %{y:.1%}<extra></extra>")
-        )  # fmt: skip
+        fill: dict[str, Any] = {"fill": "tozeroy", "fillcolor": "rgba(217,113,31,0.2)", "yaxis": "y2", "mode": mode}
+        hover = "step %{x:,}<br>clipped %{y:.1%}"
+        figure.add_trace(curve(steps, clipped, "share of steps clipped", ORANGE, hover=hover, width=1.5, **fill))
         figure.update_layout(
             height=480,
             xaxis={"anchor": "y2"},

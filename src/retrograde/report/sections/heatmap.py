@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["pack", "section"]
 
-_DECADES = 8  # colours span at most so many powers of ten below the largest value
+_DECADES = 8  # colors span at most so many powers of ten below the largest value
 _NO_PATH, _ZERO, _INFINITE, _NAN = 32767, 32766, 32765, 32764  # codes that are no logarithm; page.js knows them too
 _TITLES = {"trained": "Trained", "untrained": "Before training"}
 _CAPTIONS = {
     "trained": "The network after training.",
-    "untrained": "The same network with the weights it began with, on the same colour scale.",
+    "untrained": "The same network with the weights it began with, on the same color scale.",
 }
 
 _READING = (
     "Each cell is one pair of moments: how strongly the error at step t (row) pulls on the state of the network at "
     "step k (column), ‖∂Eₜ/∂sₖ‖. Start on the diagonal, where k = t, and go left, back in time. Bright far from the "
-    "diagonal: the network feels, and can learn from, what happened long ago. Dark right beside it: the gradient has "
+    "diagonal: the network feels, and can learn from, what happened long ago. Dark right next to it: the gradient has "
     "vanished. The scale is logarithmic: each step of it is a factor of ten."
 )
 _ONE_ROW = (
@@ -46,7 +46,7 @@ Norms = npt.NDArray[np.float64]
 
 
 def section(run: RunContents) -> Section:
-    """The heat maps, trained and untrained side by side, on one colour scale per layer."""
+    """The heat maps, trained and untrained side by side, on one color scale per layer."""
     title = "The gradient through time"
     if not run.flows:
         why = run.missing.get("flow/trained", "it was not measured")
@@ -87,7 +87,7 @@ def pack(norms: Norms, no_path: npt.NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _scale(matrices: list[Norms]) -> tuple[float, float, bool]:
-    """Decades where the colours of one layer begin and end, and whether anything lies below."""
+    """Decades where the colors of one layer begin and end, and whether anything lies below."""
     values = np.concatenate([matrix.ravel() for matrix in matrices])
     shown = values[np.isfinite(values) & (values > 0)]
     if not shown.size:
@@ -118,7 +118,7 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
                 colorscale="Viridis",
                 hoverongaps=False,
                 hovertemplate="error at step t = %{y}<br>state at step k = %{x}<br>norm %{customdata}<extra></extra>",
-                colorbar=_colour_bar(bottom, top, below) | {"y": -0.6 if one_row else -0.16},
+                colorbar=_color_bar(bottom, top, below) | {"y": -0.6 if one_row else -0.16},
             )
         )
     figure = plot(
@@ -134,7 +134,7 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
             "showgrid": False,
         },
     )
-    floor = f" Values below {number(max(floors), 1)} share the darkest colour." if any(floors) else ""
+    floor = f" Values below {number(max(floors), 1)} share the darkest color." if any(floors) else ""
     broken = f" {count(beyond)} values are too large to be measured." if beyond else ""
     broken += (
         f" {count(below_range)} values are too small to be measured: their cells are blank." if below_range else ""
@@ -156,7 +156,7 @@ def _rows(flow: GradientFlow) -> list[Any]:
     return steps if len(set(np.diff(steps).tolist())) == 1 else list(map(str, steps))
 
 
-def _colour_bar(bottom: float, top: float, below: bool) -> dict[str, Any]:
+def _color_bar(bottom: float, top: float, below: bool) -> dict[str, Any]:
     decades = range(math.ceil(bottom), math.floor(top) + 1)
     ticks: list[float] = list(decades[:: max(1, len(decades) // 4)])
     names = [f"10<sup>{tick}</sup>" for tick in ticks]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import plotly.graph_objects as go
-
 from ..run import Record, RunContents
 from ..section import Figure, Section, Table
-from ..style import BLUE, GREY, ORANGE, plot, share_left_axis
+from ..style import BLUE, GREY, ORANGE, curve, plot, share_left_axis
 from ..words import number, share, times
 
 __all__ = ["section"]
@@ -61,22 +59,14 @@ def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:
     rows = []
     lowest = highest = 1.0
     for choice, (label, layer) in enumerate(curves.items()):
-        for lag, (colour, dash) in zip(lags, _LOOK, strict=False):
+        for lag, (color, dash) in zip(lags, _LOOK, strict=False):
             left = [curve[lag] if lag < len(curve) and curve[lag] > 0 else math.nan for curve in layer]
             seen = [value for value in left if 0 < value < math.inf]
             lowest, highest = min([lowest, *seen]), max([highest, *seen])
-            traces.append(
-                go.Scatter(
-                    x=steps,
-                    y=left,
-                    name=times(lag, "step") + " back",
-                    mode="lines+markers",
-                    line={"color": colour, "width": 2.2, "dash": dash},
-                    marker={"size": 5},
-                    meta={"choice": choice},
-                    hovertemplate=f"step %{{x:,}}<br>%{{y:.3~g}} left {times(lag, 'step')} back<extra></extra>",
-                )
-            )
+            back = f"{times(lag, 'step')} back"
+            hover = f"step %{{x:,}}<br>%{{y:.3~g}} left {back}"
+            more = {"mode": "lines+markers", "marker": {"size": 5}, "meta": {"choice": choice}}
+            traces.append(curve(steps, left, back, color, hover=hover, width=2.2, dash=dash, **more))
             for step, value in list(zip(steps, left, strict=True))[:: max(1, len(steps) // 10)]:
                 rows.append([label, f"{int(step):,}", str(lag), "—" if math.isnan(value) else number(value)])
     axis, cut = share_left_axis(lowest, highest)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import plotly.graph_objects as go
-
 from ...runs import Part, Scores
 from ..run import RunContents, real
 from ..section import Fact, Figure, Section, Table
-from ..style import BLUE, GREY, plot
+from ..style import BLUE, curve, level, plot
 from ..words import count, number, share
 
 __all__ = ["METRICS", "facts", "section"]
@@ -53,7 +51,7 @@ def section(run: RunContents) -> Section | None:
     for name in ("test", "validation"):
         if run.results is not None and (found := run.results.parts.get(name)) is not None:
             tables += _by_label(name, found, run.results.labels)
-            if found.confusion:
+            if found.confusion_matrix:
                 break
     return Section("results", "How well it does", words, figures=_figures(run), tables=tables)
 
@@ -81,19 +79,10 @@ def _figures(run: RunContents) -> list[Figure]:
         if not any(map(math.isfinite, values)):
             continue
         name = METRICS[key][0]
-        line = {"color": BLUE, "width": 2.5}
-        traces = [go.Scatter(x=run.steps, y=values, name=name, mode="lines+markers", line=line)]
+        traces = [curve(run.steps, values, name, BLUE, mode="lines+markers", hoverinfo=None)]
         for dash, (which, scores) in zip(("dash", "dot", "dashdot"), run.baselines.items(), strict=False):
-            if math.isfinite(level := real(scores.get(key))) and which in _OURS:
-                traces.append(
-                    go.Scatter(
-                        x=[0, max(run.steps)],
-                        y=[level, level],
-                        name=which,
-                        mode="lines",
-                        line={"color": GREY, "width": 2, "dash": dash},
-                    )
-                )
+            if math.isfinite(value := real(scores.get(key))) and which in _OURS:
+                traces.append(level(max(run.steps), value, which, dash=dash, hoverinfo=None))
         figure = plot(*traces, xaxis={"title": {"text": "training step"}}, yaxis={"title": {"text": name}})
         better = "lower is better" if key == "mase" else "higher is better"
         last = next(value for value in reversed(values) if math.isfinite(value))
@@ -117,8 +106,8 @@ def _by_label(name: str, found: Part, labels: list[str]) -> list[Table]:
     if found.entities:
         rows = [[kind, number(real(scores.get("f1")))] for kind, scores in list(found.entities.items())[:_CLASSES]]
         tables.append(Table(f"Each kind of entity ({name} part)", rows, ("kind", "F1")))
-    if found.confusion and len(labels) <= _CLASSES:
-        rows = [[label, *map(str, row)] for label, row in zip(labels, found.confusion, strict=False)]
+    if found.confusion_matrix and len(labels) <= _CLASSES:
+        rows = [[label, *map(str, row)] for label, row in zip(labels, found.confusion_matrix, strict=False)]
         columns = ("truth ↓, named →", *labels)
         tables.append(Table(f"Confusion: how often each label was named ({name} part)", rows, columns))
     return tables

@@ -1,16 +1,15 @@
-"""Loss by step, on text trained on and on held-out text, beside the baselines."""
+"""Loss by step, on text trained on and on held-out text, compared with the baselines."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-
-import plotly.graph_objects as go
+from typing import Any
 
 from ...runs import Metrics
 from ..run import RunContents, real
 from ..section import Figure, Section, Table
-from ..style import BLUE, GREY, ORANGE, plot
+from ..style import BLUE, ORANGE, curve, level, mode_of, plot
 from ..words import count, duration, number
 
 __all__ = ["section"]
@@ -21,7 +20,6 @@ _OF_TEXT = (
     "tends to follow which."
 )
 _OF_DATA = "The loss is what training makes small. The blue line is measured on data it never trained on."
-_DASHES = ("dash", "dot", "dashdot", "longdash")
 _ROWS = 200  # evaluations in the folded table; the rest is thinned and said
 
 
@@ -43,45 +41,20 @@ def section(run: RunContents) -> Section:
 def _figure(run: RunContents) -> Figure:
     steps = run.steps
     train, validation = run.series(lambda line: line.train_loss), run.series(lambda line: line.loss)
-    mode = "lines+markers" if len(steps) <= 60 else "lines"
-    text = run.is_language
+    text, mode = run.is_language, mode_of(steps)
     data = "text" if text else "data"
     details = ["".join(f"<br>{detail}" for detail in _details(row)) for row in run.metrics]
+    orange: dict[str, Any] = {"marker": {"size": 5, "symbol": "square"}, "mode": mode, "width": 1.5}
+    blue: dict[str, Any] = {"marker": {"size": 6}, "mode": mode, "customdata": details}
+    hovers = "step %{x:,}<br>training loss %{y:.4f}", "step %{x:,}<br>validation loss %{y:.4f}%{customdata}"
     traces = [
-        go.Scatter(
-            x=steps,
-            y=train,
-            name=f"training {data}",
-            mode=mode,
-            line={"color": ORANGE, "width": 1.5},
-            marker={"size": 5, "symbol": "square"},
-            hovertemplate="step %{x:,}<br>training loss %{y:.4f}<extra></extra>",
-        ),
-        go.Scatter(
-            x=steps,
-            y=validation,
-            name=f"held-out {data}",
-            mode=mode,
-            line={"color": BLUE, "width": 2.5},
-            marker={"size": 6},
-            customdata=details,
-            hovertemplate="step %{x:,}<br>validation loss %{y:.4f}%{customdata}<extra></extra>",
-        ),
+        curve(steps, train, f"training {data}", ORANGE, hover=hovers[0], **orange),
+        curve(steps, validation, f"held-out {data}", BLUE, hover=hovers[1], **blue),
     ]
-    span = [0, max(steps)]
-    known = {"unigram": "unigram baseline", "bigram": "bigram baseline"}
-    for dash, name in zip(_DASHES, [name for name in known if name in run.baselines], strict=False):
-        loss = real(run.baselines[name].get("loss"))
-        traces.append(
-            go.Scatter(
-                x=span,
-                y=[loss, loss],
-                name=known[name],
-                mode="lines",
-                line={"color": GREY, "width": 2, "dash": dash},
-                hovertemplate=f"{known[name]} %{{y:.4f}}<extra></extra>",
-            )
-        )
+    for dash, which in (("dash", "unigram"), ("dot", "bigram")):
+        if which in run.baselines:
+            name = f"{which} baseline"
+            traces.append(level(max(steps), run.baseline(which), name, hover=f"{name} %{{y:.4f}}", dash=dash))
     finite = [loss for loss in (*train, *validation) if math.isfinite(loss) and loss > 0]
     steep = bool(finite) and max(finite) > 30 * min(finite)  # a run that blew up: the rest must stay legible
     figure = plot(

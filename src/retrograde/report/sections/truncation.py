@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from ...errors import FlowError
 from ..run import RunContents
 from ..section import Figure, Section, Table
-from ..style import BLUE, GREY, ORANGE, plot
+from ..style import BLUE, GREY, ORANGE, curve, mode_of, plot
 from ..words import number, share, times
 
 if TYPE_CHECKING:
@@ -93,17 +93,8 @@ def _shares(parts: dict[str, Contributions], of: str) -> Figure:
                 hovertemplate="lag %{x}<br>share %{y:.3~g}<extra></extra>",
             )
         )
-        traces.append(
-            go.Scatter(
-                x=lags,
-                y=total,
-                name="sum up to the lag",
-                mode="lines",
-                line={"color": GREY, "width": 2, "shape": "hvh"},
-                meta={"choice": choice},
-                hovertemplate="up to lag %{x}<br>%{y:.3~g}<extra></extra>",
-            )
-        )
+        more: dict[str, Any] = {"line": {"color": GREY, "width": 2, "shape": "hvh"}, "meta": {"choice": choice}}
+        traces.append(curve(lags, total, "sum up to the lag", GREY, hover="up to lag %{x}<br>%{y:.3~g}", **more))
         half = int(lags[int(np.flatnonzero(total >= 0.5)[0])]) if (total >= 0.5).any() else int(lags[-1])
         sentences.append(f"In {label}, half of the gradient comes from lags up to {half}.")
         shown = [i for i, lag in enumerate(lags) if lag in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500)]
@@ -133,16 +124,10 @@ def _truncation(cut: Truncation, flow: GradientFlow, run: RunContents) -> Figure
         "cosine": (cosine, ORANGE, "dash", "cosine of the angle %{y:.4~g}"),
         "share kept": (cut.share, GREY, "dot", "share kept %{y:.3~g}"),
     }
+    mode = mode_of(cut.length, 2)
     traces: list[Any] = [
-        go.Scatter(
-            x=cut.length,
-            y=values,
-            name=name,
-            mode="lines" if len(cut.length) > 2 else "lines+markers",
-            line={"color": colour, "width": 2.5, "dash": dash},
-            hovertemplate=f"length %{{x}}<br>{hover}<extra></extra>",
-        )
-        for name, (values, colour, dash, hover) in lines.items()
+        curve(cut.length, values, name, color, hover=f"length %{{x}}<br>{hover}", dash=dash, mode=mode)
+        for name, (values, color, dash, hover) in lines.items()
     ]
     marks = {shortest: f"99 %: {shortest}"}
     bptt = _bptt(run)
@@ -167,7 +152,7 @@ def _truncation(cut: Truncation, flow: GradientFlow, run: RunContents) -> Figure
         ticks = [m * 10**p for p in range(6) for m in (1, 2, 5) if m * 10**p <= cut.length[-1]]
         axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,}" for tick in ticks]}
         axis["range"] = [-0.04, math.log10(int(cut.length[-1])) + 0.04]
-    figure = plot(*traces, height=360, xaxis=axis, yaxis={"title": {"text": "beside the whole gradient"}})
+    figure = plot(*traces, height=360, xaxis=axis, yaxis={"title": {"text": "compared with the whole gradient"}})
     rows = [
         [f"{length:,}", number(float(cut.norm[i])), f"{number(float(cut.angle[i]), 2)}°", number(float(cut.share[i]))]
         for i, length in enumerate(cut.length)
@@ -176,9 +161,9 @@ def _truncation(cut: Truncation, flow: GradientFlow, run: RunContents) -> Figure
     return Figure(
         figure,
         "What truncated BPTT would lose",
-        "The gradient of all recurrent weights that backpropagation cut off after so many steps would give, beside "
-        "the whole: its length, and the cosine of the angle between the two (1: the same direction). Where all three "
-        f"lie at 1, longer sequences would teach these weights nothing more; {share(_KEPT)} are marked.",
+        "The gradient of all recurrent weights that backpropagation cut off after so many steps would give, compared "
+        "with the whole: its length, and the cosine of the angle between the two (1: the same direction). Where all "
+        f"three lie at 1, longer sequences would teach these weights nothing more; {share(_KEPT)} are marked.",
         f"Line chart of truncated BPTT: {times(shortest, 'step')} keep 99 % of the gradient.",
         Table("At some lengths", rows, ("length", "norm", "angle", "share kept")),
     )

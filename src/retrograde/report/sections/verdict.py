@@ -82,13 +82,12 @@ def _course(run: RunContents) -> str:
     if last is not None:
         seconds = seconds if math.isfinite(seconds) else real(last.seconds)
         step = step if math.isfinite(step) else last.step
-    took = listing(
-        [
-            *([duration(seconds)] if math.isfinite(seconds) else []),
-            *([times(step, "step")] if math.isfinite(step) else []),
-            *([f"{number(epochs)} passes over the {_data(run)}"] if math.isfinite(epochs) else []),
-        ]
-    )
+    amounts = {
+        duration(seconds): seconds,
+        times(step, "step"): step,
+        f"{number(epochs)} passes over the {'text' if run.is_language else 'data'}": epochs,
+    }
+    took = listing([text for text, amount in amounts.items() if math.isfinite(amount)])
     ended = {
         "finished": "Training finished",
         "interrupted": "Training was interrupted (it can go on with --resume)",
@@ -102,10 +101,6 @@ def _course(run: RunContents) -> str:
         f"The run has no summary ({run.missing.get('summary.json', 'its status is not stated')}): it is still "
         f"training, or was killed. What is shown reaches up to {took or 'an unknown step'}."
     )
-
-
-def _data(run: RunContents) -> str:
-    return "text" if run.is_language else "data"
 
 
 def _best(run: RunContents) -> tuple[float, float, float, float]:
@@ -129,9 +124,7 @@ def _score(run: RunContents) -> str:
         return "No finite validation loss was recorded."
     at = f" (step {count(step)})" if math.isfinite(step) else ""
     if not run.is_language:
-        found = [
-            f"{fact.label} of {fact.value}" + (f" ({fact.note})" if fact.note else "") for fact in results.facts(run)
-        ]
+        found = [f"{one.label} of {one.value}" + (f" ({one.note})" if one.note else "") for one in results.facts(run)]
         return f"At its best{at} it reached {listing([f'a validation loss of {number(loss, 4)}', *found])}."
     sentence = f"At its best{at} it reached a validation loss of {number(loss, 4)} nats per token"
     sentence += f", a perplexity of {number(perplexity)}" + (
@@ -139,24 +132,21 @@ def _score(run: RunContents) -> str:
     )
     compared = []
     for name in ("unigram", "bigram"):
-        baseline = real(run.baselines.get(name, {}).get("loss"))
-        if not math.isfinite(baseline):
-            continue
-        per_character = real(run.baselines[name].get("bits_per_character"))
-        value = f"{number(per_character)} bits" if math.isfinite(per_character) else f"{number(baseline)} nats"
-        change = 1 - loss / baseline if baseline > 0 else math.nan
-        better = f"{share(change)} better" if change > 0 else f"{share(-change)} worse" if change < 0 else "no better"
-        compared.append(f"{better} than the {name} baseline ({value})")
-    if compared:
-        return f"{sentence} That is {listing(compared)}."
-    return f"{sentence} No baselines were recorded to compare it with."
+        baseline, bits = run.baseline(name), run.baseline(name, "bits_per_character")
+        if math.isfinite(baseline):
+            value = f"{number(bits)} bits" if math.isfinite(bits) else f"{number(baseline)} nats"
+            gain = 1 - loss / baseline if baseline > 0 else math.nan
+            better = f"{share(gain)} better" if gain > 0 else f"{share(-gain)} worse" if gain < 0 else "no better"
+            compared.append(f"{better} than the {name} baseline ({value})")
+    rest = f"That is {listing(compared)}." if compared else "No baselines were recorded to compare it with."
+    return f"{sentence} {rest}"
 
 
 def _facts(run: RunContents) -> list[Fact]:
     _, loss, perplexity, bits = _best(run)
     facts = []
     if math.isfinite(bits):
-        bigram = real(run.baselines.get("bigram", {}).get("bits_per_character"))
+        bigram = run.baseline("bigram", "bits_per_character")
         note = f"bigram baseline {number(bigram)}" if math.isfinite(bigram) else f"perplexity {number(perplexity)}"
         facts.append(Fact("bits per character", number(bits), note))
     elif not run.is_language:
@@ -207,24 +197,16 @@ def _not_finite(run: RunContents) -> list[str]:
 
 
 def _course_of_loss(run: RunContents) -> list[str]:
-    train = run.series(lambda line: line.train_loss)
-    scored = [
-        (step, loss, other)
-        for step, loss, other in zip(run.steps, run.series(lambda line: line.loss), train, strict=True)
-        if math.isfinite(loss)
-    ]
+    scored = [line for line in run.metrics if math.isfinite(line.loss)]
     if len(scored) < 4:
         return ["Too few evaluations to judge the course of the loss."] if scored else []
-    best = min(range(len(scored)), key=lambda row: scored[row][1])
-    best_step, lowest, _ = scored[best]
-    last = scored[-1][1]
-    earlier = scored[-max(2, len(scored) // 4) - 1][1]
-    if last > lowest * (1 + _RISEN):
-        rise, falling = share(last / lowest - 1), scored[-1][2] < scored[best][2]
+    best, last, earlier = min(scored, key=lambda line: line.loss), scored[-1], scored[-max(2, len(scored) // 4) - 1]
+    if last.loss > best.loss * (1 + _RISEN):
+        rise, falling = share(last.loss / best.loss - 1), real(last.train_loss) < real(best.train_loss)
         why = "while the training loss kept falling: it is overfitting" if falling else "and the training loss with it"
-        return [f"The validation loss rose by {rise} after step {count(best_step)} {why}. The best weights are kept."]
-    if earlier > last * (1 + _FALLING):
-        fall = share(1 - last / earlier)
+        return [f"The validation loss rose by {rise} after step {count(best.step)} {why}. The best weights are kept."]
+    if earlier.loss > last.loss * (1 + _FALLING):
+        fall = share(1 - last.loss / earlier.loss)
         return [f"The validation loss was still falling at the end ({fall} over the last quarter): train longer."]
     return []
 
@@ -232,7 +214,7 @@ def _course_of_loss(run: RunContents) -> list[str]:
 def _against_baselines(run: RunContents) -> list[str]:
     _, loss, perplexity, _ = _best(run)
     for name in ("unigram", "bigram"):
-        if loss >= real(run.baselines.get(name, {}).get("loss")):
+        if loss >= run.baseline(name):
             return [f"It does no better than the {name} baseline: it has not yet learned to use what came before."]
     vocabulary = real(run.config.data.amount("vocabulary_size"))
     return ["It does worse than guessing all tokens alike."] if perplexity >= vocabulary else []

@@ -1,0 +1,132 @@
+"""The trainer by itself: when callbacks are called, and a state with which another trainer continues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retrograde.options import Options
+from retrograde.runs import Metrics, RunFolder
+from retrograde.tasks.opening import open_task
+from retrograde.training import Callback, Trainer, checkpoint, load, train
+from retrograde.training.callback import CallbackList
+from retrograde.training.prefetch import prefetched
+from retrograde.training.setup import make_context, seed_everything
+
+SMALL: dict[str, Any] = {"task": "synthetic", "hidden_size": 4, "batch_size": 3, "max_steps": 5, "dropout": 0.3}
+
+
+def trainer(*callbacks: Callback, **more: Any) -> Trainer:
+    options = Options.of(SMALL | more)
+    seed_everything(options.seed)
+    task = open_task("synthetic", "builtin:latch?length=5", options.as_dict())
+    return Trainer(task, options, make_context(options), callbacks)
+
+
+class Log(Callback):
+    """Writes down what is called, and asks for something before a step."""
+
+    def __init__(self, **asks: int) -> None:
+        self.asks, self.calls = asks, list[str]()
+
+    def on_step_begin(self, trainer: Trainer) -> None:
+        self.calls.append(f"begin {trainer.progress.step}")
+        for name, step in self.asks.items():
+            setattr(trainer, name, getattr(trainer, name) or trainer.progress.step == step)
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        self.calls.append(f"end {trainer.progress.step}")
+
+    def on_save(self, trainer: Trainer) -> None:
+        self.calls.append("save")
+
+    def on_evaluate(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.calls.append(f"evaluate {metrics.step}")
+
+
+def test_callbacks_are_called_around_each_step_and_may_save_and_stop() -> None:
+    log = Log(should_save=1, should_stop=2)
+    trained = trainer(log)
+    trained.fit()
+    assert log.calls == ["begin 0", "end 1", "begin 1", "save", "end 2", "begin 2"]
+    assert trained.progress.step == 2 and len(trained.progress.window.losses) == 2
+    line = trained.evaluate()
+    assert log.calls[-1] == "evaluate 2"
+    assert trained.progress.metrics == [line] and trained.progress.best is line and line.loss > 0
+    assert trained.progress.window.start == 2 and trained.progress.window.losses == []
+    assert line.train_loss is not None and line.learning_rate == 0.002 and line.epoch == 0.02
+
+
+def test_training_ends_at_the_planned_step() -> None:
+    trained = trainer()
+    trained.fit()
+    assert trained.progress.step == trained.planned_steps == 5
+    trained.fit()
+    assert trained.progress.step == 5
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_another_trainer_continues_from_the_state_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    whole = trainer(optimizer=optimizer)
+    whole.fit()
+    first = trainer(Log(should_stop=2), optimizer=optimizer)
+    first.fit()
+    folder = RunFolder(tmp_path)
+    checkpoint.save(folder, first.state_dict(), first.options, {})
+    second = trainer(optimizer=optimizer, seed=7)
+    second.load_state_dict(checkpoint.latest(folder).state)
+    assert second.progress.step == 2
+    second.task = whole.task
+    second.fit()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name])
+    assert whole.progress.window.losses == second.progress.window.losses
+
+
+def test_the_state_of_another_model_is_refused() -> None:
+    state = trainer().state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        trainer(hidden_size=5).load_state_dict(state)
+
+
+def test_a_list_calls_every_callback_in_order() -> None:
+    order: list[str] = []
+
+    class Named(Callback):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_note(self, text: str) -> None:
+            order.append(f"{self.name} {text}")
+
+    CallbackList([Named("a"), CallbackList([Named("b")]), Named("c")]).on_note("x")
+    assert order == ["a x", "b x", "c x"]
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 30), (7, 8), (3, 3)])
+def test_batches_come_in_order_and_only_as_many_as_there_are(first: int, stop: int) -> None:
+    made: list[int] = []
+    with prefetched(lambda step: made.append(step) or step, first, stop) as batches:
+        assert list(batches) == list(range(first, stop))
+    assert made == list(range(first, stop))
+
+
+class StopAtFirstEvaluation(Callback):
+    def on_evaluate(self, trainer: Trainer, metrics: Metrics) -> None:
+        trainer.should_stop = True
+
+
+def test_a_callback_ends_a_run_which_can_be_resumed(tmp_path: Path) -> None:
+    options = SMALL | {"eval_every": 3, "max_steps": 6}
+    source = "builtin:latch?length=5"
+    result = train(source, tmp_path / "run", callbacks=[StopAtFirstEvaluation()], **options)
+    assert result.signal is None and result.summary.step == 3 and result.summary.status == "finished"
+    assert result.summary.message == "a callback ended training at step 3 of 6; --resume goes on from there"
+    train(None, tmp_path / "run", resume=True)
+    train(source, tmp_path / "whole", **options)
+    run, whole = (load(tmp_path / name).model.state_dict() for name in ("run", "whole"))
+    assert all(torch.equal(run[name], whole[name]) for name in whole)
+    assert not (tmp_path / "run" / "report.html").exists()  # which retrograde.experiment writes
