@@ -164,44 +164,11 @@ def _as_it_lies(x: Tensor) -> Tensor:
     return x if x.is_contiguous() and not x.is_neg() else x.resolve_neg().contiguous()
 
 
-def _with_memory(tensors: Sequence[Tensor]) -> list[int]:
-    """Where they lie; a tensor whose storage was freed has a shape, and nothing to read."""
-    found = [t.data_ptr() for t in tensors]
-    if 0 in found:
-        refuse(
-            "a tensor has a shape but no memory (was its storage freed?)"
-            if any(t.numel() for t, p in zip(tensors, found, strict=True) if p == 0)
-            else None,
-            "the engine",
-        )
-    return found
-
-
-def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr() or _with_memory([tensor])[0]
-
-
-def _offset(tensor: Tensor | None, direction: int) -> int:
-    """Where a direction's part of a (D, ...) tensor begins."""
-    return 0 if tensor is None else _pointer(tensor) + direction * tensor.stride(0) * tensor.element_size()
-
-
 def _sizes(x: Tensor, batch_sizes: Tensor | None) -> tuple[int, int]:
     """T and B."""
     if batch_sizes is None:
         return x.shape[0], x.shape[1]
     return batch_sizes.shape[0], int(batch_sizes[0])
-
-
-def _pointers(weights: Sequence[Tensor], plan: Plan) -> list[tuple[int, int, int, int, int]]:
-    """Per direction: w_ih, w_hh, b_ih, b_hh, w_hr."""
-    found = []
-    n = plan.per_direction
-    for d in range(plan.directions):
-        p = _with_memory(weights[d * n : (d + 1) * n])
-        w_hr = p.pop() if plan.projected else 0
-        found.append((p[0], p[1], p[2], p[3], w_hr) if plan.bias else (p[0], p[1], 0, 0, w_hr))
-    return found
 
 
 def _dense(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -281,14 +248,12 @@ def forward(
                 cells = RESERVE.take(x, D, rows, H)
         elif cell == 3:
             cells = x.new_empty((D, -(-T // segment), B, H))
-    float64, item, threads = x.dtype is torch.float64, x.element_size(), torch.get_num_threads()
-    sizes, out_pointer = _pointer(batch_sizes), out.data_ptr()
-    for d, (w_ih, w_hh, b_ih, b_hh, w_hr) in enumerate(_pointers(weights, plan)):
-        _engine.forward(
-            cell, float64, d == 1, T, B, x.shape[-1], H, R, rows, sizes, threads, x.data_ptr(), x.shape[-1],
-            _offset(h_0, d), _offset(c_0, d), w_ih, w_hh, b_ih, b_hh, w_hr, out_pointer + d * R * item, D * R,
-            _offset(h_n, d), _offset(c_n, d), _offset(gates, d), _offset(cells, d), segment,
-        )  # fmt: skip
+    layer = _engine.Layer(
+        cell=cell, directions=D, bias=plan.bias, float64=x.dtype is torch.float64, T=T, B=B, I=x.shape[-1], H=H, R=R,
+        rows=rows, segment=segment, threads=torch.get_num_threads(), x=x, h_0=h_0, c_0=c_0, weights=weights,
+        batch_sizes=batch_sizes, out=out, gates=gates, cells=cells,
+    )  # fmt: skip
+    _engine.forward(layer, h_n, c_n)
     return out, h_n, c_n, gates, cells
 
 
@@ -350,14 +315,12 @@ def step(
             return None
     out, h_n = x.new_empty((B, R)), x.new_empty((1, B, R))
     c_n = x.new_empty((1, B, H)) if number == 3 else None
-    p = _with_memory(weights)
-    b_ih, b_hh = (p[2], p[3]) if bias else (0, 0)
-    _engine.forward(
-        number, dtype is torch.float64, False, 1, B, inputs, H, R, B, 0, torch.get_num_threads(), x.data_ptr(), inputs,
-        _pointer(h), _pointer(c), p[0], p[1], b_ih, b_hh,
-        p[-1] if proj_size else 0, out.data_ptr(), R, h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr(),
-        0, 0, 0,
+    layer = _engine.Layer(
+        cell=number, directions=1, bias=bias, float64=dtype is torch.float64, T=1, B=B, I=inputs, H=H, R=R, rows=B,
+        segment=0, threads=torch.get_num_threads(), x=x, h_0=h, c_0=c, weights=weights, batch_sizes=None, out=out,
+        gates=None, cells=None,
     )  # fmt: skip
+    _engine.forward(layer, h_n, c_n)
     return out, h_n, c_n
 
 
@@ -401,7 +364,7 @@ def backward(
     """
     if checked:
         refuse(forward_misfit(plan, x, h_0, c_0, weights, batch_sizes), "the engine's backward pass")
-    cell, D, bias, projected, _ = plan
+    cell, D = plan.cell, plan.directions
     T, B = _sizes(x, batch_sizes)
     need_x, need_h, need_c, need_weights = needs
     segment = plan.segment(x, T, B, weights[0].shape[0] // GATES[cell])
@@ -430,27 +393,15 @@ def backward(
     grad_x = RESERVE.take(x, *x.shape, exact=True) if need_x else None
     grad_h = x.new_empty((D, B, R)) if need_h else None
     grad_c = x.new_empty((D, B, H)) if need_c else None
-    n = plan.per_direction
     grads: list[Tensor | None] = [
         torch.empty_like(w) if need else None for w, need in zip(weights, need_weights, strict=True)
     ]
-    float64, item, threads = x.dtype is torch.float64, x.element_size(), torch.get_num_threads()
-    for d, (w_ih, w_hh, b_ih, b_hh, w_hr) in enumerate(_pointers(weights, plan)):
-        own = grads[d * n : (d + 1) * n]
-        grad_b_ih, grad_b_hh = (own[2], own[3]) if bias else (None, None)
-        # Both biases enter the same sums, except in the GRU's n.
-        grad_b = grad_b_ih if grad_b_ih is not None or cell == 2 else grad_b_hh
-        _engine.backward(
-            cell, float64, d == 1, T, B, x.shape[-1], H, R, rows, _pointer(batch_sizes), threads,
-            x.data_ptr(), x.shape[-1], _offset(h_0, d), _offset(c_0, d), w_ih, w_hh, b_ih, b_hh, w_hr,
-            _pointer(out) + d * R * item, D * R, _offset(gates, d), _offset(cells, d), segment,
-            0 if grad_out is None else _pointer(grad_out) + d * R * item, D * R,
-            _offset(grad_h_n, d), _offset(grad_c_n, d), _pointer(grad_x), x.shape[-1], d == 1,
-            _pointer(own[0]), _pointer(own[1]), _pointer(grad_b), _pointer(grad_b_hh if cell == 2 else None),
-            _pointer(own[-1] if projected else None), _offset(grad_h, d), _offset(grad_c, d),
-        )  # fmt: skip
-        if cell != 2 and grad_b_ih is not None and grad_b_hh is not None:
-            grad_b_hh.copy_(grad_b_ih)
+    layer = _engine.Layer(
+        cell=cell, directions=D, bias=plan.bias, float64=x.dtype is torch.float64, T=T, B=B, I=x.shape[-1], H=H, R=R,
+        rows=rows, segment=segment, threads=torch.get_num_threads(), x=x, h_0=h_0, c_0=c_0, weights=weights,
+        batch_sizes=batch_sizes, out=out, gates=gates, cells=cells,
+    )  # fmt: skip
+    _engine.backward(layer, grad_out, grad_h_n, grad_c_n, grad_x, grad_h, grad_c, grads)
     return grad_x, grad_h, grad_c, grads
 
 
@@ -518,17 +469,15 @@ def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Ten
         refuse(f"state is {state!r}; it must be 'h', 'c' or 'hc'", "adjoint_norms")
     T, B = layers[0].local.shape[:2]
     found = torch.empty(len(layers), len(targets), B, T, dtype=torch.float64)  # a row of the walk writes along time
-    held = [[None if t is None else _as_it_lies(t) for t in layer[1:]] for layer in layers]
+    dense = [[None if t is None else _as_it_lies(t) for t in layer[1:]] for layer in layers]
     targets = targets.contiguous()
-    # dense copies live as long as `held` does
-    numbers = [
-        [CELLS[layer.cell], layer.w_hh.shape[1], layer.w_ih.shape[1], *map(_pointer, tensors), norms.data_ptr()]
-        for layer, tensors, norms in zip(layers, held, found, strict=True)
+    described = [
+        _engine.adjoint_layer(CELLS[layer.cell], layer.w_hh.shape[1], layer.w_ih.shape[1], *tensors, norms)
+        for layer, tensors, norms in zip(layers, dense, found, strict=True)
     ]
-    described = torch.tensor(numbers, dtype=torch.int64)
     _engine.adjoint_norms(
-        layers[0].k.dtype is torch.float64, ("h", "c", "hc").index(state), torch.get_num_threads(), T, B,
-        len(targets), targets.data_ptr(), len(layers), described.data_ptr(),
+        float64=layers[0].k.dtype is torch.float64, state=("h", "c", "hc").index(state),
+        threads=torch.get_num_threads(), T=T, B=B, targets=targets, count=len(targets), layers=described,
     )  # fmt: skip
     return found.transpose(2, 3)
 
@@ -582,7 +531,7 @@ def matmul(a: Tensor, b: Tensor, *, threads: int | None = None) -> Tensor:
     a, b = _as_it_lies(a), _as_it_lies(b.t() if transposed else b)
     c = a.new_empty((a.shape[0], b.shape[0] if transposed else b.shape[1]))
     _engine.matmul(
-        a.dtype is torch.float64, c.data_ptr(), a.data_ptr(), b.data_ptr(), transposed, c.shape[0], c.shape[1],
+        a.dtype is torch.float64, c, a, b, transposed, c.shape[0], c.shape[1],
         a.shape[1], most,
     )  # fmt: skip
     return c

@@ -1,17 +1,14 @@
-// What a cell does to one step's sums: forward and its gradient side by side, one pair per cell.
+// What a cell does with one step's sums, a vector of units at a time: forward and backward, one branch per cell. The
+// same equations, one unit at a time and with names, are cell_forward and cell_backward in naive.cpp.
 //
-// `sum` holds the product of the recurrent weights for a group of units, gate after gate, `gate` columns apart.
-// A Step says where the rows of one time step lie; row b of a state is sequence b of the batch.
+// `sum` is the product with the recurrent weights for a group of units, gate after gate, each `gate` columns after the
+// one before. A Step says where the rows of one time step are; row b of a state is sequence b of the batch.
 #pragma once
 #include "layer.hpp"
 #include "product.hpp"
 
 namespace retrograde {
 namespace RETROGRADE_SET {
-
-constexpr Index gates_of(Cell c) { return c == Cell::kLstm ? 4 : c == Cell::kGru ? 3 : 1; }
-// Numbers kept per unit for the backward pass: the GRU's fourth is U_n h + b_hn.
-constexpr Index kept_of(Cell c) { return c == Cell::kLstm || c == Cell::kGru ? 4 : 1; }
 
 template <class T> struct ForwardStep {
   Index H;
@@ -42,11 +39,11 @@ template <class T> struct BackwardStep {
   Index h_before_stride, h_0_stride;
   const T *c, *c_before, *c_0;
   Index c_stride, c_0_stride;
-  T* d;  // gradients of the sums before the activations; GRU: n, r, z, U_n h + b_hn
+  T* d;  // gradients of the sums before the activations; GRU: n, r, z, W_hn h + b_hn
   Index d_stride;
   T* carry;  // GRU: dE/dh_{t-1} past the gates; LSTM: dE/dc
   Index carry_stride;
-  T* h_raw;  // LSTM with projection: o * tanh(c), made again; null otherwise
+  T* h_raw;  // LSTM with projection: o * tanh(c), computed again; null otherwise
   Index h_raw_stride;
 };
 
@@ -136,23 +133,22 @@ RG_INLINE void backward_vector(const BackwardStep<T>& s, Index b, Index u, int n
 }
 
 // Units [u, u + units) of rows [b0, b1); `sum` begins with row b0.
-template <class T, Cell C>
-void forward_units(const ForwardStep<T>& s, Index b0, Index b1, Index u, Index units, const T* sum, Index sum_stride,
-                   Index gate) {
+template <class T, Cell C> void forward_units(const ForwardStep<T>& s, Index b0, Index b1, Index u, Index units,
+                                              const T* sum, Index sum_stride, Index gate) {
   constexpr int W = kWidth<T>;
   for (Index b = b0; b < b1; ++b, sum += sum_stride)
     for (Index v = 0; v < units; v += W) {
-      const int n = static_cast<int>(smaller(W, s.H - (u + v)));
+      const int n = static_cast<int>(min(W, s.H - (u + v)));
       if (n == W) forward_vector<T, C, true>(s, b, u + v, n, sum + v, gate);
       else if (n > 0) forward_vector<T, C, false>(s, b, u + v, n, sum + v, gate);
     }
 }
-template <class T, Cell C>
-void backward_units(const BackwardStep<T>& s, Index b0, Index b1, Index u, Index units, const T* sum, Index sum_stride) {
+template <class T, Cell C> void backward_units(const BackwardStep<T>& s, Index b0, Index b1, Index u, Index units,
+                                               const T* sum, Index sum_stride) {
   constexpr int W = kWidth<T>;
   for (Index b = b0; b < b1; ++b, sum += sum_stride)
     for (Index v = 0; v < units; v += W) {
-      const int n = static_cast<int>(smaller(W, s.H - (u + v)));
+      const int n = static_cast<int>(min(W, s.H - (u + v)));
       if (n == W) backward_vector<T, C, true>(s, b, u + v, n, sum + v);
       else if (n > 0) backward_vector<T, C, false>(s, b, u + v, n, sum + v);
     }

@@ -1,7 +1,9 @@
-// The Python face of the engine: pointers and sizes in, nothing out but what was written through the pointers.
+// The Python face of the engine: tensors and sizes in, nothing out but what was written to the tensors.
 //
-// Python has compared the shapes (native.py). What it cannot see cheaply is checked here: batch sizes and targets,
-// which are data, and pointers to storage that has been freed.
+// Python has compared the shapes (shapes.py). What it cannot see cheaply is checked here: batch sizes and targets,
+// which are data, and tensors whose storage has been freed. Tensors are asked for their `data_ptr()`, as Python would,
+// so the engine needs no header and no library of torch. (nb::ndarray would go through DLPack, which takes longer for
+// the tensors of one layer than a short sequence takes to compute.)
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -15,6 +17,7 @@
 #include "pool.hpp"
 
 namespace nb = nanobind;
+using namespace nb::literals;
 
 namespace retrograde {
 
@@ -33,8 +36,13 @@ extern const Kernels kernels;
 namespace portable {
 extern const Kernels kernels;
 }
+namespace naive {
+extern const Kernels kernels;
+}
 
 namespace {
+
+using Index = std::int64_t;
 
 // Widest first.
 std::vector<const Kernels*> runnable() {
@@ -55,117 +63,207 @@ std::vector<const Kernels*> runnable() {
 
 const Kernels* chosen = runnable().front();
 
-using Pointer = std::uintptr_t;
-template <class P = void*> P pointer(Pointer p) { return reinterpret_cast<P>(p); }
-
-void require(bool holds, const char* otherwise) {
-  if (!holds) throw std::invalid_argument(otherwise);
+void choose(const std::string& name) {
+  std::vector<const Kernels*> all = runnable();
+  all.push_back(&naive::kernels);  // for tests
+  for (const Kernels* k : all)
+    if (name == k->name) {
+      chosen = k;
+      return;
+    }
+  throw std::invalid_argument("no such instruction set here");
 }
-void require_memory(Pointer p, std::int64_t numbers, const char* otherwise) { require(p != 0 || numbers == 0, otherwise); }
 
-Layer describe(int cell, bool float64, bool reverse, const std::int64_t* sizes, std::int64_t rows, Pointer batch_sizes,
-               int threads) {
-  require(cell >= 0 && cell <= 3, "no such cell");
-  for (int i = 0; i < 5; ++i) require(sizes[i] >= (i < 3 ? 0 : 1), "a size is negative, or a layer has no units");
-  require(threads >= 1, "at least one thread is needed");
-  Layer l{};
-  l.cell = static_cast<Cell>(cell);
-  l.float64 = float64;
-  l.reverse = reverse;
-  l.T = sizes[0];
-  l.B = sizes[1];
-  l.I = sizes[2];
-  l.H = sizes[3];
-  l.R = sizes[4];
-  l.batch_sizes = pointer<const std::int64_t*>(batch_sizes);
-  l.rows = rows;
-  if (l.batch_sizes) {
-    std::int64_t sum = 0, before = l.B;
-    for (std::int64_t t = 0; t < l.T; ++t) {
+// ---- what Python hands over ------------------------------------------------------------------------------
+
+// Arrives in Python as retrograde.errors.OptionError.
+struct Refused : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+void require(bool condition, const char* otherwise) {
+  if (!condition) throw Refused(otherwise);
+}
+
+// Where a tensor's numbers are; null for None.
+void* pointer(nb::handle tensor) {
+  static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  if (tensor.is_none()) return nullptr;
+  const nb::object address = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), data_ptr));
+  if (!address) throw nb::python_error();
+  void* const p = PyLong_AsVoidPtr(address.ptr());
+  if (!p)
+    require(nb::cast<Index>(tensor.attr("numel")()) == 0,
+            "the engine: a tensor has a shape but no memory (was its storage freed?)");
+  return p;
+}
+
+template <class P> P* shifted(P* p, Index bytes) {
+  return p ? static_cast<char*>(const_cast<void*>(p)) + bytes : nullptr;
+}
+
+// A layer in one direction or both. It keeps no reference to the tensors: they must outlive it.
+struct LayerCall {
+  Layer whole{};  // tensors of both directions begin with the first
+  Index directions;
+  struct Direction {
+    void* of[5];  // w_ih, w_hh, b_ih, b_hh, w_hr, or their gradients
+  } weights[2];
+  bool bias;
+
+  LayerCall(int cell, Index directions, bool bias, bool float64, Index T, Index B, Index I, Index H, Index R,
+            Index rows, Index segment, int threads, nb::handle x, nb::handle h_0, nb::handle c_0, nb::sequence weights,
+            nb::handle batch_sizes, nb::handle out, nb::handle gates, nb::handle cells)
+      : directions(directions),
+        bias(bias) {
+    Layer& l = whole;
+    require(cell >= 0 && cell <= 3 && (directions == 1 || directions == 2), "no such cell or number of directions");
+    require(T >= 0 && B >= 0 && I >= 0 && H >= 1 && R >= 1 && segment >= 0,
+            "a size is negative, or a layer has no units");
+    require(threads >= 1, "at least one thread is needed");
+    l.cell = static_cast<Cell>(cell), l.float64 = float64;
+    l.T = T, l.B = B, l.I = I, l.H = H, l.R = R, l.rows = rows, l.segment = segment, l.threads = threads;
+    l.x = pointer(x), l.x_stride = I;
+    l.h_0 = pointer(h_0), l.c_0 = pointer(c_0);
+    l.batch_sizes = static_cast<const Index*>(pointer(batch_sizes));
+    l.out = pointer(out), l.out_stride = directions * R;
+    l.gates = pointer(gates), l.cells = pointer(cells);
+    for (Index d = 0; d < directions; ++d) this->weights[d] = direction_of(weights, d);
+    check_rows();
+  }
+
+  // Part d of a flat list of weights, or of their gradients.
+  Direction direction_of(nb::sequence list, Index d) const {
+    const Index n = static_cast<Index>(nb::len(list)) / directions, biases = bias ? 2 : 0;
+    require(n == 2 + biases || n == 3 + biases, "a layer has another number of weights");
+    Direction found{};
+    for (Index i = 0; i < n; ++i)
+      found.of[i < 2 + biases ? i : 4] = pointer(nb::object(list[static_cast<std::size_t>(d * n + i)]));
+    return found;
+  }
+
+  void check_rows() const {
+    const Layer& l = whole;
+    if (!l.batch_sizes) return require(l.T * l.B == l.rows, "the number of rows must be T * B");
+    Index sum = 0, before = l.B;
+    for (Index t = 0; t < l.T; ++t) {
       require(l.batch_sizes[t] >= 1 && l.batch_sizes[t] <= before, "batch_sizes must be at least 1 and never grow");
       sum += before = l.batch_sizes[t];
     }
-    require(sum == rows, "batch_sizes must add up to the number of rows");
-  } else {
-    require(l.T * l.B == rows, "the number of rows must be T * B");
+    require(sum == l.rows, "batch_sizes must add up to the number of rows");
   }
-  l.threads = threads;
-  return l;
+
+  Index bytes(Index n) const { return n * (whole.float64 ? 8 : 4); }
+
+  // Direction d alone.
+  Layer direction(Index d) const {
+    Layer l = whole;
+    const Index kept_rows = l.segment ? (l.T + l.segment - 1) / l.segment * l.B : l.rows;
+    l.reverse = d == 1;
+    l.h_0 = shifted(l.h_0, bytes(d * l.B * l.R)), l.c_0 = shifted(l.c_0, bytes(d * l.B * l.H));
+    l.out = shifted(l.out, bytes(d * l.R));
+    l.gates = shifted(l.gates, bytes(d * l.rows * 4 * l.H)), l.cells = shifted(l.cells, bytes(d * kept_rows * l.H));
+    const auto& w = weights[d].of;
+    l.w_ih = w[0], l.w_hh = w[1], l.b_ih = w[2], l.b_hh = w[3], l.w_hr = w[4];
+    return l;
+  }
+};
+
+void forward(const LayerCall& call, nb::handle h_n, nb::handle c_n) {
+  void *const h = pointer(h_n), *const c = pointer(c_n);
+  nb::gil_scoped_release without_gil;
+  for (Index d = 0; d < call.directions; ++d) {
+    Layer l = call.direction(d);
+    l.h_n = shifted(h, call.bytes(d * l.B * l.R)), l.c_n = shifted(c, call.bytes(d * l.B * l.H));
+    chosen->forward(l);
+  }
 }
 
-constexpr const char* kNoMemory = "a tensor has a shape but no memory (was its storage freed?)";
-
-void layer_forward(int cell, bool float64, bool reverse, std::int64_t T, std::int64_t B, std::int64_t I, std::int64_t H,
-                   std::int64_t R, std::int64_t rows, Pointer batch_sizes, int threads, Pointer x, std::int64_t x_stride, Pointer h_0,
-                   Pointer c_0, Pointer w_ih, Pointer w_hh, Pointer b_ih, Pointer b_hh, Pointer w_hr, Pointer out,
-                   std::int64_t out_stride, Pointer h_n, Pointer c_n, Pointer gates, Pointer cells,
-                   std::int64_t segment) {
-  const std::int64_t sizes[] = {T, B, I, H, R};
-  Layer l = describe(cell, float64, reverse, sizes, rows, batch_sizes, threads);
-  for (Pointer p : {w_hh, out}) require_memory(p, rows, kNoMemory);
-  for (Pointer p : {x, w_ih}) require_memory(p, rows * I, kNoMemory);
-  l.x = pointer(x), l.x_stride = x_stride;
-  l.h_0 = pointer(h_0), l.c_0 = pointer(c_0);
-  l.w_ih = pointer(w_ih), l.w_hh = pointer(w_hh), l.b_ih = pointer(b_ih), l.b_hh = pointer(b_hh), l.w_hr = pointer(w_hr);
-  l.out = pointer(out), l.out_stride = out_stride;
-  l.h_n = pointer(h_n), l.c_n = pointer(c_n);
-  l.gates = pointer(gates), l.cells = pointer(cells), l.segment = segment;
-  require_memory(h_n, B, kNoMemory);
-  if (l.cell == Cell::kLstm) require_memory(c_n, B, kNoMemory);
-  nb::gil_scoped_release free_python;
-  chosen->forward(l);
+void backward(const LayerCall& call, nb::handle grad_out, nb::handle grad_h_n, nb::handle grad_c_n, nb::handle grad_x,
+              nb::handle grad_h_0, nb::handle grad_c_0, nb::sequence grad_weights) {
+  LayerCall::Direction gradients[2]{};
+  for (Index d = 0; d < call.directions; ++d) gradients[d] = call.direction_of(grad_weights, d);
+  Layer whole = call.whole;
+  whole.grad_out = pointer(grad_out), whole.grad_h_n = pointer(grad_h_n), whole.grad_c_n = pointer(grad_c_n);
+  whole.grad_x = pointer(grad_x), whole.grad_h_0 = pointer(grad_h_0), whole.grad_c_0 = pointer(grad_c_0);
+  nb::gil_scoped_release without_gil;
+  for (Index d = 0; d < call.directions; ++d) {
+    Layer l = call.direction(d);
+    const Index of_h = call.bytes(d * l.B * l.R), of_c = call.bytes(d * l.B * l.H);
+    l.grad_out = shifted(whole.grad_out, call.bytes(d * l.R)), l.grad_out_stride = l.out_stride;
+    l.grad_h_n = shifted(whole.grad_h_n, of_h), l.grad_c_n = shifted(whole.grad_c_n, of_c);
+    l.grad_h_0 = shifted(whole.grad_h_0, of_h), l.grad_c_0 = shifted(whole.grad_c_0, of_c);
+    l.grad_x = whole.grad_x, l.grad_x_stride = l.I, l.grad_x_add = d == 1;
+    const auto& g = gradients[d].of;
+    const bool gru = l.cell == Cell::kGru;
+    l.grad_w_ih = g[0], l.grad_w_hh = g[1], l.grad_w_hr = g[4];
+    l.grad_b = gru || g[2] ? g[2] : g[3], l.grad_b_hh = gru ? g[3] : nullptr;
+    chosen->backward(l);
+    if (!gru && g[2] && g[3]) std::memcpy(g[3], g[2], static_cast<std::size_t>(call.bytes(gates_of(l.cell) * l.H)));
+  }
 }
 
-// Each layer as twelve numbers: cell, H, I, and the pointers of AdjointLayer in their order.
-void adjoint_norms(bool float64, int state, int threads, std::int64_t T, std::int64_t B, std::int64_t count,
-                   Pointer targets, std::int64_t layers, Pointer described) {
-  require(layers >= 1 && layers <= kMostAdjointLayers, "too many layers, or none");
-  require(T >= 1 && B >= 1 && count >= 1 && threads >= 1 && targets && described, kNoMemory);
+AdjointLayer adjoint_layer(int cell, Index H, Index I, nb::handle k, nb::handle k_side, nb::handle q, nb::handle f,
+                           nb::handle passed, nb::handle w_hh, nb::handle w_ih, nb::handle local, nb::handle norms) {
+  require(cell >= 0 && cell <= 3 && H >= 1 && I >= 0, "a layer has no such cell or no units");
+  return {static_cast<Cell>(cell),
+          H,
+          I,
+          pointer(k),
+          pointer(k_side),
+          pointer(q),
+          pointer(f),
+          pointer(passed),
+          pointer(w_hh),
+          pointer(w_ih),
+          pointer(local),
+          static_cast<double*>(pointer(norms))};
+}
+
+void adjoint_norms(bool float64, int state, int threads, Index T, Index B, nb::handle targets, Index count,
+                   const std::vector<AdjointLayer>& layers) {
+  require(!layers.empty() && layers.size() <= kMaxAdjointLayers, "too many layers, or none");
+  require(T >= 1 && B >= 1 && count >= 1 && threads >= 1, "a size or the number of threads is not positive");
   Adjoints a{};
   a.float64 = float64, a.state = state, a.threads = threads;
-  a.T = T, a.B = B, a.count = count, a.targets = pointer<const std::int64_t*>(targets);
-  for (std::int64_t j = 0; j < count; ++j)
+  a.T = T, a.B = B, a.count = count, a.targets = static_cast<const Index*>(pointer(targets));
+  for (Index j = 0; j < count; ++j)
     require(a.targets[j] >= (j ? a.targets[j - 1] + 1 : 0) && a.targets[j] < T, "targets must rise, from 0 to T - 1");
-  for (const std::int64_t* n = pointer<const std::int64_t*>(described); a.layers < layers; n += 12) {
-    AdjointLayer& l = a.layer[a.layers++];
-    const auto at = [&](int i) { return pointer(static_cast<Pointer>(n[i])); };
-    l.cell = static_cast<Cell>(n[0]), l.H = n[1], l.I = n[2];
-    l.k = at(3), l.k_side = at(4), l.q = at(5), l.f = at(6), l.pass = at(7);
-    l.w_hh = at(8), l.w_ih = at(9), l.local = at(10), l.norms = static_cast<double*>(at(11));
+  for (const AdjointLayer& l : layers) {
     const bool lstm = l.cell == Cell::kLstm;
-    require(l.k && l.w_hh && (l.w_ih || a.layers == 1) && l.local && l.norms, kNoMemory);
-    require((l.k_side || n[0] < 2) && (!lstm || (l.q && l.f)), "a layer lacks what its cell needs");
+    require(
+        l.k && l.w_hh && l.w_ih && l.local && l.norms && (l.k_side || gates_of(l.cell) == 1) && (!lstm || (l.q && l.f)),
+        "a layer lacks a tensor that its cell needs");
+    a.layer[a.layers++] = l;
   }
-  nb::gil_scoped_release free_python;
+  nb::gil_scoped_release without_gil;
   chosen->adjoints(a);
 }
 
-void layer_backward(int cell, bool float64, bool reverse, std::int64_t T, std::int64_t B, std::int64_t I, std::int64_t H,
-                    std::int64_t R, std::int64_t rows, Pointer batch_sizes, int threads, Pointer x, std::int64_t x_stride, Pointer h_0,
-                    Pointer c_0, Pointer w_ih, Pointer w_hh, Pointer b_ih, Pointer b_hh, Pointer w_hr, Pointer out,
-                    std::int64_t out_stride, Pointer gates, Pointer cells, std::int64_t segment, Pointer grad_out,
-                    std::int64_t grad_out_stride, Pointer grad_h_n, Pointer grad_c_n, Pointer grad_x,
-                    std::int64_t grad_x_stride, bool grad_x_add, Pointer grad_w_ih, Pointer grad_w_hh, Pointer grad_b,
-                    Pointer grad_b_hh, Pointer grad_w_hr, Pointer grad_h_0, Pointer grad_c_0) {
-  const std::int64_t sizes[] = {T, B, I, H, R};
-  Layer l = describe(cell, float64, reverse, sizes, rows, batch_sizes, threads);
-  for (Pointer p : {w_hh, out}) require_memory(p, rows, kNoMemory);
-  for (Pointer p : {x, w_ih}) require_memory(p, rows * I, kNoMemory);
-  l.x = pointer(x), l.x_stride = x_stride;
-  l.h_0 = pointer(h_0), l.c_0 = pointer(c_0);
-  l.w_ih = pointer(w_ih), l.w_hh = pointer(w_hh), l.b_ih = pointer(b_ih), l.b_hh = pointer(b_hh), l.w_hr = pointer(w_hr);
-  l.out = pointer(out), l.out_stride = out_stride;
-  l.gates = pointer(gates), l.cells = pointer(cells), l.segment = segment;
-  l.grad_out = pointer(grad_out), l.grad_out_stride = grad_out_stride;
-  l.grad_h_n = pointer(grad_h_n), l.grad_c_n = pointer(grad_c_n);
-  l.grad_x = pointer(grad_x), l.grad_x_stride = grad_x_stride, l.grad_x_add = grad_x_add;
-  l.grad_w_ih = pointer(grad_w_ih), l.grad_w_hh = pointer(grad_w_hh);
-  l.grad_b = pointer(grad_b), l.grad_b_hh = pointer(grad_b_hh), l.grad_w_hr = pointer(grad_w_hr);
-  l.grad_h_0 = pointer(grad_h_0), l.grad_c_0 = pointer(grad_c_0);
-  if ((l.cell == Cell::kLstm || l.cell == Cell::kGru) && segment == 0) require_memory(gates, rows, kNoMemory);
-  if (l.cell == Cell::kLstm) require_memory(cells, rows, kNoMemory);
-  nb::gil_scoped_release free_python;
-  chosen->backward(l);
+void matmul(bool float64, nb::handle c, nb::handle a, nb::handle b, bool b_transposed, Index M, Index N, Index K,
+            int threads) {
+  require(M >= 0 && N >= 0 && K >= 0 && threads >= 1, "a size is negative, or there is no thread");
+  void *const to = pointer(c), *const left = pointer(a), *const right = pointer(b);
+  nb::gil_scoped_release without_gil;
+  chosen->matmul(float64, to, left, right, b_transposed, M, N, K, threads);
+}
+
+Index chunk_steps_of(int cell, bool float64, Index T, Index B, Index H) {
+  Layer l{};
+  l.cell = static_cast<Cell>(cell), l.float64 = float64, l.T = T, l.B = B, l.H = H;
+  return chunk_steps(l);
+}
+
+double flops(int threads, Index repeats) {
+  nb::gil_scoped_release without_gil;
+  return chosen->flops(threads, repeats);
+}
+
+void translate(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const Refused& e) {
+    PyErr_SetString(nb::module_::import_("retrograde.errors").attr("OptionError").ptr(), e.what());
+  }
 }
 
 }  // namespace
@@ -174,42 +272,33 @@ void layer_backward(int cell, bool float64, bool reverse, std::int64_t T, std::i
 NB_MODULE(_engine, m) {
   using namespace retrograde;
   m.doc() = "Native kernels of retrograde.";
+  nb::register_exception_translator(&translate);
   m.def("instruction_set", [] { return std::string(chosen->name); });
   m.def("runnable", [] {
     std::vector<std::string> names;
     for (const Kernels* k : runnable()) names.emplace_back(k->name);
     return names;
   });
-  m.def("choose", [](const char* name) {
-    for (const Kernels* k : runnable())
-      if (std::strcmp(name, k->name) == 0) {
-        chosen = k;
-        return;
-      }
-    throw std::invalid_argument("no such instruction set here");
-  });
+  m.def("choose", &choose);
   m.def("fail_allocation", &fail_allocation);
-  m.def("forward", &layer_forward);
-  m.def("backward", &layer_backward);
-  m.def("adjoint_norms", &adjoint_norms);
-  m.def("chunk_steps", [](int cell, bool float64, std::int64_t T, std::int64_t B, std::int64_t H) {
-    const std::int64_t sizes[] = {T, B, 0, H, H};
-    return chunk_steps(describe(cell, float64, false, sizes, T * B, 0, 1));
-  });
-  m.def("matmul", [](bool float64, Pointer c, Pointer a, Pointer b, bool b_transposed, std::int64_t M, std::int64_t N,
-                     std::int64_t K, int threads) {
-    require(M >= 0 && N >= 0 && K >= 0 && threads >= 1, "a size is negative, or there is no thread");
-    require_memory(c, M * N, kNoMemory);
-    require_memory(a, M * K, kNoMemory);
-    require_memory(b, K * N, kNoMemory);
-    nb::gil_scoped_release free_python;
-    chosen->matmul(float64, pointer(c), pointer(a), pointer(b), b_transposed, M, N, K, threads);
-  });
-  m.def("activation", [](bool float64, bool logistic, Pointer y, Pointer x, std::int64_t n) {
+  nb::class_<LayerCall>(m, "Layer")
+      .def(nb::init<int, Index, bool, bool, Index, Index, Index, Index, Index, Index, Index, int, nb::handle,
+                    nb::handle, nb::handle, nb::sequence, nb::handle, nb::handle, nb::handle, nb::handle>(),
+           "cell"_a, "directions"_a, "bias"_a, "float64"_a, "T"_a, "B"_a, "I"_a, "H"_a, "R"_a, "rows"_a, "segment"_a,
+           "threads"_a, "x"_a, "h_0"_a.none(), "c_0"_a.none(), "weights"_a, "batch_sizes"_a.none(), "out"_a,
+           "gates"_a.none(), "cells"_a.none());
+  m.def("forward", &forward, "layer"_a, "h_n"_a, "c_n"_a.none());
+  m.def("backward", &backward, "layer"_a, "grad_out"_a.none(), "grad_h_n"_a.none(), "grad_c_n"_a.none(),
+        "grad_x"_a.none(), "grad_h_0"_a.none(), "grad_c_0"_a.none(), "grad_weights"_a);
+  nb::class_<AdjointLayer>(m, "AdjointLayer");
+  m.def("adjoint_layer", &adjoint_layer, "cell"_a, "H"_a, "I"_a, "k"_a, "k_side"_a.none(), "q"_a.none(), "f"_a.none(),
+        "passed"_a.none(), "w_hh"_a, "w_ih"_a, "local"_a, "norms"_a);
+  m.def("adjoint_norms", &adjoint_norms, "float64"_a, "state"_a, "threads"_a, "T"_a, "B"_a, "targets"_a, "count"_a,
+        "layers"_a);
+  m.def("chunk_steps", &chunk_steps_of, "cell"_a, "float64"_a, "T"_a, "B"_a, "H"_a);
+  m.def("matmul", &matmul, "float64"_a, "c"_a, "a"_a, "b"_a, "b_transposed"_a, "M"_a, "N"_a, "K"_a, "threads"_a);
+  m.def("activation", [](bool float64, bool logistic, nb::handle y, nb::handle x, Index n) {
     chosen->activation(float64, logistic, pointer(y), pointer(x), n);
   });
-  m.def("flops", [](int threads, std::int64_t repeats) {
-    nb::gil_scoped_release free_python;
-    return chosen->flops(threads, repeats);
-  });
+  m.def("flops", &flops, "threads"_a, "repeats"_a);
 }

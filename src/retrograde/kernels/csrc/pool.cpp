@@ -32,7 +32,7 @@ OutOfMemory::OutOfMemory(std::size_t bytes) noexcept {
 }
 
 namespace {
-std::atomic<std::int64_t> allocations_left{0};  // 0: none is to fail
+std::atomic<std::int64_t> allocations_left{0};  // 0: no failure requested
 }  // namespace
 
 std::int64_t fail_allocation(std::int64_t n) noexcept { return allocations_left.exchange(n); }
@@ -48,7 +48,7 @@ void may_fail(std::size_t bytes) {
 
 namespace {
 
-// A barrier inside a region is met within microseconds, unless somebody else has the processor: then sleep.
+// All threads reach a barrier inside a region within microseconds, unless another process has a processor: then sleep.
 constexpr int kBarrierSpins = 1000;
 constexpr int kIdleSpins = 40;  // about 2 microseconds: the next call may follow at once
 
@@ -64,10 +64,10 @@ inline void relax() {
 
 class Pool {
  public:
-  std::mutex mutex;  // held by a lease
+  std::mutex mutex;  // locked by a TeamLock
 
-  // Starts the threads that are missing; returns how many there are, the caller included. Where the system has no
-  // memory or no thread left, that is fewer than asked for: the numbers are the same with any number of threads.
+  // Starts the threads that are missing; returns how many there are, the caller included. If the system has no memory
+  // or no thread left, these are fewer than requested: the results are the same with any number of threads.
   int grow(int threads) noexcept {
     while (static_cast<int>(workers_.size()) < threads - 1) {
       const std::size_t before = workers_.size();
@@ -97,7 +97,7 @@ class Pool {
   }
 
  private:
-  // A worker is told to start through a signal of its own; what it then reads stays until it has reported back.
+  // Each worker waits for its own start signal; what it then reads does not change until it has counted pending_ down.
   void work(int thread, Signal* start) {
     for (std::int32_t seen = 0;; ++seen) {
       start->wait_while(seen, kIdleSpins);
@@ -107,7 +107,8 @@ class Pool {
     }
   }
 
-  // A woken thread is often put where the one that woke it runs, and on a busy machine it stays there.
+  // The system often puts a woken thread on the processor of the thread that woke it, and on a busy machine leaves it
+  // there. leave() moves it to another one.
   static int processor() {
 #if defined(__linux__)
     return sched_getcpu();
@@ -136,9 +137,9 @@ class Pool {
 
 namespace {
 
-// torch's own team of threads, where its OpenMP runtime speaks GNU's interface: a region of ours on it starts within
-// a microsecond, and no second team fights for the processors with threads that spin, as OpenMP's do for
-// milliseconds after each region of torch's. Looked up in the library that has been loaded; never linked.
+// torch's own team of threads, if its OpenMP runtime has GNU's interface: a region of ours on it starts within a
+// microsecond, and there is no second team to compete for the processors with OpenMP's threads, which spin for
+// milliseconds after each of torch's regions. The functions are looked up in the loaded library; nothing is linked.
 struct OpenMP {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
   int (*thread_num)() = nullptr;
@@ -164,7 +165,7 @@ void enter(void* p) {
   if (thread < job.team->size()) job.region(job.context, *job.team, thread);
 }
 
-std::atomic<bool> forked{false};  // the child of a fork has none of OpenMP's threads, and OpenMP does not notice
+std::atomic<bool> forked{false};  // a forked child has none of OpenMP's threads, and OpenMP does not notice
 
 OpenMP torchs_team() {
   OpenMP found;
@@ -187,8 +188,8 @@ const OpenMP& openmp() {
   return found;
 }
 
-// Never destroyed, since workers may outlive static destructors. The child of a fork has the memory of its
-// parent's team but not its threads: it leaves them and starts anew.
+// Never destroyed, since workers may outlive static destructors. A forked child has the memory of its parent's pool but
+// not its threads: it abandons that pool and creates another.
 std::atomic<Pool*> current{nullptr};
 
 Pool* new_pool() noexcept {
@@ -200,7 +201,7 @@ Pool* new_pool() noexcept {
   }
 }
 
-// Null if there is no memory for it: the caller then computes alone, and the next one tries again.
+// Null if there is no memory for it: the caller then computes alone, and the next call tries again.
 Pool* pool() noexcept {
   static std::mutex making;
   static bool watched = false;
@@ -215,7 +216,7 @@ Pool* pool() noexcept {
   return current.load();
 }
 
-// What the kernels write to and nobody else sees, kept from call to call: fresh pages cost more than the sums in them.
+// Working memory of the kernels, kept from call to call: faulting in new pages costs more than the sums in them.
 struct Scratch {
   void* memory = nullptr;
   std::size_t size = 0;
@@ -226,7 +227,7 @@ constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
 }  // namespace
 
-void expect_writes(void* memory, std::size_t bytes) {
+void advise_huge_pages(void* memory, std::size_t bytes) {
 #if defined(__linux__)
   if (!memory || bytes < 2 * kHugePage) return;
   const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
@@ -264,7 +265,7 @@ void release_scratch(std::size_t above) {
 void Signal::add(std::int32_t n) {
   value_.fetch_add(n, std::memory_order_seq_cst);
 #if defined(__linux__)
-  // Either the sleeper-to-be is counted here, or it sees the new number before it sleeps.
+  // A thread about to sleep either is counted in sleepers_ by now, or will see the new value and not sleep.
   if (sleepers_.load(std::memory_order_seq_cst) != 0)
     syscall(SYS_futex, reinterpret_cast<std::int32_t*>(&value_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 #endif
@@ -297,7 +298,7 @@ void Team::barrier() {
   }
 }
 
-Lease::Lease(int wanted) {
+TeamLock::TeamLock(int wanted) {
   if (wanted < 2) return;
   Pool* const p = pool();
   if (!p || !p->mutex.try_lock()) return;
@@ -305,11 +306,11 @@ Lease::Lease(int wanted) {
   size_ = openmp().parallel && !forked.load() ? wanted : p->grow(wanted);
 }
 
-Lease::~Lease() {
+TeamLock::~TeamLock() {
   if (pool_) pool_->mutex.unlock();
 }
 
-void Lease::run(int threads, Region region, void* context) {
+void TeamLock::run(int threads, Region region, void* context) {
   if (pool_ && threads > 1) {
     threads = threads < size_ ? threads : size_;
     if (openmp().parallel && !forked.load()) {

@@ -1,7 +1,7 @@
-// A small team of threads that runs one region at a time.
+// A small team of threads that runs one region at a time, and the working memory of a call.
 //
-// Torch's own team is borrowed where that can be done, so that nothing competes with it. Otherwise there is a team
-// of ours, whose workers sleep between regions. After a fork the child starts a team of its own.
+// The team is torch's own OpenMP team where possible, so that no other threads compete with it. Otherwise it is a team
+// of ours, whose workers sleep between regions. After a fork the child process starts its own team.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace retrograde {
 
-// Every allocation of the engine announces itself with may_fail. None is made within a region, where an exception
-// would end the process: a region's memory is taken by the caller before the region starts.
+// Every allocation of the engine calls may_fail first, so that tests can make it fail. None is made within a region,
+// where an exception would end the process: the caller allocates a region's memory before the region starts.
 class OutOfMemory : public std::bad_alloc {  // Python's MemoryError
  public:
   explicit OutOfMemory(std::size_t bytes) noexcept;
@@ -21,8 +21,8 @@ class OutOfMemory : public std::bad_alloc {  // Python's MemoryError
   char text_[96];
 };
 void may_fail(std::size_t bytes);
-// For tests: makes the n-th allocation from now on fail, and for -n all after it too; 0: none. Returns what was left of
-// the n before, -1 once allocations keep failing.
+// For tests: makes the n-th allocation from now on fail, and for -n all after it too; 0: none. Returns how many were
+// left to succeed of the n set before, -1 once allocations keep failing.
 std::int64_t fail_allocation(std::int64_t n) noexcept;
 
 class Pool;
@@ -31,14 +31,14 @@ class Pool;
 class Signal {
  public:
   std::int32_t read() const { return value_.load(std::memory_order_acquire); }
-  void add(std::int32_t n);                             // and wakes who sleeps
-  void wait_while(std::int32_t seen, int spins);        // returns once the number differs from `seen`
+  void add(std::int32_t n);                       // and wakes the threads that wait
+  void wait_while(std::int32_t seen, int spins);  // returns once the number differs from `seen`
 
  private:
   std::atomic<std::int32_t> value_{0}, sleepers_{0};
 };
 
-// What a thread of a region knows: of how many it is one, and where to wait for the others.
+// The threads that run a region: how many they are, and a barrier at which they wait for each other.
 class Team {
  public:
   explicit Team(int size) : size_(size) {}
@@ -53,17 +53,17 @@ class Team {
 
 using Region = void (*)(void* context, Team& team, int thread);
 
-// The right to run regions on up to `wanted` threads, held by one calling thread at a time. Another caller gets
-// one thread, its own: it is never made to wait.
-class Lease {
+// The right to run regions on up to `wanted` threads; one calling thread has it at a time. Another caller never waits:
+// it gets size() == 1, its own thread.
+class TeamLock {
  public:
-  explicit Lease(int wanted);
-  ~Lease();
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
+  explicit TeamLock(int wanted);
+  ~TeamLock();
+  TeamLock(const TeamLock&) = delete;
+  TeamLock& operator=(const TeamLock&) = delete;
   int size() const { return size_; }
-  // Runs region(context, team, i) for i = 0 .. threads - 1 (at most size()); returns when all are done. Where no team
-  // can be had it runs on the calling thread alone, with team.size() == 1: a region may rely on no other size.
+  // Runs region(context, team, i) for i = 0 .. threads - 1 (at most size()); returns when all are done. If no team
+  // is available it runs on the calling thread alone, with team.size() == 1: a region must work with either size.
   void run(int threads, Region region, void* context);
   template <class F> void run(int threads, F& f) {
     run(threads, [](void* context, Team& team, int thread) { (*static_cast<F*>(context))(team, thread); }, &f);
@@ -74,13 +74,13 @@ class Lease {
   int size_ = 1;
 };
 
-// Fresh memory that is about to be written whole: the system may then hand it out in large pages,
-// which is many times cheaper than small ones one by one.
-void expect_writes(void* memory, std::size_t bytes);
+// Asks the system for large pages under memory that is about to be written: fewer page faults, each of which costs as
+// much as writing the page.
+void advise_huge_pages(void* memory, std::size_t bytes);
 
-// Memory of the calling thread's own, kept between calls and handed out anew by the next one.
+// The calling thread's working memory. It is kept between calls, and the next call overwrites it.
 void* scratch_memory(std::size_t bytes);
 constexpr std::size_t kScratchKept = std::size_t{64} << 20;
-void release_scratch(std::size_t above = kScratchKept);  // gives back what is larger than that
+void release_scratch(std::size_t above = kScratchKept);  // frees a larger one
 
 }  // namespace retrograde

@@ -1,17 +1,33 @@
 // The packed matrix product under everything: C (rows x columns) = or += A (rows x K) W (K x columns).
 //
-// W is packed in panels of two vectors' width, [panel][k][2 vectors]. A tile of up to kRows rows by one
-// panel (or fewer rows by up to four panels) stays in registers while k runs. k is cut into chunks of
-// kDepth, one chunk's sum started from zero and then added to C: the order in which a number is summed
-// depends on K alone, never on the rows beside it or on the thread, so results are the same bit for bit
-// however the work is divided; and rounding errors grow as in a two-level sum.
+//                          W, packed in panels              panel p: for each k the kPanel = 2 vectors of its columns
+//                     +--------+--------+--------+          lie next to each other, [panel][k][2 vectors]
+//              k = 0  | ------ |        |        |
+//      chunk of       | ------ |        |        |          a group (Groups) is the panels that have all gates of the
+//      kDepth k's     |  ...   |        |        |          same units, so that they are computed together:
+//                     +--------+--------+--------+            LSTM, group q: | i of units | f ... | g ... | o ... |
+//      next chunk     |        |        |        |
+//                     +--------+--------+--------+
+//           A         p = 0      1        2                 C
+//   +-----+-----+     +--------+--------+--------+
+//   | m=0 |     |     |        |        |        |  |
+//   | ... | ... |     |  tile  |        |        |  | up to kRows rows by one panel (or fewer rows by up to 4 panels)
+//   +-----+-----+     +--------+--------+--------+  | stay in registers while k runs through a chunk
+//   |     |     |     |        |        |        |
+//   +-----+-----+     +--------+--------+--------+
+//
+// One chunk's sum starts from zero and is then added to C: the order in which a number is summed depends on K alone,
+// never on the rows next to it or on the thread, so results are the same bit for bit however the work is divided; and
+// rounding errors grow as in a two-level sum. naive.cpp has the same product as three plain loops.
 #pragma once
+#include <utility>
+
 #include "simd.hpp"
 
 namespace retrograde {
 namespace RETROGRADE_SET {
 
-// Rows of the register tile beside one panel: accumulators, two vectors of W and one of A fill the register file.
+// Rows of a register tile of one panel: accumulators, two vectors of W and one of A fill the register file.
 #if defined(__AVX512F__)
 constexpr int kRows = 14;
 #elif defined(RETROGRADE_NEON)  // two registers short of full: compilers load several rows of A ahead
@@ -22,9 +38,21 @@ constexpr int kRows = 6;
 constexpr Index kDepth = 256;
 template <class T> constexpr int kPanel = 2 * kWidth<T>;
 
-RG_INLINE Index smaller(Index a, Index b) { return a < b ? a : b; }
-RG_INLINE Index larger(Index a, Index b) { return a > b ? a : b; }
-RG_INLINE Index parts(Index n, Index size) { return (n + size - 1) / size; }
+constexpr Index min(Index a, Index b) { return a < b ? a : b; }
+constexpr Index max(Index a, Index b) { return a > b ? a : b; }
+constexpr Index ceil_div(Index n, Index size) { return (n + size - 1) / size; }
+
+// The units of a layer in groups of a panel's width (the last may be half as wide): a group's columns are its units
+// for the first gate, then for the second, ...
+template <class T> struct Groups {
+  Index units, gates;
+  Index count() const { return ceil_div(units, kPanel<T>); }
+  Index first(Index q) const { return q * kPanel<T>; }
+  Index width(Index q) const { return units - first(q) > kWidth<T> ? kPanel<T> : kWidth<T>; }
+  Index panels_of(Index q) const { return ceil_div(gates * width(q), kPanel<T>); }
+  Index panels_before(Index q) const { return q < count() ? q * gates : panels(); }
+  Index panels() const { return count() ? (count() - 1) * gates + panels_of(count() - 1) : 0; }
+};
 
 // Where element (m, k) of A lies: rows one after another, a[m lda + k], or k after k, a[k lda + m].
 enum class Layout { kRowMajor, kDepthMajor };
@@ -39,12 +67,12 @@ template <class T> struct Tile {
   Index depth;
   bool add;
   const T* start;  // per column, what the sum starts from where add is false; may be null
-  bool far;        // C lies beyond the caches near by
-  Index ahead;     // from w to what is multiplied after it: fetched meanwhile
+  bool far;        // C is too large for the near caches
+  Index prefetch;  // distance from w to what is multiplied after it
 };
 
-// Keeps a pointer in a register of its own, whatever the compiler knows about how it came about.
-template <class P> RG_INLINE P* apart(P* p) {
+// Keeps a pointer in a register of its own: the compiler forgets how it was computed.
+template <class P> RG_INLINE P* opaque(P* p) {
   __asm__("" : "+r"(p));
   return p;
 }
@@ -56,7 +84,7 @@ constexpr int kRowMultiple[14] = {0, 1, 2, 0, 4, 0, 1, 2, 8, 4, 0, 8, 2, 8};
 
 template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
   constexpr int W = kWidth<T>, V = 2 * P;
-  if (job.far) {  // its way here takes as long as some rounds of the sum
+  if (job.far) {  // fetching C takes as long as several rounds of the sum
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
@@ -68,16 +96,16 @@ template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) acc[m][v] = Vec<T>{};
   const T* w = job.w;
-  const Index lda = job.lda, ps = job.panel_stride, depth = job.depth, ahead = job.ahead;
+  const Index lda = job.lda, ps = job.panel_stride, depth = job.depth, prefetch = job.prefetch;
   const T* a[4] = {job.a, nullptr, nullptr, nullptr};
   if (L == Layout::kRowMajor)
-    for (int i = 1; i < 4; ++i) a[i] = apart(job.a + (i == 1 ? 3 : 5 * (i - 1)) * lda);
+    for (int i = 1; i < 4; ++i) a[i] = opaque(job.a + (i == 1 ? 3 : 5 * (i - 1)) * lda);
 #pragma GCC unroll 1
   for (Index k = 0; k < depth; ++k) {
     Vec<T> b[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) b[v] = load(w + (v / 2) * ps + (v % 2) * W);
-    __builtin_prefetch(w + ahead);
+    __builtin_prefetch(w + prefetch);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const Vec<T> x = splat(L == Layout::kRowMajor ? a[kRowPointer[m]][kRowMultiple[m] * lda] : a[0][m]);
@@ -86,8 +114,7 @@ template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
     }
     if (L == Layout::kRowMajor)
       for (int i = 0; i < 4; ++i) ++a[i];
-    else
-      a[0] += lda;
+    else a[0] += lda;
     w += 2 * W;
   }
   T* c = job.c;
@@ -106,19 +133,19 @@ template <class T, int M, int P, Layout L> void tile(const Tile<T>& job) {
 template <class T> using TileFunction = void (*)(const Tile<T>&);
 
 // The rows up to which a tile over P panels still fits the registers.
-template <int P> constexpr int kTileRows = P == 1 ? kRows : kRows > 6 ? (P == 2 ? 6 : P == 3 ? 4 : 2) : (P == 2 ? 2 : 1);
+template <int P> constexpr int kTileRows = P == 1      ? kRows
+                                           : kRows > 6 ? (P == 2   ? 6
+                                                          : P == 3 ? 4
+                                                                   : 2)
+                                                       : (P == 2 ? 2 : 1);
 
+template <class T, int P, Layout L, std::size_t... M> TileFunction<T> tile_of(Index m, std::index_sequence<M...>) {
+  static constexpr TileFunction<T> tiles[] = {&tile<T, M + 1, P, L>...};
+  return tiles[m - 1];
+}
+// The tile of m rows, 1 <= m <= kTileRows<P>.
 template <class T, int P, Layout L> TileFunction<T> tile_for(Index m) {
-  switch (m) {
-#define RG_CASE(N)                                            \
-  case N:                                                     \
-    if constexpr (N <= kTileRows<P>) return &tile<T, N, P, L>; \
-    break;
-    RG_CASE(1) RG_CASE(2) RG_CASE(3) RG_CASE(4) RG_CASE(5) RG_CASE(6) RG_CASE(7)
-    RG_CASE(8) RG_CASE(9) RG_CASE(10) RG_CASE(11) RG_CASE(12) RG_CASE(13) RG_CASE(14)
-#undef RG_CASE
-  }
-  return nullptr;
+  return tile_of<T, P, L>(m, std::make_index_sequence<kTileRows<P>>());
 }
 
 // Panels taken at once for m rows: few rows need more columns to keep the multipliers busy.
@@ -131,7 +158,7 @@ RG_INLINE int panels_at_once(Index m) {
 template <class T> RG_INLINE void run_tiles(Tile<T> job, Index m, Index panels) {
   const int P = panels_at_once(m);
   while (panels > 0) {
-    const Index taken = smaller(P, panels);
+    const Index taken = min(P, panels);
     const TileFunction<T> f = taken == 4   ? tile_for<T, 4, Layout::kRowMajor>(m)
                               : taken == 3 ? tile_for<T, 3, Layout::kRowMajor>(m)
                               : taken == 2 ? tile_for<T, 2, Layout::kRowMajor>(m)
@@ -217,13 +244,13 @@ template <class T, class Row> RG_INLINE void pack_rows(T* to, Row row, Index K, 
 }
 
 // `size` rows of A, depth after depth. For few rows of one vector's width what is written past a depth's rows is
-// overwritten by the next; there must be room for it after the last.
+// overwritten by the next; `to` must have space for it after the last.
 template <class T> void pack_depths(T* to, const T* a, Index lda, Index size, Index depth) {
   constexpr int W = kWidth<T>;
   Index k = 0;
   for (; k + W <= depth; k += W)
     for (Index j0 = 0; j0 < size; j0 += W) {
-      const int n = static_cast<int>(smaller(W, size - j0));
+      const int n = static_cast<int>(min(W, size - j0));
       Vec<T> v[W];
 #pragma GCC unroll 16
       for (int j = 0; j < W; ++j) v[j] = j < n ? load(a + (j0 + j) * lda + k) : Vec<T>{};
@@ -240,61 +267,62 @@ template <class T> void pack_depths(T* to, const T* a, Index lda, Index size, In
 
 // ---- the product -----------------------------------------------------------------------------------------
 
-// A large product packs A by blocks of this many tiles, which stay in the second cache while all of W passes by.
+// A large product packs A in blocks of this many tiles, which stay in the second cache while W is read.
 constexpr Index kBlockTiles = 24;
-template <class T> constexpr Index kBlockRoom = kBlockTiles * kRows * kDepth + kPanel<T>;
+template <class T> constexpr Index kBlockWorkspace = kBlockTiles * kRows * kDepth + kPanel<T>;
 constexpr Index kFarBytes = 128 << 10;
 
-// From a panel to the one multiplied next, shared by the last two tiles of a panel's column: a line in each round.
-template <class T> RG_INLINE Index ahead_of(Index i, Index tiles, Index distance) {
+// Which cache line of the panel multiplied next a tile fetches: the last two tiles of a column of C share the work.
+template <class T> RG_INLINE Index prefetch_distance(Index i, Index tiles, Index distance) {
   return i == tiles - 1 ? distance + (tiles > 1 ? kWidth<T> : 0) : i == tiles - 2 ? distance : 0;
 }
 
-// C[rows x panels * kPanel] = (or +=) A W; C must have room for whole panels. With `room` (kBlockRoom<T>), A may be
-// packed; the sums are the same bit for bit.
-template <class T>
-void product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index panels, Index K, bool add,
-             const T* start = nullptr, T* room = nullptr) {
+// C[rows x panels * kPanel] = (or +=) A W; C must have space for whole panels. With a `workspace` of kBlockWorkspace<T>
+// numbers A may be packed; the sums are the same bit for bit.
+template <class T> void product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index panels, Index K,
+                                bool add, const T* start = nullptr, T* workspace = nullptr) {
   if (rows <= 0 || panels <= 0) return;
   const Index stride = K * kPanel<T>;
-  const Index blocks = parts(rows, kRows), base = rows / blocks, rest = rows % blocks;
+  const Index blocks = ceil_div(rows, kRows), base = rows / blocks, rest = rows % blocks;
   if (K == 0 && !add) {  // an empty sum
     for (Index m = 0; m < rows; ++m)
       for (Index n = 0; n < panels * kPanel<T>; ++n) c[m * ldc + n] = start ? start[n] : T(0);
     return;
   }
   const bool far = rows * ldc * static_cast<Index>(sizeof(T)) > kFarBytes;
-  const bool packs = room && panels >= 8 && blocks > 1;
-  const Index together = packs ? 1 : panels_at_once(base), at_once = packs ? kBlockTiles : blocks;
+  const bool packs = workspace && panels >= 8 && blocks > 1;
+  const Index wide = packs ? 1 : panels_at_once(base), at_once = packs ? kBlockTiles : blocks;
   for (Index k = 0; k < K; k += kDepth) {
-    const Index depth = smaller(kDepth, K - k);
+    const Index depth = min(kDepth, K - k);
     const bool more = add || k > 0;
     const T* const w_k = w + k * kPanel<T>;
     for (Index i0 = 0, m0 = 0; i0 < blocks;) {
-      const Index i1 = smaller(blocks, i0 + at_once);
+      const Index i1 = min(blocks, i0 + at_once);
       Index m = m0;
       if (packs)
         for (Index i = i0; i < i1; ++i) {
           const Index size = base + (i < rest);
-          pack_depths<T>(room + (m - m0) * depth, a + m * lda + k, lda, size, depth);
+          pack_depths<T>(workspace + (m - m0) * depth, a + m * lda + k, lda, size, depth);
           m += size;
         }
-      for (Index p = 0; p < panels; p += together) {
-        const bool last = p + together >= panels;
-        // after the last panel: the next depths of the first, or what lies behind W
-        const Index distance = !last ? together * stride : k + depth < K ? depth * kPanel<T> - p * stride : stride - k * kPanel<T>;
+      for (Index p = 0; p < panels; p += wide) {
+        const bool last = p + wide >= panels;
+        // after the last panel: the next chunk of the first, or what follows W in memory
+        const Index distance = !last           ? wide * stride
+                               : k + depth < K ? depth * kPanel<T> - p * stride
+                                               : stride - k * kPanel<T>;
         const T* const w_p = w_k + p * stride;
         const T* const begin = start ? start + p * kPanel<T> : nullptr;
         m = m0;
         for (Index i = i0; i < i1; ++i) {
-          const Index size = base + (i < rest), ahead = ahead_of<T>(i - i0, i1 - i0, distance);
+          const Index size = base + (i < rest), prefetch = prefetch_distance<T>(i - i0, i1 - i0, distance);
           T* const to = c + m * ldc + p * kPanel<T>;
           if (packs)
             tile_for<T, 1, Layout::kDepthMajor>(size)(
-                {to, ldc, room + (m - m0) * depth, size, w_p, 0, depth, more, begin, far, ahead});
+                {to, ldc, workspace + (m - m0) * depth, size, w_p, 0, depth, more, begin, far, prefetch});
           else
-            run_tiles<T>({to, ldc, a + m * lda + k, lda, w_p, stride, depth, more, begin, far, ahead}, size,
-                         smaller(together, panels - p));
+            run_tiles<T>({to, ldc, a + m * lda + k, lda, w_p, stride, depth, more, begin, far, prefetch}, size,
+                         min(wide, panels - p));
           m += size;
         }
       }
@@ -304,18 +332,17 @@ void product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Ind
   }
 }
 
-// As product, where C has only `columns` columns: the last panel goes through a buffer.
-template <class T>
-void product_exact(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index columns, Index K, bool add,
-                   const T* start = nullptr, T* room = nullptr) {
+// As product, where C has only `columns` columns: the last panel is computed in a buffer.
+template <class T> void product_exact(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index columns,
+                                      Index K, bool add, const T* start = nullptr, T* workspace = nullptr) {
   const Index whole = columns / kPanel<T>, rest = columns - whole * kPanel<T>;
-  product<T>(c, ldc, a, lda, rows, w, whole, K, add, start, room);
+  product<T>(c, ldc, a, lda, rows, w, whole, K, add, start, workspace);
   if (rest == 0) return;
   constexpr Index batch = 2 * kRows;
   alignas(64) T buffer[batch * kPanel<T>];
   c += whole * kPanel<T>;
   for (Index m = 0; m < rows; m += batch) {
-    const Index size = smaller(batch, rows - m);
+    const Index size = min(batch, rows - m);
     product<T>(buffer, kPanel<T>, a + m * lda, lda, size, w + whole * K * kPanel<T>, 1, K, false,
                start ? start + whole * kPanel<T> : nullptr);
     for (Index i = 0; i < size; ++i)
@@ -328,17 +355,16 @@ void product_exact(T* c, Index ldc, const T* a, Index lda, Index rows, const T* 
 
 // ---- products too small to pack for ------------------------------------------------------------------------
 
-// c[m][n] = start[n] + sum over k of a[m][k] w[n][k], for n0 <= n < n1 and M rows of A, W as it lies. Each weight is
-// read once, which is all that one step of a few sequences needs of it; the sum runs along k in the vector's lanes.
-template <class T, int M>
-void dot_rows(T* c, Index ldc, const T* a, Index lda, const T* w, Index n0, Index n1, Index K, const T* first,
-              const T* second) {
+// c[m][n] = start[n] + sum over k of a[m][k] w[n][k], for n0 <= n < n1 and M rows of A; W is not packed. Each weight
+// is read once, which is all that one step of a few sequences needs; the sum runs along k in the vector's lanes.
+template <class T, int M> void dot_rows(T* c, Index ldc, const T* a, Index lda, const T* w, Index n0, Index n1, Index K,
+                                        const T* first, const T* second) {
   constexpr int W = kWidth<T>, N = 4;
   const Index whole = K / W * W;
   const int rest = static_cast<int>(K - whole);
   for (Index n = n0; n < n1; n += N) {
     const T* row[N];
-    for (int j = 0; j < N; ++j) row[j] = w + smaller(n + j, n1 - 1) * K;
+    for (int j = 0; j < N; ++j) row[j] = w + min(n + j, n1 - 1) * K;
     Vec<T> acc[M][N];
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m)
@@ -373,9 +399,8 @@ void dot_rows(T* c, Index ldc, const T* a, Index lda, const T* w, Index n0, Inde
 
 constexpr Index kDotRows = 4;
 
-template <class T>
-void dot_product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index n0, Index n1, Index K,
-                 const T* first = nullptr, const T* second = nullptr) {
+template <class T> void dot_product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w, Index n0, Index n1,
+                                    Index K, const T* first = nullptr, const T* second = nullptr) {
   switch (rows) {
     case 1: return dot_rows<T, 1>(c, ldc, a, lda, w, n0, n1, K, first, second);
     case 2: return dot_rows<T, 2>(c, ldc, a, lda, w, n0, n1, K, first, second);
@@ -387,12 +412,12 @@ void dot_product(T* c, Index ldc, const T* a, Index lda, Index rows, const T* w,
 // ---- products with A transposed --------------------------------------------------------------------------
 
 // C[m0:m1] (M x N) = or += sum over k of a[k][m] row(k)[n]: the gradient of a weight, k running over time and batch.
-// A panel of rows is packed when its turn comes, and multiplied with a block of A's columns. `room` holds kOuterRoom<T>.
-template <class T> constexpr Index kOuterRoom = kBlockRoom<T> + kDepth * kPanel<T>;
+// A panel of rows is packed when it is needed, and multiplied with a block of A's columns. `workspace` has
+// kOuterWorkspace<T> numbers.
+template <class T> constexpr Index kOuterWorkspace = kBlockWorkspace<T> + kDepth * kPanel<T>;
 
-template <class T, class Row>
-void outer_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, Index m1, Index N, Index K, bool add,
-                   T* room) {
+template <class T, class Row> void outer_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, Index m1,
+                                                 Index N, Index K, bool add, T* workspace) {
   if (m1 <= m0 || N <= 0) return;
   if (K == 0) {
     if (!add)
@@ -400,24 +425,24 @@ void outer_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, In
     return;
   }
   constexpr int W = kWidth<T>;
-  T* const strips = room;
-  T* const panel = room + kBlockRoom<T>;
-  const Index blocks = parts(m1 - m0, kRows), base = (m1 - m0) / blocks, rest = (m1 - m0) % blocks;
-  const Index panels = parts(N, kPanel<T>);
+  T* const strips = workspace;
+  T* const panel = workspace + kBlockWorkspace<T>;
+  const Index blocks = ceil_div(m1 - m0, kRows), base = (m1 - m0) / blocks, rest = (m1 - m0) % blocks;
+  const Index panels = ceil_div(N, kPanel<T>);
   const bool far = (m1 - m0) * N * static_cast<Index>(sizeof(T)) > kFarBytes;
   const bool packs = panels >= 4;
   for (Index k0 = 0; k0 < K; k0 += kDepth) {
-    const Index depth = smaller(kDepth, K - k0);
+    const Index depth = min(kDepth, K - k0);
     const bool more = add || k0 > 0;
     for (Index i0 = 0, from = m0; i0 < blocks;) {
-      const Index i1 = smaller(blocks, i0 + kBlockTiles);
+      const Index i1 = min(blocks, i0 + kBlockTiles);
       const T* const columns = a + k0 * lda;
       Index m = from;
       if (packs)
         for (Index i = i0; i < i1; ++i) {
           const Index size = base + (i < rest);
           T* const strip = strips + (m - from) * depth;
-          if (m + parts(size, W) * W <= m1) {
+          if (m + ceil_div(size, W) * W <= m1) {
             // whole vectors; what is written past `size` is overwritten by the next k
             for (Index k = 0; k < depth; ++k)
               for (Index j = 0; j < size; j += W) store(strip + k * size + j, load(columns + k * lda + m + j));
@@ -428,7 +453,7 @@ void outer_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, In
           m += size;
         }
       for (Index p = 0; p < panels; ++p) {
-        const Index at = p * kPanel<T>, valid = smaller(kPanel<T>, N - at);
+        const Index at = p * kPanel<T>, valid = min(kPanel<T>, N - at);
         pack_rows<T>(panel, [&](Index k) { return row(k0 + k) + at; }, depth, valid);
         m = from;
         for (Index i = i0; i < i1; ++i) {

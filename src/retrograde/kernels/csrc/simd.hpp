@@ -165,6 +165,7 @@ class FlushSubnormals {
 #if defined(__x86_64__)
   FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
   ~FlushSubnormals() { _mm_setcsr(saved_); }
+
  private:
   unsigned saved_;
 #elif defined(__aarch64__)
@@ -173,6 +174,7 @@ class FlushSubnormals {
     __asm__ volatile("msr fpcr, %0" ::"r"(saved_ | (std::uint64_t{1} << 24)));
   }
   ~FlushSubnormals() { __asm__ volatile("msr fpcr, %0" ::"r"(saved_)); }
+
  private:
   std::uint64_t saved_;
 #endif

@@ -1,0 +1,148 @@
+"""Every instruction set against naive.cpp, the engine's kernels as plain loops over single numbers."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_native import CELLS, GATES, Problem, error
+
+from retrograde import kernels
+from retrograde.kernels import native
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the engine was not built here")
+SETS = native._engine.runnable() if kernels.available() else []
+DTYPES = {torch.float32: 2e-5, torch.float64: 1e-12}
+SIZES = st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 31, 33])
+
+
+@contextlib.contextmanager
+def chosen(name):
+    before = native._engine.instruction_set()
+    native._engine.choose(name)
+    try:
+        yield
+    finally:
+        native._engine.choose(before)
+
+
+def by_naive(compute):
+    with chosen("naive"):
+        return compute()
+
+
+def assert_all_sets_agree(compute, limit):
+    """Compare the list of tensors that `compute` returns under every instruction set with the naive kernels'."""
+    expected = by_naive(compute)
+    for name in SETS:
+        with chosen(name):
+            found = compute()
+        assert error(found, expected) < limit, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_layers(cell, dtype, data):
+    H = data.draw(SIZES)
+    options = {name: data.draw(st.booleans()) for name in ("bias", "states", "packed", "recompute")}
+    proj = data.draw(st.integers(1, H - 1)) if cell == "LSTM" and H > 1 and data.draw(st.booleans()) else 0
+    shape = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 20)), data.draw(SIZES), H
+    problem = Problem(cell, *shape, D=data.draw(st.integers(1, 2)), proj=proj, **options)
+    assert_all_sets_agree(lambda: problem.run(engine=True, dtype=dtype), DTYPES[dtype])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("cell", ["GRU", "LSTM"])
+def test_what_the_forward_pass_keeps(cell, packed, recompute):
+    problem = Problem(cell, 40 if not recompute else 300, 4, 3, 5, D=2, packed=packed)
+    plan = native.Plan(native.CELLS[cell], 2, True, False, recompute)
+
+    def kept():
+        inputs = (problem.x, problem.h_0, problem.c_0, problem.weights, problem.sizes)
+        *_, gates, cells = native.forward(plan, *inputs, True)
+        if recompute and cells is not None:
+            cells = cells[:, 1:]  # the first segment begins with c_0, which is not copied
+        return [t for t in (gates, cells) if t is not None]
+
+    assert_all_sets_agree(kept, 1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("B", [1, 3, 5])
+def test_one_step(cell, B):
+    problem = Problem(cell, 1, B, 7, 19)
+    c_0 = problem.c_0
+
+    def step():
+        found = native.step(cell, problem.x[0], problem.h_0, c_0, problem.weights, 19, 0, True)
+        return [t for t in found if t is not None]
+
+    assert_all_sets_agree(step, 1e-12)
+
+
+def stack(cells, T, B, H, dtype, generator, scale=1.0):
+    """Layers for adjoint_norms with coefficients drawn at random; from the bottom."""
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    layers, inputs = [], 3
+    for cell in cells:
+        G = GATES[cell]
+        k = draw(T, B, (3 if G > 1 else 1) * H) * scale
+        side, q, f = (draw(T, B, H) if needed else None for needed in (G > 1, G == 4, G == 4))
+        passed = draw(T, B, H) if cell == "GRU" else None
+        w_hh, w_ih = draw(G * H, H) / H**0.5, draw(G * H, inputs) / inputs**0.5
+        layers.append(native.Adjoint(cell, k, side, q, f, passed, w_hh, w_ih, draw(T, B, H)))
+        inputs = H
+    return layers
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("state", ["h", "c", "hc"])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_adjoint_norms(dtype, state, data):
+    T, B, H = data.draw(st.sampled_from([1, 4, 30])), data.draw(st.integers(1, 4)), data.draw(SIZES)
+    cells = data.draw(st.lists(st.sampled_from(CELLS), min_size=1, max_size=3))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    layers = stack(cells, T, B, H, dtype, generator, scale=0.4)
+    targets = torch.tensor(sorted(data.draw(st.sets(st.integers(0, T - 1), min_size=1))))
+
+    def norms():
+        return native.adjoint_norms(layers, targets, state)
+
+    expected = by_naive(norms)
+    for name in SETS:
+        with chosen(name):
+            torch.testing.assert_close(norms(), expected, rtol=10 * DTYPES[dtype], atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_matmul(dtype, data):
+    sizes = st.sampled_from([0, 1, 3, 14, 17, 65, 300])
+    M, N, K = (data.draw(sizes) for _ in range(3))
+    a, b = torch.randn(M, K, dtype=dtype), torch.randn(K, N, dtype=dtype)
+    right = b.t().contiguous().t() if data.draw(st.booleans()) else b
+    assert_all_sets_agree(lambda: [kernels.matmul(a, right)], 10 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("logistic", [False, True])
+def test_activations(dtype, logistic):
+    x = torch.cat([torch.linspace(-100, 100, 2001), torch.logspace(-30, 0, 301)]).to(dtype)
+
+    def activation():
+        y = torch.empty_like(x)
+        native._engine.activation(dtype is torch.float64, logistic, y, x, len(x))
+        return [y]
+
+    assert_all_sets_agree(activation, 1e-6 if dtype is torch.float32 else 1e-15)
