@@ -57,7 +57,7 @@ def adjoint_norms(cell):
     T, B, H, gates = 12, 3, 20, {"RNN_TANH": 1, "GRU": 3, "LSTM": 4}[cell]
     wide = drawn(T, B, (3 if gates > 1 else 1) * H)
     side, q, f = (drawn(T, B, H), drawn(T, B, H), drawn(T, B, H)) if gates > 1 else (None, None, None)
-    layer = native.Adjoint(cell, wide, side, q, f, None, drawn(gates * H, H), drawn(gates * H, H), drawn(T, B, H))
+    layer = kernels.Adjoint(cell, wide, side, q, f, None, drawn(gates * H, H), drawn(gates * H, H), drawn(T, B, H))
     return [native.adjoint_norms([layer, layer], torch.arange(T), "h")]
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from test_native import CELLS, GATES, Problem, error
 
 from retrograde import kernels
-from retrograde.kernels import native
+from retrograde.kernels import native, shapes
+from retrograde.kernels.shapes import Inputs, LayerSpec
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the engine was not built here")
 SETS = native._engine.runnable() if kernels.available() else []
@@ -61,11 +62,11 @@ def test_layers(cell, dtype, data):
 @pytest.mark.parametrize("cell", ["GRU", "LSTM"])
 def test_what_the_forward_pass_keeps(cell, packed, recompute):
     problem = Problem(cell, 40 if not recompute else 300, 4, 3, 5, D=2, packed=packed)
-    plan = native.Plan(native.CELLS[cell], 2, True, False, recompute)
+    spec = LayerSpec(shapes.CELLS[cell], 2, True, False, recompute)
 
     def kept():
-        inputs = (problem.x, problem.h_0, problem.c_0, problem.weights, problem.sizes)
-        *_, gates, cells = native.forward(plan, *inputs, True)
+        inputs = Inputs(problem.x, problem.h_0, problem.c_0, problem.weights, problem.sizes)
+        *_, gates, cells = native.forward(spec, inputs, True)
         if recompute and cells is not None:
             cells = cells[:, 1:]  # the first segment begins with c_0, which is not copied
         return [t for t in (gates, cells) if t is not None]
@@ -99,7 +100,7 @@ def stack(cells, T, B, H, dtype, generator, scale=1.0):
         side, q, f = (draw(T, B, H) if needed else None for needed in (G > 1, G == 4, G == 4))
         passed = draw(T, B, H) if cell == "GRU" else None
         w_hh, w_ih = draw(G * H, H) / H**0.5, draw(G * H, inputs) / inputs**0.5
-        layers.append(native.Adjoint(cell, k, side, q, f, passed, w_hh, w_ih, draw(T, B, H)))
+        layers.append(kernels.Adjoint(cell, k, side, q, f, passed, w_hh, w_ih, draw(T, B, H)))
         inputs = H
     return layers
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from retrograde import kernels, nn
 from retrograde.kernels import native, operators
+from retrograde.kernels.shapes import Inputs, LayerSpec
 
 CELLS = ["RNN_TANH", "RNN_RELU", "GRU", "LSTM"]
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
@@ -183,8 +184,8 @@ def test_recomputing_keeps_less():
     x, weights = torch.randn(400, 64, 8), [torch.randn(256, 8), torch.randn(256, 64)]
     kept = {}
     for recompute in (False, True):
-        plan = native.Plan(3, 1, False, False, recompute)
-        *_, gates, cells = native.forward(plan, x, None, None, weights, None, True)
+        spec = LayerSpec(3, 1, False, False, recompute)
+        *_, gates, cells = native.forward(spec, Inputs(x, None, None, weights, None), True)
         kept[recompute] = sum(t.numel() for t in (gates, cells) if t is not None)
     assert kept[True] < kept[False] / 20
 
@@ -282,6 +283,7 @@ sys.path.insert(0, {folder!r})
 import torch
 from test_native import Problem
 from retrograde.kernels import native
+from retrograde.kernels.shapes import Inputs, LayerSpec
 torch.set_num_threads(2)
 problem = Problem("GRU", 30, 2, 200, 200)
 before = problem.run(engine=True, dtype=torch.float32)
@@ -291,10 +293,11 @@ grads, w = [g.float() for g in problem.grads], [w.float() for w in problem.weigh
 child = os.fork()
 if child == 0:
     # the engine alone: torch's own operators hang after a fork, since OpenMP misses its threads
-    plan = native.Plan(2, 1, True, False, False)
-    out, h_n, _, gates, cells = native.forward(plan, x, h, None, w, None, True)
-    found = native.backward(plan, *grads, None, x, h, None, w, None, out, gates, cells, (True, True, False, [True] * 4))
-    same = bits == [t.numpy().tobytes() for t in (out, h_n, found[0], found[1], *found[3])]
+    spec = LayerSpec(2, 1, True, False, False)
+    inputs = Inputs(x, h, None, w, None)
+    out, h_n, _, gates, cells = native.forward(spec, inputs, True)
+    found = native.backward(spec, [*grads, None], inputs, (out, gates, cells), [True, True, False, *[True] * 4])
+    same = bits == [t.numpy().tobytes() for t in (out, h_n, found[0], found[1], *found[3:])]
     os._exit(0 if same else 3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert all(map(torch.equal, before, problem.run(engine=True, dtype=torch.float32)))
@@ -348,10 +351,10 @@ def test_graphs_alive_at_once_have_memory_of_their_own():
 
 def test_memory_is_used_again_only_once_it_is_free():
     x, weights = torch.randn(60, 32, 40), [torch.randn(800, 40), torch.randn(800, 200)]
-    plan = native.Plan(3, 1, False, False, False)
+    spec = LayerSpec(3, 1, False, False, False)
 
     def gates():
-        return native.forward(plan, x, None, None, weights, None, True)[3]
+        return native.forward(spec, Inputs(x, None, None, weights, None), True)[3]
 
     native.empty_cache()
     first = gates()

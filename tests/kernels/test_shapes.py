@@ -43,8 +43,8 @@ def weights_of(named):
 
 def given_to_operator(cell, named, D, keep):
     weights = weights_of(named)
-    plan = operators.plan_of(cell, weights, True, D == 2)
-    return named["x"], named["h_0"], named.get("c_0"), weights, named.get("batch_sizes"), *plan, keep
+    spec = operators.spec_of(cell, weights, True, D == 2)
+    return named["x"], named["h_0"], named.get("c_0"), weights, named.get("batch_sizes"), *spec, keep
 
 
 def longer(t, dim):
@@ -134,12 +134,12 @@ def fuzz_backward(data):
     if cell == "LSTM":
         named |= {"cells": cells, "grad_c_n": torch.randn_like(c_n)}
     what = ruin(data, named)
-    plan = first[5:]
+    spec = first[5:]
     x, h_0, c_0, weights, sizes, *_ = given_to_operator(cell, named, D, True)
     needs = [True, True, cell == "LSTM", *[True] * len(weights)]
     grads = (named["grad_out"], named["grad_h_n"], named.get("grad_c_n"))
     kept = (named["out"], named.get("gates", gates), named.get("cells", cells))
-    refused(what, lambda: torch.ops.retrograde.layer_backward(*grads, x, h_0, c_0, weights, sizes, *kept, *plan, needs))
+    refused(what, lambda: torch.ops.retrograde.layer_backward(*grads, x, h_0, c_0, weights, sizes, *kept, *spec, needs))
 
 
 @settings(max_examples=100, deadline=None, database=None)
@@ -166,9 +166,9 @@ def fuzz_adjoint_norms(data, cell):
     named |= {name: torch.randn(T, B, H) for name in ("k_side", "q", "f", "passed")} if G > 1 else {}
     named |= {"w_ih": torch.randn(G * H, H), "targets": torch.tensor([1, 2, 4])}
     what = ruin(data, named, but=("passed",) if G == 1 else ())
-    upper = [named.get(name) for name in native.Adjoint._fields[1:]]
+    upper = [named.get(name) for name in kernels.Adjoint._fields[1:]]
 
-    refused(what, lambda: native.adjoint_norms([native.Adjoint(cell, *upper)] * 2, named["targets"], "h"))
+    refused(what, lambda: native.adjoint_norms([kernels.Adjoint(cell, *upper)] * 2, named["targets"], "h"))
 
 
 @settings(max_examples=100, deadline=None, database=None)

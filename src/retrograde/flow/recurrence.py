@@ -274,7 +274,7 @@ def has_engine(stack: list[Trajectory]) -> bool:
     return (
         kernels.available()
         and dtype in (torch.float32, torch.float64)
-        and len(stack) <= kernels.MOST_ADJOINT_LAYERS
+        and len(stack) <= kernels.MAX_ADJOINT_LAYERS
         and all(run.h.is_cpu and run.h.dtype is dtype and run.weights.hr is None for run in stack)
     )
 

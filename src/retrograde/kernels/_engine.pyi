@@ -2,20 +2,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+INTERFACE: int
+
 class Layer:
     def __init__(
         self,
-        *,
-        cell: int,
-        directions: int,
-        bias: bool,
+        spec: tuple[int, int, bool, bool, bool],
+        sizes: tuple[int, int, int, int, int, int],
         float64: bool,
-        T: int,
-        B: int,
-        I: int,
-        H: int,
-        R: int,
-        rows: int,
         segment: int,
         threads: int,
         x: Tensor,

@@ -17,7 +17,7 @@ from torch.overrides import _get_current_function_mode_stack
 from .. import kernels
 from ..cells import CELLS, Cell
 from ..kernels import operators
-from ..kernels.native import Plan
+from ..kernels.shapes import Inputs, LayerSpec
 from .compilation import breaks_graph
 
 if TYPE_CHECKING:
@@ -166,30 +166,22 @@ def _weights_fit(call: Call) -> bool:
 
 def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Compute `call` in the native engine."""
+    spec = _spec(call)
+    return _layer_by_layer(call, lambda inputs: operators.checked_layer(spec, inputs))
+
+
+def _spec(call: Call) -> LayerSpec:
     directions = 2 if call.bidirectional else 1
-    plan = Plan(call.cell.number, directions, call.bias, call.proj_size > 0, call.recompute)
-
-    def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
-        return operators.checked_layer(plan, x, h_0, c_0, weights, call.batch_sizes)
-
-    return _layer_by_layer(call, run)
+    return LayerSpec(call.cell.number, directions, call.bias, call.proj_size > 0, call.recompute)
 
 
 def compute_traced(call: Call) -> tuple[Tensor, tuple[Tensor, ...], list[dict[str, Tensor]]]:
     """Run `call` in elementary operators; returns also what each layer and direction computed at each step."""
     seen: list[dict[str, Tensor]] = []
+    spec = _spec(call)
 
-    def run(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: list[Tensor]) -> _OneLayer:
-        result, directions = operators.traced_layer(
-            call.cell.mode,
-            x,
-            h_0,
-            c_0,
-            weights,
-            bias=call.bias,
-            bidirectional=call.bidirectional,
-            batch_sizes=call.batch_sizes,
-        )
+    def run(inputs: Inputs) -> _OneLayer:
+        result, directions = operators.traced_layer(spec, inputs)
         seen.extend(directions)
         return result
 
@@ -199,26 +191,22 @@ def compute_traced(call: Call) -> tuple[Tensor, tuple[Tensor, ...], list[dict[st
 _OneLayer: TypeAlias = "tuple[Tensor, Tensor, Tensor | None]"
 
 
-def _layer_by_layer(call: Call, run: Callable[..., _OneLayer]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The stack: ``run(x, h_0, c_0, weights)`` is one layer in all its directions, (T, B, ·) to (T, B, ·)."""
+def _layer_by_layer(call: Call, run: Callable[[Inputs], _OneLayer]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The stack: `run` is one layer in all its directions, (T, B, ·) to (T, B, ·)."""
     x, state, weights, n = call.input, call.state, call.weights, call.num_layers
     h_0, c_0 = state if state is not None and len(state) == 2 else (state[0] if state is not None else None, None)
     swap = call.batch_first and call.batch_sizes is None
     if swap:
         x = x.transpose(0, 1)
     if n == 1:
-        x, h_n, c_n = run(x, h_0, c_0, weights)
+        x, h_n, c_n = run(Inputs(x, h_0, c_0, weights, call.batch_sizes))
         return x.transpose(0, 1) if swap else x, (h_n,) if c_n is None else (h_n, c_n)
     rows, per_layer = 2 if call.bidirectional else 1, len(weights) // n
     hs, cs = [], []
     for i in range(n):
         own = slice(i * rows, (i + 1) * rows)
-        x, h_n, c_n = run(
-            x,
-            h_0[own] if h_0 is not None else None,
-            c_0[own] if c_0 is not None else None,
-            weights[i * per_layer : (i + 1) * per_layer],
-        )
+        h, c = (s[own] if s is not None else None for s in (h_0, c_0))
+        x, h_n, c_n = run(Inputs(x, h, c, weights[i * per_layer : (i + 1) * per_layer], call.batch_sizes))
         hs.append(h_n)
         if c_n is not None:
             cs.append(c_n)

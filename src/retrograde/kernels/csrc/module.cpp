@@ -6,11 +6,13 @@
 // the tensors of one layer than a short sequence takes to compute.)
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "layer.hpp"
@@ -101,6 +103,10 @@ template <class P> P* shifted(P* p, Index bytes) {
   return p ? static_cast<char*>(const_cast<void*>(p)) + bytes : nullptr;
 }
 
+// shapes.LayerSpec and shapes.Sizes: (cell, directions, bias, projected, recompute) and (T, B, I, H, R, rows).
+using Spec = std::tuple<int, Index, bool, bool, bool>;
+using Sizes = std::tuple<Index, Index, Index, Index, Index, Index>;
+
 // A layer in one direction or both. It keeps no reference to the tensors: they must outlive it.
 struct LayerCall {
   Layer whole{};  // tensors of both directions begin with the first
@@ -110,22 +116,22 @@ struct LayerCall {
   } weights[2];
   bool bias;
 
-  LayerCall(int cell, Index directions, bool bias, bool float64, Index T, Index B, Index I, Index H, Index R,
-            Index rows, Index segment, int threads, nb::handle x, nb::handle h_0, nb::handle c_0, nb::sequence weights,
-            nb::handle batch_sizes, nb::handle out, nb::handle gates, nb::handle cells)
-      : directions(directions),
-        bias(bias) {
+  LayerCall(const Spec& spec, const Sizes& sizes, bool float64, Index segment, int threads, nb::handle x,
+            nb::handle h_0, nb::handle c_0, nb::sequence weights, nb::handle batch_sizes, nb::handle out,
+            nb::handle gates, nb::handle cells) {
     Layer& l = whole;
+    int cell;
+    std::tie(cell, directions, bias, std::ignore, std::ignore) = spec;
+    std::tie(l.T, l.B, l.I, l.H, l.R, l.rows) = sizes;
     require(cell >= 0 && cell <= 3 && (directions == 1 || directions == 2), "no such cell or number of directions");
-    require(T >= 0 && B >= 0 && I >= 0 && H >= 1 && R >= 1 && segment >= 0,
+    require(l.T >= 0 && l.B >= 0 && l.I >= 0 && l.H >= 1 && l.R >= 1 && segment >= 0,
             "a size is negative, or a layer has no units");
     require(threads >= 1, "at least one thread is needed");
-    l.cell = static_cast<Cell>(cell), l.float64 = float64;
-    l.T = T, l.B = B, l.I = I, l.H = H, l.R = R, l.rows = rows, l.segment = segment, l.threads = threads;
-    l.x = pointer(x), l.x_stride = I;
+    l.cell = static_cast<Cell>(cell), l.float64 = float64, l.segment = segment, l.threads = threads;
+    l.x = pointer(x), l.x_stride = l.I;
     l.h_0 = pointer(h_0), l.c_0 = pointer(c_0);
     l.batch_sizes = static_cast<const Index*>(pointer(batch_sizes));
-    l.out = pointer(out), l.out_stride = directions * R;
+    l.out = pointer(out), l.out_stride = directions * l.R;
     l.gates = pointer(gates), l.cells = pointer(cells);
     for (Index d = 0; d < directions; ++d) this->weights[d] = direction_of(weights, d);
     check_rows();
@@ -272,6 +278,7 @@ void translate(const std::exception_ptr& thrown, void*) {
 NB_MODULE(_engine, m) {
   using namespace retrograde;
   m.doc() = "Native kernels of retrograde.";
+  m.attr("INTERFACE") = 2;  // another number in native.py: Python does not use this build
   nb::register_exception_translator(&translate);
   m.def("instruction_set", [] { return std::string(chosen->name); });
   m.def("runnable", [] {
@@ -282,11 +289,10 @@ NB_MODULE(_engine, m) {
   m.def("choose", &choose);
   m.def("fail_allocation", &fail_allocation);
   nb::class_<LayerCall>(m, "Layer")
-      .def(nb::init<int, Index, bool, bool, Index, Index, Index, Index, Index, Index, Index, int, nb::handle,
-                    nb::handle, nb::handle, nb::sequence, nb::handle, nb::handle, nb::handle, nb::handle>(),
-           "cell"_a, "directions"_a, "bias"_a, "float64"_a, "T"_a, "B"_a, "I"_a, "H"_a, "R"_a, "rows"_a, "segment"_a,
-           "threads"_a, "x"_a, "h_0"_a.none(), "c_0"_a.none(), "weights"_a, "batch_sizes"_a.none(), "out"_a,
-           "gates"_a.none(), "cells"_a.none());
+      .def(nb::init<const Spec&, const Sizes&, bool, Index, int, nb::handle, nb::handle, nb::handle, nb::sequence,
+                    nb::handle, nb::handle, nb::handle, nb::handle>(),
+           "spec"_a, "sizes"_a, "float64"_a, "segment"_a, "threads"_a, "x"_a, "h_0"_a.none(), "c_0"_a.none(),
+           "weights"_a, "batch_sizes"_a.none(), "out"_a, "gates"_a.none(), "cells"_a.none());
   m.def("forward", &forward, "layer"_a, "h_n"_a, "c_n"_a.none());
   m.def("backward", &backward, "layer"_a, "grad_out"_a.none(), "grad_h_n"_a.none(), "grad_c_n"_a.none(),
         "grad_x"_a.none(), "grad_h_0"_a.none(), "grad_c_0"_a.none(), "grad_weights"_a);
