@@ -24,9 +24,10 @@ $(READY): pyproject.toml constraints.txt $(ENGINE)
 demo: $(READY) ## train an RNN and an LSTM on real text and see their gradients (about 4 minutes)
 	$(BIN)/python examples/demo.py --out runs/demo
 
-lint: $(READY) ## style (ruff) and types (mypy --strict on the package)
+lint: $(READY) ## style (ruff, clang-format) and types (mypy --strict on the package)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@test ! -x $(BIN)/clang-format || $(BIN)/clang-format --dry-run --Werror $(filter %.hpp %.cpp,$(ENGINE)) tests/kernels/*.cpp
 	$(BIN)/mypy
 
 test: lint browser ## lint, then the whole test suite; what CI runs (CI=true: fail if the engine was not built)
@@ -42,6 +43,7 @@ faults: $(READY) ## let every call that touches a file fail in turn (FAULTS=40 o
 mutants: $(READY) ## change one thing in the package at a time and see whether tests fail (COUNT=200 SEED=0 MINUTES=...)
 	$(BIN)/python tests/mutants --count $(or $(COUNT),200) --seed $(or $(SEED),0) --minutes $(or $(MINUTES),inf) \
 	  $(if $(ONLY),--only $(ONLY))
+	$(if $(ONLY),,$(BIN)/python tests/mutants --cpp --count $(or $(CPP),30) --seed $(or $(SEED),0))
 
 fuzz: $(READY) ## broken data and run folders, each in a process of its own, for MINUTES=10 (SEED=0 repeats a run)
 	$(BIN)/python tests/fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),$$(date +%s))

@@ -14,7 +14,8 @@ How to add a cell
    ``nn/factory.py``: the layer's entry in the table, so that the models can use it.
 4. ``options.py``: its name among the values of ``cell``; the command line follows.
 5. For exact coefficients of its gradient flow instead of those from autograd: ``Trajectory`` in ``flow/cells.py``.
-6. For speed: ``kernels/csrc/cells.hpp``, and its number there is its place in `CELLS`.
+6. For speed: its number in ``kernels/csrc/layer.hpp`` (its place in `CELLS`), its equations as plain numbers in
+   ``naive.cpp`` there and as vectors in ``cells.hpp``; ``tests/kernels/test_naive.py`` compares the two.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_native import layer
 
 from retrograde import kernels
-from retrograde.kernels import native, operators
+from retrograde.kernels import native
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the engine was not built here")
 CELLS = ["RNN_TANH", "GRU", "LSTM"]
@@ -29,13 +30,13 @@ def layer_arguments(cell, T=40, B=6, inputs=20, H=96):
 
 
 def forward(cell):
-    return list(operators.layer(cell, *layer_arguments(cell))[:2])
+    return list(layer(cell, *layer_arguments(cell))[:2])
 
 
 def gradients(cell, recompute=False):
     x, h, c, weights = layer_arguments(cell)
     leaves = [x.requires_grad_(), *(w.requires_grad_() for w in weights)]
-    out = operators.layer(cell, x, h, c, weights, recompute=recompute)[0]
+    out = layer(cell, x, h, c, weights, recompute=recompute)[0]
     return list(torch.autograd.grad(out.square().sum(), leaves))
 
 
@@ -43,7 +44,7 @@ def second_derivatives(cell):
     x, h, c, weights = layer_arguments(cell, T=3, B=2, inputs=3, H=5)
     x.requires_grad_()
     weights[1].requires_grad_()
-    out = operators.layer(cell, x, h, c, weights)[0]
+    out = layer(cell, x, h, c, weights)[0]
     (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
     return list(torch.autograd.grad(grad.square().sum(), [x, weights[1]]))
 
@@ -224,7 +225,7 @@ for room in (0, 20, 60):
     try:
         for w in weights:
             w.requires_grad_()
-        t.operators.layer("LSTM", x, None, None, weights, bias=False)[0].sum().backward()
+        t.layer("LSTM", x, None, None, weights, bias=False)[0].sum().backward()
     except (MemoryError, RuntimeError) as error:
         refused += "allocate" in str(error)
     finally:

@@ -31,6 +31,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def layer(cell, x, h_0, c_0, weights, *, bias=True, bidirectional=False, batch_sizes=None, recompute=False):
+    """One layer by the engine."""
+    spec = operators.spec_of(cell, weights, bias, bidirectional, recompute)
+    return operators.layer(spec, Inputs(x, h_0, c_0, weights, batch_sizes))
+
+
 class Problem:
     """A layer and its input, drawn once; computed by the engine or by torch, in either precision."""
 
@@ -65,7 +71,7 @@ class Problem:
 
         x, h_0, c_0, weights = cast(self.x), cast(self.h_0), cast(self.c_0), [cast(w) for w in self.weights]
         if engine:
-            outputs = operators.layer(
+            outputs = layer(
                 self.cell,
                 x,
                 h_0,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_native import CELLS, Problem
+from test_native import CELLS, Problem, layer
 
 from retrograde import kernels
 from retrograde.kernels import equations, operators
@@ -57,7 +57,7 @@ def test_first_and_second_derivatives(cell, packed):
 
     def run(x, *rest):
         h, c = rest[0], rest[1] if cell == "LSTM" else None
-        out = operators.layer(cell, x, h, c, rest[len(states) :], bidirectional=True, batch_sizes=sizes)
+        out = layer(cell, x, h, c, rest[len(states) :], bidirectional=True, batch_sizes=sizes)
         return tuple(o for o in out if o is not None)
 
     inputs = (x, *states, *weights)
@@ -70,8 +70,8 @@ def test_first_and_second_derivatives(cell, packed):
 def test_second_derivatives_of_the_operator(cell):
     x, h_0, c_0, weights, sizes, *spec, _ = arguments(cell)
 
-    def penalty(layer):
-        out = layer()[0]
+    def penalty(run):
+        out = run()[0]
         (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
         return torch.autograd.grad(grad.square().sum(), [x, *weights])
 
@@ -84,7 +84,7 @@ def test_second_derivatives_of_the_operator(cell):
 def test_the_equations_equal_the_engine(cell):
     for packed in (False, True):
         x, h_0, c_0, weights, sizes, *spec, _ = arguments(cell, D=2, packed=packed)
-        ours = operators.layer(cell, x, h_0, c_0, weights, bidirectional=True, batch_sizes=sizes)
+        ours = layer(cell, x, h_0, c_0, weights, bidirectional=True, batch_sizes=sizes)
         theirs, seen = operators.traced_layer(LayerSpec(*spec), Inputs(x, h_0, c_0, weights, sizes))
         torch.testing.assert_close([o for o in ours if o is not None], [o for o in theirs if o is not None])
         assert len(seen) == 2
@@ -95,15 +95,15 @@ def test_only_what_is_asked_for_is_differentiated():
     x, h_0, c_0, weights, *_ = arguments("LSTM", requires_grad=False)
     for i in range(4):
         inputs = [w.clone().requires_grad_(i == j) for j, w in enumerate(weights)]
-        out = operators.layer("LSTM", x, h_0, c_0, inputs)[0]
+        out = layer("LSTM", x, h_0, c_0, inputs)[0]
         out.sum().backward()
         assert [w.grad is not None for w in inputs] == [i == j for j in range(4)]
-    assert operators.layer("LSTM", x, h_0, c_0, weights)[0].grad_fn is None
+    assert layer("LSTM", x, h_0, c_0, weights)[0].grad_fn is None
 
 
 def test_a_saved_output_changed_in_place_is_noticed():
     x, h_0, c_0, weights, *_ = arguments("GRU")
-    out = operators.layer("GRU", x, h_0, c_0, weights)[0]
+    out = layer("GRU", x, h_0, c_0, weights)[0]
     out.data_ptr()
     with torch.no_grad():
         out += 1
@@ -118,7 +118,7 @@ class Model(torch.nn.Module):
         self.weights = torch.nn.ParameterList([w.float() for w in Problem(cell, 1, 1, 5, 6).weights])
 
     def forward(self, x):
-        return operators.layer(self.cell, x.tanh(), None, None, list(self.weights))[0].square()
+        return layer(self.cell, x.tanh(), None, None, list(self.weights))[0].square()
 
 
 @pytest.mark.parametrize("cell", ["GRU", "LSTM"])

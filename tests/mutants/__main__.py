@@ -2,11 +2,12 @@
 
     python tests/mutants --count 200 --seed 0
     python tests/mutants --count 200 --seed 0 --only report cli --minutes 10   # a portion; run it again to go on
+    python tests/mutants --count 30 --cpp                                      # the engine, in C++
 
 The sample is the same for the same seed and source. Each mutant is written into a copy of the package under
 ``build/mutants``, with an environment that imports it from there; its tests stop at the first failure or after a time
-limit. Results are appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again. C++ is not
-changed here, see tests/kernels.
+limit. Results are appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again. C++ mutants
+that do not compile are left out of the sample.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import cpp  # type: ignore[import-not-found]
 from mutations import Mutant, mutants  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).parents[2]
@@ -46,18 +48,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="size of the sample")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cpp", action="store_true", help="mutants of the engine instead of those of the package")
     parser.add_argument("--only", nargs="*", help="parts of the package, such as flow or errors.py")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after this time")
     arguments = parser.parse_args()
 
     os.chdir(ROOT)
-    chosen = sample(arguments.count, arguments.seed)
+    chosen = sample(arguments.count, arguments.seed, arguments.cpp)
     if arguments.only:
         chosen = [(file, mutant) for file, mutant in chosen if part_of(file) in arguments.only]
     known = {row["id"]: row for row in read_results()}
     python, started, limits = prepare(), time.monotonic(), dict[tuple[str, ...], float]()
+    engine = cpp.Engine(TREE, TREE.parent / "objects") if arguments.cpp else None
+    compiled = 0
     for file, mutant in chosen:
+        if compiled == arguments.count:
+            break
         if (name := name_of(file, mutant)) in known:
+            compiled += known[name]["outcome"] != "invalid"
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break
@@ -71,19 +79,27 @@ def main() -> None:
         whole = changed.read_text(encoding="utf-8")
         changed.write_text(mutant.apply(whole), encoding="utf-8")
         try:
-            code = run(python, tests, limits[tests])
+            valid = engine is None or engine.build(file)
+            code = run(python, tests, limits[tests]) if valid else 0
         finally:
             changed.write_text(whole, encoding="utf-8")
-        outcome = {0: "survived", None: "timeout"}.get(code, "killed")
+        compiled += valid
+        outcome = {0: "survived", None: "timeout"}.get(code, "killed") if valid else "invalid"
         known[name] = {"id": name, "part": part_of(file), "outcome": outcome, "old": mutant.old, "new": mutant.new}
         with RESULTS.open("a", encoding="utf-8") as results:
             results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
         print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}", flush=True)
-    report([known[name] for one in chosen if (name := name_of(*one)) in known])
+    rows = [known[name] for one in chosen if (name := name_of(*one)) in known]
+    report([row for row in rows if row["outcome"] != "invalid"][: arguments.count])
 
 
-def sample(count: int, seed: int) -> list[tuple[Path, Mutant]]:
-    """So many mutants of the package, each equally likely."""
+def sample(count: int, seed: int, engine: bool) -> list[tuple[Path, Mutant]]:
+    """So many mutants of the package, each equally likely; of the engine all, in the order in which they are tried."""
+    if engine:
+        everything = [(file, mutant) for file in cpp.files() for mutant in cpp.mutants(file.read_text("utf-8"))]
+        print(f"{len(everything):,} mutants of the engine; the first {count} that compile, seed {seed}")
+        random.Random(seed).shuffle(everything)
+        return everything
     files = sorted(file for file in SOURCE.rglob("*.py"))
     everything = [(file, mutant) for file in files for mutant in mutants(file.read_text(encoding="utf-8"))]
     print(f"{len(everything):,} mutants of {len(files)} files; a sample of {count}, seed {seed}")
@@ -100,6 +116,8 @@ def part_of(file: Path) -> str:
 
 def tests_of(file: Path) -> tuple[str, ...]:
     """The test file of the same name, the examples in the module, then all tests of its part."""
+    if file.suffix != ".py":
+        return cpp.TESTS
     inside = file.relative_to(SOURCE)
     own = Path("tests", *inside.parts[:-1], f"test_{inside.name}")
     part = TESTS.get(part_of(file), [str(Path("tests", part_of(file)))])

@@ -1,4 +1,4 @@
-"""Memory that training steps use again."""
+"""A cache of the memory that training steps fill."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import threading
 import torch
 from torch import Tensor
 
-__all__ = ["RESERVE"]
+__all__ = ["CACHE"]
 
 
-class _Reserve:
-    """Memory for what a training step fills, handed out again once no tensor lies in it.
+class _Cache:
+    """Storages that are used again once no tensor refers to them.
 
-    Pages fresh from the system cost as much as filling them with gates does: a training loop that takes the
-    same step again should not pay for them again.
+    A page fault for memory that is new from the system costs as much as filling the page with gates. A training loop
+    that repeats a step pays for it once.
     """
 
-    SMALLEST, MOST = 1 << 20, 512 << 20  # bytes: less is the allocator's own business; more is given back
+    SMALLEST, MOST = 1 << 20, 512 << 20  # bytes: smaller tensors, and those beyond MOST in total, are not cached
 
     def __init__(self) -> None:
         self._storages: list[tuple[torch.UntypedStorage, bool]] = []  # and whether it was taken as exact
         self._lock = threading.Lock()
 
     def take(self, like: Tensor, *shape: int, exact: bool = False) -> Tensor:
-        """An unfilled tensor of `like`'s type; `exact` is for what the user sees, a storage of just its size."""
+        """An uninitialized tensor of `like`'s type; `exact` is for results, whose storage has exactly their size."""
         size = math.prod(shape) * like.element_size()
         most = size if exact else 2 * size
         if not self.SMALLEST <= size <= self.MOST:
             return like.new_empty(shape)
         with self._lock:
-            # another process may read what was shared with it, whatever lies there here
+            # a storage that is shared with another process may be read there after its tensors are gone here
             self._storages = [(s, own) for s, own in self._storages if not s.is_shared()]
             storage = next((s for s, _ in self._storages if size <= s.nbytes() <= most and self._free(s)), None)
-            if storage is None:  # shapes have changed: what no longer fits makes room
+            if storage is None:  # shapes have changed: free those that no longer fit
                 self._storages = [
                     (s, own)
                     for s, own in self._storages
@@ -47,12 +47,12 @@ class _Reserve:
             return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
     def empty(self) -> None:
-        """Give back what no tensor lies in."""
+        """Free the storages that no tensor refers to."""
         with self._lock:
             self._storages = [(s, own) for s, own in self._storages if not self._free(s)]
 
     def forked(self) -> None:
-        """In the child of a fork: the lock may have been held by a thread that is not there."""
+        """In a forked child: a thread that does not exist there may have locked the lock."""
         self._lock = threading.Lock()
 
     @staticmethod
@@ -60,6 +60,6 @@ class _Reserve:
         return torch._C._storage_Use_Count(storage._cdata) == 1
 
 
-RESERVE = _Reserve()
+CACHE = _Cache()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=RESERVE.forked)
+    os.register_at_fork(after_in_child=CACHE.forked)

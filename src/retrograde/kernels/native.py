@@ -1,6 +1,7 @@
 """The native engine as functions of tensors: shapes are checked, nothing is differentiated.
 
-With ``checked=False`` they trust their caller, who has compared every shape already (the modules do).
+They raise an OptionError if the tensors do not fit each other, and a MemoryError if the engine's working memory cannot
+be allocated. With ``checked=False`` they trust their caller, who has compared every shape already (the modules do).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from .memory import RESERVE
+from .memory import CACHE
 from .shapes import (
     CELLS,
     GATES,
@@ -118,7 +119,7 @@ def empty_cache() -> None:
     >>> import retrograde as rg
     >>> rg.kernels.empty_cache()
     """
-    RESERVE.empty()
+    CACHE.empty()
 
 
 def _dense(t: Tensor) -> Tensor:
@@ -169,13 +170,6 @@ def forward(
     output, h_n, c_n, gates, cells
         ``(T, B, D R)`` or ``(rows, D R)``; ``(D, B, R)``; ``(D, B, H)`` (LSTM, else None); and, with `keep`, what the
         backward pass needs.
-
-    Raises
-    ------
-    OptionError
-        If a tensor is not of the shape, type or device that the others ask for.
-    MemoryError
-        If the engine's working memory cannot be allocated.
     """
     if checked:
         refuse(forward_mismatch(spec, inputs), "the engine's forward pass")
@@ -183,14 +177,14 @@ def forward(
     sizes, D = sizes_of(spec, inputs), spec.directions
     _, B, _, H, R, _ = sizes
     shape = (*x.shape[:-1], D * R)
-    out = RESERVE.take(x, *shape, exact=True) if keep else x.new_empty(shape)
+    out = CACHE.take(x, *shape, exact=True) if keep else x.new_empty(shape)
     h_n = x.new_empty((D, B, R))
     c_n = x.new_empty((D, B, H)) if spec.cell == CELLS["LSTM"] else None
     gates = cells = None
     segment = 0
     if keep:
         segment = _segment(spec, sizes, x.dtype)
-        gates, cells = (None if s is None else RESERVE.take(x, *s) for s in kept_shapes(spec, sizes, segment))
+        gates, cells = (None if s is None else CACHE.take(x, *s) for s in kept_shapes(spec, sizes, segment))
     threads = torch.get_num_threads()
     layer = _engine.Layer(
         spec, sizes, x.dtype is torch.float64, segment, threads, x, h_0, c_0, weights, batch_sizes, out, gates, cells
@@ -280,20 +274,12 @@ def backward(
     needs : sequence of bool
         Which gradients are asked for: of x, of h_0, of c_0, of each weight.
     checked : bool
-        False if these are known to be the tensors that the forward pass took and returned.
+        False if these are the very tensors that the forward pass took and returned: no weight has other ``.data``.
 
     Returns
     -------
     list
         The gradients in the order of `needs`, None where not asked for.
-
-    Raises
-    ------
-    OptionError
-        If a tensor is not of the shape, type or device that the others ask for: for example a weight whose ``.data``
-        was replaced after the forward pass.
-    MemoryError
-        If the engine's working memory cannot be allocated.
     """
     if checked:
         refuse(forward_mismatch(spec, inputs), "the engine's backward pass")
@@ -313,7 +299,7 @@ def backward(
         torch.empty_like(t) if need and t is not None else None
         for t, need in zip((h_0, c_0, *weights), needs[1:], strict=True)
     ]
-    found.insert(0, RESERVE.take(x, *x.shape, exact=True) if needs[0] else None)
+    found.insert(0, CACHE.take(x, *x.shape, exact=True) if needs[0] else None)
     threads = torch.get_num_threads()
     layer = _engine.Layer(
         spec, sizes, x.dtype is torch.float64, segment, threads, x, h_0, c_0, weights, batch_sizes, out, gates, cells
@@ -339,13 +325,6 @@ def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Ten
     -------
     Tensor
         `(layers, targets, T, B)` float64, zero for k > t.
-
-    Raises
-    ------
-    OptionError
-        If a tensor is not of the shape, type or device that the others ask for, or the targets do not rise.
-    MemoryError
-        If the engine's working memory cannot be allocated.
     """
     refuse(adjoint_mismatch(layers, targets, state), "adjoint_norms")
     T, B = layers[0].local.shape[:2]

@@ -19,39 +19,23 @@ from ..errors import OptionError
 from . import equations, native
 from .shapes import CELLS, Inputs, LayerSpec, forward_mismatch, kept_shapes, refuse, sizes_of
 
-__all__ = ["checked_layer", "kept_layer", "layer", "spec_of", "traced_layer"]
+__all__ = ["kept_layer", "layer", "spec_of", "traced_layer"]
 
 _Output = tuple[Tensor, Tensor, Tensor | None]
 
 
-def layer(
-    cell: str,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    *,
-    bias: bool = True,
-    bidirectional: bool = False,
-    batch_sizes: Tensor | None = None,
-    recompute: bool = False,
-) -> _Output:
+def layer(spec: LayerSpec, inputs: Inputs, checked: bool = True) -> _Output:
     """Run one recurrent layer, in one direction or both, through the native engine.
 
     Parameters
     ----------
-    cell : {"RNN_TANH", "RNN_RELU", "GRU", "LSTM"}
-    x, h_0, c_0, weights, batch_sizes
-        As in :class:`~.shapes.Inputs`.
-    bias, bidirectional : bool
-    recompute : bool
-        Keep states only every ~√T steps and compute the gates again in the backward pass: less memory, the same
-        gradients bit for bit.
+    checked : bool
+        False if the caller has made sure that :func:`~.shapes.forward_mismatch` finds nothing.
 
     Returns
     -------
     output : Tensor
-        ``(T, B, D R)`` or ``(rows, D R)``.
+        ``(T, B, D R)``, or with batch sizes ``(rows, D R)``.
     h_n : Tensor
         ``(D, B, R)``.
     c_n : Tensor or None
@@ -63,26 +47,12 @@ def layer(
         If a tensor is not of the shape, type or device that the others ask for.
     MemoryError
         If the engine's working memory cannot be allocated.
-
-    Examples
-    --------
-    >>> import torch, retrograde as rg
-    >>> w_ih, w_hh, b = torch.randn(4, 3), torch.randn(4, 4), torch.zeros(4)
-    >>> out, h_n, _ = rg.kernels.operators.layer("RNN_TANH", torch.randn(5, 2, 3), None, None, [w_ih, w_hh, b, b])
-    >>> out.shape, torch.equal(out[-1], h_n[0])
-    (torch.Size([5, 2, 4]), True)
     """
-    spec = spec_of(cell, weights, bias, bidirectional, recompute)
-    inputs = Inputs(x, h_0, c_0, weights, batch_sizes)
-    if not _traced(x):  # otherwise the operator checks, once it has numbers
+    traced = _traced(inputs.x)
+    if checked and not traced:  # otherwise the operator checks, once it has numbers
         refuse(forward_mismatch(spec, inputs), "layer")
-    return checked_layer(spec, inputs)
-
-
-def checked_layer(spec: LayerSpec, inputs: Inputs) -> _Output:
-    """Run one layer as :func:`layer` does, for a caller who has made sure that all tensors fit."""
     keep = torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in inputs.differentiable()])  # noqa: C419  (a list is the faster one)
-    if _traced(inputs.x):
+    if traced:
         x, h_0, c_0, weights, batch_sizes = inputs
         out, h_n, c_n, _, _ = _layer(x, h_0, c_0, list(weights), batch_sizes, *spec, keep)
         return out, h_n, c_n if spec.cell == CELLS["LSTM"] else None
@@ -168,12 +138,16 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         saved = ctx.saved_tensors
         batch_sizes, out, gates, cells, *tensors = saved
-        inputs = Inputs.of(tensors, batch_sizes)
-        needs = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled() or _batched(*grads):  # create_graph=True, or many at once
+        inputs, needs = Inputs.of(tensors, batch_sizes), ctx.needs_input_grad[2:]
+        if _differentiable(grads):
             return None, None, *equations.gradients(ctx.spec, grads, inputs, needs)
         checked = ctx.addresses != _addresses(saved)
         return None, None, *native.backward(ctx.spec, grads, inputs, (out, gates, cells), needs, checked=checked)
+
+
+def _differentiable(grads: Sequence[Tensor | None]) -> bool:
+    """Whether the equations must compute the gradients: for ``create_graph=True``, or for many of them at once."""
+    return torch.is_grad_enabled() or _batched(*grads)
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
@@ -288,40 +262,14 @@ def _differentiate(ctx: Any, grad_out: Tensor, grad_h_n: Tensor, grad_c_n: Tenso
     need = ctx.needs_input_grad
     of_weights = need[3] if isinstance(need[3], (list, tuple)) else [need[3]] * len(weights)
     needs = [need[0], need[1], need[2], *of_weights]
-    c_grad = grad_c_n if ctx.spec.cell == CELLS["LSTM"] else None
-    found = _layer_backward(
-        grad_out, grad_h_n, c_grad, x, h_0, c_0, weights, batch_sizes, out, gates, cells, *ctx.spec, needs
-    )
-    grads = [t if n else None for t, n in zip(found, needs, strict=True)]
+    given = (grad_out, grad_h_n, grad_c_n if ctx.spec.cell == CELLS["LSTM"] else None)
+    inputs = (x, h_0, c_0, weights, batch_sizes)
+    if _differentiable(given):
+        grads = equations.gradients(ctx.spec, given, Inputs(*inputs), needs)
+    else:
+        found = _layer_backward(*given, *inputs, out, gates, cells, *ctx.spec, needs)
+        grads = [t if n else None for t, n in zip(found, needs, strict=True)]
     return (*grads[:3], grads[3:], *[None] * 7)
 
 
 _layer.register_autograd(_differentiate, setup_context=_setup)
-
-
-def _setup_again(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    grad_out, grad_h_n, grad_c_n, x, h_0, c_0, weights, batch_sizes, _, _, _, *spec, needs = inputs
-    ctx.spec, ctx.needs = LayerSpec(*spec), list(needs)
-    ctx.save_for_backward(grad_out, grad_h_n, grad_c_n, x, h_0, c_0, batch_sizes, *weights)
-
-
-def _differentiate_again(ctx: Any, grads: Sequence[Tensor]) -> Any:
-    """Second derivatives, through the equations."""
-    *given, batch_sizes = ctx.saved_tensors[:7]
-    with torch.enable_grad():
-        views = [t.detach().requires_grad_() if t is not None else None for t in (*given, *ctx.saved_tensors[7:])]
-        found = equations.gradients(ctx.spec, views[:3], Inputs.of(views[3:], batch_sizes), ctx.needs)
-        pairs = [(f, g) for f, g in zip(found, grads, strict=True) if f is not None and f.requires_grad]
-        second = torch.autograd.grad(
-            [f for f, _ in pairs],
-            [v for v in views if v is not None],
-            [g for _, g in pairs],
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    left = iter(second)
-    result = [next(left) if v is not None else None for v in views]
-    return (*result[:6], result[6:], *[None] * 10)
-
-
-_layer_backward.register_autograd(_differentiate_again, setup_context=_setup_again)
