@@ -238,40 +238,43 @@ def test_matmul(shape, dtype):
             torch.testing.assert_close(ours.double(), a.double() @ b.double(), rtol=1e-5, atol=1e-4)
 
 
-PARITY = """
-import sys
-sys.path.insert(0, {folder!r})
-import torch
-torch.set_num_threads(1)
-from test_native import CELLS, Problem, error, kernels
-assert kernels.info()["instruction_set"] == {name!r} and kernels.info()["chosen_by"].endswith({name!r})
-for cell in CELLS:
-    for shape in [(5, 3, 7, 33), (4, 1, 5, 17), (3, 15, 40, 64), (20, 9, 300, 5), (3, 7, 2, 130)]:
-        for options in [{{}}, dict(D=2, packed=True), dict(D=2, bias=False, states=False, recompute=True)]:
-            problem = Problem(cell, *shape, **options)
-            truth = problem.run(engine=False)
-            assert error(problem.run(engine=True), truth) < 1e-12, (cell, shape, options)
-            assert error(problem.run(engine=True, dtype=torch.float32), truth) < 1e-5, (cell, shape, options)
-    problem = Problem(cell, 20, 20, 20, 70)
-    alone = problem.run(engine=True, dtype=torch.float32)
-    torch.set_num_threads(2)
-    assert all(map(torch.equal, alone, problem.run(engine=True, dtype=torch.float32)))
-    torch.set_num_threads(1)
-problem = Problem("LSTM", 4, 5, 6, 40, proj=19)
-assert error(problem.run(engine=True), problem.run(engine=False)) < 1e-12
-"""
-
-
 def python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
     )
 
 
-@pytest.mark.parametrize("name", native._engine.runnable() if kernels.available() else [])
-def test_every_instruction_set_equals_torch(name):
-    result = python(PARITY.format(folder=str(Path(__file__).parent), name=name), RETROGRADE_ISA=name)
+@pytest.fixture(params=native._engine.runnable() if kernels.available() else [])
+def instruction_set(request):
+    before = native._engine.instruction_set()
+    native._engine.choose(request.param)
+    yield request.param
+    native._engine.choose(before)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_instruction_set_equals_torch(instruction_set, cell):
+    assert kernels.info()["instruction_set"] == instruction_set
+    for shape in [(5, 3, 7, 33), (4, 1, 5, 17), (3, 15, 40, 64), (20, 9, 300, 5), (3, 7, 2, 130)]:
+        for options in [{}, {"D": 2, "packed": True}, {"D": 2, "bias": False, "states": False, "recompute": True}]:
+            problem = Problem(cell, *shape, **options)
+            truth = problem.run(engine=False)
+            assert error(problem.run(engine=True), truth) < 1e-12, (shape, options)
+            assert error(problem.run(engine=True, dtype=torch.float32), truth) < 1e-5, (shape, options)
+    problem = Problem(cell, 20, 20, 20, 70)
+    alone = problem.run(engine=True, dtype=torch.float32)
+    torch.set_num_threads(2)
+    assert all(map(torch.equal, alone, problem.run(engine=True, dtype=torch.float32)))
+    torch.set_num_threads(1)
+    if cell == "LSTM":
+        problem = Problem("LSTM", 4, 5, 6, 40, proj=19)
+        assert error(problem.run(engine=True), problem.run(engine=False)) < 1e-12
+
+
+def test_the_environment_chooses_an_instruction_set():
+    result = python("from retrograde import kernels; print(kernels.info())", RETROGRADE_ISA="portable")
     assert result.returncode == 0, result.stderr
+    assert "'instruction_set': 'portable'" in result.stdout and "RETROGRADE_ISA=portable" in result.stdout
 
 
 def test_an_unknown_instruction_set_is_named():
