@@ -12,7 +12,7 @@ from . import training
 from .flow import gradient_flow
 from .runs import RunFolder
 from .training import Callback, Result, TrainedRun, Trainer, load
-from .training.callbacks import FLOW_SEQUENCES, FLOW_STEPS
+from .training.callbacks import FLOW_SEQUENCES
 
 __all__ = ["Result", "TrainedRun", "load", "train"]
 
@@ -37,11 +37,11 @@ class WritePage(Callback):
 
 def measure_flow(trainer: Trainer, folder: RunFolder) -> None:
     """Measure the gradient flow of the trained model, and of the same model with its initial weights."""
-    inputs, loss = trainer.task.probe(FLOW_SEQUENCES, FLOW_STEPS)
+    probe = trainer.task.probe(FLOW_SEQUENCES)
     torch.manual_seed(trainer.options.seed)
     untrained = trainer.task.model()
     for name, model in (("trained", trainer.model.cpu()), ("untrained", untrained)):
-        flow = gradient_flow(model.eval(), *inputs, loss=loss)
+        flow = gradient_flow(model.eval(), *probe.inputs, loss=probe.loss)
         folder.check_alive()  # saving creates missing folders
         flow.save(folder / "flow" / name)
 

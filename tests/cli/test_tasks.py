@@ -356,7 +356,7 @@ def test_predict_refuses(retrograde, reviews, sales, tmp_path):
     unseen.write_text("review,sentiment\ngreat,pos\nso so,mixed\n")
     outcome = retrograde("evaluate", run, unseen)
     assert outcome.code == 2
-    assert "row 2: label 'mixed' is none of training: 'neg', 'pos'" in outcome.err
+    assert "row 2: label 'mixed' does not occur in the training data, which has 'neg', 'pos'" in outcome.err
 
 
 def test_other_tasks_get_a_page(retrograde, reviews, entities, sales, tmp_path):

@@ -10,6 +10,7 @@ from retrograde.data.formats import open_table
 from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.errors import DataError
+from retrograde.options import Options
 from retrograde.tasks.forecast import ForecastTask
 
 
@@ -108,7 +109,7 @@ def test_tsf(write):
     assert (columns.layout, columns.group, columns.target) == ("wide", ("series_name",), ("target",))
     found = read_series(table, columns)
     assert found.names == [("T0",), ("T1",), ("T2",)] and found.numbers.lengths.tolist() == [200, 201, 202]
-    task = ForecastTask(str(path), {"seed": 0, "hidden_size": 4, "cell": "rnn"})
+    task = ForecastTask(str(path), Options.of({"task": "forecast", "hidden_size": 4, "cell": "rnn"}))
     assert task.plan.season == 24
     assert task.baselines()["seasonal naive"]["mae"] == pytest.approx(0, abs=1e-5)
     with pytest.raises(DataError, match="line 10 has 2 parts; 3 are named above @data"):

@@ -7,9 +7,14 @@ from retrograde.data.columns import columns_for, unused
 from retrograde.data.formats import open_table
 from retrograde.data.sequences import sequences
 from retrograde.errors import DataError
+from retrograde.options import Options
 from retrograde.tasks.labelled import LabelledTask
 
-OPTIONS = {"seed": 0, "hidden_size": 4, "embedding_size": 4, "cell": "rnn"}
+
+def labelled(task, source, **given):
+    return LabelledTask(
+        source, Options.of({"task": task, "hidden_size": 4, "embedding_size": 4, "cell": "rnn", **given})
+    )
 
 
 @pytest.fixture
@@ -45,24 +50,28 @@ def test_groups_and_times_are_guessed_to_classify_as_to_forecast(machines, group
 
 
 def test_no_group_is_on_both_sides_of_a_split(machines):
-    task = LabelledTask("classify", machines("gizmo"), {**OPTIONS, "label": "state", "validation_fraction": 0.3})
-    assert len(task.inputs) + len(task.validation[0]) == 20 and set(task.inputs.lengths) == {12}
+    task = labelled("classify", machines("gizmo"), label="state", validation_fraction=0.3)
+    assert len(task.training[0]) + len(task.validation[0]) == 20 and set(task.training[0].lengths) == {12}
 
 
 def test_rows_with_labels_of_their_own_are_held_out_by_machine(machines):
     path = machines("gizmo", per_step=True)
-    task = LabelledTask("classify", path, {**OPTIONS, "label": "state", "validation_fraction": 0.25})
-    assert task.columns.group == () and task.columns.split == ("gizmo",) and task.columns.features == ("x", "y")
+    task = labelled("classify", path, label="state", validation_fraction=0.25)
+    assert (
+        task.reader.columns.group == ()
+        and task.reader.columns.split == ("gizmo",)
+        and task.reader.columns.features == ("x", "y")
+    )
     assert any("have different labels" in note and "--task tag --group gizmo" in note for note in task.notes)
     table = open_table(path)
-    cells, parts = table.sample(), task._split(table)
+    cells, parts = table.sample(), task._split(table, task.reader.columns)
     for part in (0, 1):
         assert (parts == part).any()
     held_out = {m for m, part in zip(cells["gizmo"], parts, strict=True) if part == 1}
     trained = {m for m, part in zip(cells["gizmo"], parts, strict=True) if part == 0}
     assert held_out.isdisjoint(trained) and len(held_out) == 5
-    tagged = LabelledTask("tag", path, {**OPTIONS, "label": "state"})
-    assert tagged.columns.group == ("gizmo",) and set(tagged.inputs.lengths) == {12}
+    tagged = labelled("tag", path, label="state")
+    assert tagged.reader.columns.group == ("gizmo",) and set(tagged.training[0].lengths) == {12}
 
 
 def test_a_group_can_be_refused(machines):
@@ -79,10 +88,10 @@ def test_texts_that_share_an_author_are_texts_by_themselves(tmp_path):
 
 
 def test_columns_that_are_not_read_are_told(machines, tmp_path):
-    task = LabelledTask("classify", machines(extra="remark"), {**OPTIONS, "label": "state", "features": "x"})
+    task = labelled("classify", machines(extra="remark"), label="state", features="x")
     assert "not read: 'y', 'remark' (--features names the columns to read)." in task.notes
     (tmp_path / "b.csv").write_text("text,label\n" + "a b,x\nc d,y\n" * 20)
-    assert not any("not read" in note for note in LabelledTask("classify", str(tmp_path / "b.csv"), OPTIONS).notes)
+    assert not any("not read" in note for note in labelled("classify", str(tmp_path / "b.csv")).notes)
     wide = "id,kind,v1,v2,v3,v4,v5,v6\n" + "".join(f"s{n},k,1,2,3,4,5,6\n" for n in range(9))
     (tmp_path / "c.csv").write_text(wide)
     table = open_table(tmp_path / "c.csv")
@@ -122,4 +131,4 @@ def test_a_table_of_one_machine_cannot_be_split(tmp_path):
     rows = [f"m1,{n},{n % 3},{'ab'[n % 2]}\n" for n in range(30)]
     (tmp_path / "a.csv").write_text("machine,t,x,state\n" + "".join(rows))
     with pytest.raises(DataError, match="has 1 of machine: too few to train and validate with"):
-        LabelledTask("classify", str(tmp_path / "a.csv"), {**OPTIONS, "label": "state"})
+        labelled("classify", str(tmp_path / "a.csv"), label="state")

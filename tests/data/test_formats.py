@@ -19,7 +19,7 @@ from retrograde.data.formats import fingerprint, is_frame, name_of, open_table
 from retrograde.data.sequences import sequences
 from retrograde.data.text import read_text
 from retrograde.errors import DataError, OptionError
-from retrograde.tasks.opening import task_name
+from retrograde.tasks.registry import task_name
 
 
 def cells(path, *names):

@@ -1,6 +1,7 @@
 """Missing and repeated times: found, told, filled or refused, so that a season does not slip."""
 
 import datetime
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from retrograde.data.formats import open_table
 from retrograde.data.grid import Grid, Regular, infer
 from retrograde.data.series import read_series
 from retrograde.errors import DataError, OptionError
+from retrograde.options import Options
 from retrograde.tasks.forecast import ForecastTask
 
 DAY = datetime.date(2015, 1, 1)
@@ -27,7 +29,8 @@ STAMPS = {
 }
 END_OF_MONTH = {"1mo": lambda n: datetime.date(1900 + (n + 1) // 12, (n + 1) % 12 + 1, 1) - datetime.timedelta(1)}
 EPOCHS = {"1h": lambda n: 1_500_000_000 + 3600 * n, "1min": lambda n: (1_500_000_000 + 60 * n) * 1000}
-OPTIONS = {"seed": 0, "hidden_size": 4, "cell": "rnn", "horizon": 7, "context": 21, "season": 7}
+SMALL = {"task": "forecast", "hidden_size": 4, "cell": "rnn", "horizon": 7, "context": 21, "season": 7}
+OPTIONS = Options.of(SMALL)
 
 
 def write(path, stamp, kept, values=None):
@@ -98,7 +101,7 @@ def test_no_window_reaches_over_a_gap_that_splits(tmp_path):
     kept = np.ones(300, dtype=bool)
     kept[[100, 101, 200, 280]] = False
     path = write(tmp_path / "a.csv", STAMPS["1d"], kept)
-    whole, split = (ForecastTask(path, {**OPTIONS, "gaps": gaps}) for gaps in ("fill", "split"))
+    whole, split = (ForecastTask(path, replace(OPTIONS, gaps=gaps)) for gaps in ("fill", "split"))
     assert len(whole.training) == 240 - 28 + 1
     assert len(split.training) == (100 - 28 + 1) + (98 - 28 + 1) + (39 - 28 + 1)
     every = np.arange(len(split.training))
@@ -111,8 +114,10 @@ def test_no_window_reaches_over_a_gap_that_splits(tmp_path):
 def test_gaps_that_are_refused(tmp_path):
     path = write(tmp_path / "a.csv", STAMPS["1d"], holes())
     with pytest.raises(DataError, match=r"steps of 1d are missing in \d gaps: 1 after '2015-.*--gaps fill puts empty"):
-        ForecastTask(path, {**OPTIONS, "gaps": "error"})
-    assert ForecastTask(write(tmp_path / "b.csv", STAMPS["1d"], np.ones(200)), {**OPTIONS, "gaps": "error"}).gaps == []
+        ForecastTask(path, replace(OPTIONS, gaps="error"))
+    assert (
+        ForecastTask(write(tmp_path / "b.csv", STAMPS["1d"], np.ones(200)), replace(OPTIONS, gaps="error")).gaps == []
+    )
 
 
 def test_a_frequency_that_is_stated(tmp_path):
@@ -120,12 +125,12 @@ def test_a_frequency_that_is_stated(tmp_path):
     kept[::2] = True  # every other day
     path = write(tmp_path / "a.csv", STAMPS["1d"], kept)
     assert ForecastTask(path, OPTIONS).plan.freq == "2d"
-    task = ForecastTask(path, {**OPTIONS, "freq": "1d"})
+    task = ForecastTask(path, replace(OPTIONS, freq="1d"))
     assert task.plan.freq == "1d" and sum(gap.missing for gap in task.gaps) == 199
     with pytest.raises(DataError, match="time '2015-01-03' is not on the grid of --freq 1w"):
-        ForecastTask(path, {**OPTIONS, "freq": "1w"})
+        ForecastTask(path, replace(OPTIONS, freq="1w"))
     with pytest.raises(DataError, match="--freq 5 does not fit column 'date', whose cells are dates"):
-        ForecastTask(path, {**OPTIONS, "freq": "5"})
+        ForecastTask(path, replace(OPTIONS, freq="5"))
     for freq in ("soon", "0d", "-1h", "1x", ""):
         with pytest.raises(OptionError, match="is not a frequency"):
             Grid.of(freq)
@@ -164,10 +169,9 @@ def test_times_that_come_twice(tmp_path):
 
 def test_a_model_fills_the_gaps_of_other_data_as_it_was_trained(tmp_path):
     task = ForecastTask(write(tmp_path / "a.csv", STAMPS["1d"], holes()), OPTIONS)
-    model = task._with(task.model().eval())
     kept = np.ones(100, dtype=bool)
     kept[50:53] = False
-    found = model.read(write(tmp_path / "b.csv", STAMPS["1d"], kept))
+    found, _ = task.reader.read(write(tmp_path / "b.csv", STAMPS["1d"], kept), "utf-8")
     assert len(found.numbers[0]) == 100 and np.isnan(found.numbers[0][50:53]).all()
     assert any("3 steps of 1d are missing" in note for note in found.notes)
 

@@ -12,7 +12,8 @@ from retrograde.data.dates import moments
 from retrograde.data.formats import open_table
 from retrograde.data.series import guess_season, irregular, names_after, read_series, times_after
 from retrograde.errors import DataError, OptionError
-from retrograde.tasks.forecast import ForecastTask
+from retrograde.options import Options
+from retrograde.tasks.forecast import ForecastPredictor, ForecastTask
 
 WIDE = "name,kind,{}\n".format(",".join(f"v{n}" for n in range(1, 9)))
 
@@ -103,7 +104,8 @@ def test_times_as_numbers_and_steps_that_are_missing():
 
 
 def options(**more):
-    return {"seed": 0, "hidden_size": 4, "cell": "rnn", "horizon": 4, "context": 8, "season": 4, **more}
+    given = {"task": "forecast", "hidden_size": 4, "cell": "rnn", "horizon": 4, "context": 8, "season": 4, **more}
+    return Options.of(given)
 
 
 def baselines(tmp_path, values, **more):
@@ -125,7 +127,7 @@ def test_baselines_know_only_what_was_observed(tmp_path):
     holed[[50, 51]] = np.nan
     task, found = baselines(tmp_path, holed)
     assert found["seasonal naive"]["mae"] == pytest.approx(0, abs=1e-6)
-    assert set(task.units) == set(whole.units)
+    assert set(task.reader.units) == set(whole.reader.units)
     # Where nothing was observed there is no forecast, rather than one from a filled cell.
     empty = values.copy()
     empty[36:48] = np.nan
@@ -158,8 +160,8 @@ def test_series_too_short_for_a_window_are_trained_and_forecast(tmp_path):
     assert any("2 of 3 series are shorter" in note for note in task.notes)
     owners = task.training.owners(np.arange(len(task.training)))
     assert np.bincount(owners, minlength=3).tolist() == [60 - 12 - 12 + 1, 1, 0]
-    reader = task._with(task.model().eval())
-    found = list(reader.forecast(reader.read(str(path))))
+    predictor = ForecastPredictor(task.reader, task.model())
+    found = list(predictor.forecast(task.reader.read(str(path), "utf-8")[0]))
     assert [place for place, _ in found] == [0, 1, 2]
     assert all(np.isfinite(values).all() for _, values in found)
 
@@ -174,7 +176,7 @@ def test_a_validation_file_that_goes_on_with_a_series_is_read_on(tmp_path):
     assert len(windows) == 8 - 4 + 1
     assert task.baselines()["seasonal naive"]["mae"] == pytest.approx(0, abs=1e-6)
     first = windows.cut(windows.truths, np.array([0]))[:, 0, 0]
-    scaler = task.scalers[""]
+    scaler = task.reader.scalers[""]
     np.testing.assert_allclose(first * scaler.scale + scaler.mean, values[44:56], rtol=1e-5)
     task = ForecastTask(str(tmp_path / "train.csv"), options(validation=str(tmp_path / "other.csv")))
     assert len(task.validation[0]) == 20 - 12 + 1

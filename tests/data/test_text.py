@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,14 +81,13 @@ def test_unknown_encodings_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])
-def test_what_was_seen_comes_back_exactly(kind, tmp_path):
+def test_what_was_seen_comes_back_exactly(kind):
     vocabulary = Vocabulary.fit(PROSE, kind, vocab_size=400)
     numbers = vocabulary.encode(PROSE)
     assert numbers.dtype == np.int32 and numbers.min() >= 0 and numbers.max() < len(vocabulary)
     assert vocabulary.decode(numbers) == PROSE
     assert b"".join(vocabulary.bytes_of(int(number)) for number in numbers).decode() == PROSE
-    (tmp_path / "vocabulary.json").write_text(vocabulary.to_json())
-    loaded = Vocabulary.load(tmp_path / "vocabulary.json")
+    loaded = Vocabulary.from_json(vocabulary.to_json())
     assert loaded.kind == kind and loaded.encode(PROSE).tolist() == numbers.tolist()
 
 
@@ -146,11 +144,10 @@ def test_long_texts_are_encoded_as_short_ones_are():
         assert vocabulary.encode(text).tolist() == vocabulary.encode(PROSE).tolist() * 500
 
 
-def test_something_else_is_no_vocabulary(tmp_path):
+def test_something_else_is_no_vocabulary():
     for content in ("", "{}", json.dumps({"model": {"type": "WordLevel"}}), "\x00"):
-        (tmp_path / "vocabulary.json").write_text(content)
         with pytest.raises(RunError, match=r"vocabulary\.json"):
-            Vocabulary.load(Path(tmp_path / "vocabulary.json"))
+            Vocabulary.from_json(content)
 
 
 @pytest.mark.parametrize(

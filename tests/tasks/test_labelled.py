@@ -3,14 +3,14 @@
 import pytest
 
 from retrograde.errors import DataError
+from retrograde.options import Options
 from retrograde.tasks.labelled import LabelledTask
 
 
 def notes_on(tmp_path, labels):
     path = tmp_path / "a.csv"
     path.write_text("x1,x2,target\n" + "".join(f"{n % 7},{n % 5},{one}\n" for n, one in enumerate(labels)))
-    options = {"hidden_size": 4, "embedding_size": 4, "seed": 0, "label": "target"}
-    return LabelledTask("classify", str(path), options).notes
+    return LabelledTask(str(path), Options.of({"task": "classify", "label": "target"})).notes
 
 
 def test_numbers_to_predict_are_no_classes_unsaid(tmp_path):

@@ -17,9 +17,10 @@ from retrograde.data.storage import Rows
 from retrograde.data.text import Text
 from retrograde.data.vocabulary import Vocabulary
 from retrograde.errors import DataError, DivergedError, OptionError
-from retrograde.tasks import language
-from retrograde.tasks.language import LanguageTask, baselines, generate, score
+from retrograde.tasks import ngrams
+from retrograde.tasks.language import LanguageTask, generate, score, windows
 from retrograde.tasks.models import LanguageModel
+from retrograde.tasks.ngrams import baselines
 from retrograde.training import Options
 
 
@@ -38,7 +39,7 @@ def rows(*parts) -> Rows:
 
 def task(content: str, **options: object) -> LanguageTask:
     given = Options.of({"hidden_size": 8, "embedding_size": 5, "bptt": 7, "batch_size": 3, **options})
-    return LanguageTask(Text(content, "here", "utf-8"), given.as_dict())
+    return LanguageTask(Text(content, "here", "utf-8"), given)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -165,12 +166,12 @@ def test_baselines_are_finite_even_for_tokens_never_seen(training, validation):
 
 
 def counted(seen, target, size):
-    pairs = [language._pairs(rows(part), 0, len(part), size) for part in (seen, target)]
-    return language._Counts(pairs[0], int(seen[0]), pairs[1], size)
+    pairs = [ngrams._pairs(rows(part), 0, len(part), size) for part in (seen, target)]
+    return ngrams._Counts(pairs[0], int(seen[0]), pairs[1], size)
 
 
 def test_counts_are_counts(monkeypatch):
-    monkeypatch.setattr(language, "PAIRS", 2)  # however they are brought together
+    monkeypatch.setattr(ngrams, "PAIRS", 2)  # however they are brought together
     seen, target = [0, 1, 0, 1, 2, 0], [0, 1, 2, 2, 0, 1]
     counts = counted(seen, target, 4)
     pairs, wanted = Counter(pairwise(seen)), sorted(set(pairwise(target)))
@@ -196,7 +197,7 @@ def test_text_in_a_file_is_learnt_from_as_text_in_memory_is(kind, monkeypatch):
     for step in range(whole.steps_per_epoch):
         ours, theirs = filed.batch(step), whole.batch(step)
         assert torch.equal(ours.inputs, theirs.inputs) and torch.equal(ours.targets, theirs.targets)
-    assert torch.equal(filed.held_out_sequences(9, 3)[1], whole.held_out_sequences(9, 3)[1])
+    assert torch.equal(filed.probe(3, 9).inputs[0], whole.probe(3, 9).inputs[0])
     model = whole.model()
     assert filed.validate(model) == whole.validate(model)
 
@@ -204,11 +205,11 @@ def test_text_in_a_file_is_learnt_from_as_text_in_memory_is(kind, monkeypatch):
 def test_memory_does_not_grow_with_the_text(monkeypatch):
     monkeypatch.setattr(storage, "SPILL", 1 << 16)
     monkeypatch.setattr(texts, "PIECE", 1 << 16)
-    monkeypatch.setattr(language, "PAIRS", 1 << 16)
+    monkeypatch.setattr(ngrams, "PAIRS", 1 << 16)
     line = "the cat sat on the mat and the dog sat on the log.\n" * 1000
     tracemalloc.start()
     try:
-        options = Options.of({"hidden_size": 8}).as_dict()
+        options = Options.of({"hidden_size": 8})
         subject = LanguageTask(Text((line for _ in range(400)), "here"), options)
         subject.baselines()
         peak = tracemalloc.get_traced_memory()[1]
@@ -230,11 +231,14 @@ def test_too_short_for_the_options_is_said():
 
 def test_held_out_sequences_come_from_the_tail():
     subject = task("abcdefghij" * 100)
-    inputs, targets = subject.held_out_sequences(12, 4)
+    inputs, targets = windows(subject.tokens, 12, 4, subject.train_tokens)
     assert inputs.shape == targets.shape == (12, 4)
     assert torch.equal(inputs[1:], targets[:-1])
-    short, _ = task("abcdefghij" * 3).held_out_sequences(12, 4)
-    assert short.shape == (2, 1)
+    assert torch.equal(subject.probe(4, 12).inputs[0], inputs)
+    assert subject.probe(4).inputs[0].shape == (7, 4)  # --bptt
+    short = task("abcdefghij" * 3).probe(4, 12)
+    assert short.inputs[0].shape == (2, 1)
+    assert short.notes == ("the text has no 12 steps; measured over 2.",)
 
 
 def test_generation_is_cut_to_characters_and_never_the_unknown():
@@ -274,7 +278,7 @@ def test_generation_with_weights_that_are_no_numbers():
 def test_an_update_every_k1_steps_goes_back_k2(every: int, bptt: int) -> None:
     """Every step is learnt from once, by a gradient that ends k2 before the chunk's last, at most."""
     text = Text("the cat sat on the mat and the dog sat on the log. " * 8, "here", "utf-8")
-    options = {**Options().as_dict(), "bptt": bptt, "update_every": every, "batch_size": 2, "hidden_size": 5}
+    options = Options.of({"bptt": bptt, "update_every": every, "batch_size": 2, "hidden_size": 5})
     torch.manual_seed(0)
     task = LanguageTask(text, options)
     model = task.model().double()

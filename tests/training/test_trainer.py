@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from retrograde.tasks.opening import open_task
 
 from retrograde.options import Options
 from retrograde.runs import Metrics, RunFolder
-from retrograde.tasks.opening import open_task
 from retrograde.training import Callback, Trainer, checkpoint, load, train
 from retrograde.training.callback import CallbackList
 from retrograde.training.prefetch import prefetched

@@ -167,8 +167,8 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
 
     run = load(path)
     task, source = run.config.task, run.config.data.source if data is None else data
-    chosen, remarks = probe(run, data, steps=asked.steps, sequences=asked.sequences)
-    for remark in remarks:
+    chosen = probe(run, data, steps=asked.steps, sequences=asked.sequences)
+    for remark in chosen.notes:
         note(remark)
     measured = gradient_flow(run.model, *chosen.inputs, loss=chosen.loss, layers=asked.layers)
     steps, batch = chosen.inputs[0].shape[:2]

@@ -40,14 +40,14 @@ def generate(
     """
     import torch
 
-    from ..tasks import language
+    from ..tasks.generation import generate as generated
     from ..training import load
 
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
     loaded.expect("language")
-    pieces = language.generate(loaded.model, loaded.vocabulary, prompt, length, temperature, top_k, top_p, seed)
+    pieces = generated(loaded.model, loaded.vocabulary, prompt, length, temperature, top_k, top_p, seed)
     if unknown := loaded.vocabulary.unknown_pieces(prompt):
         shown = ", ".join(ascii(piece) if not piece.isprintable() else repr(piece) for piece in unknown[:5])
         note(f"not in the run's vocabulary, read as unknown: {shown}{' …' * (len(unknown) > 5)}")

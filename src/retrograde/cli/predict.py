@@ -26,17 +26,16 @@ def predict(
         Path, typer.Option("--out", "-o", help="The file to write: .jsonl, .csv or .parquet.", show_default=False)
     ],
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Add the probability of every label (of text: of the token).")
+        bool, typer.Option("--probabilities", help="Add the probability of every label (text: of the token).")
     ] = False,
-    encoding: Annotated[str | None, typer.Option(help="Of the text. [dim]\\[the run's][/dim]")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Text encoding. [dim]\\[default: the run's][/dim]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
-    """Apply a trained model to data and write what it says, a row for a row, in the same order.
+    """Apply a trained model to data and write its predictions, row by row, in the order of the data.
 
-    To classify: the label of each sequence. To tag: of each step. To forecast:
-    the steps that come after each series. Of text: the most likely token at
-    each place. Of a synthetic task: what is right and what the network says,
-    for 1,000 new sequences.
+    classify: the label of each sequence; tag: of each step; forecast: the steps
+    after each series; text: the most likely token at each place; a synthetic
+    task: target and prediction for 1,000 new sequences.
 
     [bold]Example[/bold]
 
@@ -44,27 +43,14 @@ def predict(
     """
     import torch
 
-    from ..errors import OptionError
-    from ..tasks import prediction
+    from ..tasks.rows import write_rows
     from ..training import load
 
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
     encoding = encoding or loaded.config.options.encoding
-    if loaded.config.task == "language":
-        from ..data.text import read_text
-
-        rows = prediction.tokens(loaded.model, loaded.vocabulary, read_text(data, encoding), probabilities)
-    elif loaded.config.task == "forecast":
-        if probabilities:
-            raise OptionError("--probabilities: a forecast has none; leave it out.")
-        rows = prediction.forecasts(loaded.reader, data, encoding)
-    elif loaded.config.task == "synthetic":
-        rows = prediction.sequences_of(loaded.reader, data, probabilities)
-    else:
-        rows = prediction.labels(loaded.reader, data, encoding, probabilities)
-    count = prediction.write_rows(out, rows)
-    for remark in getattr(loaded.reader, "notes", ()):
+    count = write_rows(out, loaded.predictor.predict(data, encoding, probabilities))
+    for remark in loaded.predictor.notes:
         note(remark)
     say(f"{count:,} rows written to {out}")

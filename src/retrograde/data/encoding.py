@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from ..errors import DataError, OptionError
+from ..options import DataOptions
 from .sequences import Record
 from .vocabulary import UNKNOWN
 
@@ -117,7 +118,7 @@ class Encoder:
         self.cut = self.empty = self.filled = self.unknown = self.tokens = 0
 
     @classmethod
-    def fit(cls, records: Iterable[Record], options: Mapping[str, Any], max_length: int | None = None) -> Encoder:
+    def fit(cls, records: Iterable[Record], options: DataOptions) -> Encoder:
         """Learn vocabulary or scale from training records."""
         records = iter(records)
         first = next(records, None)
@@ -131,7 +132,9 @@ class Encoder:
             return cls(scaler=Scaler.fit((_finite(record, channels) for record in everything), channels))
         split = isinstance(first.tokens, str)
         pieces = (_pieces(record, split) for record in everything)
-        return cls(_fit_tokenizer((piece for some in pieces for piece in some), split, options), None, max_length)
+        return cls(
+            _fit_tokenizer((piece for some in pieces for piece in some), split, options), None, options.max_length
+        )
 
     @property
     def size(self) -> int:
@@ -235,10 +238,9 @@ def _pieces(record: Record, split: bool) -> list[str]:
 WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # words with their apostrophes, and single marks
 
 
-def _fit_tokenizer(texts: Iterable[str], split: bool, options: Mapping[str, Any]) -> Tokenizer:
+def _fit_tokenizer(texts: Iterable[str], split: bool, options: DataOptions) -> Tokenizer:
     """A tokenizer for texts, or (``split`` False) for tokens that are given as such."""
-    kind = options.get("tokens") or "word"
-    size, least = options.get("vocab_size"), options.get("min_count") or 1
+    kind, size, least = options.tokens, options.vocab_size, options.min_count
     if not split and kind != "word":
         raise OptionError(f"--tokens {kind} splits texts, and this text is split already: leave it out.")
     trainer: Any
@@ -250,7 +252,7 @@ def _fit_tokenizer(texts: Iterable[str], split: bool, options: Mapping[str, Any]
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         trainer = trainers.BpeTrainer(
             vocab_size=size or 4000,
-            min_frequency=options.get("min_count") or 2,
+            min_frequency=least or 2,
             special_tokens=[UNKNOWN],
             initial_alphabet=alphabet,
             show_progress=False,
@@ -262,11 +264,11 @@ def _fit_tokenizer(texts: Iterable[str], split: bool, options: Mapping[str, Any]
             tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
         trainer = trainers.WordLevelTrainer(
             vocab_size=size or (20_000 if kind == "word" else 1_000_000),
-            min_frequency=least,
+            min_frequency=least or 1,
             special_tokens=[UNKNOWN],
             show_progress=False,
         )
-    if options.get("lowercase"):
+    if options.lowercase:
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < 2:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..errors import OptionError, RunError
-from ..files import KEPT_BYTES, read_file
 from ..memory import is_panic, shortage, without_reports
 
 __all__ = ["UNKNOWN", "TokenKind", "Vocabulary"]
@@ -162,21 +160,21 @@ class Vocabulary:
         return str(self.tokenizer.to_str(pretty=True))
 
     @classmethod
-    def load(cls, path: str | Path) -> Vocabulary:
-        """Read the vocabulary that `to_json` wrote to a file.
+    def from_json(cls, text: str) -> Vocabulary:
+        """Undo `to_json`.
 
         Raises
         ------
         RunError
-            If the file is missing or holds something else.
+            If the text is something else.
         """
         try:
             with without_reports():
-                tokenizer = Tokenizer.from_str(read_file(path, KEPT_BYTES).decode("utf-8"))
+                tokenizer = Tokenizer.from_str(text)
         except BaseException as error:  # tokenizers raises bare Exceptions, and panics
             if not (isinstance(error, Exception) or is_panic(error)) or shortage(error) is not None:
                 raise
-            raise RunError(f"{path} is not a vocabulary that can be read: {error}") from None
+            raise RunError(f"vocabulary.json is not a vocabulary that can be read: {error}") from None
         if isinstance(tokenizer.model, models.BPE):
             return cls(tokenizer, "bpe")
         return cls(

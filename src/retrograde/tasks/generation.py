@@ -1,4 +1,4 @@
-"""A language model writes: one token after the other, drawn from its own predictions."""
+"""Generating text with a language model: one token after the other, drawn from its predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.vocabulary import Vocabulary
 from ..errors import DivergedError, OptionError
-from .models import State
+from .task import State
 
 __all__ = ["generate"]
 
@@ -27,14 +27,14 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> Iterator[str]:
-    """Let the model go on from a prompt, piece by piece.
+    """Continue a prompt, piece by piece.
 
     Parameters
     ----------
     prompt : str
-        Read first, not repeated. Without one the model begins as after a line end.
+        Read first, not repeated. Without one the model starts as after a line end.
     length : int
-        Characters to write, exactly, whatever the tokens are.
+        Number of characters to generate, whatever the tokens are.
     temperature : float
         Divides the logits; 0 takes the most probable token each time.
     top_k : int, optional
@@ -61,13 +61,13 @@ def generate(
     tokens = torch.from_numpy(start).long()[:, None].to(device)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     model.eval()
-    state: State | None = None
+    state: State = None
     written = 0
     while written < length:
         logits, state = model(tokens, state)
         scores = logits[-1, 0].double().cpu()
         if not bool(scores.isfinite().all()):
-            raise DivergedError("the model's output is no finite number: its weights are of a training that diverged.")
+            raise DivergedError("the model's output is not finite: its weights are from a training that diverged.")
         if vocabulary.unknown is not None:
             scores[vocabulary.unknown] = -math.inf
         token = _draw(scores, temperature, top_k, top_p, generator)

@@ -1,4 +1,4 @@
-"""Learning labels from a table of sequences: what `classify` (one a sequence) and `tag` (one a step) have in common."""
+"""Labels from a table of sequences: one per sequence (``classify``) or one per step (``tag``)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,144 +18,143 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.columns import Columns, columns_for, unused
+from ..data.columns import Columns
 from ..data.encoding import Encoder, Scaler
-from ..data.formats import fingerprint, is_frame, name_of, open_table
+from ..data.formats import open_table
 from ..data.sequences import Record, sequences
-from ..data.shuffle import Shuffle
-from ..data.storage import Ragged
+from ..data.storage import Ragged, scattered
 from ..data.table import Table
-from ..errors import DataError, OptionError, RunError
+from ..errors import DataError, RunError
+from ..options import ModelOptions, Options
 from . import metrics
-from .batches import IGNORED, LabelledBatch, as_input
-from .models import RECURRENT, SequenceModel
-from .task import Probe, State, Task
+from .models import SequenceModel, evaluation_mode
+from .tables import TableTask, to_json
+from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, Row, State
 
-__all__ = ["LabelledModel", "LabelledTask"]
+__all__ = ["LabelledBatch", "LabelledPredictor", "LabelledTask"]
 
 BLOCK = 1000  # sequences encoded at once
+STEPS = 1 << 16  # the most steps, padding included, in a batch that is scored
 MANY_CLASSES = 1000
+IGNORED = -100  # target of a step beyond its sequence, as in `torch.nn.functional.cross_entropy`
+Labelled = tuple[Ragged, Ragged]  # encoded sequences, and the numbers of their labels
 
 
-def network(encoder: Encoder, outputs: int, pooling: Any, options: Mapping[str, Any]) -> SequenceModel:
-    """The network that options ask for, initialised from torch's random state."""
-    return SequenceModel(
-        encoder.size,
-        outputs,
-        options["hidden_size"],
-        options["embedding_size"] if encoder.reads_tokens else None,
-        pooling=pooling,
-        dropout=options.get("dropout", 0.0),
-        bidirectional=bool(options.get("bidirectional", False)),
-        **{name: options[name] for name in RECURRENT if name in options},
-    )
+# --- Batches ----------------------------------------------------------------------------------------------------------
 
 
-class LabelledModel:
-    """A network with all that its inputs and outputs need: what a run folder holds.
+@dataclass(frozen=True)
+class LabelledBatch(Batch):
+    """Sequences side by side, the longest first, with their labels: ``(B,)``, or ``(T, B)`` padded with `IGNORED`.
+
+    Attributes
+    ----------
+    lengths : Tensor
+        ``(B,)`` int64, on the CPU.
+    weights : Tensor or None
+        Class weight of each target, in the shape of the targets.
+    """
+
+    lengths: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of labels."""
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def weight(self) -> float:
+        """Number of labels, or the sum of their class weights."""
+        return float(self.size) if self.weights is None else float(self.weights.sum())
+
+    def losses(self, outputs: Tensor) -> Tensor:
+        """Cross-entropy of every label, in the shape of the targets."""
+        return _cross_entropy(outputs, self.targets, reduction="none").view_as(self.targets)
+
+    def probe(self) -> Probe:
+        """The batch as `retrograde.flow.gradient_flow` takes it."""
+        return Probe((self.inputs, self.lengths), self.losses)
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    flat = outputs.flatten(0, -2), targets.flatten()
+    return F.cross_entropy(*flat, weights, ignore_index=IGNORED, reduction=reduction)
+
+
+def _padded(inputs: Ragged, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Sequences side by side, and their lengths."""
+    padded = torch.from_numpy(inputs.padded(chosen))
+    padded = padded if padded.is_floating_point() else padded.long()
+    return padded, torch.from_numpy(inputs.lengths[chosen])
+
+
+# --- Between a table and the network ----------------------------------------------------------------------------------
+
+
+@dataclass
+class LabelledReader:
+    """Turns tables into encoded sequences and label numbers.
 
     Attributes
     ----------
     columns : Columns
-        What it reads of a table.
     encoder : Encoder
     labels : list of str
         By their number.
     per_step : bool
-        Whether it puts out a label per step.
-    network : Module
-        A `SequenceModel`, prepared for its device as it may be.
+        Whether each step has a label.
     """
 
-    def __init__(
-        self, columns: Columns, encoder: Encoder, labels: list[str], per_step: bool, network: nn.Module
-    ) -> None:
-        self.columns, self.encoder, self.labels, self.per_step = columns, encoder, labels, per_step
-        self.network = network
+    columns: Columns
+    encoder: Encoder
+    labels: list[str]
+    per_step: bool
 
     def files(self) -> dict[str, str]:
-        """What a run folder keeps beside the weights, by file name."""
-        scaler = self.encoder.scaler
+        """What a run folder keeps of it, by file name."""
+        scaler, tokenizer = self.encoder.scaler, self.encoder.tokenizer
         kept = {
             "columns": self.columns.as_dict(),
             "labels": self.labels,
             "scaler": scaler.as_dict() if scaler is not None else None,
             "max_length": self.encoder.max_length,
         }
-        files = {"preprocessing.json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n"}
-        if self.encoder.tokenizer is not None:
-            files["vocabulary.json"] = self.encoder.tokenizer.to_str(pretty=True)
-        return files
+        files = {"preprocessing.json": to_json(kept)}
+        return files if tokenizer is None else files | {"vocabulary.json": tokenizer.to_str(pretty=True)}
 
     @classmethod
-    def from_files(cls, files: Mapping[str, str], per_step: bool, options: Mapping[str, Any]) -> LabelledModel:
-        """Undo `files`; the weights are to be loaded into ``network``.
-
-        Raises
-        ------
-        RunError
-            If they are not what `files` wrote.
-        """
+    def from_files(cls, files: Mapping[str, str], per_step: bool) -> Self:
+        """Undo `files`; RunError if they are damaged."""
+        if "preprocessing.json" not in files:
+            raise RunError("preprocessing.json is missing: the run is incomplete.")
         try:
-            columns, encoder, labels = parts_of(files)
+            kept = json.loads(files["preprocessing.json"])
+            if kept["scaler"] is not None:
+                encoder = Encoder(scaler=Scaler.from_dict(kept["scaler"]))
+            elif "vocabulary.json" in files:
+                encoder = Encoder(Tokenizer.from_str(files["vocabulary.json"]), max_length=kept["max_length"])
+            else:
+                raise RunError("vocabulary.json is missing: the run is incomplete.")
+            return cls(Columns.from_dict(kept["columns"]), encoder, list(kept["labels"]), per_step)
         except RunError:
             raise
         except Exception as error:  # tokenizers raises bare Exceptions
             raise RunError(f"preprocessing.json or vocabulary.json is damaged: {error}.") from None
-        if per_step:
-            encoder.max_length = None  # training alone is cut short: every step is to have its label
-        pooling = "none" if per_step else options.get("pooling") or "last"
-        return cls(columns, encoder, labels, per_step, network(encoder, len(labels), pooling, options))
 
-    @torch.no_grad()
-    def logits(self, arrays: Ragged, steps: int = 1 << 16) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Logits of encoded sequences, longest first: a sequence's place with ``(outputs,)`` or ``(T, outputs)``.
+    def network(self, options: ModelOptions) -> SequenceModel:
+        """A new network, initialized from torch's random state."""
+        pooling = "none" if self.per_step else options.pooling
+        return SequenceModel.of(self.encoder.size, len(self.labels), options, pooling, self.encoder.reads_tokens)
 
-        Parameters
-        ----------
-        arrays
-            Encoded.
-        steps
-            The most steps, padding counted, in one batch.
-        """
-        device = next(self.network.parameters()).device
-        lengths = arrays.lengths
-        order = np.argsort(-lengths, kind="stable")
-        was_training = self.network.training
-        self.network.eval()
-        try:
-            start = 0
-            while start < len(order):
-                size = max(1, min(512, steps // int(lengths[order[start]])))
-                chosen = order[start : start + size]
-                start += size
-                inputs = as_input(torch.from_numpy(arrays.padded(chosen))).to(device)
-                outputs = self.network(inputs, torch.from_numpy(lengths[chosen])).float().cpu().numpy()
-                for column, place in enumerate(chosen):
-                    yield int(place), outputs[: lengths[place], column] if self.per_step else outputs[column]
-        finally:
-            self.network.train(was_training)
-
-    def open(self, source: str, encoding: str = "utf-8", labelled: bool = True) -> Table:
-        """A table to read with this model.
-
-        Raises
-        ------
-        DataError
-            If it lacks a column.
-        """
+    def open(self, source: Any, encoding: str, labelled: bool = True) -> Table:
+        """Open a table; DataError if it lacks a column."""
         table = open_table(source, encoding)
         (self.columns if labelled else replace(self.columns, label=None)).check(table)
         return table
 
-    def read(self, table: Table, chosen: NDArray[np.bool_] | None = None) -> tuple[Ragged, Ragged]:
-        """Encoded sequences of a table, those chosen, and the numbers of their labels.
-
-        Raises
-        ------
-        DataError
-            If a label is missing, or none of those the model knows.
-        """
+    def read(self, table: Table, chosen: NDArray[np.bool_] | None = None) -> Labelled:
+        """The sequences of a table, or those chosen; DataError if a label is missing or not one of `labels`."""
         number = {label: place for place, label in enumerate(self.labels)}
         targets: list[NDArray[np.int64]] = []
 
@@ -165,11 +164,12 @@ class LabelledModel:
                 records = (record for take, record in zip(chosen, records, strict=True) if take)
             while block := list(islice(records, BLOCK)):
                 for record, encoded in zip(block, self.encoder.encode(block), strict=True):
-                    labels = checked(record, self.columns, self.per_step)
+                    labels = labels_of(record, self.columns, self.per_step)
                     if wrong := next((label for label in labels if label not in number), None):
                         known = ", ".join(map(repr, self.labels[:10])) + (", …" if len(self.labels) > 10 else "")
                         raise DataError(
-                            f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} is none of training: {known}."
+                            f"{table.source}, row {record.rows[0] + 1}: label {wrong!r} does not occur in the training "
+                            f"data, which has {known}."
                         )
                     if self.per_step:
                         labels = labels[: len(encoded)]  # as --max-length cut the steps
@@ -181,52 +181,44 @@ class LabelledModel:
             raise DataError(f"{table.source} has no sequences.")
         return arrays, Ragged.of(targets, np.int64)
 
-    def score(self, inputs: Ragged, targets: Ragged) -> dict[str, Any]:
-        """Loss (nats per label) and every metric: `retrograde.tasks.metrics`."""
-        nats = 0.0
-        predicted = [np.empty(0, np.int64)] * len(inputs)
-        for place, logits in self.logits(inputs):
-            table = np.atleast_2d(logits).astype(np.float64)
-            truth = targets[place]
-            largest = table.max(-1)
-            logs = largest + np.log(np.exp(table - largest[:, None]).sum(-1))
-            nats += float((logs - table[np.arange(len(truth)), truth]).sum())
-            predicted[place] = table.argmax(-1)
+    def batch(self, data: Labelled, chosen: NDArray[np.int64], class_weights: Tensor | None = None) -> LabelledBatch:
+        """Some sequences as a batch; the longest come first."""
+        padded = torch.from_numpy(data[1].padded(chosen, IGNORED))
+        targets = padded if self.per_step else padded[0]
+        weights = None if class_weights is None else class_weights[targets.clamp(min=0)] * (targets != IGNORED)
+        inputs, lengths = _padded(data[0], chosen)
+        return LabelledBatch(inputs, targets, lengths, weights)
+
+    def score(self, network: nn.Module, data: Labelled) -> dict[str, Any]:
+        """Loss (nats per label) and every metric of `retrograde.tasks.metrics`."""
+        nats, predicted = 0.0, [np.empty(0, np.int64)] * len(data[0])
+        for chosen, outputs in scored_batches(network, data[0]):
+            targets = self.batch(data, chosen).targets
+            nats += float(_cross_entropy(outputs, targets, reduction="sum"))
+            for column, place in enumerate(chosen):
+                best = outputs[: data[0].lengths[place], column] if self.per_step else outputs[None, column]
+                predicted[place] = best.argmax(-1).numpy()
+        truths = [data[1][place] for place in range(len(data[1]))]
         judge = metrics.of_steps if self.per_step else metrics.of_sequences
-        truths = [targets[i] for i in range(len(targets))]
-        return {"loss": nats / max(1, len(targets.rows)), **judge(self.labels, truths, predicted)}
-
-    def evaluate(self, source: str, encoding: str = "utf-8") -> dict[str, Any]:
-        """Every metric of a labelled table."""
-        inputs, targets = self.read(self.open(source, encoding))
-        return {"sequences": len(inputs), "steps": int(inputs.lengths.sum()), **self.score(inputs, targets)}
-
-    def probe(self, source: str, count: int, steps: int, encoding: str = "utf-8") -> Probe:
-        """What to measure the gradient with on another table: its longest sequences of no more than ``steps``."""
-        inputs, targets = self.read(self.open(source, encoding))
-        order = np.argsort(inputs.lengths, kind="stable")
-        fitting = int(np.searchsorted(inputs.lengths[order], steps, side="right")) or count
-        chosen = order[max(0, fitting - count) : fitting][::-1].copy()
-        return LabelledBatch.of(inputs, targets, chosen, self.per_step).probe()
-
-    def predict(self, records: Iterator[Record]) -> Iterator[tuple[Record, NDArray[np.float64]]]:
-        """Class probabilities of records, in their order, block by block: ``(labels,)`` or ``(T, labels)`` each."""
-        while block := list(islice(records, BLOCK)):
-            found: list[Any] = [None] * len(block)
-            dtype = np.int32 if self.encoder.reads_tokens else np.float32
-            for place, logits in self.logits(Ragged.of(self.encoder.encode(block), dtype)):
-                found[place] = softmax(logits)
-            yield from zip(block, found, strict=True)
+        return {"loss": nats / max(1, len(data[1].rows)), **judge(self.labels, truths, predicted)}
 
 
-def checked(record: Record, columns: Columns, per_step: bool) -> list[str]:
-    """The labels of a record, one or one a step.
+def scored_batches(network: nn.Module, inputs: Ragged) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Places of encoded sequences, the longest first, with their logits in float64: ``(B, L)`` or ``(T, B, L)``."""
+    order = np.argsort(-inputs.lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, min(512, STEPS // int(inputs.lengths[order[start]])))
+        chosen = order[start : start + size]
+        with evaluation_mode(network) as device:
+            padded, lengths = _padded(inputs, chosen)
+            outputs = network(padded.to(device), lengths).cpu().double()
+        yield chosen, outputs
+        start += size
 
-    Raises
-    ------
-    DataError
-        If one is missing.
-    """
+
+def labels_of(record: Record, columns: Columns, per_step: bool) -> list[str]:
+    """The labels of a record, one or one per step; DataError if one is missing."""
     labels = record.label if isinstance(record.label, list) else [record.label or ""]
     for step, label in enumerate(labels):
         if not label:
@@ -238,97 +230,160 @@ def checked(record: Record, columns: Columns, per_step: bool) -> list[str]:
     return labels
 
 
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Probabilities over the last dimension, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    powers = np.exp(shifted)
-    return np.asarray(powers / powers.sum(-1, keepdims=True))
+# --- The trained network ----------------------------------------------------------------------------------------------
 
 
-def parts_of(files: Mapping[str, str]) -> tuple[Columns, Encoder, list[str]]:
-    """Columns, encoder and labels from the files of a run folder."""
-    if "preprocessing.json" not in files:
-        raise RunError("preprocessing.json is missing: the run is incomplete.")
-    kept = json.loads(files["preprocessing.json"])
-    if kept["scaler"] is not None:
-        encoder = Encoder(scaler=Scaler.from_dict(kept["scaler"]))
-    elif "vocabulary.json" in files:
-        encoder = Encoder(Tokenizer.from_str(files["vocabulary.json"]), max_length=kept["max_length"])
-    else:
-        raise RunError("vocabulary.json is missing: the run is incomplete.")
-    return Columns.from_dict(kept["columns"]), encoder, list(kept["labels"])
+class LabelledPredictor(Predictor):
+    """A trained network for labels, with what it needs to read tables."""
+
+    def __init__(self, reader: LabelledReader, network: nn.Module) -> None:
+        super().__init__(network)
+        self.reader = reader
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str], options: Options, source: str) -> Self:
+        """See `Predictor.from_files`."""
+        reader = LabelledReader.from_files(files, options.task == "tag")
+        if reader.per_step:
+            reader.encoder.max_length = None  # only training cuts sequences: every step needs its label
+        return cls(reader, reader.network(options))
+
+    def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
+        """Every metric on a labelled table."""
+        data = self.reader.read(self.reader.open(source, encoding))
+        counts = {"sequences": len(data[0]), "steps": int(data[0].lengths.sum())}
+        return Evaluation(counts, self.reader.score(self.network, data))
+
+    def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
+        """The longest sequences of a labelled table that have at most ``steps`` steps."""
+        steps = steps or PROBE_STEPS
+        data = self.reader.read(self.reader.open(source, encoding))
+        order = np.argsort(data[0].lengths, kind="stable")
+        fitting = int(np.searchsorted(data[0].lengths[order], steps, side="right")) or count
+        return self.reader.batch(data, order[max(0, fitting - count) : fitting][::-1].copy()).probe()
+
+    def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+        """Rows with ``prediction`` (and ``probability of X`` for each label X), in the order of the table.
+
+        One row for each row of the table that is a sequence, with a list of predictions to tag. For a table of steps:
+        one row for each group to classify, one for each row to tag.
+        """
+        table = self.reader.open(source, encoding, labelled=False)
+        columns = replace(self.reader.columns, label=None)
+        found = self._shares(sequences(table, columns, self.reader.per_step))
+        if self.reader.per_step and columns.group:
+            yield from self._by_step(table, columns, found, probabilities)
+            return
+        names = np.asarray(self.reader.labels, dtype=object)
+        for record, shares in found:
+            best = names[shares.argmax(-1)]
+            row: Row = dict(zip(columns.group, record.group, strict=True))
+            row["prediction"] = list(best) if self.reader.per_step else str(best)
+            yield row | (named_shares(self.reader.labels, shares) if probabilities else {})
+
+    def _shares(self, records: Iterator[Record]) -> Iterator[tuple[Record, NDArray[np.float64]]]:
+        """Probabilities of the labels of each record, ``(L,)`` or ``(T, L)``, block by block."""
+        dtype = np.int32 if self.reader.encoder.reads_tokens else np.float32
+        while block := list(islice(records, BLOCK)):
+            found: list[Any] = [None] * len(block)
+            for chosen, outputs in scored_batches(self.network, Ragged.of(self.reader.encoder.encode(block), dtype)):
+                shares = outputs.softmax(-1).numpy()
+                for column, place in enumerate(chosen):
+                    # Without the one step that an empty sequence is read as.
+                    found[place] = shares[: block[place].steps, column] if self.reader.per_step else shares[column]
+            yield from zip(block, found, strict=True)
+
+    def _by_step(
+        self,
+        table: Table,
+        columns: Columns,
+        found: Iterator[tuple[Record, NDArray[np.float64]]],
+        probabilities: bool,
+    ) -> Iterator[Row]:
+        """A row for each row of a table of steps, in the table's order rather than by group."""
+        labels = self.reader.labels
+        width, dtype = (len(labels), np.float32) if probabilities else (1, np.int32)
+        kept = scattered(len(table), width, dtype)
+        for record, shares in found:
+            kept[record.rows] = shares if probabilities else shares.argmax(-1)[:, None]
+        above, row = [""] * len(columns.group), 0
+        for batch in table.batches({name: table.text(name) for name in columns.group}):
+            for key in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                above = [old if cell is None else cell for cell, old in zip(key, above, strict=True)]
+                best = labels[int(kept[row].argmax() if probabilities else kept[row, 0])]
+                written: Row = dict(zip(columns.group, above, strict=True)) | {"prediction": best}
+                yield written | (named_shares(labels, kept[row]) if probabilities else {})
+                row += 1
 
 
-class LabelledTask(Task[LabelledBatch]):
-    """What the training loop asks for, over the labelled sequences of a table.
+def named_shares(names: Sequence[str], shares: NDArray[Any]) -> Row:
+    """Probabilities ``(L,)`` or ``(T, L)`` as columns of a row."""
+    return {f"probability of {name}": shares[..., place].tolist() for place, name in enumerate(names)}
+
+
+# --- The task ---------------------------------------------------------------------------------------------------------
+
+
+class LabelledTask(TableTask[LabelledBatch, Labelled]):
+    """Learn labels from a table: one for each sequence, or one for each step.
 
     Parameters
     ----------
-    name : {"classify", "tag"}
-        One label for a sequence, from its last real step or the pool of all; or a label for each step.
-    source : str
-        See `open_table`.
-    options : mapping
-        Training options by name.
+    source : str or frame
+        See `retrograde.data.formats.open_table`.
+    options : Options
     files : mapping, optional
-        Of the run folder of a run that is resumed: vocabulary, scale, columns and labels are then those.
+        Files of the run that is resumed; vocabulary, scale, columns and labels come from there.
 
     Raises
     ------
     DataError, OptionError
-        If the data cannot be learnt from, or an option does not fit it.
+        If the data is not suitable, or an option does not fit it.
     """
 
-    def __init__(
-        self, name: str, source: Any, options: Mapping[str, Any], files: Mapping[str, str] | None = None
-    ) -> None:
-        self.name, self.per_step = name, name == "tag"
-        self.options = dict(options)
-        self.source = name_of(source)
-        self.in_memory = is_frame(source)
-        self.notes: list[str] = []
-        table = open_table(source, options.get("encoding") or "utf-8")
-        self.fingerprint = fingerprint(source, options.get("validation"), options.get("test"))
+    COLUMNS = ("text", "label", "group", "time", "features")
+    predictor = LabelledPredictor
+
+    def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
+        super().__init__(source, options, files)
+        self.per_step = options.task == "tag"
+        table = self._open(source)
         if files is not None:
-            self.columns, self.encoder, self.labels = parts_of(files)
-            self._with(nn.Module()).open(source, options.get("encoding") or "utf-8")
+            self.reader = LabelledReader.from_files(files, self.per_step)
+            self.reader.columns.check(table)
+            parts = self._split(table, self.reader.columns)
         else:
-            given = {part: options.get(part) for part in ("text", "label", "group", "time", "features")}
-            self.columns, notes = columns_for(self.name, table, given)
-            self.notes += [*table.notes, *notes, *unused(table, self.columns)]
-        parts = self._split(table)
-        if files is None:
-            self._fit(parts, table)
-        self._load(parts, table)
-        self.batch_size = options.get("batch_size") or min(64, max(1, len(self.inputs) // 4))
-        self.shuffle = Shuffle(self.inputs.lengths, self.batch_size, options["seed"])
-        self.steps_per_epoch = self.shuffle.steps_per_epoch
-        self.class_weights = self._class_weights()
-        self.vocabulary_size = self.encoder.size if self.encoder.reads_tokens else None
+            columns = self._columns(table)
+            parts = self._split(table, columns)
+            self.reader = self._fit(parts, table, columns)
+        data = {part: self.reader.read(table, parts == part) for part in range(3) if (parts == part).any()}
+        for part, other in enumerate((options.validation, options.test), 1):
+            if other is not None:
+                data[part] = self.reader.read(self.reader.open(other, options.encoding))
+        self.training, self.validation, self.test = data[0], data[1], data.get(2)
+        encoder = self.reader.encoder
+        self.notes += encoder.notes()
+        self.vocabulary_size = encoder.size if encoder.reads_tokens else None
+        self.shuffle = self._shuffled(self.training[0].lengths, len(self.training[0]))
+        self.class_weights = self._class_weights() if options.class_weights == "balanced" else None
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
-    def _split(self, table: Table) -> NDArray[np.int8]:
-        """Of each sequence of the table: 0 to train, 1 to validate, 2 to test with."""
+    def _split(self, table: Table, columns: Columns) -> NDArray[np.int8]:
+        """For each sequence of the table: 0 to train, 1 to validate, 2 to test with."""
         codes, number = array("q"), {"": 0} if self.per_step else {}
-        for record in sequences(table, self.columns, self.per_step):
-            found = checked(record, self.columns, self.per_step)
+        for record in sequences(table, columns, self.per_step):
+            found = labels_of(record, columns, self.per_step)
             codes.append(0 if self.per_step else number.setdefault(found[0], len(number)))
         strata = np.array(codes, dtype=np.int64)
         if not self.per_step:
-            self._check_labels(Counter(dict(zip(number, np.bincount(strata).tolist(), strict=True))))
-        shares = [0.0, 0.0]
-        if self.options.get("validation") is None:
-            shares[0] = self.options.get("validation_fraction") or 0.1
-        if self.options.get("test") is None:
-            shares[1] = self.options.get("test_fraction") or 0.0
-        if sum(shares) >= 1:
-            raise OptionError("--validation-fraction and --test-fraction leave nothing to train on.")
-        random = np.random.default_rng([self.options["seed"], 0x5E9])
-        if self.columns.split:
-            return self._split_together(table, strata, shares, random)
+            self._check_labels(Counter(dict(zip(number, np.bincount(strata).tolist(), strict=True))), columns)
+        shares = self._shares(usual=0.1)
+        random = np.random.default_rng([self.options.seed, 0x5E9])
+        if columns.split:
+            return self._split_groups(table, columns, strata, shares, random)
         parts = np.zeros(len(strata), dtype=np.int8)
-        # Stratified: the parts take turns along an order in which like labels are neighbours.
+        # Stratified: the parts take turns along an order in which equal labels are neighbors.
         order = random.permutation(len(strata))
         order = order[np.argsort(strata[order], kind="stable")]
         for part, share in enumerate(shares, 1):
@@ -338,17 +393,22 @@ class LabelledTask(Task[LabelledBatch]):
                 if count >= len(free):
                     raise DataError(f"{table.source} has {len(strata)} sequences: too few to train and validate with.")
                 parts[free[((np.arange(count) + random.random()) * len(free) / count).astype(int)]] = part
-        for stratum in np.setdiff1d(strata, strata[parts == 0]):  # what is not trained cannot be learnt
+        for stratum in np.setdiff1d(strata, strata[parts == 0]):  # each label occurs in the training part
             parts[np.flatnonzero(strata == stratum)[0]] = 0
         if not (parts == 1).any() and shares[0]:
             raise DataError(f"{table.source} has {len(strata)} sequences: too few to train and validate with.")
         return parts
 
-    def _split_together(
-        self, table: Table, strata: NDArray[np.int64], shares: list[float], random: np.random.Generator
+    def _split_groups(
+        self,
+        table: Table,
+        columns: Columns,
+        strata: NDArray[np.int64],
+        shares: tuple[float, float],
+        random: np.random.Generator,
     ) -> NDArray[np.int8]:
-        """A split in which rows that belong together are on one side."""
-        select = {f"k{place}": table.text(name) for place, name in enumerate(self.columns.split)}
+        """A split in which rows that belong together are in the same part."""
+        select = {f"k{place}": table.text(name) for place, name in enumerate(columns.split)}
         known: dict[tuple[Any, ...], int] = {}
         units = np.array(
             [known.setdefault(key, len(known)) for batch in table.batches(select)
@@ -361,121 +421,88 @@ class LabelledTask(Task[LabelledBatch]):
             while share and taken < share * len(strata) and len(rest) > 1:
                 unit = rest.pop()
                 part_of[unit], taken = part, taken + int(sizes[unit])
-        for stratum in np.setdiff1d(strata, strata[part_of[units] == 0]):  # what is not trained cannot be learned
+        for stratum in np.setdiff1d(strata, strata[part_of[units] == 0]):  # each label occurs in the training part
             part_of[units[np.flatnonzero(strata == stratum)[0]]] = 0
         parts: NDArray[np.int8] = part_of[units]
         if not (parts == 0).any() or (shares[0] and not (parts == 1).any()):
-            names = ", ".join(self.columns.split)
+            names = ", ".join(columns.split)
             raise DataError(f"{table.source} has {len(known)} of {names}: too few to train and validate with.")
         return parts
 
-    def _fit(self, parts: NDArray[np.int8], table: Table) -> None:
+    def _fit(self, parts: NDArray[np.int8], table: Table, columns: Columns) -> LabelledReader:
         """Learn labels, vocabulary and scale from the training sequences."""
-        counts: Counter[str] = Counter()  # of all parts: a tag that training lacks is still one that can be missed
+        counts: Counter[str] = Counter()  # of all parts: a tag that training lacks can still be missed
 
         def training() -> Iterator[Record]:
-            for part, record in zip(parts, sequences(table, self.columns, self.per_step), strict=True):
+            for part, record in zip(parts, sequences(table, columns, self.per_step), strict=True):
                 counts.update([record.label] if isinstance(record.label, str) else record.label or [])
                 if part == 0:
                     yield record
 
-        options = {**self.options, "lowercase": self._lowercase()}
-        self.encoder = Encoder.fit(training(), options, self._max_length())
-        self._check_labels(counts)
-        self.labels = sorted(counts, key=_natural)
+        asked = self.options
+        lowercase = not self.per_step if asked.lowercase is None else asked.lowercase
+        max_length = asked.max_length or (None if self.per_step else 1000)
+        encoder = Encoder.fit(training(), replace(asked, lowercase=lowercase, max_length=max_length))
+        self._check_labels(counts, columns)
+        return LabelledReader(columns, encoder, sorted(counts, key=_natural), self.per_step)
 
-    def _check_labels(self, counts: Counter[str]) -> None:
-        """Refuse labels that are no classes."""
+    def _check_labels(self, counts: Counter[str], columns: Columns) -> None:
+        """Refuse labels that are not classes."""
+        name, total = columns.label, counts.total()
         if len(counts) < 2:
             only_one = f"only {next(iter(counts))!r}" if counts else "none"
+            raise DataError(f"column {name!r} has {only_one} for a label: there is nothing to tell apart.")
+        if len(counts) > MANY_CLASSES or len(counts) > max(20, 0.5 * total):
             raise DataError(
-                f"column {self.columns.label!r} has {only_one} for a label: there is nothing to tell apart."
-            )
-        if len(counts) > MANY_CLASSES or len(counts) > max(20, 0.5 * counts.total()):
-            raise DataError(
-                f"column {self.columns.label!r} has {len(counts):,} different labels in {counts.total():,}: "
-                "they look like numbers or names, not classes; name another --label, or forecast numbers with "
-                "--task forecast."
+                f"column {name!r} has {len(counts):,} different labels in {total:,}: they look like numbers or names, "
+                "not classes; name another --label, or forecast numbers with --task forecast."
             )
         if len(counts) > 20 and (numbers := _as_numbers(counts)) is not None:
-            what = f"column {self.columns.label!r} has {len(counts):,} different numbers in {counts.total():,}"
-            mend = (
+            what = f"column {name!r} has {len(counts):,} different numbers in {total:,}"
+            fix = (
                 "put them into a few classes (low, middle, high), or forecast them with --task forecast if the rows "
                 "are steps in time"
             )
             if (numbers != np.floor(numbers)).any():
                 some = next(one for one in counts if not float(one).is_integer())
-                raise DataError(f"{what}, such as {some}: they look like amounts to predict, not classes; {mend}.")
-            note = f"{what}: each is taken for a class. If they are amounts to predict, {mend}."
-            if counts.total() < 10 * len(counts) and np.ptp(numbers) >= len(counts) and note not in self.notes:
+                raise DataError(f"{what}, such as {some}: they look like amounts to predict, not classes; {fix}.")
+            note = f"{what}: each is taken for a class. If they are amounts to predict, {fix}."
+            if total < 10 * len(counts) and np.ptp(numbers) >= len(counts) and note not in self.notes:
                 self.notes.append(note)
 
-    def _lowercase(self) -> bool:
-        asked = self.options.get("lowercase")
-        return (not self.per_step) if asked is None else bool(asked)
+    def _class_weights(self) -> Tensor:
+        """N / (classes · n_c): every class has the same weight in the sum."""
+        counts = self.training[1].counts(len(self.reader.labels))
+        return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
 
-    def _max_length(self) -> int | None:
-        return self.options.get("max_length") or (None if self.per_step else 1000)
-
-    def _load(self, parts: NDArray[np.int8], table: Table) -> None:
-        """Encode everything that is read more than once."""
-        reader = self._with(nn.Module())
-        held: dict[int, tuple[Ragged, Ragged]] = {}
-        for part, other in enumerate((None, self.options.get("validation"), self.options.get("test"))):
-            if other is not None:
-                held[part] = reader.read(reader.open(other, self.options.get("encoding") or "utf-8"))
-            elif (parts == part).any():
-                held[part] = reader.read(table, parts == part)
-        self.inputs, self.targets = held[0]
-        self.validation = held[1]
-        self.test = held.get(2)
-        self.notes += self.encoder.notes()
-
-    def _class_weights(self) -> Tensor | None:
-        asked = self.options.get("class_weights")
-        if asked in (None, "none"):
-            return None
-        if asked != "balanced":
-            raise OptionError(f"--class-weights {asked!r} is none of balanced, none.")
-        counts = self.targets.counts(len(self.labels))
-        # n / (classes · n_c): every class weighs the same in the sum
-        return torch.tensor(counts.sum() / (len(self.labels) * np.maximum(counts, 1)), dtype=torch.float32)
-
-    # --- What the loop asks for ---------------------------------------------------------------------------------------
+    # --- Training -----------------------------------------------------------------------------------------------------
 
     def model(self) -> SequenceModel:
-        """A new network, initialised from torch's random state."""
-        pooling = "none" if self.per_step else self.options.get("pooling") or "last"
-        return network(self.encoder, len(self.labels), pooling, self.options)
+        """A new network, initialized from torch's random state."""
+        return self.reader.network(self.options)
 
     def files(self) -> dict[str, str]:
-        """What a run folder keeps beside the weights, by file name."""
-        return self._with(nn.Module()).files()
-
-    def _with(self, network: nn.Module) -> LabelledModel:
-        return LabelledModel(self.columns, self.encoder, self.labels, self.per_step, network)
+        """``preprocessing.json`` and, for text, ``vocabulary.json``."""
+        return self.reader.files()
 
     def batch(self, step: int) -> LabelledBatch:
         """The batch of a training step."""
-        return self._batch(self.inputs, self.targets, self.shuffle(step))
-
-    def _batch(self, inputs: Ragged, targets: Ragged, chosen: NDArray[np.int64]) -> LabelledBatch:
-        return LabelledBatch.of(inputs, targets, chosen, self.per_step, self.class_weights)
+        return self.reader.batch(self.training, self.shuffle(step), self.class_weights)
 
     def loss(self, model: nn.Module, batch: LabelledBatch, state: State) -> tuple[Tensor, None]:
         """Mean cross-entropy per label, weighted by class if asked for; no state is carried."""
-        logits = model(batch.inputs, batch.lengths).flatten(0, -2)
-        weights = self.class_weights.to(logits.device) if self.class_weights is not None else None
-        return F.cross_entropy(logits, batch.targets.flatten(), weights, ignore_index=IGNORED), None
+        outputs = model(batch.inputs, batch.lengths)
+        weights = self.class_weights.to(outputs.device) if self.class_weights is not None else None
+        return _cross_entropy(outputs, batch.targets, weights), None
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics of the validation part, their names beginning with ``validation_``."""
-        scores = self._with(model).score(*self.validation)
-        return {f"validation_{name}": value for name, value in scores.items() if isinstance(value, int | float)}
+    def score(self, model: nn.Module, part: Labelled) -> dict[str, Any]:
+        """Every metric of a network on a part of the data."""
+        return self.reader.score(model, part)
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """What always naming the most frequent label of training reaches on the validation part."""
-        counts, truth = self.targets.counts(len(self.labels)), self.validation[1].counts(len(self.labels))
+        """The scores of always predicting the most frequent label of the training part."""
+        classes = len(self.reader.labels)
+        counts, truth = self.training[1].counts(classes), self.validation[1].counts(classes)
         smoothed = (counts + 1) / (counts + 1).sum()
         return {
             "most frequent": {
@@ -484,47 +511,37 @@ class LabelledTask(Task[LabelledBatch]):
             }
         }
 
-    def results(self, model: nn.Module) -> dict[str, str]:
-        """What is made with the trained model for the run folder, by file name: every metric of every part."""
-        parts = {"validation": self.validation} | ({"test": self.test} if self.test is not None else {})
-        found = {part: self._with(model).score(*data) for part, data in parts.items()}
-        return {"evaluation.json": json.dumps({"labels": self.labels, **found}, indent=1, ensure_ascii=False) + "\n"}
+    def _about_results(self) -> dict[str, Any]:
+        return {"labels": self.reader.labels}
 
-    def probe(self, count: int, steps: int) -> Probe:
-        """Inputs of the model and the loss of its output, ``(B,)`` or ``(T, B)``, to measure the gradient with."""
-        return self._held_out(count, steps).probe()
-
-    def _held_out(self, count: int, steps: int) -> LabelledBatch:
-        """Some sequences of the validation part: of middling length, or as near it as is no longer than ``steps``."""
-        inputs, targets = self.validation
-        order = np.argsort(inputs.lengths, kind="stable")
-        most = int(np.searchsorted(inputs.lengths[order], steps, side="right"))
+    def probe(self, count: int, steps: int | None = None) -> Probe:
+        """Sequences of the validation part: of medium length, or as near to it as ``steps`` allows."""
+        steps = steps or PROBE_STEPS
+        lengths = self.validation[0].lengths
+        order = np.argsort(lengths, kind="stable")
+        most = int(np.searchsorted(lengths[order], steps, side="right"))
         at = min(len(order) // 2, most)
-        middle = order[max(0, at - count // 2) :][:count][::-1].copy()
-        return self._batch(inputs, targets, middle)
+        return self.reader.batch(self.validation, order[max(0, at - count // 2) :][:count][::-1].copy()).probe()
 
     def describe(self) -> dict[str, object]:
-        """What ``config.json`` keeps about the data."""
-        return {
-            "source": self.source,
-            **({"in_memory": True} if self.in_memory else {}),
-            "encoding": self.options.get("encoding") or "utf-8",
-            "columns": self.columns.as_dict(),
-            "train_sequences": len(self.inputs),
+        """What ``config.json`` says about the data."""
+        encoder = self.reader.encoder
+        return super().describe() | {
+            "columns": self.reader.columns.as_dict(),
+            "train_sequences": len(self.training[0]),
             "validation_sequences": len(self.validation[0]),
             "test_sequences": len(self.test[0]) if self.test is not None else 0,
-            "train_tokens": int(self.inputs.lengths.sum()),
+            "train_tokens": int(self.training[0].lengths.sum()),
             "validation_tokens": int(self.validation[0].lengths.sum()),
-            "longest": int(self.inputs.lengths.max()),
-            "labels": len(self.labels),
+            "longest": int(self.training[0].lengths.max()),
+            "labels": len(self.reader.labels),
             "vocabulary_size": self.vocabulary_size,
-            "channels": None if self.encoder.reads_tokens else self.encoder.size,
-            "fingerprint": self.fingerprint,
+            "channels": None if encoder.reads_tokens else encoder.size,
         }
 
 
 def _as_numbers(labels: Iterable[str]) -> NDArray[np.float64] | None:
-    """Labels as numbers, None if one is none."""
+    """Labels as numbers, None if one is not a number."""
     try:
         found = np.array(list(labels), dtype=np.float64)
     except ValueError:
@@ -533,5 +550,5 @@ def _as_numbers(labels: Iterable[str]) -> NDArray[np.float64] | None:
 
 
 def _natural(label: str) -> tuple[Any, ...]:
-    """Sort labels that are numbers as numbers."""
+    """Sort key that orders labels that are numbers as numbers."""
     return (0, float(label), label) if re.fullmatch(r"-?\d+(\.\d+)?", label) else (1, 0.0, label)

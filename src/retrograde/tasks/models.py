@@ -1,9 +1,11 @@
-"""The networks of the tasks: a recurrent stack between an embedding and an output layer."""
+"""The networks of the tasks: a recurrent layer between an optional embedding and an output layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, Literal
 
 import torch
@@ -12,35 +14,50 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..errors import OptionError
 from ..nn import VariationalDropout, recurrent_layer
+from ..options import ModelOptions
+from .task import State
 
-__all__ = ["RECURRENT", "LanguageModel", "SequenceModel"]
+__all__ = ["LanguageModel", "SequenceModel", "evaluation_mode"]
 
 Cell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "mean", "max", "none"]
-State = Tensor | tuple[Tensor, Tensor]
-RECURRENT = (  # options of `recurrent_layer`
-    *("cell", "nonlinearity", "num_layers", "layer_norm", "recurrent_dropout", "weight_drop"),
-    *("init", "spectral_radius", "forget_bias", "chrono"),
-)
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[torch.device]:
+    """Put a network into eval mode without gradients for a while; yields the device it is on."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield next(network.parameters()).device
+    finally:
+        network.train(was_training)
+
+
+def _recurrent(options: ModelOptions) -> dict[str, Any]:
+    """The options that go to `retrograde.nn.recurrent_layer` as they are."""
+    own = {"hidden_size", "embedding_size", "dropout", "bidirectional", "pooling", "tie"}
+    return {one.name: getattr(options, one.name) for one in fields(ModelOptions) if one.name not in own}
 
 
 class LanguageModel(nn.Module):
-    """Embedding, recurrent stack, output layer.
+    """Embedding, recurrent layers and an output layer that predicts the next token.
 
     Parameters
     ----------
     vocabulary_size, embedding_size, hidden_size, num_layers : int
     cell : {"rnn", "gru", "lstm"}
     nonlinearity : {"tanh", "relu"}
-        Of the vanilla network; the gated cells have theirs.
+        Nonlinearity of the RNN cell.
     dropout : float
-        On the embedding, between layers and before the output layer; beside ``recurrent_dropout`` with one mask for
-        all steps of a sequence, else with one for each.
+        On the embedding, between layers and before the output layer. With ``recurrent_dropout`` there is one mask for
+        all steps of a sequence, otherwise one for each step.
     tie : bool
-        Use the embedding as output weights too (Press and Wolf 2017, arXiv:1608.05859); where
-        ``embedding_size`` differs from ``hidden_size`` a linear projection joins the two.
+        Use the embedding as output weights too (Press and Wolf 2017, arXiv:1608.05859). If ``embedding_size`` differs
+        from ``hidden_size``, a linear projection connects them.
     **remedies
-        Further options of `retrograde.nn.recurrent_layer`: initialisation, normalisation, dropout of weights.
+        Further options of `retrograde.nn.recurrent_layer`: initialization, normalization, dropout of weights.
 
     Examples
     --------
@@ -73,10 +90,10 @@ class LanguageModel(nn.Module):
             dropout=dropout,
             **remedies,
         )
-        # Gal and Ghahramani (2016) have one mask for all steps everywhere, not only for the state.
+        # Gal and Ghahramani (2016) use one mask for all steps everywhere, not only for the state.
         self.dropout = VariationalDropout(dropout) if remedies.get("recurrent_dropout") else nn.Dropout(dropout)
-        bridged = tie and embedding_size != hidden_size
-        self.projection = nn.Linear(hidden_size, embedding_size, bias=False) if bridged else None
+        projected = tie and embedding_size != hidden_size
+        self.projection = nn.Linear(hidden_size, embedding_size, bias=False) if projected else None
         self.output = nn.Linear(embedding_size if tie else hidden_size, vocabulary_size)
         if tie:
             # As output weights, embeddings of the usual unit variance would start with logits of size √E.
@@ -84,12 +101,18 @@ class LanguageModel(nn.Module):
             self.output.weight = self.embedding.weight
 
     @classmethod
-    def of(cls, vocabulary_size: int, options: Mapping[str, Any]) -> LanguageModel:
-        """The model that training options, by name, ask for."""
-        names = ("embedding_size", "hidden_size", "dropout", "tie", *RECURRENT)
-        return cls(vocabulary_size, **{name: options[name] for name in names if name in options})
+    def of(cls, vocabulary_size: int, options: ModelOptions) -> LanguageModel:
+        """The model that options describe."""
+        return cls(
+            vocabulary_size,
+            options.embedding_size,
+            options.hidden_size,
+            dropout=options.dropout,
+            tie=options.tie,
+            **_recurrent(options),
+        )
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Logits of the next token at every step.
 
         Parameters
@@ -114,19 +137,19 @@ class LanguageModel(nn.Module):
 
 
 class SequenceModel(nn.Module):
-    """Embedding (of tokens) or nothing (of numbers), recurrent stack, pooling, output layer.
+    """Embedding (of tokens) or nothing (for numbers), recurrent layers, pooling, output layer.
 
     Parameters
     ----------
     input_size : int
-        Tokens of the vocabulary, or channels.
+        Number of different tokens, or of channels.
     outputs : int
-        Numbers put out: per sequence, or per step with ``pooling="none"``.
+        Numbers of the output: per sequence, or per step with ``pooling="none"``.
     embedding_size : int or None
-        Numbers per token; None where the input is numbers.
+        Size of the vector for each token; None if the input is numbers.
     pooling : {"last", "mean", "max", "none"}
-        What of a sequence's states the output layer sees: the one after its last real step (of the backward direction:
-        after its first), their mean or maximum over its real steps, or every one of them.
+        What the output layer reads: the state after the last step of each sequence (of the backward direction: after
+        the first), the mean or maximum over its steps, or the state of every step.
     dropout : float
         On the embedding, between layers, and before the output layer.
     **recurrent
@@ -152,7 +175,7 @@ class SequenceModel(nn.Module):
     ) -> None:
         super().__init__()
         if pooling not in ("last", "mean", "max", "none"):
-            raise OptionError(f"--pooling {pooling!r} is none of last, mean, max.")
+            raise OptionError(f"--pooling {pooling!r} is unknown: choose from last, mean, max.")
         self.pooling: Pooling = pooling
         self.embedding = nn.Embedding(input_size, embedding_size) if embedding_size is not None else None
         width = input_size if embedding_size is None else embedding_size
@@ -162,6 +185,22 @@ class SequenceModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size * self.directions, outputs)
 
+    @classmethod
+    def of(
+        cls, input_size: int, outputs: int, options: ModelOptions, pooling: Pooling = "last", tokens: bool = False
+    ) -> SequenceModel:
+        """The model that options describe; ``tokens``: the input is token numbers."""
+        return cls(
+            input_size,
+            outputs,
+            options.hidden_size,
+            options.embedding_size if tokens else None,
+            pooling,
+            options.dropout,
+            options.bidirectional,
+            **_recurrent(options),
+        )
+
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Outputs for padded sequences.
 
@@ -170,7 +209,7 @@ class SequenceModel(nn.Module):
         inputs : Tensor
             ``(T, B)`` int64 tokens or ``(T, B, F)`` numbers.
         lengths : Tensor, optional
-            ``(B,)`` int64, at least 1; all are T if not given. What lies beyond is not read.
+            ``(B,)`` int64, at least 1; all are T if not given. Steps beyond the length are not read.
 
         Returns
         -------
@@ -187,19 +226,17 @@ class SequenceModel(nn.Module):
         hidden, state = self.recurrent(self.input_dropout(read))
         if self.pooling == "last":
             h_n = state[0] if isinstance(state, tuple) else state
-            pooled = torch.cat(list(h_n[-self.directions :]), dim=-1)
-            return self.output(self.dropout(pooled))  # type: ignore[no-any-return]
-        if self.pooling == "none":
-            if isinstance(hidden, PackedSequence):
-                hidden = hidden._replace(data=self.output(self.dropout(hidden.data)))
-                return pad_packed_sequence(hidden, total_length=len(inputs))[0]
-            return self.output(self.dropout(hidden))  # type: ignore[no-any-return]
-        pooled = _pool(hidden, self.pooling, lengths if ragged else None)
-        return self.output(self.dropout(pooled))  # type: ignore[no-any-return]
+            hidden = torch.cat(list(h_n[-self.directions :]), dim=-1)
+        elif self.pooling == "none" and isinstance(hidden, PackedSequence):
+            hidden = hidden._replace(data=self.output(self.dropout(hidden.data)))
+            return pad_packed_sequence(hidden, total_length=len(inputs))[0]
+        elif self.pooling != "none":
+            hidden = _pool(hidden, self.pooling, lengths if ragged else None)
+        return self.output(self.dropout(hidden))  # type: ignore[no-any-return]
 
 
 def _pool(hidden: Any, pooling: Pooling, lengths: Tensor | None) -> Tensor:
-    """Mean or maximum of the states over the real steps of each sequence."""
+    """Mean or maximum of the states over the steps of each sequence."""
     if lengths is None:
         return hidden.mean(0) if pooling == "mean" else hidden.amax(0)  # type: ignore[no-any-return]
     padded, _ = pad_packed_sequence(hidden, padding_value=0.0 if pooling == "mean" else -math.inf)

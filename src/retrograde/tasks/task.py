@@ -9,14 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task"]
+from ..options import Options
+
+__all__ = ["PROBE_STEPS", "Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task"]
 
 State = Tensor | tuple[Tensor, ...] | None
+PROBE_STEPS = 100  # the most steps of a probe unless another number is asked for
 Row = dict[str, Any]  # of the file that predictions are written to
 
 
@@ -71,10 +74,13 @@ class Probe(NamedTuple):
         What the network is called with.
     loss : callable
         From the network's output to the loss of each sequence ``(B,)`` or of each step ``(T, B)``.
+    notes : tuple of str
+        What a reader should know about the sequences.
     """
 
     inputs: tuple[Tensor, ...]
     loss: Callable[[Any], Tensor]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,19 @@ B = TypeVar("B", bound=Batch)
 class Task(ABC, Generic[B]):
     """What a network is trained to do, with the data for it.
 
+    Parameters
+    ----------
+    source : Any
+        Name of the data, or a data frame.
+    options : Options
+        Options of the task; ``options.task`` is its name.
+    files : mapping, optional
+        Files of the run that is resumed, by name: vocabulary, columns and scales come from there, not from the data.
+
     Attributes
     ----------
+    predictor : type
+        Class of the trained network.
     name : str
         As in ``--task``.
     source : str
@@ -126,14 +143,18 @@ class Task(ABC, Generic[B]):
         Length of sequences that are generated for each batch; 0 where they come from data.
     """
 
-    name: str
+    predictor: ClassVar[type[Predictor]]
     source: str
     fingerprint: str
-    notes: list[str]
     batch_size: int
     steps_per_epoch: int
     vocabulary_size: int | None = None
     generated_steps: int = 0
+
+    @abstractmethod
+    def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
+        self.name, self.options = options.task, options
+        self.notes: list[str] = []
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -164,7 +185,7 @@ class Task(ABC, Generic[B]):
         """Files of the run folder that a `Predictor` needs besides the weights, by name."""
 
     @abstractmethod
-    def probe(self, count: int, steps: int) -> Probe:
+    def probe(self, count: int, steps: int | None = None) -> Probe:
         """At most ``count`` held-out sequences of at most ``steps`` steps, to measure the gradient flow on."""
 
     @abstractmethod
@@ -177,23 +198,48 @@ class Predictor(ABC):
 
     Attributes
     ----------
+    FIXED_STEPS : str
+        Why the sequences of a probe have a fixed length; empty if they do not.
     network : Module
         The network. After `from_files` its weights are still to be loaded.
     notes : list of str
         What a user should know about the data that was read last.
     """
 
-    network: nn.Module
-    notes: list[str]
+    FIXED_STEPS: ClassVar[str] = ""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.notes: list[str] = []
+
+    @classmethod
+    @abstractmethod
+    def from_files(cls, files: Mapping[str, str], options: Options, source: str) -> Self:
+        """Make a predictor from what `Task.files` wrote; the weights are still to be loaded into ``network``.
+
+        Parameters
+        ----------
+        files : mapping
+            Content of the files by their names.
+        options : Options
+            Options of the run.
+        source : str
+            Name of the data that it was trained on.
+
+        Raises
+        ------
+        RunError
+            If a file is missing or damaged. The message starts with the name of the file.
+        """
 
     @abstractmethod
-    def files(self) -> Mapping[str, str]:
-        """Files of the run folder that `from_files` reads, by name."""
-
-    @abstractmethod
-    def evaluate(self, source: str, encoding: str = "utf-8") -> Evaluation:
+    def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
         """Score the network on other data with known answers."""
 
     @abstractmethod
-    def predict(self, source: str, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
         """Apply the network to other data: rows in the order of the data, with a column ``prediction``."""
+
+    @abstractmethod
+    def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
+        """Sequences of other data to measure the gradient flow on, as in `Task.probe`."""

@@ -1,4 +1,4 @@
-"""What a forecast reads and puts out: windows of series, and batches of them."""
+"""What a forecast reads and predicts: windows of series, batches of them, and naive forecasts."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.encoding import fill
 from ..data.grid import Gap, Regular
-from ..data.storage import Ragged
-from .task import Batch
+from ..data.storage import PIECE, Ragged, Rows
+from .task import Batch, Probe
 
-__all__ = ["ForecastBatch", "Plan", "Windows"]
+__all__ = ["ForecastBatch", "ForecastPlan", "Windows", "fill_by_season", "naive", "naive_error"]
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ForecastPlan:
     """What is forecast from what.
 
     Attributes
     ----------
     horizon, context : int
-        Steps forecast, and steps read before them.
+        Number of steps to forecast, and of steps to read before them.
     season : int
-        Steps after which the series repeats; 1 for none.
+        Number of steps after which the series repeats; 1 for none.
     strategy : {"direct", "autoregressive"}
-        All steps of the horizon put out at once after the last step read, or one by one, each read before the next.
+        Forecast all steps at once after the last step read, or one by one, each read before the next.
     channels, features : int
-        Numbers forecast, and further numbers read, at each step.
+        Numbers to forecast, and further numbers to read, at each step.
     freq, gaps, duplicates : str
         See `retrograde.data.grid.Regular`.
     """
@@ -42,22 +45,22 @@ class Plan:
     strategy: Literal["direct", "autoregressive"]
     channels: int
     features: int
-    freq: str = ""  # as runs before version 0.2 have it: rows are steps
+    freq: str = ""  # as in runs before version 0.2: rows are steps
     gaps: Literal["fill", "split", "error"] = "fill"
     duplicates: Literal["error", "first", "last", "mean"] = "error"
 
     @property
     def regular(self) -> Regular:
-        """What is done about times that are not regular."""
+        """How times that are not regular are treated."""
         return Regular(self.freq, self.gaps, self.duplicates)
 
     @property
     def lag(self) -> int:
-        """How far back the value lies that the network adds to: a season, if that much is read."""
+        """Steps back to the value that the network adds to: a season, if that many steps are read."""
         return self.season if self.season <= self.context else 1
 
     def padding(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Steps that series of these lengths lack for one window."""
+        """Number of steps that series of these lengths are too short for one window."""
         return np.maximum(0, self.context + self.horizon - lengths)
 
     def repeated(self, past: Any, lag: int) -> Any:
@@ -75,7 +78,7 @@ class ForecastBatch(Batch):
     inputs : Tensor
         ``(T, B, C + F)``: channels first, then features.
     targets : Tensor
-        ``(horizon, B, C)``, or ``(T, B, C)`` where every step puts out the next; NaN where the series has none.
+        ``(horizon, B, C)``, or ``(T, B, C)`` where every step predicts the next; NaN where nothing was observed.
     base : Tensor
         What outputs are added to, in the shape of the targets.
     """
@@ -84,31 +87,38 @@ class ForecastBatch(Batch):
 
     @property
     def size(self) -> int:
-        """How many numbers it trains to forecast."""
+        """Number of observed targets."""
         return int((~self.targets.isnan()).sum())
+
+    def errors(self, outputs: Tensor) -> Tensor:
+        """Squared errors of the network's outputs, in the shape of the targets; 0 where nothing was observed."""
+        if outputs.dim() == 2:  # all steps at once
+            outputs = outputs.view(-1, len(self.targets), self.targets.shape[-1]).transpose(0, 1)
+        error: Tensor = self.base + outputs - self.targets.nan_to_num(0.0)
+        return error**2 * ~self.targets.isnan()
 
 
 class Windows:
-    """Every stretch of ``context + horizon`` steps of some series, of which at least the horizon lies in a part.
+    """Every run of ``context + horizon`` steps of some series whose horizon lies in a part of the series.
 
     Parameters
     ----------
     values, truths : Ragged
         Of each series, float32: its numbers, scaled and filled, ``(T, C + F)``; and those of its channels that were
-        observed, NaN elsewhere, ``(T, C)``. See `ForecastModel.scaled`.
+        observed, NaN elsewhere, ``(T, C)``. See `ForecastReader.scaled`.
     padding : array
-        How many of these steps come before the series begins.
+        Number of these steps that come before the series begins.
     bounds : sequence of (int, int)
         Of each series: where the part begins and ends, without the padding.
     history : bool
-        Whether what comes before the part may be read.
+        Whether steps before the part may be read.
     gaps : sequence of Gap
-        Missing steps, over which no window may reach.
+        Missing steps; no window may contain one.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ForecastPlan,
         values: Ragged,
         truths: Ragged,
         padding: NDArray[np.int64],
@@ -126,13 +136,12 @@ class Windows:
         self._kept = self._without(gaps, padding) if gaps else None
 
     def _without(self, gaps: Sequence[Gap], padding: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The windows that reach over none of some gaps."""
+        """The windows that contain no gap."""
         kept = np.ones(int(self._ends[-1]), dtype=bool)
         starts = self._ends - self._counts
         for gap in gaps:
-            at = (
-                int(padding[gap.series]) + gap.at - int(self._first[gap.series])
-            )  # as windows of the series are counted
+            # Counted from the start of the first window of the series.
+            at = int(padding[gap.series]) + gap.at - int(self._first[gap.series])
             low = max(0, at - self.plan.context - self.plan.horizon + 1)
             high = min(int(self._counts[gap.series]), at + gap.missing)
             kept[starts[gap.series] + low : starts[gap.series] + max(low, high)] = False
@@ -144,7 +153,7 @@ class Windows:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def thinned(self, most: int) -> NDArray[np.int64]:
-        """Numbers of at most so many windows, spread evenly."""
+        """Numbers of at most ``most`` windows, spread evenly."""
         return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64))
 
     def owners(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -152,7 +161,7 @@ class Windows:
         return np.searchsorted(self._ends, self._numbered(chosen), side="right")
 
     def _numbered(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The numbers of windows among all, those that reach over gaps included."""
+        """The numbers of windows among all, including those with gaps."""
         return chosen if self._kept is None else self._kept[chosen]
 
     def cut(
@@ -170,17 +179,63 @@ class Windows:
         return np.stack([part.rows[at + begin : at + end] for at in start.tolist()], axis=1)
 
     def batch(self, chosen: NDArray[np.int64]) -> ForecastBatch:
-        """The windows of these numbers, as the strategy learns from them."""
+        """The windows of these numbers as the strategy is trained on them."""
         plan = self.plan
         if plan.strategy == "direct":
             values = self.cut(self.values, chosen, 0, plan.context)
             base = plan.repeated(values[..., : plan.channels], plan.lag)
             truths = self.cut(self.truths, chosen, plan.context)
         else:
-            # Step t puts out t + 1, added to the value a season before that; the first steps have none.
+            # Step t predicts t + 1, added to the value a season before that; the first steps have none.
             values = self.cut(self.values, chosen, 0, plan.context + plan.horizon - 1)
             channels = values[..., : plan.channels]
             base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels)]
             truths = self.cut(self.truths, chosen, 1)
             truths[: plan.lag - 1] = np.nan
         return ForecastBatch(torch.from_numpy(values), torch.from_numpy(truths), torch.from_numpy(base))
+
+    def probe(self, count: int) -> Probe:
+        """Windows spread evenly, and the sum of the squared errors of each window or of each step."""
+        batch = self.batch(self.thinned(count))
+        summed = (0, 2) if self.plan.strategy == "direct" else (2,)
+        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed))
+
+
+# --- Naive forecasts: what a network is compared with, and what empty cells are filled with ---------------------------
+
+
+def fill_by_season(values: Floats, plan: ForecastPlan) -> Floats:
+    """Fill empty cells of ``(T, C + F)``: in a channel with the value a season before, else with the one before."""
+    if plan.lag > 1 and np.isnan(values).any():
+        values = values.copy()
+        for place in range(plan.lag):
+            values[place :: plan.lag, : plan.channels], _ = fill(values[place :: plan.lag, : plan.channels])
+    return fill(values)[0]
+
+
+def naive(
+    past: NDArray[np.float32], observed: NDArray[np.bool_], season: int, horizon: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The last number observed at each place of the season in ``(T, …)``, for the horizon; and where there is one."""
+    steps = np.where(observed, np.arange(len(past)).reshape(-1, *[1] * (past.ndim - 1)), -1)
+    found, there = [], []
+    for step in range(min(season, horizon)):
+        places = slice((len(past) + step) % season, None, season)
+        latest = steps[places].max(0)
+        found.append(np.take_along_axis(past, np.maximum(latest, 0)[None], axis=0)[0])
+        there.append(latest >= 0)
+    repeat = np.arange(horizon) % season
+    return np.stack(found)[repeat], np.stack(there)[repeat]
+
+
+def naive_error(rows: Rows, start: int, stop: int, plan: ForecastPlan) -> Floats:
+    """Mean absolute error of the seasonal naive forecast by one step, of each channel of rows ``(T, C + F)``."""
+    season = plan.season if stop - start > plan.season else 1
+    sums, counts = np.zeros(plan.channels), np.zeros(plan.channels, dtype=np.int64)
+    for at in range(start + season, stop, PIECE):
+        values = rows[at - season : min(stop, at + PIECE)][:, : plan.channels]
+        errors = np.abs(values[season:] - values[:-season])
+        known = ~np.isnan(errors)
+        sums, counts = sums + np.where(known, errors, 0).sum(0), counts + known.sum(0)
+    found = np.divide(sums, counts, out=np.ones(plan.channels), where=counts > 0)
+    return np.where(found > 0, found, 1.0)

@@ -22,7 +22,7 @@ from .trainer import Trainer
 
 __all__ = ["Checkpointing", "Evaluation", "FlowRecording", "StopAfter", "StopOnSignal"]
 
-FLOW_SEQUENCES, FLOW_STEPS = 8, 100  # of a measurement of the gradient flow
+FLOW_SEQUENCES = 8  # of a measurement of the gradient flow
 FLOW_BUDGET: float | None = 0.03  # share of the time that FlowRecording may take
 
 # SIGHUP: the terminal or the connection is gone. SIGUSR1: a scheduler will end the job soon, and start it again.
@@ -160,11 +160,11 @@ class FlowRecording(Callback):
 
     def _recorder(self, trainer: Trainer, model: nn.Module) -> GradientFlowRecorder:
         device = trainer.context.accelerator.device
-        (*inputs,), loss = trainer.task.probe(FLOW_SEQUENCES // 2, FLOW_STEPS)
+        probe = trainer.task.probe(FLOW_SEQUENCES // 2)
         return GradientFlowRecorder(
             model,
-            lambda output: loss(mapped(output, lambda leaf: leaf.cpu())),
-            inputs=mapped(tuple(inputs), lambda leaf: leaf.to(device)),
+            lambda output: probe.loss(mapped(output, lambda leaf: leaf.cpu())),
+            inputs=mapped(probe.inputs, lambda leaf: leaf.to(device)),
             every=max(1, min(100, (trainer.options.eval_every or 100) // 5)),
             budget=FLOW_BUDGET,
             sequences=None,  # the loss has the targets of all of them

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..data.vocabulary import Vocabulary
 from ..errors import RunError
 from ..memory import enough_memory, shortage
 from ..runs import Config, Metrics, RunFolder, Summary, digest
-from ..tasks.models import LanguageModel
-from ..tasks.opening import reader_of
+from ..tasks.registry import open_predictor
+from ..tasks.task import Predictor
 from .checkpoint import KEPT
 
 __all__ = ["TrainedRun", "load"]
@@ -28,25 +27,29 @@ class TrainedRun:
     Attributes
     ----------
     folder : Path
-    model : Module
-        With the weights of the best validation loss, in eval mode, on the CPU.
-    vocabulary : Vocabulary or None
-        Of a language model.
+    predictor : Predictor
+        The network with everything that is needed to apply it to other data.
     config : Config
     summary : Summary or None
         None while training goes on, or if it was killed.
     metrics : list of Metrics
-    reader : LabelledModel, ForecastModel, SyntheticTraining or None
-        For other tasks: turns a table into inputs of the model, and its outputs into labels or numbers.
     """
 
     folder: Path
-    model: nn.Module
-    vocabulary: Any
+    predictor: Predictor
     config: Config
     summary: Summary | None
     metrics: list[Metrics]
-    reader: Any = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network with the weights of the best validation loss, in eval mode, on the CPU."""
+        return self.predictor.network
+
+    @property
+    def vocabulary(self) -> Any:
+        """The vocabulary of a language model; None for other tasks."""
+        return getattr(self.predictor, "vocabulary", None)
 
     def expect(self, *tasks: str) -> None:
         """Refuse a run of another task.
@@ -85,27 +88,22 @@ def load(path: str | Path) -> TrainedRun:
         _check_files(folder, about.get("sha256"))
         try:
             with torch.device("meta"):  # nothing is allocated before the sizes are compared with those of the weights
-                _check_shapes(_build(folder, config)[0], tensors)
-            model, vocabulary, reader = _build(folder, config)
-            model.load_state_dict(tensors)
+                _check_shapes(_predictor(folder, config).network, tensors)
+            predictor = _predictor(folder, config)
+            predictor.network.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             if shortage(error) is not None:
                 raise
             text = " ".join(str(error).split())
             raise RunError(f"{folder / 'model.safetensors'} does not fit config.json: {text:.300}") from None
-    return TrainedRun(folder.path, model.eval(), vocabulary, config, folder.summary(), folder.metrics(), reader)
+    predictor.network.eval()
+    return TrainedRun(folder.path, predictor, config, folder.summary(), folder.metrics())
 
 
-def _build(folder: RunFolder, config: Config) -> tuple[nn.Module, Any, Any]:
-    """The model of a run, still without its weights, and its vocabulary or reader."""
+def _predictor(folder: RunFolder, config: Config) -> Predictor:
     # The initialization does not matter, because other weights are loaded.
-    options = config.options.as_dict() | {"init": "default"}
-    options |= dict.fromkeys(("spectral_radius", "forget_bias", "chrono"))
-    if config.task == "language":
-        vocabulary = Vocabulary.load(folder / "vocabulary.json")
-        return LanguageModel.of(len(vocabulary), options), vocabulary, None
-    reader = reader_of(config.task, folder.path, {"options": options, "data": config.data.details})
-    return reader.network, None, reader
+    options = replace(config.options, init="default", spectral_radius=None, forget_bias=None, chrono=None)
+    return open_predictor(folder.path, options, config.data.source)
 
 
 def _check_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

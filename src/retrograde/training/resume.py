@@ -9,7 +9,7 @@ from ..data.formats import name_of
 from ..errors import DataError, OptionError, RunError
 from ..options import Options, flag
 from ..runs import Config, RunFolder
-from ..tasks.opening import fingerprint_of, open_task
+from ..tasks.registry import fingerprint_of, open_task
 from ..tasks.task import Task
 from . import checkpoint
 from .callback import Callback
@@ -87,9 +87,9 @@ class PreviousRun:
             "validate or test with, has another content now: resume with that, or start another run."
         )
         try:
-            task = open_task(name, source, options.as_dict(), folder.path if self.checkpoint else None)
+            task = open_task(source, options, folder.path if self.checkpoint else None)
         except DataError:
-            if fingerprint_of(name, source, options.as_dict()) not in (before.fingerprint, None):
+            if fingerprint_of(source, options) not in (before.fingerprint, None):
                 raise changed from None  # this is why it cannot be read as before
             raise
         if task.fingerprint != before.fingerprint:

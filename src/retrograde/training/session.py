@@ -20,7 +20,7 @@ from ..errors import DataError, DivergedError, OptionError
 from ..memory import enough_memory
 from ..options import Options
 from ..runs import Config, DataDescription, Results, RunFolder, Summary
-from ..tasks.opening import open_task, task_name
+from ..tasks.registry import open_task, task_name
 from ..tasks.task import Task
 from .callback import Callback, CallbackList
 from .callbacks import REQUEUE, Checkpointing, Evaluation, FlowRecording, StopAfter, StopOnSignal
@@ -80,7 +80,7 @@ def train(
             task = previous.open_task(source, options, folder)
         else:
             options = options.for_task(name, given)
-            task = open_task(name, source, options.as_dict())
+            task = open_task(source, options)
         options = replace(
             options,
             batch_size=task.batch_size,

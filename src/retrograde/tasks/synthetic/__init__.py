@@ -1,7 +1,7 @@
 """Synthetic tasks of known lag, as their papers define them.
 
 A recurrent network solves one of these only if its gradient reaches back over the lag, which is known beforehand.
-So is how well it does by chance (the best answer that does not look at the input) and at the optimum.
+So are the scores of chance (the best answer that does not look at the input) and the optimum.
 
 >>> import torch
 >>> task = AddingProblem(length=50, variant="arjovsky")

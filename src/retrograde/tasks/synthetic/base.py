@@ -1,10 +1,10 @@
-"""What the synthetic tasks share: batches, levels, criteria, and the class they are all of."""
+"""What the synthetic tasks share: batches, levels, criteria, and their base class."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -21,7 +21,6 @@ __all__ = [
     "Level",
     "SyntheticTask",
     "at_last_step",
-    "check_variances",
     "one_hot",
     "up_to_a_tenth_longer",
 ]
@@ -36,13 +35,13 @@ class Batch(_Batch):
     inputs
         ``(T, B, I)``, float32.
     targets
-        ``(B,)`` where only the last step is scored, else ``(T, B)``: float32 values or int64 classes.
+        ``(B,)`` if only the last step is scored, else ``(T, B)``: float32 values or int64 classes.
     mask
         ``(T, B)``, bool: the steps whose output is scored.
     lengths
         ``(B,)``, int64: the steps of each sequence.
     clean
-        The targets without their noise, where they have some.
+        The targets without their noise, if they have some.
     """
 
     mask: Tensor
@@ -51,12 +50,12 @@ class Batch(_Batch):
 
     @property
     def size(self) -> int:
-        """How many outputs are scored."""
+        """Number of outputs that are scored."""
         return int(self.mask.sum())
 
 
 class Level(NamedTuple):
-    """How well a strategy does: mean loss per scored output, and the share of classes it gets right (None for values).
+    """How good a strategy is: mean loss per scored output, and the share of right classes (None for values).
 
     The loss is the squared error for values and the cross-entropy in nats for classes.
     """
@@ -66,7 +65,7 @@ class Level(NamedTuple):
 
 
 class Criterion(NamedTuple):
-    """When a paper calls the task solved: of so many sequences at most so many wrong, mean error below a bound."""
+    """When a paper calls the task solved: how many of how many sequences may be wrong, with what mean error."""
 
     sequences: int
     wrong: int
@@ -74,9 +73,9 @@ class Criterion(NamedTuple):
     mean_error: float | None = None
 
     def met(self, correct: Sequence[bool] | Tensor, errors: Sequence[float] | Tensor = ()) -> bool:
-        """Whether the newest outcomes and absolute errors (one a sequence, oldest first) meet the criterion.
+        """Whether the newest outcomes and absolute errors (one per sequence, oldest first) meet the criterion.
 
-        The errors are asked for where ``mean_error`` is a number.
+        The errors are needed only if ``mean_error`` is a number.
         """
         outcomes = torch.as_tensor(correct, dtype=torch.bool)[-self.sequences :]
         if len(outcomes) < self.sequences or int((~outcomes).sum()) > self.wrong:
@@ -89,7 +88,30 @@ class Criterion(NamedTuple):
 
 @dataclass(frozen=True)
 class SyntheticTask(ABC):
-    """What every synthetic task has: ``length``, T of the paper, and ``seed``, which fixes the stream of batches."""
+    """Base class of the synthetic tasks.
+
+    A task states what is published about it; where it states nothing, the answer is one of two classes at the last
+    step, all classes are equally likely, and the target is a function of the input.
+
+    Attributes
+    ----------
+    length : int
+        T of the paper.
+    seed : int
+        Fixes the stream of batches.
+    many_to_one : bool
+        Whether only the last step is scored.
+    shortest : int
+        The smallest length.
+    variants : tuple of str
+        Values of the field ``variant``.
+    least : dict
+        The smallest values of further fields.
+    variances : tuple of str
+        Fields that are variances: numbers of 0 or more.
+    sizes : tuple of int
+        Channels of input and output, unless they depend on the fields.
+    """
 
     length: int = 100
     seed: int = 0
@@ -97,11 +119,18 @@ class SyntheticTask(ABC):
     many_to_one: ClassVar[bool] = True
     shortest: ClassVar[int] = 1
     variants: ClassVar[tuple[str, ...]] = ()
+    least: ClassVar[Mapping[str, int]] = {}
+    variances: ClassVar[tuple[str, ...]] = ()
+    sizes: ClassVar[tuple[int, int]] = (1, 2)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if self.length < self.shortest:
-            raise OptionError(f"{name}: length is {self.length}; it must be at least {self.shortest}.")
+        for option, least in {"length": self.shortest, **self.least}.items():
+            if getattr(self, option) < least:
+                raise OptionError(f"{name}: {option} is {getattr(self, option)}; it must be at least {least}.")
+        for option in self.variances:
+            if not 0 <= getattr(self, option) < math.inf:
+                raise OptionError(f"{name}: {option} is {getattr(self, option)}; a variance must be 0 or more.")
         if not 0 <= self.seed < 2**63:
             raise OptionError(f"{name}: seed is {self.seed}; it must be a whole number, 0 or more and below 2**63.")
         variant = getattr(self, "variant", None)
@@ -110,18 +139,18 @@ class SyntheticTask(ABC):
 
     @property
     def kind(self) -> Literal["values", "classes"]:
-        """What is put out."""
+        """What is predicted."""
         return "classes"
 
     @property
-    @abstractmethod
     def input_size(self) -> int:
         """Channels of the input."""
+        return self.sizes[0]
 
     @property
-    @abstractmethod
     def output_size(self) -> int:
-        """Channels that the network must put out: 1 for a value, one logit a class for classes."""
+        """Channels of the output: 1 for a value, one logit per class for classes."""
+        return self.sizes[1]
 
     @property
     @abstractmethod
@@ -129,14 +158,14 @@ class SyntheticTask(ABC):
         """Fewest and most steps between an input that matters and the output that needs it."""
 
     @property
-    @abstractmethod
     def chance(self) -> Level:
-        """What the best strategy reaches that does not look at the input."""
+        """The best that a strategy reaches which does not look at the input."""
+        return Level(math.log(self.output_size), 1 / self.output_size)
 
     @property
-    @abstractmethod
     def optimum(self) -> Level:
-        """What no strategy can better."""
+        """The best that any strategy reaches."""
+        return Level(0.0, 1.0) if self.kind == "classes" else Level(0.0)
 
     @property
     @abstractmethod
@@ -145,16 +174,19 @@ class SyntheticTask(ABC):
 
     @abstractmethod
     def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
-        """Draw sequences. The same generator state gives the same batch; None stands for a new one seeded with seed."""
+        """Draw sequences. The same generator state gives the same batch; None: a new generator with the task's seed."""
 
-    @abstractmethod
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Which sequences count as solved by the paper's measure: ``(B,)``, bool. ``outputs`` as in `loss`."""
+        """Which sequences are solved by the paper's measure, ``(B,)`` bool; here: the most likely class is right.
+
+        ``outputs`` as in `loss`.
+        """
+        return self._scored(outputs, batch).argmax(-1) == batch.targets
 
     def error(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Largest absolute error of each sequence, ``(B,)``: of values, or of class probabilities from 0 and 1.
 
-        Where targets have noise, the error is that from the target without it.
+        If targets have noise, the error is measured from the target without it.
         """
         outputs = self._scored(outputs, batch)
         if self.kind == "values":
@@ -164,7 +196,7 @@ class SyntheticTask(ABC):
         return missed if self.many_to_one else missed.where(batch.mask, missed.new_zeros(())).amax(0)
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        """Batches without end; the seed of the task fixes the stream where no generator is given."""
+        """Endless batches; without a generator, the seed of the task fixes the stream."""
         generator = self._generator(generator)
         while True:
             yield self.batch(batch_size, generator)
@@ -175,13 +207,13 @@ class SyntheticTask(ABC):
         Parameters
         ----------
         outputs
-            ``(T, B, output_size)``, what the network put out at every step; for a task that scores only the last step,
-            ``(B, output_size)`` will do.
+            ``(T, B, output_size)``, the outputs of the network at every step; for a task that scores only the last
+            step, ``(B, output_size)`` is enough.
 
         Returns
         -------
         Tensor
-            ``(B,)`` where only the last step is scored, else ``(T, B)``. Divide its sum by ``batch.mask.sum()``.
+            ``(B,)`` if only the last step is scored, else ``(T, B)``. Divide its sum by ``batch.mask.sum()``.
         """
         outputs = self._scored(outputs, batch)
         if self.kind == "values":
@@ -209,7 +241,7 @@ class SyntheticTask(ABC):
 
 
 def at_last_step(inputs: Tensor, targets: Tensor, lengths: Tensor) -> Batch:
-    """A batch that is scored at the last step of each sequence; what comes after it is wiped."""
+    """A batch that is scored at the last step of each sequence; the steps after it are set to 0."""
     step = torch.arange(inputs.shape[0])[:, None]
     if int(lengths.min()) < len(inputs):
         inputs = inputs * (step < lengths)[:, :, None]
@@ -224,10 +256,3 @@ def one_hot(symbols: Tensor, classes: int) -> Tensor:
 def up_to_a_tenth_longer(length: int, batch_size: int, generator: torch.Generator) -> Tensor:
     """Lengths drawn uniformly from T, …, T + T/10 (Hochreiter and Schmidhuber 1997)."""
     return torch.randint(length, length + length // 10 + 1, (batch_size,), generator=generator)
-
-
-def check_variances(task: SyntheticTask, *names: str) -> None:
-    """Refuse fields of a task that are no variances."""
-    for name in names:
-        if not 0 <= getattr(task, name) < math.inf:
-            raise OptionError(f"{type(task).__name__}: {name} is {getattr(task, name)}; a variance must be 0 or more.")

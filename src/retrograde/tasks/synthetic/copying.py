@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...errors import OptionError
 from .base import Batch, Criterion, Level, SyntheticTask, one_hot
 
 __all__ = ["CopyMemory"]
@@ -27,21 +27,16 @@ class CopyMemory(SyntheticTask):
     length
         T, the delay.
     symbols
-        Different symbols, 8 in the paper. Channel ``symbols`` is the blank, the one after it the delimiter.
+        Number of different symbols, 8 in the paper. Channel ``symbols`` is the blank, the one after it the delimiter.
     items
-        How many are to be remembered, 10 in the paper.
+        Number of symbols to remember, 10 in the paper.
     """
 
     symbols: int = 8
     items: int = 10
 
     many_to_one: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("symbols", 2), ("items", 1)):
-            if getattr(self, name) < least:
-                raise OptionError(f"CopyMemory: {name} is {getattr(self, name)}; it must be at least {least}.")
+    least: ClassVar[Mapping[str, int]] = {"symbols": 2, "items": 1}
 
     @property
     def steps(self) -> int:
@@ -55,7 +50,7 @@ class CopyMemory(SyntheticTask):
 
     @property
     def output_size(self) -> int:
-        """As many as the input; the delimiter is never right."""
+        """As the input; the delimiter is never right."""
         return self.symbols + 2
 
     @property
@@ -68,11 +63,6 @@ class CopyMemory(SyntheticTask):
         """Blanks where they belong, then symbols at random: items · ln(symbols) / (T + 2·items)."""
         share = self.items / self.steps
         return Level(share * math.log(self.symbols), 1 - share + share / self.symbols)
-
-    @property
-    def optimum(self) -> Level:
-        """The output is a function of the input."""
-        return Level(0.0, 1.0)
 
     @property
     def criterion(self) -> Criterion:

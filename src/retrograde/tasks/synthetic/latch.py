@@ -1,17 +1,17 @@
-"""The latch problem: one bit is kept while noise goes on."""
+"""The latch problem: keep one bit while noise follows."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import OptionError
-from .base import Batch, Criterion, Level, SyntheticTask, at_last_step, check_variances, up_to_a_tenth_longer
+from .base import Batch, Criterion, Level, SyntheticTask, at_last_step, up_to_a_tenth_longer
 
 __all__ = ["Latch"]
 
@@ -29,14 +29,14 @@ class Latch(SyntheticTask):
     length
         T.
     informative
-        N, inputs that tell the class; 1 and 3 in the paper.
+        N, number of inputs that show the class; 1 and 3 in the paper.
     noise
         Variance of the inputs after those.
     signal_noise
         Variance of noise on the informative inputs themselves: 0 in experiments 3a and 3c, 0.2 in 3b.
     target_noise
         Variance of noise on the targets, 0.1 in experiment 3c. With it the targets are values, 0.8 for class 0 and 0.2
-        for class 1, and what is to be learnt is their expectation.
+        for class 1, and their expectation is learned.
     """
 
     informative: int = 1
@@ -44,21 +44,17 @@ class Latch(SyntheticTask):
     signal_noise: float = 0.0
     target_noise: float = 0.0
 
+    variances: ClassVar[tuple[str, ...]] = ("noise", "signal_noise", "target_noise")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.informative <= self.length:
             raise OptionError(f"Latch: informative is {self.informative}; it must be from 1 to length, {self.length}.")
-        check_variances(self, "noise", "signal_noise", "target_noise")
 
     @property
     def kind(self) -> Literal["values", "classes"]:
-        """Two classes; a value where the targets have noise."""
+        """Two classes; a value if the targets have noise."""
         return "values" if self.target_noise else "classes"
-
-    @property
-    def input_size(self) -> int:
-        """One line for signal and noise."""
-        return 1
 
     @property
     def output_size(self) -> int:
@@ -72,14 +68,14 @@ class Latch(SyntheticTask):
 
     @property
     def chance(self) -> Level:
-        """The classes are equally likely; of noisy values the mean, 0.5, is the best constant."""
-        return Level(0.3**2 + self.target_noise) if self.target_noise else Level(math.log(2), 0.5)
+        """The classes are equally likely; for noisy values the mean, 0.5, is the best constant."""
+        return Level(0.3**2 + self.target_noise) if self.target_noise else super().chance
 
     @property
     def optimum(self) -> Level:
-        """What the ideal observer of the informative inputs reaches; without any noise, 0."""
+        """The level of the ideal observer of the informative inputs; 0 without noise."""
         if self.signal_noise == 0:
-            return Level(self.target_noise) if self.target_noise else Level(0.0, 1.0)
+            return Level(self.target_noise) if self.target_noise else super().optimum
         # The observer's log-odds, ℓ = 2·Σx/σ², are normal with mean m = 2N/σ² and variance 2m for class 1.
         mean = 2 * self.informative / self.signal_noise
         nodes, weights = np.polynomial.hermite_e.hermegauss(180)

@@ -1,4 +1,4 @@
-"""Adding and multiplication: two marked numbers of a long sequence, joined at its end."""
+"""Adding and multiplication: combine two marked numbers of a long sequence at its end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class _MarkedNumbers(SyntheticTask):
     variant: str = "hochreiter"
 
     shortest: ClassVar[int] = 20
+    sizes: ClassVar[tuple[int, int]] = (2, 1)
     span: ClassVar[tuple[float, float]] = (0.0, 1.0)  # of the numbers in the 1997 form
     neutral: ClassVar[float] = 0.0  # 1997: what the number at the first step counts as
 
@@ -28,21 +29,6 @@ class _MarkedNumbers(SyntheticTask):
     def kind(self) -> Literal["values", "classes"]:
         """A sum or a product."""
         return "values"
-
-    @property
-    def input_size(self) -> int:
-        """The number and its mark."""
-        return 2
-
-    @property
-    def output_size(self) -> int:
-        """One value."""
-        return 1
-
-    @property
-    def optimum(self) -> Level:
-        """The target is a function of the input."""
-        return Level(0.0)
 
     @property
     def lags(self) -> tuple[int, int]:
@@ -64,7 +50,7 @@ class _MarkedNumbers(SyntheticTask):
         numbers = torch.rand(int(lengths.max()), batch_size, generator=generator) * (high - low) + low
         marks = torch.zeros_like(numbers)
         if self.variant == "hochreiter":
-            # Both ends bear -1 in place of a mark, so a number marked at the first step counts as neutral.
+            # Both ends have -1 in place of a mark, so a number marked at the first step counts as neutral.
             numbers[0] = torch.where((first == 0) | (second == 0), torch.tensor(self.neutral), numbers[0])
         marks[first, column] = marks[second, column] = 1.0
         if self.variant == "hochreiter":
@@ -105,7 +91,7 @@ class _MarkedNumbers(SyntheticTask):
         return 1 / 10 + (9 / 10) / self._unmarked
 
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """1997 (and here, for want of a published measure, 2016): error below 0.04; 2013: squared error below 0.04."""
+        """1997 (and 2016, which publishes no measure): error below 0.04; 2013: squared error below 0.04."""
         error = self.error(outputs, batch)
         return error**2 < 0.04 if self.variant == "pascanu" else error < 0.04
 
@@ -120,7 +106,7 @@ class AddingProblem(_MarkedNumbers):
         T; in the variants ``hochreiter`` and ``pascanu`` sequences are up to a tenth longer.
     variant
         ``"hochreiter"`` (1997, experiment 4): numbers in [-1, 1]; one of the first ten is marked, then one of the first
-        T/2 - 1 others; the first and last step bear -1 in place of a mark, and a number marked at the first step counts
+        T/2 - 1 others; the first and last step have -1 in place of a mark, and a number marked at the first step counts
         0; the target is 0.5 + (X₁ + X₂) / 4.
         ``"pascanu"`` (2013): numbers in [0, 1], a mark in the first tenth and one between L/10 and L/2; the target is
         their mean.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -11,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import OptionError
-from .base import Batch, Criterion, Level, SyntheticTask, check_variances
+from .base import Batch, Criterion, Level, SyntheticTask
 
 __all__ = ["DelayedMatchToSample"]
 
@@ -30,7 +30,7 @@ class DelayedMatchToSample(SyntheticTask):
     length
         Steps of delay between sample and test.
     stimuli
-        How many different ones there are. Half of the trials match; the others differ at random.
+        Number of different stimuli. Half of the trials match; the others differ at random.
     fixation, presentation, decision
         Steps of those periods.
     noise
@@ -46,15 +46,8 @@ class DelayedMatchToSample(SyntheticTask):
 
     many_to_one: ClassVar[bool] = False
     shortest: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("stimuli", 2), ("fixation", 0), ("presentation", 1), ("decision", 1)):
-            if getattr(self, name) < least:
-                raise OptionError(
-                    f"{type(self).__name__}: {name} is {getattr(self, name)}; at least {least} is needed."
-                )
-        check_variances(self, "noise")
+    least: ClassVar[Mapping[str, int]] = {"stimuli": 2, "fixation": 0, "presentation": 1, "decision": 1}
+    variances: ClassVar[tuple[str, ...]] = ("noise",)
 
     @property
     def steps(self) -> int:
@@ -67,29 +60,19 @@ class DelayedMatchToSample(SyntheticTask):
         return 1 + self.stimuli
 
     @property
-    def output_size(self) -> int:
-        """No match, and match."""
-        return 2
-
-    @property
     def lags(self) -> tuple[int, int]:
         """From the sample's last step to the first of the decision; from its first step to the last."""
         shortest = self.length + self.presentation + 1
         return shortest, shortest + self.presentation - 1 + self.decision - 1
 
     @property
-    def chance(self) -> Level:
-        """Half of the trials match."""
-        return Level(math.log(2), 0.5)
-
-    @property
     def optimum(self) -> Level:
-        """The class is a function of the input; with noise, what the ideal observer of both stimuli reaches."""
-        return _ideal_match(self.stimuli, self.presentation, self.noise) if self.noise else Level(0.0, 1.0)
+        """0 without noise; with noise, the level of the ideal observer of both stimuli."""
+        return _ideal_match(self.stimuli, self.presentation, self.noise) if self.noise else super().optimum
 
     @property
     def criterion(self) -> Criterion:
-        """Animals are trained to a share of right trials, not to perfection; we ask for 99 % of what can be right."""
+        """Animals are trained to a share of right trials, not to perfection; ours is 99 % of what is possible."""
         right = self.optimum.accuracy or 0.0
         wrong = math.ceil(1000 * (1 - 0.99 * right)) - 1
         return Criterion(1000, wrong, f"at most {wrong} of 1000 new trials with a wrong answer")
@@ -121,7 +104,7 @@ class DelayedMatchToSample(SyntheticTask):
 
 @cache
 def _ideal_match(stimuli: int, presentation: int, noise: float) -> Level:
-    """What the ideal observer of two noisy stimuli reaches, by 200,000 draws (to about 0.002)."""
+    """Level of the ideal observer of two noisy stimuli, from 200,000 draws (to about 0.002)."""
     random, draws = np.random.default_rng(0), 200_000
     match = random.integers(2, size=draws)
     sample = random.integers(stimuli, size=draws)

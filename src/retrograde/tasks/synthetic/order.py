@@ -1,8 +1,7 @@
-"""Temporal order: in which order a few rare symbols came."""
+"""Temporal order: the order of a few rare symbols."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import OptionError
-from .base import Batch, Criterion, Level, SyntheticTask, at_last_step, one_hot, up_to_a_tenth_longer
+from .base import Batch, Criterion, SyntheticTask, at_last_step, one_hot, up_to_a_tenth_longer
 
 __all__ = ["TemporalOrder"]
 
@@ -24,7 +23,7 @@ class TemporalOrder(SyntheticTask):
     length
         T. The published tasks have T = 100; the positions of the rare symbols scale with it.
     symbols
-        How many rare symbols there are: 2 (classes XX, XY, YX, YY) or 3 (8 classes).
+        Number of rare symbols: 2 (classes XX, XY, YX, YY) or 3 (8 classes).
     variant
         ``"hochreiter"`` (1997, experiments 6a and 6b): symbols E, B, a, b, c, d, X, Y; sequences start with E, end with
         the trigger B, and are 100 to 110 long, with the rare ones at 10–20 and 50–60, or 10–20, 33–43 and 66–76.
@@ -50,9 +49,8 @@ class TemporalOrder(SyntheticTask):
             tenths = (1, 4) if self.symbols == 2 else (1, 3, 6)
             return [(self.length * k // 10, self.length * (k + 1) // 10 - 1) for k in tenths]
         hundredths = ((10, 20), (50, 60)) if self.symbols == 2 else ((10, 20), (33, 43), (66, 76))
-        return [
-            (self.length * a // 100 - 1, self.length * b // 100 - 1) for a, b in hundredths
-        ]  # the paper's first is 1
+        # The paper counts from 1.
+        return [(self.length * a // 100 - 1, self.length * b // 100 - 1) for a, b in hundredths]
 
     @property
     def input_size(self) -> int:
@@ -69,16 +67,6 @@ class TemporalOrder(SyntheticTask):
         """From the last rare symbol to the end of the shortest; from the first one to the end of the longest."""
         longest = self.length + (self.length // 10 if self.variant == "hochreiter" else 0)
         return self.length - 1 - self._windows[-1][1], longest - 1 - self._windows[0][0]
-
-    @property
-    def chance(self) -> Level:
-        """All classes are equally likely."""
-        return Level(math.log(self.output_size), 1 / self.output_size)
-
-    @property
-    def optimum(self) -> Level:
-        """The class is a function of the input."""
-        return Level(0.0, 1.0)
 
     @property
     def criterion(self) -> Criterion:
@@ -110,6 +98,4 @@ class TemporalOrder(SyntheticTask):
 
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
         """1997: every output within 0.3 of its target; 2013: the most likely class is the right one."""
-        if self.variant == "hochreiter":
-            return self.error(outputs, batch) < 0.3
-        return self._scored(outputs, batch).argmax(-1) == batch.targets
+        return self.error(outputs, batch) < 0.3 if self.variant == "hochreiter" else super().correct(outputs, batch)

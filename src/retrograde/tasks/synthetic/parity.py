@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ...errors import OptionError
-from .base import Batch, Criterion, Level, SyntheticTask, at_last_step
+from .base import Batch, Criterion, SyntheticTask, at_last_step
 
 __all__ = ["Parity"]
 
@@ -23,8 +21,7 @@ class Parity(SyntheticTask):
     length
         T, the longest sequence; lengths are uniform from T/2 to T.
     noise
-        Inputs are spread uniformly by up to this much to either side; 0 and 0.2 in the paper. Below 1, so that no input
-        can be mistaken.
+        Largest uniform noise on the inputs; 0 and 0.2 in the paper. Below 1, so that each input stays recognizable.
     """
 
     noise: float = 0.0
@@ -35,33 +32,13 @@ class Parity(SyntheticTask):
             raise OptionError(f"Parity: noise is {self.noise}; it must be at least 0 and below 1.")
 
     @property
-    def input_size(self) -> int:
-        """One line."""
-        return 1
-
-    @property
-    def output_size(self) -> int:
-        """Even and odd."""
-        return 2
-
-    @property
     def lags(self) -> tuple[int, int]:
-        """Every step counts, to the very end."""
+        """Every step matters, up to the last."""
         return 0, self.length - 1
 
     @property
-    def chance(self) -> Level:
-        """Either class is equally likely; so it stays to whoever misses a single step."""
-        return Level(math.log(2), 0.5)
-
-    @property
-    def optimum(self) -> Level:
-        """The class is a function of the input."""
-        return Level(0.0, 1.0)
-
-    @property
     def criterion(self) -> Criterion:
-        """The paper reports the share of wrong classes; it is solved where none is."""
+        """The paper reports the share of wrong classes; it is solved if there is none."""
         return Criterion(1000, 0, "none of 1000 new sequences wrong")
 
     def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
@@ -73,7 +50,3 @@ class Parity(SyntheticTask):
         spread = (torch.rand(steps, batch_size, generator=generator) * 2 - 1) * self.noise
         classes = (ones * (torch.arange(steps)[:, None] < lengths)).sum(0) % 2
         return at_last_step((2 * ones - 1 + spread)[:, :, None], classes, lengths)
-
-    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Whether the more likely class is the right one."""
-        return self._scored(outputs, batch).argmax(-1) == batch.targets

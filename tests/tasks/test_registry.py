@@ -10,6 +10,9 @@ import pytest
 import retrograde as rg
 from retrograde import experiment
 from retrograde.errors import DataError, OptionError
+from retrograde.options import OPTIONS
+from retrograde.tasks.registry import BUILTIN, TASKS, task_class
+from retrograde.tasks.task import Predictor, Task
 
 ROWS = {
     "text": [f"some {'good' if n % 2 else 'bad'} words" for n in range(40)],
@@ -24,7 +27,7 @@ def test_a_frame_is_trained_on_judged_and_resumed(tmp_path):
     data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert data["source"] == "a DataFrame of pandas" and data["in_memory"]
     run = rg.training.load(tmp_path / "run")
-    assert run.reader.evaluate(polars.DataFrame(ROWS))["sequences"] == 40
+    assert run.predictor.evaluate(polars.DataFrame(ROWS)).counts["sequences"] == 40
     with pytest.raises(OptionError, match="was trained on a DataFrame of pandas: give DATA"):
         experiment.train(None, tmp_path / "run", resume=True, max_steps=5, report=False)
     with pytest.raises(DataError, match=r"is not what .* was trained on"):
@@ -50,3 +53,12 @@ def test_what_cannot_be_trained_on(tmp_path, data, more, message):
     with pytest.raises((DataError, OptionError), match=message):
         experiment.train(data, tmp_path / "run", max_steps=1, **FAST, **more)
     assert not (tmp_path / "run").exists()
+
+
+def test_every_task_is_in_the_registry():
+    names = [name for name in OPTIONS["task"].choices if name != "auto"]
+    assert sorted(TASKS) == sorted(names)
+    for name in names:
+        kind = task_class(name)
+        assert issubclass(kind, Task) and issubclass(kind.predictor, Predictor)
+    assert set(BUILTIN.values()) <= set(TASKS)

@@ -1,0 +1,129 @@
+"""Which class trains which task, and which task a data source is for: the only place that knows every task.
+
+To add a task, write a module with a `Task` and a `Predictor`, and add its name here and to `DataOptions.task`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..data.formats import SUFFIXES, fingerprint, is_frame, name_of
+from ..errors import OptionError, RunError
+from ..files import KEPT_BYTES, read_file
+from ..options import TABLES, Options
+from .synthetic import SYNTHETIC
+from .task import Predictor, Task
+
+__all__ = ["TASKS", "fingerprint_of", "kept_files", "open_predictor", "open_task", "task_name"]
+
+TASKS = {  # where the class of each task is; imported when needed, because the readers of data are heavy
+    "language": "language.LanguageTask",
+    "classify": "labelled.LabelledTask",
+    "tag": "labelled.LabelledTask",
+    "forecast": "forecast.ForecastTask",
+    "synthetic": "synthetic.training.SyntheticTraining",
+}
+BUILTIN = {"stdlib": "language", "digits": "classify", "eeg": "forecast", **dict.fromkeys(SYNTHETIC, "synthetic")}
+KEPT = ("preprocessing.json", "vocabulary.json")
+
+
+def task_class(name: str) -> type[Task[Any]]:
+    """The class of a task."""
+    module, _, kind = TASKS[name].rpartition(".")
+    found: type[Task[Any]] = getattr(import_module(f".{module}", __package__), kind)
+    return found
+
+
+def task_name(source: Any, asked: str) -> str:
+    """The task for a source: the one asked for, else the one it is made for; a text is for language modeling.
+
+    Raises
+    ------
+    OptionError
+        If the source is a table, which could be for several tasks, or the task asked for does not fit it.
+    """
+    name = name_of(source)
+    if is_frame(source):
+        if asked in TABLES:
+            return asked
+        raise OptionError(f"{name} is a table: say what to learn from it, task='classify', 'tag' or 'forecast'.")
+    builtin = name.removeprefix("builtin:").split("?")[0] if name.startswith("builtin:") else None
+    if builtin in SYNTHETIC and asked not in ("auto", "synthetic"):
+        raise OptionError(f"{name} is a task by itself: leave --task {asked} out.")
+    if builtin not in SYNTHETIC and asked == "synthetic":
+        known = ", ".join(f"builtin:{one}" for one in SYNTHETIC)
+        raise OptionError(f"--task synthetic needs one of {known}, not {name}.")
+    if asked != "auto":
+        return asked
+    if builtin is not None:
+        if builtin not in BUILTIN:
+            known = ", ".join(f"builtin:{one}" for one in BUILTIN)
+            raise OptionError(f"there is no builtin:{builtin}; there are {known}.")
+        return BUILTIN[builtin]
+    if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES) and not Path(name).is_dir():
+        raise OptionError(f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language.")
+    return "language"
+
+
+def open_task(source: Any, options: Options, run: Path | None = None) -> Task[Any]:
+    """Read the data of a task and prepare it for training.
+
+    Parameters
+    ----------
+    source : str or frame
+    options : Options
+        ``options.task`` is the name of the task, see `task_name`.
+    run : Path, optional
+        Folder of a run that is resumed: vocabulary, columns and scales come from there.
+    """
+    return task_class(options.task)(source, options, kept_files(run) if run is not None else None)
+
+
+def open_predictor(run: Path, options: Options, source: str) -> Predictor:
+    """The predictor of a run folder; its network still lacks its weights.
+
+    Raises
+    ------
+    RunError
+        If a file of the run is missing or damaged.
+    """
+    if options.task not in TASKS:
+        raise RunError(f"{run} was trained for {options.task!r}, which this version does not know: upgrade retrograde.")
+    try:
+        return task_class(options.task).predictor.from_files(kept_files(run), options, source)
+    except RunError as error:  # it starts with the name of the file
+        raise RunError(f"{run}/{error}") from None
+
+
+def fingerprint_of(source: Any, options: Options) -> str | None:
+    """Hash of the content of a table and of its files to validate and test with; None for other data.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read.
+    """
+    return fingerprint(source, options.validation, options.test) if options.task in TABLES else None
+
+
+def kept_files(run: Path) -> dict[str, str]:
+    """What a run folder keeps of its task besides the weights, by file name.
+
+    Raises
+    ------
+    RunError
+        If a file cannot be read.
+    """
+    found = {}
+    for name in KEPT:
+        try:
+            found[name] = read_file(run / name, KEPT_BYTES).decode("utf-8")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise RunError(f"{run / name} cannot be read: {error.strerror or error}.") from None
+        except UnicodeDecodeError as error:
+            raise RunError(f"{run / name} is damaged: {error}.") from None
+    return found
