@@ -34,9 +34,6 @@ def display(*, quiet: bool, to_stderr: bool) -> Iterator[Display]:
         yield shown
 
 
-_UNITS = {"classify": "sequences", "tag": "labels", "forecast": "numbers", "synthetic": "outputs"}
-
-
 class Display(Callback):
     """A callback that prints a line per evaluation, and can be drawn live by rich."""
 
@@ -61,15 +58,14 @@ class Display(Callback):
         self.progress, self.planned, self.max_time = trainer.progress, trainer.planned_steps, options.max_time
         self.began, self.first_step = time.monotonic(), trainer.progress.step
         self.doing = "training"
-        self.unit = _UNITS.get(task.name, "tokens")
+        self.unit = task.unit
         cell = options.cell if options.cell != "rnn" else f"{options.nonlinearity} rnn"
         layers = f"{options.num_layers} layers of " if options.num_layers > 1 else ""
         parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self._print(f"{task.source}: {described(task.describe())}")
         self._print(
             f"{cell}, {layers}{options.hidden_size} units, {parameters:,} parameters; "
-            f"{self.planned:,} steps of {options.batch_size}"
-            + (f" x {options.bptt} tokens" if task.name == "language" else " sequences")
+            f"{self.planned:,} steps of {task.batch_words()}"
             + (f", from step {trainer.progress.step:,}" if trainer.progress.step else "")
         )
 

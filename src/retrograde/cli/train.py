@@ -64,10 +64,9 @@ def train(
     metrics, checkpoints, the gradient flow through time, a sample of generated
     text (for text), and [bold]report.html[/bold] to look at.
 
-    Ctrl-C, SIGTERM and SIGHUP end training and still write all of that (exit
-    codes 130, 143, 129). SIGUSR1 writes a checkpoint and ends at once (138),
-    for schedulers that restart the job. --resume continues from there. Exit
-    code 3: the loss became NaN or infinite.
+    Ctrl-C, SIGTERM and SIGHUP end training and write all of that (exit codes 130,
+    143, 129); SIGUSR1 writes only a checkpoint (138), for schedulers that restart
+    the job. --resume continues. Exit code 3: the loss became NaN or infinite.
 
     [bold]Examples[/bold]
 
@@ -83,12 +82,6 @@ def train(
 
     retrograde train sales.csv --task forecast --time month --target sales --out runs/sales
     """
-    given = {name: value for name, value in options.items() if _was_given(invocation, name)}
-    if no_clip:
-        if any(given.get(name) is not None for name in ("clip_norm", "clip_value", "clip_quantile")):
-            raise OptionError("--no-clip excludes --clip-norm, --clip-value and --clip-quantile; give one of them.")
-        given["clip_norm"] = None
-
     from ..experiment import train as train_run
     from .display import display
 
@@ -102,21 +95,28 @@ def train(
             report=not no_report,
             record_flow=record_flow,
             callbacks=[shown],
-            **given,
+            **_given(invocation, options, no_clip),
         )
-    if not first:
-        return
-    if json:
+    if first and json:
         say_json({"run": str(result.folder), **result.summary.as_dict()})
-    else:
+    elif first:
         shown.finished(result)
-    if result.signal is not None:
+    if first and result.signal is not None:
         raise typer.Exit(128 + result.signal)
 
 
-def _was_given(invocation: typer.Context, name: str) -> bool:
-    source = invocation.get_parameter_source(name)
-    return source is not None and not source.name.startswith("DEFAULT")
+def _given(invocation: typer.Context, options: dict[str, Any], no_clip: bool) -> dict[str, Any]:
+    """The options that the user gave."""
+    given = {}
+    for name, value in options.items():
+        source = invocation.get_parameter_source(name)
+        if source is not None and not source.name.startswith("DEFAULT"):
+            given[name] = value
+    if no_clip:
+        if any(given.get(name) is not None for name in ("clip_norm", "clip_value", "clip_quantile")):
+            raise OptionError("--no-clip excludes --clip-norm, --clip-value and --clip-quantile; give one of them.")
+        given["clip_norm"] = None
+    return given
 
 
 # --- Each option of training becomes a parameter of the command -------------------------------------------------------

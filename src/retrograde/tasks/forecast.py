@@ -367,6 +367,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
 
     COLUMNS = ("group", "time", "target", "features", "layout")
     predictor = ForecastPredictor
+    unit = "numbers"
 
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)

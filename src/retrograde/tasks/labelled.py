@@ -347,6 +347,7 @@ class LabelledTask(TableTask[LabelledBatch, Labelled]):
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
         self.per_step = options.task == "tag"
+        self.unit = "labels" if self.per_step else "sequences"
         table = self._open(source)
         if files is not None:
             self.reader = LabelledReader.from_files(files, self.per_step)

@@ -198,6 +198,7 @@ class LanguageTask(Task[Chunk]):
     """
 
     predictor = LanguagePredictor
+    unit = "tokens"
 
     def __init__(self, source: str | Text, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
@@ -315,6 +316,10 @@ class LanguageTask(Task[Chunk]):
     def probe(self, count: int, steps: int | None = None) -> Probe:
         """Windows spread evenly over the held-out end, by default of at most ``bptt`` steps."""
         return _probe(self.tokens, count, steps, self.options.bptt, self.train_tokens)
+
+    def batch_words(self) -> str:
+        """The size of a batch in words."""
+        return f"{self.batch_size} x {self.options.bptt} tokens"
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` says about the data."""

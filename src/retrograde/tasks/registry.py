@@ -5,6 +5,8 @@ To add a task, write a module with a `Task` and a `Predictor`, and add its name 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,9 @@ def open_task(source: Any, options: Options, run: Path | None = None) -> Task[An
     run : Path, optional
         Folder of a run that is resumed: vocabulary, columns and scales come from there.
     """
-    return task_class(options.task)(source, options, kept_files(run) if run is not None else None)
+    files = kept_files(run) if run is not None else None
+    with _located(run):
+        return task_class(options.task)(source, options, files)
 
 
 def open_predictor(run: Path, options: Options, source: str) -> Predictor:
@@ -91,10 +95,18 @@ def open_predictor(run: Path, options: Options, source: str) -> Predictor:
     """
     if options.task not in TASKS:
         raise RunError(f"{run} was trained for {options.task!r}, which this version does not know: upgrade retrograde.")
+    files = kept_files(run)
+    with _located(run):
+        return task_class(options.task).predictor.from_files(files, options, source)
+
+
+@contextmanager
+def _located(run: Path | None) -> Iterator[None]:
+    """Put the run folder before the name of a file, with which the message of a RunError starts."""
     try:
-        return task_class(options.task).predictor.from_files(kept_files(run), options, source)
-    except RunError as error:  # it starts with the name of the file
-        raise RunError(f"{run}/{error}") from None
+        yield
+    except RunError as error:
+        raise RunError(f"{run}/{error}" if run is not None else str(error)) from None
 
 
 def fingerprint_of(source: Any, options: Options) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
@@ -58,11 +58,13 @@ class Batch(ABC):
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
+        if self.inputs.device == device:
+            return self
         return self._with(lambda name, held: held if name == "lengths" else held.to(device))
 
     def _with(self, change: Callable[[str, Tensor], Tensor]) -> Self:
-        held = {one.name: getattr(self, one.name) for one in fields(self)}
-        return replace(self, **{name: change(name, one) for name, one in held.items() if isinstance(one, Tensor)})
+        tensors = {name: held for name, held in vars(self).items() if isinstance(held, Tensor)}
+        return replace(self, **{name: change(name, held) for name, held in tensors.items()})
 
 
 class Probe(NamedTuple):
@@ -137,6 +139,8 @@ class Task(ABC, Generic[B]):
         Sequences in a batch.
     steps_per_epoch : int
         Batches that make one pass over the training data.
+    unit : str
+        What is scored: tokens, labels, ….
     vocabulary_size : int or None
         Number of different tokens; None where the inputs are numbers.
     generated_steps : int
@@ -148,6 +152,7 @@ class Task(ABC, Generic[B]):
     fingerprint: str
     batch_size: int
     steps_per_epoch: int
+    unit: str = "sequences"
     vocabulary_size: int | None = None
     generated_steps: int = 0
 
@@ -172,21 +177,25 @@ class Task(ABC, Generic[B]):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of the validation part, each name with the prefix ``validation_``; draws no random numbers."""
 
-    @abstractmethod
     def baselines(self) -> dict[str, dict[str, float]]:
         """Metrics of simple methods on the validation part, by their names."""
+        return {}
 
-    @abstractmethod
     def results(self, model: nn.Module) -> dict[str, str]:
         """Files to write into the run folder for the trained network, by name: metrics of every part, or a sample."""
+        return {}
 
-    @abstractmethod
     def files(self) -> dict[str, str]:
         """Files of the run folder that a `Predictor` needs besides the weights, by name."""
+        return {}
 
     @abstractmethod
     def probe(self, count: int, steps: int | None = None) -> Probe:
         """At most ``count`` held-out sequences of at most ``steps`` steps, to measure the gradient flow on."""
+
+    def batch_words(self) -> str:
+        """The size of a batch in words."""
+        return f"{self.batch_size} sequences"
 
     @abstractmethod
     def describe(self) -> dict[str, object]:

@@ -156,6 +156,7 @@ class SyntheticTraining(Task[Batch]):
     """Train on a synthetic task, named ``builtin:NAME`` or ``builtin:NAME?option=value&…``."""
 
     predictor = SyntheticPredictor
+    unit = "outputs"
 
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
@@ -170,10 +171,6 @@ class SyntheticTraining(Task[Batch]):
     def model(self) -> SequenceModel:
         """A new network, initialized from torch's random state."""
         return _network(self.problem, self.options)
-
-    def files(self) -> dict[str, str]:
-        """None: only the weights are learned from data."""
-        return {}
 
     def batch(self, step: int) -> Batch:
         """The batch of a training step, drawn from the seed and the step."""
