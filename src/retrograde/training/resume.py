@@ -81,7 +81,7 @@ class PreviousRun:
         DataError
             If the content is not the same as before.
         """
-        name, before = self.config.task, self.config.data
+        before = self.config.data
         changed = DataError(
             f"{name_of(source)} is not what {folder.path} was trained on ({before.source}), or it, or a file to "
             "validate or test with, has another content now: resume with that, or start another run."
