@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import RetrogradeError, RunError
 from ..runs import Config, Metrics, Results, RunFolder, Scores, Summary
+from ..runs.records import number
 
 if TYPE_CHECKING:
     from ..flow import GradientFlow
@@ -115,12 +116,8 @@ class RunContents:
 
 def real(value: object) -> float:
     """`value` as a float, NaN if it is something else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:  # JSON allows integers of any length
-        return math.inf if value > 0 else -math.inf
+    found = number(value)
+    return math.nan if found is None else found
 
 
 def read(folder: str | os.PathLike[str]) -> RunContents:

@@ -34,7 +34,8 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63 else None
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """A number as a float; None if it is something else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -47,7 +48,7 @@ def _scores(value: Any) -> Scores | None:
     """The numbers of an object; other entries, such as the metrics by label, are left out."""
     if not isinstance(value, dict):
         return None
-    return {key: _number(one) for key, one in value.items() if one is None or isinstance(one, int | float)}
+    return {key: number(one) for key, one in value.items() if one is None or isinstance(one, int | float)}
 
 
 def _objects(value: Any, read: Callable[[Any], Any]) -> dict[str, Any] | None:
@@ -64,7 +65,7 @@ _READ: dict[str, Callable[[Any], Any]] = {  # by annotation of the field; None: 
     "str": lambda value: value if isinstance(value, str) else None,
     "bool": lambda value: value if isinstance(value, bool) else None,
     "int": _whole,
-    "float": _number,
+    "float": number,
     "Json": lambda value: value if isinstance(value, dict) else None,
     "Scores": _scores,
     "Mapping[str, Scores]": lambda value: _objects(value, _scores),
@@ -200,8 +201,8 @@ class Metrics(Record):
         own: dict[str, float | None] = {}
         for key, value in json.items():
             if key.startswith(PREFIX):
-                own[key.removeprefix(PREFIX)] = number = _number(value)
-                if number is None and value is not None:
+                own[key.removeprefix(PREFIX)] = found = number(value)
+                if found is None and value is not None:
                     _refuse(json, key)
         return super().of({**json, "validation": own})
 

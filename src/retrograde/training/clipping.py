@@ -1,4 +1,4 @@
-"""What is done to gradients that are too large: one interface, whose state a checkpoint can hold."""
+"""Clipping of gradients that are too large: by norm, by value, or by a quantile of the norms so far."""
 
 from __future__ import annotations
 
@@ -18,24 +18,16 @@ __all__ = ["Clipping", "Measured"]
 
 
 class Measured(NamedTuple):
-    """What a call of `Clipping` saw, as tensors, so that no device is waited for.
+    """What a call of `Clipping` measured, as tensors, so that it need not wait for the device."""
 
-    Attributes
-    ----------
-    norm : Tensor
-        Global L2 norm of all gradients before clipping.
-    excess : Tensor
-        Norm (or, by value, the largest component) over the threshold: above 1 where gradients were clipped.
-    """
-
-    norm: Tensor
-    excess: Tensor
+    norm: Tensor  # global L2 norm of all gradients, before clipping
+    excess: Tensor  # norm (by value: largest component) over the threshold; above 1 if gradients were clipped
 
 
 class Clipping:
     """Clips the gradients of parameters in place when called with them; without an option it only measures.
 
-    A norm that is no finite number is for the caller to notice: clipping mends no such gradient.
+    Gradients that are NaN or infinite stay so; the caller finds out by the norm.
 
     Parameters
     ----------
@@ -44,21 +36,20 @@ class Clipping:
     clip_value : float, optional
         Cut every component to ±clip_value (Mikolov 2012).
     clip_quantile : float, optional
-        Adaptive: clip to the norm that this share of the norms seen, this one included, does not exceed: AutoClip
-        (Seetharaman et al. 2020). They use 0.1, so that most steps are clipped and the threshold follows the gradients
-        down; 0.9 cuts off the largest tenth only.
+        Adaptive: clip to this quantile of the norms so far, this one included: AutoClip (Seetharaman et al. 2020). They
+        use 0.1, so that most steps are clipped and the threshold falls with the gradients; 0.9 clips the largest tenth.
     window : int
-        How many of the newest norms the quantile is of; the paper takes all.
+        Number of the newest norms that the quantile is taken of; the paper takes all.
 
     Attributes
     ----------
     threshold : float or None
-        What the last gradients were held against.
+        What the last gradients were compared with.
 
     Raises
     ------
     OptionError
-        If more than one is asked for, or one is impossible.
+        If more than one is given, or one is impossible.
 
     Examples
     --------
@@ -118,24 +109,18 @@ class Clipping:
         self._set_threshold()
 
     def _set_threshold(self) -> None:
-        """The quantile of the norms, linear between two of them, as numpy and torch have it."""
+        """The quantile of the norms, linear between two of them, as in numpy and torch."""
         if self._sorted:
             place = (self.clip_quantile or 0.0) * (len(self._sorted) - 1)
             below, above = self._sorted[math.floor(place)], self._sorted[math.ceil(place)]
             self.threshold = below + (above - below) * (place - math.floor(place))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold: the norms seen where clipping is adaptive, else nothing."""
+        """What a checkpoint must contain: the norms so far if clipping is adaptive, else nothing."""
         return {} if self.clip_quantile is None else {"norms": torch.tensor(list(self._norms), dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a `state_dict`.
-
-        Raises
-        ------
-        OptionError
-            If it is that of another kind of clipping.
-        """
+        """Continue from a `state_dict`; OptionError if it is that of another kind of clipping."""
         if set(state) != set(self.state_dict()):
             raise OptionError(f"the state of clipping has {sorted(state)}, not {sorted(self.state_dict())}.")
         if "norms" in state:
