@@ -147,3 +147,10 @@ def test_a_whole_model_and_a_parametrised_weight():
 def test_impossible_options(module, options, message):
     with pytest.raises(OptionError, match=message):
         rg.nn.initialise(module, **options)
+
+
+def test_a_model_of_sizes_only_can_be_built():
+    """On the device ``meta``, where no tensor has values, so that a model can be built to find out its size."""
+    with torch.device("meta"):
+        layer = rg.nn.recurrent_layer(3, 5, cell="gru", init="orthogonal", spectral_radius=1.2, chrono=9)
+    assert layer.weight_hh_l0.is_meta and layer.weight_hh_l0.shape == (15, 5)

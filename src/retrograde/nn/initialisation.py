@@ -151,6 +151,8 @@ class _Stack:
         for block in self.blocks(self.weight_hh):
             if block.shape[0] != block.shape[1]:
                 raise OptionError(f"initialise: {self.name} is projected, not square; it has no spectral radius.")
+            if block.is_meta:  # a model without values, built to find out its size
+                continue
             radius = float(torch.linalg.eigvals(block.double()).abs().max())
             if not 0 < radius < math.inf:
                 raise OptionError(

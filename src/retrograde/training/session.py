@@ -149,22 +149,12 @@ def _run(
 
     for note in task.notes:
         user.on_note(note)
-    planned, progress = trainer.planned_steps, trainer.progress
-    if found and progress.step >= planned:
+    progress = trainer.progress
+    if found and progress.step >= trainer.planned_steps:
         user.on_note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
-    failure: DivergedError | None = None
     with signals, context.explain_lost_processes(lambda: progress.step):
         trainer.callbacks.on_train_begin(trainer)
-        try:
-            trainer.fit()
-            ended_by = context.max(signals.received)
-            if ended_by == REQUEUE:  # the job ends soon: a checkpoint, and nothing that takes long
-                checkpointing.on_save(trainer)
-            elif not progress.metrics or progress.metrics[-1].step != progress.step:
-                checkpointing.on_save(trainer)
-                trainer.evaluate()
-        except DivergedError as error:
-            failure, ended_by = error, 0
+        ended_by, failure = _fit(trainer, checkpointing, signals)
         summary = _summary(trainer, ended_by, failure)
         folder.write_summary(summary)
         if recording and (text := recording.summary()):
@@ -175,6 +165,21 @@ def _run(
     if failure:
         raise failure
     return Result(folder.path, summary, ended_by or signals.received or None)
+
+
+def _fit(trainer: Trainer, checkpointing: Checkpointing, signals: StopOnSignal) -> tuple[int, DivergedError | None]:
+    """Train, and save and evaluate the last step; the signal that ended training (0: none), and how it diverged."""
+    try:
+        trainer.fit()
+        ended_by, progress = trainer.context.max(signals.received), trainer.progress
+        if ended_by == REQUEUE:  # the job ends soon: a checkpoint, and nothing that takes long
+            checkpointing.on_save(trainer)
+        elif not progress.metrics or progress.metrics[-1].step != progress.step:
+            checkpointing.on_save(trainer)
+            trainer.evaluate()
+    except DivergedError as error:
+        return 0, error
+    return ended_by, None
 
 
 def _write_results(trainer: Trainer, folder: RunFolder, summary: Summary) -> Summary:
