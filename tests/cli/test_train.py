@@ -219,7 +219,7 @@ def test_a_folder_that_is_no_run_is_not_touched_even_with_overwrite(retrograde, 
     (home / "thesis.tex").write_text("years of work")
     for more in ([], ["--overwrite"]):
         outcome = retrograde("train", text, "--out", home, *TINY, *more)
-        assert outcome.code == 2 and "holds no run" in outcome.err
+        assert outcome.code == 2 and "contains no run" in outcome.err
     assert snapshot(home) == {"thesis.tex": b"years of work"}
 
 
@@ -266,7 +266,7 @@ def test_resume_before_the_first_evaluation(retrograde, text, tmp_path):
     (run / "summary.json").unlink()
     for command in ("generate", "evaluate"):
         outcome = retrograde(command, run, *([text] if command == "evaluate" else []))
-        assert outcome.code == 2 and "holds no trained weights" in outcome.err
+        assert outcome.code == 2 and "contains no trained weights" in outcome.err
     assert "killed" in retrograde("info", run).out
     assert retrograde("train", "--out", run, "--resume", "--quiet", "--no-report").code == 0
     assert same(newest(whole), newest(run))

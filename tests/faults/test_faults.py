@@ -157,7 +157,7 @@ class Bench:
                 folder.read_tensors(str(path.relative_to(folder.path)))
         if code == 0:
             assert (folder.summary() or Summary("")).status == "finished", what
-        elif folder.holds_run():
+        elif folder.has_run():
             again = ["train", "--out", str(self.run), *RESUME]
             if "--overwrite" in self.words and folder.config().task == "language":
                 again = self.words  # the old run is still there

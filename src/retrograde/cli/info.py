@@ -42,7 +42,7 @@ def info(
     try:
         rows = _rows(config, summary, metrics)
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # the task's description of the data
-        raise RunError(f"{run} holds a run whose config.json is damaged: {error}.") from None
+        raise RunError(f"{run} contains a run whose config.json is damaged: {error}.") from None
     for name, value in rows:
         say(f"{name:<12} {value}")
 

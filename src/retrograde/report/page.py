@@ -27,14 +27,14 @@ __all__ = ["write"]
 
 
 def write(run: str | os.PathLike[str]) -> Path:
-    """Write RUN/report.html from what the run folder holds, and return its path.
+    """Write RUN/report.html from what the run folder contains, and return its path.
 
-    The file needs no network and no other file. It is replaced atomically: a reader sees the old page or the new one.
+    The file needs no network and no other file. It is replaced atomically.
 
     Raises
     ------
     RunError
-        If `run` is no run folder, is of a newer format, or cannot be written to.
+        If `run` is not a run folder, has a newer format, or cannot be written to.
     """
     found = read(run)
     found, sections = _built(found)
@@ -53,7 +53,7 @@ def write(run: str | os.PathLike[str]) -> Path:
 
 
 def _built(found: RunContents) -> tuple[RunContents, list[Section]]:
-    """The sections of the page, and the run as it is shown: without its flows if they are not what they seem to be."""
+    """The sections of the page, and the run as it is shown: without its flows if they are damaged."""
     try:
         return found, [part for part in (build(found) for build in SECTIONS) if part is not None]
     except RetrogradeError:
@@ -69,7 +69,7 @@ def _built(found: RunContents) -> tuple[RunContents, list[Section]]:
 
 @cache
 def _template() -> jinja2.Template:
-    # Everything the template prints is first made visible, then escaped; only Markup made in this file is exempt.
+    # All that the template prints is made visible, then escaped; only Markup that is made in this file is not.
     environment = jinja2.Environment(
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else visible(str(value)),

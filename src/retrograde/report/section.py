@@ -1,7 +1,6 @@
-"""What a section of the page is made of: plain words, numbers and figures, and no HTML.
+"""The parts of a section of the page: plain text, numbers and figures, and no HTML.
 
-The template alone writes HTML and escapes whatever it is given, so a section
-may hold text from anywhere.
+Only the template writes HTML. It escapes everything, so a section may contain text from anywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ __all__ = ["Fact", "Figure", "Section", "Table"]
 
 @dataclass(frozen=True)
 class Fact:
-    """One number worth a large type: what it is, the number, and what to compare it with."""
+    """One number in large type: what it is, its value, and what to compare it with."""
 
     label: str
     value: str
@@ -36,8 +35,8 @@ class Table:
 class Figure:
     """A plot with what it means, in words for those who see it and for those who do not.
 
-    A trace whose ``meta`` holds ``{"choice": i}`` is shown while the i-th of the section's `choices` is selected.
-    Text inside `plot` must be ours, never text from the data: plotly reads it as markup.
+    A trace whose ``meta`` contains ``{"choice": i}`` is shown while the i-th of the section's `choices` is selected.
+    Text inside `plot` must not come from the data, because plotly reads it as markup.
     """
 
     plot: go.Figure

@@ -95,7 +95,7 @@ class RunFolder:
 
     # --- Is there a run? ----------------------------------------------------------------------------------------------
 
-    def holds_run(self) -> bool:
+    def has_run(self) -> bool:
         """Whether the folder contains a run, complete or not."""
         return (self / "config.json").exists()
 
@@ -112,14 +112,14 @@ class RunFolder:
             what = "is a file, not a run folder" if self.path.exists() else "does not exist"
             raise RunError(f"{self.path} {what}: name the --out folder of a training run.")
         self.check_files()
-        if not self.holds_run():
+        if not self.has_run():
             if (self / LOCK).exists():
                 raise RunError(
-                    f"{self.path} holds no run yet: its training was ended before anything was saved; "
+                    f"{self.path} contains no run yet: its training was ended before anything was saved; "
                     "start it again without --resume."
                 )
             raise RunError(
-                f"{self.path} holds no run (there is no config.json): name the --out folder of a training run."
+                f"{self.path} contains no run (there is no config.json): name the --out folder of a training run."
             )
         found = self.read_json("config.json")
         version = found.get("format")
@@ -190,14 +190,14 @@ class RunFolder:
             raise OptionError(f"--out {path} is a file: name a folder.")
         if resume:
             self.config()
-        elif self.holds_run():
+        elif self.has_run():
             if not overwrite:
                 raise RunError(
-                    f"{path} already holds a run: give --resume to go on with it, --overwrite to replace it."
+                    f"{path} already contains a run: give --resume to go on with it, --overwrite to replace it."
                 )
             self.config()
         elif path.is_dir() and any(not self._owns(file) for file in path.iterdir()):
-            raise RunError(f"{path} is not empty and holds no run: name another --out (nothing in it was touched).")
+            raise RunError(f"{path} is not empty and contains no run: name another --out (nothing in it was touched).")
         parent = path
         while not parent.exists() and parent != parent.parent:
             parent = parent.parent
@@ -223,7 +223,7 @@ class RunFolder:
             return
         self._lock = Lock(self.path, self._note)
         try:
-            self._begun = self.holds_run()
+            self._begun = self.has_run()
             if self._lock.exclusive:
                 remove_drafts(self.path)
             yield
@@ -242,7 +242,7 @@ class RunFolder:
         """
         if self._lock is None:
             return
-        if not self._lock.still_there() or (self._begun and not self.holds_run()):
+        if not self._lock.still_there() or (self._begun and not self.has_run()):
             raise RunError(
                 f"{self.path} was deleted, renamed or replaced while it was written to: stopped, and nothing more was "
                 "written. If it was renamed, --resume goes on from the last checkpoint in it."

@@ -80,7 +80,7 @@ def load(path: str | Path) -> TrainedRun:
     config = folder.config()
     if not (folder / "model.safetensors").exists():
         raise RunError(
-            f"{path} holds no trained weights: it stopped before its first evaluation; go on with it by "
+            f"{path} contains no trained weights: it stopped before its first evaluation; go on with it by "
             f"retrograde train --out {path} --resume."
         )
     with enough_memory("this run", "its model is too large for this machine"):
