@@ -21,7 +21,14 @@ from ..errors import RunError
 from ..memory import shortage
 from ..tasks.task import State
 
-__all__ = ["DistributedContext", "Share"]
+__all__ = ["DistributedContext", "Share", "map_state"]
+
+
+def map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    """A carried state with each of its tensors changed."""
+    if isinstance(state, tuple):
+        return tuple(change(part) for part in state)
+    return None if state is None else change(state)
 
 
 class Share(NamedTuple):
@@ -97,11 +104,7 @@ class DistributedContext:
 
     def gather_state(self, state: State) -> State:
         """The carried state of the whole batch, ``(layers, B, H)``, from the parts of all processes."""
-        if self.size == 1 or state is None:
-            return state
-        if isinstance(state, tuple):
-            return tuple(self._gather_sequences(part) for part in state)
-        return self._gather_sequences(state)
+        return state if self.size == 1 else map_state(state, self._gather_sequences)
 
     def _gather_sequences(self, state: Tensor) -> Tensor:
         parts = self.gather(state)
@@ -112,11 +115,7 @@ class DistributedContext:
 
     def scatter_state(self, state: State) -> State:
         """The part of a gathered state that belongs to this process."""
-        if self.size == 1 or state is None:
-            return state
-        if isinstance(state, tuple):
-            return tuple(part[:, self.rank :: self.size].contiguous() for part in state)
-        return state[:, self.rank :: self.size].contiguous()
+        return map_state(state, lambda part: part[:, self.rank :: self.size].contiguous() if self.size > 1 else part)
 
     @contextmanager
     def explain_lost_processes(self, step: Callable[[], int]) -> Iterator[None]:

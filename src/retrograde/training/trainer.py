@@ -1,7 +1,4 @@
-"""The training loop: what a step computes, and when callbacks are called.
-
->>> trainer.fit()  # doctest: +SKIP
-"""
+"""The training loop: what a step computes, what changes while training, and when callbacks are called."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from ..runs import Metrics
 from ..tasks.task import Batch, State, Task
 from .callback import Callback, CallbackList
 from .clipping import Clipping, Measured
-from .distributed import DistributedContext
+from .distributed import DistributedContext, map_state
 from .prefetch import prefetched
 from .regularize import VanishingGradientRegularizer
 from .schedule import learning_rate, planned_steps
@@ -119,7 +116,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-        self.carried = _detached(carried)
+        self.carried = map_state(carried, Tensor.detach)
         self.progress.count(batch.size, time.perf_counter() - began, waited)
 
     def evaluate(self) -> Metrics:
@@ -206,21 +203,10 @@ class Trainer:
         KeyError, TypeError, ValueError, RuntimeError, AttributeError
             If it is the state of another model or optimizer.
         """
-        device = self.context.accelerator.device
         self.model.load_state_dict(state.model)
         self.clipping.load_state_dict(state.clipping)
         self.optimizer.optimizer.load_state_dict(state.optimizer)
-        carried = state.carried
-        if isinstance(carried, tuple):
-            carried = tuple(part.to(device) for part in carried)
-        elif carried is not None:
-            carried = carried.to(device)
-        self.carried = self.context.scatter_state(carried)
+        device = self.context.accelerator.device
+        self.carried = self.context.scatter_state(map_state(state.carried, lambda part: part.to(device)))
         self.progress = state.progress
         state.random.restore(self.context.rank)
-
-
-def _detached(state: State) -> State:
-    if state is None or isinstance(state, Tensor):
-        return None if state is None else state.detach()
-    return tuple(part.detach() for part in state)
