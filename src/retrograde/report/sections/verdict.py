@@ -49,7 +49,9 @@ def status(run: RunContents) -> str:
 
 def _cell(run: RunContents) -> str:
     options = run.config.options
-    return f"A vanilla {_NONLINEARITIES[options.nonlinearity]} RNN" if options.cell == "rnn" else _CELLS[options.cell]
+    if options.cell == "rnn":
+        return f"A vanilla {_NONLINEARITIES[options.nonlinearity]} RNN"
+    return _CELLS.get(options.cell, f"A network of {options.cell} cells")
 
 
 def _training(run: RunContents) -> str:
@@ -60,18 +62,15 @@ def _training(run: RunContents) -> str:
         f"{count(run.config.parameters)} parameters",
     ]
     if run.is_language:
-        unit, counted, did = _TOKENS[options.tokens], "tokens", f"predict the next {_TOKENS[options.tokens]}"
+        unit, counted = _TOKENS[options.tokens], "tokens"
+        did = f"was trained to predict the next {unit}"
     else:
         unit, counted = ("window" if run.config.task == "forecast" else "sequence"), "sequences"
-        did = ""
-    did = f"was trained to {did}" if did else f"was trained on the task “{run.config.task}”"
-    amounts = []
-    for key, name in ((f"train_{counted}", "to learn from"), (f"validation_{counted}", "held out")):
-        amount = data.amount(key)
-        amounts += [] if amount is None else [f"{count(amount)} {unit}s {name}"]
-    if run.is_language and (vocabulary := data.amount("vocabulary_size")) is not None:
-        amounts.append(f"{count(vocabulary)} different ones")
-    of_what = f" ({', '.join(amounts)})" if amounts else ""
+        did = f"was trained on the task “{run.config.task}”"
+    amounts = {f"{unit}s to learn from": f"train_{counted}", f"{unit}s held out": f"validation_{counted}"}
+    amounts |= {"different ones": "vocabulary_size"} if run.is_language else {}
+    known = [f"{count(amount)} {name}" for name, key in amounts.items() if (amount := data.amount(key)) is not None]
+    of_what = f" ({', '.join(known)})" if known else ""
     return f"{_cell(run)} ({', '.join(size)}) {did} of {data.source}{of_what}. {_course(run)}"
 
 
