@@ -63,6 +63,29 @@ def test_adaptive_is_the_quantile_of_the_norms_seen(norms, quantile, window):
         assert ps[0].grad.item() == pytest.approx(min(norm, clip.threshold), rel=1e-3)
 
 
+def test_the_whole_quantile_clips_nothing():
+    clip = Clipping(clip_quantile=1.0)
+    for norm, threshold in ((2.0, 2.0), (1.0, 2.0), (4.0, 4.0), (3.0, 4.0)):
+        ps = parameters([norm])
+        assert clip(ps).excess.item() <= 1
+        assert clip.threshold == threshold and ps[0].grad.item() == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": 4.0}, {"clip_value": 4.0}, {"clip_quantile": 0.5}])
+def test_a_gradient_exactly_at_the_threshold_is_not_in_excess(options):
+    ps = parameters([4.0])
+    assert Clipping(**options)(ps).excess.item() == 1.0
+    assert ps[0].grad.item() == pytest.approx(4.0, rel=1e-5)
+
+
+def test_the_quantile_is_of_the_newest_ten_thousand_norms():
+    clip, norms = Clipping(clip_quantile=1.0), [5.0, *[1.0] * 9_999]
+    clip.load_state_dict({"norms": torch.tensor(norms, dtype=torch.float64)})
+    assert clip.threshold == 5.0
+    clip(parameters([1.0]))
+    assert clip.threshold == 1.0
+
+
 def test_an_explosion_does_not_move_the_threshold():
     clip = Clipping(clip_quantile=0.9)
     for norm in (1.0, 1.0, math.inf, math.nan):
