@@ -48,6 +48,6 @@ def test_wrong_types(tmp_path: Path, where: str, value: Any) -> None:
     outer, _, name = where.partition(".")
     about = about | {outer: about[outer] | {name: value} if name else value}
     folder.write_tensors(f"checkpoints/{newest}", tensors, about)
-    with pytest.raises(RunError, match=rf"of its checkpoints none can be read \(checkpoints/{newest}\)") as caught:
+    with pytest.raises(RunError, match="of its checkpoints none can be read") as caught:
         train(RELEASED / "data" / "text.txt", run, resume=True)
     assert "\n" not in str(caught.value)
