@@ -34,7 +34,6 @@ test: lint browser ## lint, then the whole test suite; what CI runs (CI=true: fa
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)
-	$(BIN)/python -c "import jax" 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 faults: $(READY) ## let every call that touches a file fail in turn (FAULTS=40 of each command; all takes hours)

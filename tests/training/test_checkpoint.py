@@ -33,7 +33,7 @@ WRONG: list[tuple[str, Any]] = [
     ("progress.best", {"step": 1}),
     ("progress.best", {"validation_loss": 1.0}),
     ("progress.another", 1),
-    ("files", []),
+    ("files", ["vocabulary.json"]),
     ("files", {"config.json": "{}"}),
     ("files", {"vocabulary.json": 3}),
 ]
