@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from retrograde.tasks.opening import open_task
 
 from retrograde.options import Options
 from retrograde.runs import Metrics, RunFolder
+from retrograde.tasks.registry import open_task
 from retrograde.training import Callback, Trainer, checkpoint, load, train
 from retrograde.training.callback import CallbackList
 from retrograde.training.prefetch import prefetched
@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {"task": "synthetic", "hidden_size": 4, "batch_size": 3,
 def trainer(*callbacks: Callback, **more: Any) -> Trainer:
     options = Options.of(SMALL | more)
     seed_everything(options.seed)
-    task = open_task("synthetic", "builtin:latch?length=5", options.as_dict())
+    task = open_task("builtin:latch?length=5", options)
     return Trainer(task, options, make_context(options), callbacks)
 
 

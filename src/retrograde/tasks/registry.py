@@ -18,7 +18,7 @@ from ..options import TABLES, Options
 from .synthetic import SYNTHETIC
 from .task import Predictor, Task
 
-__all__ = ["TASKS", "fingerprint_of", "kept_files", "open_predictor", "open_task", "task_name"]
+__all__ = ["KEPT", "TASKS", "fingerprint_of", "kept_files", "open_predictor", "open_task", "task_name"]
 
 TASKS = {  # where the class of each task is; imported when needed, because the readers of data are heavy
     "language": "language.LanguageTask",

@@ -16,11 +16,10 @@ from torch import Tensor
 from ..errors import RunError
 from ..options import Options
 from ..runs import Metrics, RunFolder
+from ..tasks.registry import KEPT
 from .state import Progress, RandomStates, TrainerState, Window
 
 __all__ = ["Checkpoint", "best_name", "exists", "latest", "save"]
-
-KEPT = {"vocabulary.json", "preprocessing.json"}  # files of the run folder that a checkpoint contains
 
 
 @dataclass(frozen=True)
@@ -218,6 +217,10 @@ def _options(about: dict[str, Any]) -> dict[str, object]:
 
 def _files(about: dict[str, Any]) -> dict[str, str]:
     found = about.get("files") or {}
-    if not isinstance(found, dict) or not set(found) <= KEPT or not all(isinstance(x, str) for x in found.values()):
+    if (
+        not isinstance(found, dict)
+        or not set(found) <= set(KEPT)
+        or not all(isinstance(x, str) for x in found.values())
+    ):
         raise ValueError("it contains files that a run does not have")
     return found

@@ -13,9 +13,8 @@ from torch import nn
 from ..errors import RunError
 from ..memory import enough_memory, shortage
 from ..runs import Config, Metrics, RunFolder, Summary, digest
-from ..tasks.registry import open_predictor
+from ..tasks.registry import KEPT, open_predictor
 from ..tasks.task import Predictor
-from .checkpoint import KEPT
 
 __all__ = ["TrainedRun", "load"]
 
