@@ -164,7 +164,7 @@ def test_a_weight_whose_parametrisation_no_file_tells_is_said_to_be_as_stored(tm
     torch.save(module.state_dict(), tmp_path / "a.pt")
     done = retrograde("flow", "--checkpoint", tmp_path / "a.pt", "--steps", 5)
     assert done.code == 0
-    assert "(weight_hh_l0: taken as stored under a parametrisation" in " ".join(done.out.split())
+    assert "(weight_hh_l0: taken as stored under a parametrization" in " ".join(done.out.split())
     facts = json.loads(retrograde("flow", "--checkpoint", tmp_path / "a.pt", "--steps", 5, "--json").out)
     assert facts["as_stored"] == ["weight_hh_l0"]
 
@@ -235,4 +235,4 @@ def test_a_header_of_numpy_that_python_cannot_read(retrograde, tmp_path):
     for odd in (content.replace(b"}", b"["), content.replace(b"(4", b"((4L"), b"PK" + content, content[:90]):
         numbers.write_bytes(odd)
         outcome = retrograde("flow", "--checkpoint", weights, "--input", numbers)
-        assert outcome.code == 2 and outcome.err.count("\n") == 1 and "no whole .npy file" in outcome.err
+        assert outcome.code == 2 and outcome.err.count("\n") == 1 and "not a complete .npy file" in outcome.err

@@ -191,7 +191,8 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
 def _of_checkpoint(
     path: Path, asked: _Asked, given: Path | None, nonlinearity: str | None, seed: int | None
 ) -> tuple[GradientFlow, _About]:
-    from ..flow.checkpoints import choose, drive, find_recurrent, read_input, read_state_dict
+    from ..flow.drive import choose, drive, read_input
+    from ..flow.state_dict import find_recurrent, read_state_dict
 
     for file in (path, given):
         if file is not None:
@@ -222,7 +223,7 @@ def _of_checkpoint(
     stored = [name for one in chosen for name in one.as_stored]
     if stored:
         lines.append(
-            f"  ({', '.join(stored)}: taken as stored under a parametrisation, which is right if that is dropout of "
+            f"  ({', '.join(stored)}: taken as stored under a parametrization, which is right if that is dropout of "
             "weights; of any other, remove_parametrizations and save again)"
         )
     lines.append(

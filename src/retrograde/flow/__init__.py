@@ -1,18 +1,19 @@
 """How the gradient travels through time, measured exactly.
 
-``gradient_flow`` measures a model; ``sequence_gradients`` says which sequences explode; ``check_gradients`` whether a
-gradient is right; ``GradientFlowRecorder`` watches a training. Of a bare file of weights, ``read_state_dict`` reads the
-tensors, ``find_recurrent`` rebuilds the layers and ``drive`` measures them.
+``gradient_flow`` measures a model; ``sequence_gradients`` finds the sequences that explode; ``check_gradients`` tests
+whether a gradient is right; ``GradientFlowRecorder`` measures during training. From a file of weights alone,
+``read_state_dict`` reads the tensors, ``find_recurrent`` rebuilds the layers and ``drive`` measures them.
 """
 
 from __future__ import annotations
 
 from ..gradcheck import GradientCheck, GradientError, check_gradients
-from .checkpoints import Found, drive, find_recurrent, read_state_dict
+from .drive import drive
 from .measure import gradient_flow
 from .recorder import GradientFlowRecorder
 from .result import GradientFlow
 from .sequences import SequenceGradients, sequence_gradients
+from .state_dict import Found, find_recurrent, read_state_dict
 from .summary import Summary, summarize
 
 __all__ = [

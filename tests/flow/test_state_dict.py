@@ -14,7 +14,8 @@ from torch.nn.utils import prune
 
 import retrograde as rg
 from retrograde.errors import FlowError, OptionError, RunError
-from retrograde.flow.checkpoints import choose, drive, find_recurrent, read_input, read_state_dict
+from retrograde.flow.drive import choose, drive, read_input
+from retrograde.flow.state_dict import find_recurrent, read_state_dict
 from retrograde.nn import weight_drop_
 
 ran: list[str] = []
@@ -114,7 +115,7 @@ def test_given_input_drives_it():
     flow = drive(found, steps=5, sequences=2, given=given)
     assert flow.steps == [5] and flow.losses.shape == (5, 2)
     assert not np.allclose(flow.norms, drive(found, steps=5, sequences=2, given=2 * given).norms)
-    with pytest.raises(FlowError, match=r"4 numbers a step.*takes 3"):
+    with pytest.raises(FlowError, match=r"4 numbers per step.*takes 3"):
         drive(found, given=torch.randn(7, 2, 4))
 
 
@@ -197,7 +198,7 @@ def test_every_cut_of_a_file_is_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [([1, 2], "holds a list"), (torch.ones(3), "holds a Tensor"), ({"epoch": 3}, "without named tensors")],
+    [([1, 2], "contains a list"), (torch.ones(3), "contains a Tensor"), ({"epoch": 3}, "without named tensors")],
 )
 def test_not_a_state_dict(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
@@ -264,10 +265,10 @@ def test_weights_kept_in_parts_are_put_together(name):
 def test_parts_that_do_not_fit_and_unknown_ones_are_named():
     parts = nn.utils.parametrizations.weight_norm(nn.RNN(2, 3), "weight_hh_l0").state_dict()
     parts["parametrizations.weight_hh_l0.original0"] = torch.ones(2, 1)
-    with pytest.raises(FlowError, match=r"weight_hh_l0 cannot be put together from .*original0"):
+    with pytest.raises(FlowError, match=r"weight_hh_l0 cannot be combined from .*original0"):
         find_recurrent(parts)
     unknown = nn.utils.parametrizations.orthogonal(nn.RNN(2, 3), "weight_hh_l0").state_dict()
-    with pytest.raises(FlowError, match=r"no weight_hh of layer 0.*weight_hh_l0\S* looks reparametrised"):
+    with pytest.raises(FlowError, match=r"no weight_hh of layer 0.*weight_hh_l0\S* looks reparametrized"):
         find_recurrent(unknown)
 
 
@@ -292,11 +293,11 @@ def changed(module, name, tensor):
         ("weight_hh_l0", torch.ones(0, 4), r"net\.weight_hh_l0 has shape \(0, 4\)"),
         ("weight_ih_l1", torch.full((16, 4), torch.nan), r"net\.weight_ih_l1 is not finite: 64 of its 64 values"),
         ("bias_ih_l0", torch.tensor([1.0] * 15 + [torch.inf]), r"net\.bias_ih_l0 .*first inf at \[15\]"),
-        ("weight_hh_l0", torch.ones(16, 4, dtype=torch.int8), r"net\.weight_hh_l0 holds torch\.int8"),
+        ("weight_hh_l0", torch.ones(16, 4, dtype=torch.int8), r"net\.weight_hh_l0 has type torch\.int8"),
         (
             "weight_hh_l0",
             torch.ones(16, 4).to_sparse(),
-            r"net\.weight_hh_l0 is kept as torch\.sparse_coo: save it dense",
+            r"net\.weight_hh_l0 is stored as torch\.sparse_coo: save it dense",
         ),
         ("weight_hh_l9", torch.ones(16, 4), r"layers up to 9 are named"),
         ("weight_hh_l2", torch.ones(16, 4), r"net\.weight_ih_l2 is missing"),
@@ -325,7 +326,7 @@ def test_names_give_a_terminal_no_orders():
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 2, 0)), "none empty"),
+        (np.zeros((3, 2, 0)), "at least one of each"),
         (np.zeros(3), r"expected \(T, B, I\)"),
         (np.array([["a"]]), "not real numbers"),
         (np.array([[1.0, np.inf]]), "inf at step 0, sequence 0, input 1"),
