@@ -155,7 +155,7 @@ def test_adjoints_of_a_step_loop_are_kept_within_a_bound_on_memory() -> None:
     flow = rg.gradient_flow(loop, x, loss=squares, targets=range(290, 300))
     whole = rg.gradient_flow(lambda x: rnn(x)[0].cumsum(0), x, loss=squares, targets=range(290, 300))
     for own in (flow, whole):
-        assert own.evidence is not None and own.evidence.graph is not None
-    blocks = [own.evidence.graph.block_kept for own in (flow, whole)]
+        assert own.linearization is not None and own.linearization.graph is not None
+    blocks = [own.linearization.graph.block_kept for own in (flow, whole)]
     assert blocks[0] == blocks[1] < 64
-    assert max(len(rows) for rows, _ in flow.evidence.by_target()) <= blocks[0]
+    assert max(len(rows) for rows, _ in flow.linearization.by_target()) <= blocks[0]

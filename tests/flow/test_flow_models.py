@@ -189,7 +189,7 @@ def test_modules_in_a_row_with_a_head_that_reads_both() -> None:
     model, x = Residual(), randn(T, B, 2)
     flow = rg.gradient_flow(model, x, loss=losses, reduce="none")
     assert flow.layers == ["first.l0", "second.l0"]
-    assert flow.evidence is not None and flow.evidence.local is not None  # the short way
+    assert flow.linearization is not None and flow.linearization.local is not None  # the short way
     low, below = unrolled(model.first, x)
     high, above = unrolled(model.second, low)
     states = {"first": below["l0"], "second": above["l0"]}
@@ -484,7 +484,7 @@ def test_stacks_side_by_side_go_the_short_way(restricted: bool) -> None:
     model, x = Pair(), randn(T, B, 2)
     layers = ["left.l1", "right.l0"] if restricted else None
     flow = rg.gradient_flow(model, x, loss=losses, reduce="none", layers=layers)
-    assert flow.evidence is not None and flow.evidence.local is not None
+    assert flow.linearization is not None and flow.linearization.local is not None
     left, below = unrolled(model.left, x)
     right, above = unrolled(model.right, x.flip(0))
     states = {f"left.{k}": v for k, v in below.items()} | {f"right.{k}": v for k, v in above.items()}

@@ -87,7 +87,7 @@ def test_a_head_that_looks_from_one_step_at_one_other_is_found_out(
         return local_head(output) + coupling * other * output[there].sum(-1)
 
     flow = rg.gradient_flow(module, x, loss=lambda o: head(o[0]), reduce="none")
-    assert flow.evidence is not None and flow.evidence.local is None
+    assert flow.linearization is not None and flow.linearization.local is None
     output, states = unrolled(module, x)
     close(flow.norms, norms(head(output), states))
 

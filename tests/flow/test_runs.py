@@ -140,7 +140,7 @@ def test_calls_that_go_on_from_one_another_are_one_recurrence(stepping: Stepping
     name = f"weight_hh_l{layers - 1}"
     np.testing.assert_allclose(flow.share_by_lag(name), whole.share_by_lag(name), rtol=1e-7, atol=1e-12)
     # Step by step is measured as the whole is, without a walk through the user's graph for every target.
-    assert flow.evidence is not None and flow.evidence.local is not None
+    assert flow.linearization is not None and flow.linearization.local is not None
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
@@ -264,7 +264,7 @@ def test_weights_that_change_from_step_to_step_are_followed_as_they_are() -> Non
     found = flow.jacobian_norms()
     for k in range(1, T - 1):
         w = rnn.weight_hh_l0 * masks[k]
-        h = flow.evidence.runs["l0"].h[k]
+        h = flow.linearization.runs["l0"].h[k]
         for b in range(B):
             expected = torch.linalg.matrix_norm(torch.diag(1 - h[b] ** 2) @ w.detach(), 2)
             assert found[k, b] == pytest.approx(float(expected), rel=1e-9)
@@ -286,7 +286,7 @@ def test_a_layer_of_the_same_numbers_made_afresh_is_one_layer() -> None:
     assert flow.layers == ["l0"] and flow.steps == [T]
 
 
-# --- Marked states ----------------------------------------------------------------------------------------------------
+# --- Marked states ------------------------------------------------------------------------------------------------
 
 
 class Cell(nn.Module):

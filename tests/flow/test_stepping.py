@@ -311,9 +311,9 @@ def check(module: nn.Module, step: Step, twin: Twin, loop: Loop, *, final: bool 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loop_over_steps_equals_its_twin(kind: str, how: str, loop: Loop) -> None:
     flow = check(*pair(kind, how), loop)
-    assert flow.evidence is not None
+    assert flow.linearization is not None
     if loop in SHORT:  # measured as the whole is
-        assert flow.evidence.local is not None and not flow.notes
+        assert flow.linearization.local is not None and not flow.notes
 
 
 @pytest.mark.parametrize("how", ["cell", "layer"])
@@ -388,9 +388,9 @@ def check_stacked(kind: str, how: str, between: Callable[[int, Tensor], Tensor],
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_in_one_loop_are_a_stack(kind: str, how: str) -> None:
     flow = check_stacked(kind, how, lambda k, h: h)
-    assert flow.evidence is not None
+    assert flow.linearization is not None
     if how == "cell":
-        assert flow.evidence.local is not None and not flow.notes
+        assert flow.linearization.local is not None and not flow.notes
     check_stacked(kind, how, lambda k, h: h, lambda o: squares(o.cumsum(0)))
 
 

@@ -1,7 +1,7 @@
-"""The runs of recurrent layers that a measurement records: one ``Call`` per layer and call, one ``Marked`` per mark.
+"""What a measurement records of recurrent layers: one ``Call`` per layer and call, one ``MarkedStep`` per mark.
 
 Each is a node in the user's graph. Asking autograd for the gradient of its ``probe`` sends a loss back through it, and
-the adjoints of its states stay in ``swept``.
+the adjoints of its states stay in ``adjoints``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from . import cells, recurrence
+from . import adjoint, cells
 from .cells import Step, Trajectory, Weights
 
 # How the state that a call starts from follows from the final state of an earlier call of the same layer: it is that
@@ -94,7 +94,7 @@ class Call:
     order: Tensor | None = None  # packed input: where each of the user's sequences stands in the run
     keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
     closed: bool = False  # whether nothing is sent back through it
-    swept: recurrence.Swept | None = None
+    adjoints: adjoint.Adjoints | None = None
 
     @property
     def run(self) -> Trajectory:
@@ -169,7 +169,7 @@ class Call:
 
 
 @dataclass(eq=False)
-class Marked:
+class MarkedStep:
     """One step of a recurrence written by hand, whose state was marked (``mark_state``)."""
 
     track: tuple[str, str]  # the module's name and the label it was marked with
@@ -178,8 +178,8 @@ class Marked:
     live: Tensor | None  # (B,) bool
     site: tuple[str, int]  # the file and line that marked it
     invocation: int  # of the module that was running: a number for each of its calls
-    since: list[Marked] = field(default_factory=list)  # marks of the same track that it follows from, none between
-    swept: recurrence.Swept | None = None
+    since: list[MarkedStep] = field(default_factory=list)  # marks of the same track that it follows from, none between
+    adjoints: adjoint.Adjoints | None = None
     kind = "custom"
     order: Tensor | None = None
     keep = False
@@ -206,7 +206,7 @@ class Marked:
         return 2 * self.h.shape[-1]
 
 
-AnyCall = Call | Marked
+AnyCall = Call | MarkedStep
 
 
 class Exposed(NamedTuple):
@@ -265,7 +265,7 @@ def flat(state: Tensor) -> Tensor:
 def call_of(node: Any) -> AnyCall | None:
     """The recorded call whose node in autograd's graph this is; None for any other node."""
     found = getattr(node, "recorded", None)
-    return found if isinstance(found, (Call, Marked)) else None
+    return found if isinstance(found, (Call, MarkedStep)) else None
 
 
 def node_name(node: Any) -> str:
@@ -299,11 +299,11 @@ class _Sweep(torch.autograd.Function):
         """Gradients of x, the initial state and the weights; ``need`` is of x and the weights."""
         g_out, g_h, *g_c = gradients
         need_x, *need_weights = need
-        call.swept, *back = recurrence.backward(
+        call.adjoints, *back = adjoint.backward(
             call.run, g_out, g_h, g_c[0] if g_c else None, need_x=need_x, keep=call.keep or any(need_weights)
         )
         if any(need_weights):
-            back += recurrence.weight_gradients(call.run, call.swept)
+            back += adjoint.weight_gradients(call.run, call.adjoints)
         absent = g_out.new_zeros(len(g_out))  # vmap wants tensors
         return tuple(absent if g is None else g for g in back)
 
@@ -390,7 +390,7 @@ class _Look(torch.autograd.Function):
     """Gradients of a marked state on their way past, as a function that vmap can vectorise over losses."""
 
     @staticmethod
-    def forward(marked: Marked, *gradients: Tensor) -> Any:
+    def forward(marked: MarkedStep, *gradients: Tensor) -> Any:
         return _Look._noted(marked, [g[None] for g in gradients], gradients)
 
     @staticmethod
@@ -398,7 +398,7 @@ class _Look(torch.autograd.Function):
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, marked: Marked, *gradients: Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, marked: MarkedStep, *gradients: Tensor) -> Any:
         whole = [
             g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
             for g, d in zip(gradients, in_dims[1:], strict=True)
@@ -406,13 +406,13 @@ class _Look(torch.autograd.Function):
         return _Look._noted(marked, whole, tuple(whole)), (0,) * len(whole)
 
     @staticmethod
-    def _noted(marked: Marked, gradients: list[Tensor], back: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _noted(marked: MarkedStep, gradients: list[Tensor], back: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         batch = marked.h.shape[1]
-        squares = [recurrence.squared(g.reshape(len(g), 1, batch, -1)) for g in gradients]
+        squares = [adjoint.squared(g.reshape(len(g), 1, batch, -1)) for g in gradients]
         if marked.live is not None:
             squares = [s * marked.live for s in squares]
         rest = torch.stack(squares[1:]).sum(0) if len(squares) > 1 else None
-        marked.swept = recurrence.Swept(squares[0], rest, None)
+        marked.adjoints = adjoint.Adjoints(squares[0], rest, None)
         return tuple(g.clone() for g in back)
 
 
@@ -420,7 +420,7 @@ class _Passed(torch.autograd.Function):
     """A marked state: itself, and its gradient is looked at."""
 
     @staticmethod
-    def forward(ctx: Any, marked: Marked, probe: Tensor, *states: Tensor) -> Any:
+    def forward(ctx: Any, marked: MarkedStep, probe: Tensor, *states: Tensor) -> Any:
         ctx.recorded = marked
         return tuple(state.clone() for state in states)
 
@@ -444,7 +444,7 @@ def record_block(call: Call, steps: int, copies: int) -> tuple[Tensor, ...]:
     return found
 
 
-def pass_on(marked: Marked, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def pass_on(marked: MarkedStep, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Put a marked state into the user's graph."""
     found: tuple[Tensor, ...] = _Passed.apply(marked, marked.probe, *states)  # type: ignore[no-untyped-call]
     return found

@@ -22,7 +22,7 @@ from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from . import cells
-from .calls import AnyCall, Call, Exposed, Handed, Link, Marked, StatePart, call_of, node_name, pass_on, record
+from .calls import AnyCall, Call, Exposed, Handed, Link, MarkedStep, StatePart, call_of, node_name, pass_on, record
 from .cells import Step, Weights
 from .stepping import Loops, one_step, taking_steps
 from .torch_patches import without_checkpoints
@@ -47,7 +47,7 @@ class NeedsEveryCall(Exception):
     """A loop does between its steps what only a node for every step shows: measure without blocks of steps."""
 
 
-class Recorder(TorchFunctionMode):
+class CallRecorder(TorchFunctionMode):
     """Records every recurrent layer that runs while it is active."""
 
     needs_torch_operators = True  # our own layers then leave the engine aside and call what this mode sees
@@ -208,8 +208,8 @@ class Recorder(TorchFunctionMode):
             live = live.detach().reshape(-1).bool()
         name, number = self.running[-1] if self.running else ("", 0)
         frame = sys._getframe(2)  # of mark_state's caller
-        marked = Marked((name, label), (), probe, live, (frame.f_code.co_filename, frame.f_lineno), number)
-        marked.since = [c for c in self._behind(states, marked.track, through=True)[0] if isinstance(c, Marked)]
+        marked = MarkedStep((name, label), (), probe, live, (frame.f_code.co_filename, frame.f_lineno), number)
+        marked.since = [c for c in self._behind(states, marked.track, through=True)[0] if isinstance(c, MarkedStep)]
         marked.states = pass_on(marked, states)
         self.calls.append(marked)
         return marked.states
@@ -497,7 +497,7 @@ class _Saved:
 
 
 @contextlib.contextmanager
-def recording(model: object, *, loops: bool = False) -> Iterator[Recorder]:
+def recording(model: object, *, loops: bool = False) -> Iterator[CallRecorder]:
     """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any.
 
     ``loops`` says whether loops of single steps may be recorded in blocks.
@@ -507,7 +507,7 @@ def recording(model: object, *, loops: bool = False) -> Iterator[Recorder]:
     NeedsEveryCall
         They may not.
     """
-    recorder, saved = Recorder(loops=loops), _Saved()
+    recorder, saved = CallRecorder(loops=loops), _Saved()
     recorder.kept_parameters = saved.parameters
     handles = []
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..cells import find
 from ..errors import FlowError
-from .evidence import Evidence, factors
+from .linearization import Linearization, factors
 from .torch_patches import without_autocast
 
 if TYPE_CHECKING:
@@ -100,16 +100,16 @@ class Sums:
 
 
 @without_autocast()
-def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
+def by_lag(flow: GradientFlow, linearization: Linearization) -> Sums:
     """Walk the lags in rising order; of each, only a few numbers are kept."""
-    total = _total(evidence)
-    names = {name: gates for label in flow.known_layers for name, gates in evidence.parameters(label).values()}
+    total = _total(linearization)
+    names = {name: gates for label in flow.known_layers for name, gates in linearization.parameters(label).values()}
     if not names:
         return Sums(np.zeros(0, dtype=np.int64), {}, {})
     running: dict[str, Tensor] = {}
     rows: dict[str, list[Array]] = {name: [] for name in names}
     lags: list[int] = []
-    for lag, parts in _lag_gradients(flow, evidence):
+    for lag, parts in _lag_gradients(flow, linearization):
         lags.append(lag)
         for name, gates in names.items():
             g, part = total[name], parts.get(name)
@@ -130,25 +130,25 @@ def by_lag(flow: GradientFlow, evidence: Evidence) -> Sums:
 
 
 @without_autocast()
-def by_pair(flow: GradientFlow, evidence: Evidence, label: str, kind: str, gate: int | None) -> Contributions:
+def by_pair(flow: GradientFlow, linearization: Linearization, label: str, kind: str, gate: int | None) -> Contributions:
     """Parts of one parameter's gradient (of one of its gates) for every pair, `(targets, T)`."""
-    run = evidence.run(label)
-    name, gates = evidence.parameters(label)[kind]
-    g = _total(evidence)[name].double()
+    run = linearization.run(label)
+    name, gates = linearization.parameters(label)[kind]
+    g = _total(linearization)[name].double()
     size = g.shape[0] // gates
     chosen = slice(None) if gate is None else slice(gate * size, (gate + 1) * size)
     g = g[chosen]
     square = float(g.square().sum())
-    shape = (len(evidence.targets), run.steps)
+    shape = (len(linearization.targets), run.steps)
     norm2, dot = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     at = 0
     every = slice(None)
-    for rows, swept in evidence.by_target():
+    for rows, adjoints in linearization.by_target():
         place = slice(at, at + len(rows))
         at += len(rows)
-        if label not in swept:
+        if label not in adjoints:
             continue
-        s = swept[label]
+        s = adjoints[label]
         assert s.inputs is not None and s.hidden is not None
         left, right = factors(run, kind, every, s.inputs, s.hidden, s.states)
         left = left[..., chosen].double()  # (N, T, B, rows)
@@ -216,7 +216,7 @@ def _dots(a: Tensor | None, b: Tensor | None, gates: int) -> Array:
 
 def _add(
     sums: dict[str, Tensor],
-    evidence: Evidence,
+    linearization: Linearization,
     label: str,
     at: Any,
     inputs: Tensor,
@@ -224,8 +224,8 @@ def _add(
     states: Tensor | None,
 ) -> None:
     """Add the gradients of a layer's parameters, of some of its steps; a parameter may belong to several runs."""
-    for kind, (name, _) in evidence.parameters(label).items():
-        left, right = factors(evidence.run(label), kind, at, inputs, hidden, states)
+    for kind, (name, _) in linearization.parameters(label).items():
+        left, right = factors(linearization.run(label), kind, at, inputs, hidden, states)
         left = left.flatten(0, -2)
         part = left.sum(0) if right is None else left.T @ right.flatten(0, -2)
         if name in sums:
@@ -234,41 +234,49 @@ def _add(
             sums[name] = part
 
 
-def _total(evidence: Evidence) -> dict[str, Tensor]:
+def _total(linearization: Linearization) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for label, s in evidence.total().items():
+    for label, s in linearization.total().items():
         assert s.inputs is not None and s.hidden is not None
-        _add(found, evidence, label, slice(None), s.inputs[0], s.hidden[0], None if s.states is None else s.states[0])
-    for label, run in evidence.runs.items():
-        for (name, _), weight in zip(evidence.parameters(label).values(), run.weights.tensors(), strict=True):
+        _add(
+            found,
+            linearization,
+            label,
+            slice(None),
+            s.inputs[0],
+            s.hidden[0],
+            None if s.states is None else s.states[0],
+        )
+    for label, run in linearization.runs.items():
+        for (name, _), weight in zip(linearization.parameters(label).values(), run.weights.tensors(), strict=True):
             found.setdefault(name, torch.zeros_like(weight))
     return found
 
 
-def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def _lag_gradients(flow: GradientFlow, linearization: Linearization) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """g_lag of every parameter, lags rising."""
-    if evidence.local is not None:
-        for lag, found in evidence.by_lag():
+    if linearization.local is not None:
+        for lag, found in linearization.by_lag():
             parts: dict[str, Tensor] = {}
-            for (label, run), a in zip(evidence.runs.items(), found, strict=True):
+            for (label, run), a in zip(linearization.runs.items(), found, strict=True):
                 if label in flow.known_layers:
-                    _add(parts, evidence, label, a.at, run.input_side(a.at, a.h, a.hidden), a.hidden, a.h)
+                    _add(parts, linearization, label, a.at, run.input_side(a.at, a.h, a.hidden), a.hidden, a.h)
             yield lag, parts
         return
     # Any graph: blocks of targets bring all lags at once; in several rounds where that is too much memory.
-    lag_of = {label: flow._lag_of_sequences(label) for label in flow.known_layers if label in evidence.runs}
+    lag_of = {label: flow._lag_of_sequences(label) for label in flow.known_layers if label in linearization.runs}
     every = np.unique(np.concatenate([table[table > _NEVER].ravel() for table in lag_of.values()]))
-    size = sum(w.numel() * w.element_size() for label in lag_of for w in evidence.run(label).weights.tensors())
+    size = sum(w.numel() * w.element_size() for label in lag_of for w in linearization.run(label).weights.tensors())
     per_round = max(1, _SUMS_BYTES // max(1, size))
     for start in range(0, len(every), per_round):
         chosen = every[start : start + per_round]
         sums: list[dict[str, Tensor]] = [{} for _ in chosen]
         at = 0
-        for rows, adjoints in evidence.by_target():
+        for rows, adjoints in linearization.by_target():
             place = slice(at, at + len(rows))
             at += len(rows)
             for label in adjoints.keys() & lag_of.keys():
-                s, batch = adjoints[label], evidence.run(label).batch_size
+                s, batch = adjoints[label], linearization.run(label).batch_size
                 assert s.inputs is not None and s.hidden is not None
                 lags = lag_of[label][place]
                 table = torch.from_numpy(np.broadcast_to(lags, (*lags.shape[:2], batch)).copy())
@@ -276,7 +284,7 @@ def _lag_gradients(flow: GradientFlow, evidence: Evidence) -> Iterator[tuple[int
                     n, k, b = (table == int(lag)).nonzero(as_tuple=True)
                     if len(n):
                         states = None if s.states is None else s.states[n, k, b]
-                        _add(own, evidence, label, (k, b), s.inputs[n, k, b], s.hidden[n, k, b], states)
+                        _add(own, linearization, label, (k, b), s.inputs[n, k, b], s.hidden[n, k, b], states)
         yield from zip(map(int, chosen), sums, strict=True)
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .alignment import Reach, extrapolated, moves
-from .calls import Call, Exposed, Marked
-from .graph import Graph, closed, uneven
+from .calls import Call, Exposed, MarkedStep
+from .graph import Graph, closed, distinct_weights
 from .runs import base, steps_of
 
 __all__ = ["Dependence", "Span"]
@@ -63,7 +63,7 @@ class Dependence:
         if not tensor.requires_grad or not self._exposed:
             return found
         # Every number of the tensor has its own weight: the sum of a normalized row, say, does not depend on the row.
-        direction = uneven(tensor.numel()).to(tensor).view(tensor.shape)
+        direction = distinct_weights(tensor.numel()).to(tensor).view(tensor.shape)
         with torch._C.DisableTorchFunction(), closed(self._graph.recorder.calls):
             tensors = [exposed.tensor for exposed in self._exposed]
             gradients = torch.autograd.grad(tensor, tensors, direction, retain_graph=True, allow_unused=True)
@@ -138,7 +138,7 @@ class Dependence:
         for call in self._graph.runs[label]:
             start = self._places[id(call)][1]
             for k in (k for k in chosen if start <= k < start + len(call.h)):
-                if isinstance(call, Marked):
+                if isinstance(call, MarkedStep):
                     yield k, call.states[0]
                 elif call.x is not None:
                     yield k, call.x[k - start]

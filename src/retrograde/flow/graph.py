@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..errors import FlowError
 from . import cells
-from .calls import AnyCall, Call, Marked, StatePart, call_of, flat
-from .capture import Recorder
+from .adjoint import Adjoints
+from .calls import AnyCall, Call, MarkedStep, StatePart, call_of, flat
+from .capture import CallRecorder
 from .cells import Trajectory
-from .recurrence import Swept
 from .runs import same_weights, state_changes
 
 _BLOCK_BYTES = 128 * 2**20
@@ -34,7 +34,7 @@ class Graph:
     """
 
     losses: Tensor
-    recorder: Recorder
+    recorder: CallRecorder
     runs: dict[str, list[AnyCall]]
     wanted: list[str]
     alive: Tensor
@@ -55,26 +55,26 @@ class Graph:
         outside = self.losses.numel()
         return max(1, min(64, _BLOCK_BYTES // (self.losses.element_size() * (3 * widest + outside))))
 
-    def send(self, directions: Tensor, *, keep: bool = False) -> dict[str, Swept]:
+    def send(self, directions: Tensor, *, keep: bool = False) -> dict[str, Adjoints]:
         """Send ⟨direction, losses⟩ back for each of N directions `(N, T, B)`.
 
         Returns
         -------
-        dict of Swept
+        dict of Adjoints
             By label, over all calls of the layer, sequences in the user's order; layers without a path are left out;
             so are marked states where ``keep`` asks for what only a layer has.
         """
         runs = {label: self.runs[label] for label in self.wanted}
         if keep:  # of a marked state there is nothing more to keep
-            runs = {label: own for label, own in runs.items() if not isinstance(own[0], Marked)}
+            runs = {label: own for label, own in runs.items() if not isinstance(own[0], MarkedStep)}
         calls = [call for own in runs.values() for call in own]
         for call in self.recorder.calls:
             call.keep = keep
         directions = directions * self.alive
-        swept: list[dict[AnyCall, Swept]] = []
+        adjoints: list[dict[AnyCall, Adjoints]] = []
         if self.vectorised:
             try:
-                swept = [self._backward(directions, calls, batched=True)]
+                adjoints = [self._backward(directions, calls, batched=True)]
             except RuntimeError as refusal:
                 if "version" in str(refusal) or "second time" in str(refusal):
                     raise
@@ -82,27 +82,27 @@ class Graph:
                 reason = str(refusal).splitlines()[0]
                 self.notes.append(f"one target at a time: vmap refused this model ({reason})")
         if not self.vectorised:
-            swept = [self._backward(direction, calls, batched=False) for direction in directions]
+            adjoints = [self._backward(direction, calls, batched=False) for direction in directions]
         found = {}
         for label, own in runs.items():
-            parts = [[s.get(call) or _nothing(call, keep) for s in swept] for call in own]
-            if any(call in s for s in swept for call in own):
+            parts = [[s.get(call) or _nothing(call, keep) for s in adjoints] for call in own]
+            if any(call in s for s in adjoints for call in own):
                 rows = [_in_order(_joined(part, 0), call) for part, call in zip(parts, own, strict=True)]
                 size = max(len(row.h) for row in rows)
                 found[label] = _joined([_spread(row, size) for row in rows], 1)
         for call in self.recorder.calls:
-            call.swept = None
+            call.adjoints = None
         return found
 
-    def send_rows(self, rows: Tensor, *, keep: bool = False, factor: float = 1.0) -> dict[str, Swept]:
+    def send_rows(self, rows: Tensor, *, keep: bool = False, factor: float = 1.0) -> dict[str, Adjoints]:
         """Send the losses of some steps back, each by itself, multiplied by a factor."""
         directions = self.losses.new_zeros(len(rows), *self.losses.shape)
         directions[torch.arange(len(rows)), rows] = factor
         return self.send(directions, keep=keep)
 
-    def _backward(self, directions: Tensor, calls: list[AnyCall], *, batched: bool) -> dict[AnyCall, Swept]:
+    def _backward(self, directions: Tensor, calls: list[AnyCall], *, batched: bool) -> dict[AnyCall, Adjoints]:
         for call in self.recorder.calls:
-            call.swept = None
+            call.adjoints = None
         probes = list({id(call.probe): call.probe for call in calls}.values())
 
         def once(direction: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Graph:
                 torch.func.vmap(once)(directions)
         else:
             once(directions)
-        return {call: call.swept for call in calls if call.swept is not None}
+        return {call: call.adjoints for call in calls if call.adjoints is not None}
 
     def mixes_sequences(self) -> bool:
         """Whether the loss of one sequence depends on the states of another, as under batch normalization."""
@@ -125,15 +125,15 @@ class Graph:
         # Every two sequences are on different sides of some of these halves, in either order.
         bits = torch.arange(batch) >> torch.arange((batch - 1).bit_length()).unsqueeze(1) & 1
         sides = torch.cat([bits, 1 - bits]).bool()
-        weights = uneven(len(self.losses)).to(self.losses).unsqueeze(-1)
+        weights = distinct_weights(len(self.losses)).to(self.losses).unsqueeze(-1)
         directions = sides.to(self.losses.device).unsqueeze(1) * weights
         asked, self.wanted = self.wanted, list(runs)
         try:
-            swept = self.send(directions)
+            adjoints = self.send(directions)
         finally:
             self.wanted = asked
         sides = sides.to(self.losses.device)
-        return any(bool(((s.h if s.c is None else s.h + s.c).ne(0).any(1) & ~sides).any()) for s in swept.values())
+        return any(bool(((s.h if s.c is None else s.h + s.c).ne(0).any(1) & ~sides).any()) for s in adjoints.values())
 
     def is_transposed(self) -> bool:
         """Whether losses of as many steps as sequences came as `(B, T)`: a row is of one sequence, a column of several.
@@ -160,11 +160,11 @@ class Graph:
 
     def is_marked(self, label: str) -> bool:
         """Whether a layer is a recurrence written by hand."""
-        return isinstance(self.runs[label][0], Marked)
+        return isinstance(self.runs[label][0], MarkedStep)
 
     def marked(self, label: str) -> StepwiseRun:
         """The run of a recurrence written by hand."""
-        own = [call for call in self.runs[label] if isinstance(call, Marked)]
+        own = [call for call in self.runs[label] if isinstance(call, MarkedStep)]
         return StepwiseRun(own, [tuple(StatePart(state) for state in call.states) for call in own])
 
     def stepwise(self, label: str) -> StepwiseRun | None:
@@ -194,7 +194,7 @@ class Graph:
         if self.recorder.hooked or not self._is_causal_stack():
             return None
         steps, batch = self.losses.shape
-        weights = uneven(steps).to(self.losses).unsqueeze(-1)
+        weights = distinct_weights(steps).to(self.losses).unsqueeze(-1)
         by_step, by_sequence = (_levels(n).to(self.losses) for n in (steps, batch))
         directions = [(row.unsqueeze(-1) * weights).expand(steps, batch) for row in by_step]
         directions += [row * weights for row in by_sequence]
@@ -369,7 +369,7 @@ def _adding_up(size: int, total: int) -> Iterator[tuple[int, ...]]:
             yield first, *rest
 
 
-def uneven(steps: int) -> Tensor:
+def distinct_weights(steps: int) -> Tensor:
     """Numbers of no simple ratio, so that what two losses send to a third step cannot cancel: `(steps,)`."""
     return 0.5 + torch.arange(1, steps + 1, dtype=torch.float64).mul(0.6180339887498949).frac()
 
@@ -499,36 +499,40 @@ def _numbers(call: AnyCall) -> int:
     return call.h.shape[0] * call.h.shape[1] * call.width
 
 
-def _nothing(call: AnyCall, keep: bool) -> Swept:
-    if isinstance(call, Marked):
+def _nothing(call: AnyCall, keep: bool) -> Adjoints:
+    if isinstance(call, MarkedStep):
         zeros = torch.zeros(1, *call.h.shape[:2], dtype=torch.float64, device=call.h.device)
-        return Swept(zeros, zeros if len(call.states) > 1 else None, None)
+        return Adjoints(zeros, zeros if len(call.states) > 1 else None, None)
     run = call.run
     zeros = torch.zeros(1, run.steps, run.batch_size, dtype=torch.float64, device=run.x.device)
     cell = zeros if "c" in run.cell.states else None
     if not keep:
-        return Swept(zeros, cell, cell)
+        return Adjoints(zeros, cell, cell)
     wide = run.x.new_zeros(1, run.steps, run.batch_size, run.weights.hh.shape[0])
     states = None if run.weights.hr is None else run.x.new_zeros(1, *run.h.shape)
-    return Swept(zeros, cell, cell, wide, wide, states)
+    return Adjoints(zeros, cell, cell, wide, wide, states)
 
 
-def _each(swept: list[Swept], how: Callable[[list[Tensor]], Tensor]) -> Swept:
+def _each(adjoints: list[Adjoints], how: Callable[[list[Tensor]], Tensor]) -> Adjoints:
     values: dict[str, Any] = {}
-    for f in fields(Swept):
-        own = [getattr(s, f.name) for s in swept]
+    for f in fields(Adjoints):
+        own = [getattr(s, f.name) for s in adjoints]
         values[f.name] = None if any(a is None for a in own) else how(own)
-    return Swept(**values)
+    return Adjoints(**values)
 
 
-def _joined(swept: list[Swept], axis: int) -> Swept:
-    return swept[0] if len(swept) == 1 else _each(swept, lambda parts: torch.cat(parts, axis))
+def _joined(adjoints: list[Adjoints], axis: int) -> Adjoints:
+    return adjoints[0] if len(adjoints) == 1 else _each(adjoints, lambda parts: torch.cat(parts, axis))
 
 
-def _spread(swept: Swept, size: int) -> Swept:
-    return swept if len(swept.h) == size else _each([swept], lambda parts: parts[0].expand(size, *parts[0].shape[1:]))
+def _spread(adjoints: Adjoints, size: int) -> Adjoints:
+    return (
+        adjoints
+        if len(adjoints.h) == size
+        else _each([adjoints], lambda parts: parts[0].expand(size, *parts[0].shape[1:]))
+    )
 
 
-def _in_order(swept: Swept, call: AnyCall) -> Swept:
+def _in_order(adjoints: Adjoints, call: AnyCall) -> Adjoints:
     order = call.order
-    return swept if order is None else _each([swept], lambda parts: parts[0][:, :, order])
+    return adjoints if order is None else _each([adjoints], lambda parts: parts[0][:, :, order])

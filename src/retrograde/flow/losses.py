@@ -21,8 +21,8 @@ __all__ = [
     "check_keywords",
     "known_lengths",
     "losses_by_step",
-    "nothing_ran",
-    "steps_there",
+    "no_layer_error",
+    "valid_steps",
 ]
 
 _HELD = ("module_", "module", "model", "net", "network")  # where wrappers keep a network
@@ -54,7 +54,7 @@ def check_keywords(kwargs: object) -> None:
         raise OptionError(f"kwargs is {kwargs!r:.60}; give a dict from the names of the model's arguments to values.")
 
 
-def nothing_ran(model: object, called: object) -> FlowError:
+def no_layer_error(model: object, called: object) -> FlowError:
     """The error of a model in which no recurrent layer was seen, with what to do about it."""
     parts = list(model.named_modules()) if isinstance(model, nn.Module) else []
     what = f"{type(called).__name__} ran no recurrent layer"
@@ -194,7 +194,7 @@ def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tens
     along = [own for own in along if final or sum(len(call.h) for call in own) == len(losses)]
     if all(call.mask is None for own in along for call in own):
         return None
-    first, *others = [steps_there(own).sum(0) for own in along]
+    first, *others = [valid_steps(own).sum(0) for own in along]
     return first if all(torch.equal(first, other) for other in others) else None
 
 
@@ -208,7 +208,7 @@ def _whole_numbers(given: Any) -> Tensor | None:
     return whole if numbers.dtype is not torch.bool and bool(whole.eq(numbers).all()) else None
 
 
-def steps_there(own: Sequence[AnyCall]) -> Tensor:
+def valid_steps(own: Sequence[AnyCall]) -> Tensor:
     """`(T, B)` bool: which steps of a layer each of the user's sequences has."""
     parts = []
     for call in own:

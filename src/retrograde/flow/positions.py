@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
+from .adjoint import Adjoints
 from .alignment import NEVER, Alignment, Reach, aligned, extrapolated, for_layer, moves, one_column, stated
 from .calls import AnyCall, Call
 from .dependence import Dependence
 from .graph import MIXED, Graph
 from .loops import has_unseen_loop
-from .recurrence import Swept
 from .runs import base, batch_of, steps_of
 
 __all__ = ["LossPositions"]
@@ -49,9 +49,9 @@ class LossPositions:
 
     # --- While losses are sent back -----------------------------------------------------------------------------------
 
-    def note(self, rows: Tensor, swept: dict[str, Swept]) -> None:
+    def note(self, rows: Tensor, adjoints: dict[str, Adjoints]) -> None:
         """Note which states the losses of these steps have a gradient of."""
-        for label, own in swept.items():
+        for label, own in adjoints.items():
             exists = (own.h if own.c is None else own.h + own.c).ne(0).cpu().numpy()  # NaN and infinity too
             self._parts[label].append(Reach.of(rows.numpy(), exists))
 
@@ -118,13 +118,13 @@ class LossPositions:
             return
         asked, graph.wanted = graph.wanted, [*graph.wanted, *others]
         try:
-            swept = graph.send_rows(rows)
+            adjoints = graph.send_rows(rows)
         finally:
             graph.wanted = asked
-        self.note(rows, {label: own for label, own in swept.items() if label in others})
+        self.note(rows, {label: own for label, own in adjoints.items() if label in others})
         new = [i for i, t in enumerate(rows.tolist()) if t not in known]
         if new and len(self._rows) < _ROWS:
-            self.note(rows[new], {label: own.rows(new) for label, own in swept.items() if label not in others})
+            self.note(rows[new], {label: own.rows(new) for label, own in adjoints.items() if label not in others})
 
     # --- Afterwards ---------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ from .activation import Gate, Saturation
 from .alignment import Alignment
 from .cells import Trajectory
 from .contributions import Contributions, Truncation
-from .evidence import Evidence
 from .graph import StepwiseRun
 from .jacobians import Bounds
+from .linearization import Linearization
 from .summary import summarize
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class GradientFlow:
     alignments: list[Alignment] = field(default_factory=list)
     by_distance: list[Array | None] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    evidence: Evidence | None = field(default=None, repr=False)
+    linearization: Linearization | None = field(default=None, repr=False)
     sums: contributions.Sums | None = field(default=None, repr=False)
     below: NDArray[np.bool_] | None = field(default=None, repr=False)
 
@@ -206,7 +206,7 @@ class GradientFlow:
         """By parameter, the layers that use it and as what: several where a layer ran several times."""
         found: dict[str, list[tuple[str, str]]] = {}
         for label in self.layers:
-            for kind, (name, _) in self._evidence.parameters(label).items():
+            for kind, (name, _) in self._linearization.parameters(label).items():
                 found.setdefault(name, []).append((label, kind))
         return found
 
@@ -214,14 +214,14 @@ class GradientFlow:
         """The name, as in the model's ``state_dict``, of a layer's weights from state to state."""
         label = self.layer(layer)
         self._run(label)
-        return self._evidence.parameters(label)["weight_hh"][0]
+        return self._linearization.parameters(label)["weight_hh"][0]
 
     @property
     def effort(self) -> float:
         """Multiplications that the first question about contributions or truncation takes; 0 once it was asked."""
-        if self.sums is not None or self.evidence is None:
+        if self.sums is not None or self.linearization is None:
             return 0.0
-        runs = [self.evidence.runs[label] for label in self.layers if label in self.evidence.runs]
+        runs = [self.linearization.runs[label] for label in self.layers if label in self.linearization.runs]
         rows = len(self.targets) * max(self.steps) / 2 * self.losses.shape[1]
         return float(rows * sum(sum(w.numel() for w in run.weights.tensors()) for run in runs))
 
@@ -239,17 +239,17 @@ class GradientFlow:
         return found[0]
 
     @property
-    def _evidence(self) -> Evidence:
-        if self.evidence is None:
+    def _linearization(self) -> Linearization:
+        if self.linearization is None:
             raise FlowError(
                 "This flow was saved without its trajectory: it has norms only (save with trajectory=True)."
             )
-        return self.evidence
+        return self.linearization
 
     def keep_sums(self) -> contributions.Sums:
         """Find by lag all that contributions and truncation are made from, unless that was done before."""
         if self.sums is None:
-            self.sums = contributions.by_lag(self, self._evidence)
+            self.sums = contributions.by_lag(self, self._linearization)
         return self.sums
 
     def _lag_of_sequences(self, layer: str) -> NDArray[np.int64]:
@@ -322,7 +322,7 @@ class GradientFlow:
             )
         label, kind = owners[number] if len(owners) > 1 else next(iter(owners.values()))
         index = contributions.gate_index(self.cells[self.layer_index(label)], gate)
-        return contributions.by_pair(self, self._evidence, label, kind, index - 1 if index else None)
+        return contributions.by_pair(self, self._linearization, label, kind, index - 1 if index else None)
 
     def truncation(self, parameter: str | None = None) -> Truncation:
         """What truncated BPTT of length L would give for every L: norm, angle, error; and the shortest L that will do.
@@ -335,10 +335,10 @@ class GradientFlow:
         return contributions.truncation(self.keep_sums(), names)
 
     def _run(self, layer: str | int) -> Trajectory:
-        return self._evidence.run(self.layer(layer))
+        return self._linearization.run(self.layer(layer))
 
     def _walk(self, layer: str | int) -> Trajectory | StepwiseRun:
-        return self._evidence.walk(self.layer(layer))
+        return self._linearization.walk(self.layer(layer))
 
     def jacobian_norms(self, layer: str | int = 0) -> Array:
         """Spectral norm of ∂s_t/∂s_{t−1} at every step and sequence, `(T, B)`; NaN on padding.

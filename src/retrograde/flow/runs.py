@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from ..errors import FlowError
-from .calls import AnyCall, Call, Marked
+from .calls import AnyCall, Call, MarkedStep
 
 __all__ = ["base", "batch_of", "labeled_runs", "same_weights", "state_changes", "steps_of"]
 
@@ -40,7 +40,7 @@ def labeled_runs(calls: Iterable[AnyCall]) -> dict[str, list[AnyCall]]:
             label = module if several else "l0"
         else:
             label = f"{module}.{suffix}" if several and module else suffix
-        marks = [call for call in own if isinstance(call, Marked)]
+        marks = [call for call in own if isinstance(call, MarkedStep)]
         runs: Sequence[Sequence[AnyCall]] = (
             _runs_of_marks(marks, label) if marks else _runs_of_calls([c for c in own if isinstance(c, Call)], label)
         )
@@ -102,9 +102,9 @@ def _runs_of_calls(calls: list[Call], label: str) -> list[list[Call]]:
     return runs
 
 
-def _runs_of_marks(marks: list[Marked], label: str) -> list[list[Marked]]:
+def _runs_of_marks(marks: list[MarkedStep], label: str) -> list[list[MarkedStep]]:
     """Marks as recurrences: each mark of one follows from the mark before it."""
-    sites: dict[tuple[str, int], list[Marked]] = {}
+    sites: dict[tuple[str, int], list[MarkedStep]] = {}
     for mark in marks:
         sites.setdefault(mark.site, []).append(mark)
     # Two lines of code that mark in turn mark two recurrences; one after the other, they may go on from one another.
@@ -112,7 +112,7 @@ def _runs_of_marks(marks: list[Marked], label: str) -> list[list[Marked]]:
         later.site in {mark.site for mark in marks[:i]} and later.site != before.site
         for i, (before, later) in enumerate(itertools.pairwise(marks))
     )
-    runs: list[list[Marked]] = []
+    runs: list[list[MarkedStep]] = []
     for group in sites.values() if alternate else [marks]:
         found = _chains(group)
         if found is None and _is_one_chain(group):  # which looks back further than one step, or is two that feed back
@@ -129,12 +129,12 @@ def _runs_of_marks(marks: list[Marked], label: str) -> list[list[Marked]]:
     return sorted(runs, key=lambda run: order[id(run[0])])
 
 
-def _chains(marks: list[Marked]) -> list[list[Marked]] | None:
+def _chains(marks: list[MarkedStep]) -> list[list[MarkedStep]] | None:
     """Marks put together by what each follows from; None where that is not one mark, the last of its recurrence."""
     inside = {id(mark) for mark in marks}
     alone = {m.invocation for m in marks} - {a.invocation for a, b in _pairs(marks) if a.invocation == b.invocation}
-    runs: list[list[Marked]] = []
-    last: dict[int, list[Marked]] = {}  # the runs by their last mark
+    runs: list[list[MarkedStep]] = []
+    last: dict[int, list[MarkedStep]] = {}  # the runs by their last mark
     for mark in marks:
         since = {id(m): m for m in mark.since if id(m) in inside}
         here = {key: m for key, m in since.items() if m.invocation == mark.invocation}
@@ -154,11 +154,11 @@ def _chains(marks: list[Marked]) -> list[list[Marked]] | None:
     return runs
 
 
-def _is_one_chain(marks: list[Marked]) -> bool:
+def _is_one_chain(marks: list[MarkedStep]) -> bool:
     return all(any(m is before for m in mark.since) for before, mark in _pairs(marks))
 
 
-def _interleaved(marks: list[Marked]) -> list[list[Marked]] | None:
+def _interleaved(marks: list[MarkedStep]) -> list[list[MarkedStep]] | None:
     """Marks of several recurrences in turn, made by one line of code."""
     for period in range(2, min(_LONGEST_PERIOD, len(marks) // 2) + 1):
         groups = [_chains(marks[i::period]) for i in range(period)]
@@ -167,5 +167,5 @@ def _interleaved(marks: list[Marked]) -> list[list[Marked]] | None:
     return None
 
 
-def _pairs(marks: list[Marked]) -> list[tuple[Marked, Marked]]:
+def _pairs(marks: list[MarkedStep]) -> list[tuple[MarkedStep, MarkedStep]]:
     return list(itertools.pairwise(marks))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import FlowError
 from ..files import read_file, write_file
-from . import contributions, evidence
+from . import contributions, linearization
 from .alignment import Alignment, Reach, aligned
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool =
         if own.delay is not None:
             arrays[f"alignment.{i}.delay"] = own.delay
     arrays |= {f"by_distance.{i}": near for i, near in enumerate(flow.by_distance) if near is not None}
-    if trajectory and flow.evidence is not None:
-        if flow.evidence.local is None and flow.evidence.graph is not None and flow.evidence.runs:
+    if trajectory and flow.linearization is not None:
+        if flow.linearization.local is None and flow.linearization.graph is not None and flow.linearization.runs:
             flow.keep_sums()  # they need the model's graph, which no file holds
-        kept, labels["trajectories"] = evidence.to_arrays(flow.evidence)
+        kept, labels["trajectories"] = linearization.to_arrays(flow.linearization)
         arrays |= {f"trajectory.{name}": a for name, a in kept.items()}
     if flow.sums is not None:
         arrays["sums.lags"] = flow.sums.lags
@@ -83,7 +83,7 @@ def load(cls: type[GradientFlow], path: str | os.PathLike[str]) -> GradientFlow:
         flow.by_distance = [arrays.get(f"by_distance.{i}", _older(flow, i)) for i in range(len(flow.layers))]
         if "trajectories" in labels:
             own = {name.removeprefix("trajectory."): a for name, a in arrays.items()}
-            flow.evidence = evidence.from_arrays(own, labels["trajectories"], flow.targets)
+            flow.linearization = linearization.from_arrays(own, labels["trajectories"], flow.targets)
         if "sums.lags" in arrays and labels["format"] > 1:
             found = [
                 {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

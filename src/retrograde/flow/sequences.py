@@ -1,4 +1,4 @@
-"""Which sequences: the gradient norm of every parameter for each sequence of a batch, from one backward pass."""
+"""``sequence_gradients``: the gradient norm of every parameter for each sequence of a batch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import FlowError
-from .capture import recording
-from .graph import MIXED, Graph, quiet_vmap
-from .isolation import isolated
-from .losses import check_axes, check_callable, check_keywords, losses_by_step, nothing_ran
-from .runs import labeled_runs
+from .graph import MIXED, quiet_vmap
+from .recorded import Model
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20
@@ -33,9 +30,9 @@ class SequenceGradients:
     losses : ndarray
         E_b, `(B,)`.
     names : list of str
-        What the sequences are called.
+        Names of the sequences.
     notes : list of str
-        What a reader must know of the measurement.
+        What a reader must know about the measurement.
     """
 
     norms: dict[str, Array]
@@ -75,15 +72,15 @@ def sequence_gradients(
 ) -> SequenceGradients:
     """Gradient norms of every parameter for every sequence, in one (vectorised) backward pass.
 
-    ``torch.func.vmap`` over ``grad`` refuses ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``; here they take part.
+    ``torch.func.vmap`` over ``grad`` does not support ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``; this does.
 
     Parameters
     ----------
     model, inputs, loss, kwargs, training, module
-        As in ``gradient_flow``; the parameters are those of the modules behind the model. Sequences are taken to be
-        independent of each other.
+        As in ``gradient_flow``; the parameters are those of the modules behind the model. Sequences are assumed
+        to be independent of each other.
     names : sequence of str, optional
-        What to call the sequences; their numbers if not given.
+        Names of the sequences; their numbers by default.
 
     Examples
     --------
@@ -93,42 +90,25 @@ def sequence_gradients(
     >>> found.norms["weight_hh_l0"].shape
     (3,)
     """
-    check_callable(model, loss)
-    check_keywords(kwargs)
-    notes: list[str] = []
-    given = (inputs, kwargs or {})
-    with (
-        isolated(model, module=module, training=training, notes=notes, inputs=given, freeze=False) as isolation,
-        recording(isolation.module) as recorder,
-    ):
-        arguments = {name: isolation.given(value) for name, value in (kwargs or {}).items()}
-        losses = loss(model(*map(isolation.given, inputs), **arguments))
-        with recorder.at_rest():
-            if not recorder.calls:
-                raise nothing_ran(isolation.module, model)
-            runs = labeled_runs(recorder.calls)
-            table, final = losses_by_step(losses, recorder.calls)
-            graph = Graph(table, recorder, runs, list(runs), torch.ones_like(table), notes)
-            if not final:
-                check_axes(graph)
-            if graph.mixes_sequences():
-                notes.append(MIXED)
-            batch = table.shape[1]
-            labels = _labels(names, batch)
-            if not isinstance(isolation.module, nn.Module):
-                raise FlowError("No module was found behind the model, so its parameters are not known: give module=.")
-            parameters = {name: p for name, p in isolation.module.named_parameters() if p.requires_grad}
-            norms = {name: np.zeros(batch) for name in parameters}
-            held = sum(p.numel() for p in parameters.values())
-            held += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in recorder.calls)
-            block = max(1, min(batch, _BLOCK_BYTES // (held * table.element_size())))
-            for sequences in torch.split(torch.arange(batch), block):
-                directions = table.new_zeros(len(sequences), *table.shape)
-                directions[torch.arange(len(sequences)), :, sequences] = 1
-                for name, g in zip(
-                    parameters, _gradients(table, list(parameters.values()), directions, notes), strict=True
-                ):
-                    norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
+    with Model(model, inputs, loss, kwargs, module, training).recorded(freeze=False, finite=False) as run:
+        graph, notes = run.graph(list(run.runs)), run.notes
+        if graph.mixes_sequences():
+            notes.append(MIXED)
+        table, batch = run.losses, run.losses.shape[1]
+        labels = _labels(names, batch)
+        if not isinstance(run.module, nn.Module):
+            raise FlowError("No module was found behind the model, so its parameters are not known: give module=.")
+        parameters = {name: p for name, p in run.module.named_parameters() if p.requires_grad}
+        norms = {name: np.zeros(batch) for name in parameters}
+        numbers = sum(p.numel() for p in parameters.values())
+        numbers += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in run.recorder.calls)
+        block = max(1, min(batch, _BLOCK_BYTES // (numbers * table.element_size())))
+        for sequences in torch.split(torch.arange(batch), block):
+            directions = table.new_zeros(len(sequences), *table.shape)
+            directions[torch.arange(len(sequences)), :, sequences] = 1
+            found = _gradients(table, list(parameters.values()), directions, notes)
+            for name, g in zip(parameters, found, strict=True):
+                norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()
     return SequenceGradients(norms, table.detach().sum(0).double().cpu().numpy(), labels, notes)
 
 
@@ -136,7 +116,7 @@ def _labels(names: Any, batch: int) -> list[str]:
     if names is None:
         return [str(b) for b in range(batch)]
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise FlowError(f"names is {names!r:.60}; give a list of what the {batch} sequences are called.")
+        raise FlowError(f"names is {names!r:.60}; give a list with the names of the {batch} sequences.")
     labels = [str(name) for name in names]
     if len(labels) != batch:
         raise FlowError(f"names has {len(labels)} entries for {batch} sequences.")

@@ -37,7 +37,7 @@ class Range:
         Of the type.
     floor : float
         Norms from here on up are right.
-    sudden : float
+    zero_ratio : float
         A zero that follows a norm of at least so many floors is a true one.
     most : float
         The largest power of two by which a loss may be multiplied, where the gradients are about 1.
@@ -47,7 +47,7 @@ class Range:
 
     name: str
     floor: float
-    sudden: float
+    zero_ratio: float
     most: float
     tolerance: float
 
@@ -73,7 +73,7 @@ class Range:
     def may_be_lost(self, norms: Array) -> bool:
         """Whether any of these (…) norms is below the range, or a zero next to one that nearly is."""
         smallest = float(np.min(norms, initial=np.inf, where=norms > 0))
-        return smallest < self.floor * self.sudden
+        return smallest < self.floor * self.zero_ratio
 
     def lost(self, norms: Array, *, axis: int, ahead: bool) -> Mask:
         """Which norms are below the range.
@@ -97,7 +97,7 @@ class Range:
             zero = norm == 0
             # A gradient that went below the range has lost its digits, also where it grows again; one that is far above
             # it came by another way.
-            lost = np.where(zero, lost | (near < self.floor * self.sudden), lost & (norm < self.floor * _SAFE))
+            lost = np.where(zero, lost | (near < self.floor * self.zero_ratio), lost & (norm < self.floor * _SAFE))
             lost |= ~zero & (norm < self.floor)
             near = np.where(zero, near, norm)
             mask[k] = lost
@@ -127,9 +127,9 @@ class Range:
             if not np.allclose(other[plain], own[plain], rtol=self.tolerance, atol=self.tolerance * self.floor):
                 return known, self
             known[label] = np.where(own > _SAFE * self.floor, own, other)
-        return known, Range(self.name, self.floor / factor, self.sudden, 1.0, self.tolerance)
+        return known, Range(self.name, self.floor / factor, self.zero_ratio, 1.0, self.tolerance)
 
-    def leaves_open(self, values: Array, lost: Mask, *, whole: bool) -> Mask:
+    def uncertain(self, values: Array, lost: Mask, *, whole: bool) -> Mask:
         """Which numbers over a batch are not sure, because some of its sequences `(…, B)` are below the range.
 
         ``whole`` says that the sequences were kept apart.
@@ -157,7 +157,5 @@ def mean_of_known(total: Any, number: Any, unknown: Any, smallest: Any) -> Array
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / number
-        sure = (unknown == 0) | (
-            total >= _SAFE**3 * np.where(unknown == 0, 1.0, smallest) * unknown
-        )  # as in leaves_open
+        sure = (unknown == 0) | (total >= _SAFE**3 * np.where(unknown == 0, 1.0, smallest) * unknown)  # as in uncertain
     return np.asarray(np.where(sure, mean, np.nan))

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from ..cells import find
 from ..errors import FlowError
-from . import recurrence
+from . import adjoint
+from .adjoint import Adjoints, LagAdjoints
 from .cells import Trajectory, Weights
 from .graph import Graph, StepwiseRun
-from .recurrence import Lag, Swept
 from .torch_patches import without_checkpoints
 
 _BLOCK_BYTES = 256 * 2**20
 
 
 @dataclass
-class Evidence:
+class Linearization:
     """See the module.
 
     Attributes
@@ -81,7 +81,7 @@ class Evidence:
             )
         return self.runs[label]
 
-    def total(self) -> dict[str, Swept]:
+    def total(self) -> dict[str, Adjoints]:
         """Adjoints of E = Σ_t Σ_b E_{t,b} over the targets followed: N = 1, pre-activations kept."""
         if self.local is not None:
             chosen = torch.zeros(self.local[0].shape[0], 1, 1, dtype=torch.bool)
@@ -91,9 +91,9 @@ class Evidence:
         directions[self.targets] = 1
         return self._send(directions[None])
 
-    def by_lag(self, *, scaled: bool = False) -> Iterator[tuple[int, list[Lag]]]:
+    def by_lag(self, *, scaled: bool = False) -> Iterator[tuple[int, list[LagAdjoints]]]:
         """Where there is ``local``: lags 0, 1, … with the adjoints of every layer, in the order of ``runs``."""
-        walks = [recurrence.by_lag(runs, local, self.targets, scaled=scaled) for runs, local in self.stacks()]
+        walks = [adjoint.by_lag(runs, local, self.targets, scaled=scaled) for runs, local in self.stacks()]
         for steps in zip(*walks, strict=True):  # all have the same targets, so the same lags
             yield steps[0][0], [found for _, own in steps for found in own]
 
@@ -108,7 +108,7 @@ class Evidence:
             found[-1][1].append(g)
         return found
 
-    def by_target(self) -> Iterator[tuple[Tensor, dict[str, Swept]]]:
+    def by_target(self) -> Iterator[tuple[Tensor, dict[str, Adjoints]]]:
         """Blocks of targets t with their adjoints, pre-activations kept."""
         if self.local is not None:
             widest = max(r.steps * r.batch_size * r.weights.hh.shape[0] for r in self.runs.values())
@@ -134,7 +134,7 @@ class Evidence:
             )
         return self.graph
 
-    def _send(self, directions: Tensor) -> dict[str, Swept]:
+    def _send(self, directions: Tensor) -> dict[str, Adjoints]:
         try:
             with without_checkpoints():
                 return self._graph.send(directions, keep=True)
@@ -146,14 +146,14 @@ class Evidence:
                 f"({str(changed).splitlines()[0]}): ask before that, or measure again."
             ) from None
 
-    def _through_stack(self, directions: list[Tensor]) -> dict[str, Swept]:
-        found: dict[str, Swept] = {}
+    def _through_stack(self, directions: list[Tensor]) -> dict[str, Adjoints]:
+        found: dict[str, Adjoints] = {}
         above: Tensor | None = None
         for (label, run), g in reversed(list(zip(self.runs.items(), directions, strict=True))):
             whole = g if above is None else g + above
             below = label not in self.bottoms
-            swept, above, _, _ = recurrence.backward(run, whole, None, None, need_x=below, keep=True)
-            found[label] = swept
+            adjoints, above, _, _ = adjoint.backward(run, whole, None, None, need_x=below, keep=True)
+            found[label] = adjoints
         return {label: found[label] for label in self.runs}
 
     def parameters(self, label: str) -> dict[str, tuple[str, int]]:
@@ -176,11 +176,11 @@ _ARRAYS = ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask")
 _WEIGHTS = ("ih", "hh", "bias_ih", "bias_hh", "hr")
 
 
-def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+def to_arrays(linearization: Linearization) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
     """Arrays and labels to save; the graph is not among them."""
     arrays: dict[str, Tensor | None] = {}
     labels = []
-    for i, (label, run) in enumerate(evidence.runs.items()):
+    for i, (label, run) in enumerate(linearization.runs.items()):
         arrays |= {f"{i}.{name}": getattr(run, name) for name in _ARRAYS}
         arrays |= {f"{i}.weight.{name}": getattr(run.weights, name) for name in _WEIGHTS}
         for before, after in (("h_before", run.h), ("c_before", run.c)):
@@ -190,9 +190,9 @@ def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[st
                 follows = (whole[:-1], after[1:]) if run.reverse else (whole[1:], after[:-1])
                 if torch.equal(*follows):
                     arrays[f"{i}.{before}"] = whole[-1:] if run.reverse else whole[:1]
-        if evidence.local is not None:
-            arrays[f"{i}.local"] = evidence.local[i]
-        module, suffix = evidence.modules[label]
+        if linearization.local is not None:
+            arrays[f"{i}.local"] = linearization.local[i]
+        module, suffix = linearization.modules[label]
         labels.append(
             {
                 "label": label,
@@ -201,8 +201,8 @@ def to_arrays(evidence: Evidence) -> tuple[dict[str, NDArray[Any]], list[dict[st
                 "kind": run.cell.name,
                 "nonlinearity": run.cell.nonlinearity,
                 "reverse": run.reverse,
-                "bottom": label in evidence.bottoms,
-                "altered": label in evidence.altered,
+                "bottom": label in linearization.bottoms,
+                "altered": label in linearization.altered,
             }
         )
     return {name: _array(a) for name, a in arrays.items() if a is not None}, labels
@@ -214,8 +214,10 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return np.asarray(own.cpu().contiguous().numpy())
 
 
-def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], targets: NDArray[np.int64]) -> Evidence:
-    """What ``to_arrays`` gave, as evidence again."""
+def from_arrays(
+    arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], targets: NDArray[np.int64]
+) -> Linearization:
+    """What ``to_arrays`` gave, as linearization again."""
     runs, modules, local = {}, {}, []
     for i, about in enumerate(labels):
         own = {n: torch.from_numpy(arrays[f"{i}.{n}"]) if f"{i}.{n}" in arrays else None for n in (*_ARRAYS, "local")}
@@ -236,7 +238,7 @@ def from_arrays(arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], t
         modules[about["label"]] = (about["module"], about["suffix"])
     bottoms = frozenset(about["label"] for about in labels if about.get("bottom"))
     altered = frozenset(about["label"] for about in labels if about.get("altered"))
-    return Evidence(runs, modules, torch.from_numpy(targets), local or None, bottoms, altered=altered)
+    return Linearization(runs, modules, torch.from_numpy(targets), local or None, bottoms, altered=altered)
 
 
 def factors(

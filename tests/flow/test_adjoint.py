@@ -9,14 +9,14 @@ from torch import nn
 
 import retrograde as rg
 from retrograde import kernels
-from retrograde.flow import recurrence
+from retrograde.flow import adjoint
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the engine was not built here")
 
 
 def both_ways(monkeypatch, measure):
     found = [measure().norms]
-    monkeypatch.setattr(recurrence, "has_engine", lambda stack: False)
+    monkeypatch.setattr(adjoint, "has_engine", lambda stack: False)
     return [*found, measure().norms]
 
 

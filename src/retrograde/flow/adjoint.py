@@ -20,7 +20,7 @@ from .cells import Trajectory
 
 
 @dataclass
-class Swept:
+class Adjoints:
     """Adjoints of one layer for a block of N targets."""
 
     h: Tensor  # (N, T, B) squared norms of ∂E_t/∂h_k
@@ -30,11 +30,11 @@ class Swept:
     inputs: Tensor | None = None  # (N, T, B, G·H) ∂E_t/∂(W_ih x + b_ih), where asked for
     states: Tensor | None = None  # (N, T, B, P) ∂E_t/∂h_k itself, where asked for
 
-    def rows(self, chosen: list[int]) -> Swept:
+    def rows(self, chosen: list[int]) -> Adjoints:
         """Of some of the targets."""
         kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         own: dict[str, Any] = {name: None if a is None else a[chosen] for name, a in kept.items()}
-        return Swept(**own)
+        return Adjoints(**own)
 
 
 def squared(a: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def squared(a: Tensor) -> Tensor:
 
 def backward(
     run: Trajectory, g_out: Tensor, g_h: Tensor | None, g_c: Tensor | None, *, need_x: bool, keep: bool
-) -> tuple[Swept, Tensor | None, Tensor, Tensor | None]:
+) -> tuple[Adjoints, Tensor | None, Tensor, Tensor | None]:
     """Sweep one layer backwards for N losses at once.
 
     Parameters
@@ -64,7 +64,7 @@ def backward(
 
     Returns
     -------
-    Swept
+    Adjoints
         Squared norms per target, step and sequence.
     Tensor or None, Tensor, Tensor or None
         ∂E/∂x `(N, T, B, I)`, ∂E/∂h_0, ∂E/∂c_0.
@@ -78,13 +78,13 @@ def backward(
     if has_c:
         carry_c = g_out.new_zeros(targets, batch, hidden_size) if g_c is None or g_c.dim() == 4 else g_c
     squares = torch.zeros(targets, steps, batch, dtype=torch.float64, device=g_out.device)
-    swept = Swept(squares, squares.clone() if has_c else None, squares.clone() if has_c else None)
+    adjoints = Adjoints(squares, squares.clone() if has_c else None, squares.clone() if has_c else None)
     width = run.weights.hh.shape[0]
     if keep or need_x:
-        swept.inputs = g_out.new_zeros(targets, steps, batch, width)
+        adjoints.inputs = g_out.new_zeros(targets, steps, batch, width)
     if keep:
-        swept.hidden = swept.inputs if run.cell.summed else g_out.new_zeros(targets, steps, batch, width)
-        swept.states = torch.zeros_like(g_out) if run.weights.hr is not None else None
+        adjoints.hidden = adjoints.inputs if run.cell.summed else g_out.new_zeros(targets, steps, batch, width)
+        adjoints.states = torch.zeros_like(g_out) if run.weights.hr is not None else None
     # Steps after the last that any of these losses looks at have no adjoint: begin there.
     order = list(range(steps)) if run.reverse else list(range(steps - 1, -1, -1))
     if not (carry_h.any() or (carry_c is not None and carry_c.any())):
@@ -95,52 +95,52 @@ def backward(
             order.pop(0)
     for k in order:
         h = g_out[:, k] + carry_h
-        swept.h[:, k] = squared(h)
+        adjoints.h[:, k] = squared(h)
         if carry_c is not None and inner_c is not None:
             carry_c = carry_c + inner_c[:, k]
-        if carry_c is not None and swept.c is not None and swept.c_total is not None:
-            swept.c[:, k] = squared(carry_c)
-            swept.c_total[:, k] = squared(run.total_cell(k, h, carry_c))
+        if carry_c is not None and adjoints.c is not None and adjoints.c_total is not None:
+            adjoints.c[:, k] = squared(carry_c)
+            adjoints.c_total[:, k] = squared(run.total_cell(k, h, carry_c))
         pulled = run.pull(k, h, carry_c)
-        if swept.inputs is not None:
-            swept.inputs[:, k] = run.input_side(k, h, pulled.hidden)
-        if swept.hidden is not None and swept.hidden is not swept.inputs:
-            swept.hidden[:, k] = pulled.hidden
-        if swept.states is not None:
-            swept.states[:, k] = h if run.mask is None else h * run.mask[k].unsqueeze(-1)
+        if adjoints.inputs is not None:
+            adjoints.inputs[:, k] = run.input_side(k, h, pulled.hidden)
+        if adjoints.hidden is not None and adjoints.hidden is not adjoints.inputs:
+            adjoints.hidden[:, k] = pulled.hidden
+        if adjoints.states is not None:
+            adjoints.states[:, k] = h if run.mask is None else h * run.mask[k].unsqueeze(-1)
         carry_h = pulled.hidden @ run.weights.hh
         if pulled.direct is not None:
             carry_h += pulled.direct
         carry_c = pulled.cell
     if run.mask is not None:
         live = run.mask.unsqueeze(0)
-        swept.h *= live
-        if swept.c is not None and swept.c_total is not None:
-            swept.c *= live
-            swept.c_total *= live
-    g_x = swept.inputs @ run.weights.ih if need_x and swept.inputs is not None else None
+        adjoints.h *= live
+        if adjoints.c is not None and adjoints.c_total is not None:
+            adjoints.c *= live
+            adjoints.c_total *= live
+    g_x = adjoints.inputs @ run.weights.ih if need_x and adjoints.inputs is not None else None
     if not keep:
-        swept.inputs = swept.hidden = None
-    return swept, g_x, carry_h, carry_c
+        adjoints.inputs = adjoints.hidden = None
+    return adjoints, g_x, carry_h, carry_c
 
 
-def weight_gradients(run: Trajectory, swept: Swept) -> list[Tensor]:
+def weight_gradients(run: Trajectory, adjoints: Adjoints) -> list[Tensor]:
     """∂E/∂(weights) for each of N losses, `(N, …)`, in the order of ``Weights.tensors``."""
-    assert swept.inputs is not None and swept.hidden is not None
+    assert adjoints.inputs is not None and adjoints.hidden is not None
 
     def product(left: Tensor, right: Tensor) -> Tensor:
         return left.flatten(1, 2).transpose(1, 2) @ right.flatten(0, 1)
 
-    found = [product(swept.inputs, run.x), product(swept.hidden, run.h_before)]
+    found = [product(adjoints.inputs, run.x), product(adjoints.hidden, run.h_before)]
     if run.weights.bias_ih is not None:
-        found += [swept.inputs.sum((1, 2)), swept.hidden.sum((1, 2))]
-    if swept.states is not None:
-        found.append(product(swept.states, run.projected_from()))
+        found += [adjoints.inputs.sum((1, 2)), adjoints.hidden.sum((1, 2))]
+    if adjoints.states is not None:
+        found.append(product(adjoints.states, run.projected_from()))
     return found
 
 
 @dataclass
-class Lag:
+class LagAdjoints:
     """Adjoints of one layer at one lag ℓ: a row holds ∂E_t/∂s_{t−ℓ} for each followed t ≥ ℓ, in rising order.
 
     The tensors are work space: they hold until the next lag is asked for.
@@ -155,7 +155,7 @@ class Lag:
     scale: Tensor | None  # (rows, B) float64: what all of the above are to be multiplied by; None for 1
 
 
-class _Space:
+class _Workspace:
     """Work space of one layer of the walk: nothing is allocated from lag to lag."""
 
     def __init__(self, run: Trajectory, local: Tensor, targets: Tensor) -> None:
@@ -170,7 +170,7 @@ class _Space:
             self.c, self.next_c = local.new_zeros(2, rows, batch, size).unbind()
         self.scale: Tensor | None = None  # (rows, B), powers of two: exact
 
-    def advance(self, gone: int, at: slice | Tensor, above: Tensor | None) -> Lag:
+    def advance(self, gone: int, at: slice | Tensor, above: Tensor | None) -> LagAdjoints:
         """From the adjoints at this lag to those at the next; the first ``gone`` rows have reached step 0."""
         run, weights = self.run, self.run.weights
         self.h, c = self.h[gone:], None if self.c is None else self.c[gone:]
@@ -186,7 +186,7 @@ class _Space:
         run.add_direct(at, h, carry)
         self.h, self.next_h = carry, self.h
         self.c, self.next_c = pulled.cell, c
-        return Lag(at, h, c, pulled.hidden, norm_h, norm_c, self.scale)
+        return LagAdjoints(at, h, c, pulled.hidden, norm_h, norm_c, self.scale)
 
     def meet(self, gone: int, above: Tensor, upper: Tensor | None) -> Tensor:
         """``above``, whose rows ``upper`` multiplies, brought to one scale with this layer's: that of the larger."""
@@ -202,7 +202,7 @@ class _Space:
         self.scale = torch.cat([one[:1].expand(gone, -1), scale])
         return above * torch.where(above.eq(0).all(-1) | scale.eq(0), 1.0, upper / scale).to(above.dtype).unsqueeze(-1)
 
-    def rescale(self, lag: Lag) -> None:
+    def rescale(self, lag: LagAdjoints) -> None:
         """Bring rows that near the ends of the number range back to 1.
 
         The recursion is linear, so this changes no result; but float32 gradients would else vanish below 1e-38, and
@@ -228,7 +228,7 @@ class _Space:
 
 def by_lag(
     stack: list[Trajectory], local: list[Tensor], targets: Tensor, *, scaled: bool = False
-) -> Iterator[tuple[int, list[Lag]]]:
+) -> Iterator[tuple[int, list[LagAdjoints]]]:
     """Walk the lags 0, 1, … of a causal stack, all targets of a lag at once.
 
     D_ℓ[t] = ∂E_t/∂s_{t−ℓ} obeys D_ℓ[t] = J_{t−ℓ+1}ᵀ D_{ℓ−1}[t], so one product of (T−ℓ)·B rows advances every
@@ -246,12 +246,12 @@ def by_lag(
         Whether rows may carry a ``scale``, so that gradients far outside the range of the type are followed too.
     """
     every = len(targets) == stack[0].steps
-    spaces = [_Space(run, g, targets) for run, g in zip(stack, local, strict=True)]
+    spaces = [_Workspace(run, g, targets) for run, g in zip(stack, local, strict=True)]
     first = torch.searchsorted(targets, torch.arange(int(targets[-1]) + 1)).tolist()  # row of the first t ≥ ℓ
     for lag, row in enumerate(first):
         gone = row - first[lag - 1] if lag else 0
         at: slice | Tensor = slice(0, len(targets) - lag) if every else targets[targets >= lag] - lag
-        found: list[Lag] = []
+        found: list[LagAdjoints] = []
         above: Tensor | None = None
         upper: Tensor | None = None
         for space in reversed(spaces):
