@@ -89,3 +89,58 @@ def test_the_same_bits_for_any_number_of_threads():
     finally:
         torch.set_num_threads(before)
     assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
+
+
+def linear(scale, dtype=torch.float64):
+    """Two layers that stay at 0, where tanh is linear; one unit of the upper layer is saturated: its slope is 0."""
+    model = nn.RNN(4, 4, 2, dtype=dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.zero_()
+            if name.startswith("weight"):
+                parameter.copy_(torch.eye(4, dtype=dtype) * (scale if "hh" in name else 1))
+        model.bias_ih_l1[0] = 200.0
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [3.0, 1e-3])
+def test_gradients_beyond_every_range_are_infinite_or_zero_but_never_nan(monkeypatch, dtype, scale):
+    """Infinity meets slopes of 0, and scales of 0 or infinity meet in the lower layer."""
+    steps = 700 if scale > 1 else 160
+    model, x = linear(scale, dtype), torch.zeros(steps, 1, 4, dtype=dtype)
+
+    def measure():
+        return rg.gradient_flow(model, x, loss=lambda o: o[0].sum(-1), targets=[steps - 1])
+
+    lag = np.arange(steps)[::-1]
+    with np.errstate(over="ignore"):
+        # Of the upper layer the saturated unit has a gradient at its own step only. Below, the gradient takes one of
+        # lag + 1 steps to go down.
+        top = np.where(lag == 0, 2, np.sqrt(3) * np.exp(lag * np.log(scale)))
+        expected = np.stack([np.sqrt(3) * (lag + 1) * np.exp(lag * np.log(scale)), top])
+    for found in both_ways(monkeypatch, measure):
+        near = (expected < 1e300) & (expected > 1e-300)
+        assert near.sum() > 200
+        np.testing.assert_allclose(found[:, 0][near], expected[near], rtol=1e-3)
+        far = (expected == np.inf) | (expected < 1e-310)
+        assert far.any() and (found[:, 0][far] == (np.inf if scale > 1 else 0)).all() and not np.isnan(found).any()
+
+
+def test_a_range_that_float64_does_not_help_is_not_said_to_be_helped_by_it():
+    flow = rg.gradient_flow(linear(3.0), torch.zeros(700, 1, 4).double(), loss=lambda o: o[0].sum(-1), targets=[699])
+    assert [note for note in flow.notes if "too large for float64" in note and "measure the model" not in note]
+
+
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
+def test_no_step_and_no_gradient_hand_the_adjoint_of_the_last_state_on(cell):
+    layer, x = getattr(nn, cell)(2, 3).double(), torch.randn(5, 2, 2).double()
+    flow = rg.gradient_flow(layer, x, loss=lambda o: o[0].sum(-1))
+    run = flow.linearization.runs["l0"].part(slice(0, 0))
+    g_h = torch.randn(4, 2, 3).double()
+    found, g_x, g_h_0, g_c_0 = adjoint.backward(run, g_h.new_zeros(4, 0, 2, 3), g_h, None, need_x=True, keep=True)
+    assert found.h.shape == (4, 0, 2) and g_x.shape == (4, 0, 2, 2) and torch.equal(g_h_0, g_h)
+    assert (g_c_0 is not None) == (cell == "LSTM")
+    run = flow.linearization.runs["l0"]
+    found, g_x, g_h_0, _ = adjoint.backward(run, g_h.new_zeros(4, 5, 2, 3), None, None, need_x=True, keep=False)
+    assert not found.h.any() and not g_x.any() and not g_h_0.any()

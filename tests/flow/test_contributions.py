@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import retrograde as rg
+from retrograde.errors import FlowError
+from retrograde.flow.contributions import Truncation
 
 T, B = 6, 3
 
@@ -107,7 +109,7 @@ def test_parameters_are_found_by_the_end_of_their_name() -> None:
     assert flow.share_by_lag("encoder.weight_hh_l0").sum() == pytest.approx(1, abs=1e-5)
     with pytest.raises(rg.errors.FlowError, match="is the name of several"):
         flow.share_by_lag("weight_hh_l0")
-    with pytest.raises(rg.errors.FlowError, match="no parameter"):
+    with pytest.raises(rg.errors.FlowError, match="not a parameter"):
         flow.share_by_lag("encoder.weight_hh_l7")
     with pytest.raises(rg.errors.FlowError, match="no gate 'f'"):
         flow.share_by_lag("decoder.weight_hh_l0", gate="f")
@@ -159,3 +161,15 @@ def test_adjoints_of_a_step_loop_are_kept_within_a_bound_on_memory() -> None:
     blocks = [own.linearization.graph.block_kept for own in (flow, whole)]
     assert blocks[0] == blocks[1] < 64
     assert max(len(rows) for rows, _ in flow.linearization.by_target()) <= blocks[0]
+
+
+def test_the_shortest_truncation_keeps_99_percent_by_default() -> None:
+    shares = np.array([0.5, 0.985, 0.992, 1.012, 0.995, 1.0])
+    ones = np.ones(6)
+    found = Truncation(np.arange(1, 7), ones, 0 * ones, 0 * ones, shares)
+    # It is within 1 % at L = 3, leaves that range at L = 4, and stays from L = 5 on.
+    assert found.shortest() == found.shortest(0.99) == 5
+    assert [found.shortest(f) for f in (0.4, 0.5, 0.98, 0.994, 0.999, 1)] == [1, 1, 2, 5, 6, 6]
+    for wrong in (0, 1.01, -1):
+        with pytest.raises(FlowError, match="fraction"):
+            found.shortest(wrong)

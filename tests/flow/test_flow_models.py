@@ -436,7 +436,7 @@ def test_a_saved_flow_answers_as_the_measured_one_does(tmp_path: Path, mixing: b
     with pytest.raises(FlowError, match="no saved gradient flow"):
         rg.GradientFlow.load(tmp_path / "absent")
     (tmp_path / "small.json").write_text("{")
-    with pytest.raises(FlowError, match="no whole gradient flow"):
+    with pytest.raises(FlowError, match="not a complete gradient flow"):
         rg.GradientFlow.load(tmp_path / "small")
 
 

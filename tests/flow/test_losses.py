@@ -127,7 +127,7 @@ def test_losses_of_an_unbatched_input_may_leave_steps_out_or_be_one_number() -> 
 
 
 def test_losses_without_any_are_refused() -> None:
-    with pytest.raises(FlowError, match=r"shape \(0, 3\), which holds no loss"):
+    with pytest.raises(FlowError, match=r"shape \(0, 3\), which is empty"):
         rg.gradient_flow(nn.GRU(2, 4), torch.randn(T, B, 2), loss=lambda o: squares(o[0][:0]))
 
 
@@ -140,7 +140,7 @@ def test_losses_without_any_are_refused() -> None:
         ({"layers": 3}, "layers is 3; give a list of labels: this model has l0"),
         ({"lengths": "abc"}, "lengths is 'abc'; expected 3 whole numbers"),
         ({"lengths": [1.5, 2, 3]}, r"lengths is \[1\.5.*; expected 3 whole numbers"),
-        ({"reduce": None}, "reduce is None; it is 'mean'"),
+        ({"reduce": None}, "reduce is None; choose 'mean'"),
         ({"kwargs": 3}, "kwargs is 3; give a dict"),
         ({"loss_at": {"l7": 3}}, r"loss_at names l7; the layers are l0\."),
         ({"loss_at": -1}, "loss_at is -1; give the layer's step"),

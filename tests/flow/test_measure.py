@@ -284,3 +284,27 @@ def test_a_layer_is_named_by_label_or_index() -> None:
     for wrong in ("l2", 2, -3):
         with pytest.raises(FlowError, match="There is no layer"):
             flow.layer_index(wrong)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_lengths_leave_padding_out(kind: str) -> None:
+    """Padded, each sequence is what it is alone; losses and states beyond its end do not count."""
+    lengths, (steps, batch) = [7, 4, 1], (7, 3)
+    layer, x = make(kind, 2, 3), torch.randn(steps, batch, 2, dtype=torch.float64)
+    flow, mean = (
+        rg.gradient_flow(layer, x, loss=lambda o: local_head(o[0]), lengths=lengths, reduce=reduce)  # type: ignore[arg-type]
+        for reduce in ("none", "mean")
+    )
+    for b, n in enumerate(lengths):
+        alone = rg.gradient_flow(layer, x[:n, b : b + 1], loss=lambda o: local_head(o[0]))
+        close(flow.norms[0, :n, :n, b], alone.norms[0])
+        assert not flow.norms[0, n:, :, b].any()
+    live = np.arange(steps)[:, None] < np.array(lengths)
+    assert flow.sequences.tolist() == mean.sequences.tolist() == live.sum(1).tolist()
+    assert flow.lengths is not None and flow.lengths.tolist() == lengths
+    for t in range(steps):
+        close(mean.norms[0, t], flow.norms[0, t, :, live[t]].mean(0))
+    assert (rg.gradient_flow(layer, x, loss=lambda o: local_head(o[0])).sequences == batch).all()
+    for wrong in ([7, 4], [8, 4, 1], [7, 0, 1], [7.5, 4, 1]):
+        with pytest.raises(FlowError, match=r"expected 3 whole numbers between 1 and 7"):
+            rg.gradient_flow(layer, x, loss=lambda o: local_head(o[0]), lengths=wrong)  # type: ignore[arg-type]

@@ -197,7 +197,7 @@ def test_a_batch_that_shrinks_as_sequences_end_is_refused_by_name() -> None:
             total = total + nn.functional.pad(squares(state[0]), (0, B - n))
         return total
 
-    with pytest.raises(FlowError, match=r"goes on from 3 sequences with 2.*Keep the finished sequences"):
+    with pytest.raises(FlowError, match=r"continues from 3 sequences with 2.*Keep the finished sequences"):
         rg.gradient_flow(model, x, loss=lambda o: o)
 
 

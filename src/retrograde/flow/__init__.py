@@ -1,13 +1,12 @@
 """How the gradient travels through time, measured exactly.
 
-``gradient_flow`` measures a model; ``sequence_gradients`` finds the sequences that explode; ``check_gradients`` tests
-whether a gradient is right; ``GradientFlowRecorder`` measures during training. From a file of weights alone,
-``read_state_dict`` reads the tensors, ``find_recurrent`` rebuilds the layers and ``drive`` measures them.
+``gradient_flow`` measures a model; ``sequence_gradients`` finds the sequences that explode; ``GradientFlowRecorder``
+measures during training. From a file of weights alone, ``read_state_dict`` reads the tensors, ``find_recurrent``
+rebuilds the layers and ``drive`` measures them.
 """
 
 from __future__ import annotations
 
-from ..gradcheck import GradientCheck, GradientError, check_gradients
 from .drive import drive
 from .measure import gradient_flow
 from .recorder import GradientFlowRecorder
@@ -18,13 +17,10 @@ from .summary import Summary, summarize
 
 __all__ = [
     "Found",
-    "GradientCheck",
-    "GradientError",
     "GradientFlow",
     "GradientFlowRecorder",
     "SequenceGradients",
     "Summary",
-    "check_gradients",
     "drive",
     "find_recurrent",
     "gradient_flow",

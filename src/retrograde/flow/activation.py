@@ -1,4 +1,4 @@
-"""Why a gradient travels as it does: how far units are saturated, dead or gated."""
+"""Why a gradient vanishes or not: saturated and dead units, gates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Saturation:
-    """How the units stand that carry the recurrence through f: h of a vanilla layer, n of a GRU, g of an LSTM.
+    """Saturation of the units that carry the recurrence through f: h of a vanilla layer, n of a GRU, g of an LSTM.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Saturation:
 
 @dataclass(frozen=True)
 class Gate:
-    """How one gate stands, over steps and sequences.
+    """Statistics of one gate over steps and sequences.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Gate:
 
 
 def saturation(run: Trajectory, threshold: float) -> Saturation:
-    """Of one layer; padding does not count."""
+    """Saturation of one layer, without padding."""
     value = run.gates[..., run.cell.rows(run.cell.candidate, run.hidden_size)]
     relu = run.cell.nonlinearity == "relu"
     derivative = run.cell.slope(value.double())

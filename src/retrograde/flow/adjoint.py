@@ -31,7 +31,7 @@ class Adjoints:
     states: Tensor | None = None  # (N, T, B, P) ∂E_t/∂h_k itself, where asked for
 
     def rows(self, chosen: list[int]) -> Adjoints:
-        """Of some of the targets."""
+        """The adjoints of some of the targets."""
         kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         own: dict[str, Any] = {name: None if a is None else a[chosen] for name, a in kept.items()}
         return Adjoints(**own)
@@ -47,7 +47,7 @@ def squared(a: Tensor) -> Tensor:
 def backward(
     run: Trajectory, g_out: Tensor, g_h: Tensor | None, g_c: Tensor | None, *, need_x: bool, keep: bool
 ) -> tuple[Adjoints, Tensor | None, Tensor, Tensor | None]:
-    """Sweep one layer backwards for N losses at once.
+    """Backpropagate N losses through one layer.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def backward(
     if keep:
         adjoints.hidden = adjoints.inputs if run.cell.summed else g_out.new_zeros(targets, steps, batch, width)
         adjoints.states = torch.zeros_like(g_out) if run.weights.hr is not None else None
-    # Steps after the last that any of these losses looks at have no adjoint: begin there.
+    # Steps after the last that any of these losses depends on have no adjoint: begin there.
     order = list(range(steps)) if run.reverse else list(range(steps - 1, -1, -1))
     if not (carry_h.any() or (carry_c is not None and carry_c.any())):
         seen = g_out.ne(0).any(dim=3).any(dim=2).any(dim=0).tolist()
@@ -143,7 +143,7 @@ def weight_gradients(run: Trajectory, adjoints: Adjoints) -> list[Tensor]:
 class LagAdjoints:
     """Adjoints of one layer at one lag ℓ: a row holds ∂E_t/∂s_{t−ℓ} for each followed t ≥ ℓ, in rising order.
 
-    The tensors are work space: they hold until the next lag is asked for.
+    The tensors are work space: they are valid until the next lag.
     """
 
     at: slice | Tensor  # the steps t−ℓ
@@ -152,11 +152,11 @@ class LagAdjoints:
     hidden: Tensor  # (rows, B, G·H) towards W_hh h_{k−1} + b_hh
     norm_h: Tensor  # (rows, B)
     norm_c: Tensor | None
-    scale: Tensor | None  # (rows, B) float64: what all of the above are to be multiplied by; None for 1
+    scale: Tensor | None  # (rows, B) float64: factor of all of the above; None for 1
 
 
 class _Workspace:
-    """Work space of one layer of the walk: nothing is allocated from lag to lag."""
+    """Work space of one layer: nothing is allocated from lag to lag."""
 
     def __init__(self, run: Trajectory, local: Tensor, targets: Tensor) -> None:
         rows, batch, size = len(targets), local.shape[1], run.hidden_size
@@ -189,24 +189,27 @@ class _Workspace:
         return LagAdjoints(at, h, c, pulled.hidden, norm_h, norm_c, self.scale)
 
     def meet(self, gone: int, above: Tensor, upper: Tensor | None) -> Tensor:
-        """``above``, whose rows ``upper`` multiplies, brought to one scale with this layer's: that of the larger."""
+        """``above``, whose rows have the scale ``upper``, brought to one scale with this layer's: the larger one."""
         h, c = self.h[gone:], None if self.c is None else self.c[gone:]
         one = torch.ones(above.shape[:2], dtype=torch.float64, device=above.device)
         own, upper = one if self.scale is None else self.scale[gone:], one if upper is None else upper
         blank = h.eq(0).all(-1) if c is None else h.eq(0).all(-1) & c.eq(0).all(-1)
         scale = torch.where(above.eq(0).all(-1), own, torch.where(blank, upper, torch.maximum(own, upper)))
-        factor = torch.where(blank | scale.eq(0), 1.0, own / scale).to(h.dtype).unsqueeze(-1)
+        # Equal scales may be 0 or infinite.
+        factor = torch.where(blank | own.eq(scale), 1.0, own / scale).to(h.dtype).unsqueeze(-1)
         h.mul_(factor)
         if c is not None:
             c.mul_(factor)
         self.scale = torch.cat([one[:1].expand(gone, -1), scale])
-        return above * torch.where(above.eq(0).all(-1) | scale.eq(0), 1.0, upper / scale).to(above.dtype).unsqueeze(-1)
+        return above * torch.where(above.eq(0).all(-1) | upper.eq(scale), 1.0, upper / scale).to(above.dtype).unsqueeze(
+            -1
+        )
 
     def rescale(self, lag: LagAdjoints) -> None:
-        """Bring rows that near the ends of the number range back to 1.
+        """Rescale rows that approach the ends of the number range to about 1.
 
-        The recursion is linear, so this changes no result; but float32 gradients would else vanish below 1e-38, and
-        arithmetic on the subnormal numbers before that is a hundred times slower.
+        The recursion is linear, so this changes no result; otherwise float32 gradients would vanish below 1e-38, and
+        arithmetic with subnormal numbers is a hundred times slower.
         """
         norm = lag.norm_h if lag.norm_c is None else torch.maximum(lag.norm_h, lag.norm_c)
         low = torch.finfo(norm.dtype).tiny ** 0.25
@@ -239,11 +242,11 @@ def by_lag(
     stack
         Trajectories from the bottom layer to the top, each fed by the one before.
     local
-        For each layer what E_t sees of its output at step t itself: ∂E_t/∂(output_t) `(T, B, P)`.
+        For each layer ∂E_t/∂(output_t) `(T, B, P)`.
     targets
         The steps t to follow, rising.
     scaled
-        Whether rows may carry a ``scale``, so that gradients far outside the range of the type are followed too.
+        Whether rows may have a ``scale``, so that gradients far outside the range of the type are followed too.
     """
     every = len(targets) == stack[0].steps
     spaces = [_Workspace(run, g, targets) for run, g in zip(stack, local, strict=True)]

@@ -1,7 +1,7 @@
 """What a measurement records of recurrent layers: one ``Call`` per layer and call, one ``MarkedStep`` per mark.
 
 Each is a node in the user's graph. Asking autograd for the gradient of its ``probe`` sends a loss back through it, and
-the adjoints of its states stay in ``adjoints``.
+the adjoints of its states are then in ``adjoints``.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """Of the cell."""
+        """The cell's name."""
         return self._known.cell.name
 
     @property
@@ -143,7 +143,7 @@ class Call:
 
     @property
     def width(self) -> int:
-        """Numbers that one loss sent back takes, a step and sequence."""
+        """Numbers that one loss needs on its way back, per step and sequence."""
         return self._known.weights.hh.shape[0] + self._known.x.shape[2]
 
     def starts_from(self, before: Call, *, exactly: bool = False) -> bool:
@@ -173,7 +173,7 @@ class MarkedStep:
     """One step of a recurrence written by hand, whose state was marked (``mark_state``)."""
 
     track: tuple[str, str]  # the module's name and the label it was marked with
-    states: tuple[Tensor, ...]  # as the rest of the model goes on with them, in the graph
+    states: tuple[Tensor, ...]  # as the rest of the model uses them, in the graph
     probe: Tensor
     live: Tensor | None  # (B,) bool
     site: tuple[str, int]  # the file and line that marked it
@@ -202,7 +202,7 @@ class MarkedStep:
 
     @property
     def width(self) -> int:
-        """Numbers that one loss sent back takes, a step and sequence."""
+        """Numbers that one loss needs on its way back, per step and sequence."""
         return 2 * self.h.shape[-1]
 
 
@@ -240,11 +240,11 @@ class Handed(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor, values: Tensor, *calls: Call, batch_first: bool = False) -> Handed:
-        """As it is now."""
+        """The tensor as it is now."""
         return cls(tensor, tensor._version, tensor.grad_fn, values, calls, batch_first)
 
     def is_as_it_was(self, batch_first: bool = False) -> bool:
-        """Not written into, not cut off, axes where they were, no hook that may change its gradient."""
+        """Whether it was not changed or detached, has the same axes, and no hook that may change its gradient."""
         x = self.tensor
         if x._version != self.version or x.grad_fn is not self.grad_fn or batch_first != self.batch_first:
             return False
@@ -253,7 +253,7 @@ class Handed(NamedTuple):
 
 
 def _ordered(state: Tensor, call: Call) -> Tensor:
-    """In the order in which the user gave the sequences."""
+    """In the user's order of the sequences."""
     return state if call.order is None else state[call.order]
 
 
@@ -275,7 +275,7 @@ def node_name(node: Any) -> str:
 
 
 class _Sweep(torch.autograd.Function):
-    """The layer's backward pass as a function that vmap can vectorise over losses."""
+    """The layer's backward pass as a function that vmap can vectorize over losses."""
 
     @staticmethod
     def forward(call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
@@ -387,7 +387,7 @@ def _sent_back(ctx: Any, call: Call, needed: tuple[bool, ...], gradients: tuple[
 
 
 class _Look(torch.autograd.Function):
-    """Gradients of a marked state on their way past, as a function that vmap can vectorise over losses."""
+    """Notes the gradients of a marked state, as a function that vmap can vectorize over losses."""
 
     @staticmethod
     def forward(marked: MarkedStep, *gradients: Tensor) -> Any:
@@ -417,7 +417,7 @@ class _Look(torch.autograd.Function):
 
 
 class _Passed(torch.autograd.Function):
-    """A marked state: itself, and its gradient is looked at."""
+    """A marked state: the identity, which notes the gradient."""
 
     @staticmethod
     def forward(ctx: Any, marked: MarkedStep, probe: Tensor, *states: Tensor) -> Any:

@@ -1,8 +1,8 @@
-"""Watching a model's recurrent layers run, without touching the model.
+"""Record a model's recurrent layers as they run, without changing the model.
 
 PyTorch's layers end in a handful of fused operators (``lstm``, ``gru``, ``rnn_tanh``, ``lstm_cell`` …). A torch
 function mode sees those calls wherever they come from, runs each layer and direction by itself, and records what its
-adjoint needs. The rest of the user's forward pass (embedding, attention, head, hooks) runs as it always does.
+adjoint needs. The rest of the user's forward pass (embedding, attention, head, hooks) runs as usual.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 _TAILS = 64  # earlier runs of a layer that a state outside the graph is compared with
-# Nodes that hand a tensor's numbers on as they are, in another shape or as a part.
+# Nodes that pass a tensor's numbers on unchanged, in another shape or as a part.
 VIEWS = frozenset(
     f"{name}Backward"
     for name in (
@@ -44,7 +44,7 @@ VIEWS = frozenset(
 
 
 class NeedsEveryCall(Exception):
-    """A loop does between its steps what only a node for every step shows: measure without blocks of steps."""
+    """Blocks of steps do not show what a loop does between its steps: measure with a node for every step."""
 
 
 class CallRecorder(TorchFunctionMode):
@@ -178,7 +178,7 @@ class CallRecorder(TorchFunctionMode):
             self.calls.append(loops.latest)
 
     def enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A module of the model begins to run."""
+        """Note that a module of the model begins to run."""
         self.running.append((name, next(self._numbers)))
         if isinstance(module, _RECURRENT):
             self._recurrent.append(name)
@@ -186,7 +186,7 @@ class CallRecorder(TorchFunctionMode):
             self.order = None if packed is None else packed.unsorted_indices
 
     def leave(self, module: nn.Module) -> None:
-        """A module of the model has run."""
+        """Note that a module of the model has run."""
         self.running.pop()
         if isinstance(module, _RECURRENT):
             self._recurrent.pop()
@@ -201,7 +201,7 @@ class CallRecorder(TorchFunctionMode):
     # --- Marked states ------------------------------------------------------------------------------------------------
 
     def mark(self, states: tuple[Tensor, ...], label: str, live: Tensor | None) -> tuple[Tensor, ...]:
-        """Take note of a state that ``mark_state`` was given."""
+        """Record a state that ``mark_state`` was called with."""
         self._check_in_sight(label)
         probe = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
         if live is not None:
@@ -251,19 +251,19 @@ class CallRecorder(TorchFunctionMode):
         if self._recurrent:
             return self._recurrent[-1]
         if id(weight) not in self._names and id(state) in self._finals:
-            return self._finals[id(state)].calls[0].track[0]  # weights made afresh at every step
+            return self._finals[id(state)].calls[0].track[0]  # weights computed again at every step
         return self.name_of(weight)
 
     def _check_in_sight(self, layer: str) -> None:
-        """Refuse what runs inside a ``torch.autograd.Function``: its gradient comes by a way that is not seen."""
+        """Refuse a layer inside a ``torch.autograd.Function``, whose gradient takes a path that cannot be seen."""
         frame = None if self._without_gradient or torch.is_inference_mode_enabled() else sys._getframe(1)
         while frame is not None:
             if frame.f_code is _APPLY:
                 function = frame.f_locals["cls"].__name__
                 raise FlowError(
                     f"Layer {layer} runs inside {function}, a torch.autograd.Function with a backward pass of its own "
-                    "(a checkpoint?), where its gradient cannot be seen: call the layer directly while it is measured; "
-                    "of a checkpoint, torch.utils.checkpoint's with use_reentrant=False."
+                    "(a checkpoint?), where its gradient cannot be seen: call the layer directly while it is measured, "
+                    "or use torch.utils.checkpoint with use_reentrant=False."
                 )
             frame = frame.f_back
 
@@ -311,8 +311,8 @@ class CallRecorder(TorchFunctionMode):
                 fed_by, fed = call if directions == 1 else None, None
                 if dropout and train and layer < layers - 1:
                     x, fed_by = nn.functional.dropout(x, dropout, True), None
-        # What leaves the module gets tensors of its own, so that gradients through the rest of the model can be
-        # told from those that go on inside; and a copy, for the model may write into what it gets.
+        # What leaves the module gets tensors of its own, to separate gradients through the rest of the model from those
+        # inside; and a copy, because the model may write into what it gets.
         seen = x.view_as(x)
         final = [torch.stack(end) for end in ends]
         one_way = directions == 1
@@ -369,7 +369,7 @@ class CallRecorder(TorchFunctionMode):
     ) -> tuple[Call, Tensor, list[Tensor]]:
         """Run one layer in one direction; returns the call, its outputs `(T, B, P)` and its final states.
 
-        ``handed`` is what the user's code gave as initial states, of all layers, and the place of this layer's.
+        ``handed`` are the initial states of all layers from the user's code, and the index of this layer's.
         """
         self._check_in_sight(".".join(part for part in track if part))
         if track not in self._probes:
@@ -415,13 +415,13 @@ class CallRecorder(TorchFunctionMode):
         call.together.append(call)
 
     def _copied(self, track: tuple[str, str], weights: Weights) -> Weights:
-        """The weights as they stand now; the same object as long as they do not change."""
+        """A copy of the weights; the same object as long as they do not change."""
         tensors = weights.tensors()
         if any(w.is_inference() for w in tensors):
             return weights.copied()
         key = tuple((id(w), w._version) for w in tensors)
         if key not in self._weights:
-            last = self._latest.get(track)  # the same numbers made afresh, as by a parametrization
+            last = self._latest.get(track)  # the same numbers computed again, as by a parametrization
             if last is None or not last.equals(weights):
                 last = weights.copied()
             self._weights[key] = last, tensors
@@ -429,7 +429,7 @@ class CallRecorder(TorchFunctionMode):
         return self._latest[track]
 
     def _link(self, call: Call, handed: tuple[Tensor, ...], index: int) -> tuple[Call | None, Link | None]:
-        """The call that this one goes on from, and how its initial state comes from that one's final state."""
+        """The call that this one continues, and how its initial state comes from that one's final state."""
         tails = self._tails.setdefault(call.track, [])
         before, link = self._predecessor(call, tails, handed, index)
         self._add_tail(call, before)
@@ -465,7 +465,7 @@ class CallRecorder(TorchFunctionMode):
 
 
 class _Saved:
-    """What autograd keeps of the user's graph: parameters as they stand now, for training goes on in place."""
+    """What autograd saves for the user's graph: copies of parameters, because training changes them in place."""
 
     def __init__(self) -> None:
         self._copies: dict[Any, tuple[Tensor, Tensor]] = {}

@@ -52,7 +52,7 @@ class Contributions:
 
 @dataclass(frozen=True)
 class Truncation:
-    """What truncated BPTT of length L would give, for every L.
+    """What truncated BPTT of length L would compute, for every L.
 
     Attributes
     ----------
@@ -75,23 +75,23 @@ class Truncation:
     share: Array
 
     def shortest(self, fraction: float = 0.99) -> int:
-        """The shortest L from which on the share kept stays within 1 − ``fraction`` of the whole.
+        """The shortest L from which on the share kept stays within 1 − ``fraction`` of 1.
 
-        Staying matters: the share may pass through 1 and leave it again before the gradient is complete.
+        It must stay there: the share may pass through 1 and leave it again before the gradient is complete.
         """
         if not 0 < fraction <= 1:
-            raise FlowError(f"fraction is {fraction}; it is above 0 and at most 1.")
+            raise FlowError(f"fraction is {fraction}; it must be above 0 and at most 1.")
         off = np.abs(self.share - 1) > 1 - fraction + 1e-9
         return int(self.length[off.nonzero()[0][-1]] + 1 if off.any() else self.length[0])
 
 
 @dataclass
 class Sums:
-    """Numbers by lag for every parameter and gate; all that ``Contributions`` and ``Truncation`` are made from.
+    """Numbers by lag for every parameter and gate, from which ``Contributions`` and ``Truncation`` are made.
 
     ``numbers[name]`` is `(1 + gates, lags, 5)`: for the whole parameter, then each gate, ‖g_lag‖², ⟨g_lag, g⟩, and of
-    the sum p up to the lag ‖p‖², ⟨p, g⟩ and ‖g − p‖², whose digits do not follow from the others. ``squares[name]`` is
-    ‖g‖², `(1 + gates,)`.
+    the sum p up to the lag ‖p‖², ⟨p, g⟩ and ‖g − p‖², whose digits do not follow from the others.
+    ``squares[name]`` is ‖g‖², `(1 + gates,)`.
     """
 
     lags: NDArray[np.int64]
@@ -165,25 +165,25 @@ def by_pair(flow: GradientFlow, linearization: Linearization, label: str, kind: 
 
 
 def from_sums(sums: Sums, name: str, gate: int) -> Contributions:
-    """Lags of one parameter; ``gate`` 0 is the whole."""
+    """Contributions of the lags to one parameter; ``gate`` 0 is all of it."""
     numbers = sums.numbers[name][gate]
     return _contributions(numbers[:, 0], numbers[:, 1], float(sums.squares[name][gate]), sums.lags)
 
 
 def truncation(sums: Sums, names: list[str], gate: int = 0) -> Truncation:
-    """Of several parameters taken together as one vector."""
+    """Truncation of several parameters taken together as one vector."""
     numbers = sum(sums.numbers[name][gate] for name in names)
     assert isinstance(numbers, np.ndarray)
     square = sum(float(sums.squares[name][gate]) for name in names)
     last = max(int(sums.lags[-1]), 0)
     length = np.arange(1, last + 2)
-    # g_L holds every lag below L, also those ahead of t; where nothing has such a lag, nothing was gathered yet.
+    # g_L has every lag below L, also negative ones; before the first lag it is zero.
     index = np.searchsorted(sums.lags, length) - 1
     kept = np.where((index >= 0)[:, None], numbers[np.maximum(index, 0)], 0.0)
     norm2, dot, rest2 = kept[:, 2:].T
     rest2 = np.where(index >= 0, rest2, square)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # From what is missing at right angles to g: keeps the digits of a small angle, as an arccos would not.
+        # From the part orthogonal to g: unlike arccos, this keeps the digits of a small angle.
         across2 = np.maximum(rest2 - (square - dot) ** 2 / square, 0)
         angle = np.where(norm2 > 0, np.degrees(np.arctan2(np.sqrt(across2 * square), dot)), np.nan)
         return Truncation(length, np.sqrt(norm2 / square), angle, np.sqrt(rest2 / square), dot / square)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import FlowError
 from .cells import Trajectory
-from .graph import StepwiseRun
+from .stepwise_run import StepwiseRun
 
 Array = NDArray[np.float64]
 _CHUNK_BYTES = 64 * 2**20
@@ -30,7 +30,7 @@ _CHUNK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the theory says before anything is measured (vanilla layers only).
+    """What theory says without a measurement (vanilla layers only).
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ def _known(run: Run) -> range:
 def of_steps(run: Run, first: int, last: int) -> Iterator[Tensor]:
     """Jacobians ∂s_k/∂s_{k−1} `(B, S, S)` in float64, in the direction the layer runs, k = first … last − 1 of its run.
 
-    s is h, for an LSTM h and c side by side.
+    s is h, for an LSTM h and c next to each other.
     """
     if isinstance(run, StepwiseRun):
         yield from run.jacobians(first, last)
@@ -140,7 +140,7 @@ def _per_step(run: Run, what: Callable[[Tensor], Tensor]) -> Array:
 
 
 def _orthonormal(batch: int, size: int, columns: int) -> Tensor:
-    """Random orthonormal columns, always the same: aligned with no eigenvector of a special matrix."""
+    """Random orthonormal columns, always the same: not aligned with an eigenvector of a special matrix."""
     generator = torch.Generator().manual_seed(0)
     q: Tensor = torch.linalg.qr(torch.randn(size, columns, dtype=torch.float64, generator=generator))[0]
     many: Tensor = q.expand(batch, -1, -1)
@@ -148,7 +148,7 @@ def _orthonormal(batch: int, size: int, columns: int) -> Tensor:
 
 
 def lyapunov_exponents(run: Run, count: int | None, burn_in: int) -> Array:
-    """Finite-time exponents, falling, `(B, n)`: mean over the steps of log |R_ii|; −inf for a direction that dies."""
+    """Finite-time exponents, falling, `(B, n)`: mean over the steps of log |R_ii|; −inf for one that becomes 0."""
     size = run.state_size
     count = size if count is None else count
     if not 1 <= count <= size:
@@ -177,9 +177,10 @@ def lyapunov_exponents(run: Run, count: int | None, burn_in: int) -> Array:
 
 
 def lyapunov_dimension(exponents: Array) -> float:
-    """Kaplan and Yorke's dimension of a falling spectrum: how many directions a cloud of states keeps.
+    """Kaplan and Yorke's dimension of a falling spectrum: how many directions a set of states keeps.
 
-    j + Σ_{i≤j} λ_i / |λ_{j+1}| for the largest j whose sum is not negative; 0 if all shrink, n if none has to.
+    j + Σ_{i≤j} λ_i / |λ_{j+1}| for the largest j whose sum is not negative; 0 if all shrink, n if all sums
+    are not negative.
     """
     sums = np.cumsum(exponents)
     positive = np.flatnonzero(sums >= 0)
@@ -199,7 +200,7 @@ def log_singular_values(run: Run, first: int, last: int) -> Array:
         begin, end = first, last
     if not -1 <= begin < end < run.steps:
         raise FlowError(
-            f"The span from step {first} to {last} does not lie in the layer's run of {run.steps} steps, in its "
+            f"The span from step {first} to {last} is not inside the layer's run of {run.steps} steps, in its "
             "direction (-1 names the state before the first step)."
         )
     known = _known(run)
@@ -229,14 +230,14 @@ def product_spectrum(jacobians: Iterable[Tensor]) -> Array:
         log_d = new_log
     found = np.full(log_d.shape, -np.inf)
     for b, (own_log, own_n) in enumerate(zip(log_d.cpu(), n.cpu(), strict=True)):
-        alive = own_log > -torch.inf  # directions that die exactly leave a product of lower rank
+        alive = own_log > -torch.inf  # directions that become zero leave a product of lower rank
         if alive.any():
             found[b, : int(alive.sum())] = _graded(own_log[alive], own_n[alive])
     return found
 
 
 def _above_rounding(diagonal: Tensor, j: Tensor) -> Tensor:
-    """A diagonal entry of R that is nothing but rounding becomes 0: the direction is dead, not merely short."""
+    """Set diagonal entries of R that are only rounding to 0: the direction is zero, not merely small."""
     noise = 4 * j.shape[-1] * torch.finfo(j.dtype).eps * torch.linalg.matrix_norm(j).unsqueeze(-1)
     return torch.where(diagonal > noise, diagonal, 0.0)
 
@@ -252,9 +253,8 @@ def _similar(r: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def _graded(log_d: Tensor, n: Tensor) -> Array:
     """Log singular values of diag(e^log_d) · N for N `(m, S)` of full row rank.
 
-    Turning the product upside down by an LQ step and then a QR step, again and again, is orthogonal iteration on
-    both sides: what lies off the diagonal dies as the squared ratio of neighbours. What is left between close
-    neighbours is handed to an ordinary SVD in groups.
+    Alternating an LQ step and a QR step is orthogonal iteration on both sides: entries off the diagonal vanish as the
+    squared ratio of neighbors. Groups of close neighbors are left to an ordinary SVD.
     """
     order = log_d.argsort(descending=True)
     log_d, n = log_d[order], n[order]
@@ -276,10 +276,10 @@ def _graded(log_d: Tensor, n: Tensor) -> Array:
         if (order == torch.arange(len(order))).all():
             if (n.triu(1).abs() < 1e-15).all():
                 break
-        else:  # an unsorted pair: put it right, and go on with a full matrix
+        else:  # an unsorted pair: sort it, and continue with a full matrix
             log_d, n = log_d[order], n[order][:, order]
     values = log_d.clone()
-    # Rows of close neighbours that still hang together.
+    # Rows of close neighbors that are still coupled.
     bond = n.abs() > 1e-15
     start = 0
     for i in range(1, len(values) + 1):

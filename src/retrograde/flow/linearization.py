@@ -1,7 +1,7 @@
-"""What stays after a measurement, so that later questions are answered without running the model again.
+"""The linearized model, from which later questions are answered without running it again.
 
-The linearisation of every layer at every step, and either what each loss sees of each layer at its own step
-(``local``; then the adjoints of any pair follow from the recursion alone) or the graph of the user's model.
+That is every layer's trajectory, and either the gradient of each loss with respect to each layer at its own step
+(``local``; the adjoints of any pair then follow from the recursion alone) or the graph of the user's model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..errors import FlowError
 from . import adjoint
 from .adjoint import Adjoints, LagAdjoints
 from .cells import Trajectory, Weights
-from .graph import Graph, StepwiseRun
+from .graph import Graph
+from .stepwise_run import StepwiseRun
 from .torch_patches import without_checkpoints
 
 _BLOCK_BYTES = 256 * 2**20
@@ -28,7 +29,7 @@ _BLOCK_BYTES = 256 * 2**20
 
 @dataclass
 class Linearization:
-    """See the module.
+    """What is kept of a measurement.
 
     Attributes
     ----------
@@ -37,16 +38,16 @@ class Linearization:
     modules : dict of (str, str)
         By label, the module's name and torch's suffix: ``("encoder", "l0_reverse")``; suffix "" for a cell.
     targets : Tensor
-        The steps t followed, rising.
+        The steps t followed, in rising order.
     local : list of Tensor or None
-        For each layer of causal stacks ∂E_t/∂(output_t) `(T, B, P)`, where the head looks at one step at a time.
+        For each layer of causal stacks ∂E_t/∂(output_t) `(T, B, P)`, if the head looks at one step at a time.
     bottoms : frozenset of str
-        Labels of the layers that no other feeds, where there is ``local``: each begins a stack.
+        Labels of the layers that no other feeds, if there is ``local``: each begins a stack.
     graph : Graph or None
-        Else the user's graph.
+        Otherwise the user's graph.
     stepwise : dict of StepwiseRun
-        By label, the recurrences whose Jacobians come from the user's graph: those written by hand, whose states were
-        marked, and layers whose steps are more than their cell.
+        By label, the runs whose Jacobians come from the user's graph: those written by hand, whose states were marked,
+        and layers with operators between their steps.
     altered : frozenset of str
         Labels of the latter.
     """
@@ -64,19 +65,18 @@ class Linearization:
         """The trajectory of a layer."""
         if label not in self.runs:
             raise FlowError(
-                f"The states of {label} were marked by hand: norms and Jacobians are known of it, but no weights and "
-                "no gates."
+                f"The states of {label} were marked by hand: norms and Jacobians are known, but no weights and gates."
             )
         return self.runs[label]
 
     def walk(self, label: str) -> Trajectory | StepwiseRun:
-        """What the Jacobians of a layer come from."""
+        """The source of a layer's Jacobians."""
         if label in self.stepwise:
             return self.stepwise[label]
         if label not in self.runs or label in self.altered:
             why = "are changed between steps" if label in self.runs else "were marked by hand"
             raise FlowError(
-                f"The states of {label} {why}: their Jacobians need the model's graph, which no file holds: ask the "
+                f"The states of {label} {why}: their Jacobians need the model's graph, which is not saved: use the "
                 "flow that gradient_flow returns."
             )
         return self.runs[label]
@@ -92,13 +92,13 @@ class Linearization:
         return self._send(directions[None])
 
     def by_lag(self, *, scaled: bool = False) -> Iterator[tuple[int, list[LagAdjoints]]]:
-        """Where there is ``local``: lags 0, 1, … with the adjoints of every layer, in the order of ``runs``."""
+        """With ``local``: lags 0, 1, … with the adjoints of every layer, in the order of ``runs``."""
         walks = [adjoint.by_lag(runs, local, self.targets, scaled=scaled) for runs, local in self.stacks()]
         for steps in zip(*walks, strict=True):  # all have the same targets, so the same lags
             yield steps[0][0], [found for _, own in steps for found in own]
 
     def stacks(self) -> list[tuple[list[Trajectory], list[Tensor]]]:
-        """Where there is ``local``: each stack's runs, and what E_t sees of each layer at step t itself."""
+        """With ``local``: each stack's runs, and ∂E_t/∂(output_t) of each layer."""
         assert self.local is not None
         found: list[tuple[list[Trajectory], list[Tensor]]] = []
         for (label, run), g in zip(self.runs.items(), self.local, strict=True):
@@ -129,8 +129,8 @@ class Linearization:
     def _graph(self) -> Graph:
         if self.graph is None:
             raise FlowError(
-                "This needs the model's graph (its loss looks at more than one step, or a layer looks ahead), which no "
-                "file holds: ask the flow that gradient_flow returns."
+                "This needs the model's graph (its loss looks at more than one step, or a layer looks ahead), which is "
+                "not saved: use the flow that gradient_flow returns."
             )
         return self.graph
 
@@ -142,8 +142,8 @@ class Linearization:
             if "version" not in str(changed):
                 raise
             raise FlowError(
-                "What the model computed with was written to in place since the flow was measured "
-                f"({str(changed).splitlines()[0]}): ask before that, or measure again."
+                "A tensor of the model was changed in place since the flow was measured "
+                f"({str(changed).splitlines()[0]}): ask earlier, or measure again."
             ) from None
 
     def _through_stack(self, directions: list[Tensor]) -> dict[str, Adjoints]:
@@ -177,14 +177,14 @@ _WEIGHTS = ("ih", "hh", "bias_ih", "bias_hh", "hr")
 
 
 def to_arrays(linearization: Linearization) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
-    """Arrays and labels to save; the graph is not among them."""
+    """Arrays and labels to save, without the graph."""
     arrays: dict[str, Tensor | None] = {}
     labels = []
     for i, (label, run) in enumerate(linearization.runs.items()):
         arrays |= {f"{i}.{name}": getattr(run, name) for name in _ARRAYS}
         arrays |= {f"{i}.weight.{name}": getattr(run.weights, name) for name in _WEIGHTS}
         for before, after in (("h_before", run.h), ("c_before", run.c)):
-            # Usually the states before are those after, a step on: the first is enough.
+            # Usually the states before are those after, one step later: the first is enough.
             whole = getattr(run, before)
             if whole is not None and after is not None:
                 follows = (whole[:-1], after[1:]) if run.reverse else (whole[1:], after[:-1])
@@ -209,7 +209,7 @@ def to_arrays(linearization: Linearization) -> tuple[dict[str, NDArray[Any]], li
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    """In NumPy, which has no bfloat16: float32 holds the same numbers."""
+    """In NumPy, which has no bfloat16: float32 represents the same numbers."""
     own = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     return np.asarray(own.cpu().contiguous().numpy())
 
@@ -217,7 +217,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def from_arrays(
     arrays: dict[str, NDArray[Any]], labels: list[dict[str, Any]], targets: NDArray[np.int64]
 ) -> Linearization:
-    """What ``to_arrays`` gave, as linearization again."""
+    """The linearization that ``to_arrays`` gave."""
     runs, modules, local = {}, {}, []
     for i, about in enumerate(labels):
         own = {n: torch.from_numpy(arrays[f"{i}.{n}"]) if f"{i}.{n}" in arrays else None for n in (*_ARRAYS, "local")}

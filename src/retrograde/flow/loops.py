@@ -1,7 +1,7 @@
-"""Is there a loop over steps that is not measured? Looked for in autograd's graph between losses and recorded layers.
+"""Find loops over steps that are not measured, in autograd's graph between the losses and the recorded layers.
 
-A recurrence that is written by hand and not marked leaves a trace: what it puts together from its steps lies deeper in
-the graph with every step, or a chain of nodes multiplies by the same parameter again and again.
+A recurrence that is written by hand and not marked leaves a trace: the tensors that it stacks are deeper in the graph
+with every step, or a chain of nodes multiplies by the same parameter again and again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FEWEST_STEPS = 3
 
 
 def has_unseen_loop(graph: Graph) -> bool:
-    """Whether something recurrent stands between the losses and the recorded layers."""
+    """Whether there is a recurrence between the losses and the recorded layers."""
     depth, deepest = _depths(graph.losses)
     fewest = max(_FEWEST_STEPS, len(graph.losses) // 2)
     for node in depth:
@@ -43,10 +43,10 @@ def has_unseen_loop(graph: Graph) -> bool:
 
 
 def _depths(losses: Tensor) -> tuple[dict[Any, int], dict[Any, Any]]:
-    """The longest way from each node to a recorded layer or a leaf, in nodes; and the node that it leads over.
+    """The longest path from each node to a recorded layer, in nodes; and the next node on it.
 
-    Sums do not count: losses that are added up step by step are no recurrence.
-    A node from which no recorded layer is reached has no depth: what does not depend on a state is no recurrence.
+    Sums do not count: adding losses step by step is not a recurrence. A node from which no recorded layer is reached
+    has no depth: it does not depend on a state.
     """
     depth: dict[Any, int] = {}
     deepest: dict[Any, Any] = {}
@@ -77,7 +77,7 @@ def _depths(losses: Tensor) -> tuple[dict[Any, int], dict[Any, Any]]:
 
 
 def _only_adds(node: Any) -> bool:
-    """Whether a node adds, multiplies by a number, or hands on what it got in another shape."""
+    """Whether a node adds, multiplies by a number, or only changes the shape."""
     name = node_name(node)
     if name in ("MulBackward", "DivBackward"):
         factors = (getattr(node, "_saved_self", None), getattr(node, "_saved_other", None))
@@ -86,7 +86,7 @@ def _only_adds(node: Any) -> bool:
 
 
 def _saved(node: Any) -> set[int]:
-    """Where the numbers lie that a product keeps for its backward pass."""
+    """The memory of the tensors that a product saves for its backward pass."""
     found = set()
     for name in ("_saved_self", "_saved_other", "_saved_mat1", "_saved_mat2", "_saved_weight", "_saved_vec"):
         try:

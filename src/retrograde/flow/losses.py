@@ -1,4 +1,4 @@
-"""The losses as a table of steps and sequences, and every reason to refuse a model, a loss or its lengths."""
+"""The losses as a table of steps and sequences; checks of models, losses and lengths."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ __all__ = [
     "valid_steps",
 ]
 
-_HELD = ("module_", "module", "model", "net", "network")  # where wrappers keep a network
+_ATTRIBUTES = ("module_", "module", "model", "net", "network")  # where wrappers have a network
 Runs = Mapping[str, Sequence[AnyCall]]
 
 
 def check_callable(model: object, loss: object) -> None:
-    """Refuse what cannot be called, such as an estimator that holds a network.
+    """Refuse what cannot be called, such as an estimator around a network.
 
     Raises
     ------
     OptionError
     """
     if not callable(model):
-        held = [name for name in _HELD if isinstance(getattr(model, name, None), nn.Module)]
-        what = f"give its {held[0]}" if held else "give a torch.nn.Module, or a function of the inputs"
+        found = [name for name in _ATTRIBUTES if isinstance(getattr(model, name, None), nn.Module)]
+        what = f"give its {found[0]}" if found else "give a torch.nn.Module, or a function of the inputs"
         raise OptionError(f"model is {type(model).__name__}, which cannot be called: {what}.")
     check_loss(loss)
 
 
 def check_keywords(kwargs: object) -> None:
-    """Refuse what are no arguments by keyword.
+    """Refuse ``kwargs`` that is not a dict of keyword arguments.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def check_keywords(kwargs: object) -> None:
 
 
 def no_layer_error(model: object, called: object) -> FlowError:
-    """The error of a model in which no recurrent layer was seen, with what to do about it."""
+    """The error for a model in which no recurrent layer was seen, and what to do."""
     parts = list(model.named_modules()) if isinstance(model, nn.Module) else []
     what = f"{type(called).__name__} ran no recurrent layer"
     for name, part in parts:
@@ -92,7 +92,7 @@ def losses_by_step(losses: Any, calls: Sequence[AnyCall]) -> tuple[Tensor, bool]
     losses = differentiable_losses(losses, f"a tensor of {wanted}")
     shape = tuple(losses.shape)
     if not losses.numel():
-        raise FlowError(f"loss returned shape {shape}, which holds no loss; expected {wanted}.")
+        raise FlowError(f"loss returned shape {shape}, which is empty; expected {wanted}.")
     if losses.ndim == 0 and batch == 1:
         losses = losses.reshape(1)
     if losses.ndim == 0:
@@ -141,7 +141,7 @@ def check_axes(graph: Graph) -> None:
     if graph.is_transposed():
         shape = tuple(graph.losses.shape)
         raise FlowError(
-            f"loss returned shape {shape} with an axis of sequences before that of steps: each row hangs on one "
+            f"loss returned shape {shape} with an axis of sequences before that of steps: each row depends on one "
             "sequence. Return losses.T (or .transpose(0, 1) for batch_first)."
         )
 
@@ -156,7 +156,7 @@ def check_finite(runs: Runs) -> None:
             names = (("input", call.given), ("state", call.h)) if isinstance(call, Call) else (("state", call.h),)
             for name, values in names:
                 if torch.isfinite(values.sum()):
-                    continue  # the quick way; a sum may overflow where no number does
+                    continue  # fast; a sum may overflow where no number does
                 bad = torch.isfinite(values).all(-1).logical_not()
                 if bad.any():
                     steps = bad.any(1).nonzero().flatten()
@@ -178,7 +178,7 @@ def _joined_values(own: Sequence[AnyCall]) -> list[Tensor]:
 
 
 def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tensor, final: bool) -> Tensor | None:
-    """Lengths of the sequences `(B,)`, as given or as the layers were told; None where nothing is padded."""
+    """Lengths of the sequences `(B,)`, as given or from packed input; None where nothing is padded."""
     batch = losses.shape[1]
     along = [own for own in runs.values() if own[0].h.shape[1] == batch]
     if given is not None:
@@ -190,7 +190,7 @@ def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tens
                 f"lengths is {value}; expected {batch} whole numbers between 1 and {longest}, one per sequence."
             )
         return lengths
-    # Of the layers that run along the losses, if all end where the others do: not those of an encoder, say.
+    # From the layers that run along the losses, if all end at the same steps: not from an encoder, say.
     along = [own for own in along if final or sum(len(call.h) for call in own) == len(losses)]
     if all(call.mask is None for own in along for call in own):
         return None
@@ -199,7 +199,7 @@ def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tens
 
 
 def _whole_numbers(given: Any) -> Tensor | None:
-    """Numbers as integers; None where they are none."""
+    """Numbers as integers; None where they are not whole."""
     try:
         numbers = torch.as_tensor(given).cpu()
         whole = numbers.long()

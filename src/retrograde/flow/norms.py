@@ -16,11 +16,13 @@ from . import adjoint
 from .adjoint import Adjoints
 from .calls import Call
 from .graph import Graph
+from .head import local_adjoints
 from .linearization import Linearization
 from .losses import valid_steps
 from .positions import LossPositions
 from .result import GradientFlow
 from .runs import batch_of, steps_of
+from .stepwise_run import StepwiseRun
 from .torch_patches import without_autocast
 from .underflow import Range
 
@@ -81,10 +83,10 @@ class Norms:
     def linearization(self) -> Linearization:
         """What is needed to answer later questions."""
         every = list(self.graph.runs)
-        local = None if self.final else self.graph.local_adjoints()
+        local = None if self.final else local_adjoints(self.graph)
         # Layers below the lowest that is asked for are not needed: adjoints go downwards.
         kept = every[every.index(self.graph.wanted[0]) :] if local is not None else self.graph.wanted
-        stepwise = {label: self.graph.marked(label) for label in kept if self.graph.is_marked(label)}
+        stepwise = {label: run for label in kept if (run := StepwiseRun.of_marks(self.graph.runs[label])) is not None}
         kept = [label for label in kept if label not in stepwise]
         modules = {}
         for label in kept:
@@ -92,7 +94,9 @@ class Norms:
             modules[label] = (module, "" if suffix == "cell" else suffix)
         runs = {label: self.graph.trajectory(label) for label in kept}
         if local is None:
-            changing = {label: run for label in kept if (run := self.graph.stepwise(label)) is not None}
+            changing = {
+                label: run for label in kept if (run := StepwiseRun.of_changed(self.graph.runs[label])) is not None
+            }
             for label in changing:
                 self.graph.notes.append(
                     f"the state of {label} is changed between its steps (zoneout, a mask, weights that change): s_k is "
@@ -265,9 +269,10 @@ class Norms:
             notes.append(self.range.note(self.norms, self.below))
         if not np.isfinite(self.norms).all():
             i, t, k = (int(j) for j in np.argwhere(~np.isfinite(self.norms))[0][:3])
+            fix = "" if self.losses.dtype == torch.float64 else "; measure the model in float64"
             notes.append(
-                f"the gradient leaves the range of {self.losses.dtype}: layer {list(self.runs)[i]}, "
-                f"t = {int(self.rows[t])}, k = {k}; measure the model in float64"
+                f"the gradient is too large for {str(self.losses.dtype).removeprefix('torch.')}: "
+                f"layer {list(self.runs)[i]}, t = {int(self.rows[t])}, k = {k}{fix}"
             )
         return GradientFlow(
             layers=list(self.runs),

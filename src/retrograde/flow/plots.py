@@ -1,6 +1,7 @@
 """Plots of a measured flow, on matplotlib axes given or new, and its form in a notebook.
 
-Every title states the finding. The functions are the ``plot_...`` methods of ``GradientFlow``.
+Every title states the finding. The functions are the ``plot_...`` methods of ``GradientFlow``. matplotlib is imported
+where it is used: it takes long, and only plots need it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from .curves import below, mean_curves
 from .summary import growth_words, summarize
@@ -39,7 +41,7 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float] = (6.4, 4.2)) -> Axes
     """Return the axes given, or new ones on a pyplot figure of their own, which a notebook shows."""
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt  # heavy; only plots need it
+    import matplotlib.pyplot as plt
 
     _, new = plt.subplots(figsize=size, layout="constrained")
     return new
@@ -336,7 +338,6 @@ def _truncation_finding(found: Truncation, shortest: int, fraction: float, param
 def notebook_page(flow: GradientFlow) -> str:
     """Self-contained HTML: verdicts, the plots by lag and by pair, the tables."""
     from matplotlib.figure import Figure
-    from rich.console import Console
 
     summary = summarize(flow)
     # A figure of its own, which pyplot does not know: the notebook must not show it a second time.

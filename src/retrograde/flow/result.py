@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from ..errors import FlowError
 from . import activation, contributions, curves, jacobians, layer_plots, plots, saving
@@ -15,13 +16,10 @@ from .activation import Gate, Saturation
 from .alignment import Alignment
 from .cells import Trajectory
 from .contributions import Contributions, Truncation
-from .graph import StepwiseRun
 from .jacobians import Bounds
 from .linearization import Linearization
+from .stepwise_run import StepwiseRun
 from .summary import summarize
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 Array = NDArray[np.float64]
 
@@ -63,15 +61,15 @@ class GradientFlow:
     last : ndarray or None
         With one loss per sequence, the norms of every sequence `(layers, T, B)`, NaN beyond its end.
     alignments : list of Alignment
-        By layer, at which of its steps each loss stands, so that a pair (t, k) has a lag; or why that is not known.
+        By layer, the step of each loss, which gives a pair (t, k) its lag; or why that is not known.
     by_distance : list of (ndarray or None)
-        By layer, where its sequences stand at different steps: norms by distance from the nearest state that each
-        sequence's loss looks at `(targets, T)`, −∞ for one below the range; else None.
+        By layer, if the losses of its sequences are at different steps: norms by distance from the nearest state that
+        each sequence's loss depends on `(targets, T)`, −∞ below the range; otherwise None.
     notes : list of str
-        What a reader must know of the measurement.
+        What a reader must know about the measurement.
     below : ndarray of bool or None
         Shaped as ``norms``: true where the norm is below the range of the type the model computes in, so that ``norms``
-        is 0 and ``by_lag`` NaN. None where none is.
+        is 0 and ``by_lag`` NaN. None if there are none.
     """
 
     layers: list[str]
@@ -99,7 +97,7 @@ class GradientFlow:
         """One line; ``print(flow)`` says what was found."""
         reduce = self.reduce if isinstance(self.reduce, str) else f"quantiles {self.reduce}"
         state = self.state if len(self.state) == 1 else "s"  # h and c together, where there is a c
-        losses = "a loss a sequence" if self.final else f"losses at {len(self.targets)} steps"
+        losses = "one loss per sequence" if self.final else f"losses at {len(self.targets)} steps"
         return (
             f"<GradientFlow of {', '.join(self.layers)}: ‖∂E_t/∂{state}_k‖, {losses}, T = {max(self.steps)}, "
             f"B = {self.losses.shape[1]}, over the batch: {reduce}>"
@@ -110,9 +108,6 @@ class GradientFlow:
 
     def __rich__(self) -> RenderableType:
         """The terminal form: table by lag, sparkline, growth per step, half-life, horizon, verdict."""
-        from rich.console import Group
-        from rich.text import Text
-
         return Group(Text(repr(self)), Text(), summarize(self))
 
     def layer_index(self, layer: str | int) -> int:
@@ -136,17 +131,17 @@ class GradientFlow:
         return self.layers[self.layer_index(layer)]
 
     def lag(self, layer: str | int = 0) -> NDArray[np.int64]:
-        """How far each pair is apart, in steps of the layer, `(targets, T)`: t − k, and k − t in a reverse layer.
+        """The lag of each pair, in steps of the layer, `(targets, T)`: t − k, and k − t in a reverse layer.
 
-        More exactly, how far s_k lies from the step at which loss t stands (``alignments``): its own step; where the
-        loss has other steps than the layer, the last step that it looks at; in an encoder, t + 1 steps after the last.
-        With one loss per sequence, the last step that it looks at. Where the sequences differ, of the one that stands
-        last (first, in a reverse layer).
+        More exactly, the distance of s_k from the step of loss t (``alignments``): its own step; if the loss has other
+        steps than the layer, the last step that it depends on; in an encoder, t + 1 steps after the last. With one loss
+        per sequence, the last step that it depends on. If the sequences differ, that of the last one (the first, in a
+        reverse layer).
 
         Raises
         ------
         FlowError
-            It is not known at which step each loss stands.
+            The step of each loss is not known.
         """
         i = self.layer_index(layer)
         lags = self.alignments[i].lags(self.norms.shape[2])
@@ -156,15 +151,15 @@ class GradientFlow:
         return np.where(last == least, -1, last)
 
     def by_lag(self) -> Array:
-        """‖∂E_t/∂s_{t−lag}‖, mean over t, `(layers, T)`; a last axis as ``norms`` has.
+        """‖∂E_t/∂s_{t−lag}‖, mean over t, `(layers, T)`, with the last axis of ``norms``.
 
         In a reverse layer s_{t+lag}, against its own direction. NaN where no pair has that lag, where the norms are
-        below the range of the model's type, and for a layer whose lags are not known (``notes`` says so).
+        below the range of the model's type, and for a layer whose lags are not known (see ``notes``).
 
         Raises
         ------
         FlowError
-            Lags are known of no layer.
+            Lags are not known for any layer.
 
         Examples
         --------
@@ -185,13 +180,13 @@ class GradientFlow:
         return found
 
     def horizon(self, fraction: float = 0.01) -> Array:
-        """The first lag at which ``by_lag`` is under ``fraction`` of its first value that is not zero, per layer.
+        """The first lag at which ``by_lag`` is under ``fraction`` of its first nonzero value, per layer.
 
-        The first is at lag 0, unless the loss does not look at its own step. NaN for a layer that stays above it at all
-        lags measured: its horizon lies beyond T.
+        The first is at lag 0, unless the loss does not depend on its own step. NaN for a layer that stays above it at
+        all lags: its horizon is beyond T.
         """
         if not 0 < fraction < 1:
-            raise FlowError(f"fraction is {fraction}; it is a number between 0 and 1.")
+            raise FlowError(f"fraction is {fraction}; it must be between 0 and 1.")
         if all(own.kind == "refused" for own in self.alignments):
             raise FlowError(self.alignments[0].reason)
         return np.array([curve.horizon(fraction) for curve in curves.mean_curves(self)])
@@ -218,7 +213,7 @@ class GradientFlow:
 
     @property
     def effort(self) -> float:
-        """Multiplications that the first question about contributions or truncation takes; 0 once it was asked."""
+        """Multiplications that the first question about contributions or truncation needs; 0 afterwards."""
         if self.sums is not None or self.linearization is None:
             return 0.0
         runs = [self.linearization.runs[label] for label in self.layers if label in self.linearization.runs]
@@ -229,25 +224,23 @@ class GradientFlow:
         owners = self._owners
         if not owners:
             raise FlowError(
-                f"No parameters are known of {', '.join(self.layers)}: states were marked by hand, of which norms and "
-                "Jacobians are measured."
+                f"No parameters of {', '.join(self.layers)} are known: the states were marked by hand, so only norms "
+                "and Jacobians are measured."
             )
         found = [full for full in owners if full == name or full.endswith("." + name)]
         if len(found) != 1:
-            reason = "is the name of several" if found else "is no parameter of a layer measured"
+            reason = "is the name of several parameters" if found else "is not a parameter of a measured layer"
             raise FlowError(f"{name!r} {reason}; choose among {', '.join(owners)}.")
         return found[0]
 
     @property
     def _linearization(self) -> Linearization:
         if self.linearization is None:
-            raise FlowError(
-                "This flow was saved without its trajectory: it has norms only (save with trajectory=True)."
-            )
+            raise FlowError("This flow was saved without its trajectory, with norms only (save with trajectory=True).")
         return self.linearization
 
     def keep_sums(self) -> contributions.Sums:
-        """Find by lag all that contributions and truncation are made from, unless that was done before."""
+        """Compute the sums from which contributions and truncation are made, once."""
         if self.sums is None:
             self.sums = contributions.by_lag(self, self._linearization)
         return self.sums
@@ -259,7 +252,7 @@ class GradientFlow:
 
     @property
     def known_layers(self) -> list[str]:
-        """The layers of which the lags are known."""
+        """The layers whose lags are known."""
         return [label for label, own in zip(self.layers, self.alignments, strict=True) if own.kind != "refused"]
 
     def _check_lags(self, names: list[str]) -> None:
@@ -269,7 +262,7 @@ class GradientFlow:
                 self._lag_of_sequences(label)
 
     def contributions(self, parameter: str = "weight_hh_l0", gate: str | None = None) -> Contributions:
-        """The part of every lag in the gradient of a parameter: norm, cosine with the whole, signed share.
+        """The part of every lag in the gradient of a parameter: norm, cosine with the full gradient, signed share.
 
         Parameters
         ----------
@@ -280,7 +273,7 @@ class GradientFlow:
 
         Notes
         -----
-        The whole is ∂E/∂W with E the sum of all losses followed, over targets and sequences.
+        The full gradient is ∂E/∂W with E the sum of all losses followed, over targets and sequences.
 
         Examples
         --------
@@ -309,7 +302,7 @@ class GradientFlow:
     def pair_contributions(self, parameter: str = "weight_hh_l0", gate: str | None = None) -> Contributions:
         """The part of every pair (t, k) in the gradient of a parameter, `(targets, T)` each; see ``contributions``.
 
-        Of a layer that ran several times, of one run: ``weight_hh_l0#2``.
+        For one run of a layer that ran several times: ``weight_hh_l0#2``.
         """
         parameter, mark, number = parameter.partition("#")
         name = self._parameter(parameter)
@@ -317,7 +310,7 @@ class GradientFlow:
         if len(owners) > 1 and number not in owners:
             asked = f"{parameter}{mark}{number}"
             raise FlowError(
-                f"{asked} is used by {len(owners)} runs of its layer, each with pairs of its own: ask for one of "
+                f"{asked} is used by {len(owners)} runs of its layer, each with its own pairs: choose "
                 f"{', '.join(f'{parameter}#{run}' for run in owners)}."
             )
         label, kind = owners[number] if len(owners) > 1 else next(iter(owners.values()))
@@ -325,9 +318,9 @@ class GradientFlow:
         return contributions.by_pair(self, self._linearization, label, kind, index - 1 if index else None)
 
     def truncation(self, parameter: str | None = None) -> Truncation:
-        """What truncated BPTT of length L would give for every L: norm, angle, error; and the shortest L that will do.
+        """What truncated BPTT of length L would compute, for every L: norm, angle, error; and the shortest L needed.
 
-        Of all recurrent parameters together, or of one.
+        For all recurrent parameters together, or for one.
         """
         names = self.parameters if parameter is None else []
         names = names or [self._parameter(parameter or "weight_hh")]
@@ -343,7 +336,7 @@ class GradientFlow:
     def jacobian_norms(self, layer: str | int = 0) -> Array:
         """Spectral norm of ∂s_t/∂s_{t−1} at every step and sequence, `(T, B)`; NaN on padding.
 
-        Of the layer by itself; s is h, of an LSTM (h, c). Of marked states the first step has none either: NaN.
+        For the layer alone; s is h, or (h, c) for an LSTM. For marked states the first step is NaN too.
         """
         return jacobians.norms(self._walk(layer))
 
@@ -356,8 +349,8 @@ class GradientFlow:
     ) -> Array:
         """Singular values of ∂s_last/∂s_first, falling, `(B, S)`.
 
-        The product over the span is kept orthogonal by QR and its scale in logarithms: spans of 10,000 steps neither
-        overflow nor vanish, and small values keep their digits beside large ones.
+        The product is kept as QR factors with its scale in logarithms: spans of 10,000 steps neither overflow nor
+        vanish, and small values keep their digits next to large ones.
 
         Parameters
         ----------
@@ -378,7 +371,7 @@ class GradientFlow:
         live = logs[np.isfinite(logs)]
         if (np.abs(live) > 700).any():
             raise FlowError(
-                f"A singular value is e^{live[np.argmax(np.abs(live))]:.0f}, beyond what a float64 holds: use log=True."
+                f"A singular value is e^{live[np.argmax(np.abs(live))]:.0f}, beyond the range of float64: use log=True."
             )
         return np.exp(logs)
 
@@ -387,9 +380,9 @@ class GradientFlow:
     ) -> Array:
         """Finite-time Lyapunov exponents of the layer along the run, falling, `(S,)` or the leading ``n``.
 
-        Growth per step, as a natural logarithm, of the directions in state space: above 0 a gradient can grow for ever,
-        all below 0 it must vanish. −inf for a direction that dies exactly. A stack's spectrum is that of its layers
-        together.
+        Growth per step, as a natural logarithm, of the directions in state space: above 0 a gradient can grow without
+        limit; if all are below 0 it must vanish. −inf for a direction that becomes exactly zero. The spectrum of a
+        stack is that of its layers together.
 
         Parameters
         ----------
@@ -410,13 +403,13 @@ class GradientFlow:
         return jacobians.lyapunov_dimension(self.lyapunov_exponents(layer, burn_in=burn_in))
 
     def bounds(self, layer: str | int = 0) -> Bounds:
-        """‖W_hh‖₂·max f′ and what it settles beforehand: vanishing certain, exploding possible (vanilla layers)."""
+        """‖W_hh‖₂·max f′ and its consequences: vanishing certain, exploding possible (vanilla layers)."""
         return jacobians.bounds(self._run(layer))
 
     def saturation(self, layer: str | int = 0, threshold: float = 0.1) -> Saturation:
         """Share of saturated tanh units (f′ under ``threshold``) and of dead ReLU units, mean f′ per step and unit."""
         if not 0 < threshold <= 1:
-            raise FlowError(f"threshold is {threshold}; f′ lies between 0 and 1.")
+            raise FlowError(f"threshold is {threshold}; it must be above 0 and at most 1, as f′ is.")
         return activation.saturation(self._run(layer), threshold)
 
     def gates(self, layer: str | int = 0) -> dict[str, Gate]:

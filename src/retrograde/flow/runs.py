@@ -1,8 +1,8 @@
-"""Which recorded calls are one recurrence: calls of a layer are joined where one goes on from the state of another.
+"""Runs: the recorded calls of a layer that are one recurrence, because each continues from the state of another.
 
-A layer may be called more than once: step by step in a loop, chunk by chunk, or afresh for another sequence (the two
-towers of a siamese network). Only where a call starts from the final state of an earlier one do the two belong to one
-recurrence, with one axis of steps; else they are separate runs, ``rnn.l0#1`` and ``rnn.l0#2``.
+A layer may be called more than once: step by step in a loop, chunk by chunk, or again for another sequence (the two
+towers of a siamese network). Only if a call starts from the final state of an earlier one do the two belong to one
+recurrence, with one axis of steps; otherwise they are separate runs, ``rnn.l0#1`` and ``rnn.l0#2``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .calls import AnyCall, Call, MarkedStep
 
 __all__ = ["base", "batch_of", "labeled_runs", "same_weights", "state_changes", "steps_of"]
 
-_UNNAMED = "l0"  # the label of a mark that was given none
-_LONGEST_PERIOD = 16  # recurrences that are marked in turn at one line of code, which a period of marks tells apart
+_UNNAMED = "l0"  # the default label of a mark
+_LONGEST_PERIOD = 16  # most recurrences that are marked in turn at one line of code
 
 
 def labeled_runs(calls: Iterable[AnyCall]) -> dict[str, list[AnyCall]]:
@@ -28,7 +28,7 @@ def labeled_runs(calls: Iterable[AnyCall]) -> dict[str, list[AnyCall]]:
     Raises
     ------
     FlowError
-        Marks of several recurrences cannot be told apart; a run goes on with another number of sequences.
+        Marks of several recurrences cannot be separated; a run continues with another number of sequences.
     """
     tracks: dict[tuple[str, str], list[AnyCall]] = {}
     for call in calls:
@@ -93,8 +93,8 @@ def _runs_of_calls(calls: list[Call], label: str) -> list[list[Call]]:
             runs.append(run)
         elif run[0].h.shape[1] != call.h.shape[1]:
             raise FlowError(
-                f"Layer {label} goes on from {run[0].h.shape[1]} sequences with {call.h.shape[1]}: which is which "
-                "cannot be known. Keep the finished sequences in the batch, with losses of zero, while the gradient is "
+                f"Layer {label} continues from {run[0].h.shape[1]} sequences with {call.h.shape[1]}: which is which "
+                "is not known. Keep the finished sequences in the batch, with losses of zero, while the gradient is "
                 "measured."
             )
         run.append(call)
@@ -107,7 +107,7 @@ def _runs_of_marks(marks: list[MarkedStep], label: str) -> list[list[MarkedStep]
     sites: dict[tuple[str, int], list[MarkedStep]] = {}
     for mark in marks:
         sites.setdefault(mark.site, []).append(mark)
-    # Two lines of code that mark in turn mark two recurrences; one after the other, they may go on from one another.
+    # Two lines of code that mark in turn mark two recurrences; one after the other, they may continue each other.
     alternate = len(sites) > 1 and any(
         later.site in {mark.site for mark in marks[:i]} and later.site != before.site
         for i, (before, later) in enumerate(itertools.pairwise(marks))
@@ -115,7 +115,7 @@ def _runs_of_marks(marks: list[MarkedStep], label: str) -> list[list[MarkedStep]
     runs: list[list[MarkedStep]] = []
     for group in sites.values() if alternate else [marks]:
         found = _chains(group)
-        if found is None and _is_one_chain(group):  # which looks back further than one step, or is two that feed back
+        if found is None and _is_one_chain(group):  # it depends on more than one step back, or is two that feed back
             found = [group] if label.rpartition(".")[2] != _UNNAMED else None
         elif found is None:
             found = _interleaved(group)
@@ -130,7 +130,7 @@ def _runs_of_marks(marks: list[MarkedStep], label: str) -> list[list[MarkedStep]
 
 
 def _chains(marks: list[MarkedStep]) -> list[list[MarkedStep]] | None:
-    """Marks put together by what each follows from; None where that is not one mark, the last of its recurrence."""
+    """Marks joined by what each depends on; None where that is not one mark, the last of its recurrence."""
     inside = {id(mark) for mark in marks}
     alone = {m.invocation for m in marks} - {a.invocation for a, b in _pairs(marks) if a.invocation == b.invocation}
     runs: list[list[MarkedStep]] = []
@@ -138,7 +138,7 @@ def _chains(marks: list[MarkedStep]) -> list[list[MarkedStep]] | None:
     for mark in marks:
         since = {id(m): m for m in mark.since if id(m) in inside}
         here = {key: m for key, m in since.items() if m.invocation == mark.invocation}
-        # In a new call of the module only the final state of an earlier one counts, and that by itself: its inputs may
+        # In a new call of the module only the final state of an earlier one counts, and only alone: its inputs may
         # come from there too.
         candidates = here or (since if len(since) == 1 and next(iter(since)) in last else {})
         if not candidates and (not since or mark.invocation not in alone):

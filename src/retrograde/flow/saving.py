@@ -1,4 +1,4 @@
-"""A measured flow as files: ``PATH.safetensors`` for the arrays, ``PATH.json`` for labels, and a table as CSV."""
+"""A measured flow as files (``PATH.safetensors`` for the arrays, ``PATH.json`` for labels), as CSV, and for xarray."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
 
 from ..errors import FlowError
 from ..files import read_file, write_file
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save", "to_csv", "to_xarray"]
 
 FORMAT = 3
-_LABELS_BYTES, _ARRAYS_BYTES = 1 << 26, 1 << 40  # read at most; a pipe or device is not read at all
+_LABELS_BYTES, _ARRAYS_BYTES = 1 << 26, 1 << 40  # the largest files that are read
 _LABELS = ("layers", "cells", "reverse", "steps", "loss_steps", "state", "reduce", "final", "notes")
 
 
@@ -32,8 +34,6 @@ def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool =
     With the trajectory, the loaded flow answers everything this one does, except pair contributions under a head that
     mixes steps; without it, it has the norms only.
     """
-    from safetensors.numpy import save as to_bytes
-
     stem = _stem(path)
     arrays: dict[str, NDArray[Any]] = {
         "norms": flow.norms,
@@ -52,7 +52,7 @@ def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool =
     arrays |= {f"by_distance.{i}": near for i, near in enumerate(flow.by_distance) if near is not None}
     if trajectory and flow.linearization is not None:
         if flow.linearization.local is None and flow.linearization.graph is not None and flow.linearization.runs:
-            flow.keep_sums()  # they need the model's graph, which no file holds
+            flow.keep_sums()  # they need the model's graph, which is not saved
         kept, labels["trajectories"] = linearization.to_arrays(flow.linearization)
         arrays |= {f"trajectory.{name}": a for name, a in kept.items()}
     if flow.sums is not None:
@@ -66,14 +66,12 @@ def save(flow: GradientFlow, path: str | os.PathLike[str], *, trajectory: bool =
 
 def load(cls: type[GradientFlow], path: str | os.PathLike[str]) -> GradientFlow:
     """See ``GradientFlow.load``."""
-    from safetensors.numpy import load as from_bytes
-
     stem = _stem(path)
     try:
         labels: dict[str, Any] = json.loads(read_file(_with(stem, ".json").resolve(), _LABELS_BYTES).decode("utf-8"))
         arrays = from_bytes(read_file(_with(stem, ".safetensors").resolve(), _ARRAYS_BYTES))
         if labels["kind"] != "gradient flow":
-            raise FlowError(f"{stem}.json describes no gradient flow.")
+            raise FlowError(f"{stem}.json does not describe a gradient flow.")
         if labels["format"] > FORMAT:
             raise FlowError(f"{stem} was written by a newer retrograde (format {labels['format']}).")
         plain = {name: arrays[name] for name in ("norms", "targets", "sequences", "losses")}
@@ -98,7 +96,7 @@ def load(cls: type[GradientFlow], path: str | os.PathLike[str]) -> GradientFlow:
     except OSError as refused:
         raise FlowError(f"{stem} cannot be read: {refused.strerror or refused}.") from None
     except Exception as broken:
-        raise FlowError(f"{stem} is no whole gradient flow ({type(broken).__name__}: {broken}).") from None
+        raise FlowError(f"{stem} is not a complete gradient flow ({type(broken).__name__}: {broken}).") from None
 
 
 def _alignments(flow: GradientFlow, labels: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> list[Alignment]:
@@ -113,7 +111,7 @@ def _alignments(flow: GradientFlow, labels: dict[str, Any], arrays: dict[str, ND
             )
             for i, own in enumerate(labels["alignments"])
         ]
-    # Formats 1 and 2 did not keep where the losses stand: found again from the norms, as when measured.
+    # Formats 1 and 2 did not save the alignments: they are found again from the norms.
     found = []
     for i, steps in enumerate(flow.steps):
         if flow.final and flow.last is not None:
@@ -129,7 +127,7 @@ def _alignments(flow: GradientFlow, labels: dict[str, Any], arrays: dict[str, ND
                 reverse=flow.reverse[i],
                 final=flow.final,
                 encodes=False,
-                follows=any(flow.reverse),  # under a layer that runs backwards no encoder is told from others
+                follows=any(flow.reverse),  # under a reverse layer an encoder cannot be recognized
                 label=flow.layers[i],
             )
         )
@@ -137,7 +135,7 @@ def _alignments(flow: GradientFlow, labels: dict[str, Any], arrays: dict[str, ND
 
 
 def _older(flow: GradientFlow, i: int) -> NDArray[np.float64] | None:
-    """Norms by distance, of a flow with one loss per sequence that was saved without them."""
+    """Norms by distance, for a flow with one loss per sequence that was saved without them."""
     own = flow.alignments[i]
     if not own.by_sequence or flow.last is None or (isinstance(flow.reduce, list) and len(flow.reduce) > 1):
         return None

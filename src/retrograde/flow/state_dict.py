@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..cells import BY_MODE, BY_NAME, Cell, find
@@ -113,9 +115,6 @@ def _regular(path: Path) -> IO[bytes]:
 
 
 def _safetensors_file(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:

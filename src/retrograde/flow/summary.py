@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
 
 from .curves import Curve, below, first, mean_curves
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.table import Table
 
     from .result import GradientFlow
 
@@ -118,8 +119,6 @@ class Summary:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Tables as wide as the terminal, then the verdicts."""
-        from rich.text import Text  # only what is printed needs rich
-
         free = options.update_width(10**6)
 
         def fit(parts: list[Table]) -> bool:
@@ -200,8 +199,6 @@ def summarize(flow: GradientFlow, fraction: float = 0.01, width: int = 20) -> Su
 
 
 def _table(*columns: str) -> Table:
-    from rich.table import Table  # only what is printed needs rich
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, justify="right" if name == "lag" else "left")

@@ -1,7 +1,7 @@
 """Gradients too small for the type they were computed in: measured again with larger losses, or marked.
 
-A float32 holds nothing below 1e-45, and few digits below 1e-38. A gradient that vanishes gets there within a few
-hundred steps; what is then read off is rounding, or an exact zero, and neither is a measurement. Two things are done:
+Float32 has no numbers below 1e-45, and few digits below 1e-38. A vanishing gradient gets there within a few hundred
+steps; the result is then rounding, or an exact zero, and neither is a measurement. Two things are done:
 
 - The adjoint is linear in the loss, so losses that are multiplied by a large power of two give the same norms, times
   that power, without a single digit changed: a second pass reaches some thirty decades further down in float32.
@@ -29,20 +29,20 @@ _SAFE = 256.0  # so much larger than what may be lost, a mean is right to half a
 
 @dataclass(frozen=True)
 class Range:
-    """What a type holds with its full precision.
+    """The range that a type represents with full precision.
 
     Attributes
     ----------
     name : str
-        Of the type.
+        Name of the type.
     floor : float
-        Norms from here on up are right.
+        Norms from here on are correct.
     zero_ratio : float
-        A zero that follows a norm of at least so many floors is a true one.
+        A zero that follows a norm of at least this many floors is a true zero.
     most : float
-        The largest power of two by which a loss may be multiplied, where the gradients are about 1.
+        The largest power of two by which a loss may be multiplied, if the gradients are about 1.
     tolerance : float
-        By how much norms may differ for rounding alone.
+        Relative difference of norms that rounding alone may cause.
     """
 
     name: str
@@ -53,20 +53,19 @@ class Range:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> Range:
-        """The range of the sweep through a graph, whose squares are added up in float64."""
+        """The range of a backward pass in this type, whose squares are added in float64."""
         info = torch.finfo(dtype)
         name = str(dtype).removeprefix("torch.")
         if dtype == torch.float64:  # the square of a smaller one is subnormal
             return cls(name, 4 * math.sqrt(info.tiny), 1 / info.eps, 1.0, 0.0)
-        spare = (
-            4.0 if dtype == torch.float16 else 1024.0
-        )  # of types with a wide range subnormals may be flushed to zero
+        # Types with a wide range may flush subnormal numbers to zero.
+        spare = 4.0 if dtype == torch.float16 else 1024.0
         power = math.floor(0.75 * math.log2(info.max))
         return cls(name, spare * info.tiny, 1 / info.eps, 2.0**power, max(1e-3, 8 * info.eps))
 
     @classmethod
     def of_numbers(cls) -> Range:
-        """The range of a float64 itself: of norms whose scale was kept apart."""
+        """The range of float64 itself, for norms whose scale was kept separately."""
         info = np.finfo(np.float64)
         return cls("float64", 4 * float(info.tiny), 1 / float(info.eps), 1.0, 0.0)
 
@@ -95,8 +94,8 @@ class Range:
         for k in range(len(steps)) if ahead else reversed(range(len(steps))):
             norm = steps[k]
             zero = norm == 0
-            # A gradient that went below the range has lost its digits, also where it grows again; one that is far above
-            # it came by another way.
+            # A gradient that went below the range has lost its digits, even if it grows again; one that is far above it
+            # came by another path.
             lost = np.where(zero, lost | (near < self.floor * self.zero_ratio), lost & (norm < self.floor * _SAFE))
             lost |= ~zero & (norm < self.floor)
             near = np.where(zero, near, norm)
@@ -106,7 +105,7 @@ class Range:
     def wider(
         self, norms: Mapping[str, Array], again: Callable[[float], Mapping[str, Array]]
     ) -> tuple[dict[str, Array], Range]:
-        """Norms by layer with small ones measured once more, and the range they now have.
+        """Norms by layer with small ones measured again, and the range they now have.
 
         ``again`` gives the norms for losses multiplied by a number.
         """
@@ -121,7 +120,7 @@ class Range:
         for label, own in norms.items():
             plain = own > self.floor
             other = larger.get(label)
-            # Hooks of the user's may clip a gradient, which is then not linear in the loss.
+            # The user's hooks may clip a gradient, which is then not linear in the loss.
             if other is None or not np.isfinite(other).all():
                 return known, self
             if not np.allclose(other[plain], own[plain], rtol=self.tolerance, atol=self.tolerance * self.floor):
@@ -130,9 +129,9 @@ class Range:
         return known, Range(self.name, self.floor / factor, self.zero_ratio, 1.0, self.tolerance)
 
     def uncertain(self, values: Array, lost: Mask, *, whole: bool) -> Mask:
-        """Which numbers over a batch are not sure, because some of its sequences `(…, B)` are below the range.
+        """Which values over a batch are uncertain, because some of its sequences `(…, B)` are below the range.
 
-        ``whole`` says that the sequences were kept apart.
+        ``whole`` says that the sequences were kept separate.
         """
         if whole or not lost.any():
             return lost if whole else np.zeros(values.shape, dtype=bool)
@@ -141,7 +140,7 @@ class Range:
         return np.asarray(some & (values < _SAFE**2 * self.floor))  # each of them may be _SAFE floors large
 
     def note(self, norms: Array, below: Mask) -> str:
-        """What to say of norms of which some are below the range."""
+        """The note about norms of which some are below the range."""
         count, known = int(below.sum()), int(np.count_nonzero(norms))
         how = "" if self.name == "float64" else "; a model in float64 (model.double()) reaches further"
         return (
