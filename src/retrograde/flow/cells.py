@@ -11,7 +11,7 @@ T: steps, B: sequences, I: input size, H: hidden size, P: size of h (H unless an
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Weights:
     hr: Tensor | None = None  # (P, H), the projection of an LSTM with proj_size
 
     def tensors(self) -> list[Tensor]:
-        """Those that there are."""
+        """The tensors that are not None, in torch's order."""
         return [w for w in (self.ih, self.hh, self.bias_ih, self.bias_hh, self.hr) if w is not None]
 
     def equals(self, other: Weights) -> bool:
@@ -46,7 +46,7 @@ class Weights:
         )
 
     def copied(self) -> Weights:
-        """As they stand now: training on changes the model's in place."""
+        """A copy: training changes the model's own in place."""
         own = (self.ih, self.hh, self.bias_ih, self.bias_hh, self.hr)
         return Weights(*(None if w is None else w.detach().clone() for w in own))  # type: ignore[arg-type]
 
@@ -60,7 +60,7 @@ class Pulled(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a run of a single step computed with; its coefficients are found later, for many steps in one product."""
+    """The inputs of a single step; its coefficients are computed later, for many steps in one product."""
 
     cell: Cell
     weights: Weights
@@ -70,9 +70,12 @@ class Step(NamedTuple):
     h: Tensor  # (1, B, H), the state after the step
 
 
+BY_STEP = ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask")  # the tensors of a trajectory
+
+
 @dataclass
 class Trajectory:
-    """One layer's run through T steps, kept as the coefficients of its linearisation.
+    """One layer's run through T steps, kept as the coefficients of its linearization.
 
     Attributes
     ----------
@@ -101,34 +104,32 @@ class Trajectory:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._coefficients = self._linearise()
+        self._coefficients = self._linearize()
 
     @classmethod
     def joined(cls, runs: list[Trajectory]) -> Trajectory:
         """Runs of one layer, one after the other, as one."""
-        first = runs[0]
         if len(runs) == 1:
-            return first
-        names = ("x", "h_before", "h", "gates", "c_before", "c", "inner")
-        parts = {name: [getattr(run, name) for run in runs] for name in names}
-        whole: dict[str, Any] = {name: None if part[0] is None else torch.cat(part) for name, part in parts.items()}
+            return runs[0]
         if any(run.mask is not None for run in runs):
             full = [torch.ones(run.x.shape[:2], dtype=torch.bool, device=run.x.device) for run in runs]
-            masks = [every if run.mask is None else run.mask for run, every in zip(runs, full, strict=True)]
-            return replace(first, **whole, mask=torch.cat(masks))
-        return replace(first, **whole)
+            runs = [replace(run, mask=m) if run.mask is None else run for run, m in zip(runs, full, strict=True)]
+        return runs[0]._changed(lambda name, _: torch.cat([getattr(run, name) for run in runs]))
 
     def reordered(self, order: Tensor) -> Trajectory:
         """The same with the sequences in another order."""
-        names = ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask")
-        own = {name: getattr(self, name) for name in names}
-        changed: dict[str, Any] = {name: None if a is None else a[:, order] for name, a in own.items()}
+        return self._changed(lambda _, a: a[:, order])
+
+    def _changed(self, change: Callable[[str, Tensor], Tensor]) -> Trajectory:
+        """The same with every tensor changed, by its name."""
+        own = {name: getattr(self, name) for name in BY_STEP}
+        changed: dict[str, Any] = {name: None if a is None else change(name, a) for name, a in own.items()}
         return replace(self, **changed)
 
     def part(self, at: slice) -> Trajectory:
         """The run of some of the steps, its coefficients included."""
         own = copy.copy(self)  # which does not linearize again
-        for name in ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask"):
+        for name in BY_STEP:
             whole = getattr(self, name)
             setattr(own, name, None if whole is None else whole[at])
         own._coefficients = {name: whole[at] for name, whole in self._coefficients.items()}
@@ -164,7 +165,7 @@ class Trajectory:
         assert self.c is not None
         return self.gates[..., self.cell.rows("o", self.hidden_size)] * torch.tanh(self.c)
 
-    def _linearise(self) -> dict[str, Tensor]:
+    def _linearize(self) -> dict[str, Tensor]:
         # A padded step hands its state on: pre-activations get nothing, the state's adjoint passes whole.
         live = None if self.mask is None else self.mask.unsqueeze(-1).to(self.h.dtype)
         found: dict[str, Tensor] = {}
@@ -265,7 +266,7 @@ class Trajectory:
 
 
 def _by_gate(a: Tensor, gates: int) -> Tensor:
-    """`(…, gates·H)` seen as `(…, gates, H)`."""
+    """`(…, gates·H)` viewed as `(…, gates, H)`."""
     return a.view(*a.shape[:-1], gates, a.shape[-1] // gates)
 
 
@@ -329,7 +330,7 @@ def together(steps: Sequence[Step]) -> Trajectory:
     n, batch = x.shape[:2]
     h_0 = torch.cat([step.h_0.reshape(-1, step.h_0.shape[-1]) for step in steps])
     c_0 = [step.c_0.reshape(-1, step.c_0.shape[-1]) for step in steps if step.c_0 is not None]
-    with torch.no_grad():  # the steps are side by side, as if they were sequences
+    with torch.no_grad():  # the steps become a batch, as if they were sequences
         whole, _, _ = run(
             first.cell,
             first.weights,
@@ -337,10 +338,7 @@ def together(steps: Sequence[Step]) -> Trajectory:
             h_0,
             torch.cat(c_0) if c_0 else None,
         )
-        names = ("x", "h_before", "h", "gates", "c_before", "c", "inner")
-        own: dict[str, Any] = {name: getattr(whole, name) for name in names}
-        own = {name: None if a is None else a.reshape(n, batch, -1) for name, a in own.items()}
-        return replace(whole, **own)
+        return whole._changed(lambda _, a: a.reshape(n, batch, -1))
 
 
 def _engine_takes(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) -> bool:
@@ -360,7 +358,7 @@ def _engine_takes(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) 
 def _run_by_engine(
     cell: Cell, weights: Weights, x: Tensor, h_0: Tensor, c_0: Tensor | None, reverse: bool
 ) -> tuple[Trajectory, Tensor, Tensor | None]:
-    """``run`` in the native engine, which keeps the gates for a backward pass of its own."""
+    """``run`` in the native engine, which keeps the gates for its own backward pass."""
     first = None if c_0 is None else c_0.unsqueeze(0)
     walked = x.flip(0) if reverse else x
     h, kept, c = kernels.kept_layer(

@@ -19,7 +19,7 @@ from ..cells import find
 from ..errors import FlowError
 from . import adjoint
 from .adjoint import Adjoints, LagAdjoints
-from .cells import Trajectory, Weights
+from .cells import BY_STEP, Trajectory, Weights
 from .graph import Graph
 from .stepwise_run import StepwiseRun
 from .torch_patches import without_checkpoints
@@ -172,7 +172,6 @@ class Linearization:
         return {kind: (f"{prefix}{kind}{ending}", n) for kind, n in kinds.items()}
 
 
-_ARRAYS = ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask")
 _WEIGHTS = ("ih", "hh", "bias_ih", "bias_hh", "hr")
 
 
@@ -181,7 +180,7 @@ def to_arrays(linearization: Linearization) -> tuple[dict[str, NDArray[Any]], li
     arrays: dict[str, Tensor | None] = {}
     labels = []
     for i, (label, run) in enumerate(linearization.runs.items()):
-        arrays |= {f"{i}.{name}": getattr(run, name) for name in _ARRAYS}
+        arrays |= {f"{i}.{name}": getattr(run, name) for name in BY_STEP}
         arrays |= {f"{i}.weight.{name}": getattr(run.weights, name) for name in _WEIGHTS}
         for before, after in (("h_before", run.h), ("c_before", run.c)):
             # Usually the states before are those after, one step later: the first is enough.
@@ -220,7 +219,7 @@ def from_arrays(
     """The linearization that ``to_arrays`` gave."""
     runs, modules, local = {}, {}, []
     for i, about in enumerate(labels):
-        own = {n: torch.from_numpy(arrays[f"{i}.{n}"]) if f"{i}.{n}" in arrays else None for n in (*_ARRAYS, "local")}
+        own = {n: torch.from_numpy(arrays[f"{i}.{n}"]) if f"{i}.{n}" in arrays else None for n in (*BY_STEP, "local")}
         weights = {n: torch.from_numpy(arrays[k]) if (k := f"{i}.weight.{n}") in arrays else None for n in _WEIGHTS}
         for before, after in (("h_before", own["h"]), ("c_before", own["c"])):
             first = own[before]
