@@ -1,9 +1,9 @@
-"""The adjoint recursion: ∂E_t/∂s_k for many t at once.
+"""The adjoint recursion (Pascanu, Mikolov and Bengio 2013, eq. 5): ∂E_t/∂s_k for many t at once.
 
-``backward`` serves any model: it is the gradient of one recorded layer, vectorised over targets t, so that
-autograd can carry a whole block of losses through whatever lies between the layers. ``by_lag`` is the short way
-for stacks whose head looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product. ``norms``
-finds the norms of the same pairs in the native engine, from the last step to the first.
+``backward`` serves any model: it is the gradient of one recorded layer, vectorized over targets t, so that autograd can
+carry a whole block of losses through the operators between the layers. ``by_lag`` is faster, for stacks whose head
+looks at one step at a time: all pairs (t, t−ℓ) of one lag ℓ in one product. ``norms`` computes the norms of the same
+pairs in the native engine, from the last step to the first.
 """
 
 from __future__ import annotations

@@ -274,6 +274,14 @@ def node_name(node: Any) -> str:
     return name.rstrip("0123456789")
 
 
+def _batch_first(size: int, axes: Sequence[int | None], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of all losses of vmap, along the first axis."""
+    return [
+        g.expand(size, *g.shape) if axis is None else g.movedim(axis, 0)
+        for g, axis in zip(gradients, axes, strict=True)
+    ]
+
+
 class _Sweep(torch.autograd.Function):
     """The layer's backward pass as a function that vmap can vectorize over losses."""
 
@@ -287,11 +295,7 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, call: Call, need: tuple[bool, ...], *gradients: Tensor) -> Any:
-        whole = [
-            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
-            for g, d in zip(gradients, in_dims[2:], strict=True)
-        ]
-        result = _Sweep._run(call, need, whole)
+        result = _Sweep._run(call, need, _batch_first(info.batch_size, in_dims[2:], gradients))
         return result, (0,) * len(result)
 
     @staticmethod
@@ -399,10 +403,7 @@ class _Look(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, marked: MarkedStep, *gradients: Tensor) -> Any:
-        whole = [
-            g.expand(info.batch_size, *g.shape) if d is None else g.movedim(d, 0)
-            for g, d in zip(gradients, in_dims[1:], strict=True)
-        ]
+        whole = _batch_first(info.batch_size, in_dims[1:], gradients)
         return _Look._noted(marked, whole, tuple(whole)), (0,) * len(whole)
 
     @staticmethod

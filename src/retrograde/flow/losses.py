@@ -149,15 +149,16 @@ def check_axes(graph: Graph) -> None:
 def check_finite(runs: Runs) -> None:
     """Refuse inputs and states that are not finite, by layer, step and sequence."""
     for label, own in runs.items():
-        before = 0
-        if len(own) > 1 and all(bool(torch.isfinite(values.sum())) for values in _joined_values(own)):
+        layers = [call for call in own if isinstance(call, Call)]
+        values = {"input": [call.given for call in layers], "state": [call.h for call in own]}
+        # Fast; a sum may overflow where no number does.
+        sums = [torch.cat([value.flatten() for value in parts]).sum() for parts in values.values() if parts]
+        if all(bool(torch.isfinite(total)) for total in sums):
             continue
-        for call in own:
-            names = (("input", call.given), ("state", call.h)) if isinstance(call, Call) else (("state", call.h),)
-            for name, values in names:
-                if torch.isfinite(values.sum()):
-                    continue  # fast; a sum may overflow where no number does
-                bad = torch.isfinite(values).all(-1).logical_not()
+        before = 0
+        for i, call in enumerate(own):
+            for name, parts in values.items():
+                bad = torch.isfinite(parts[i]).all(-1).logical_not() if parts else torch.zeros(1, dtype=torch.bool)
                 if bad.any():
                     steps = bad.any(1).nonzero().flatten()
                     k = int(steps[-1] if call.reverse and name == "state" else steps[0])
@@ -168,13 +169,6 @@ def check_finite(runs: Runs) -> None:
                         f"The {name} of layer {label} is not finite from step {before + k} on (sequence {b})."
                     )
             before += len(call.h)
-
-
-def _joined_values(own: Sequence[AnyCall]) -> list[Tensor]:
-    """All states of a run, and all its inputs, as one tensor each."""
-    layers = [call for call in own if isinstance(call, Call)]
-    values = [[call.h.flatten() for call in own], [call.given.flatten() for call in layers]]
-    return [torch.cat(parts) for parts in values if parts]
 
 
 def known_lengths(given: Sequence[int] | Tensor | None, runs: Runs, losses: Tensor, final: bool) -> Tensor | None:

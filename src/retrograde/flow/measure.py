@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..errors import FlowError, OptionError
 from .capture import NeedsEveryCall
 from .losses import known_lengths
-from .norms import Norms, Options, State
-from .recorded import Model, RecordedRun
+from .norms import NormOptions, Norms, State
+from .recorded import MeasuredModel, RecordedRun
 from .result import GradientFlow
 from .runs import base
 
@@ -37,38 +37,29 @@ def gradient_flow(
     training: bool = False,
     module: nn.Module | Sequence[nn.Module] | None = None,
 ) -> GradientFlow:
-    """Measure ‖∂E_t/∂s_k‖ for every pair (t, k), exactly.
+    """Measure ‖∂E_t/∂s_k‖ for every pair (t, k), exactly, and restore everything afterwards.
 
-    Works for any PyTorch model whose recurrence is ``RNN``, ``GRU`` or ``LSTM`` (ours or ``torch.nn``'s, stacked,
-    bidirectional, packed, projected, called whole or step by step), a loop over ``RNNCell``, ``GRUCell`` or
-    ``LSTMCell``, or any recurrence whose states are marked by ``mark_state``, with any other modules before, between
-    and after. The gradient is total: all paths from s_k to E_t count, through time, through upper layers and through a
-    head that mixes steps; parameters are constants.
-
-    Everything is restored afterwards: modes, parameters, gradients, buffers, attributes and what they contain, the
-    inputs, and the random states of torch, NumPy and Python. The modules behind a bound method, a lambda, a
-    ``functools.partial`` or an object are found; what a function closes over is part of the model.
+    Works for any model with ``RNN``, ``GRU`` or ``LSTM`` (ours or ``torch.nn``'s; stacked, bidirectional, packed,
+    projected, called whole or step by step), loops over their cells, or states marked by ``mark_state``, with any other
+    modules before, between and after. The gradient is total: all paths from s_k to E_t count, through time, through
+    upper layers and through a head that mixes steps; parameters are constants. More in docs/flow.md.
 
     Parameters
     ----------
     model : callable
         A ``torch.nn.Module``, or any callable of ``inputs``.
-    *inputs
-        Positional arguments of the model.
-    kwargs : dict, optional
-        Keyword arguments of the model.
+    *inputs, kwargs
+        Positional arguments of the model, and a dict of keyword arguments.
     loss : callable
-        Takes the model's output; returns the losses by step `(T, B)`, or one loss per sequence `(B,)`: the same
-        callable as for `check_gradients`. Use ``reduction="none"``: the steps cannot be separated in a single number.
-        A masked step has loss 0.
+        Takes the model's output; returns the losses by step `(T, B)`, or one loss per sequence `(B,)`: use
+        ``reduction="none"``. A masked step has loss 0. `check_gradients` takes the same callable.
     state : {"hc", "h", "c"}
         What s_k is. RNN and GRU have only h. For an LSTM, ``"hc"`` is the pair (h_k, c_k) as a point of state space,
         so that ∂E_t/∂s_k = ∂E_t/∂s_t · ∏ ∂s_j/∂s_{j−1}: h_k is constant when c_k varies. ``"h"`` and ``"c"`` are each
         alone, with every path from there: h_k = o∘tanh(c_k) follows c_k, as in ``torch.autograd.grad(E_t, c_k)``.
     reduce : {"mean", "median", "none"} or float or sequence of float
         How the sequences of the batch become one number: quantiles for numbers in [0, 1]; ``"none"`` keeps all. Several
-        quantiles, or ``"none"``, add a last axis to ``norms``. Sequences that have no loss at t, or no step k, do not
-        count.
+        quantiles, or ``"none"``, add a last axis to ``norms``. Sequences without a loss at t, or step k, do not count.
     targets : sequence of int, optional
         The steps t whose losses are followed; all by default. Negative numbers count from the end.
     layers : sequence of str, optional
@@ -78,14 +69,12 @@ def gradient_flow(
         Lengths of the sequences where the input is padded `(B,)`; not needed where it is packed.
     loss_at : int, sequence of int, or dict by layer, optional
         The step of the layer to which each loss belongs, where the measurement cannot tell: one number per step of the
-        loss `(T_loss,)`, or the step of the first loss. The lag of (t, k) is then ``loss_at[t]`` − k. With one loss per
-        sequence, one number or one per sequence `(B,)`.
+        loss `(T_loss,)`, or the step of the first; with one loss per sequence, one number or one per sequence `(B,)`.
     training : bool
         Measure in training mode (dropout active) instead of eval mode. A model that is in training mode already keeps
         the modes of its parts, such as frozen normalization layers.
     module : Module or list of Module, optional
-        The modules behind ``model``, if it is a function that finds them in a way that cannot be followed (a registry,
-        another process's proxy). Modules that run are restored in any case, from their first call on.
+        The modules behind ``model``, if it finds them in a way that cannot be followed (a registry, a proxy).
 
     Returns
     -------
@@ -99,37 +88,25 @@ def gradient_flow(
     OptionError
         An argument has the wrong form.
 
-    Notes
-    -----
-    The model is measured in its own precision: ``torch.autocast`` is disabled, also inside the model, and ``notes``
-    says so. A model whose parameters are bfloat16 or float16 is measured in that type.
-
-    Sequences of a batch are assumed to be independent of each other; ``notes`` says where the model mixes them (batch
-    normalization in training mode). The adjoint recursion is that of Pascanu, Mikolov and Bengio (2013), eq. 5, for
-    many t at once.
-
     Examples
     --------
     >>> import torch, retrograde as rg
     >>> layer, x = torch.nn.LSTM(3, 8), torch.randn(20, 4, 3)
-    >>> flow = rg.gradient_flow(layer, x, loss=lambda output: output[0].square().sum(-1))
-    >>> flow.layers, flow.norms.shape
-    (['l0'], (1, 20, 20))
+    >>> rg.gradient_flow(layer, x, loss=lambda output: output[0].square().sum(-1)).norms.shape
+    (1, 20, 20)
     """
     if state not in ("h", "c", "hc"):
         raise OptionError(f"state is {state!r}; choose 'h', 'c' or 'hc'.")
-    options = Options(state, _quantiles(reduce), loss_at)
-    measured = Model(model, inputs, loss, kwargs, module, training)
+    options = NormOptions(state, _quantiles(reduce), loss_at)
+    measured = MeasuredModel(model, inputs, loss, kwargs, module, training)
     try:
-        run = measured.recorded(freeze=True, finite=True, loops=True)
-        return _measure(run, options, targets, layers, lengths)
+        return _measure(measured.recorded(freeze=True, finite=True, loops=True), options, targets, layers, lengths)
     except NeedsEveryCall:
-        run = measured.recorded(freeze=True, finite=True)
-        return _measure(run, options, targets, layers, lengths)
+        return _measure(measured.recorded(freeze=True, finite=True), options, targets, layers, lengths)
 
 
 def _measure(
-    running: AbstractContextManager[RecordedRun], options: Options, targets: Any, layers: Any, lengths: Any
+    running: AbstractContextManager[RecordedRun], options: NormOptions, targets: Any, layers: Any, lengths: Any
 ) -> GradientFlow:
     with running as run:
         losses = run.losses

@@ -26,7 +26,7 @@ from .stepwise_run import StepwiseRun
 from .torch_patches import without_autocast
 from .underflow import Range
 
-__all__ = ["Norms", "Options", "State"]
+__all__ = ["NormOptions", "Norms", "State"]
 
 Array = NDArray[np.float64]
 State = Literal["h", "c", "hc"]
@@ -34,7 +34,7 @@ _BLOCK = 1 << 20  # norms that the engine computes at a time: those of a block o
 
 
 @dataclass(frozen=True)
-class Options:
+class NormOptions:
     """How norms are taken: of which state, over which quantiles of the batch (or "mean", "none"), with which lags."""
 
     state: State
@@ -51,7 +51,7 @@ class Norms:
         rows: Tensor,
         lengths: Tensor | None,
         final: bool,
-        options: Options,
+        options: NormOptions,
     ) -> None:
         self.graph, self.losses = graph, graph.losses
         self.runs = {label: graph.runs[label] for label in graph.wanted}

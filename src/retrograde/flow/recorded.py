@@ -17,7 +17,7 @@ from .isolation import isolated
 from .losses import check_axes, check_callable, check_finite, check_keywords, losses_by_step, no_layer_error
 from .runs import labeled_runs
 
-__all__ = ["Model", "RecordedRun"]
+__all__ = ["MeasuredModel", "RecordedRun"]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class RecordedRun:
 
 
 @dataclass
-class Model:
+class MeasuredModel:
     """A model, what it is called with, and its loss, as ``gradient_flow`` takes them.
 
     Raises

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import FlowError
 from .graph import MIXED, quiet_vmap
-from .recorded import Model
+from .recorded import MeasuredModel
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20
@@ -90,7 +90,7 @@ def sequence_gradients(
     >>> found.norms["weight_hh_l0"].shape
     (3,)
     """
-    with Model(model, inputs, loss, kwargs, module, training).recorded(freeze=False, finite=False) as run:
+    with MeasuredModel(model, inputs, loss, kwargs, module, training).recorded(freeze=False, finite=False) as run:
         graph, notes = run.graph(list(run.runs)), run.notes
         if graph.mixes_sequences():
             notes.append(MIXED)
