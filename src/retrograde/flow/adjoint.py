@@ -24,7 +24,7 @@ class Adjoints:
     """Adjoints of one layer for a block of N targets."""
 
     h: Tensor  # (N, T, B) squared norms of ∂E_t/∂h_k
-    c: Tensor | None  # (N, T, B) of ∂E_t/∂c_k with h_k held
+    c: Tensor | None  # (N, T, B) of ∂E_t/∂c_k with h_k constant
     c_total: Tensor | None  # (N, T, B) of ∂E_t/∂c_k with h_k following
     hidden: Tensor | None = None  # (N, T, B, G·H) ∂E_t/∂(W_hh h + b_hh), where asked for
     inputs: Tensor | None = None  # (N, T, B, G·H) ∂E_t/∂(W_ih x + b_ih), where asked for
@@ -141,14 +141,14 @@ def weight_gradients(run: Trajectory, adjoints: Adjoints) -> list[Tensor]:
 
 @dataclass
 class LagAdjoints:
-    """Adjoints of one layer at one lag ℓ: a row holds ∂E_t/∂s_{t−ℓ} for each followed t ≥ ℓ, in rising order.
+    """Adjoints of one layer at one lag ℓ: a row is ∂E_t/∂s_{t−ℓ} for each followed t ≥ ℓ, in rising order.
 
     The tensors are work space: they are valid until the next lag.
     """
 
     at: slice | Tensor  # the steps t−ℓ
     h: Tensor  # (rows, B, P)
-    c: Tensor | None  # (rows, B, H) with h held
+    c: Tensor | None  # (rows, B, H) with h constant
     hidden: Tensor  # (rows, B, G·H) towards W_hh h_{k−1} + b_hh
     norm_h: Tensor  # (rows, B)
     norm_c: Tensor | None

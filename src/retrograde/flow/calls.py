@@ -24,7 +24,7 @@ Link = Literal["same", "cut", "changed"]
 
 
 class StatePart(NamedTuple):
-    """A state as a tensor of the user's, or as a row of one that holds the states of several layers."""
+    """A state as a tensor of the user's, or as a row of one with the states of several layers."""
 
     tensor: Tensor
     row: int | None = None
@@ -36,29 +36,31 @@ class StatePart(NamedTuple):
 
 @dataclass(eq=False)
 class Block:
-    """Steps of one layer that ran one at a time, as far as they have come; they are one node in the user's graph."""
+    """Steps of one layer that run one at a time; together they are one node in the user's graph."""
 
     step: Step  # the cell and the weights of all of them
     capacity: int  # steps that were laid out
     shape: torch.Size  # of each input as the user's code gave it
     states: list[tuple[Tensor, ...]]  # before the first step and after each, `(B, H)`
     x: list[Tensor] = field(default_factory=list)  # `(B, I)`
-    handed: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the user's code got of each step
+    handed: list[tuple[Tensor, ...]] = field(
+        default_factory=list
+    )  # the tensors of each step that the user's code received
     ran: int = 0  # steps that have run
     inputs: list[GradientEdge] = field(default_factory=list)  # the same in the graph, if they come from a block below
     outputs: Tensor | None = None  # of all steps laid out, in the graph, `(capacity, B, H)`
-    unbound: Any = None  # the node of the graph that hands them out
+    unbound: Any = None  # the node of the graph that they come from
     below: Call | None = None  # the block whose outputs the inputs are, or are made from step by step
 
     def add(self, x: Tensor, ends: tuple[Tensor, ...], handed: tuple[Tensor, ...]) -> None:
-        """Note a step that has run, with what the user's code got of it."""
+        """Add a step that has run, with the tensors that the user's code received."""
         self.x.append(x)
         self.states.append(ends)
         self.handed.append(handed)
         self.ran += 1
 
     def end(self) -> Step:
-        """The steps that have run, one after the other; no other follows."""
+        """Finish the block: the steps that have run, one after the other."""
         h, *c = (torch.stack(kept) for kept in zip(*self.states, strict=True))
         found = self.step._replace(x=torch.stack(self.x), h_0=h[:-1], c_0=c[0][:-1] if c else None, h=h[1:])
         self.x, self.states, self.handed = [], [], []
@@ -84,14 +86,14 @@ class Call:
     before: AnyCall | None = None  # the call whose final state this one starts from
     link: Link | None = None  # how it starts from there; None if it starts by itself
     states: tuple[Tensor, ...] = ()  # the initial state, in the graph
-    handed: tuple[StatePart, ...] = ()  # the same as the user's code handed it on
+    handed: tuple[StatePart, ...] = ()  # the same as the user's code passed it
     ends: tuple[Tensor, ...] = ()  # copies of the final state
     fed_by: Call | None = None  # the layer whose output is this one's input, unchanged
-    fed: Tensor | None = None  # that output as the user's code handed it on, where it did
+    fed: Tensor | None = None  # that output as the user's code passed it, if it did
     x: Tensor | None = None  # its input, in the graph
     own_state: bool = True  # whether its initial state is independent of every other layer
     in_graph: bool = True  # whether gradients were switched on where it ran
-    order: Tensor | None = None  # packed input: where each of the user's sequences stands in the run
+    order: Tensor | None = None  # packed input: the place of each of the user's sequences in the run
     keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
     closed: bool = False  # whether nothing is sent back through it
     adjoints: adjoint.Adjoints | None = None
@@ -212,15 +214,14 @@ AnyCall = Call | MarkedStep
 class Exposed(NamedTuple):
     """A tensor through which the rest of the model sees layers: output, h_n or c_n.
 
-    ``calls`` says of which layers the gradient is one of their outputs: of one, whose outputs `(T, B, P)` or last
-    output `(B, P)` the tensor holds; of several, whose last outputs it holds one after the other; None of a tensor
-    that has other states in it.
+    ``calls`` are the layers whose outputs it contains: one, with its outputs `(T, B, P)` or last output `(B, P)`; or
+    several, with their last outputs one after the other. None for a tensor that contains other states.
     """
 
     tensor: Tensor
     calls: tuple[Call, ...] | None
     output_of: str | None = None  # the module whose output it is
-    of: tuple[Call, ...] = ()  # whose outputs it holds side by side, or whose final states one after the other
+    of: tuple[Call, ...] = ()  # the layers whose outputs it concatenates, or whose final states it stacks
 
     @property
     def is_output(self) -> bool:
@@ -229,13 +230,13 @@ class Exposed(NamedTuple):
 
 
 class Handed(NamedTuple):
-    """A tensor as the user's code got it, and what tells whether it was changed since."""
+    """A tensor as it was passed to the user's code, and what shows whether it was changed since."""
 
     tensor: Tensor
     version: int
     grad_fn: Any
     values: Tensor  # a copy
-    calls: tuple[Call, ...]  # an output: the layer's; final states: of the layers whose they are
+    calls: tuple[Call, ...]  # the layers whose output or final states it contains
     batch_first: bool = False
 
     @classmethod
@@ -374,7 +375,7 @@ class _RecordedBlock(torch.autograd.Function):
         g_x, *g_state = sweep.apply(call, (need_x,), g_out, end, *own[len(own) - states + 1 :])
         if need_x and call.fed_by is not None:
             g_x = torch.cat([g_x, g_x.new_zeros(call.block.capacity - ran, *g_x.shape[1:])])
-        elif need_x and call.x is not None:  # through what stands between the blocks, at each step by itself
+        elif need_x and call.x is not None:  # through the operators between the blocks, separately for each step
             given = g_x.view(ran, *call.block.shape).unbind(0)
             (g_x,) = torch.autograd.grad(call.block.inputs, [call.x], given, retain_graph=True)
         return None, None, None, torch.zeros_like(call.probe), g_x if need_x else None, *g_state[:states]
@@ -439,7 +440,7 @@ def record(call: Call, ends: list[Tensor], x: Tensor, state: Sequence[Tensor], w
 
 
 def record_block(call: Call, steps: int, copies: int) -> tuple[Tensor, ...]:
-    """Put steps that are still to run into the user's graph: ``copies`` of h `(steps, B, H)`, and c of an LSTM."""
+    """Put steps that will run later into the user's graph: ``copies`` of h `(steps, B, H)`, and c of an LSTM."""
     node: Any = _RecordedBlock
     found: tuple[Tensor, ...] = node.apply(call, steps, copies, call.probe, call.x, *call.states)
     return found

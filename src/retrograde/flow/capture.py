@@ -59,23 +59,23 @@ class CallRecorder(TorchFunctionMode):
         self.running: list[tuple[str, int]] = []  # modules that are running, the innermost last: name, number of call
         self._recurrent: list[str] = []  # names of the recurrent modules among them
         self.order: Tensor | None = None  # of the packed sequence it was given
-        self.kept_parameters: Callable[[], list[Tensor]] = list  # what the user's graph multiplies by
+        self.kept_parameters: Callable[[], list[Tensor]] = list  # the parameters in the user's graph
         self._numbers = itertools.count(1)
-        self._names: dict[int, tuple[str, object]] = {}  # of what has no module's name, which is kept alive
+        self._names: dict[int, tuple[str, object]] = {}  # of things without a module's name, which are kept alive
         self._weights: dict[tuple[tuple[int, int], ...], tuple[Weights, list[Tensor]]] = {}
         self._probes: dict[tuple[str, str], Tensor] = {}
         self._latest: dict[tuple[str, str], Weights] = {}
         self._outputs: dict[int, Handed] = {}
         self._finals: dict[int, Handed] = {}
-        self._tails: dict[tuple[str, str], list[Call]] = {}  # calls that no later one goes on from
-        self._walked: dict[tuple[str, str], set[Any]] = {}  # nodes of the graph that were looked behind before
+        self._tails: dict[tuple[str, str], list[Call]] = {}  # calls that no later one continues
+        self._walked: dict[tuple[str, str], set[Any]] = {}  # nodes of the graph that were already walked
         self._together: dict[tuple[Any, ...], list[Call]] = {}
-        self._without_gradient = False  # whether the user's code has switched gradients off
+        self._without_gradient = False  # whether the user's code has disabled gradients
         self._single: Call | None = None  # the step that a layer or cell has just run
         self._loops = Loops() if loops else None
         self.named: set[int] = set()  # modules with hooks that call enter and leave
         self.asks_for_gradients = False  # whether the user's code asks for gradients itself
-        self.hooked = False  # or has put a hook on any
+        self.hooked = False  # or registers a hook on a tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -91,12 +91,12 @@ class CallRecorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """The model has run: nothing more is recorded inside the block.
+        """After the model has run: nothing more is recorded inside the block.
 
         Raises
         ------
         NeedsEveryCall
-            What the steps of a loop did cannot be told from blocks of them.
+            Blocks of steps do not show what a loop did.
         """
         with torch._C.DisableTorchFunction():
             self._settle_loops()
@@ -116,7 +116,7 @@ class CallRecorder(TorchFunctionMode):
     # --- Loops of single steps ----------------------------------------------------------------------------------------
 
     def take_step(self, module: nn.Module, x: Any, hx: Any) -> Any:
-        """The result of a call that is the next step of a loop, recorded in a block; None for any other."""
+        """The result of a call that is the next step of a loop, recorded in a block; None for other calls."""
         if self._loops is None:
             return None
         with torch._C.DisableTorchFunction():
@@ -124,7 +124,7 @@ class CallRecorder(TorchFunctionMode):
             if taken is None:
                 return None
             loop = taken.loop
-            self._check_in_sight(loop.call.track[0])
+            self._check_visible(loop.call.track[0])
             if taken.lay_out:
                 before = loop.call
                 call, exposed = self._loops.lay_out(loop, taken.below)
@@ -137,7 +137,7 @@ class CallRecorder(TorchFunctionMode):
         return handed[0], handed[1] if len(handed) == 2 else handed[1:]
 
     def began(self, module: nn.Module, x: Any, result: Any) -> None:
-        """A layer or a cell ran: if that was a single step, the next may go on from it."""
+        """Note that a layer or a cell ran: if that was a single step, the next may continue it."""
         call, self._single = self._single, None
         if call is None or self._loops is None or not isinstance(x, Tensor):
             return
@@ -173,7 +173,7 @@ class CallRecorder(TorchFunctionMode):
         )
         if mixed:
             raise NeedsEveryCall
-        if loops.latest is not None:  # in the order in which they ended, for the last is the nearest to the loss
+        if loops.latest is not None:  # in the order in which they ended: the last is the nearest to the loss
             self.calls.remove(loops.latest)
             self.calls.append(loops.latest)
 
@@ -193,7 +193,7 @@ class CallRecorder(TorchFunctionMode):
             self.order = None
 
     def name_of(self, thing: object) -> str:
-        """A name for a layer that the model does not name: by the module, or else by its weights."""
+        """A name for a layer that the model does not name: that of its module, or one for its weights."""
         if isinstance(thing, nn.Module) and self._recurrent:  # a layer that computes by another one
             return self._recurrent[-1]
         return self._names.setdefault(id(thing), (f"recurrent{len(self._names)}", thing))[0]
@@ -202,7 +202,7 @@ class CallRecorder(TorchFunctionMode):
 
     def mark(self, states: tuple[Tensor, ...], label: str, live: Tensor | None) -> tuple[Tensor, ...]:
         """Record a state that ``mark_state`` was called with."""
-        self._check_in_sight(label)
+        self._check_visible(label)
         probe = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
         if live is not None:
             live = live.detach().reshape(-1).bool()
@@ -231,7 +231,7 @@ class CallRecorder(TorchFunctionMode):
             node, row = open_nodes.pop()
             block = blocks.get(node)
             if block is not None and block.track == track and block.block is not None and row < block.block.ran - 1:
-                continue  # a state from which the loop has gone on
+                continue  # the loop has continued from this state
             call = call_of(node)
             if call is not None and call.track == track:
                 found[id(call)] = call
@@ -254,7 +254,7 @@ class CallRecorder(TorchFunctionMode):
             return self._finals[id(state)].calls[0].track[0]  # weights computed again at every step
         return self.name_of(weight)
 
-    def _check_in_sight(self, layer: str) -> None:
+    def _check_visible(self, layer: str) -> None:
         """Refuse a layer inside a ``torch.autograd.Function``, whose gradient takes a path that cannot be seen."""
         frame = None if self._without_gradient or torch.is_inference_mode_enabled() else sys._getframe(1)
         while frame is not None:
@@ -352,7 +352,7 @@ class CallRecorder(TorchFunctionMode):
         return ends[0] if len(ends) == 1 else tuple(ends)
 
     def _hand(self, to: dict[int, Handed], tensor: Tensor, values: Tensor, *calls: Call, **how: bool) -> None:
-        if not tensor.is_inference():  # which has no version, so that nothing tells whether it was changed
+        if not tensor.is_inference():  # without a version, changes cannot be detected
             to[id(tensor)] = Handed.of(tensor, values, *calls, **how)
 
     def _run(
@@ -371,7 +371,7 @@ class CallRecorder(TorchFunctionMode):
 
         ``handed`` are the initial states of all layers from the user's code, and the index of this layer's.
         """
-        self._check_in_sight(".".join(part for part in track if part))
+        self._check_visible(".".join(part for part in track if part))
         if track not in self._probes:
             self._probes[track] = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         own = self._copied(track, weights)
@@ -380,7 +380,7 @@ class CallRecorder(TorchFunctionMode):
         parts = tuple(StatePart(tensor, rows) for tensor in handed[0])
         call = Call(track, self._probes[track], None, states=tuple(state), handed=parts, x=x)
         with torch.no_grad():
-            # Copies, for the user's code may write into what it gave.
+            # Copies, because the user's code may write into what it passed.
             given, h_0, *cell_state = (tensor.detach().clone() for tensor in (x, *state))
             c_0 = cell_state[0] if cell_state else None
             if single:
@@ -403,7 +403,7 @@ class CallRecorder(TorchFunctionMode):
         return (call, found[0].unsqueeze(0), list(found)) if single else (call, found[0], list(found[1:]))
 
     def _one_step(self, call: Call, step: Step) -> list[Tensor]:
-        """One step by torch's cell; what it takes to go back is found later, for all steps together."""
+        """One step by torch's cell; its coefficients are computed later, for all steps together."""
         ends = list(one_step(step, step.h_0, step.c_0, step.x[0]))
         self._note_step(call, step)
         return ends
@@ -530,7 +530,7 @@ def recording(model: object, *, loops: bool = False) -> Iterator[CallRecorder]:
                 # After the user's own hooks, which may mark the module's state.
                 handles.append(module.register_forward_hook(leave, always_call=True))
 
-    # Layers inside a function, or made as the model runs, are not known beforehand, only met.
+    # Layers inside a function, or made as the model runs, are only met as they run.
 
     def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, _RECURRENT) and id(module) not in known:

@@ -216,7 +216,7 @@ class Trajectory:
         at
             A step, or a slice of steps when the adjoint has steps as an axis before its batch axis.
         h, c
-            ∂E/∂h_k `(…, B, P)` and, for an LSTM, ∂E/∂c_k `(…, B, H)` with h_k held.
+            ∂E/∂h_k `(…, B, P)` and, for an LSTM, ∂E/∂c_k `(…, B, H)` with h_k constant.
         out
             Where ``hidden`` and ``cell`` are to be written; ``direct`` is then left to ``add_direct``.
         """

@@ -34,7 +34,7 @@ class GradientFlow:
         Labels, as torch labels layers and directions: ``l0``, ``l0_reverse``; after the module's name where a model has
         several recurrent modules (``encoder.l0``).
     norms : ndarray
-        ‖∂E_t/∂s_k‖, float64 `(layers, targets, T)`: rows t, columns k, zero where there is no path. A last axis holds
+        ‖∂E_t/∂s_k‖, float64 `(layers, targets, T)`: rows t, columns k, zero where there is no path. A last axis is
         the sequences (``reduce="none"``) or the quantiles asked for.
     targets : ndarray of int
         The steps t of the rows. With one loss per sequence there is one row, whose t is each sequence's last step.

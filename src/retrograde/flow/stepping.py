@@ -1,7 +1,7 @@
 """Loops that call a layer or a cell once for each step, recorded in blocks of steps.
 
-The first step of a loop is recorded as any call is. A step that goes on from it as a loop does (with the state as the
-layer handed it out, the same weights, and an input that no gradient passes, or that comes from the output of a loop
+The first step of a loop is recorded as any call is. A step that continues it as a loop does (with the state as the
+layer returned it, the same weights, and an input that no gradient passes, or that comes from the output of a loop
 below at the same step alone) needs neither the checks of ``torch.nn`` nor a node of its own in the user's graph: a
 block of steps is one node, made before its first step runs, whose outputs are handed out one by one. Blocks grow with
 the loop, so that T steps are about log T calls. Every other step is recorded as a call of its own.
@@ -57,7 +57,7 @@ def one_step(step: Step, h_0: Tensor, c_0: Tensor | None, x: Tensor) -> tuple[Te
 
 
 class Taken(NamedTuple):
-    """What may be the next step of a loop."""
+    """A call that is the next step of a loop."""
 
     loop: _Loop
     below: Call | None  # the block that its input comes from, if any
@@ -66,7 +66,7 @@ class Taken(NamedTuple):
 
 @dataclass(eq=False)
 class _Loop:
-    """A chain of single steps of one layer, as far as it has come."""
+    """A chain of single steps of one layer, so far."""
 
     module: nn.Module
     names: tuple[str, ...]  # of the module's parameters
@@ -111,14 +111,14 @@ class Loops:
         self._open: dict[int, _Loop] = {}  # by the state that the next step starts from
 
     def begin(self, module: nn.Module, x: Tensor, call: Call, state: tuple[Tensor, ...], *, named: bool) -> None:
-        """A step was recorded by itself: others may go on from it.
+        """Note a step that was recorded by itself: others may continue it.
 
         ``named`` says whether the recorder has hooks on the module.
         """
         names = tuple(module._flat_weights_names) if isinstance(module, nn.RNNBase) else _CELL_WEIGHTS
         own = tuple(module._parameters.get(name) for name in names)
         hooks = (named, named, 0, 0, *_OF_ALL)
-        known = all(name in module._parameters for name in names)  # rather than made afresh by a parametrization
+        known = all(name in module._parameters for name in names)  # rather than computed by a parametrization
         if known and _hooks(module) == hooks and not any(p is not None and p.requires_grad for p in own):
             versions = [p._version for p in own if p is not None]
             made = [(s.grad_fn, s._version, None) for s in state]
@@ -251,13 +251,13 @@ def _hooks(module: nn.Module) -> tuple[int, ...]:
 
 
 class Watcher(Protocol):
-    """Who takes the place of calls of layers and cells."""
+    """Replaces calls of layers and cells."""
 
     def take_step(self, module: nn.Module, x: Any, hx: Any) -> Any:
         """The result of a call that is the next step of a loop; None for any other."""
 
     def began(self, module: nn.Module, x: Any, result: Any) -> None:
-        """A layer or a cell ran."""
+        """Note that a layer or a cell ran."""
 
 
 _local = threading.local()
@@ -267,7 +267,7 @@ _measuring = 0  # in all threads
 
 @contextlib.contextmanager
 def taking_steps(watcher: Watcher) -> Iterator[None]:
-    """Let ``watcher`` compute the steps of loops that this thread runs inside the block."""
+    """Inside the block, ``watcher`` computes the steps of loops in this thread."""
     global _measuring
     outer = getattr(_local, "watcher", None)
     with _lock:
@@ -287,7 +287,7 @@ def taking_steps(watcher: Watcher) -> Iterator[None]:
 
 
 def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """A call of a layer or a cell, in the place of ``torch.nn.Module.__call__``."""
+    """Call a layer or a cell, instead of ``torch.nn.Module.__call__``."""
     watcher: Watcher | None = getattr(_local, "watcher", None)
     if watcher is None or type(module).forward not in _FORWARDS or "forward" in module.__dict__:
         return nn.Module.__call__(module, *args, **kwargs)
