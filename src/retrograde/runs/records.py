@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, NoReturn, Self
 
 from ..errors import OptionError
@@ -83,20 +84,29 @@ class Record:
     def of(cls, json: Json) -> Self:
         """Read a JSON object; ValueError if a value is missing or has the wrong type."""
         found: dict[str, Any] = {}
-        for one in fields(cls):
-            value = json.get(one.name)
+        for name, read, required in _entries(cls):  # type: ignore[arg-type]  # mypy: a class is hashable
+            value = json.get(name)
             if value is None:
-                if one.default is MISSING and one.default_factory is MISSING:
-                    _refuse(json, one.name)
-            elif (known := _READ[one.type.removesuffix(" | None")](value)) is None:
-                _refuse(json, one.name)
+                if required:
+                    _refuse(json, name)
+            elif (known := read(value)) is None:
+                _refuse(json, name)
             else:
-                found[one.name] = known
+                found[name] = known
         return cls(**found)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object."""
         return asdict(self)
+
+
+@cache
+def _entries(cls: type[Record]) -> list[tuple[str, Callable[[Any], Any], bool]]:
+    """Of each field: its name, how it is read, and whether it is required."""
+    return [
+        (one.name, _READ[one.type.removesuffix(" | None")], one.default is MISSING and one.default_factory is MISSING)
+        for one in fields(cls)
+    ]
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------
