@@ -196,3 +196,9 @@ def test_questions_that_make_no_sense_are_refused() -> None:
         flow.lyapunov_exponents(n=4)
     with pytest.raises(rg.errors.FlowError, match="burn_in is 5"):
         flow.lyapunov_exponents(burn_in=5)
+
+
+def test_the_dimension_of_known_spectra() -> None:
+    spectra = {(0.0, -1.0): 1.0, (1.0, -2.0): 1.5, (-1.0, -2.0): 0.0, (1.0, 1.0): 2.0, (1.0, -0.5, -1.0): 2.5}
+    for exponents, dimension in spectra.items():
+        assert lyapunov_dimension(np.array(exponents)) == dimension

@@ -308,3 +308,37 @@ def test_lengths_leave_padding_out(kind: str) -> None:
     for wrong in ([7, 4], [8, 4, 1], [7, 0, 1], [7.5, 4, 1]):
         with pytest.raises(FlowError, match=r"expected 3 whole numbers between 1 and 7"):
             rg.gradient_flow(layer, x, loss=lambda o: local_head(o[0]), lengths=wrong)  # type: ignore[arg-type]
+
+
+def test_lengths_leave_padding_out_of_a_reverse_layer_too() -> None:
+    lengths, x = [6, 3, 2], torch.randn(6, 3, 2, dtype=torch.float64)
+    layer = make("GRU", 2, 3, bidirectional=True)
+    each, mean = (
+        rg.gradient_flow(layer, x, loss=lambda o: local_head(o[0]), lengths=lengths, reduce=reduce)  # type: ignore[arg-type]
+        for reduce in ("none", "mean")
+    )
+    live = np.arange(6)[:, None] < np.array(lengths)
+    assert not each.norms[:, :, ~live].any() and each.norms[1][0, live].all()
+    for k in range(6):
+        close(mean.norms[1, 0, k], each.norms[1, 0, k, live[k]].mean())
+
+
+def test_quantiles_include_the_ends_and_negative_targets_count_from_the_end() -> None:
+    layer, x = make("RNN", 2, 3), torch.randn(5, 4, 2, dtype=torch.float64)
+
+    def measure(**options: object) -> np.ndarray:
+        return rg.gradient_flow(layer, x, loss=lambda o: local_head(o[0]), **options).norms  # type: ignore[arg-type]
+
+    each, ends = measure(reduce="none"), measure(reduce=[0, 1])
+    close(ends, np.stack([each.min(-1), each.max(-1)], -1))
+    assert np.array_equal(measure(targets=[-1, -3]), measure(targets=[2, 4]))
+
+
+def test_sequences_explode_above_ten_times_the_median() -> None:
+    norms = np.array([1.0, 1.0, 1.0, 9.9, 10.1, np.nan, 500.0])
+    found = rg.flow.SequenceGradients({"w": norms}, norms, list("abcdefg"), [])
+    assert np.median(norms[np.isfinite(norms)]) == 5.45
+    assert [name for name, _ in found.exploding()] == ["f", "g"]
+    assert [name for name, _ in found.exploding(1.0)] == ["f", "g", "e", "d"]
+    few = rg.flow.SequenceGradients({"w": norms[[0, 1, 2, 3, 4]]}, norms[:5], list("abcde"), [])
+    assert few.exploding() == [("e", 10.1)] and few.exploding(9.0) == [("e", 10.1), ("d", 9.9)]

@@ -201,3 +201,14 @@ def test_notebook_and_terminal_forms(name: str) -> None:
     assert "…" not in text
     assert "\n" not in repr(flow)
     assert "gradient" in str(flow)
+
+
+def test_a_direction_that_keeps_its_size_does_not_grow() -> None:
+    rnn = torch.nn.RNN(2, 3, nonlinearity="relu", dtype=torch.float64)
+    with torch.no_grad():
+        rnn.weight_hh_l0.copy_(torch.eye(3))
+        rnn.weight_ih_l0.abs_()
+        rnn.bias_ih_l0.fill_(1.0)
+        rnn.bias_hh_l0.zero_()
+    flow = rg.gradient_flow(rnn, torch.rand(6, 2, 2).double(), loss=lambda output: output[0].sum(-1))
+    assert "no direction grows" in flow.plot_spectrum().get_title(loc="left")

@@ -368,3 +368,8 @@ def test_a_pipe_or_a_device_is_refused_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "recorded.jsonl").rename(tmp_path / "run" / "flow" / "recorded.jsonl")
     with pytest.raises(RunError, match="cannot be read: it is a pipe"):
         rg.GradientFlowRecorder(nn.GRU(2, 3), run=tmp_path / "run", resume=True)
+
+
+def test_layers_are_driven_by_8_sequences_of_100_steps():
+    flow = drive(find_recurrent(nn.GRU(2, 3).state_dict()))
+    assert flow.norms.shape == (1, 100, 100) and flow.losses.shape == (100, 8)

@@ -156,3 +156,69 @@ def test_everything_begins_at_the_first_lag_that_has_any() -> None:
     assert left[2] == 1 and (left[:2] == 0).all()
     assert flow.horizon(0.01)[0] == 2 + np.flatnonzero(left[2:] < 0.01)[0]
     assert {lag: ratios[0] for lag, _, ratios in summarize(flow).rows()}[2] == 1
+
+
+def with_curve(curve: np.ndarray) -> rg.GradientFlow:
+    """A flow whose mean norms by lag are these."""
+    flow = linear_rnn(1.0, len(curve))
+    flow.norms = np.zeros_like(flow.norms)
+    for lag, norm in enumerate(curve):
+        flow.norms[0, range(lag, len(curve)), range(len(curve) - lag)] = norm
+    return flow
+
+
+def test_growth_is_fitted_to_thirty_decades() -> None:
+    curve = np.array([1.0, 1e-1, 1e-2, 1e-3, *(1e-3 * 100.0 ** -np.arange(1, 14)), 1e-33, 1e-33, 1e-33])
+    expected = np.exp(np.polyfit(np.arange(17), np.log(curve[:17]), 1)[0])
+    assert summarize(with_curve(curve)).growth_per_step[0] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [(1.9, "steady"), (2.1, "growing"), (95.0, "growing"), (105.0, "exploding"), (1 / 2.1, "vanishing")],
+)
+def test_the_limits_of_a_verdict_are_a_factor_of_2_and_of_100(change: float, kind: str) -> None:
+    assert summarize(linear_rnn(change ** (1 / 29))).kinds == [kind]
+
+
+def test_a_sparkline_has_twelve_decades() -> None:
+    assert sparkline(np.array([1.0, 1e-6, 1e-12, 1e-20])) == "█▅▁▁"
+
+
+def test_of_several_quantiles_the_middle_one_is_summarized() -> None:
+    torch.manual_seed(0)
+    rnn, x = torch.nn.RNN(2, 4), torch.randn(12, 5, 2)
+    flow, median = (
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0].square().sum(-1), reduce=reduce)
+        for reduce in ([0.1, 0.5, 0.9], "median")
+    )
+    assert np.array_equal(summarize(flow).curves, summarize(median).curves, equal_nan=True)
+    assert (flow.horizon() == median.horizon()).all()
+
+
+def test_steps_without_a_loss_do_not_count_in_the_mean() -> None:
+    torch.manual_seed(0)
+    rnn, x = torch.nn.RNN(2, 4), torch.randn(10, 3, 2)
+    live = [1, 4, 8, 9]
+    mask = torch.zeros(10, 1).index_fill(0, torch.tensor(live), 1.0)
+    flow, chosen = (
+        rg.gradient_flow(rnn, x, loss=lambda o: o[0].square().sum(-1) * mask, targets=targets)
+        for targets in (None, live)
+    )
+    np.testing.assert_allclose(flow.by_lag()[:, :10], chosen.by_lag()[:, :10], rtol=1e-6)
+
+
+def test_a_table_has_at_most_twelve_rows_and_then_round_lags() -> None:
+    assert summarize(linear_rnn(0.9, 12)).lags() == list(range(12))
+    assert summarize(linear_rnn(0.9, 30)).lags() == [0, 1, 2, 5, 10, 20, 29]
+
+
+def test_a_horizon_that_was_not_reached_is_beyond_the_last_lag() -> None:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(summarize(linear_rnn(1.0)).measures())
+    assert "beyond 29 steps" in console.export_text()
+
+
+@pytest.mark.parametrize(("curve", "steep"), [(0.5 ** np.arange(20.0), False), (np.r_[1.0, np.full(30, 1e-3)], True)])
+def test_a_steep_beginning_is_said(curve: np.ndarray, steep: bool) -> None:
+    assert ("steeply at first" in summarize(with_curve(curve)).verdict[0]) == steep
