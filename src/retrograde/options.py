@@ -183,10 +183,7 @@ class DataOptions:
     )
     encoding: str = _data("utf-8", "Text encoding: utf-8, utf-16, latin-1, cp1251, …", tasks=("language", *TABLES))
     tokens: Literal["char", "word", "bpe"] = _data(
-        "char",
-        "Split text into characters, words or byte pairs.",
-        tasks=TEXT,
-        by_task=dict.fromkeys(LABELLED, "word"),
+        "char", "Split text into characters, words or byte pairs.", tasks=TEXT, by_task=dict.fromkeys(LABELLED, "word")
     )
     vocab_size: int | None = _data(
         None,
@@ -196,11 +193,7 @@ class DataOptions:
         otherwise="all characters, 10,000 words or 1,000 byte pairs; classify, tag: 20,000 words or 4,000 byte pairs",
     )
     min_count: int | None = _data(
-        None,
-        "Treat tokens that occur less often as unknown.",
-        minimum=1,
-        tasks=TEXT,
-        otherwise="1; byte pairs: 2",
+        None, "Treat tokens that occur less often as unknown.", minimum=1, tasks=TEXT, otherwise="1; byte pairs: 2"
     )
     validation_fraction: float | None = _data(
         None,
@@ -309,9 +302,7 @@ class ForecastOptions:
         "direct", "Forecast all steps at once (direct), or one after the other, each from those before it."
     )
     freq: str | None = _forecast(
-        None,
-        "Time between steps: 15min, 1h, 1d, workdays, 1w, 1mo, 1q, 1y.",
-        otherwise="guessed from the times",
+        None, "Time between steps: 15min, 1h, 1d, workdays, 1w, 1mo, 1q, 1y.", otherwise="guessed from the times"
     )
     gaps: Literal["fill", "split", "error"] = _forecast(
         "fill", "Missing steps: fill them, use no window that contains them (split), or refuse them (error)."
@@ -371,11 +362,7 @@ class TrainingOptions:
     )
     max_steps: int | None = _stopping(None, "Number of training steps.", minimum=1, may_change=True)
     max_time: float | None = _stopping(
-        None,
-        "Training time of this session: 90s, 5m, 1h30m.",
-        above=0,
-        may_change=True,
-        parse=seconds,
+        None, "Training time of this session: 90s, 5m, 1h30m.", above=0, may_change=True, parse=seconds
     )
 
 

@@ -1,4 +1,4 @@
-"""How labels are judged: accuracy, F1, confusion, and whole entities where the labels are BIO."""
+"""Scores of labels: accuracy, F1, confusion matrix, and whole entities if the labels are BIO."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Numbers = NDArray[np.int64]
 
 
 def of_sequences(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequence[Numbers]) -> dict[str, Any]:
-    """Accuracy, F1 averaged over the classes, the confusion matrix (rows: truth) and each class's own scores.
+    """Accuracy, F1 averaged over the classes, the confusion matrix (rows: truth) and the scores of each class.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def of_sequences(labels: Sequence[str], truths: Sequence[Numbers], predicted: Se
 
 
 def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequence[Numbers]) -> dict[str, Any]:
-    """Accuracy and F1 over steps; with BIO labels precision, recall and F1 of whole entities, as conlleval counts.
+    """Accuracy and F1 over steps; with BIO labels also precision, recall and F1 of whole entities, as in conlleval.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequen
             "entity_precision": float(strict.precision),
             "entity_recall": float(strict.recall),
             "entity_f1": float(strict.f1),
-            # A kind that is neither there nor named is not among those the library counts.
+            # The library leaves out a kind that occurs neither in the truth nor in the predictions.
             "entities": {
                 kind: {"f1": float(result["entities"][kind]["strict"].f1)}
                 for kind in kinds
@@ -77,7 +77,7 @@ def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequen
 
 
 def entity_kinds(labels: Sequence[str]) -> list[str]:
-    """The kinds of entities, where the labels are BIO: B-X and I-X for each kind X, and O; else none.
+    """The kinds of entities, if the labels are BIO: B-X and I-X for each kind X, and O; else none.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def entity_kinds(labels: Sequence[str]) -> list[str]:
 def _overall(truth: Numbers, guess: Numbers) -> dict[str, Any]:
     from sklearn.metrics import f1_score
 
-    present = np.union1d(truth, guess)  # a class that is neither there nor named has no F1 to average
+    present = np.union1d(truth, guess)  # a class that occurs in neither has no F1 score
     return {
         "accuracy": float((truth == guess).mean()),
         "macro_f1": float(f1_score(truth, guess, labels=present, average="macro", zero_division=0)),
