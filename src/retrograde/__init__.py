@@ -55,13 +55,14 @@ _HOMES = {  # public name -> the module that defines it
     "train": "experiment",
 }
 
+if not TYPE_CHECKING:  # type checkers know the names from above, and find misspelled ones
 
-def __getattr__(name: str) -> object:
-    if name in _PACKAGES:
-        return import_or_explain(f"{__name__}.{name}")
-    if name in _HOMES:
-        return getattr(import_or_explain(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name in _PACKAGES:
+            return import_or_explain(f"{__name__}.{name}")
+        if name in _HOMES:
+            return getattr(import_or_explain(f"{__name__}.{_HOMES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
