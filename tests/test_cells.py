@@ -3,6 +3,8 @@
 import copy
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -179,3 +181,43 @@ def test_the_engine_takes_every_cell(cell):
     ours = nn.accelerate_(copy.deepcopy(layer))
     assert nn.explain(ours, x[None]).path == "engine"
     torch.testing.assert_close(ours(x[None])[0], layer(x[None])[0])
+
+
+MINIMAL_GATED_UNIT = """if True:
+    import dataclasses, torch
+    from retrograde import cells
+
+    def mgu(x, u, state, norm):
+        (h,) = state
+        (x_f, x_n), (u_f, u_n) = x.chunk(2, -1), u.chunk(2, -1)
+        a_f = x_f + u_f
+        f = a_f.sigmoid()
+        a_n = x_n + f * u_n
+        n = a_n.tanh()
+        return ((1 - f) * h + f * n,), (f, n, a_f, a_n, u_n)
+
+    computed = ("f", "n", "a_f", "a_n", "hn")
+    cell = cells.Cell("mgu", 4, "MGU", "tanh", ("f", "n"), "n", None, ("h",), computed, False, mgu)
+    cells.CELLS += (cell,)  # as if it stood in cells.py
+    cells.BY_NAME["mgu"] = cells.BY_MODE["MGU"] = cell
+
+    import retrograde as rg
+    from retrograde.nn.stepwise import StepwiseGRU
+
+    class StepwiseMGU(StepwiseGRU):
+        cell_name, groups = "mgu", (1, 1)
+
+    model, x = StepwiseMGU(3, 4).double(), torch.randn(6, 2, 3, dtype=torch.float64)
+    flow = rg.gradient_flow(model, x, loss=lambda output: output[0].square().sum(-1))
+    h = model(x)[0]  # ∂E_5/∂h_2, by autograd, through steps written out
+    state = h[2].detach().requires_grad_()
+    after = model(x[3:], state[None])[0][-1]
+    (grad,) = torch.autograd.grad(after.square().sum(), state)
+    assert abs(flow.norms[0, 5, 2] - grad.norm(dim=-1).mean().item()) < 1e-12, flow.norms
+    assert rg.check_gradients(model, x).ok
+"""
+
+
+def test_a_cell_that_torch_does_not_have_is_computed_and_measured():
+    done = subprocess.run([sys.executable, "-c", MINIMAL_GATED_UNIT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

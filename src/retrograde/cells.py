@@ -29,7 +29,7 @@ from .errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BY_MODE", "BY_NAME", "CELLS", "Cell", "CellName", "Nonlinearity", "find"]
+__all__ = ["BY_MODE", "BY_NAME", "CELLS", "FUSED", "Cell", "CellName", "Nonlinearity", "find"]
 
 CellName = Literal["rnn", "gru", "lstm"]
 Nonlinearity = Literal["tanh", "relu"]
@@ -185,6 +185,8 @@ CELLS: tuple[Cell, ...] = (
     Cell("gru", 2, "GRU", "tanh", _R_Z_N, "n", "z", ("h",), (*_R_Z_N, *_sums(_R_Z_N), "hn"), False, _gru),
     Cell("lstm", 3, "LSTM", "tanh", _I_F_G_O, "g", "f", ("h", "c"), (*_I_F_G_O, *_sums(_I_F_G_O), "c"), True, _lstm),
 )
+# Those that torch and the engine compute a whole layer of; the others are run step by step (nn/stepwise.py).
+FUSED = tuple(cell for cell in CELLS if cell.name in ("rnn", "gru", "lstm"))
 BY_MODE: dict[str, Cell] = {cell.mode: cell for cell in CELLS}
 BY_NAME: dict[str, Cell] = {cell.name: cell for cell in CELLS if cell.mode != "RNN_RELU"}  # the vanilla cell with tanh
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..cells import CELLS, Cell
+from ..cells import FUSED, Cell
 from ..errors import FlowError
 from ..nn.marking import watching
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
@@ -27,7 +27,7 @@ from .cells import Step, Weights
 from .stepping import Loops, one_step, taking_steps
 from .torch_patches import without_checkpoints
 
-_LAYERS = {cell.mode.lower(): cell for cell in CELLS}  # torch's operators by name
+_LAYERS = {cell.mode.lower(): cell for cell in FUSED}  # torch's operators by name
 _CELLS = {f"{name}_cell": cell for name, cell in _LAYERS.items()}
 _DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules import module as calling
 
 from .. import nn as ours
-from ..cells import CELLS
+from ..cells import FUSED
 from .calls import Block, Call, Exposed, StatePart, call_of, record_block
 from .cells import Step
 
@@ -32,7 +32,7 @@ __all__ = ["Loops", "Taken", "Watcher", "one_step", "taking_steps"]
 _FIRST = 8  # steps of a loop's first block
 _MOST_NUMBERS = 2**22  # of the states of one block, which are laid out before its steps run
 _MOST_NODES = 200  # of autograd between the output of one loop and the input of another
-_STEPS = {cell: getattr(torch, f"{cell.mode.lower()}_cell") for cell in CELLS}
+_STEPS = {cell: getattr(torch, f"{cell.mode.lower()}_cell") for cell in FUSED}
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _CLASSES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # whose calls are watched
 _ALL = (

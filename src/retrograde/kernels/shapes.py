@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..cells import BY_MODE
-from ..cells import CELLS as _CELLS
+from ..cells import BY_MODE, FUSED
 from ..errors import OptionError
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ __all__ = [
     "weight_shapes",
 ]
 
-CELLS = {cell.mode: cell.number for cell in _CELLS}  # torch's names, the engine's numbers
-GATES = tuple(len(cell.gates) for cell in _CELLS)  # blocks of H rows that each of them has in its weights
+CELLS = {cell.mode: cell.number for cell in FUSED}  # torch's names, the engine's numbers
+GATES = tuple(len(cell.gates) for cell in FUSED)  # blocks of H rows that each of them has in its weights
 _GRU, _LSTM = CELLS["GRU"], CELLS["LSTM"]
 _FLOATS = (torch.float32, torch.float64)
 _Shape = tuple[int, ...]

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
 from .. import kernels
-from ..cells import CELLS, Cell
+from ..cells import FUSED, Cell
 from ..kernels import operators
 from ..kernels.shapes import Inputs, LayerSpec
 from .compilation import breaks_graph
@@ -216,7 +216,7 @@ def _layer_by_layer(call: Call, run: Callable[[Inputs], _OneLayer]) -> tuple[Ten
 
 
 _TORCH_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    cell.mode: getattr(torch, cell.mode.lower()) for cell in CELLS
+    cell.mode: getattr(torch, cell.mode.lower()) for cell in FUSED
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from ..cells import Cell, CellName, find
+from ..cells import FUSED, Cell, CellName, find
 from ..errors import OptionError
 from .dropout import VariationalDropout
 from .marking import mark_state
@@ -94,7 +94,7 @@ class _Stepwise(torch.nn.Module):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """Run over ``(T, B, I)``, ``(B, T, I)`` if ``batch_first``, ``(T, I)`` or packed sequences, as torch.nn."""
         drops = self.training and (self.recurrent_dropout or self.dropout)
-        if not (self.layer_norm or drops) and not torch.compiler.is_compiling() and observed():
+        if self.cell in FUSED and not (self.layer_norm or drops) and not torch.compiler.is_compiling() and observed():
             output, end = self._fused()(input, hx)  # gradient_flow sees more of torch's own operators than of steps
             return output, end
         packed = isinstance(input, PackedSequence)
