@@ -1,11 +1,11 @@
-"""Which column of a table plays which part: as named by the user, else by a guess that is told."""
+"""Which column of a table has which role: as the user names it, else by a guess that is printed."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -13,34 +13,24 @@ import numpy as np
 
 from ..errors import DataError, OptionError
 from .arrays import TIMES
-from .cells import (
-    all_differ,
-    are_dates,
-    are_numeric_lists,
-    are_whole,
-    have_decimal_commas,
-    is_missing,
-    kind_of,
-    numbers_of,
-    odd_cell,
-)
+from .cells import Cells, are_dates
 from .dates import as_iso, form_of, looks_like_date, moments
 from .steps import listed, step_columns, step_label
-from .table import Block, Table
+from .table import Table
 
 __all__ = ["Columns", "columns_for", "step_columns", "step_label", "unused"]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns play which part.
+    """Which columns have which role.
 
     Attributes
     ----------
     text, label : str or None
-        What is read, and what it is to be called.
+        What is read, and what is predicted of it.
     group : tuple of str
-        Rows that share a group are the steps of one sequence; in a wide table of series, what names a row.
+        Rows that share a group are the steps of one sequence; in a wide table of series, the name of a row.
     time : str or None
         Puts the rows of a group in order.
     target, features : tuple of str
@@ -49,10 +39,10 @@ class Columns:
     layout : {"long", "wide"}
         Of a table of series: a row is a step, or a row is a series.
     date_form : str
-        How the time column writes dates, where that is to be known: see `retrograde.data.dates.date_form`. One form
-        for all of a table, whatever part of it is read.
+        How the time column writes dates, see `retrograde.data.dates.date_form`. One form for all of a table, whatever
+        part of it is read.
     split : tuple of str
-        Rows that share these are sequences by themselves, and are held out together or not at all.
+        Rows that share these are separate sequences, but are held out together or not at all.
     """
 
     text: str | None = None
@@ -80,7 +70,7 @@ class Columns:
         Raises
         ------
         DataError
-            That names it.
+            With the name of the column.
         """
         for name in self.used():
             steps = self.layout == "wide" and name in (*self.target, *self.features)
@@ -96,7 +86,7 @@ class Columns:
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Columns:
-        """What `as_dict` wrote."""
+        """From the result of `as_dict`."""
         parts: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in kept.items()}
         if isinstance(group := parts.get("group"), str) or ("group" in parts and group is None):
             parts["group"] = () if group is None else (group,)  # as runs before version 0.2 have it
@@ -116,109 +106,12 @@ _USUAL = {
     "target": ("target", "value", "values", "y", "close", "price", "sales", "demand", "count"),
     "features": ("x", "features", "inputs", "input", "data", "values", "series", "pixels"),
 }  # fmt: skip
-_COUNTERS = {*_USUAL["group"], "index", "column 1", "unnamed: 0", "rownames"}  # numbers that count rows, not to learn
-
-
-class _Guess:
-    """The columns of one table, as far as they are decided."""
-
-    def __init__(self, task: str, table: Table, given: Mapping[str, Any], labelled: bool) -> None:
-        self.task, self.table, self.labelled = task, table, labelled
-        self.sample = table.sample()
-        self.kinds = {name: kind_of(self.sample[name]) for name in table.names}
-        for name in table.names:
-            of_text = self.kinds[name] == table.types[name] == "text"
-            if of_text and have_decimal_commas(self.sample[name]) and table.decimal_comma(name):
-                self.sample[name] = [cell and cell.replace(",", ".") for cell in self.sample[name]]
-                self.kinds[name] = "number"
-        self.odd = {name: odd for name in table.names if (odd := odd_cell(self.kinds[name], self.sample[name]))}
-        self.split: tuple[str, ...] = ()
-        self.aside: set[str] = set()  # columns that are not guessed to play a part
-        self.chosen: dict[str, Any] = {}
-        self.guessed: dict[str, Any] = {}
-        self.said: list[str] = []
-        layout = given.get("layout")
-        self.layout = layout if layout not in (None, "auto") else None
-        for part, value in given.items():
-            if part == "group" and value == "":
-                self.chosen[part] = ()  # no group, and none is to be guessed
-            elif part != "layout" and value is not None and value != ():
-                self.chosen[part] = value
-
-    def named(self, *parts: str, patterns: bool | None = None) -> None:
-        """Turn what the user wrote for some parts into columns: all of them, or only (no) patterns.
-
-        A pattern leaves out the columns that play another part; ``*`` those that hold no numbers, too.
-        """
-        for part in parts:
-            value = self.chosen.get(part)
-            pattern = value is not None and any(c in str(value) for c in "*?[") and value not in self.table.names
-            if value in (None, ()) or (patterns is not None and pattern != patterns):
-                continue
-            many = part in ("group", "target", "features")
-            names = _named(self.table, part, value, many)
-            if pattern:
-                del self.chosen[part]
-                names = tuple(name for name in names if name not in self.taken())
-                names = tuple(name for name in names if value != "*" or self.kinds[name] not in ("text", "time"))
-            if not names:
-                raise OptionError(f"--{part} {value!r} names only columns that play another part: name others.")
-            self.chosen[part] = names if many else names[0]
-
-    def taken(self) -> set[str]:
-        """The columns that play a part, as far as they are decided."""
-        return set(Columns(**{**self.guessed, **self.chosen}).used())
-
-    def has(self, part: str) -> bool:
-        """Whether the part is played."""
-        return bool(self.chosen.get(part) or self.guessed.get(part))
-
-    def free(self, *kinds: str) -> list[str]:
-        """Columns that play no part yet, of some kinds."""
-        taken = {
-            *self.taken(),
-            *self.aside,
-            *(name for name in self.table.names if name.startswith("__index_level_")),
-        }  # pandas' own
-        return [name for name in self.table.names if name not in taken and self.kinds[name] in kinds]
-
-    def odd_one(self, kind: str, wanted: Callable[[str], bool] = lambda name: True) -> str | None:
-        """What to say of a column that plays no part yet, and would be of a kind but for some of its cells."""
-        for name in self.free("text"):
-            if name in self.odd and self.odd[name][0] == kind and wanted(name):
-                _, row, cell = self.odd[name]
-                return f"row {row + 1}, column {name!r}: {str(cell)[:40]!r} is not a {kind}, as the other cells are"
-        return None
-
-    def guess(self, part: str, value: Any) -> None:
-        """Let a column play a part that the user gave to none."""
-        if part not in self.chosen and value:
-            self.guessed[part] = value
-
-    def columns(self) -> tuple[Columns, list[str]]:
-        """What was decided, and the guesses in words."""
-        columns = Columns(**{**self.guessed, **self.chosen}, split=self.split)
-        if columns.time is not None and self.table.types[columns.time] != "time":
-            form = form_of(self.table.text(columns.time), self.table.ask)
-            columns = replace(columns, date_form=form)
-        parts = [columns.text, columns.label, *columns.group, columns.time, *columns.target, *columns.features]
-        twice = [name for name, count in Counter(parts).items() if name is not None and count > 1]
-        if twice and columns.layout == "long":
-            raise OptionError(f"column {twice[0]!r} of {self.table.source} is given two parts: give it one.")
-        notes = [
-            f"{part}: {listed(value) if isinstance(value, tuple) else repr(value)} (a guess; --{part} names another)"
-            for part, value in self.guessed.items()
-            if part != "layout" and value != ("",)
-        ]
-        if columns.time is not None and columns.date_form:
-            first = str(next(cell for cell in self.sample[columns.time] if not is_missing(cell))).strip()
-            (iso,) = as_iso([first], columns.date_form)
-            notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}.")
-        return columns, [*notes, *self.said]
+_COUNTERS = {*_USUAL["group"], "index", "column 1", "unnamed: 0", "rownames"}  # numbers that only count rows
+_MANY = ("group", "target", "features")  # roles that several columns may have
 
 
 def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: bool = True) -> tuple[Columns, list[str]]:
-    """Decide the columns of a task: those given, else those that look the part.
+    """Decide the columns of a task: those given, else those that look like it.
 
     Parameters
     ----------
@@ -233,243 +126,359 @@ def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: boo
     -------
     columns : Columns
     notes : list of str
-        What was guessed, in words.
+        The guesses in words.
 
     Raises
     ------
     OptionError
-        If a column that is named is not there.
+        If a column that is named does not exist.
     DataError
-        If a part that is needed is played by none.
+        If no column has a role that is needed.
     """
-    guess = _Guess(task, table, given, labelled)
-    if task == "forecast":
-        return _of_series(guess)
-    guess.named("text", "label", "group", "time")
-    guess.named("features", patterns=False)
-    return _of_labels(guess)
+    guess = _Guess(task, table, given)
+    return _of_series(guess) if task == "forecast" else _of_labels(guess, labelled)
+
+
+def unused(table: Table, columns: Columns) -> list[str]:
+    """A note on the columns that are not read."""
+    read = {*columns.used(), *columns.split}
+    if columns.layout == "wide":
+        read |= {step for name in (*columns.target, *columns.features) for step in columns.steps(table.names, name)}
+    rest = [name for name in table.names if name not in read and not name.startswith("__index_level_")]
+    return [f"not read: {listed(rest)} (--features names the columns to read)."] if rest else []
+
+
+class _Guess:
+    """The columns of one table, as far as they are decided.
+
+    Attributes
+    ----------
+    chosen, guessed : dict
+        Columns by role: as the user named them, and as they were guessed.
+    notes : list of str
+        What a user should know about the guesses.
+    aside : set of str
+        Columns that must not be guessed to have a role.
+    """
+
+    def __init__(self, task: str, table: Table, given: Mapping[str, Any]) -> None:
+        self.task, self.table = task, table
+        self.cells = {name: Cells(cells) for name, cells in table.sample().items()}
+        for name, cells in self.cells.items():
+            of_text = cells.kind == table.types[name] == "text"
+            if of_text and cells.decimal_commas and table.decimal_comma(name):
+                self.cells[name] = Cells([cell and cell.replace(",", ".") for cell in cells.all])
+        self.kinds = {name: cells.kind for name, cells in self.cells.items()}
+        self.split: tuple[str, ...] = ()
+        self.aside: set[str] = {name for name in table.names if name.startswith("__index_level_")}  # of pandas
+        self.guessed: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.chosen = {role: value for role, value in given.items() if value is not None and value != ()}
+        layout = self.chosen.pop("layout", "auto")
+        self.layout = None if layout == "auto" else layout
+        if self.chosen.get("group") == "":
+            self.chosen["group"] = ()  # no group, and none is to be guessed
+
+    # --- Roles --------------------------------------------------------------------------------------------------------
+
+    def named(self, *roles: str, patterns: bool | None = None) -> None:
+        """Turn what the user wrote for some roles into columns: all of them, or only (no) patterns.
+
+        A pattern leaves out the columns that have another role; ``*`` also those without numbers.
+        """
+        for role in roles:
+            value = self.chosen.get(role)
+            pattern = value is not None and any(c in str(value) for c in "*?[") and value not in self.table.names
+            if value in (None, ()) or (patterns is not None and pattern != patterns):
+                continue
+            names = self._columns_named(role, value)
+            if pattern:
+                del self.chosen[role]
+                names = [name for name in names if name not in self.taken()]
+                names = [name for name in names if value != "*" or self.kinds[name] not in ("text", "time")]
+            if not names:
+                raise OptionError(f"--{role} {value!r} names only columns that have another role: name others.")
+            self.chosen[role] = tuple(names) if role in _MANY else names[0]
+
+    def _columns_named(self, role: str, value: Any) -> list[str]:
+        names, many = self.table.names, role in _MANY
+        wanted = [value] if isinstance(value, str) else list(map(str, value))
+        if many and len(wanted) == 1 and wanted[0] not in names:
+            wanted = [one.strip() for one in wanted[0].split(",")]
+        found: list[str] = []
+        for one in wanted:
+            matches = [one] if one in names else fnmatch.filter(names, one)
+            if many and not matches:  # a matrix of NumPy by its own name
+                matches = [name for name in names if re.fullmatch(re.escape(one) + r"_\d+", name)]
+            if not matches:
+                raise OptionError(
+                    f"--{role} {one!r}: {self.table.source} has no such column; there are {listed(names)}."
+                )
+            if len(matches) > 1 and not many:
+                raise OptionError(f"--{role} {one!r} names {len(matches)} columns, {listed(matches)}; one is needed.")
+            found += matches
+        return list(dict.fromkeys(found))
+
+    def get(self, role: str) -> Any:
+        """The columns that have a role, None as long as there are none."""
+        return self.chosen.get(role, self.guessed.get(role))
+
+    def guess(self, role: str, value: Any) -> None:
+        """Give a column a role that the user gave to none."""
+        if role not in self.chosen and value:
+            self.guessed[role] = value
+
+    def taken(self) -> set[str]:
+        """The columns that have a role so far."""
+        return set(Columns(**{**self.guessed, **self.chosen}).used())
+
+    def free(self, *kinds: str) -> list[str]:
+        """Columns of some kinds that have no role so far."""
+        taken = self.taken() | self.aside
+        return [name for name in self.table.names if name not in taken and self.kinds[name] in kinds]
+
+    def usual(self, role: str, names: Iterable[str], fits: Callable[[str], bool] = lambda name: True) -> str | None:
+        """The column with the most usual name for a role."""
+        by_lower = {name.lower(): name for name in reversed(list(names))}
+        return next((by_lower[one] for one in _USUAL[role] if one in by_lower and fits(by_lower[one])), None)
+
+    def usual_time(self) -> str | None:
+        """The column of times: by its name, else the first that has dates."""
+        return self.usual("time", self.free("number", "time")) or next(iter(self.free("time")), None)
+
+    def numbers(self) -> list[str]:
+        """Columns of numbers without a role that do more than count rows."""
+        return [name for name in self.free("number") if name.lower() not in _COUNTERS]
+
+    def odd_one(self, kind: str, wanted: Callable[[str], bool] = lambda name: True) -> str | None:
+        """What to say of a column without a role that would be of a kind but for some of its cells."""
+        for name in self.free("text"):
+            odd = self.cells[name].odd
+            if odd is not None and odd[0] == kind and wanted(name):
+                return (
+                    f"row {odd[1] + 1}, column {name!r}: {str(odd[2])[:40]!r} is not a {kind}, as the other cells are"
+                )
+        return None
+
+    def repeated(self, name: str | None) -> tuple[str, ...]:
+        """The column if it can be a group: rows share its values, somewhere in the table."""
+        if name is None:
+            return ()
+        cells = self.cells[name]
+        if len({str(cell) for cell in cells.present}) < len(cells.all):
+            return (name,)
+        text = self.table.text(name)
+        different, count = self.table.ask(f"count(DISTINCT {text})", f"count({text})")
+        return (name,) if different < count else ()
+
+    def telling_apart(self) -> tuple[str, ...]:
+        """Columns that tell series apart where times repeat: a text, a column of few numbers, or some together."""
+        time = self.get("time")
+        if time is None or self.cells[time].differ:
+            return ()
+        rows, numbers = len(self.cells[time].all), self.free("number")
+        to_forecast = numbers if len(numbers) == 1 else [self.usual("target", numbers)]  # not the name of a series
+        few = [
+            name
+            for name in self.free("text", "number")
+            if name not in to_forecast
+            and len(set(map(str, self.cells[name].all))) <= max(1, rows // 3)
+            and (self.kinds[name] == "text" or self.cells[name].whole)
+        ]
+        for names in (*([name] for name in few), *(few[:count] for count in range(2, len(few) + 1))):
+            if self.differ_together([time, *names]):
+                return tuple(names)
+        return ()
+
+    def differ_together(self, names: Sequence[str]) -> bool:
+        """Whether no combination of the cells of some columns occurs twice."""
+        rows = list(zip(*(map(str, self.cells[name].all) for name in names), strict=True))
+        return len(set(rows)) == len(rows)
+
+    def columns(self) -> tuple[Columns, list[str]]:
+        """The decision, and the guesses in words."""
+        columns = Columns(**{**self.guessed, **self.chosen}, split=self.split)
+        if columns.time is not None and self.table.types[columns.time] != "time":
+            columns = replace(columns, date_form=form_of(self.table.text(columns.time), self.table.ask))
+        roles = [columns.text, columns.label, *columns.group, columns.time, *columns.target, *columns.features]
+        twice = [name for name, count in Counter(roles).items() if name is not None and count > 1]
+        if twice and columns.layout == "long":
+            raise OptionError(f"column {twice[0]!r} of {self.table.source} has two roles: give it one.")
+        notes = [
+            f"{role}: {listed(value) if isinstance(value, tuple) else repr(value)} (a guess; --{role} names another)"
+            for role, value in self.guessed.items()
+            if role != "layout" and value != ("",)
+        ]
+        if columns.time is not None and columns.date_form:
+            first = str(self.cells[columns.time].present[0]).strip()
+            (iso,) = as_iso([first], columns.date_form)
+            notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}.")
+        return columns, [*notes, *self.notes]
 
 
 # --- To forecast ------------------------------------------------------------------------------------------------------
 
 
 def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
+    table, cells = guess.table, guess.cells
     guess.named("group", "time")
-    wide = _wide_channels(guess)
-    if guess.layout == "wide" or (guess.layout is None and wide is not None):
-        return _of_wide(guess, wide)
+    channels = _channels(guess)
+    if guess.layout == "wide" or (guess.layout is None and channels is not None):
+        return _of_wide(guess, channels)
     guess.named("target", "features", patterns=False)
-    if not guess.has("time") and not guess.free("time") and (odd := guess.odd_one("time")):
-        raise DataError(f"{guess.table.source}: {odd}; fix it, or name the column that puts rows in order with --time.")
+    if not guess.get("time") and not guess.free("time") and (odd := guess.odd_one("time")):
+        raise DataError(f"{table.source}: {odd}; fix it, or name the column that puts rows in order with --time.")
     spread = _spread_over(guess)
     if not spread:
-        guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
-    if not guess.has("time") and (name := _usual("time", guess.free("text"))) is not None:
-        cells = [str(cell) for cell in guess.sample[name] if not is_missing(cell)]
-        odd_cell = next((cell for cell in cells if not (looks_like_date(cell) and are_dates([cell]))), cells[0])
-        guess.said.append(
-            f"column {name!r} puts nothing in order: {odd_cell[:40]!r} is not a time that is known; "
-            "rows are read as they lie."
+        guess.guess("time", guess.usual_time())
+    if not guess.get("time") and (name := guess.usual("time", guess.free("text"))) is not None:
+        some = [str(cell) for cell in cells[name].present]
+        wrong = next((cell for cell in some if not (looks_like_date(cell) and are_dates([cell]))), some[0])
+        guess.notes.append(
+            f"column {name!r} puts nothing in order: {wrong[:40]!r} is not a time that is known; "
+            "rows are read in the order of the file."
         )
-    guess.guess("group", _repeated(guess, _usual("group", guess.free("text"))) or _telling_apart(guess))
+    guess.guess("group", guess.repeated(guess.usual("group", guess.free("text"))) or guess.telling_apart())
     guess.named("target", "features", patterns=True)
-    if not guess.has("group") and (
-        words := [name for name in guess.free("text") if not all_differ(guess.sample[name])]
-    ):
-        guess.said.append(
+    words = [name for name in guess.free("text") if not cells[name].differ]
+    if not guess.get("group") and words:
+        guess.notes.append(
             f"all rows are read as one series; if {listed(words)} tell{'s' * (len(words) == 1)} series apart, name the "
             "--group."
         )
-    numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS and name not in spread]
-    usual = _usual("target", numbers)
+    numbers = [name for name in guess.numbers() if name not in spread]
+    usual = guess.usual("target", numbers)
     # A column that is usually the target, or one of all, is not passed over for a cell.
-    if not guess.has("target") and (
-        odd := guess.odd_one("number", lambda name: usual is None or name.lower() in _before(usual))
-    ):
-        raise DataError(f"{guess.table.source}: {odd}; fix it, or name what to forecast with --target.")
+    sooner = _USUAL["target"][: _USUAL["target"].index(usual.lower())] if usual else ()
+    if not guess.get("target") and (odd := guess.odd_one("number", lambda name: not usual or name.lower() in sooner)):
+        raise DataError(f"{table.source}: {odd}; fix it, or name what to forecast with --target.")
     guess.guess("target", (usual,) if usual else tuple(numbers))
-    if not guess.has("target"):
-        cell = next(
-            (
-                cell
-                for name in reversed(guess.free("text"))
-                for cell in guess.sample[name]
-                if re.search(r"\d", str(cell))
-            ),
-            None,
-        )
-        hint = f" {str(cell)[:40]!r} is not a number; write 1234.5." if cell is not None else ""
-        raise DataError(
-            f"{guess.table.source} has no column of numbers to forecast; there are {listed(guess.table.names)}.{hint}"
-        )
+    if not guess.get("target"):
+        texts = (cell for name in reversed(guess.free("text")) for cell in cells[name].all)
+        digits = next((str(cell)[:40] for cell in texts if re.search(r"\d", str(cell))), None)
+        hint = f" {digits!r} is not a number; write 1234.5." if digits is not None else ""
+        raise DataError(f"{table.source} has no column of numbers to forecast; there are {listed(table.names)}.{hint}")
     return guess.columns()
 
 
 def _spread_over(guess: _Guess) -> list[str]:
-    """Columns over which times are spread, a year and a month, say; rows are then read in the order they lie."""
+    """Columns over which times are spread, a year and a month, say; rows are then read in the order of the file."""
     by_lower = {name.lower(): name for name in guess.free("number")}
     spread = [by_lower[unit] for unit in ("year", "month", "day", "hour", "minute") if unit in by_lower]
-    if guess.has("time") or guess.free("time") or len(spread) < 2 or spread[0].lower() != "year":
+    if guess.get("time") or guess.free("time") or len(spread) < 2 or spread[0].lower() != "year":
         return []
-    guess.said.append(
+    guess.notes.append(
         f"times are spread over {listed(spread)}: rows are read in the order they lie; a column of whole dates puts "
         "them in order."
     )
     return spread
 
 
-def _wide_channels(guess: _Guess) -> dict[str, list[str]] | None:
+def _channels(guess: _Guess) -> dict[str, list[str]] | None:
     """The channels of a table whose rows are series, with the columns of each; None if its rows are rather steps."""
-    lists = [name for name in guess.free("list") if are_numeric_lists(guess.sample[name])]
-    if lists:
+    cells = guess.cells
+    if lists := [name for name in guess.free("list") if cells[name].numeric_lists]:
         return {name: [name] for name in lists}
-    if guess.has("time"):
+    if guess.get("time"):
         return None
+    # A column with a cell that is not a number is refused where it is read.
+    odd = [name for name in guess.free("text") if (cells[name].odd or ("",))[0] == "number"]
     channels: dict[str, list[str]] = {}
-    odd = [name for name in guess.free("text") if guess.odd.get(name, ("",))[0] == "number"]  # refused where it is read
     for name in [*guess.free("number", "empty"), *odd]:
         if (label := step_label(name)) is not None:
             channels.setdefault(label[0], []).append(name)
     channels = {stem: names for stem, names in channels.items() if len(names) >= 3}
-    if not channels or (guess.layout is None and (_usual("time", guess.free("number", "time")) or _growing(guess))):
+    if not channels or guess.layout == "wide":
+        return channels or None
+    if guess.usual("time", guess.free("number", "time")) or any(_growing(cells[name]) for name in guess.free("time")):
         return None
     longest = max(channels.values(), key=len)
-    dated = are_dates([step_label(name)[1] for name in longest])  # type: ignore[index]
-    rows = len(guess.sample[longest[0]])
-    named = any(all_differ(guess.sample[name]) for name in guess.free("text")) or _usual("group", guess.free("text"))
-    if guess.layout == "wide" or dated or (named and len(longest) >= 6) or (rows < len(longest) >= 12):
-        return channels
-    return None
+    dated = are_dates([label[1] for label in map(step_label, longest) if label is not None])
+    texts = guess.free("text")
+    named = any(cells[name].differ for name in texts) or guess.usual("group", texts)
+    few_rows = len(cells[longest[0]].all) < len(longest) >= 12
+    return channels if dated or (named and len(longest) >= 6) or few_rows else None
 
 
-def _growing(guess: _Guess) -> bool:
-    """Whether a column holds dates each later than the one above it, as those of steps are."""
-    return any(
-        (np.diff(moments(guess.sample[name])) > 0).all()
-        for name in guess.free("time")
-        if not any(map(is_missing, guess.sample[name])) and len(guess.sample[name]) > 2
-    )
+def _growing(cells: Cells) -> bool:
+    """Whether each date is later than the one above it, as those of steps are."""
+    return len(cells.all) == len(cells.present) > 2 and bool((np.diff(moments(cells.all)) > 0).all())
 
 
 def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Columns, list[str]]:
-    source = guess.table.source
-    if guess.has("time"):
+    source, cells = guess.table.source, guess.cells
+    if guess.get("time"):
         raise OptionError("--time is for a table whose rows are steps; this one has a row per series (--layout wide).")
     if channels is None:
         raise DataError(
             f"{source}: --layout wide needs columns of steps whose names end in a number or a date (v1, v2, … or "
             f"2024-01, 2024-02, …), or columns of lists; there are {listed(guess.table.names)}."
         )
-    for part in ("target", "features"):
-        if part in guess.chosen:
-            guess.chosen[part] = _named_channels(guess, part, channels)
-    texts = [
-        name
-        for name in guess.free("text")
-        if all_differ(guess.sample[name]) and not any(map(is_missing, guess.sample[name]))
-    ]
-    counters = [name for name in guess.free("number") if name.lower() in _COUNTERS and all_differ(guess.sample[name])]
-    group = next(iter(texts), None) or next(iter(counters), None)
-    if group is not None:
-        guess.guess("group", (group,))
-    elif "group" not in guess.chosen:
-        # No column names the rows: those of text together may (a country and its province).
-        words = guess.free("text")
-        together = list(zip(*(map(str, guess.sample[name]) for name in words), strict=True))
-        if words and len(set(together)) == len(together):
-            guess.guess("group", tuple(words))
+    for role in {"target", "features"} & guess.chosen.keys():
+        guess.chosen[role] = _channels_named(guess, role, channels)
+    words = guess.free("text")
+    names = [name for name in words if cells[name].differ and len(cells[name].present) == len(cells[name].all)]
+    names += [name for name in guess.free("number") if name.lower() in _COUNTERS and cells[name].differ]
+    if names:
+        guess.guess("group", (names[0],))
+    elif words and guess.differ_together(words):  # a country and its province, say
+        guess.guess("group", tuple(words))
     free = [name for name in channels if name not in guess.chosen.get("features", ())]
-    usual = _usual("target", free)
+    usual = guess.usual("target", free)
     guess.guess("target", (usual,) if usual is not None else tuple(free))
-    if not guess.has("target"):
+    if not guess.get("target"):
         raise DataError(f"{source} has no numbers to forecast apart from the --features.")
-    target = {**guess.guessed, **guess.chosen}["target"]
-    steps = channels[target[0]]
-    if guess.layout is None:
-        what = "a list each" if steps[0] == target[0] else f"{len(steps)} steps from {steps[0]!r} to {steps[-1]!r}"
-        note = f"layout: wide, a row is a series, {what} (a guess; --layout long reads a row as a step)"
+    target = guess.get("target")[0]
+    steps = channels[target]
+    what = "a list each" if steps == [target] else f"{len(steps)} steps from {steps[0]!r} to {steps[-1]!r}"
+    note = f"layout: wide, a row is a series, {what} (a guess; --layout long reads a row as a step)"
     guess.guessed["layout"] = "wide"
     columns, notes = guess.columns()
-    return columns, [note, *notes] if guess.layout is None else notes
+    return columns, notes if guess.layout else [note, *notes]
 
 
-def _named_channels(guess: _Guess, part: str, channels: dict[str, list[str]]) -> tuple[str, ...]:
-    """The channels a user named, by what their columns begin with or by patterns of these."""
-    value = guess.chosen[part]
-    wanted = [one.strip() for one in value.split(",")] if isinstance(value, str) else [str(one) for one in value]
+def _channels_named(guess: _Guess, role: str, channels: dict[str, list[str]]) -> tuple[str, ...]:
+    """The channels that a user named, by what their columns begin with or by patterns of these."""
+    value = guess.chosen[role]
     found: list[str] = []
-    for one in wanted:
+    for one in [one.strip() for one in value.split(",")] if isinstance(value, str) else map(str, value):
         matches = [stem for stem, names in channels.items() if one == stem or fnmatch.filter([stem, *names], one)]
         if not matches:
             raise OptionError(
-                f"--{part} {one!r}: {guess.table.source} has no such columns of steps; there are "
+                f"--{role} {one!r}: {guess.table.source} has no such columns of steps; there are "
                 f"{listed(list(channels))}."
             )
-        found += [stem for stem in matches if stem not in found]
-    return tuple(found)
-
-
-def _telling_apart(guess: _Guess) -> tuple[str, ...] | None:
-    """Columns that tell series apart, where times come more than once: a text, a small number, or some together."""
-    time = {**guess.guessed, **guess.chosen}.get("time")
-    if time is None or all_differ(guess.sample[time]):
-        return None
-    rows = len(guess.sample[time])
-    numbers = guess.free("number")
-    to_forecast = numbers if len(numbers) == 1 else [_usual("target", numbers)]  # no name of a series
-    few = [
-        name
-        for name in guess.free("text", "number")
-        if name not in to_forecast
-        and len(set(map(str, guess.sample[name]))) <= max(1, rows // 3)
-        and (guess.kinds[name] == "text" or are_whole(guess.sample[name]))
-    ]
-    for names in (*([name] for name in few), *(few[:count] for count in range(2, len(few) + 1))):
-        if all_differ(list(zip(guess.sample[time], *(guess.sample[name] for name in names), strict=True))):
-            return tuple(names)
-    return None
+        found += matches
+    return tuple(dict.fromkeys(found))
 
 
 # --- To classify and tag ----------------------------------------------------------------------------------------------
 
 
-def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
-    sample, source, kinds = guess.sample, guess.table.source, guess.kinds
-    label = _usual(
-        "label", guess.free("text", "number", "list"), lambda name: _could_be_labels(kinds[name], sample[name])
-    )
-    if label is None and guess.labelled and "label" not in guess.chosen:
-        label = _few_values(sample, guess.free("text", "number"))
+def _of_labels(guess: _Guess, labelled: bool) -> tuple[Columns, list[str]]:
+    table, cells = guess.table, guess.cells
+    guess.named("text", "label", "group", "time")
+    guess.named("features", patterns=False)
+    label = guess.usual("label", guess.free("text", "number", "list"), lambda name: cells[name].could_be_labels)
+    if label is None and labelled and "label" not in guess.chosen:
+        label = _few_values(guess)
     guess.guess("label", label)
-    if guess.labelled and not guess.has("label"):
+    if labelled and not guess.get("label"):
         raise DataError(
-            f"{source}: no column looks like a label; name one with --label (there are {listed(guess.table.names)})."
+            f"{table.source}: no column looks like a label; name one with --label (there are {listed(table.names)})."
         )
-    guess.guess("group", _repeated(guess, _usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
-    if guess.has("group"):
-        guess.guess("time", _usual("time", guess.free("number", "time")) or next(iter(guess.free("time")), None))
+    guess.guess("group", guess.repeated(guess.usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
+    if guess.get("group"):
+        guess.guess("time", guess.usual_time())
     elif "time" in guess.chosen:
         raise OptionError("--time puts the steps of a sequence in order; name the --group of rows that are its steps.")
     guess.named("features", patterns=True)
     if "features" not in guess.chosen and "text" not in guess.chosen:
-        texts = [name for name in guess.free("text", "list") if not are_numeric_lists(sample[name])]
-        usual = _usual("text", texts)
-        numbers = [name for name in guess.free("number") if name.lower() not in _COUNTERS]
-        lists = [name for name in guess.free("list") if are_numeric_lists(sample[name])]
-        if usual is None and not numbers and not lists and texts:
-            usual = max(texts, key=lambda name: sum(len(str(cell)) for cell in sample[name]))
-        if usual:
-            guess.guess("text", usual)
-        elif lists:
-            guess.guess("features", (_usual("features", lists) or lists[0],))
-        else:
-            guess.guess("features", tuple(numbers))
-            if numbers and (odd := guess.odd_one("number", lambda name: name.lower() not in _COUNTERS)):
-                guess.said.append(f"{odd}: the column is left out (fix the cell, or name it with --features).")
-    if not guess.has("text") and not guess.has("features"):
+        _guess_inputs(guess)
+    if not guess.get("text") and not guess.get("features"):
         raise DataError(
-            f"{source}: nothing is left to read; name a --text column or --features "
-            f"(there are {listed(guess.table.names)})."
+            f"{table.source}: nothing is left to read; name a --text column or --features "
+            f"(there are {listed(table.names)})."
         )
     columns, notes = guess.columns()
     if columns.text and columns.features:
@@ -477,106 +486,59 @@ def _of_labels(guess: _Guess) -> tuple[Columns, list[str]]:
     return columns, notes
 
 
-def _grouped_steps(guess: _Guess) -> tuple[str, ...] | None:
-    """Columns that name sequences where rows are steps: the same times come again and again, once in each sequence.
+def _guess_inputs(guess: _Guess) -> None:
+    """What is read: the text, lists of numbers, or columns of numbers."""
+    cells, numbers = guess.cells, guess.numbers()
+    lists = [name for name in guess.free("list") if cells[name].numeric_lists]
+    texts = [name for name in guess.free("text", "list") if name not in lists]
+    text = guess.usual("text", texts)
+    if text is None and texts and not numbers and not lists:
+        text = max(texts, key=lambda name: sum(len(str(cell)) for cell in cells[name].all))
+    if text is not None:
+        guess.guess("text", text)
+    elif lists:
+        guess.guess("features", (guess.usual("features", lists) or lists[0],))
+    else:
+        guess.guess("features", tuple(numbers))
+        odd = guess.odd_one("number", lambda name: name.lower() not in _COUNTERS) if numbers else None
+        if odd is not None:
+            guess.notes.append(f"{odd}: the column is left out (fix the cell, or name it with --features).")
+
+
+def _grouped_steps(guess: _Guess) -> tuple[str, ...]:
+    """Columns that name sequences where rows are steps: the same times repeat, once in each sequence.
 
     A label for each sequence must be the same in all of its rows.
     """
-    if "group" in guess.chosen or any(guess.kinds[name] == "list" for name in guess.table.names):
-        return None
-    names = guess.free("number", "time")
-    time = guess.chosen.get("time") or _usual("time", names) or next(iter(guess.free("time")), None)
-    machine = _repeated(guess, _usual("machine", guess.free("text", "number")))
-    if time is None or guess.has("text"):
-        found = machine
-    else:
+    if "group" in guess.chosen or "list" in guess.kinds.values():
+        return ()
+    time = guess.chosen.get("time") or guess.usual_time()
+    found = guess.repeated(guess.usual("machine", guess.free("text", "number")))
+    if time is not None and not guess.get("text"):
         guess.guessed["time"] = time
-        found = _telling_apart(guess) or machine
+        found = guess.telling_apart() or found
         del guess.guessed["time"]
-    if found is None or guess.task == "tag":
+    label = guess.get("label")
+    if not found or guess.task == "tag" or label is None:
         return found
-    label = guess.chosen.get("label") or guess.guessed.get("label")
-    if label is None:
-        return found
-    keys = ", ".join(guess.table.text(name) for name in found)
-    differ = guess.table.database.execute(
-        f"SELECT 1 FROM cells GROUP BY {keys} HAVING count(DISTINCT {guess.table.text(label)}) > 1 LIMIT 1"
-    )
-    if differ:
-        guess.said.append(
+    keys, text = ", ".join(map(guess.table.text, found)), guess.table.text(label)
+    if guess.table.database.execute(f"SELECT 1 FROM cells GROUP BY {keys} HAVING count(DISTINCT {text}) > 1 LIMIT 1"):
+        guess.notes.append(
             f"rows of the same {listed(found)} have different labels: each row is a sequence by itself, and rows of "
             f"the same {listed(found)} are held out together. For a label per step, --task tag --group "
             f"{','.join(found)}."
         )
-        guess.split, guess.aside = found, {*found, *filter(None, [time])}
-        return None
+        guess.split = found
+        guess.aside |= {*found, *filter(None, [time])}
+        return ()
     return found
 
 
-def unused(table: Table, columns: Columns) -> list[str]:
-    """What to say of the columns that are not read."""
-    read = {*columns.used(), *columns.split}
-    if columns.layout == "wide":
-        read |= {step for name in (*columns.target, *columns.features) for step in columns.steps(table.names, name)}
-    rest = [name for name in table.names if name not in read and not name.startswith("__index_level_")]
-    if not rest:
-        return []
-    return [f"not read: {listed(rest)} (--features names the columns to read)."]
-
-
-# --- What names and cells tell ----------------------------------------------------------------------------------------
-
-
-def _named(table: Table, part: str, value: Any, many: bool) -> tuple[str, ...]:
-    wanted = [str(value)] if isinstance(value, str) else [str(one) for one in value]
-    if many and len(wanted) == 1 and wanted[0] not in table.names:
-        wanted = [one.strip() for one in wanted[0].split(",")]
-    found: list[str] = []
-    for one in wanted:
-        matches = [one] if one in table.names else fnmatch.filter(table.names, one)
-        if many and not matches:  # a matrix of NumPy by its own name
-            matches = [name for name in table.names if re.fullmatch(re.escape(one) + r"_\d+", name)]
-        if not matches:
-            raise OptionError(f"--{part} {one!r}: {table.source} has no such column; there are {listed(table.names)}.")
-        if len(matches) > 1 and not many:
-            raise OptionError(f"--{part} {one!r} names {len(matches)} columns, {listed(matches)}; one is needed.")
-        found += [name for name in matches if name not in found]
-    return tuple(found)
-
-
-def _usual(part: str, names: Sequence[str], fits: Callable[[str], bool] = lambda name: True) -> str | None:
-    by_lower = {name.lower(): name for name in reversed(names)}
-    return next((by_lower[usual] for usual in _USUAL[part] if usual in by_lower and fits(by_lower[usual])), None)
-
-
-def _before(usual: str) -> tuple[str, ...]:
-    """The names that a target would have sooner than this one."""
-    return _USUAL["target"][: _USUAL["target"].index(usual.lower())]
-
-
-def _repeated(guess: _Guess, name: str | None) -> tuple[str, ...] | None:
-    """The column, if it can be a group: rows share its values, somewhere in the table."""
-    if name is None:
-        return None
-    sample = guess.sample[name]
-    if len({str(value) for value in sample if not is_missing(value)}) < len(sample):
-        return (name,)
-    text = guess.table.text(name)
-    different, cells = guess.table.ask(f"count(DISTINCT {text})", f"count({text})")
-    return (name,) if different < cells else None
-
-
-def _could_be_labels(kind: str, values: Sequence[Any]) -> bool:
-    """Whether a column of numbers, whatever its name, holds a few whole ones; other columns are believed."""
-    if kind != "number":
-        return True
-    return are_whole(values) and len(np.unique(numbers_of(values))) <= max(20, len(values) // 2)
-
-
-def _few_values(sample: Block, names: Sequence[str]) -> str | None:
+def _few_values(guess: _Guess) -> str | None:
     """The last column whose values repeat the way labels do."""
-    for name in reversed(names):
-        distinct, rows = len({str(value) for value in sample[name]}), len(sample[name])
+    for name in reversed(guess.free("text", "number")):
+        cells = guess.cells[name].all
+        distinct, rows = len(set(map(str, cells))), len(cells)
         if 2 <= distinct <= max(2, min(50, rows // 5)) and distinct < rows:
             return name
     return None

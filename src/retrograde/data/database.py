@@ -128,13 +128,18 @@ def _shared() -> duckdb.DuckDBPyConnection:
 def evaluated(values: Sequence[Any], *expressions: str) -> list[tuple[Any, ...]]:
     """Expressions of the column ``c``, computed over some values, which are taken as text.
 
-    They are written into the query: DuckDB imports pandas to look at a parameter or an Arrow table.
+    A short list is written into the query: to look at an Arrow table, DuckDB imports pandas if it is installed (47 MB).
 
     Examples
     --------
     >>> evaluated(["a", None], "upper(c)"), evaluated(["a", "b"], "max(c)", "count(c)")
     ([('A',), (None,)], [('b', 2)])
     """
-    cells = ", ".join("NULL" if one is None else literal(str(one).replace("\0", "")) for one in values)
-    query = f"SELECT {', '.join(expressions)} FROM (SELECT unnest([{cells}]::VARCHAR[]) AS c)"
-    return _shared().cursor().execute(query).fetchall()
+    cells = [None if one is None else str(one).replace("\0", "") for one in values]
+    cursor, source = _shared().cursor(), "cells_of_list"
+    if len(cells) > 2000:
+        cursor.register(source, pyarrow.table({"c": pyarrow.array(cells, pyarrow.large_string())}))
+    else:
+        listed = ", ".join("NULL" if cell is None else literal(cell) for cell in cells)
+        source = f"(SELECT unnest([{listed}]::VARCHAR[]) AS c)"
+    return cursor.execute(f"SELECT {', '.join(expressions)} FROM {source}").fetchall()

@@ -21,7 +21,7 @@ __all__ = ["Encoder", "Scaler", "fill"]
 
 
 class Scaler(NamedTuple):
-    """Standardises channels: (x − mean) / scale, fitted on training data only."""
+    """Standardizes channels: (x − mean) / scale, fitted on training data only."""
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Scaler(NamedTuple):
         return cls(mean, np.where(scale > 1e-12 * np.maximum(np.abs(mean), 1), scale, 1.0))
 
     def __call__(self, array: NDArray[Any]) -> NDArray[np.float64]:
-        """Standardise ``(…, F)``."""
+        """Standardize ``(…, F)``."""
         return (np.asarray(array, dtype=np.float64) - self.mean) / self.scale
 
     def undo(self, array: NDArray[Any]) -> NDArray[np.float64]:
@@ -61,7 +61,7 @@ class Scaler(NamedTuple):
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Scaler:
-        """What `as_dict` wrote."""
+        """From the result of `as_dict`."""
         return cls(np.asarray(kept["mean"], dtype=np.float64), np.asarray(kept["scale"], dtype=np.float64))
 
 
@@ -70,7 +70,7 @@ def _too_large() -> DataError:
 
 
 def _together(arrays: Iterable[NDArray[Any]], channels: int) -> Iterator[NDArray[np.float64]]:
-    """Small arrays joined to larger ones, so that many short sequences do not take long."""
+    """Small arrays joined to larger ones: many short sequences would take long one by one."""
     held: list[NDArray[np.float64]] = []
     size = 0
     for array in arrays:
@@ -84,9 +84,9 @@ def _together(arrays: Iterable[NDArray[Any]], channels: int) -> Iterator[NDArray
 
 
 def fill(values: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """Put the value before it into each empty cell of ``(T, F)``, and say how many there were.
+    """Put the value before it into each empty cell of ``(T, F)``, and count these.
 
-    Cells empty from the start stay NaN: after scaling they become 0, the mean of training.
+    Cells that are empty from the start stay NaN: after scaling they become 0, the mean of training.
     """
     empty = np.isnan(values)
     if not empty.any():
@@ -106,7 +106,7 @@ class Encoder:
     scaler : Scaler, optional
         For numbers.
     max_length : int, optional
-        What is longer is cut.
+        Longer sequences are cut.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class Encoder:
 
     @classmethod
     def fit(cls, records: Iterable[Record], options: DataOptions) -> Encoder:
-        """Learn vocabulary or scale from training records."""
+        """Fit the vocabulary or the scale to training records."""
         records = iter(records)
         first = next(records, None)
         while first is not None and first.values is not None and not len(first.values):
-            first = next(records, None)  # an empty sequence does not tell how many channels there are
+            first = next(records, None)  # an empty sequence does not show how many channels there are
         if first is None:
             raise DataError("there is nothing to train on: there are no sequences, or all are empty.")
         everything = chain([first], records)
@@ -193,19 +193,21 @@ class Encoder:
         return np.nan_to_num(self.scaler(values), nan=0.0).astype(np.float32)
 
     def notes(self) -> list[str]:
-        """What encoding met so far that a user should know."""
-        said = []
+        """What a user should know about the sequences encoded so far."""
+        found = []
         if self.cut:
-            said.append(f"{self.cut:,} sequences are longer than --max-length {self.max_length} and are cut there.")
+            found.append(f"{self.cut:,} sequences are longer than --max-length {self.max_length} and are cut there.")
         if self.empty:
-            said.append(f"{self.empty:,} sequences are empty.")
+            found.append(f"{self.empty:,} sequences are empty.")
         if self.filled:
-            said.append(f"{self.filled:,} empty cells were filled with the value before them (at the start: the mean).")
+            found.append(
+                f"{self.filled:,} empty cells were filled with the value before them (at the start: the mean)."
+            )
         if self.tokens and self.unknown:
-            said.append(
+            found.append(
                 f"{self.unknown / self.tokens:.2%} of the tokens are not in the vocabulary and count as unknown."
             )
-        return said
+        return found
 
     @cached_property
     def _table(self) -> dict[str, int]:
@@ -219,7 +221,7 @@ class Encoder:
 
 
 def _finite(record: Record, channels: int) -> NDArray[Any]:
-    """The numbers of a record, none of them infinite, in so many channels."""
+    """The numbers of a record; refused if one is infinite, or there are other than so many channels."""
     assert record.values is not None
     if len(record.values) and record.values.shape[1] != channels:
         raise DataError(f"row {record.rows[0] + 1} has {record.values.shape[1]} channels; {channels} are needed.")
@@ -229,7 +231,7 @@ def _finite(record: Record, channels: int) -> NDArray[Any]:
 
 
 def _pieces(record: Record, split: bool) -> list[str]:
-    """The text of a record as a tokenizer takes it: whole where it is to split it, else word by word."""
+    """The text of a record as a tokenizer takes it: whole if the tokenizer splits it, else word by word."""
     if isinstance(record.tokens, str):
         return [record.tokens] if split else record.tokens.split()
     return record.tokens or []

@@ -1,4 +1,4 @@
-"""The regular steps on which the times of series lie, inferred or stated as ``--freq``, and those that are missing.
+"""The regular steps on which the times of series lie, inferred or stated as ``--freq``.
 
 A season is counted in rows. Where rows are missing it slips, so gaps are found and filled with empty steps.
 """
@@ -10,16 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import OptionError
 
 __all__ = ["Gap", "Grid", "Regular", "infer"]
 
-Floats = NDArray[np.float64]
 DAY = 86400.0
-_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
+_UNITS = {"w": 7 * DAY, "d": DAY, "h": 3600.0, "min": 60.0, "sec": 1.0, "s": 1.0}
 _MONTHS = {"mo": 1, "m": 1, "q": 3, "y": 12}
 _MONTH_LIKE = ((28, 31, 1), (59, 62, 2), (89, 92, 3), (181, 184, 6), (365, 366, 12))  # days from, to: months
 
@@ -54,7 +50,7 @@ class Gap:
     at : int
         The first missing step, counted in the filled series.
     missing : int
-        How many there are.
+        Number of missing steps.
     after : str
         The time before it, as it is written.
     """
@@ -112,41 +108,39 @@ class Grid:
     def __str__(self) -> str:
         if self.kind == "workdays":
             return "workdays"
-        if self.kind == "numbers":
-            return repr(self.step).removesuffix(".0")
         if self.kind == "months":
             years, months = divmod(int(self.step), 12)
             return f"{years}y" if not months else f"{int(self.step)}mo"
-        for unit in ("w", "d", "h", "min"):
-            if self.step % _UNITS[unit] == 0:
-                return f"{int(self.step / _UNITS[unit])}{unit}"
-        return repr(self.step).removesuffix(".0") + "s"
+        number = repr(self.step).removesuffix(".0")
+        if self.kind == "numbers":
+            return number
+        whole = ((unit, seconds) for unit, seconds in _UNITS.items() if seconds > 1 and self.step % seconds == 0)
+        return next((f"{int(self.step / seconds)}{unit}" for unit, seconds in whole), f"{number}s")
 
     @property
     def days(self) -> float | None:
         """Days of a step, None for numbers."""
         return {"seconds": self.step / DAY, "months": self.step * 30.4375, "workdays": 1.0}.get(self.kind)
 
-    def positions(self, moments: Floats) -> Floats:
-        """Times (seconds since 1970, or numbers) in steps of the grid; whole differences where they lie on it."""
+    def position(self, moment: str) -> str:
+        """A time (seconds since 1970, or a number) in steps of the grid, as an expression of SQL; NULL on a weekend."""
         if self.kind in ("seconds", "numbers"):
-            return moments / self.step
-        days = np.floor(moments / DAY)
-        if self.kind == "workdays":  # 1970 began on a Thursday
-            weekday = (days + 3) % 7
-            return np.floor((days + 3) / 7) * 5 + np.where(weekday > 4, np.nan, weekday)
-        dates = days.astype("datetime64[D]")
-        months = dates.astype("datetime64[M]")
-        within = (dates - months.astype("datetime64[D]")).astype(np.float64) / 31  # the end of a month is near its end
-        return np.asarray((months.astype(np.int64) + within) / self.step)
+            return f"({moment}) / {self.step!r}"
+        if self.kind == "workdays":  # 1970 began on a Thursday: three days after a Monday
+            days = f"(floor(({moment}) / {DAY}) + 3)"
+            return f"CASE WHEN {days} - 7 * floor({days} / 7) < 5 THEN {days} - 2 * floor({days} / 7) END"
+        date = f"make_timestamp(TRY_CAST(({moment}) * 1000000 AS BIGINT))"
+        return f"(12 * year({date}) + month({date}) + day({date}) / 31) / {self.step}"
 
-    def missing(self, moments: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Between times in order: how many steps are missing, and where the later one is not on the grid."""
-        steps = np.diff(self.positions(moments))
-        whole = np.round(steps)
+    def missing(self, moment: str, before: str) -> tuple[str, str]:
+        """Expressions of SQL: steps missing between two times in order, and whether the later one is off the grid."""
+        apart = f"({self.position(moment)} - {self.position(before)})"
         near = 0.25 / self.step if self.kind == "months" else 0.05
-        off = ~(np.abs(steps - whole) <= near) | (whole < 1)
-        return (np.clip(np.where(off, 1, whole), 1, 1e12) - 1).astype(np.int64), off
+        on = f"coalesce(abs({apart} - round({apart})) <= {near!r} AND round({apart}) >= 1, false)"
+        return (
+            f"CASE WHEN {before} <> {moment} AND {on} THEN CAST(least(round({apart}), 1e12) AS BIGINT) - 1 ELSE 0 END",
+            f"coalesce({before} <> {moment} AND NOT {on}, false)",
+        )
 
 
 def infer(apart: Mapping[float, int], dates: bool, weekend: bool) -> Grid | None:
@@ -173,13 +167,14 @@ def infer(apart: Mapping[float, int], dates: bool, weekend: bool) -> Grid | None
     usual = min(apart, key=lambda one: (-apart[one], one))
     if usual <= 0:
         return None
+    # A distance that is not the most common by far says nothing: measured times, not counted ones.
+    common = apart[usual] * 2 > sum(apart.values())
     if not dates:
-        # A distance that is not the most common by far says nothing: measured times, not counted ones.
-        return Grid("numbers", usual) if apart[usual] * 2 > sum(apart.values()) else None
+        return Grid("numbers", usual) if common else None
     days = usual / DAY
     for low, high, months in _MONTH_LIKE:
         if low <= days <= high and sum(n for one, n in apart.items() if low <= one / DAY <= high) > 1:
             return Grid("months", months)
     if days == 1 and not weekend and sum(apart.values()) >= 7:
         return Grid("workdays", 1)
-    return Grid("seconds", usual) if apart[usual] * 2 > sum(apart.values()) else None
+    return Grid("seconds", usual) if common else None

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from ..errors import DataError
@@ -18,7 +17,9 @@ from .columns import Columns
 from .dates import moment_sql
 from .table import BLOCK, Table
 
-__all__ = ["Record", "Sorted", "label_text", "lists", "sequences", "side_by_side", "sorted_rows", "steps", "time_of"]
+__all__ = ["Record", "Sorted", "label_text", "numbers_of_rows", "sequences", "sorted_rows", "steps"]
+
+Floats = NDArray[np.float64]
 
 
 class Record(NamedTuple):
@@ -27,7 +28,7 @@ class Record(NamedTuple):
     Attributes
     ----------
     rows : sequence of int
-        Where it stands in the table, from 0: one row, or one for each step.
+        Its place in the table, from 0: one row, or one for each step.
     tokens : str, list of str or None
         A text, or the tokens of one.
     values : array or None
@@ -35,7 +36,7 @@ class Record(NamedTuple):
     label : str, list of str or None
         One for the sequence, or one for each step.
     group : tuple of str
-        What its group columns hold; empty where a row is a sequence.
+        The cells of its group columns; empty where a row is a sequence.
     """
 
     rows: Sequence[int] | NDArray[np.int64]
@@ -46,7 +47,7 @@ class Record(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """How many steps it has; of a text that is still to be split, its words between spaces."""
+        """Number of steps; of a text that is not split yet, its words between spaces."""
         if self.values is not None:
             return len(self.values)
         return len(self.tokens.split() if isinstance(self.tokens, str) else self.tokens or ())
@@ -63,7 +64,7 @@ def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record
     Raises
     ------
     DataError
-        If a cell is not what its column must hold; it is named by column and row.
+        If a cell is not what its column must contain, with column and row.
     """
     return _of_groups(table, columns, per_step) if columns.group else _of_rows(table, columns, per_step)
 
@@ -72,53 +73,45 @@ def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record
 
 
 def _of_rows(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
-    select = {"r": "rowid"}
     label, text, features = columns.label, columns.text, columns.features
+    as_lists = bool(features) and all(table.types[name] == "list" for name in features)
+    select = {"r": "rowid"}
     if label is not None:
         select["label"] = table.cell(label) if table.types[label] == "list" else table.text(label)
+    found: Iterator[tuple[pyarrow.RecordBatch, list[Any]]]
     if text is not None:
-        kind = table.types[text]
-        select["text"] = table.cell(text) if kind in ("text", "list") else table.text(text)
-    as_lists = bool(features) and all(table.types[name] == "list" for name in features)
-    if as_lists:
-        select |= {f"l{place}": table.cell(name) for place, name in enumerate(features)}
-    elif features:
-        table.check_numbers(features)
-        select |= table.numbers(features)
-    for batch in table.batches(select):
-        rows = batch["r"].to_pylist()
-        labels = batch["label"].to_pylist() if label is not None else None
-        if text is not None:
-            texts = batch["text"].to_pylist()
-        elif as_lists:
-            channels = [lists(batch[f"l{place}"]) for place in range(len(features))]
-        else:
-            with np.errstate(over="ignore"):  # what is infinite in 32 bits is refused by its row
-                values = table.matrix(batch, features).astype(np.float32)
-            present = ~np.isnan(values)
-            ends = np.where(present.any(1), values.shape[1] - present[:, ::-1].argmax(1), 0)
-        for place, row in enumerate(rows):
-            marks = _labels(labels[place], label, row, per_step) if labels is not None else None
+        select["text"] = table.cell(text) if table.types[text] in ("text", "list") else table.text(text)
+        found = ((batch, batch["text"].to_pylist()) for batch in table.batches(select))
+    else:
+        channels = [[name] for name in features] if as_lists else [list(features)]
+        found = numbers_of_rows(table, channels, as_lists, select)
+    for batch, inputs in found:
+        labels = batch["label"].to_pylist() if label is not None else [None] * len(inputs)
+        for row, one, marks in zip(batch["r"].to_pylist(), inputs, labels, strict=True):
+            if label is not None:
+                marks = _labels(marks, label, row, per_step)
             if text is not None:
-                tokens = _tokens(texts[place], per_step)
-                record = Record([row], tokens, None, marks)
-            elif as_lists:
-                one = side_by_side([channel[place] for channel in channels], features, row)
-                record = Record([row], None, one.astype(np.float32), marks)
-            else:  # empty cells at the end: a shorter sequence
-                record = Record([row], None, values[place, : ends[place], None], marks)
+                record = Record([row], _tokens(one, per_step), None, marks)
+            else:
+                if not as_lists:  # empty cells at the end: a shorter sequence
+                    one = one[: np.flatnonzero(~np.isnan(one))[-1:].sum() + (~np.isnan(one)).any()]
+                record = Record([row], None, _float32(one), marks)
             if per_step and isinstance(marks, list) and len(marks) != record.steps:
                 raise DataError(f"row {row + 1}: {record.steps} steps, but {len(marks)} labels in column {label!r}.")
             yield record
 
 
-def _labels(cell: Any, name: str | None, row: int, per_step: bool) -> str | list[str] | None:
+def _float32(values: Floats) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what is infinite in 32 bits is refused by its row
+        return values.astype(np.float32)
+
+
+def _labels(cell: Any, name: str, row: int, per_step: bool) -> str | list[str] | None:
     if isinstance(cell, list) != per_step and cell is not None:
-        raise DataError(
-            f"row {row + 1}, column {name!r}: "
-            + ("a label for each step is needed, as a list; or name the --group of rows that are steps of one."
-               if per_step else "it is a list; for a label per step use --task tag.")
-        )  # fmt: skip
+        wrong = "it is a list; for a label per step use --task tag."
+        if per_step:
+            wrong = "a label for each step is needed, as a list; or name the --group of rows that are steps of one."
+        raise DataError(f"row {row + 1}, column {name!r}: {wrong}")
     return [label_text(one) or "" for one in cell] if isinstance(cell, list) else cell
 
 
@@ -129,48 +122,73 @@ def _tokens(cell: Any, per_step: bool) -> str | list[str]:
     return text.split() if per_step else text
 
 
-def lists(column: pyarrow.Array) -> list[NDArray[Any] | None]:
-    """The lists of numbers in a column, each ``(T,)`` or, of lists of lists, ``(T, C)``; None where one is empty.
+def numbers_of_rows(
+    table: Table, channels: Sequence[Sequence[str]], as_lists: bool, select: Mapping[str, str]
+) -> Iterator[tuple[pyarrow.RecordBatch, list[Floats]]]:
+    """Rows that are sequences of numbers, each ``(T, C)``, with the batch of other expressions that they came in.
 
-    What is no such list (of text, or of lists that differ in length) is an array of objects.
-    """
-    inner = column.flatten()
-    offsets = np.concatenate([[0], np.cumsum(pyarrow.compute.list_value_length(column).fill_null(0).to_numpy())])
-    if pyarrow.types.is_list(inner.type):
-        widths = pyarrow.compute.list_value_length(inner).fill_null(-1).to_numpy()
-        flat = _flat(inner.flatten())
-        starts = np.concatenate([[0], np.cumsum(np.maximum(widths, 0))])
-    else:
-        flat, widths = _flat(inner), None
-    found: list[NDArray[Any] | None] = []
-    for valid, start, stop in zip(column.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True):
-        if not valid:
-            found.append(None)
-        elif widths is None:
-            found.append(flat[start:stop])
-        elif stop == start or ((widths[start:stop] == widths[start]).all() and widths[start] >= 0):
-            width = int(widths[start]) if stop > start else 0
-            found.append(flat[starts[start] : starts[stop]].reshape(stop - start, width))
-        else:
-            found.append(np.array(["lists of different lengths"], dtype=object))
-    return found
-
-
-def _flat(cells: pyarrow.Array) -> NDArray[Any]:
-    numeric = pyarrow.types.is_floating(cells.type) or pyarrow.types.is_integer(cells.type)
-    if numeric or pyarrow.types.is_boolean(cells.type):
-        return np.asarray(cells.cast(pyarrow.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-    return np.array(cells.to_pylist() or [None], dtype=object)[: len(cells)]
-
-
-def side_by_side(channels: Sequence[NDArray[Any] | None], names: Sequence[str], row: int) -> NDArray[np.float64]:
-    """Lists of numbers as the channels of a sequence, ``(T, C)``; a list of lists has several channels by itself.
+    Parameters
+    ----------
+    channels
+        Of each channel the columns: one of lists (a list of lists has several channels), or one for each step.
 
     Raises
     ------
     DataError
-        If one is no list of numbers, or they differ in length.
+        If a cell is not a number or a list of numbers, or the lists of a row differ in length.
     """
+    every = [name for some in channels for name in some]
+    if not as_lists:
+        table.check_numbers(every)
+        for batch in table.batches({**table.numbers(every), **select}):
+            matrix = table.matrix(batch, every).reshape(batch.num_rows, len(channels), -1)
+            yield batch, list(matrix.transpose(0, 2, 1))
+        return
+    if other := [name for name in every if table.types[name] != "list"]:
+        raise DataError(f"{table.source}: column {other[0]!r} holds no lists of numbers.")
+    as_they_are = {f"l{at}": table.cell(name) for at, name in enumerate(every)}
+    for batch in table.batches({"r": "rowid", **as_they_are, **select}):
+        cells = zip(*(_lists(batch[f"l{at}"]) for at in range(len(every))), strict=True)
+        rows = zip(batch["r"].to_pylist(), cells, strict=True)
+        yield batch, [_side_by_side(lists, every, row) for row, lists in rows]
+
+
+def _lists(column: pyarrow.Array) -> list[NDArray[Any] | None]:
+    """The lists of a column, each ``(T,)`` or, of lists of lists, ``(T, C)``; None where one is empty.
+
+    What is not a list of numbers (of text, or of lists that differ in length) is an array of objects.
+    """
+    inner = column.flatten()
+    ends, widths = _ends(column), None
+    if pyarrow.types.is_list(inner.type):
+        inner_ends, inner_valid = _ends(inner), inner.is_valid().to_numpy(zero_copy_only=False)
+        widths = np.where(inner_valid, np.diff(inner_ends), -1)
+        inner = inner.flatten()
+    numeric = pyarrow.types.is_floating(inner.type) or pyarrow.types.is_integer(inner.type)
+    flat: NDArray[Any] = np.array([*inner.to_pylist(), None], dtype=object)[:-1]
+    if numeric or pyarrow.types.is_boolean(inner.type):
+        flat = np.asarray(inner.to_numpy(zero_copy_only=False), dtype=np.float64)
+    found: list[NDArray[Any] | None] = []
+    for valid, start, stop in zip(column.is_valid().to_pylist(), ends[:-1], ends[1:], strict=True):
+        if not valid:
+            found.append(None)
+        elif widths is None:
+            found.append(flat[start:stop])
+        elif len(set(widths[start:stop].tolist())) > 1 or (widths[start:stop] < 0).any():
+            found.append(np.array(["lists of different lengths"], dtype=object))
+        else:
+            found.append(flat[inner_ends[start] : inner_ends[stop]].reshape(stop - start, *widths[start : start + 1]))
+    return found
+
+
+def _ends(column: pyarrow.Array) -> NDArray[np.int64]:
+    """Where the lists of a column begin and end among their elements; one that is empty has none."""
+    lengths = np.diff(column.offsets.to_numpy())
+    lengths[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _side_by_side(channels: Sequence[NDArray[Any] | None], names: Sequence[str], row: int) -> Floats:
     found = []
     for name, channel in zip(names, channels, strict=True):
         try:
@@ -196,32 +214,12 @@ class Sorted:
         Its database has them as the table ``relation``, with the columns ``r`` (the row), ``g`` (the group's number),
         ``m`` (the time as a number), ``w`` (as it is written) and what else was selected.
     names : list of tuple of str
-        What the group columns hold, by the group's number.
-    counts : array
-        Rows of each group.
+        The cells of the group columns, by the group's number.
     """
 
     table: Table
     relation: str
     names: list[tuple[str, ...]]
-    counts: NDArray[np.int64]
-
-
-def time_of(table: Table, columns: Columns) -> tuple[str, str]:
-    """Expressions of the time column: a number that grows with time, and the text of it.
-
-    A column of text that holds numbers alone is taken for numbers.
-    """
-    name = str(columns.time)
-    cell, kind = table.cell(name), table.types[name]
-    if kind == "time":
-        return f"epoch({cell})", table.text(name)
-    text = table.text(name)
-    if kind == "number" and not columns.date_form:
-        return f"CAST({cell} AS DOUBLE)", text
-    if columns.date_form:
-        return moment_sql(text, columns.date_form), text
-    return moment_sql(text, "", table.holds_numbers(name)), text
 
 
 def sorted_rows(table: Table, columns: Columns, select: Mapping[str, str]) -> Sorted:
@@ -230,16 +228,16 @@ def sorted_rows(table: Table, columns: Columns, select: Mapping[str, str]) -> So
     Raises
     ------
     DataError
-        If a group or a time is empty, or something is no time.
+        If a group or a time is empty, or something is not a time.
     """
     key = (columns.group, columns.time, columns.date_form, tuple(select.items()))
     if key not in table.sorted:
-        table.sorted[key] = _sort(table, columns, select, len(table.sorted))
+        table.sorted[key] = _sort(table, columns, select, f"sorted{len(table.sorted)}")
     found: Sorted = table.sorted[key]
     return found
 
 
-def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int) -> Sorted:
+def _sort(table: Table, columns: Columns, select: Mapping[str, str], relation: str) -> Sorted:
     keys = [table.text(name) for name in columns.group]
     # An empty cell goes on with the group above it, as tables made for reading have it.
     for place, name in enumerate(columns.group):
@@ -248,7 +246,7 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
             raise DataError(f"row 1, column {name!r}: the group is empty.")
         if empty:
             keys[place] = f"last_value({keys[place]} IGNORE NULLS) OVER (ORDER BY rowid ROWS UNBOUNDED PRECEDING)"
-    moment, written = ("NULL::DOUBLE", "NULL::VARCHAR") if columns.time is None else time_of(table, columns)
+    moment, written = ("NULL::DOUBLE", "NULL::VARCHAR") if columns.time is None else _time(table, columns)
     database, named = table.database, [f"k{place}" for place in range(len(keys))]
     more = {"r": "rowid", "m": moment, "w": written, **dict(zip(named, keys, strict=True)), **select}
     listed = ", ".join(f"{expression} AS {name}" for name, expression in more.items())
@@ -257,24 +255,32 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], number: int
         for row, cell in database.execute("SELECT r, w FROM keyed WHERE m IS NULL OR isnan(m) ORDER BY r LIMIT 1"):
             what = "there is no time" if cell is None else f"{cell!r} is not a time"
             raise DataError(f"row {row + 1}, column {columns.time!r}: {what}.")
-    together = ", ".join(named)
-    by_group = f"GROUP BY {together}" if named else ""
-    groups = database.execute(
-        f"SELECT min(r), count(*){together and ', ' + together} FROM keyed {by_group} ORDER BY min(r)"
-    )
-    counts = np.array([row[1] for row in groups], dtype=np.int64)
-    join = "CROSS JOIN (SELECT 0 AS g)"
+    names: list[tuple[str, ...]] = [()]
+    join, together = "CROSS JOIN (SELECT 0 AS g)", ", ".join(named)
     if named:
         join = f"JOIN grouped USING ({together})"
         database.execute(
             f"CREATE OR REPLACE TABLE grouped AS SELECT row_number() OVER (ORDER BY min(r)) - 1 AS g, {together} "
-            f"FROM keyed {by_group}"
+            f"FROM keyed GROUP BY {together}"
         )
+        names = database.execute(f"SELECT {together} FROM grouped ORDER BY g")
     kept = ", ".join(["r", "g", "m", "w", *(name for name in select if name != "r")])
-    database.execute(f"CREATE TABLE sorted{number} AS SELECT {kept} FROM keyed {join} ORDER BY g, m, r")
+    database.execute(f"CREATE TABLE {relation} AS SELECT {kept} FROM keyed {join} ORDER BY g, m, r")
     database.execute("DROP TABLE keyed")
     database.execute("DROP TABLE IF EXISTS grouped")
-    return Sorted(table, f"sorted{number}", [tuple(row[2:]) for row in groups], counts)
+    return Sorted(table, relation, names)
+
+
+def _time(table: Table, columns: Columns) -> tuple[str, str]:
+    """Expressions of the time column: a number that grows with time, and the text of it."""
+    name = str(columns.time)
+    cell, kind, text = table.cell(name), table.types[name], table.text(name)
+    if kind == "time":
+        return f"epoch({cell})", text
+    if kind == "number" and not columns.date_form:
+        return f"CAST({cell} AS DOUBLE)", text
+    # A column of text with numbers alone is taken for numbers.
+    return moment_sql(text, columns.date_form, not columns.date_form and table.holds_numbers(name)), text
 
 
 def steps(found: Sorted, columns: Columns, hint: str = "") -> Iterator[pyarrow.RecordBatch]:
@@ -283,16 +289,15 @@ def steps(found: Sorted, columns: Columns, hint: str = "") -> Iterator[pyarrow.R
     Raises
     ------
     DataError
-        If a time comes twice in a group.
+        If a time occurs twice in a group.
     """
     last: tuple[int, float] = (-1, np.nan)
     for batch in found.table.batches({"*": "*"}, found.relation, 4 * BLOCK):
         if columns.time is not None:
             owner, moment = batch["g"].to_numpy(), batch["m"].to_numpy(zero_copy_only=False)
-            owners, moments = np.append(last[0], owner), np.append(last[1], moment)
-            again = np.flatnonzero((np.diff(owners) == 0) & (np.diff(moments) == 0))
-            if again.size:
-                first = int(again[0])
+            same = (np.diff(owner, prepend=last[0]) == 0) & (np.diff(moment, prepend=last[1]) == 0)
+            if same.any():
+                first = int(same.argmax())
                 where, then = f" in group {' '.join(found.names[owner[first]])!r}", ""
                 if not columns.group:
                     where, then = "", "; if rows of several series are mixed, name the --group column"
@@ -304,46 +309,43 @@ def steps(found: Sorted, columns: Columns, hint: str = "") -> Iterator[pyarrow.R
         yield batch
 
 
+def runs(owner: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Where the rows of one group begin and end."""
+    yield from itertools.pairwise([0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)])
+
+
+def _whole_groups(batches: Iterator[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of each group as one batch."""
+    parts: list[pyarrow.RecordBatch] = []
+    for batch in batches:
+        for start, stop in runs(batch["g"].to_numpy()):
+            if parts and batch["g"][start] != parts[0]["g"][0]:
+                yield from pyarrow.Table.from_batches(parts).combine_chunks().to_batches()
+                parts = []
+            parts.append(batch.slice(start, stop - start))
+    if parts:
+        yield from pyarrow.Table.from_batches(parts).combine_chunks().to_batches()
+
+
 def _of_groups(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
-    select: dict[str, str] = {}
-    if columns.label is not None:
-        select["label"] = table.text(columns.label)
+    select = {} if columns.label is None else {"label": table.text(columns.label)}
     if columns.text is not None:
-        select["text"] = table.cell(columns.text) if table.types[columns.text] == "text" else table.text(columns.text)
+        is_text = table.types[columns.text] == "text"
+        select["text"] = table.cell(columns.text) if is_text else table.text(columns.text)
     else:
         table.check_numbers(columns.features)
         select |= table.numbers(columns.features)
     found = sorted_rows(table, columns, select)
-    held: list[tuple[NDArray[np.int64], NDArray[np.float32] | None, list[Any], list[Any]]] = []
-    group = -1
-
-    def whole() -> Record:
-        rows = np.concatenate([part[0] for part in held])
-        labels = [one for part in held for one in part[3]]
-        label = _label_of(labels, rows, found.names[group], per_step) if columns.label is not None else None
+    for batch in _whole_groups(steps(found, columns)):
+        rows, group = batch["r"].to_numpy(), found.names[batch["g"][0].as_py()]
+        label, tokens, values = None, None, None
+        if columns.label is not None:
+            label = _label_of(batch["label"].to_pylist(), rows, group, per_step)
         if columns.text is not None:
-            return Record(rows, [str(one or "") for part in held for one in part[2]], None, label, found.names[group])
-        values = np.concatenate([part[1] for part in held if part[1] is not None])
-        return Record(rows, None, values, label, found.names[group])
-
-    for batch in steps(found, columns):
-        owner, rows = batch["g"].to_numpy(), batch["r"].to_numpy()
-        labels = batch["label"].to_pylist() if columns.label is not None else []
-        texts = batch["text"].to_pylist() if columns.text is not None else []
-        values = None
-        if columns.text is None:
-            with np.errstate(over="ignore"):
-                values = table.matrix(batch, columns.features).astype(np.float32)
-        edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
-        for start, stop in itertools.pairwise(edges):
-            if owner[start] != group:
-                if held:
-                    yield whole()
-                held, group = [], int(owner[start])
-            part = values[start:stop] if values is not None else None
-            held.append((rows[start:stop], part, texts[start:stop], labels[start:stop]))
-    if held:
-        yield whole()
+            tokens = [str(one or "") for one in batch["text"].to_pylist()]
+        else:
+            values = _float32(table.matrix(batch, columns.features))
+        yield Record(rows, tokens, values, label, group)
 
 
 def _label_of(

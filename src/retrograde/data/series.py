@@ -1,10 +1,10 @@
-"""Series of numbers over time, from tables whose rows are steps or whole series; their seasons, the times to come."""
+"""Series of numbers over time, from tables whose rows are steps or whole series; their seasons and next times."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
 
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .columns import Columns, step_label
+from .database import evaluated
 from .dates import EPOCHS, as_iso, as_written, date_form, moments
 from .grid import DAY, Gap, Grid, Regular, infer
-from .sequences import Sorted, lists, side_by_side, sorted_rows, steps
+from .sequences import Sorted, numbers_of_rows, runs, sorted_rows, steps
 from .storage import Ragged, Rows
 from .table import Table
 
 __all__ = ["Series", "continued", "guess_season", "irregular", "names_after", "read_series", "times_after"]
 
 Floats = NDArray[np.float64]
-TIMES = 60  # of each series so many are kept, the last ones: enough to tell how far they lie apart
+TIMES = 60  # last times that are kept of each series: enough to see how far they lie apart
+MOST_GAPS = 1000  # listed in config.json
+MOST_FILLED = 50_000_000
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Series:
     Attributes
     ----------
     names : list of tuple of str
-        Of each: what its group columns hold.
+        Of each: the cells of its group columns.
     numbers : Ragged
         ``(T, C + F)`` each, float64: target channels, then features; NaN where a cell is empty or a step is missing.
     times : list
@@ -40,11 +43,11 @@ class Series:
     begins : list
         Of each, its first time.
     channels : int
-        How many of the numbers are those to forecast.
+        Number of channels to forecast; the rest are features.
     freq : str
         How far steps lie apart, see `retrograde.data.grid`; empty where rows are steps whatever their times.
     gaps : list of Gap
-        The steps that are missing, and were filled with empty ones.
+        The missing steps, which were filled with empty ones.
     notes : list of str
         What a user should know about the times.
     """
@@ -68,12 +71,12 @@ def read_series(table: Table, columns: Columns, regular: Regular | None = None) 
     Parameters
     ----------
     regular : Regular, optional
-        What to do about missing and repeated times; None: rows are steps, and a time that comes twice is refused.
+        What to do about missing and repeated times; None: rows are steps, and a time that occurs twice is refused.
 
     Raises
     ------
     DataError
-        If a cell is no number or no time, a time comes twice in a series, or a number is infinite.
+        If a cell is not a number or not a time, a time occurs twice in a series, or a number is infinite.
     """
     regular = regular or Regular(freq="")
     return _wide(table, columns, regular) if columns.layout == "wide" else _long(table, columns, regular)
@@ -93,82 +96,77 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
     table.check_numbers(wanted)
     found = sorted_rows(table, columns, table.numbers(wanted))
     notes: list[str] = []
-    if columns.time is not None and regular.duplicates != "error":
-        found, notes = _without_duplicates(found, regular.duplicates)
-    grid, gaps = (None, []) if columns.time is None else _grid(found, columns, regular, notes)
-    rows, lengths = Rows(np.float64), np.zeros(len(found.names), dtype=np.int64)
+    grid: Grid | None = None
+    gaps: list[Gap] = []
+    if columns.time is not None:
+        found = _without_duplicates(found, regular.duplicates, notes)
+        grid, gaps = _on_grid(found, columns, regular, notes)
+    last = "max(place) + 1" if grid is not None else "count(*)"
+    counts = table.database.execute(f"SELECT {last} FROM {found.relation} GROUP BY g ORDER BY g")
+    lengths = np.array(counts, dtype=np.int64).reshape(-1)
+    starts, done = np.cumsum(lengths) - lengths, 0
+    rows = Rows(np.float64)
     begins: list[str | None] = [None] * len(found.names)
     ends: list[list[str]] = [[] for _ in found.names]
-    last = (-1, np.nan)
     hint = "" if regular.freq == "" else "; --duplicates first, last or mean keeps one row of each time"
     for batch in steps(found, columns, hint):
         owner, values = batch["g"].to_numpy(), table.matrix(batch, wanted)
-        for start, stop in _runs(owner):
-            place = int(owner[start])
-            _check_finite(table, found.names[place], values[start:stop])
+        for start, stop in runs(owner):
+            name = int(owner[start])
+            _check_finite(table, found.names[name], values[start:stop])
             if columns.time is not None:
-                written = batch["w"]
-                if begins[place] is None:
-                    begins[place] = written[start].as_py()
-                ends[place] = [*ends[place], *written[max(start, stop - TIMES) : stop].to_pylist()][-TIMES:]
+                begins[name] = begins[name] or batch["w"][start].as_py()
+                ends[name] = [*ends[name], *batch["w"][max(start, stop - TIMES) : stop].to_pylist()][-TIMES:]
         if grid is not None:
-            moment = batch["m"].to_numpy()
-            missing, _ = grid.missing(np.append(last[1], moment))
-            missing[np.append(last[0], owner[:-1]) != owner] = 0
-            last = (int(owner[-1]), float(moment[-1]))
-            places = np.arange(len(owner)) + np.cumsum(missing)
-            spread = np.full((len(owner) + int(missing.sum()), len(wanted)), np.nan)
-            spread[places] = values
-            values = spread
-            np.add.at(lengths, owner, 1 + missing)
-        else:
-            np.add.at(lengths, owner, 1)
+            at = starts[owner] + batch["place"].to_numpy() - done
+            filled = np.full((int(at[-1]) + 1, len(wanted)), np.nan)
+            filled[at] = values
+            values = filled
+            done += len(filled)
         rows.append(values)
     times: list[list[str] | None] = [None] * len(ends)
     if columns.time is not None:
         begins = as_iso(begins, columns.date_form)
         flat = iter(as_iso([one for end in ends for one in end], columns.date_form))
         times = [list(islice(flat, len(end))) for end in ends]
-    numbers = Ragged(rows, lengths)
-    return Series(found.names, numbers, times, begins, len(columns.target), str(grid or ""), gaps, notes)
+    return Series(
+        found.names, Ragged(rows, lengths), times, begins, len(columns.target), str(grid or ""), gaps, notes
+    )  # fmt: skip
 
 
-def _runs(owner: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Where rows of one series begin and end."""
-    edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
-    yield from pairwise(edges)
-
-
-def _without_duplicates(found: Sorted, keep: str) -> tuple[Sorted, list[str]]:
+def _without_duplicates(found: Sorted, keep: str, notes: list[str]) -> Sorted:
     """One row for each time of a series: the first, the last, or the mean of the numbers."""
-    database = found.table.database
-    relation = f"{found.relation}_{keep}"
+    if keep == "error":
+        return found
+    database, relation = found.table.database, f"{found.relation}_{keep}"
     names = [row[0] for row in database.execute(f"DESCRIBE {found.relation}") if re.fullmatch(r"n\d+", row[0])]
     how = {"first": "arg_min({0}, r)", "last": "arg_max({0}, r)", "mean": "avg({0})"}[keep]
     listed = "".join(f", {how.format(name)} AS {name}" for name in names)
-    row = "max(r)" if keep == "last" else "min(r)"
     database.execute(
-        f"CREATE OR REPLACE TABLE {relation} AS SELECT {row} AS r, g, m, arg_min(w, r) AS w{listed} "
-        f"FROM {found.relation} GROUP BY g, m ORDER BY g, m"
+        f"CREATE OR REPLACE TABLE {relation} AS SELECT {'max' if keep == 'last' else 'min'}(r) AS r, g, m, "
+        f"arg_min(w, r) AS w{listed} FROM {found.relation} GROUP BY g, m ORDER BY g, m"
     )
-    counts = np.array([n for (n,) in database.execute(f"SELECT count(*) FROM {relation} GROUP BY g ORDER BY g")])
-    repeated = int(found.counts.sum() - counts.sum())
-    what = {"first": "the first is kept", "last": "the last is kept", "mean": "their mean is taken"}[keep]
-    rows = "row repeats" if repeated == 1 else "rows repeat"
-    notes = [f"{repeated:,} {rows} a time of the series: {what} (--duplicates {keep})."] if repeated else []
-    return Sorted(found.table, relation, found.names, counts), notes
+    ((repeated,),) = database.execute(
+        f"SELECT (SELECT count(*) FROM {found.relation}) - (SELECT count(*) FROM {relation})"
+    )
+    if repeated:
+        what = {"first": "the first is kept", "last": "the last is kept", "mean": "their mean is taken"}[keep]
+        rows = "row repeats" if repeated == 1 else "rows repeat"
+        notes.append(f"{repeated:,} {rows} a time of the series: {what} (--duplicates {keep}).")
+    return Sorted(found.table, relation, found.names)
 
 
-MOST_GAPS = 1000  # told one by one in config.json
-MOST_FILLED = 50_000_000
+def _on_grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]) -> tuple[Grid | None, list[Gap]]:
+    """The grid of a table's times, and the steps that are missing on it; None where rows are to be steps.
 
-
-def _grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]) -> tuple[Grid | None, list[Gap]]:
-    """The grid of a table's times, and the steps that are missing on it; None where rows are to be steps."""
+    The relation of ``found`` gets a column ``at``, the place of each row within its series on the grid.
+    """
     if regular.freq == "":
         return None, []
-    database, relation = found.table.database, found.relation
-    dates, apart = _are_dates(found, columns), []
+    table, database = found.table, found.table.database
+    kind = table.types[str(columns.time)]
+    dates = bool(columns.date_form) or kind == "time" or (kind == "text" and not table.holds_numbers(str(columns.time)))
+    apart: list[tuple[Any, ...]] = []
     if regular.freq is not None:
         grid: Grid | None = Grid.of(regular.freq)
         if grid is not None and (grid.kind == "numbers") == dates:
@@ -176,21 +174,34 @@ def _grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]) -
             raise DataError(f"--freq {regular.freq} does not fit column {columns.time!r}, whose cells are {have}.")
     else:
         apart = database.execute(
-            f"SELECT d, count(*) FROM (SELECT m - lag(m) OVER (PARTITION BY g ORDER BY m, r) AS d FROM {relation}) "
-            "WHERE d > 0 GROUP BY d ORDER BY count(*) DESC, d LIMIT 100"
+            f"SELECT d, count(*) FROM (SELECT m - lag(m) OVER (PARTITION BY g ORDER BY m, r) AS d "
+            f"FROM {found.relation}) WHERE d > 0 GROUP BY d ORDER BY count(*) DESC, d LIMIT 100"
         )
-        (weekend,) = database.execute(f"SELECT bool_or((floor(m / {DAY}) + 3) % 7 > 4) FROM {relation}")[0]
+        ((weekend,),) = database.execute(f"SELECT bool_or((floor(m / {DAY}) + 3) % 7 > 4) FROM {found.relation}")
         grid = infer({float(one): int(count) for one, count in apart}, dates, bool(weekend))
     if grid is None:
         if len(apart) > 1:
             notes.append(f"column {columns.time!r} has no regular steps: rows are read as steps, one after the other.")
         return None, []
-    gaps, total, off, where = _gaps(found, columns, grid)
-    rows = int(found.counts.sum())
-    if off and regular.freq is not None:
+    missing, off = grid.missing("m", "m0")
+    relation = f"{found.relation}_grid"
+    before = (
+        f"SELECT *, lag(m) OVER series AS m0, lag(w) OVER series AS w0 FROM {found.relation} "
+        "WINDOW series AS (PARTITION BY g ORDER BY m, r)"
+    )
+    place = "sum(missing + 1) OVER (PARTITION BY g ORDER BY m, r ROWS UNBOUNDED PRECEDING) - 1"
+    database.execute(
+        f"CREATE OR REPLACE TABLE {relation} AS SELECT *, CAST({place} AS BIGINT) AS place FROM "
+        f"(SELECT *, {missing} AS missing, {off} AS off FROM ({before})) ORDER BY g, m, r"
+    )
+    ((rows, total, stray, where),) = database.execute(
+        "SELECT count(*), coalesce(sum(missing), 0), count_if(off), arg_min(CASE WHEN off THEN w END, (g, m, r)) "
+        f"FROM {relation}"
+    )
+    if stray and regular.freq is not None:
         raise DataError(f"column {columns.time!r}: time {where!r} is not on the grid of --freq {regular.freq}.")
-    if off or (regular.freq is None and total > 4 * rows):
-        why = f"{off:,} times, such as {where!r}, are not on it" if off else f"{total:,} steps would be missing"
+    if stray or (regular.freq is None and total > 4 * rows):
+        why = f"{stray:,} times, such as {where!r}, are not on it" if stray else f"{total:,} steps would be missing"
         notes.append(
             f"steps of {grid} are the most common, but {why}: rows are read as steps, one after the other "
             "(--freq states how far steps lie apart)."
@@ -198,17 +209,22 @@ def _grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]) -
         return None, []
     if total > MOST_FILLED:
         raise DataError(f"{total:,} steps are missing on the grid of --freq {regular.freq}: too many to fill.")
+    found.relation = relation
+    listed = database.execute(
+        f"SELECT g, place - missing, missing, w0 FROM {relation} WHERE missing > 0 ORDER BY g, m, r LIMIT {MOST_GAPS}"
+    )
+    written = as_iso([row[3] for row in listed], columns.date_form)
+    gaps = [Gap(int(g), int(at), int(n), after) for (g, at, n, _), after in zip(listed, written, strict=True)]
     if gaps:
-        told = _told(found, gaps, total, grid)
+        said = _in_words(found, gaps, int(total), grid)
         if regular.gaps == "error":
-            raise DataError(f"{told}. --gaps fill puts empty steps there, --gaps split lets no window reach over them.")
+            raise DataError(f"{said}. --gaps fill puts empty steps there, --gaps split lets no window reach over them.")
         then = "no window reaches over them" if regular.gaps == "split" else "they are filled like empty cells"
-        notes.append(f"{told}: {then} (--gaps {regular.gaps}; --freq gives another step).")
+        notes.append(f"{said}: {then} (--gaps {regular.gaps}; --freq gives another step).")
     return grid, gaps
 
 
-def _told(found: Sorted, gaps: list[Gap], total: int, grid: Grid) -> str:
-    """The gaps in words."""
+def _in_words(found: Sorted, gaps: list[Gap], total: int, grid: Grid) -> str:
     affected = len({gap.series for gap in gaps})
     some = ", ".join(
         f"{gap.missing:,} after {gap.after!r}"
@@ -219,42 +235,6 @@ def _told(found: Sorted, gaps: list[Gap], total: int, grid: Grid) -> str:
     of = f" in {affected:,} of {len(found.names):,} series" if len(found.names) > 1 else ""
     count = f"{len(gaps):,}{'+' * (len(gaps) >= MOST_GAPS)} gap{'s' * (len(gaps) != 1)}"
     return f"{total:,} steps of {grid} are missing in {count}{of}: {some}{more}"
-
-
-def _gaps(found: Sorted, columns: Columns, grid: Grid) -> tuple[list[Gap], int, int, str]:
-    """The first gaps, missing steps in all, times that are not on the grid, and the first of these."""
-    gaps: list[Gap] = []
-    total = off_grid = 0
-    where, owner_before, moment_before, written_before, filled = "", -1, np.nan, "", 0
-    for batch in found.table.batches({"g": "g", "m": "m", "w": "w"}, found.relation, 1 << 16):
-        owner, moment = batch["g"].to_numpy(), batch["m"].to_numpy()
-        missing, off = grid.missing(np.append(moment_before, moment))
-        same = np.append(owner_before, owner[:-1]) == owner
-        missing, off = np.where(same, missing, 0), off & same
-        # A time that comes twice is said to be that by whoever reads the rows.
-        off &= np.append(moment_before, moment[:-1]) != moment
-        total, off_grid = total + int(missing.sum()), off_grid + int(off.sum())
-        if off.any() and not where:
-            where = batch["w"][int(off.argmax())].as_py()
-        counts = np.cumsum(1 + missing)
-        # Places are counted from the beginning of each series, which may lie in a batch before this one.
-        began = np.maximum.accumulate(np.where(same, -1, np.arange(len(owner))))
-        at = counts - 1 + np.where(began < 0, filled, 1 - counts[began])
-        for place in np.flatnonzero(missing)[: MOST_GAPS - len(gaps)].tolist():
-            after = batch["w"][place - 1].as_py() if place else written_before
-            gaps.append(Gap(int(owner[place]), int(at[place] - missing[place]), int(missing[place]), after))
-        filled = int(at[-1]) + 1
-        owner_before, moment_before, written_before = int(owner[-1]), float(moment[-1]), batch["w"][-1].as_py()
-    after_each = as_iso([gap.after for gap in gaps], columns.date_form)
-    return [replace(gap, after=one) for gap, one in zip(gaps, after_each, strict=True)], total, off_grid, where
-
-
-def _are_dates(found: Sorted, columns: Columns) -> bool:
-    """Whether times are dates rather than numbers."""
-    table, name = found.table, str(columns.time)
-    if columns.date_form or table.types[name] == "time":
-        return True
-    return table.types[name] == "text" and not table.holds_numbers(name)
 
 
 # --- A row is a series ------------------------------------------------------------------------------------------------
@@ -270,65 +250,47 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
     as_lists = channels[0] == [columns.target[0]]
     labels = None if as_lists else [(step_label(name) or ("", name))[1] for name in channels[0]]
     dated = labels is not None and not all(re.fullmatch(r"\d{1,3}", label) for label in labels)
-    every = [name for some in channels for name in some]
     notes: list[str] = []
     missing, freq = _missing_columns(labels, regular, notes) if labels is not None and dated else (None, "")
-    select = {f"k{place}": table.text(name) for place, name in enumerate(columns.group)}
-    if as_lists:
-        select |= {"r": "rowid"} | {f"l{place}": table.cell(name) for place, name in enumerate(wanted)}
-        if other := [name for name in wanted if table.types[name] != "list"]:
-            raise DataError(f"{table.source}: column {other[0]!r} holds no lists of numbers.")
-    else:
-        table.check_numbers(every)
-        select |= table.numbers(every)
+    keys = {f"k{place}": table.text(name) for place, name in enumerate(columns.group)}
     names: list[tuple[str, ...]] = []
+    seen: set[tuple[str, ...]] = set()
     begins: list[str | None] = []
     ends: list[list[str] | None] = []
-    seen: set[tuple[str, ...]] = set()
     width: set[int] = set()
 
     def values() -> Iterator[Floats]:
-        for batch in table.batches(select):
-            row = batch["r"].to_pylist()
-            groups = list(zip(*(batch[f"k{n}"].to_pylist() for n in range(len(columns.group))), strict=True))
-            if as_lists:
-                held = [lists(batch[f"l{place}"]) for place in range(len(wanted))]
-            else:
-                matrix = table.matrix(batch, every).reshape(batch.num_rows, len(wanted), -1)
-            for place in range(batch.num_rows):
-                name = tuple(one or "" for one in groups[place]) if groups else ()
+        for batch, found in numbers_of_rows(table, channels, as_lists, keys):
+            groups = [batch[key].to_pylist() for key in keys]
+            for place, (row, one) in enumerate(zip(batch["r"].to_pylist(), found, strict=True)):
+                name = tuple(group[place] or "" for group in groups)
                 if name and name in seen:
                     raise DataError(
-                        f"row {row[place] + 1}: series {' '.join(name)!r} comes twice; a row is a series here "
+                        f"row {row + 1}: series {' '.join(name)!r} comes twice; a row is a series here "
                         "(--layout wide): name the --group columns that tell them apart."
                     )
                 seen.add(name)
-                if as_lists:
-                    one = side_by_side([channel[place] for channel in held], wanted, row[place])
-                else:
-                    one = np.ascontiguousarray(matrix[place].T)
-                    if missing is not None:
-                        one = np.insert(one, missing, np.nan, axis=0)
+                if missing is not None:
+                    one = np.insert(one, missing, np.nan, axis=0)
                 known = np.flatnonzero(~np.isnan(one).all(1))
                 begin = int(known[0]) if len(known) else len(one)
                 end = len(one) if dated else int(known[-1]) + 1 if len(known) else begin
-                one = one[begin:end]
-                _check_finite(table, name, one)
-                if len(one):
+                _check_finite(table, name, one[begin:end])
+                if end > begin:
                     width.add(one.shape[1])
                 if len(width) > 1:
                     raise DataError(
-                        f"{table.source}: row {row[place] + 1} has another number of channels than those above it."
+                        f"{table.source}: row {row + 1} has another number of channels than those above it."
                     )
                 when = labels[begin:end] if labels is not None and missing is None else labels
                 names.append(name)
                 begins.append(when[0] if when else None)
                 ends.append(when[-TIMES:] if when is not None else None)
-                yield one
+                yield one[begin:end]
 
     numbers = Ragged.of(values(), np.float64)
-    channels_found = max(width, default=len(wanted)) - len(columns.features)
-    return Series(names, numbers, ends, begins, channels_found, table.frequency or freq, [], notes)
+    target = max(width, default=len(wanted)) - len(columns.features)
+    return Series(names, numbers, ends, begins, target, table.frequency or freq, [], notes)
 
 
 def _missing_columns(labels: list[str], regular: Regular, notes: list[str]) -> tuple[list[int] | None, str]:
@@ -344,19 +306,23 @@ def _missing_columns(labels: list[str], regular: Regular, notes: list[str]) -> t
     grid = infer(dict(zip(steps_apart.tolist(), counts.tolist(), strict=True)), not years, True)
     if grid is None:
         return None, ""
-    missing, off = grid.missing(when)
-    if off.any() or not missing.any() or missing.sum() > 4 * len(labels):
-        return None, "" if off.any() or missing.any() else str(grid) if not years else ""
+    pairs = [f"{later!r} {before!r}" for before, later in pairwise(when.tolist())]
+    found = evaluated(pairs, *grid.missing("split_part(c, ' ', 1)::DOUBLE", "split_part(c, ' ', 2)::DOUBLE"))
+    missing = np.array([row[0] for row in found], dtype=np.int64)
+    if any(off for _, off in found) or missing.sum() > 4 * len(labels):
+        return None, ""
+    if not missing.any():
+        return None, "" if years else str(grid)
     first = int(np.flatnonzero(missing)[0])
-    told = f"{int(missing.sum()):,} steps of {grid} are missing between the columns, the first after {labels[first]!r}"
+    said = f"{int(missing.sum()):,} steps of {grid} are missing between the columns, the first after {labels[first]!r}"
     if regular.gaps == "error":
-        raise DataError(f"{told}. --gaps fill puts empty steps there.")
-    notes.append(f"{told}: they are filled like empty cells (--gaps {regular.gaps}).")
+        raise DataError(f"{said}. --gaps fill puts empty steps there.")
+    notes.append(f"{said}: they are filled like empty cells (--gaps {regular.gaps}).")
     return np.repeat(np.arange(1, len(labels)), missing).tolist(), str(grid)
 
 
 def continued(before: Series, after: Series, steps: int) -> tuple[Series, list[tuple[int, int]]]:
-    """Series with the last steps of those that they go on with, by name and time, put before them.
+    """Series with the last steps of the series that they continue, by name and time, put before them.
 
     Returns
     -------

@@ -56,7 +56,7 @@ class Vocabulary:
         vocab_size: int | None = None,
         min_count: int | None = None,
     ) -> Vocabulary:
-        """Learn the tokens of a training text.
+        """Fit the tokens to a training text.
 
         Parameters
         ----------
@@ -115,8 +115,8 @@ class Vocabulary:
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
         """Token numbers of a text that comes in pieces, some at a time; where it is cut makes no difference."""
         if self.kind == "char":
-            # One table lookup for all characters: a hundred times the speed of a pre-tokeniser that
-            # splits at each. The saved tokenizer gives the same numbers (a test holds them together).
+            # One table lookup for all characters: a hundred times the speed of a pre-tokenizer that
+            # splits at each. The saved tokenizer gives the same numbers (a test compares them).
             for piece in pieces:
                 yield self._character_table[_code_points(piece)]
             return
@@ -156,7 +156,7 @@ class Vocabulary:
         return table
 
     def to_json(self) -> str:
-        """The `tokenizers` serialisation, readable without retrograde."""
+        """The `tokenizers` serialization, readable without retrograde."""
         return str(self.tokenizer.to_str(pretty=True))
 
     @classmethod
@@ -229,9 +229,9 @@ def _words(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _blocks(pieces: Iterable[str]) -> Iterator[str]:
-    """Cut a text anew, where a line ends, so that no word is cut; only a line longer than a block is.
+    """Blocks of a text that end where a line ends, so that no word is cut; only a line longer than a block is.
 
-    The blocks are the same however the text came: each is cut only when more than a block of text is there to see.
+    The blocks do not depend on the pieces: each is cut when more than a block of text has been read.
     """
     rest = ""
     for piece in pieces:
