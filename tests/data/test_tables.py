@@ -142,15 +142,15 @@ def test_guesses_are_told_and_flags_go_before_them(write):
         columns_for("classify", table, {"text": "body"})
 
 
-def test_a_pattern_leaves_out_what_plays_another_part(write):
+def test_a_pattern_leaves_out_columns_with_another_role(write):
     content = "series,t,x,y,label\n" + "".join(f"{n // 3},{n % 3},{n},{n},{'AB'[n // 6]}\n" for n in range(12))
     columns, _ = read(path := write("a.csv", content), features="*")
     assert columns == Columns(group=("series",), time="t", features=("x", "y"), label="label")
     columns, _ = read(path, "forecast", target="*", group="series", features="y")
     assert (columns.time, columns.target, columns.features) == ("t", ("x",), ("y",))
-    with pytest.raises(OptionError, match=r"column 'x' of .* is given two parts"):
+    with pytest.raises(OptionError, match=r"column 'x' of .* has two roles"):
         read(path, features="x,y", label="x")
-    with pytest.raises(OptionError, match="names only columns that play another part"):
+    with pytest.raises(OptionError, match="names only columns that have another role"):
         read(path, features="l*", label="label")
 
 

@@ -101,10 +101,9 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
     if columns.time is not None:
         found = _without_duplicates(found, regular.duplicates, notes)
         grid, gaps = _on_grid(found, columns, regular, notes)
-    last = "max(place) + 1" if grid is not None else "count(*)"
-    counts = table.database.execute(f"SELECT {last} FROM {found.relation} GROUP BY g ORDER BY g")
+    steps_of_row = "sum(missing + 1)" if grid is not None else "count(*)"
+    counts = table.database.execute(f"SELECT {steps_of_row} FROM {found.relation} GROUP BY g ORDER BY g")
     lengths = np.array(counts, dtype=np.int64).reshape(-1)
-    starts, done = np.cumsum(lengths) - lengths, 0
     rows = Rows(np.float64)
     begins: list[str | None] = [None] * len(found.names)
     ends: list[list[str]] = [[] for _ in found.names]
@@ -118,11 +117,10 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
                 begins[name] = begins[name] or batch["w"][start].as_py()
                 ends[name] = [*ends[name], *batch["w"][max(start, stop - TIMES) : stop].to_pylist()][-TIMES:]
         if grid is not None:
-            at = starts[owner] + batch["place"].to_numpy() - done
-            filled = np.full((int(at[-1]) + 1, len(wanted)), np.nan)
-            filled[at] = values
+            places = np.cumsum(batch["missing"].to_numpy() + 1) - 1
+            filled = np.full((int(places[-1]) + 1, len(wanted)), np.nan)
+            filled[places] = values
             values = filled
-            done += len(filled)
         rows.append(values)
     times: list[list[str] | None] = [None] * len(ends)
     if columns.time is not None:
@@ -159,13 +157,17 @@ def _without_duplicates(found: Sorted, keep: str, notes: list[str]) -> Sorted:
 def _on_grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]) -> tuple[Grid | None, list[Gap]]:
     """The grid of a table's times, and the steps that are missing on it; None where rows are to be steps.
 
-    The relation of ``found`` gets a column ``at``, the place of each row within its series on the grid.
+    ``found`` then has a relation with the number of steps that are missing before each row, ``missing``.
     """
     if regular.freq == "":
         return None, []
     table, database = found.table, found.table.database
     kind = table.types[str(columns.time)]
     dates = bool(columns.date_form) or kind == "time" or (kind == "text" and not table.holds_numbers(str(columns.time)))
+    before = (
+        "(SELECT *, CASE WHEN g = lag(g) OVER () THEN lag(m) OVER () END AS m0, lag(w) OVER () AS w0 "
+        f"FROM {found.relation})"
+    )
     apart: list[tuple[Any, ...]] = []
     if regular.freq is not None:
         grid: Grid | None = Grid.of(regular.freq)
@@ -174,8 +176,7 @@ def _on_grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]
             raise DataError(f"--freq {regular.freq} does not fit column {columns.time!r}, whose cells are {have}.")
     else:
         apart = database.execute(
-            f"SELECT d, count(*) FROM (SELECT m - lag(m) OVER (PARTITION BY g ORDER BY m, r) AS d "
-            f"FROM {found.relation}) WHERE d > 0 GROUP BY d ORDER BY count(*) DESC, d LIMIT 100"
+            f"SELECT m - m0 AS d, count(*) FROM {before} WHERE m > m0 GROUP BY d ORDER BY count(*) DESC, d LIMIT 100"
         )
         ((weekend,),) = database.execute(f"SELECT bool_or((floor(m / {DAY}) + 3) % 7 > 4) FROM {found.relation}")
         grid = infer({float(one): int(count) for one, count in apart}, dates, bool(weekend))
@@ -185,18 +186,13 @@ def _on_grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]
         return None, []
     missing, off = grid.missing("m", "m0")
     relation = f"{found.relation}_grid"
-    before = (
-        f"SELECT *, lag(m) OVER series AS m0, lag(w) OVER series AS w0 FROM {found.relation} "
-        "WINDOW series AS (PARTITION BY g ORDER BY m, r)"
-    )
-    place = "sum(missing + 1) OVER (PARTITION BY g ORDER BY m, r ROWS UNBOUNDED PRECEDING) - 1"
+    # Windows without PARTITION and ORDER take the rows as they come, which is in order, and need no memory.
     database.execute(
-        f"CREATE OR REPLACE TABLE {relation} AS SELECT *, CAST({place} AS BIGINT) AS place FROM "
-        f"(SELECT *, {missing} AS missing, {off} AS off FROM ({before})) ORDER BY g, m, r"
+        f"CREATE OR REPLACE VIEW {relation} AS SELECT *, sum(missing + 1) OVER (ROWS UNBOUNDED PRECEDING) AS filled "
+        f"FROM (SELECT *, {missing} AS missing, {off} AS off FROM {before})"
     )
     ((rows, total, stray, where),) = database.execute(
-        "SELECT count(*), coalesce(sum(missing), 0), count_if(off), arg_min(CASE WHEN off THEN w END, (g, m, r)) "
-        f"FROM {relation}"
+        f"SELECT count(*), sum(missing), count_if(off), arg_min(w, filled) FILTER (off) FROM {relation}"
     )
     if stray and regular.freq is not None:
         raise DataError(f"column {columns.time!r}: time {where!r} is not on the grid of --freq {regular.freq}.")
@@ -211,8 +207,9 @@ def _on_grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]
         raise DataError(f"{total:,} steps are missing on the grid of --freq {regular.freq}: too many to fill.")
     found.relation = relation
     listed = database.execute(
-        f"SELECT g, place - missing, missing, w0 FROM {relation} WHERE missing > 0 ORDER BY g, m, r LIMIT {MOST_GAPS}"
-    )
+        f"SELECT g, filled - 1 - missing - start, missing, w0 FROM {relation} JOIN (SELECT g, min(filled) - 1 AS start "
+        f"FROM {relation} GROUP BY g) USING (g) WHERE missing > 0 ORDER BY filled LIMIT {MOST_GAPS}"
+    ) if total else []  # fmt: skip
     written = as_iso([row[3] for row in listed], columns.date_form)
     gaps = [Gap(int(g), int(at), int(n), after) for (g, at, n, _), after in zip(listed, written, strict=True)]
     if gaps:
