@@ -1,4 +1,4 @@
-"""Open files that anyone may have made, and write files that are either whole or absent.
+"""Open files from any source safely, and write files that are either whole or absent.
 
 Everything in the package that opens a file named by a user, or found in a run folder, goes through here. Devices and
 sockets are refused, pipes are read up to a limit, folders are walked up to a limit. Nothing here imports torch.
@@ -126,7 +126,7 @@ def open_source(path: str | os.PathLike[str], *, pipes: bool = False) -> IO[byte
 
 
 def _first_bytes(descriptor: int, name: str) -> bytes:
-    """Wait until a pipe has a writer, and return what it has written by then."""
+    """The bytes that a pipe brings first; waits for its writer."""
     until = time.monotonic() + WRITER_SECONDS
     while True:
         try:
@@ -148,7 +148,7 @@ def _first_bytes(descriptor: int, name: str) -> bytes:
 
 
 class _Pipe(io.RawIOBase):
-    """A pipe, some of which was read already."""
+    """A pipe, the first bytes of which were read already."""
 
     def __init__(self, descriptor: int, first: bytes) -> None:
         self._file, self._first = os.fdopen(descriptor, "rb", buffering=0), first
@@ -172,7 +172,7 @@ class _Pipe(io.RawIOBase):
 
 
 def standard_input() -> IO[bytes]:
-    """Standard input, if it is something that ends.
+    """Standard input, if it is a stream that ends.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def standard_input() -> IO[bytes]:
 
 
 def limited(blocks: Iterable[bytes], name: str, limit: int = STREAM_BYTES) -> Iterator[bytes]:
-    """Pass on what a stream brings, up to a limit.
+    """Pass on the blocks of a stream, up to a limit.
 
     Raises
     ------
@@ -270,11 +270,11 @@ def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> 
     return found, sorted(path.relative_to(top).as_posix() for path in links)
 
 
-# --- Files that the package wrote itself, or that pretend to be such --------------------------------------------------
+# --- Files that the package wrote itself, or that look like it --------------------------------------------------
 
 
 class UnreadableError(OSError):
-    """A file is not a regular one, or larger than anything that is written there."""
+    """A file is not a regular one, or larger than anything that the package writes."""
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -417,19 +417,19 @@ def _mode_of(target: Path) -> int | None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what a process left that was killed as it wrote; nobody else may be writing to the folder."""
+    """Remove the drafts of a process that was killed while writing; no other process may be writing to the folder."""
     for file in [*folder.glob(f".*{DRAFT}"), *folder.glob(f"*/.*{DRAFT}")]:
         with suppress(OSError):
             file.unlink()
 
 
 def _draft_name(target: Path) -> Path:
-    # The name of the target may be as long as a name can be; of it so much is kept that one sees what it was to become.
+    # The target's name may be as long as a name can be: its beginning shows what the draft was to become.
     return target.with_name(f".{target.name[:30]}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT}")
 
 
 def _link(descriptor: int, name: Path) -> None:
-    """Give a file without a name one."""
+    """Name a file that has no name."""
     # Only with a descriptor (whose value an absolute path makes irrelevant) does Python follow the link in /proc.
     os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
 
@@ -464,7 +464,7 @@ def _sync(descriptor: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
+    """Make a rename survive a power cut."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError:  # not every system lets a folder be opened; the file itself is synced

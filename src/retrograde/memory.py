@@ -1,4 +1,4 @@
-"""Running out of memory, as the libraries below say it: one exception for all their ways.
+"""Running out of memory, which each library reports in its own way: one exception for all of them.
 
 torch raises a RuntimeError, Arrow a MemoryError, and what is written in Rust (tokenizers, safetensors) panics: it
 prints a report and raises a BaseException that no ``except Exception`` catches.
@@ -60,7 +60,7 @@ def shortage(error: BaseException) -> str | None:
 
 @contextmanager
 def enough_memory(what: str, instead: str) -> Iterator[None]:
-    """One line instead of what libraries say where no memory is left, or where one gives up.
+    """One line instead of the reports of libraries where no memory is left, or where one gives up.
 
     Raises
     ------
@@ -82,9 +82,9 @@ def enough_memory(what: str, instead: str) -> Iterator[None]:
 
 @contextmanager
 def without_reports() -> Iterator[None]:
-    """Keep what a library reports of its panic from standard error; anything else that is written there passes.
+    """Keep the report of a library's panic from standard error; anything else that is written there passes.
 
-    A panic is told by its exception; the report is for the library's programmers, and would make one line many.
+    The exception says the same in one line; the report is for the library's programmers.
     """
     try:
         real, kept = os.dup(2), os.fdopen(os.memfd_create("reports"), "w+b")

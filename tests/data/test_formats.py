@@ -12,9 +12,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from retrograde.data import limits
+from retrograde.data import database, limits, remote
 from retrograde.data.columns import columns_for
-from retrograde.data.database import Database
+from retrograde.data.database import Database, connect
 from retrograde.data.formats import fingerprint, is_frame, name_of, open_table
 from retrograde.data.sequences import sequences
 from retrograde.data.text import read_text
@@ -117,25 +117,59 @@ def test_an_archive_of_arrays_is_measured_before_it_is_read(tmp_path, monkeypatc
 
 
 def test_what_a_database_may_do(tmp_path):
-    database = Database("here")
-    found = dict(database.execute("SELECT name, value FROM duckdb_settings()"))
+    opened = Database("here")
+    found = dict(opened.execute("SELECT name, value FROM duckdb_settings()"))
     assert found["autoinstall_known_extensions"] == found["autoload_known_extensions"] == "false"
     assert found["memory_limit"].startswith("256")
     (tmp_path / "secret.csv").write_text("a\n1\n")
-    database.lock()
+    opened.lock()
     with pytest.raises(DataError, match="disabled by configuration"):
-        database.execute(f"SELECT * FROM read_csv('{tmp_path / 'secret.csv'}')")
+        opened.execute(f"SELECT * FROM read_csv('{tmp_path / 'secret.csv'}')")
     with pytest.raises(DataError, match="locked"):
-        database.execute("SET enable_external_access = true")
+        opened.execute("SET enable_external_access = true")
 
 
 def test_a_file_that_goes_away_with_its_database(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    database = Database("here")
+    kept = Database("here")
     assert len(list(tmp_path.iterdir())) == 1
-    del database
+    del kept
     assert list(tmp_path.iterdir()) == []
+
+
+class Recorded:
+    """A connection that keeps the queries it runs."""
+
+    def __init__(self, connection, queries):
+        self.connection, self.queries = connection, queries
+
+    def __getattr__(self, name):
+        return getattr(self.connection, name)
+
+    def execute(self, sql, *arguments):
+        self.queries.append(sql)
+        return self.connection.execute(sql, *arguments)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_is_parsed_once(tmp_path, monkeypatch, suffix):
+    """However often its sequences are read: to split, to fit the vocabulary, to encode."""
+    rows = {"text": ["a b", "c d"] * 20, "label": ["x", "y"] * 20}
+    path, queries = tmp_path / f"a.{suffix}", []
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    else:
+        getattr(pandas.DataFrame(rows), {"csv": "to_csv", "jsonl": "to_json"}[suffix])(
+            path, **({"index": False} if suffix == "csv" else {"orient": "records", "lines": True})
+        )
+    monkeypatch.setattr(database, "connect", lambda **settings: Recorded(connect(**settings), queries))
+    table = open_table(path)
+    columns, _ = columns_for("classify", table, {})
+    for _ in range(3):
+        assert len(list(sequences(table, columns, False))) == 40
+    assert sum(query.startswith("CREATE") and str(path) in query for query in queries) == 1
+    assert queries.index("SET enable_external_access = false") < len(queries) - 1
 
 
 # --- Names of files ---------------------------------------------------------------------------------------------------
@@ -177,10 +211,44 @@ def test_folders_named_like_partitions_add_no_columns(tmp_path):
     assert open_table(folder / "a.parquet").names == ["text", "label"]
 
 
-def test_nothing_is_fetched(tmp_path):
-    for name in ("https://example.com/a.csv", "s3://bucket/a.parquet", "http://localhost:1/a.jsonl", "user/dataset"):
+def test_nothing_is_fetched(tmp_path, monkeypatch):
+    """Without DuckDB's extension for it an address is one line; the extension is never downloaded."""
+    connections = []
+
+    def without_extensions():
+        connections.append(connect(extension_directory=str(tmp_path)))
+        return connections[-1]
+
+    monkeypatch.setattr(remote, "connect", without_extensions)
+    for name in ("https://example.com/a.csv", "s3://bucket/a.parquet", "http://localhost:1/a.jsonl"):
+        for read in (open_table, fingerprint, read_text):
+            with pytest.raises(DataError, match="nothing is fetched from a hub or the web: download it") as caught:
+                read(name)
+            assert f"curl -LO '{name}'" in str(caught.value) and "INSTALL httpfs" in str(caught.value)
+            assert "\n" not in str(caught.value)
+    assert len(connections) == 9 and list(tmp_path.iterdir()) == []
+    for name in ("user/dataset", "ftp://example.com/a.csv"):
         with pytest.raises(DataError, match="nothing is fetched from a hub or the web: download it"):
             open_table(name)
+
+
+def test_an_address_is_read_where_the_extension_is_installed(tmp_path, monkeypatch):
+    """With a file in place of the network: what DuckDB brings is copied once, and messages have the address."""
+    (tmp_path / "a.csv").write_text("text,label\nhello,x\nyou,y\n")
+    (tmp_path / "b.csv").write_text("text,label\n")
+    copies = {f"https://example.com/{name}": tmp_path / name for name in ("a.csv", "b.csv")}
+    monkeypatch.setattr("retrograde.data.formats.local_copy", copies.__getitem__)
+    monkeypatch.setattr("retrograde.data.text.local_copy", copies.__getitem__)
+    table = open_table("https://example.com/a.csv")
+    assert table.source == "https://example.com/a.csv" and table.sample()["text"] == ["hello", "you"]
+    assert fingerprint("https://example.com/a.csv") == fingerprint(str(tmp_path / "a.csv"))
+    assert read_text("https://example.com/a.csv").characters == 25
+    with pytest.raises(DataError, match=r"^https://example\.com/b\.csv has no rows"):
+        open_table("https://example.com/b.csv")
+    copied = remote._copied(connect(), str(tmp_path / "a.csv"))
+    assert copied.name == "a.csv" and copied.read_text() == (tmp_path / "a.csv").read_text()
+    with pytest.raises(DataError, match=r"/none\.csv does not exist"):
+        remote._copied(connect(), str(tmp_path / "none.csv"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

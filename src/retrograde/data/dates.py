@@ -1,6 +1,6 @@
-"""Cells that tell when: dates as people write them, turned into numbers that grow with time.
+"""Dates as people write them, turned into numbers that grow with time.
 
-DuckDB parses them; what is written here is only how people's notations become the ones it knows.
+DuckDB parses them; this module turns other notations into those that DuckDB knows.
 """
 
 from __future__ import annotations
@@ -126,10 +126,10 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
 
 
 def date_form(values: Sequence[Any]) -> str:
-    """Form of dates that do not say themselves what is their day and what their month; else an empty string.
+    """Form of dates that leave open which number is the day and which the month; an empty string for other dates.
 
     A number above 12 is a day, and so is one that is always 1 (unless the time of day changes). Where there is neither,
-    the dates are read so that they lie more evenly; where that tells nothing, those with dots have the day
+    the dates are read so that they are more evenly spaced; where that decides nothing, those with dots have the day
     first and others the month.
 
     Returns
@@ -218,7 +218,7 @@ def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
 
 
 def as_iso(values: Sequence[Any], form: str) -> list[Any]:
-    """Dates of a form, see `date_form`, as ISO 8601 has them; cells that are none stay as they are.
+    """Dates of a form, see `date_form`, in ISO 8601; other cells stay as they are.
 
     Examples
     --------
@@ -247,7 +247,7 @@ def as_written(times: Sequence[Any], form: str) -> list[Any]:
 
 
 def moments(values: Sequence[Any], form: str | None = None) -> NDArray[np.float64]:
-    """Cells of a time column as numbers that grow with time: numbers as they are, dates in seconds since 1970 (UTC).
+    """Cells of a time column as numbers that grow with time: numbers unchanged, dates in seconds since 1970 (UTC).
 
     Raises
     ------

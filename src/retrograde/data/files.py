@@ -38,7 +38,7 @@ def check_exists(name: str, kinds: str) -> None:
             return
     except (OSError, ValueError):
         return  # whoever reads it says why that fails
-    if re.match(r"[a-z][a-z0-9+.-]*://", name) or re.fullmatch(r"[\w-]+/[\w-]+", name):
+    if "://" in name or re.fullmatch(r"[\w-]+/[\w-]+", name):
         raise DataError(
             f"{name} is not a file here, and nothing is fetched from a hub or the web: download it, then name {kinds}."
         )

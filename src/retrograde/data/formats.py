@@ -17,6 +17,7 @@ from .arrays import builtin_arrays, read_arrays
 from .database import literal, path_pattern
 from .delimited import read_csv, utf8
 from .files import bytes_of, check_exists, decoded, some_of
+from .remote import is_remote, local_copy
 from .table import BLOCK, Table, unreadable
 from .text import is_saved
 
@@ -33,7 +34,8 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
         token a line), ``.ts``, ``.tsf`` and ``.arff`` (archives of UCR, UEA and Monash), each also as ``.gz``;
         ``.parquet``, ``.arrow``, ``.xlsx``; ``.npy`` and ``.npz`` without pickle; a folder that ``save_to_disk`` of
         ``datasets`` wrote; a folder of text files, the folder each lies in being its label; ``builtin:digits`` and
-        ``builtin:eeg``; or a DataFrame of pandas or Polars or a table of Arrow.
+        ``builtin:eeg``; an address of one of these files, see `retrograde.data.remote`; or a DataFrame of pandas or
+        Polars or a table of Arrow.
     encoding : str
         Of text files.
 
@@ -47,6 +49,8 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
     name = str(source)
     if name.startswith("builtin:"):
         return builtin_arrays(name)
+    if is_remote(name):
+        return _remote(name, encoding)
     check_source(name)
     path = Path(name)
     check_exists(name, f"a file ({', '.join(SUFFIXES)}) or a folder of texts")
@@ -67,6 +71,17 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
             raise
         raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     return _READERS[kind](path, encoding)
+
+
+def _remote(url: str, encoding: str) -> Table:
+    """A table of a remote file, with its address in messages."""
+    path = local_copy(url)
+    try:
+        table = open_table(path, encoding)
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), url)) from None
+    table.source = url
+    return table
 
 
 # --- Content ----------------------------------------------------------------------------------------------------------
@@ -93,7 +108,7 @@ def fingerprint(*sources: Any) -> str:
             found.update(f"{source}\0".encode())
         else:
             check_source(source)
-            path = Path(source)
+            path = local_copy(str(source)) if is_remote(str(source)) else Path(source)
             files = _files_of(path) if path.is_dir() else [path]
             for file in files:
                 name = file.relative_to(path).as_posix() if path.is_dir() else ""

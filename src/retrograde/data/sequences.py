@@ -94,7 +94,8 @@ def _of_rows(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]
                 record = Record([row], _tokens(one, per_step), None, marks)
             else:
                 if not as_lists:  # empty cells at the end: a shorter sequence
-                    one = one[: np.flatnonzero(~np.isnan(one))[-1:].sum() + (~np.isnan(one)).any()]
+                    known = np.flatnonzero(one == one)
+                    one = one[: known[-1] + 1 if len(known) else 0]
                 record = Record([row], None, _float32(one), marks)
             if per_step and isinstance(marks, list) and len(marks) != record.steps:
                 raise DataError(f"row {row + 1}: {record.steps} steps, but {len(marks)} labels in column {label!r}.")
@@ -174,7 +175,7 @@ def _lists(column: pyarrow.Array) -> list[NDArray[Any] | None]:
             found.append(None)
         elif widths is None:
             found.append(flat[start:stop])
-        elif len(set(widths[start:stop].tolist())) > 1 or (widths[start:stop] < 0).any():
+        elif stop > start and (widths[start] < 0 or (widths[start:stop] != widths[start]).any()):
             found.append(np.array(["lists of different lengths"], dtype=object))
         else:
             found.append(flat[inner_ends[start] : inner_ends[stop]].reshape(stop - start, *widths[start : start + 1]))
@@ -314,17 +315,27 @@ def runs(owner: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from itertools.pairwise([0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)])
 
 
-def _whole_groups(batches: Iterator[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of each group as one batch."""
-    parts: list[pyarrow.RecordBatch] = []
-    for batch in batches:
-        for start, stop in runs(batch["g"].to_numpy()):
-            if parts and batch["g"][start] != parts[0]["g"][0]:
-                yield from pyarrow.Table.from_batches(parts).combine_chunks().to_batches()
+def _whole_groups(
+    batches: Iterator[tuple[NDArray[np.int64], tuple[Any, ...]]],
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """From the groups of some rows, in order, and columns (arrays or lists) to the columns of each group."""
+    parts: list[tuple[Any, ...]] = []
+    group = -1
+    for owner, columns in batches:
+        for start, stop in runs(owner):
+            if parts and owner[start] != group:
+                yield group, tuple(map(_joined, zip(*parts, strict=True)))
                 parts = []
-            parts.append(batch.slice(start, stop - start))
+            group = int(owner[start])
+            parts.append(tuple(column[start:stop] for column in columns))
     if parts:
-        yield from pyarrow.Table.from_batches(parts).combine_chunks().to_batches()
+        yield group, tuple(map(_joined, zip(*parts, strict=True)))
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [one for part in parts for one in part]
 
 
 def _of_groups(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
@@ -336,16 +347,19 @@ def _of_groups(table: Table, columns: Columns, per_step: bool) -> Iterator[Recor
         table.check_numbers(columns.features)
         select |= table.numbers(columns.features)
     found = sorted_rows(table, columns, select)
-    for batch in _whole_groups(steps(found, columns)):
-        rows, group = batch["r"].to_numpy(), found.names[batch["g"][0].as_py()]
-        label, tokens, values = None, None, None
-        if columns.label is not None:
-            label = _label_of(batch["label"].to_pylist(), rows, group, per_step)
+
+    def columns_of(batch: pyarrow.RecordBatch) -> tuple[Any, ...]:
+        labels = batch["label"].to_pylist() if columns.label is not None else [None] * batch.num_rows
         if columns.text is not None:
-            tokens = [str(one or "") for one in batch["text"].to_pylist()]
-        else:
-            values = _float32(table.matrix(batch, columns.features))
-        yield Record(rows, tokens, values, label, group)
+            return batch["r"].to_numpy(), labels, [str(one or "") for one in batch["text"].to_pylist()]
+        return batch["r"].to_numpy(), labels, _float32(table.matrix(batch, columns.features))
+
+    batches = ((batch["g"].to_numpy(), columns_of(batch)) for batch in steps(found, columns))
+    for place, (rows, labels, inputs) in _whole_groups(batches):
+        group = found.names[place]
+        label = _label_of(labels, rows, group, per_step) if columns.label is not None else None
+        is_text = columns.text is not None
+        yield Record(rows, inputs if is_text else None, None if is_text else inputs, label, group)
 
 
 def _label_of(

@@ -385,7 +385,7 @@ def _dates(when: Sequence[Any] | None) -> Floats | None:
 
 
 def guess_season(when: Sequence[Any] | None, freq: str = "") -> tuple[int, str]:
-    """Steps of a season, by how far the dates of a series lie apart; 1 where they tell nothing.
+    """Steps of a season, by the distance between the dates of a series; 1 where that decides nothing.
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ def guess_season(when: Sequence[Any] | None, freq: str = "") -> tuple[int, str]:
 
 
 def irregular(when: Sequence[Any] | None) -> bool:
-    """Whether steps are missing between dates: one in ten lies further from the one before than two do."""
+    """Whether steps are missing between dates: one distance in ten is almost twice the usual one, or more."""
     seconds = _dates(when)
     if seconds is None:
         return False
@@ -423,7 +423,7 @@ def irregular(when: Sequence[Any] | None) -> bool:
 
 
 def times_after(when: Sequence[Any] | None, horizon: int) -> list[Any] | None:
-    """The times that come after those of a series: dates as ISO 8601 has them, or numbers; None where that is unknown.
+    """The next times of a series: dates in ISO 8601, or numbers; None where they are unknown.
 
     Examples
     --------
@@ -460,7 +460,7 @@ def times_after(when: Sequence[Any] | None, horizon: int) -> list[Any] | None:
 
 
 def _dates_after(local: NDArray[Any], steps: NDArray[np.int64], workdays: bool) -> NDArray[Any]:
-    """Dates that go on as some do: by whole months where these do, else by the usual distance."""
+    """Dates that continue some others: by whole months where these are months apart, else by the usual distance."""
     days, months = local.astype("datetime64[D]"), local.astype("datetime64[M]")
     clock = local[-1] - days[-1]
     apart = np.unique(np.diff(months.astype(np.int64)))
@@ -478,7 +478,7 @@ def _dates_after(local: NDArray[Any], steps: NDArray[np.int64], workdays: bool) 
 
 
 def names_after(columns: Sequence[str], horizon: int) -> list[str]:
-    """What the columns of the steps after those of a wide table are called.
+    """Names for the columns of the next steps of a wide table.
 
     Examples
     --------

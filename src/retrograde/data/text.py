@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import check_source, limited, standard_input, walk
 from .files import bytes_of, check_encoding, check_exists, decoded, in_one_line, some_of, unpacked
+from .remote import is_remote, local_copy
 from .storage import Rows
 
 __all__ = ["Text", "is_saved", "read_text"]
@@ -113,8 +114,9 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     ----------
     source : str or Path
         A text file (plain or gzip), a folder (all its text files at any depth, in the order of
-        their paths; hidden ones and symbolic links left out), ``-`` for standard input, or ``builtin:stdlib``: the
-        source text of the running interpreter's standard library without its tests.
+        their paths; hidden ones and symbolic links left out), ``-`` for standard input, an address (see
+        `retrograde.data.remote`), or ``builtin:stdlib``: the source text of the running interpreter's standard library
+        without its tests.
     encoding : str
         Any text encoding Python knows.
 
@@ -154,8 +156,9 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
         there = f"only empty ones ({some_of(empty)})." if empty else "there are no files in it."
         nothing = " ".join([f"holds no text: {there}", *notes]).removesuffix(".")
     else:
-        check_exists(name, "a text file, a folder of them, - or builtin:stdlib")
-        pieces = decoded(bytes_of(Path(name)), encoding, name)
+        path = local_copy(name) if is_remote(name) else Path(name)
+        check_exists(str(path), "a text file, a folder of them, - or builtin:stdlib")
+        pieces = decoded(bytes_of(path), encoding, name)
     text = Text(pieces, name, encoding, notes)
     if not text.characters:
         raise DataError(f"{'standard input' if name == '-' else name} {nothing}.")
