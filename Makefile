@@ -17,7 +17,8 @@ setup: $(READY) ## build .venv with the package (editable), its engine and the t
 
 $(READY): pyproject.toml constraints.txt $(ENGINE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt nanobind scikit-build-core
+	$(BIN)/pip install --quiet -c constraints.txt nanobind scikit-build-core \
+	  $$(command -v cmake >/dev/null || echo cmake) $$(command -v ninja >/dev/null || echo ninja)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]' # compiled objects are used again
 	touch $@
 
