@@ -173,7 +173,8 @@ def forward(
     """
     if checked:
         refuse(forward_mismatch(spec, inputs), "the engine's forward pass")
-    x, h_0, c_0, weights, batch_sizes = _dense_inputs(inputs)
+    inputs = _dense_inputs(inputs)
+    x = inputs.x
     sizes, D = sizes_of(spec, inputs), spec.directions
     _, B, _, H, R, _ = sizes
     shape = (*x.shape[:-1], D * R)
@@ -185,10 +186,8 @@ def forward(
     if keep:
         segment = _segment(spec, sizes, x.dtype)
         gates, cells = (None if s is None else CACHE.take(x, *s) for s in kept_shapes(spec, sizes, segment))
-    threads = torch.get_num_threads()
-    layer = _engine.Layer(
-        spec, sizes, x.dtype is torch.float64, segment, threads, x, h_0, c_0, weights, batch_sizes, out, gates, cells
-    )
+    threads, float64 = torch.get_num_threads(), x.dtype is torch.float64
+    layer = _engine.Layer(spec, sizes, float64, segment, threads, *inputs, out, gates, cells)
     _engine.forward(layer, h_n, c_n)
     return out, h_n, c_n, gates, cells
 
@@ -289,21 +288,18 @@ def backward(
         mismatch = backward_mismatch(spec, sizes, inputs, grads, kept, segment, needs)
         refuse(mismatch, "the engine's backward pass")
         kept = [_optional_dense(t) for t in kept]
-    x, h_0, c_0, weights, batch_sizes = _dense_inputs(inputs)
+    inputs = _dense_inputs(inputs)
+    x = inputs.x
     out, gates, cells = kept
     assert out is not None
     # what this cell does not keep is an empty tensor where a torch operator calls
     keeps_gates, keeps_cells = kept_shapes(spec, sizes, segment)
     gates, cells = gates if keeps_gates else None, cells if keeps_cells else None
-    found = [
-        torch.empty_like(t) if need and t is not None else None
-        for t, need in zip((h_0, c_0, *weights), needs[1:], strict=True)
-    ]
-    found.insert(0, CACHE.take(x, *x.shape, exact=True) if needs[0] else None)
-    threads = torch.get_num_threads()
-    layer = _engine.Layer(
-        spec, sizes, x.dtype is torch.float64, segment, threads, x, h_0, c_0, weights, batch_sizes, out, gates, cells
-    )
+    grad_x = CACHE.take(x, *x.shape, exact=True) if needs[0] else None
+    others = zip(inputs.differentiable()[1:], needs[1:], strict=True)
+    found = [grad_x, *(torch.empty_like(t) if need and t is not None else None for t, need in others)]
+    threads, float64 = torch.get_num_threads(), x.dtype is torch.float64
+    layer = _engine.Layer(spec, sizes, float64, segment, threads, *inputs, out, gates, cells)
     grad_out, grad_h_n, grad_c_n = map(_optional_dense, grads)
     _engine.backward(layer, grad_out, grad_h_n, grad_c_n, found[0], found[1], found[2], found[3:])
     return found
