@@ -315,6 +315,45 @@ assert all(map(torch.equal, before, problem.run(engine=True, dtype=torch.float32
     assert result.returncode == 0, result.stderr
 
 
+SHARED = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import torch
+from test_native import Problem
+from test_naive import stack
+from retrograde import kernels
+from retrograde.kernels import native
+from retrograde.kernels.shapes import Inputs, LayerSpec
+torch.set_num_threads(2)
+a, layers = torch.randn(700, 700), stack(["LSTM", "LSTM"], 40, 8, 96, torch.float32, torch.Generator())
+rows, units = Problem("LSTM", 60, 64, 64, 128), Problem("GRU", 150, 1, 64, 512)
+
+def passes(problem, cell):
+    x, *weights = (t.float() for t in (problem.x, *problem.weights))
+    spec, inputs = LayerSpec(cell, 1, True, False, False), Inputs(x, None, None, weights, None)
+    out, _, _, *kept = native.forward(spec, inputs, True)
+    grads, kept, needs = [torch.ones_like(out), None, None], [out, *kept], [True, False, False, *[True] * 4]
+    return lambda: native.forward(spec, inputs, False), lambda: native.backward(spec, grads, inputs, kept, needs)
+
+work = [*passes(rows, 3), *passes(units, 2)]
+work += [lambda: kernels.matmul(a, a), lambda: native.adjoint_norms(layers, torch.arange(40), "h")]
+for i, run in enumerate(work):
+    run()
+    whole, own = time.process_time(), time.thread_time()
+    for _ in range(3):
+        run()
+    whole, own = time.process_time() - whole, time.thread_time() - own
+    assert whole - own > 0.2 * own, (i, whole, own)
+print("done")
+"""
+
+
+def test_large_work_is_shared_by_the_threads():
+    # by processor time, which another process on the machine does not change; threads of ours sleep while they wait
+    result = python(SHARED.format(folder=str(Path(__file__).parent)), RETROGRADE_POOL="own")
+    assert result.returncode == 0 and "done" in result.stdout, result.stderr
+
+
 def test_several_python_threads_at_once():
     torch.set_num_threads(2)
     problems = [Problem(cell, 20, B, 50, 120, D=2) for cell in CELLS for B in (2, 20)]
