@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -51,7 +50,8 @@ def import_or_explain(name: str, package: str | None = None) -> Any:
 @cache
 def _extras() -> dict[str, str]:
     """The first extra in pyproject.toml that installs a distribution, by the name of the distribution."""
-    from importlib import metadata  # late: it takes as long as everything else in `import retrograde`
+    import re  # late, because they take far longer than everything else in `import retrograde`
+    from importlib import metadata
 
     found: dict[str, str] = {}
     for requirement in metadata.requires("retrograde") or []:
