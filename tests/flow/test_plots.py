@@ -212,3 +212,15 @@ def test_a_direction_that_keeps_its_size_does_not_grow() -> None:
         rnn.bias_hh_l0.zero_()
     flow = rg.gradient_flow(rnn, torch.rand(6, 2, 2).double(), loss=lambda output: output[0].sum(-1))
     assert "no direction grows" in flow.plot_spectrum().get_title(loc="left")
+
+
+def test_the_signal_is_drawn_next_to_the_reach_of_the_gradient() -> None:
+    torch.manual_seed(0)
+    x, rnn, head = torch.randn(20, 200, 1), torch.nn.RNN(1, 16), torch.nn.Linear(16, 1)
+    flow = rg.gradient_flow(rnn, x, loss=lambda output: (1e-3 * head(output[0][-1]) - x[8]).square().sum(-1))
+    ax = flow.plot_signal()
+    assert ax.get_title("left").startswith("l0: a signal up to lag 11; its gradient reaches ")
+    assert len(ax.patches) == 20
+    noise = torch.randn(200)
+    flow = rg.gradient_flow(rnn, x, loss=lambda output: (1e-3 * head(output[0][-1])[:, 0] - noise).square())
+    assert "no signal at any lag, in 200 sequences" in flow.plot_signal(bins=5).get_title("left")

@@ -221,16 +221,6 @@ def looking_back(step: Step, x: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def branching(step: Step, x: Tensor) -> Tensor:
-    """Each state is looked on from by one more step, which no other follows."""
-    state, outputs = None, []
-    for x_t in x:
-        output, new = step(x_t, state)
-        outputs.append(output + step(-x_t, state)[0] if len(outputs) == 12 else output)
-        state = new
-    return torch.stack(outputs)
-
-
 def hooked(step: Step, x: Tensor) -> Tensor:
     """Gradients of states are scaled on their way back."""
     state, outputs = None, []

@@ -317,7 +317,7 @@ class CallRecorder(TorchFunctionMode):
         final = [torch.stack(end) for end in ends]
         one_way = directions == 1
         self.exposed.append(Exposed(seen, (calls[-1],) if one_way else None, name, tuple(calls[-directions:])))
-        self.exposed.append(Exposed(final[0], tuple(calls) if one_way and mask is None else None, of=tuple(calls)))
+        self.exposed.append(Exposed(final[0], tuple(calls) if one_way else None, of=tuple(calls)))
         self.exposed += [Exposed(end, None, of=tuple(calls)) for end in final[1:]]
         for i, end in enumerate(final):
             own = calls[0].ends[i].unsqueeze(0) if len(calls) == 1 else torch.stack([call.ends[i] for call in calls])

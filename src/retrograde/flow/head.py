@@ -13,7 +13,7 @@ from .calls import AnyCall, Call
 from .graph import MIXED, Graph, closed, distinct_weights, quiet_vmap
 from .runs import same_weights
 
-__all__ = ["local_adjoints"]
+__all__ = ["final_errors", "local_adjoints"]
 
 _MANY, _MANY_NUMBERS = 16, 2**24  # tensors that a head looks at; numbers of all their gradients together
 
@@ -29,7 +29,7 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
     level 1, otherwise the head mixes steps; of any two steps each is above the other in some pass. It takes about
     log₃ T passes through the head. Sequences are tested in the same way: where they are mixed, a note says so.
     """
-    if graph.recorder.hooked or not _is_causal_stack(graph):
+    if graph.recorder.hooked or not _is_causal_stack(graph, len(graph.losses)):
         return None
     steps, batch = graph.losses.shape
     weights = distinct_weights(steps).to(graph.losses).unsqueeze(-1)
@@ -54,8 +54,23 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
     return found
 
 
-def _is_causal_stack(graph: Graph) -> bool:
-    steps, batch = graph.losses.shape
+def final_errors(graph: Graph) -> dict[str, Tensor] | None:
+    """∂E_b/∂(outputs) of each layer of a causal stack `(T, B, P)`, a loss per sequence, not through other layers.
+
+    None where the layers are not one such stack, or the user's code has hooks on gradients.
+    """
+    steps = sum(len(call.h) for call in next(iter(graph.runs.values())))
+    above = [own[0] for own in list(graph.runs.values())[1:]]
+    if graph.recorder.hooked or not _is_causal_stack(graph, steps):
+        return None
+    if any(isinstance(call, Call) and call.own_input for call in above):
+        return None
+    with torch._C.DisableTorchFunction(), closed(graph.recorder.calls):
+        return next(_Head(graph).seen([torch.ones_like(graph.losses)]))
+
+
+def _is_causal_stack(graph: Graph, steps: int) -> bool:
+    batch = graph.losses.shape[1]
     below: list[AnyCall] = []
     for own in graph.runs.values():
         first, *others = own
@@ -155,8 +170,10 @@ class _Head:
             g = g[:, place[1]]
         if g.dim() == 4:
             return g[:, : len(call.h)]
-        g = g.unsqueeze(1)
-        return g if len(call.h) == 1 else torch.cat([g.new_zeros(n, len(call.h) - 1, *g.shape[2:]), g], 1)
+        whole = g.new_zeros(n, *call.h.shape)
+        last = torch.full(call.h.shape[1:2], len(call.h)) if call.mask is None else call.mask.sum(0)
+        whole[:, last - 1, torch.arange(len(last))] = g
+        return whole
 
 
 def _leaks(seen: dict[str, Tensor] | None, levels: Tensor, *, axis: int) -> bool:

@@ -335,6 +335,34 @@ def _truncation_finding(found: Truncation, shortest: int, fraction: float, param
 # --- The notebook -----------------------------------------------------------------------------------------------------
 
 
+def plot_signal(
+    flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0, fraction: float = 0.01, **options: Any
+) -> Axes:
+    """Plot how consistent the gradient of every lag is over sequences (``signal_by_lag``), and how far it reaches."""
+    ax = axes_or_new(ax)
+    found = flow.signal_by_lag(layer, **options)
+    middle, width = (found.first + found.last) / 2, found.last - found.first + 1
+    shown = np.nan_to_num(found.consistency.clip(min=0))
+    for chosen, color, label in (
+        (found.significant, COLORS[0], f"signal (p < {found.alpha:g}, all lags together)"),
+        (~found.significant, "0.75", "no signal"),
+    ):
+        if chosen.any():
+            ax.bar(middle[chosen], shown[chosen], width[chosen] * 0.85, color=color, label=label)
+    reach = float(np.atleast_1d(flow.horizon(fraction))[flow.layer_index(layer)])
+    if np.isfinite(reach):
+        ax.axvline(reach, color="black", linewidth=1.2, linestyle="--", label=f"{fraction:.0%} of the gradient is left")
+    ax.set_xlabel("lag  t − k  (steps back)")
+    ax.set_ylabel("consistency of the gradient over sequences")
+    ax.set_ylim(0, max(1.3 * float(shown.max()), 0.05))
+    integer_ticks(ax)
+    ax.legend(frameon=False, loc="best", fontsize=9)
+    if found.need is None:
+        return finish(ax, f"{found.layer}: no signal at any lag, in {found.sequences:,} sequences")
+    reaches = f"; its gradient reaches {reach:.0f}" if np.isfinite(reach) else ""
+    return finish(ax, f"{found.layer}: a signal up to lag {found.need}{reaches}")
+
+
 def notebook_page(flow: GradientFlow) -> str:
     """Self-contained HTML: verdicts, the plots by lag and by pair, the tables."""
     from matplotlib.figure import Figure

@@ -11,13 +11,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..errors import FlowError
-from . import activation, contributions, curves, jacobians, layer_plots, plots, saving
+from . import activation, contributions, curves, jacobians, layer_plots, plots, saving, signal
 from .activation import Gate, Saturation
 from .alignment import Alignment
 from .cells import Trajectory
 from .contributions import Contributions, Truncation
 from .jacobians import Bounds
 from .linearization import Linearization
+from .signal import Signal
 from .stepwise_run import StepwiseRun
 from .summary import summarize
 
@@ -327,6 +328,63 @@ class GradientFlow:
         self._check_lags(names)
         return contributions.truncation(self.keep_sums(), names)
 
+    def signal_by_lag(
+        self,
+        layer: str | int = 0,
+        *,
+        bins: int | None = None,
+        permutations: int = 20,
+        alpha: float = 0.01,
+        seed: int = 0,
+        exact: bool | None = None,
+    ) -> Signal:
+        """Up to which lag the data asks this layer to remember, however small the gradient has become there.
+
+        The gradient that each sequence contributes at a lag points in one direction for many sequences if there is
+        something to learn at that lag, and in random directions if not. The measure of this has no unit, so it does not
+        fade with the size of the gradient; what chance would give is found by giving each sequence the output error of
+        another.
+
+        Parameters
+        ----------
+        layer
+            Whose ∂E/∂U and ∂E/∂W are taken apart.
+        bins
+            Lags are taken together in so many bins of equal width; None: each lag by itself.
+        permutations
+            How many times errors are exchanged.
+        alpha
+            Family-wise error rate of what counts as significant.
+        seed
+            Of the permutations.
+        exact
+            False: gradients are compared in a random projection; None: only where they would take too much time.
+
+        Raises
+        ------
+        FlowError
+            There are fewer than 8 sequences; sequences are mixed; layers are bidirectional, or the head looks at
+            several steps at once while there is a loss for each step; the flow has no trajectory.
+
+        Notes
+        -----
+        A *signal* says that there is something left to learn, not how much it matters: a network that has solved its
+        task shows one in its last, tiny errors. What the data asks for is best measured on an untrained network.
+        Nothing is seen of targets that depend on several steps only together, such as the parity of a sequence.
+
+        Examples
+        --------
+        >>> import torch, retrograde as rg
+        >>> _ = torch.manual_seed(0)
+        >>> x, rnn, head = torch.randn(20, 400, 1), torch.nn.RNN(1, 16), torch.nn.Linear(16, 1)
+        >>> target = x.roll(5, 0)
+        >>> loss = lambda output: (1e-3 * head(output[0]) - target)[5:].square().sum(-1)
+        >>> flow = rg.gradient_flow(rnn, x, loss=loss, loss_at=lambda t: t + 5)
+        >>> flow.signal_by_lag().need
+        5
+        """
+        return signal.measure(self, layer, bins, permutations, seed, alpha, exact)
+
     def _run(self, layer: str | int) -> Trajectory:
         return self._linearization.run(self.layer(layer))
 
@@ -434,6 +492,7 @@ class GradientFlow:
     plot_by_lag = plots.plot_by_lag
     plot_shares = plots.plot_shares
     plot_truncation = plots.plot_truncation
+    plot_signal = plots.plot_signal
     plot_spectrum = layer_plots.plot_spectrum
     plot_gates = layer_plots.plot_gates
     plot_activation = layer_plots.plot_activation
