@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from .errors import FlowError, OptionError
 
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
 __all__ = ["check_loss", "check_values", "differentiable_losses", "dropout_notes", "random_states_kept"]
 
 
@@ -110,8 +112,7 @@ def _has_random_state(kind: str) -> bool:
 def dropout_notes(active: Iterable[nn.Module], training: bool) -> list[str]:
     """The note about dropout for modules that were in training mode; an empty list if none of them has any."""
     drops = any(
-        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
-        or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
+        (isinstance(m, _DROPOUT) and m.p > 0) or (isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1)
         for m in active
     )
     if not drops:

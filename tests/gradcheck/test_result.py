@@ -23,7 +23,7 @@ def test_the_table_shows_the_worst_first_in_every_form():
     out = io.StringIO()
     Console(file=out, width=200).print(check)
     assert "weight_hh" in out.getvalue() and "WRONG" in out.getvalue() and "not the derivative" in out.getvalue()
-    assert "<table>" in check._repr_html_() and "weight_hh" in check._repr_html_()
+    assert "<pre>" in check._repr_html_() and "weight_hh" in check._repr_html_()
 
 
 def test_ten_rows_are_shown_and_the_others_counted():

@@ -80,6 +80,20 @@ def test_second_derivatives_of_the_operator(cell):
     torch.testing.assert_close(through, plain)
 
 
+@pytest.mark.parametrize("cell", ["RNN_TANH", "GRU", "LSTM"])
+def test_third_derivatives_of_the_operator(cell):
+    x, h_0, c_0, weights, sizes, *spec, _ = arguments(cell)
+
+    def third(run):
+        (grad,) = torch.autograd.grad(run()[0].square().sum(), x, create_graph=True)
+        found = torch.autograd.grad(grad.square().sum(), [x, *weights], create_graph=True)
+        return torch.autograd.grad(sum(f.square().sum() for f in found), [x, *weights])
+
+    through = third(lambda: torch.ops.retrograde.layer(x, h_0, c_0, weights, sizes, *spec, True))
+    plain = third(lambda: equations.layer(LayerSpec(*spec), Inputs(x, h_0, c_0, weights, sizes)))
+    torch.testing.assert_close(through, plain)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_equations_equal_the_engine(cell):
     for packed in (False, True):

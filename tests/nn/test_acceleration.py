@@ -321,12 +321,12 @@ SKIPPED = {
     "OwnForward has its own forward ": lambda: Inherited(3, 4),
     "OwnChecks has its own check_forward_args": lambda: OwnChecks(3, 4),
     "OwnWeights has its own __setattr__": lambda: OwnWeights(3, 4),
-    "Watching watches its subclasses": lambda: Watching(3, 4),
+    "Watching has __init_subclass__": lambda: Watching(3, 4),
     "metaclass Metaclass": lambda: WithMetaclass(3, 4),
     "OurName has its own _call": lambda: OurName(3, 4),
     "no shape yet": Lazy,
     "forward was replaced on this one layer": replaced_forward,
-    "no torch.nn.RNN, GRU or LSTM": lambda: torch.nn.RNNBase("GRU", 3, 4),
+    "neither a torch.nn.RNN, a GRU nor an LSTM": lambda: torch.nn.RNNBase("GRU", 3, 4),
 }
 
 

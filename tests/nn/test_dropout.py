@@ -54,7 +54,7 @@ def test_weight_drop_says_no():
         rg.nn.weight_drop_(torch.nn.Linear(2, 2))
     with pytest.raises(OptionError, match=r"p is 1.0"):
         rg.nn.weight_drop_(torch.nn.RNN(2, 2), 1.0)
-    with pytest.raises(OptionError, match=r"weight_hh_l0 of this .* is parametrised already"):
+    with pytest.raises(OptionError, match=r"weight_hh_l0 of this .* is parametrized already"):
         rg.nn.weight_drop_(rg.nn.weight_drop_(torch.nn.RNN(2, 2)))
 
 

@@ -1,7 +1,7 @@
-"""How fast the layers are beside ``torch.nn`` and JAX: the same mathematics, one process, taking turns.
+"""The speed of the layers compared with ``torch.nn`` and JAX: the same mathematics in one process, in turns.
 
-A :class:`Point` is a shape and a task (forward pass, or training step); :func:`measure` times every
-peer on it; a :class:`Benchmark` holds the measurements and says what they come to.
+A :class:`Point` is a shape and a task (forward pass, or training step); :func:`measure` times every peer on it; a
+:class:`Benchmark` contains the measurements and summarizes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The machine that it is timed on: its name, its threads, what its arithmetic can reach."""
+"""The machine: its name, its threads, and its peak of arithmetic.
+
+Tests: tests/bench/test_bench.py
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ import torch
 
 from ..errors import OptionError
 
-__all__ = ["fma_peak", "hold_to", "processor"]
+__all__ = ["fma_peak", "limit_threads", "processor"]
 
 
-def hold_to(threads: int | None) -> tuple[int, bool]:
-    """Let all peers use as many threads and processors, and no more; call it before any has computed.
+def limit_threads(threads: int | None) -> tuple[int, bool]:
+    """Limit all peers to as many threads and processors; call it before any of them has computed.
 
     Parameters
     ----------
     threads : int or None
-        None for as many as there are processors.
+        By default the number of processors.
 
     Returns
     -------
@@ -32,7 +35,7 @@ def hold_to(threads: int | None) -> tuple[int, bool]:
     Raises
     ------
     OptionError
-        If there are not as many processors.
+        There are fewer processors.
     """
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     threads = len(usable) if threads is None else threads
@@ -48,7 +51,7 @@ def hold_to(threads: int | None) -> tuple[int, bool]:
 
 
 def fma_peak(threads: int, seconds: float = 0.01) -> float | None:
-    """Operations per second, in float32, of multiply-adds on registers alone, two to each; None without the engine."""
+    """Float32 operations per second of multiply-adds on registers, two for each; None without the engine."""
     try:
         from ..kernels import _engine
     except ImportError:
@@ -66,7 +69,7 @@ def fma_peak(threads: int, seconds: float = 0.01) -> float | None:
 
 
 def processor() -> str:
-    """Its name."""
+    """Name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,7 +1,8 @@
-"""Those who are timed: our layer, ``torch.nn``'s, and the same recurrence by ``jax.lax.scan`` under jit.
+"""The peers that are timed: our layer, ``torch.nn``'s, and the same recurrence by ``jax.lax.scan`` under jit.
 
-All hold the same weights and see the same input, and say what they compute, so that nobody is timed
-on something else.
+All have the same weights and input, and their answers are compared before they are timed.
+
+Tests: tests/bench/test_bench.py
 """
 
 from __future__ import annotations
@@ -25,16 +26,15 @@ Array = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody who can take the step of a point.
+    """One implementation of the step of a point.
 
     Attributes
     ----------
     name : str
     run : callable
-        Takes the step once, and returns when it is done.
+        Computes the step once, and returns when it is done.
     answer : callable
-        Takes it once and returns its numbers: the output, or the gradients of the input and of each
-        parameter in torch's order.
+        Computes it once and returns the output, or the gradients of the input and of each parameter in torch's order.
     """
 
     name: str
@@ -43,17 +43,16 @@ class Peer:
 
 
 def peers(point: Point, *, jax: bool, seed: int = 0) -> tuple[list[Peer], Callable[[int], Callable[[], object]], str]:
-    """Everybody on `point`.
+    """The peers for a point.
 
     Returns
     -------
     peers : list of Peer
         Ours first.
     shorter : callable
-        ``shorter(steps)`` is the run of ``torch.nn`` on the first `steps` steps only, to tell the
-        whole from beforehand.
+        ``shorter(steps)`` is the run of ``torch.nn`` on the first `steps` steps only, to estimate the whole.
     path : str
-        What our layer computes with, ``"engine"`` or ``"torch"``.
+        The path of our layer, ``"engine"`` or ``"torch"``.
     """
     generator = torch.Generator().manual_seed(seed)
     theirs = getattr(torch.nn, point.cell.upper())(point.hidden_size, point.hidden_size, point.num_layers)
@@ -64,14 +63,14 @@ def peers(point: Point, *, jax: bool, seed: int = 0) -> tuple[list[Peer], Callab
     ours.load_state_dict(theirs.state_dict())
     shape = (point.steps, point.batch_size, point.hidden_size)
     x, weight = (torch.randn(shape, generator=generator) for _ in range(2))
-    everybody = [_torch_peer("retrograde", ours, x, weight, point), _torch_peer("torch", theirs, x, weight, point)]
+    found = [_torch_peer("retrograde", ours, x, weight, point), _torch_peer("torch", theirs, x, weight, point)]
     if jax:
-        everybody.append(_jax_peer(list(theirs.parameters()), x, weight, point))
+        found.append(_jax_peer(list(theirs.parameters()), x, weight, point))
 
     def shorter(steps: int) -> Callable[[], object]:
         return _torch_peer("torch", theirs, x[:steps].clone(), weight[:steps].clone(), point).run
 
-    return everybody, shorter, nn.explain(ours, x).path
+    return found, shorter, nn.explain(ours, x).path
 
 
 def _torch_peer(name: str, layer: torch.nn.Module, x: Tensor, weight: Tensor, point: Point) -> Peer:
@@ -120,8 +119,8 @@ def _jax_peer(parameters: list[Tensor], x: Tensor, weight: Tensor, point: Point)
     )
 
 
-# As one writes them for speed: the product with the input for all steps at once, before the scan, and
-# W_hhᵀ laid out once. Unrolling the scan 4 or 16 times was no faster, and took longer to compile.
+# Written for speed: the product with the input for all steps at once, before the scan, and
+# W_hhᵀ transposed once. Unrolling the scan 4 or 16 times was no faster, and took longer to compile.
 
 
 def _jax_rnn(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:

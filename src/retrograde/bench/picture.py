@@ -1,4 +1,7 @@
-"""The measurements as a picture: how many times faster, over the hidden size."""
+"""A picture of the measurements: how many times faster, over the hidden size.
+
+Tests: tests/bench/test_bench.py
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from ..cells import BY_NAME
 from .result import Benchmark
 
 __all__ = ["draw"]
 
-_NAMES = {"rnn": "RNN (tanh)", "gru": "GRU", "lstm": "LSTM"}
+_NAMES = {cell.name: f"{cell.title} (tanh)" if cell.keeper is None else cell.title for cell in BY_NAME.values()}
 
 
 def draw(benchmark: Benchmark, path: Path) -> None:
@@ -66,7 +70,7 @@ def draw(benchmark: Benchmark, path: Path) -> None:
         axes[0][-1].legend(frameon=False)
         where = benchmark.environment
         figure.suptitle(
-            f"retrograde beside its peers: {where['threads']} threads, {where['processor']}, torch {where['torch']}"
+            f"retrograde and its peers: {where['threads']} threads, {where['processor']}, torch {where['torch']}"
             + (f", JAX {where['jax']}" if where["jax"] else ""),
             fontsize=9,
         )

@@ -1,4 +1,7 @@
-"""What is timed: a cell, a shape, and a forward pass or a whole training step."""
+"""Points: a cell, a shape, and a task that is timed, a forward pass or a whole training step.
+
+Tests: tests/bench/test_bench.py
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ QUICK: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One thing to time; the input is as wide as the hidden state.
+    """One case to time; the input is as wide as the hidden state.
 
     Attributes
     ----------
@@ -62,7 +65,7 @@ class Point:
 
 
 def grid(axes: Mapping[str, Sequence[object]]) -> list[Point]:
-    """Every combination of `axes`, the cells and tasks of one shape beside one another, cheap shapes first."""
+    """Every combination of `axes`, the cells and tasks of one shape together, cheap shapes first."""
     names = list(GRID)
     points = [
         Point(**dict(zip(names, values, strict=True)))  # type: ignore[arg-type]  # names are Point's own

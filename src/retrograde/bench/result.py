@@ -1,4 +1,7 @@
-"""What the measurements come to: ratios, means, worst points; kept as JSON."""
+"""The result: ratios, means and worst points, saved as JSON.
+
+Tests: tests/bench/test_bench.py
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,17 @@ __all__ = ["Benchmark", "Row"]
 
 @dataclass(frozen=True)
 class Row:
-    """What all points of one cell and task come to, beside one peer.
+    """All points of one cell and task, compared with one peer.
 
     Attributes
     ----------
     cell, task, peer : str
     points : int
-        How many were timed.
+        Number of points that were timed.
     mean : float
-        Geometric mean of how many times faster we are.
+        Geometric mean of the ratios, how many times faster ours is.
     worst : Measurement
-        Where we are least so.
+        The point with the smallest ratio.
     """
 
     cell: str
@@ -56,7 +59,7 @@ class Row:
 
 @dataclass
 class Benchmark:
-    """Measurements, and where they were made.
+    """Measurements and the machine they were made on.
 
     Attributes
     ----------
@@ -64,7 +67,7 @@ class Benchmark:
     environment : dict
         Machine, threads, versions.
     not_reached : int
-        Points that the time did not suffice for.
+        Number of points for which there was no time.
     """
 
     environment: dict[str, Any]
@@ -73,7 +76,7 @@ class Benchmark:
 
     @classmethod
     def here(cls, threads: int, *, jax: bool) -> Benchmark:
-        """An empty one, of this machine."""
+        """An empty benchmark of this machine."""
         environment: dict[str, Any] = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "processor": processor(),
@@ -95,16 +98,16 @@ class Benchmark:
 
     @property
     def timed(self) -> list[Measurement]:
-        """Those that were timed."""
+        """The measurements with times."""
         return [m for m in self.measurements if m.left_out is None]
 
     @property
     def left_out(self) -> list[Measurement]:
-        """Those that were left out, because torch.nn takes too long there."""
+        """The points that were left out, because torch.nn takes too long."""
         return [m for m in self.measurements if m.left_out is not None]
 
     def rows(self) -> list[Row]:
-        """One for each cell, task and peer."""
+        """One row for each cell, task and peer."""
         rows = []
         peers = list(dict.fromkeys(peer for m in self.timed for peer in m.ratios))
         for peer in peers:
@@ -127,7 +130,7 @@ class Benchmark:
         return shares
 
     def summary(self) -> list[str]:
-        """What it comes to, in lines."""
+        """The summary, in lines."""
         lines = [str(row) for row in self.rows()]
         peaks = [m.peak.median for m in self.timed if m.peak is not None]
         if peaks:
@@ -191,12 +194,12 @@ class Benchmark:
 
     @classmethod
     def load(cls, path: Path) -> Benchmark:
-        """What :meth:`save` wrote.
+        """Read what :meth:`save` wrote.
 
         Raises
         ------
         DataError
-            If `path` holds no such thing.
+            `path` does not contain a benchmark.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,7 @@
-"""How it is timed: the peers take turns in one process, round after round, so that a slow moment hits them all."""
+"""Timing: the peers take turns in one process, round after round, so that a slow moment affects them all.
+
+Tests: tests/bench/test_bench.py
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from .points import Point
 __all__ = ["LIMIT", "Measurement", "Timing", "measure", "spread"]
 
 LIMIT = 3.0  # seconds; a point is left out where one step of torch.nn takes longer
-_TURN = 0.02  # seconds that a turn lasts at least, in as many steps as it takes
+_TURN = 0.02  # seconds that a turn lasts at least
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A median with its spread: a quarter of the rounds lie under `low`, a quarter over `high`."""
+    """A median with its spread: a quarter of the rounds is below `low`, a quarter above `high`."""
 
     median: float
     low: float
@@ -46,23 +49,22 @@ def spread(values: list[float]) -> Timing:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one point came to.
+    """The times of one point.
 
     Attributes
     ----------
     point : Point
     seconds : dict of str to Timing
-        One step of each peer.
+        For one step of each peer.
     ratios : dict of str to Timing
-        For each other peer, its time over ours in the same round: how many times faster we are.
+        For each other peer, its time divided by ours in the same round.
     peak : Timing or None
-        Operations per second that this machine's multiply-add units reached, between the same rounds.
+        Operations per second of this machine's multiply-add units, measured between the same rounds.
     rounds : int
     path : str
-        What our layer computed with, ``"engine"`` or ``"torch"``.
+        The path of our layer, ``"engine"`` or ``"torch"``.
     left_out : float or None
-        The seconds that one step of ``torch.nn`` would have taken, where that is over the limit and
-        nothing was timed.
+        If nothing was timed: the seconds that one step of ``torch.nn`` would take, which is over the limit.
     """
 
     point: Point
@@ -75,7 +77,7 @@ class Measurement:
 
     @property
     def share_of_peak(self) -> float | None:
-        """The operations of our step, over what the multiply-add units could have done in its time."""
+        """The operations of our step, divided by what the multiply-add units can do in its time."""
         if self.peak is None or "retrograde" not in self.seconds:
             return None
         return self.point.operations / self.seconds["retrograde"].median / self.peak.median
@@ -95,23 +97,23 @@ def measure(
     ----------
     points : iterable of Point
     threads : int
-        What the peers have been held to.
+        The limit of the peers (`limit_threads`).
     jax : bool
         Whether JAX takes part.
     seconds : float
-        To spend on the rounds of a point; never fewer than 3 rounds.
+        For the rounds of a point; there are at least 3 rounds.
     until : float
-        The ``time.monotonic()`` after which no further point is begun.
+        The ``time.monotonic()`` after which no further point is started.
 
     Yields
     ------
     Measurement
-        As each is ready.
+        One by one.
 
     Raises
     ------
     RetrogradeError
-        If the peers do not compute the same.
+        The peers do not compute the same numbers.
     """
     for point in points:
         if time.monotonic() > until:
@@ -120,26 +122,26 @@ def measure(
 
 
 def _measure(point: Point, threads: int, jax: bool, seconds: float) -> Measurement:
-    everybody, shorter, path = peers(point, jax=jax)
+    all_peers, shorter, path = peers(point, jax=jax)
     expected = _expected_seconds(point, shorter)
     if expected > LIMIT:
         return Measurement(point, {}, {}, None, 0, path, left_out=expected)
-    _agree(point, everybody)
+    _agree(point, all_peers)
 
-    once = {peer.name: min(_clock(peer.run, 1) for _ in range(2)) for peer in everybody}
+    once = {peer.name: min(_clock(peer.run, 1) for _ in range(2)) for peer in all_peers}
     turns = {name: max(1, min(200, math.ceil(_TURN / one))) for name, one in once.items()}
     per_round = sum((turns[name] + (one < 10 * _TURN)) * one for name, one in once.items())
     rounds = max(3, min(15, int(seconds / per_round)))
-    times: dict[str, list[float]] = {peer.name: [] for peer in everybody}
+    times: dict[str, list[float]] = {peer.name: [] for peer in all_peers}
     peaks = []
     order = random.Random(0)
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
-            for peer in order.sample(everybody, len(everybody)):
+            for peer in order.sample(all_peers, len(all_peers)):
                 if once[peer.name] < 10 * _TURN:
-                    peer.run()  # caches and threads settle to the new peer
+                    peer.run()  # warm up caches and threads
                 times[peer.name].append(_clock(peer.run, turns[peer.name]))
             peak = fma_peak(threads)
             if peak is not None:
@@ -163,7 +165,7 @@ def _measure(point: Point, threads: int, jax: bool, seconds: float) -> Measureme
 
 
 def _clock(run: Callable[[], object], times: int) -> float:
-    """Seconds that one of `times` runs took."""
+    """Seconds of one of `times` runs."""
     start = time.perf_counter()
     for _ in range(times):
         run()
@@ -171,7 +173,7 @@ def _clock(run: Callable[[], object], times: int) -> float:
 
 
 def _expected_seconds(point: Point, shorter: Callable[[int], Callable[[], object]]) -> float:
-    """One step of torch.nn, told from the first few of its steps; 0 where it cannot come near the limit."""
+    """Seconds of one step of torch.nn, estimated from its first time steps; 0 if it is far below the limit."""
     if point.operations < 10e9:
         return 0.0
     steps = max(2, point.steps // 20)
@@ -179,10 +181,10 @@ def _expected_seconds(point: Point, shorter: Callable[[int], Callable[[], object
     return min(_clock(run, 1) for _ in range(3)) * point.steps / steps
 
 
-def _agree(point: Point, everybody: list[Peer]) -> None:
-    """Refuse to time peers that do not compute the same numbers."""
-    ours = everybody[0].answer()
-    for peer in everybody[1:]:
+def _agree(point: Point, all_peers: list[Peer]) -> None:
+    """Refuse peers that do not compute the same numbers."""
+    ours = all_peers[0].answer()
+    for peer in all_peers[1:]:
         for i, (mine, other) in enumerate(zip(ours, peer.answer(), strict=True)):
             scale = float(np.linalg.norm(other)) or 1.0
             error = float(np.linalg.norm(mine - other)) / scale

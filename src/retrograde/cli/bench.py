@@ -47,7 +47,7 @@ def bench(
     retrograde bench --quick --json bench.json --picture bench.png
     """
     from ..bench import GRID, QUICK, Benchmark, grid, measure
-    from ..bench.machine import hold_to
+    from ..bench.machine import limit_threads
 
     for path in (json, picture):
         if path is not None and not path.absolute().parent.is_dir():
@@ -63,7 +63,7 @@ def bench(
     _check("--cell", axes["cell"], GRID["cell"])
     _check("--task", axes["task"], GRID["task"])
     points = grid(axes)
-    threads, with_jax = hold_to(threads)
+    threads, with_jax = limit_threads(threads)
     with_jax = with_jax and jax
     result = Benchmark.here(threads, jax=with_jax)
     where = result.environment

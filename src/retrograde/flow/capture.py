@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .. import _torch_private
 from ..cells import FUSED, Cell
 from ..errors import FlowError
 from ..nn.marking import watching
@@ -79,7 +80,7 @@ class CallRecorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if func is torch._C._set_grad_enabled and (args[0] or torch.is_grad_enabled()):
+        if func is _torch_private.SET_GRAD_ENABLED and (args[0] or torch.is_grad_enabled()):
             self._without_gradient = not args[0]
         self.asks_for_gradients = self.asks_for_gradients or func in _DIFFERENTIATE
         self.hooked = self.hooked or func is Tensor.register_hook
@@ -98,7 +99,7 @@ class CallRecorder(TorchFunctionMode):
         NeedsEveryCall
             Blocks of steps do not show what a loop did.
         """
-        with torch._C.DisableTorchFunction():
+        with _torch_private.no_torch_functions():
             self._settle_loops()
             self._loops = None
             if self.hooked:
@@ -119,7 +120,7 @@ class CallRecorder(TorchFunctionMode):
         """The result of a call that is the next step of a loop, recorded in a block; None for other calls."""
         if self._loops is None:
             return None
-        with torch._C.DisableTorchFunction():
+        with _torch_private.no_torch_functions():
             taken = self._loops.next_of(module, x, tuple(hx) if isinstance(hx, (tuple, list)) else (hx,))
             if taken is None:
                 return None
@@ -149,7 +150,7 @@ class CallRecorder(TorchFunctionMode):
             own is None or own.tensor is not s or own.calls != (call,) for own, s in zip(known, tensors, strict=True)
         ):
             return
-        with torch._C.DisableTorchFunction():
+        with _torch_private.no_torch_functions():
             if tensors[0].requires_grad and x.dim() == (3 if layer else 2):
                 self._loops.begin(module, x, call, tensors, named=id(module) in self.named)
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import _torch_private
 from .alignment import Reach, extrapolated, moves
 from .calls import Call, Exposed, MarkedStep
 from .graph import Graph, closed, distinct_weights
@@ -64,7 +65,7 @@ class Dependence:
             return found
         # Every number of the tensor has its own weight: the sum of a normalized row, say, does not depend on the row.
         direction = distinct_weights(tensor.numel()).to(tensor).view(tensor.shape)
-        with torch._C.DisableTorchFunction(), closed(self._graph.recorder.calls):
+        with _torch_private.no_torch_functions(), closed(self._graph.recorder.calls):
             tensors = [exposed.tensor for exposed in self._exposed]
             gradients = torch.autograd.grad(tensor, tensors, direction, retain_graph=True, allow_unused=True)
         for exposed, g in zip(self._exposed, gradients, strict=True):

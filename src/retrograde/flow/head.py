@@ -9,6 +9,7 @@ from itertools import count, product
 import torch
 from torch import Tensor
 
+from .. import _torch_private
 from .calls import AnyCall, Call
 from .graph import MIXED, Graph, closed, distinct_weights, quiet_vmap
 from .runs import same_weights
@@ -38,7 +39,7 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
     directions += [row * weights for row in by_sequence]
     directions += [torch.ones_like(graph.losses)]
     # Nothing here is to be recorded, and what one layer sends to the next does not concern the head.
-    with torch._C.DisableTorchFunction(), closed(graph.recorder.calls):
+    with _torch_private.no_torch_functions(), closed(graph.recorder.calls):
         try:
             with torch.autograd.set_detect_anomaly(False):  # NaN is intended
                 seen = _Head(graph).seen(directions)

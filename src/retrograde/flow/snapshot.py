@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import _torch_private
+
 __all__ = ["Snapshot", "tensors_in"]
 
 # Objects of these packages are not walked: they are not part of the user's model, and they lead everywhere.
@@ -45,7 +47,7 @@ class _TensorState:
     """The values, flags and memory of a tensor that stays the same object."""
 
     def __init__(self, tensor: Tensor, known: _TensorState | None) -> None:
-        with torch._C.DisableTorchFunctionSubclass():  # a lazy parameter refuses most questions
+        with _torch_private.no_tensor_subclasses():  # a lazy parameter refuses most questions
             self.tensor, self.type = tensor, type(tensor)
             self.was_leaf, self.requires_grad = tensor.is_leaf, tensor.requires_grad
             self.version = None if tensor.is_inference() else tensor._version
@@ -62,7 +64,7 @@ class _TensorState:
 
     def restore(self) -> None:
         """Make the tensor what it was."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with _torch_private.no_tensor_subclasses():
             tensor = self.tensor
             if self.was_leaf and tensor.grad_fn is not None:
                 tensor.detach_()
@@ -80,7 +82,7 @@ class _TensorState:
                 tensor.grad = self.grad
             if self.version is not None and tensor._version != self.version:
                 # The values are those of that version again: a backward pass of the training may still need them.
-                torch._C._autograd._unsafe_set_version_counter((tensor,), (self.version,))
+                _torch_private.set_version(tensor, self.version)
 
     def _may_change_elsewhere(self) -> bool:
         """Whether other processes may have written new values, while this one wrote none."""
@@ -132,6 +134,7 @@ class Snapshot:
     """
 
     def __init__(self, *, detach: bool = True, outer: Snapshot | None = None, search_only: bool = False) -> None:
+        _torch_private.check_flow()
         self.detach, self.outer, self.search_only = detach, outer, search_only
         self.modules: list[nn.Module] = []
         self.roots: dict[str, nn.Module] = {}

@@ -20,12 +20,13 @@ import torch.utils.checkpoint
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError, CheckpointFunction
 
+from .. import _torch_private
 from ..errors import FlowError, RetrogradeError
 
 __all__ = ["Precision", "own_precision", "without_autocast", "without_checkpoints"]
 
 _CHECKPOINT: Any = torch.utils.checkpoint
-_GENERATOR = "_checkpoint_without_reentrant_generator"  # private in torch, so it may be missing
+_GENERATOR = _torch_private.CHECKPOINT_GENERATOR
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -65,7 +66,7 @@ class _Patch:
 
 
 def _patch_checkpoints() -> Callable[[], None]:
-    apply, generator = CheckpointFunction.apply, getattr(_CHECKPOINT, _GENERATOR, None)
+    apply, generator = CheckpointFunction.apply, _torch_private.checkpoint_generator
 
     def applied(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
         return run(*args) if _NO_CHECKPOINTS.values() else apply(run, preserve, *args)  # type: ignore[no-untyped-call]
@@ -244,7 +245,8 @@ def without_autocast(devices: Iterable[torch.device] = ()) -> Iterator[None]:
 def _active(devices: Iterable[torch.device]) -> list[str]:
     """Kinds of devices, of these and those this machine has, on which autocast is active."""
     kinds = {"cpu", *(device.type for device in devices)}
-    accelerator = torch.accelerator.current_accelerator()
+    # Without one, torch 2.6 raises, and later versions return None.
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kinds |= {accelerator.type} if accelerator is not None else set()
     return sorted(kind for kind in kinds if _is_active(kind))
 

@@ -1,4 +1,4 @@
-"""Comparison with float64: outputs and gradients of the module as it is, against those of its float64 twin."""
+"""Comparison with float64: outputs and gradients of the module against those of its float64 twin."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def compare_with_float64(
     Parameters
     ----------
     found : Measured
-        The module as it is.
+        The module in its own precision, measured.
     twin, expected : Subject, Measured
         The module in float64 on the CPU, and its measurement.
     dtype : torch.dtype

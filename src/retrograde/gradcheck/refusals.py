@@ -6,7 +6,7 @@ import torch
 
 from ..errors import FlowError
 from .nested import named_tensors
-from .subject import Run, Subject
+from .subject import Evaluation, Subject
 from .wording import kind_of, largest
 
 __all__ = ["check_leaves", "check_repeatable"]
@@ -34,7 +34,7 @@ def check_leaves(own: Subject) -> None:
         )
 
 
-def check_repeatable(own: Subject, first: Run, training: bool) -> None:
+def check_repeatable(own: Subject, first: Evaluation, training: bool) -> None:
     """Refuse a module that returns something else each time: its gradients cannot be compared."""
     second = own.run(seed=None if training else own.seed + 1)
     for name, tensor in first.outputs.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -213,17 +212,8 @@ class GradientCheck:
         return self._renderable(boxed=True)
 
     def _repr_html_(self) -> str:
-        rows = self._rows()
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in _COLUMNS)
-        red = " style='color:#b00020;font-weight:bold'"
-        body = "".join(
-            f"<tr{red if row[-1].startswith('WRONG') else ''}>"
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-            + "</tr>"
-            for row in rows
-        )
-        return (
-            f"<p><b>{html.escape(self._title())}</b><br>{html.escape(self.verdict)}</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            + "".join(f"<p>{html.escape(line)}</p>" for line in self._below(rows))
-        )
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=200, record=True)
+        console.print(self)
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")

@@ -15,7 +15,7 @@ from ..measuring import differentiable_losses
 from .nested import attribute_tensors, map_attributes, map_tensors, named_tensors
 from .wording import first_line, kind_of, place
 
-__all__ = ["Leaf", "Measured", "Run", "Subject", "check_finite", "disturbed_runs", "to_float64"]
+__all__ = ["Evaluation", "Leaf", "Measured", "Subject", "check_finite", "disturbed_runs", "to_float64"]
 
 
 class Leaf(NamedTuple):
@@ -25,7 +25,7 @@ class Leaf(NamedTuple):
     name: str
 
 
-class Run(NamedTuple):
+class Evaluation(NamedTuple):
     """One run of a module: its loss, the sum of the absolute values of the loss's summands, and its outputs."""
 
     loss: Tensor
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 class Measured(NamedTuple):
     """A run and its gradients, in float64 on the CPU; ``missing`` are the leaves that autograd does not reach."""
 
-    run: Run
+    run: Evaluation
     gradients: dict[Leaf, Tensor]
     missing: frozenset[Leaf]
 
@@ -103,7 +103,7 @@ class Subject:
         inputs = {name: map_tensors(value, to_float64) for name, value in self.inputs.items()}
         return Subject(module, inputs, self.loss, self.seed, self.by_keyword, is_twin=True)
 
-    def run(self, seed: int | None = None) -> Run:
+    def run(self, seed: int | None = None) -> Evaluation:
         """Run the module and its loss once, with the random state of ``seed``.
 
         Raises
@@ -137,9 +137,9 @@ class Subject:
         if self.loss is None:
             return self._projected(outputs)
         losses = differentiable_losses(losses, "a tensor of losses")
-        return Run(losses.sum(), float(losses.detach().abs().sum()), outputs)
+        return Evaluation(losses.sum(), float(losses.detach().abs().sum()), outputs)
 
-    def _projected(self, outputs: dict[str, Tensor]) -> Run:
+    def _projected(self, outputs: dict[str, Tensor]) -> Evaluation:
         """The default loss: the sum of all outputs, each entry with a random weight."""
         generator = torch.Generator().manual_seed(self.seed)
         total, magnitude = torch.zeros(()), 0.0
@@ -150,7 +150,7 @@ class Subject:
             wide = torch.float32 if tensor.device.type == "mps" else torch.float64
             summands = tensor.to(wide) * weights.to(tensor.device, wide)
             total, magnitude = total + summands.sum().cpu(), magnitude + float(summands.detach().abs().sum())
-        return Run(total, magnitude, outputs)
+        return Evaluation(total, magnitude, outputs)
 
     def measure(self) -> Measured:
         """Run the module once and differentiate its loss by all leaves.
@@ -178,7 +178,7 @@ class Subject:
         missing = frozenset(leaf for leaf, gradient in zip(self.leaves, found, strict=True) if gradient is None)
         return Measured(run, gradients, missing)
 
-    def _check_run(self, run: Run) -> None:
+    def _check_run(self, run: Evaluation) -> None:
         """Refuse outputs and a loss that are not finite, or that have no gradient."""
         for name, tensor in run.outputs.items():
             if not torch.isfinite(tensor).all():
@@ -213,7 +213,7 @@ class Subject:
         return culprits[0] if culprits else ""
 
 
-def disturbed_runs(twin: Subject, epsilon: float) -> Iterator[Run]:
+def disturbed_runs(twin: Subject, epsilon: float) -> Iterator[Evaluation]:
     """Eight runs of the twin, with every entry of every leaf changed by a relative ±epsilon, as rounding might."""
     generator = torch.Generator().manual_seed(twin.seed)
     base = {leaf: tensor.detach().clone() for leaf, tensor in twin.leaves.items()}

@@ -1,4 +1,7 @@
-"""How values, places and exceptions are written in messages."""
+"""How values, places and exceptions are written in messages.
+
+Tests: tests/gradcheck/test_result.py and tests/gradcheck/test_subject.py
+"""
 
 from __future__ import annotations
 

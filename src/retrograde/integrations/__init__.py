@@ -1,1 +1,1 @@
-"""The same parts inside other people's tools, each imported only where it is named."""
+"""Integrations with other tools; each module is imported only on request."""

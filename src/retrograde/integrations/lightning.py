@@ -20,13 +20,13 @@ except ImportError as missing:
     ) from missing
 
 if version in ("2.6.2", "2.6.3"):  # withdrawn versions
-    raise MissingExtraError(f"Lightning {version} is not to be used: pip install 'lightning>=2.6.4'.")
+    raise MissingExtraError(f"Lightning {version} was withdrawn: pip install 'lightning>=2.6.4'.")
 
 __all__ = ["GradientFlowCallback"]
 
 
 def last_is_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """``(x, y)`` or ``(x, lengths, y)``: inputs and target; a batch that is one thing is the only input."""
+    """Inputs and target of ``(x, y)`` or ``(x, lengths, y)``; a batch that is not a tuple is the only input."""
     if isinstance(batch, (tuple, list)) and not hasattr(batch, "batch_sizes") and len(batch) > 1:
         return tuple(batch[:-1]), batch[-1]
     if isinstance(batch, (tuple, list)) and len(batch) == 1:
@@ -37,7 +37,7 @@ def last_is_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
 class GradientFlowCallback(lightning.Callback):
     """Measure the gradient flow every N steps of ``Trainer.fit``.
 
-    A ``GradientFlowRecorder`` fed by the trainer: records go to ``recorder.records``, to ``flow/recorded.jsonl`` in the
+    The trainer drives a ``GradientFlowRecorder``: records go to ``recorder.records``, to ``flow/recorded.jsonl`` in the
     folder of the trainer's first logger, and their numbers to all its loggers (TensorBoard, CSV, …). Under
     ``precision="bf16-mixed"`` or ``"16-mixed"`` it is measured in float32, without autocast, and ``notes`` says so;
     under ``"bf16-true"`` or ``"16-true"`` in that type.
@@ -52,14 +52,14 @@ class GradientFlowCallback(lightning.Callback):
     unpack : callable, optional
         Takes the batch, returns ``(inputs, target)``: the inputs as a tuple. By default the last part is the target.
     run : path, optional
-        Another run folder.
+        Another run folder than the logger's.
     **options
         Of ``GradientFlowRecorder``: ``every=100``, ``budget=0.03``, ``sequences=4``, …
 
     Attributes
     ----------
     recorder : GradientFlowRecorder or None
-        Once training has begun.
+        None before training.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class GradientFlowCallback(lightning.Callback):
         run: str | Path | None = None,
         **options: Any,
     ) -> None:
-        GradientFlowRecorder(lambda: None, loss, **options)  # a wrong option shows here, not in the middle of fit
+        GradientFlowRecorder(lambda: None, loss, **options)  # refuses a wrong option now, not in the middle of fit
         self.loss, self.model, self.unpack, self.run, self.options = loss, model, unpack, run, options
         self.recorder: GradientFlowRecorder | None = None
         self._step = -1
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Make the recorder, or go on with it."""
+        """Create the recorder, or continue with it."""
         model: Any = pl_module
         for name in (self.model or "").split(".") if self.model else []:
             if not hasattr(model, name):
@@ -89,7 +89,7 @@ class GradientFlowCallback(lightning.Callback):
         self._step = trainer.global_step
 
     def _folder(self, trainer: lightning.Trainer) -> Path | None:
-        """Where the first logger keeps this version, as ``ModelCheckpoint`` does."""
+        """The folder of the first logger's version, as ``ModelCheckpoint`` uses."""
         if self.run is not None or not trainer.loggers or getattr(trainer, "fast_dev_run", False):
             return None if self.run is None else Path(self.run)
         first = trainer.loggers[0]
@@ -99,13 +99,13 @@ class GradientFlowCallback(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the optimiser's step; measure if it is time."""
+        """Count the optimizer's step; measure every N of them."""
         if self.recorder is None or trainer.global_step == self._step:  # gradients are still being accumulated
             return
         self._step = trainer.global_step
         inputs, target = self.unpack(batch)
         try:
-            # In the types of the training step: what runs under autocast there is said of the measurement.
+            # In the context of the training step, so that the notes of the measurement mention its autocast.
             with trainer.precision_plugin.forward_context():
                 record = self.recorder.step(*inputs, target=target, step=self._step)
         except RetrogradeError:

@@ -9,6 +9,8 @@ import threading
 import torch
 from torch import Tensor
 
+from .. import _torch_private
+
 __all__ = ["CACHE"]
 
 
@@ -57,7 +59,7 @@ class _Cache:
 
     @staticmethod
     def _free(storage: torch.UntypedStorage) -> bool:
-        return torch._C._storage_Use_Count(storage._cdata) == 1
+        return _torch_private.storage_users(storage) == 1
 
 
 CACHE = _Cache()

@@ -9,11 +9,12 @@ longer than a short sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, List  # noqa: UP035
 
 import torch
 from torch import Tensor
 
+from .. import _torch_private
 from ..cells import CELLS as _CELLS
 from ..errors import OptionError
 from . import equations, native
@@ -65,7 +66,7 @@ def layer(spec: LayerSpec, inputs: Inputs, checked: bool = True) -> _Output:
 
 def _traced(x: Tensor) -> bool:
     """Whether a tracer (compile, export, fake tensors, dispatch modes) should see one operator."""
-    return torch.compiler.is_compiling() or type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack() > 0
+    return torch.compiler.is_compiling() or type(x) not in _PLAIN or _torch_private.dispatch_mode_active()
 
 
 def spec_of(
@@ -157,8 +158,7 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 def _batched(*grads: Tensor | None) -> bool:
     """Whether autograd runs under vmap (``is_grads_batched``, ``jacobian(vectorize=True)``): no data to point at."""
-    functorch = torch._C._functorch
-    return any(g is not None and (functorch.is_batchedtensor(g) or functorch.is_legacy_batchedtensor(g)) for g in grads)
+    return any(g is not None and _torch_private.is_batched(g) for g in grads)
 
 
 # ---- the same as operators, for tracers ----------------------------------------------------------------------
@@ -230,7 +230,7 @@ def _layer_backward(
     projected: bool,
     recompute: bool,
     needs: Sequence[bool],
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006  (torch 2.6 understands no list[Tensor] here)
     spec = LayerSpec(cell, directions, bias, projected, recompute)
     grads, inputs = (grad_out, grad_h_n, grad_c_n), Inputs(x, h_0, c_0, weights, batch_sizes)
     found = native.backward(spec, grads, inputs, (out, gates, cells), needs)

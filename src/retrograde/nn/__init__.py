@@ -1,16 +1,16 @@
-"""``RNN``, ``GRU`` and ``LSTM``: drop-in for ``torch.nn``, computed by the fastest path there is.
+"""``RNN``, ``GRU`` and ``LSTM``: drop-in replacements for ``torch.nn``'s, computed by the fastest path there is.
 
-The constructor, the parameters, the ``state_dict``, the shapes, the errors and the numbers are
-those of ``torch.nn``; :func:`explain` says which path a call takes and why, and
-:func:`accelerate_` turns the recurrent layers of a finished model into these.
+The constructor, the parameters, the ``state_dict``, the shapes, the errors and the numbers are those of ``torch.nn``;
+:func:`explain` says which path a call takes and why, and :func:`accelerate_` turns the recurrent layers of a finished
+model into these.
 """
 
 from __future__ import annotations
 
 from .acceleration import AccelerationReport, LayerReport, accelerate_, acceleration_report, restore_
-from .choice import recurrent_layer
 from .dropout import VariationalDropout, WeightDrop, weight_drop_
-from .initialisation import initialise
+from .factory import recurrent_layer
+from .initialization import initialize
 from .layers import GRU, LSTM, RNN, explain
 from .marking import mark_state
 from .paths import Explanation
@@ -33,7 +33,7 @@ __all__ = [
     "accelerate_",
     "acceleration_report",
     "explain",
-    "initialise",
+    "initialize",
     "mark_state",
     "recurrent_layer",
     "restore_",

@@ -1,4 +1,4 @@
-"""``accelerate_`` and ``restore_``: a finished model's recurrent layers become ours, and what they were again."""
+"""``accelerate_`` and ``restore_``: make the recurrent layers of a finished model ours, and reverse that."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Literal, TypeVar
 import torch
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from ..cells import CELLS
 from ..errors import OptionError
-from .conversion import obstacle_to_engine, original_class, to_engine, to_torch, was_accelerated
+from .conversion import original_class, reason_to_skip, to_engine, to_torch, was_accelerated
 from .layers import GRU, LSTM, RNN, Recurrent
 
 __all__ = ["AccelerationReport", "LayerReport", "accelerate_", "acceleration_report", "restore_"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+_NAMES = {cell.title for cell in CELLS}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,12 @@ class LayerReport:
     Attributes
     ----------
     name : str
-        As in ``model.named_modules()``; the first of its names if the model has it under several, and ``""`` for the
-        model itself.
+        As in ``model.named_modules()``, the first one if there are several; ``""`` for the model itself.
     type : str
-        Its class, without us.
+        Its class before acceleration.
     status : {"accelerated", "native", "eligible", "skipped"}
-        ``accelerated`` by `accelerate_`; ``native``, built as one of ``retrograde.nn``; ``eligible``, one that
-        `accelerate_` would change; ``skipped``, one that it leaves alone.
+        Changed by `accelerate_`; built as one of ``retrograde.nn``; one that `accelerate_` would change; one that it
+        does not change.
     reason : str
         Why it is skipped; empty otherwise.
     """
@@ -60,12 +61,12 @@ class AccelerationReport:
 
     @property
     def accelerated(self) -> tuple[LayerReport, ...]:
-        """The layers that `accelerate_` has made ours."""
+        """The layers that `accelerate_` has changed."""
         return tuple(layer for layer in self.layers if layer.status == "accelerated")
 
     @property
     def skipped(self) -> tuple[LayerReport, ...]:
-        """The layers that `accelerate_` leaves alone, each with its reason."""
+        """The layers that `accelerate_` does not change, each with its reason."""
         return tuple(layer for layer in self.layers if layer.status == "skipped")
 
     def __repr__(self) -> str:
@@ -73,9 +74,9 @@ class AccelerationReport:
 
 
 def acceleration_report(model: torch.nn.Module) -> AccelerationReport:
-    """Say of each recurrent layer in `model` whether it is accelerated, could be, or is skipped, and why.
+    """List the recurrent layers of `model`: whether each is accelerated, can be, or is skipped, and why.
 
-    Nothing is changed: call it before :func:`accelerate_` to see what that would do, or after to see what it did.
+    Nothing is changed. Call it before :func:`accelerate_` to see what that would do, or after to see what it did.
 
     Parameters
     ----------
@@ -84,12 +85,12 @@ def acceleration_report(model: torch.nn.Module) -> AccelerationReport:
     Returns
     -------
     AccelerationReport
-        Its ``layers`` are records with ``name``, ``type``, ``status`` and ``reason``.
+        Prints one line for each layer.
 
     Raises
     ------
     OptionError
-        If `model` is not a ``torch.nn.Module``.
+        `model` is not a ``torch.nn.Module``.
 
     Examples
     --------
@@ -97,7 +98,7 @@ def acceleration_report(model: torch.nn.Module) -> AccelerationReport:
     >>> model = torch.nn.Sequential(torch.nn.GRU(8, 16), torch.nn.GRUCell(16, 16))
     >>> rg.nn.acceleration_report(rg.nn.accelerate_(model))
     0 (GRU): accelerated
-    1 (GRUCell): skipped: a cell takes single steps, in a loop of the model's own
+    1 (GRUCell): skipped: a cell computes single steps, in a loop of the model
     """
     return AccelerationReport(tuple(report for report, _ in _recurrent(model, "acceleration_report")))
 
@@ -105,10 +106,9 @@ def acceleration_report(model: torch.nn.Module) -> AccelerationReport:
 def accelerate_(model: Model) -> Model:
     """Make each ``torch.nn.RNN``, ``GRU`` and ``LSTM`` in `model`, at any depth, one of ours, in place.
 
-    Each layer stays the object that it is, with its parameters, hooks, parametrizations and training flag: only its
-    class changes. An optimizer that holds the parameters goes on undisturbed. A layer of a subclass stays an instance
-    of that subclass. :func:`acceleration_report` lists what was changed and what was skipped;
-    :func:`restore_` reverses it.
+    Only the class of a layer changes: the object, its parameters, hooks, parametrizations and training flag stay, and
+    so do optimizers of the parameters. A layer of a subclass stays an instance of that subclass.
+    :func:`acceleration_report` lists what was changed and what was skipped; :func:`restore_` reverses it.
 
     Parameters
     ----------
@@ -123,13 +123,13 @@ def accelerate_(model: Model) -> Model:
     Warns
     -----
     UserWarning
-        If a recurrent layer is skipped, with its name and the reason: a subclass that has its own ``forward`` or
-        other methods that ours would bypass, or a quantized or scripted layer.
+        A recurrent layer is skipped: a subclass with its own ``forward`` or other methods that ours would bypass, or a
+        quantized or scripted layer. The warning has its name and the reason.
 
     Raises
     ------
     OptionError
-        If `model` is not a ``torch.nn.Module``.
+        `model` is not a ``torch.nn.Module``.
 
     Examples
     --------
@@ -152,17 +152,16 @@ def accelerate_(model: Model) -> Model:
 
 
 def restore_(model: Model, *, native: bool = False) -> Model:
-    """Reverse :func:`accelerate_`: each layer in `model` that it changed is what it was before, in place.
+    """Reverse :func:`accelerate_`, in place: give each layer that it changed its former class.
 
-    Each layer stays the object that it is and goes back to the class it had; parameters, hooks, parametrizations and
-    training flag are as they are now.
+    Only the class changes; parameters, hooks, parametrizations and training flag stay as they are.
 
     Parameters
     ----------
     model : torch.nn.Module
     native : bool, default False
-        Also make the layers that were built as ``retrograde.nn.RNN``, ``GRU`` or ``LSTM`` torch.nn's: for pickling a
-        model that is loaded where this package is not installed.
+        Also change layers that were built as ``retrograde.nn.RNN``, ``GRU`` or ``LSTM`` to torch.nn's: for a model that
+        is pickled here and loaded where this package is not installed.
 
     Returns
     -------
@@ -172,12 +171,12 @@ def restore_(model: Model, *, native: bool = False) -> Model:
     Warns
     -----
     UserWarning
-        With `native`, if a layer's class is a subclass of one of ours, which cannot be changed.
+        With `native`, the class of a layer is a subclass of one of ours, which cannot be changed.
 
     Raises
     ------
     OptionError
-        If `model` is not a ``torch.nn.Module``.
+        `model` is not a ``torch.nn.Module``.
 
     Examples
     --------
@@ -199,11 +198,11 @@ def restore_(model: Model, *, native: bool = False) -> Model:
     return model
 
 
-_CELL = "a cell takes single steps, in a loop of the model's own"
+_CELL = "a cell computes single steps, in a loop of the model"
 
 
 def _recurrent(model: torch.nn.Module, asker: str) -> Iterator[tuple[LayerReport, torch.nn.Module]]:
-    """Each recurrent layer of `model` once, with its report."""
+    """Each recurrent layer of `model` with its report."""
     if not isinstance(model, torch.nn.Module):
         raise OptionError(f"{asker} takes a torch.nn.Module, not {type(model).__name__}")
     for name, layer in list(model.named_modules()):
@@ -213,15 +212,15 @@ def _recurrent(model: torch.nn.Module, asker: str) -> Iterator[tuple[LayerReport
             continue
         reason: str | None
         if isinstance(layer, torch.nn.RNNBase):
-            reason = obstacle_to_engine(layer)
+            reason = reason_to_skip(layer)
         elif isinstance(layer, torch.nn.RNNCellBase):
             reason = _CELL
         elif isinstance(layer, torch.jit.ScriptModule):
             kind = getattr(layer, "original_name", kind)
-            if kind not in ("RNN", "GRU", "LSTM"):
+            if kind not in _NAMES:
                 continue
             reason = "it is scripted, and its program is fixed"
-        elif type(layer).__module__.startswith("torch.ao.nn") and type(layer).__name__ in ("RNN", "GRU", "LSTM"):
+        elif type(layer).__module__.startswith("torch.ao.nn") and type(layer).__name__ in _NAMES:
             reason = f"it is a quantized or quantizable layer ({type(layer).__module__})"
         else:
             continue
@@ -229,5 +228,5 @@ def _recurrent(model: torch.nn.Module, asker: str) -> Iterator[tuple[LayerReport
 
 
 def _is_subclass_of_ours(layer: torch.nn.Module) -> bool:
-    """Whether somebody has derived the layer's class from one of ours."""
+    """Whether the layer's class is derived from one of ours by the user."""
     return not was_accelerated(layer) and type_before_parametrizations(layer) not in (RNN, GRU, LSTM)

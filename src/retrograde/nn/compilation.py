@@ -1,12 +1,12 @@
-"""What torch's tools are told about the layers.
+"""How the layers work with ``torch.compile``, ``torch.export``, ``torch.jit``, ``torch.fx`` and quantization.
 
-``torch.compile`` refuses every subclass of ``torch.nn.RNN``, ``GRU`` and ``LSTM``, because their operators would be
-unrolled over time. On the engine's path ours are one operator, which belongs in the graph; on
-torch's path a call breaks the graph, as torch.nn's own layers do.
+``torch.compile`` refuses every subclass of ``torch.nn.RNN``, ``GRU`` and ``LSTM``, because it would unroll their
+operators over time. In the engine our layers are one operator, which belongs in the graph; on torch's path a call
+breaks the graph, as a call of torch.nn's layers does.
 
-Programs that leave the process (``torch.export``, ONNX, ``torch.jit``) have torch's own operators in them, so that
-they run where this package is not installed. Tools that know torch.nn's layers by their class (``torch.jit.script``,
-``torch.fx``, ``torch.ao.quantization``) see layers of torch.nn's classes for as long as they look.
+Exported programs (``torch.export``, ONNX, ``torch.jit``) contain torch's own operators, so that they run where this
+package is not installed. Tools that recognize torch.nn's layers by their class (``torch.jit.script``, ``torch.fx``,
+``torch.ao.quantization``) see layers of torch.nn's classes while they inspect a model.
 """
 
 from __future__ import annotations
@@ -21,54 +21,44 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import _torch_private
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["admit_to_graphs", "breaks_graph", "exporting", "show_torchs_classes"]
-
-_BUILDER = "torch._dynamo.variables.builder"  # where the refusal is
+__all__ = ["admit_to_graphs", "breaks_graph", "exporting", "show_torchs_classes", "tracing"]
 
 
 def admit_to_graphs(layer: type[torch.nn.Module]) -> None:
-    """Have ``torch.compile`` trace into modules of type `layer`, now or as soon as it is imported."""
+    """Have ``torch.compile`` trace into modules of type `layer`, now, or as soon as its code is imported."""
+    module, owner, name = _torch_private.BUILDER
 
     def admit(builder: ModuleType) -> None:
-        wrap_module = builder.VariableBuilder.wrap_module
+        place = getattr(builder, owner, None)
+        wrap_module = getattr(place, name, None)
+        if wrap_module is None:
+            return
 
         def wrap(self: Any, value: torch.nn.Module) -> Any:
             if not isinstance(value, layer):
                 return wrap_module(self, value)
-            with torch._dynamo.config.patch(allow_rnn=True):  # for this module, and no other
+            with _torch_private.rnns_allowed_in_graphs():  # for this module, and no other
                 return wrap_module(self, value)
 
-        builder.VariableBuilder.wrap_module = wrap
+        setattr(place, name, wrap)
 
-    _once_imported(_BUILDER, admit)
-
-
-# Every function through which a tool looks at a model's classes: the module it is in, its owner there if that is not
-# the module, and its name. The names are private to torch (seen in 2.13); where one is missing, that
-# tool sees our classes.
-_LOOK_AT_CLASSES = (
-    ("torch.jit._recursive", None, "create_script_module"),
-    ("torch.fx._symbolic_trace", "Tracer", "trace"),
-    ("torch.ao.quantization.quantize", None, "propagate_qconfig_"),
-    ("torch.ao.quantization.quantize", None, "_add_observer_"),
-    ("torch.ao.quantization.quantize", None, "_convert"),
-    ("torch.ao.quantization.quantize_fx", None, "_prepare_fx"),
-    ("torch.ao.quantization.quantize_fx", None, "_convert_fx"),
-)
+    _once_imported(module, admit)
 
 
 def show_torchs_classes(
     as_torch: Callable[[object], AbstractContextManager[None]], original_class: Callable[[type], type]
 ) -> None:
-    """Have torch's tools look at models within ``as_torch(model)``, and at ``original_class(c)`` of a class ``c``."""
+    """Let torch's tools see models inside ``as_torch(model)``, and ``original_class(c)`` in place of a class ``c``."""
 
     def keyed(given: Any) -> Any:
-        """A dictionary by class (as ``qconfig_spec``), by torch's classes where it has ours."""
+        """A dictionary by class (as ``qconfig_spec``), with torch's classes in place of ours."""
         if type(given) is not dict or not any(isinstance(key, type) for key in given):
             return given
         return {original_class(k) if isinstance(k, type) else k: v for k, v in given.items()}
@@ -89,14 +79,14 @@ def show_torchs_classes(
 
         setattr(place, name, looks_as_torch)
 
-    for module, owner, name in _LOOK_AT_CLASSES:
+    for module, owner, name in _torch_private.LOOK_AT_CLASSES:
         _once_imported(module, functools.partial(wrap, owner=owner, name=name))
 
 
 def _once_imported(name: str, action: Callable[[ModuleType], None]) -> None:
     if name in sys.modules:
         action(sys.modules[name])
-    else:  # importing torch._dynamo takes as long as torch itself: wait until someone does
+    else:  # importing torch.compile's code takes as long as torch itself: wait until it is imported
         sys.meta_path.insert(0, _AfterImport(name, action))
 
 
@@ -125,13 +115,18 @@ class _AfterImport(MetaPathFinder):
 
 
 def breaks_graph() -> bool:
-    """Whether ``torch.compile`` is tracing, and may leave its graph for a while (an export may not)."""
+    """Whether ``torch.compile`` is tracing and can break its graph (an export cannot)."""
     return torch.compiler.is_dynamo_compiling() and not _is_exporting()
 
 
 def exporting() -> bool:
-    """Whether this call is recorded for a program that leaves the process."""
-    return torch._C._get_tracing_state() is not None or _is_exporting()
+    """Whether this call is recorded for an exported program."""
+    return tracing() or _is_exporting()
+
+
+def tracing() -> bool:
+    """Whether ``torch.jit.trace`` records this call."""
+    return torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call, no-any-return]
 
 
 def _never() -> bool:

@@ -1,8 +1,10 @@
-"""How a layer changes its class: from torch.nn's to ours and back, while it stays the object that it is.
+"""Change the class of a layer from torch.nn's to ours and back; the object stays the same.
 
-A layer of exactly ``torch.nn.LSTM`` becomes ``retrograde.nn.LSTM``. A layer of somebody's subclass becomes an instance
-of a class made for it, which inherits from both: the user's methods first, then our forward pass. Such a class is
-made once for each subclass, has its name, and is pickled as "the one made for this subclass".
+A layer of exactly ``torch.nn.LSTM`` becomes ``retrograde.nn.LSTM``. A layer of a user's subclass becomes an instance of
+a new class that inherits from both: the user's methods first, then our forward pass. There is one such class for each
+subclass; it has the subclass's name, and pickles contain the subclass it is made from.
+
+Tests: tests/nn/test_acceleration.py
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from .layers import GRU, LSTM, RNN, Recurrent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["as_torch", "obstacle_to_engine", "original_class", "to_engine", "to_torch", "was_accelerated"]
+__all__ = ["as_torch", "original_class", "reason_to_skip", "to_engine", "to_torch", "was_accelerated"]
 
 _OURS: dict[type, type[Recurrent]] = {torch.nn.RNN: RNN, torch.nn.GRU: GRU, torch.nn.LSTM: LSTM}
 _TORCHS: dict[type, type[torch.nn.RNNBase]] = {RNN: torch.nn.RNN, GRU: torch.nn.GRU, LSTM: torch.nn.LSTM}
 
-# What a subclass may not have changed: our forward pass replaces torch's and calls none of these.
+# A subclass that overrides one of these is skipped: our forward pass replaces torch's and calls none of them.
 _RELIED_ON = (
     "forward",
     "__getattribute__",
@@ -46,9 +48,9 @@ _RELIED_ON = (
     "get_expected_hidden_size",
     "permute_hidden",
 )
-# What a single layer may not have been given: its own forward pass, or other checks before it.
+# Nor may one of these be replaced on a single layer.
 _RELIED_ON_IN_INSTANCES = ("forward", "check_forward_args", "check_hidden_size", "check_input", "permute_hidden")
-# What our forward pass reads from the layer beside torch's names.
+# Names that our forward pass uses in addition to torch's.
 _OUR_NAMES = ("_accelerated", "_as_given", "_call", "_state_as_given", "recompute")
 
 
@@ -56,11 +58,11 @@ _OUR_NAMES = ("_accelerated", "_as_given", "_call", "_state_as_given", "recomput
 
 
 class _Combining(type):
-    """Type of the classes that are made here, so that pickle can be told how to find them."""
+    """Metaclass of the classes that are made here, so that pickle can find them."""
 
 
 class _CombiningABC(_Combining, ABCMeta):
-    """The same for a subclass that is abstract, or inherits from something that is."""
+    """The same for abstract subclasses."""
 
 
 _METACLASSES: dict[type, type[_Combining]] = {type: _Combining, ABCMeta: _CombiningABC}
@@ -68,7 +70,7 @@ _COMBINED: weakref.WeakKeyDictionary[type, weakref.ref[type[Recurrent]]] = weakr
 
 
 def _combined(theirs: type) -> type[Recurrent]:
-    """Return the class that is `theirs` with our forward pass; made on first use."""
+    """The class that is `theirs` with our forward pass; made on first use."""
     reference = _COMBINED.get(theirs)
     made = reference() if reference is not None else None
     if made is None:
@@ -85,7 +87,7 @@ def _combined(theirs: type) -> type[Recurrent]:
 
 
 def _reduce(cls: type) -> str | tuple[Any, ...]:
-    """How a class of these metaclasses is pickled: one that was made here by what it was made for."""
+    """How a class of these metaclasses is pickled: one that was made here by the class it was made from."""
     return (_combined, (vars(cls)["_original"],)) if "_original" in vars(cls) else cls.__qualname__
 
 
@@ -96,8 +98,8 @@ for _metaclass in (_Combining, _CombiningABC):
 # ---- may it be changed? ----------------------------------------------------------------------------------------
 
 
-def obstacle_to_engine(layer: torch.nn.RNNBase) -> str | None:
-    """Say in one line why `layer` cannot become one of ours; None if it can, or is one."""
+def reason_to_skip(layer: torch.nn.RNNBase) -> str | None:
+    """Why `layer` cannot become one of ours, in one line; None if it can, or is one."""
     if isinstance(layer, Recurrent):
         return None
     cls = type_before_parametrizations(layer)
@@ -111,7 +113,7 @@ def obstacle_to_engine(layer: torch.nn.RNNBase) -> str | None:
         return None
     base = next((c for c in cls.__mro__ if c in _OURS), None)
     if base is None:
-        return "it is no torch.nn.RNN, GRU or LSTM, but a layer of its own kind"
+        return "it is neither a torch.nn.RNN, a GRU nor an LSTM"
     if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
         return "its parameters have no shape yet; call the model once, then accelerate_ it"
     theirs = [c for c in cls.__mro__ if c not in base.__mro__]
@@ -120,9 +122,9 @@ def obstacle_to_engine(layer: torch.nn.RNNBase) -> str | None:
         if owner in theirs:
             return f"{owner.__name__} has its own {name}, which our forward pass would bypass or misread"
     if type(cls) not in _METACLASSES:
-        return f"{cls.__name__} has the metaclass {type(cls).__name__}, which may do anything to a class made from it"
+        return f"{cls.__name__} has the metaclass {type(cls).__name__}, which may change a class made from it"
     if any("__init_subclass__" in vars(owner) for owner in theirs if owner is not Generic):
-        return f"{cls.__name__} watches its subclasses (__init_subclass__), and a class would have to be made from it"
+        return f"{cls.__name__} has __init_subclass__, which would run for the class that has to be made from it"
     try:
         _combined(cls)
     except TypeError as error:
@@ -134,21 +136,21 @@ def obstacle_to_engine(layer: torch.nn.RNNBase) -> str | None:
 
 
 def was_accelerated(layer: torch.nn.Module) -> bool:
-    """Whether `layer` became one of ours by accelerate_, rather than being built as one."""
+    """Whether `layer` was made one of ours by accelerate_, not built as one."""
     return bool(getattr(layer, "_accelerated", False)) and isinstance(layer, Recurrent)
 
 
 def to_engine(layer: torch.nn.RNNBase) -> None:
-    """Make `layer`, which :func:`obstacle_to_engine` has let pass, one of ours."""
+    """Make `layer`, for which :func:`reason_to_skip` is None, one of ours."""
     cls, base = type(layer), type_before_parametrizations(layer)
     target = _OURS.get(base) or _combined(base)
     if is_parametrized(layer):
-        # torch gave the layer a class of its own, a subclass that computes the weights
+        # torch gave the layer its own class, a subclass that computes the weights
         target = _with_body_of(cls, (target,))
     weights, references = vars(layer).pop("_flat_weights", None), vars(layer).pop("_flat_weight_refs", None)
     try:
         layer.__class__ = target
-    except TypeError:  # cannot happen with classes made as above, but nothing may be left half done
+    except TypeError:  # cannot happen with the classes made above; if it does, undo everything
         layer.__dict__.update(_flat_weights=weights, _flat_weight_refs=references)
         raise
     layer.__dict__["_flat_weight_refs"] = []  # torch's constructor and pickles have it
@@ -159,7 +161,7 @@ def to_engine(layer: torch.nn.RNNBase) -> None:
 def to_torch(layer: torch.nn.Module) -> None:
     """Make `layer`, one of ours, torch.nn's (or the user's subclass) again."""
     target = original_class(type(layer))
-    # torch.nn reads a list of its weights; what was set as one of them since belongs into it
+    # torch.nn reads a list of its weights, which must contain the present ones
     layer.__dict__["_flat_weights"] = weights = [_stored(layer, name) for name in layer._flat_weights_names]  # type: ignore[union-attr]
     before = layer.__dict__.get("_flat_weight_refs", [])
     layer.__dict__["_flat_weight_refs"] = [weakref.ref(w) if w is not None else None for w in weights]
@@ -174,16 +176,16 @@ def to_torch(layer: torch.nn.Module) -> None:
 
 
 def _stored(layer: torch.nn.Module, name: str) -> Any:
-    """A weight as it is stored: nothing is computed, since that may change a parametrization's state."""
+    """The stored weight; nothing is computed, because that may change a parametrization's state."""
     if layer._parameters.get(name) is not None:
         return layer._parameters[name]
     if is_parametrized(layer, name):
         return next(layer.parametrizations[name].parameters(), None)  # type: ignore[index,union-attr]
-    return vars(layer).get(name)  # pruned, or dropped by hand
+    return vars(layer).get(name)  # pruned, or removed by hand
 
 
 def original_class(cls: type) -> type:
-    """The class that a layer of class `cls` has without us: torch.nn's, the user's, or one made like it."""
+    """The class of a layer before acceleration: torch.nn's, the user's, or a class made like it."""
     theirs: type | None = _TORCHS.get(cls) or vars(cls).get("_original")
     if theirs is not None:
         return theirs
@@ -200,7 +202,7 @@ def _with_body_of(cls: type, bases: tuple[type, ...]) -> Any:
 
 @contextmanager
 def as_torch(module: object) -> Iterator[None]:
-    """Let every layer of ours in `module` be torch.nn's for a while, for tools that know layers by their class."""
+    """Make every layer of ours in `module` torch.nn's inside the block, for tools that recognize layers by class."""
     changed: list[tuple[torch.nn.Module, type, dict[str, Any]]] = []
     try:
         if isinstance(module, torch.nn.Module):

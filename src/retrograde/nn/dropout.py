@@ -1,4 +1,4 @@
-"""Dropout for recurrent layers: masks drawn once for a whole sequence, not anew at each step."""
+"""Dropout for recurrent layers: one mask for all steps of a sequence."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 def _check(p: float, what: str) -> float:
     if not 0 <= p < 1:
-        raise OptionError(f"{what}: p is {p}; a share to drop is at least 0 and below 1.")
+        raise OptionError(f"{what}: p is {p}; it must be at least 0 and below 1.")
     return float(p)
 
 
 class WeightDrop(torch.nn.Module):
-    """Parametrisation that drops single weights in training: DropConnect (Wan et al. 2013), as Merity et al. (2018).
+    """Parametrization that drops single weights in training: DropConnect (Wan et al. 2013), as Merity et al. (2018).
 
-    One mask serves all steps of a forward pass; what stays is scaled by 1 / (1 - p).
+    One mask serves all steps of a forward pass; the weights that stay are scaled by 1 / (1 - p).
     """
 
     def __init__(self, p: float):
@@ -37,39 +37,39 @@ class WeightDrop(torch.nn.Module):
         self.p = _check(p, "WeightDrop")
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Drop from a weight of any shape."""
+        """Drop entries of a weight of any shape."""
         return F.dropout(weight, self.p, self.training)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Take a weight that is set as the one to drop from."""
+        """The stored weight is the one that is set."""
         return weight
 
     def extra_repr(self) -> str:
-        """p, for the printed module."""
+        """The options, for the printed module."""
         return f"p={self.p}"
 
 
 def weight_drop_(module: Model, p: float = 0.5) -> Model:
     """Drop recurrent weights (``weight_hh_*``) of every recurrent layer in a module during training, in place.
 
-    The layers become ours (see `accelerate_`): ``torch.nn``'s go on with a stale copy of a weight that is computed.
+    The layers become ours (see `accelerate_`): those of ``torch.nn`` would use a stale copy of a computed weight.
 
     Parameters
     ----------
     module
-        An RNN, GRU or LSTM, or a model that has some anywhere inside.
+        An RNN, GRU or LSTM, or a model that contains some.
     p
         The share of weights dropped, 0.5 in the paper.
 
     Returns
     -------
     torch.nn.Module
-        The module given.
+        `module` itself.
 
     Raises
     ------
     OptionError
-        If there is no recurrent layer, or its weights are dropped already.
+        There is no recurrent layer, or its weights are dropped already.
 
     References
     ----------
@@ -84,14 +84,14 @@ def weight_drop_(module: Model, p: float = 0.5) -> Model:
     _check(p, "weight_drop_")
     layers = [m for m in module.modules() if isinstance(m, torch.nn.RNNBase)]
     if not layers:
-        raise OptionError(f"weight_drop_: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM) inside.")
-    with warnings.catch_warnings():  # a layer that cannot be ours drops its weights all the same
+        raise OptionError(f"weight_drop_: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM).")
+    with warnings.catch_warnings():  # a layer that cannot be accelerated drops its weights too
         warnings.simplefilter("ignore", UserWarning)
         accelerate_(module)
     for layer in layers:
         for name in [name for name in layer._flat_weights_names if re.match("weight_hh", name)]:
             if parametrize.is_parametrized(layer, name):
-                raise OptionError(f"weight_drop_: {name} of this {type(layer).__name__} is parametrised already.")
+                raise OptionError(f"weight_drop_: {name} of this {type(layer).__name__} is parametrized already.")
             parametrize.register_parametrization(layer, name, WeightDrop(p))
     return module
 
@@ -108,8 +108,8 @@ class VariationalDropout(torch.nn.Module):
 
     Notes
     -----
-    Takes a tensor or packed sequences; each sequence has a mask of its own. The paper also drops the state on its way
-    from step to step: that is ``recurrent_dropout`` of `StepwiseLSTM` and its siblings.
+    Takes a tensor or packed sequences; each sequence has a mask of its own. The paper also drops the state between
+    steps: see ``recurrent_dropout`` of `StepwiseLSTM`.
 
     References
     ----------
@@ -134,7 +134,7 @@ class VariationalDropout(torch.nn.Module):
         if isinstance(input, PackedSequence):
             data, sizes = input.data, input.batch_sizes
             mask = F.dropout(data.new_ones(int(sizes[0]), data.shape[-1]), self.p)
-            rows = torch.cat([mask[: int(size)] for size in sizes])  # at step t the first sizes[t] sequences go on
+            rows = torch.cat([mask[: int(size)] for size in sizes])  # the first sizes[t] sequences have a step t
             return PackedSequence(data * rows, sizes, input.sorted_indices, input.unsorted_indices)
         if input.dim() not in (2, 3):
             raise OptionError(f"VariationalDropout: the input is {tuple(input.shape)}; it must be (T, B, F) or (T, F).")

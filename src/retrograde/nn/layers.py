@@ -1,11 +1,10 @@
-"""The three recurrent layers: ``torch.nn``'s own, with a forward pass that may take the engine.
+"""The three recurrent layers: ``torch.nn``'s own, with a forward pass that can use the engine.
 
-They inherit the constructor, the parameters, their initialisation and every check from ``torch.nn``.
-Two things differ. The weights are gathered anew at each call, as they stand (``torch.nn`` keeps a
-list of them that goes stale when one is parametrised, pruned or swapped); and a well-formed call
-becomes a :class:`~retrograde.nn.paths.Call`, which takes the fastest path. A call that is not well
-formed goes to ``torch.nn``'s own forward, so that the error is torch's, in the words of the torch
-that is installed.
+They inherit the constructor, the parameters, their initialization and every check from ``torch.nn``. Two things
+differ. The weights are read from the module at each call (``torch.nn`` keeps a list of them that goes stale when one
+is parametrized, pruned or replaced); and a well-formed call becomes a :class:`~retrograde.nn.paths.ForwardPass`, which
+takes the fastest path. A call that is not well formed goes to ``torch.nn``'s own forward, so that the error is the one
+of the installed torch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..cells import BY_MODE
 from ..errors import OptionError
 from ..kernels import native
 from .compilation import admit_to_graphs, exporting
-from .paths import Call, Explanation, compute, compute_traced, explanation, watched
+from .paths import Explanation, ForwardPass, compute, compute_traced, explanation, state_of_torch
 from .trace import Trace
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "explain"]
@@ -29,7 +28,7 @@ __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "explain"]
 class Recurrent(torch.nn.RNNBase):
     """What the three layers share: fresh weights, and one forward pass over any form of input."""
 
-    recompute = False  # the class's, so that layers made elsewhere (old pickles, accelerate_) have it too
+    recompute = False  # of the class, so that layers from old pickles and accelerate_ have it too
     _accelerated = False  # True for a layer that accelerate_ has changed
 
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
@@ -38,7 +37,7 @@ class Recurrent(torch.nn.RNNBase):
             self.recompute = True
 
     def extra_repr(self) -> str:
-        """Torch's, and what is ours."""
+        """The options, for the printed module."""
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def forward(self, input: Any, hx: Any = None) -> Any:
@@ -47,11 +46,11 @@ class Recurrent(torch.nn.RNNBase):
         Parameters
         ----------
         input : Tensor or PackedSequence
-            ``(T, B, input_size)``; ``(B, T, input_size)`` if ``batch_first``; ``(T, input_size)``
-            without a batch; or packed sequences of different lengths.
+            ``(T, B, input_size)``; ``(B, T, input_size)`` if ``batch_first``; ``(T, input_size)`` without a batch; or
+            packed sequences of different lengths.
         hx : Tensor or (Tensor, Tensor), optional
-            The initial state h_0, for an LSTM (h_0, c_0), each ``(num_layers * D, B, ·)``, or without
-            the B where the input has none; D is 2 if ``bidirectional``, else 1. Zeros if not given.
+            The initial state h_0, for an LSTM (h_0, c_0), each ``(num_layers * D, B, ·)``, without the B if the input
+            has none; D is 2 if ``bidirectional``, else 1. Zeros by default.
 
         Returns
         -------
@@ -75,7 +74,7 @@ class Recurrent(torch.nn.RNNBase):
         return self._as_given(output, input), self._state_as_given(state, input)
 
     def _as_given(self, rows: Tensor, input: Any) -> Any:
-        """What was computed for each step, in the form that the input has."""
+        """Rows of all steps in the form of the input: packed, batched or not."""
         if isinstance(input, PackedSequence):
             return PackedSequence(rows, *input[1:])
         return rows.squeeze(0 if self.batch_first else 1) if input.dim() == 2 else rows
@@ -89,7 +88,7 @@ class Recurrent(torch.nn.RNNBase):
         return state if len(state) > 1 else state[0]
 
     def trace(self, input: Any, hx: Any = None) -> Trace:
-        """Run the layer as :meth:`forward` does, and keep what it computes on the way.
+        """Run the layer as :meth:`forward` does, and return also what it computes on the way.
 
         Slower than `forward` (each step is a handful of torch operators), and differentiable like it.
 
@@ -101,8 +100,8 @@ class Recurrent(torch.nn.RNNBase):
         Returns
         -------
         Trace
-            By layer and direction (``"l0"``, ``"l0_reverse"``, ...), as the parameters are called: h_t, and
-            c_t, the gates and the sums before the activations by the names of torch's documentation.
+            By layer and direction (``"l0"``, ``"l0_reverse"``, ...), as the parameters are called: h_t, c_t, the gates
+            and the sums before the activations by the names of torch's documentation.
 
         Raises
         ------
@@ -135,29 +134,29 @@ class Recurrent(torch.nn.RNNBase):
         return Trace(self._as_given(output, input), self._state_as_given(state, input), steps)
 
     def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Take one step: a stream's next input and the state in, the output and the new state out.
+        """Take one step of a stream: from its next input and the state to the output and the new state.
 
-        Equal to ``forward`` on a sequence of one step, with less to do on the way.
+        Equal to ``forward`` on a sequence of one step, and faster.
 
         Parameters
         ----------
         input : Tensor
             ``(B, input_size)``.
         hx : Tensor or (Tensor, Tensor), optional
-            As for :meth:`forward`, ``(num_layers, B, ·)``; zeros if not given.
+            As for :meth:`forward`, ``(num_layers, B, ·)``; zeros by default.
 
         Returns
         -------
         output : Tensor
             ``(B, hidden_size)``, or ``(B, proj_size)`` with a projection.
         state : Tensor or (Tensor, Tensor)
-            To be handed to the next call.
+            For the next call.
 
         Raises
         ------
         OptionError
-            If the layer is bidirectional (the backward direction begins at a sequence's end), or the input is
-            not ``(B, input_size)``.
+            The layer is bidirectional (the backward direction begins at a sequence's end), or the input is not
+            ``(B, input_size)``.
 
         Examples
         --------
@@ -169,12 +168,12 @@ class Recurrent(torch.nn.RNNBase):
         (torch.Size([2, 4]), torch.Size([1, 2, 4]))
         """
         if self.bidirectional:
-            raise OptionError("step: a bidirectional layer has to see a sequence's end; call it on whole sequences")
+            raise OptionError("step: a bidirectional layer needs a sequence's end; call it on whole sequences")
         if input.dim() != 2 or input.shape[1] != self.input_size:
             raise OptionError(f"step: the input is {tuple(input.shape)}; it must be (B, {self.input_size})")
         if self.num_layers == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             h_0, c_0 = hx if hx is not None and len(BY_MODE[self.mode].states) > 1 else (hx, None)
-            if watched(False) is None:
+            if state_of_torch(False) is None:
                 sizes = (self.hidden_size, self.proj_size)
                 found = native.step(self.mode, input, h_0, c_0, self._flat_weights, *sizes, self.bias)
                 if found is not None:
@@ -184,8 +183,8 @@ class Recurrent(torch.nn.RNNBase):
         output, state = self.forward(input.unsqueeze(along), hx)
         return output.squeeze(along), state
 
-    def _call(self, input: Any, hx: Any, weights: list[Any]) -> Call | None:
-        """The forward pass in tensors, or None if `input` and `hx` are not what this layer takes."""
+    def _call(self, input: Any, hx: Any, weights: list[Any]) -> ForwardPass | None:
+        """The forward pass in tensors, or None if the layer does not take this input and state."""
         cell = BY_MODE[self.mode]
         batch_sizes = sorted_indices = None
         if isinstance(input, PackedSequence):
@@ -195,7 +194,7 @@ class Recurrent(torch.nn.RNNBase):
         for weight in weights:
             if weight is None:
                 return None
-        if input.dtype != weights[0].dtype and not torch._C._is_any_autocast_enabled():
+        if input.dtype != weights[0].dtype and not torch.is_autocast_enabled(input.device.type):
             return None
         unbatched = batch_sizes is None and input.dim() == 2
         if input.dim() != (3 if batch_sizes is None and not unbatched else 2):
@@ -225,26 +224,11 @@ class Recurrent(torch.nn.RNNBase):
                 state = tuple(s.index_select(1, sorted_indices) for s in state)
         if unbatched:
             input = input.unsqueeze(0 if self.batch_first else 1)
-        return Call(
-            cell,
-            input,
-            batch_sizes,
-            state,
-            weights,
-            self.hidden_size,
-            self.proj_size,
-            self.num_layers,
-            self.bias,
-            self.dropout,
-            self.training,
-            self.bidirectional,
-            self.batch_first,
-            self.recompute,
-        )
+        return ForwardPass(self, input, batch_sizes, state, weights)
 
-    # torch.nn keeps `_flat_weights`, a list of the weights filled when a parameter is set. Here it is
-    # read from the module each time, so there is no copy to go stale, to hold a finished graph alive,
-    # or to keep deepcopy and pickle from working once a weight is computed from another.
+    # torch.nn keeps `_flat_weights`, a list of the weights that is filled when a parameter is set. Here it is read from
+    # the module each time: no copy can go stale, keep a finished graph alive, or prevent deepcopy and pickle once a
+    # weight is computed from another.
 
     @property
     def _flat_weights(self) -> list[Any]:
@@ -257,7 +241,7 @@ class Recurrent(torch.nn.RNNBase):
 
     @_flat_weights.setter
     def _flat_weights(self, _: object) -> None:
-        """Ignored: torch's constructor and `__setstate__` hand in their copy."""
+        """Ignored: torch's constructor and `__setstate__` set their copy."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super(torch.nn.RNNBase, self).__setattr__(name, value)  # RNNBase would write into its copy
@@ -269,9 +253,9 @@ class Recurrent(torch.nn.RNNBase):
         pass
 
     def flatten_parameters(self) -> None:
-        """Lay the parameters out in one block where cuDNN wants that; nothing to do on the CPU."""
-        # A weight that is computed from another has no place of its own, and computing it here
-        # could change its state (the power iteration of spectral_norm).
+        """Lay the parameters out in one block for cuDNN; a no-op on the CPU."""
+        # A weight that is computed from another has no memory of its own, and computing it here could change its state
+        # (the power iteration of spectral_norm).
         if all(self._parameters.get(name) is not None for name in self._flat_weights_names):
             super().flatten_parameters()
 
@@ -293,8 +277,8 @@ class RNN(Recurrent, torch.nn.RNN):
         Between layers, in training.
     bidirectional : bool, default False
     recompute : bool, default False
-        Keep states only every ~√T steps for the backward pass and compute the rest again there: less
-        memory, more time, the same gradients bit for bit.
+        Keep the states of every ~√T-th step for the backward pass and recompute the rest there: less memory, more
+        time, the same gradients bit for bit.
     device, dtype : optional
 
     References
@@ -319,17 +303,8 @@ class GRU(Recurrent, torch.nn.GRU):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-    num_layers : int, default 1
-    bias : bool, default True
-    batch_first : bool, default False
-    dropout : float, default 0
-        Between layers, in training.
-    bidirectional : bool, default False
-    recompute : bool, default False
-        Keep states only every ~√T steps for the backward pass and compute the gates again there: less
-        memory, more time, the same gradients bit for bit.
-    device, dtype : optional
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, recompute, device, dtype
+        As for `RNN`.
 
     References
     ----------
@@ -353,19 +328,10 @@ class LSTM(Recurrent, torch.nn.LSTM):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-    num_layers : int, default 1
-    bias : bool, default True
-    batch_first : bool, default False
-    dropout : float, default 0
-        Between layers, in training.
-    bidirectional : bool, default False
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, recompute, device, dtype
+        As for `RNN`.
     proj_size : int, default 0
-        Size that h_t is projected to; 0 for no projection.
-    recompute : bool, default False
-        Keep states only every ~√T steps for the backward pass and compute the gates again there: less
-        memory, more time, the same gradients bit for bit.
-    device, dtype : optional
+        The size of h_t after the projection; 0 for no projection.
 
     References
     ----------
@@ -399,7 +365,7 @@ def explain(module: torch.nn.Module, input: Any, hx: Any = None) -> Explanation:
     Raises
     ------
     OptionError
-        If `module` is no recurrent layer.
+        `module` is not a recurrent layer.
 
     Examples
     --------
@@ -414,7 +380,7 @@ def explain(module: torch.nn.Module, input: Any, hx: Any = None) -> Explanation:
         if isinstance(module, torch.nn.RNNBase):
             return Explanation("torch", f"this is torch.nn's {name}; retrograde.nn.accelerate_ makes it one of ours")
         raise OptionError(f"explain takes a recurrent layer (RNN, GRU, LSTM), not {name}: name one of its layers")
-    # A parametrisation may change its state when it is computed in training: look without touching.
+    # Computing a parametrization in training may change its state (spectral_norm): compute it in eval mode.
     parametrizations = [m for m in module.modules() if m is not module and m.training]
     try:
         for m in parametrizations:

@@ -1,4 +1,7 @@
-"""The states of a recurrence written by hand, shown to whoever measures it."""
+"""Marks: how a recurrence written by hand shows its states to a measurement.
+
+Tests: tests/flow/test_marked.py
+"""
 
 from __future__ import annotations
 
@@ -17,30 +20,30 @@ _watchers: list[Watcher] = []
 
 
 def mark_state(*state: Tensor, layer: str = "l0", live: Tensor | None = None) -> Any:
-    """Say that these tensors are the state s_k of a recurrence written by hand.
+    """Mark these tensors as the state s_k of a recurrence written by hand.
 
-    Call it once a step, in the order of the steps, and go on with what it returns. While ``gradient_flow`` measures,
-    that is how it knows where to look; at any other time the tensors come back as they are.
+    Call it once per step, in the order of the steps, and continue with what it returns. ``gradient_flow`` finds the
+    states by these marks; at any other time the tensors are returned unchanged.
 
     Parameters
     ----------
     *state
         The state after step k, `(B, …)` each (or `(H,)` without a batch): h, or h and c.
     layer
-        Its label, as torch labels layers: one for every recurrence in the module. A label that ends in ``_reverse`` is
-        of a layer that runs from the last step to the first.
+        Label of the recurrence, as torch labels layers; each recurrence in the module needs its own. A label that ends
+        in ``_reverse`` stands for a layer that runs from the last step to the first.
     live
-        `(B,)` or `(B, 1)` bool, false for sequences that have ended before step k.
+        `(B,)` or `(B, 1)` bool, False for sequences that have ended before step k.
 
     Returns
     -------
     Tensor, or tuple of Tensor
-        The same: one tensor for one, a tuple for several.
+        The state to continue with: one tensor for one, a tuple for several.
 
     Raises
     ------
     OptionError
-        What is given is no state.
+        The arguments are not tensors (B, …) of real numbers with one B.
 
     Examples
     --------
@@ -72,7 +75,7 @@ def mark_state(*state: Tensor, layer: str = "l0", live: Tensor | None = None) ->
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Hand every state that is marked inside to ``watcher``, which returns what to go on with."""
+    """Pass every state that is marked inside the block to ``watcher``, which returns the state to continue with."""
     _watchers.append(watcher)
     try:
         yield

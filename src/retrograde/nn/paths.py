@@ -1,51 +1,58 @@
-"""Which way a forward pass is computed, and why: the one place where the engine meets the modules.
+"""How a forward pass is computed, and why: the one place where the engine meets the layers.
 
-A :class:`Call` is a forward pass in plain tensors, already checked. :func:`obstacle` says what keeps
-the native engine from it; without one the engine computes it, else torch's own operators do.
+A :class:`ForwardPass` is a forward pass in plain tensors, already checked. :func:`fallback_reason` says why torch's own
+operators compute it; without a reason, the native engine does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.overrides import _get_current_function_mode_stack
 
-from .. import kernels
-from ..cells import FUSED, Cell
+from .. import _torch_private, kernels
+from ..cells import BY_MODE, FUSED, Cell
 from ..kernels import operators
 from ..kernels.shapes import Inputs, LayerSpec
-from .compilation import breaks_graph
+from .compilation import breaks_graph, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Call", "Explanation", "compute", "compute_traced", "explanation", "obstacle", "watched"]
+__all__ = [
+    "Explanation",
+    "ForwardPass",
+    "compute",
+    "compute_traced",
+    "explanation",
+    "fallback_reason",
+    "state_of_torch",
+]
+
+_OneLayer: TypeAlias = "tuple[Tensor, Tensor, Tensor | None]"
+_Result: TypeAlias = "tuple[Tensor, tuple[Tensor, ...]]"
 
 
-class Call(NamedTuple):
+class ForwardPass(NamedTuple):
     """A forward pass of a recurrent stack, in tensors; D is 2 if bidirectional, else 1."""
 
-    cell: Cell
+    layer: Any  # the module: its options are read, nothing is called
     input: Tensor  # (T, B, I); (B, T, I) if batch_first; (sum of lengths, I) if packed
-    batch_sizes: Tensor | None  # (T,), how many sequences are still running at step t; None if not packed
+    batch_sizes: Tensor | None  # (T,), the number of sequences that have a step t; None if not packed
     state: tuple[Tensor, ...] | None  # (h_0,) or (h_0, c_0), each (num_layers * D, B, ·); None is zeros
     weights: list[Tensor]  # torch's flat order: layer by layer, direction by direction
-    hidden_size: int
-    proj_size: int  # 0 if there is no projection
-    num_layers: int
-    bias: bool
-    dropout: float  # between layers, in training only
-    training: bool
-    bidirectional: bool
-    batch_first: bool
-    recompute: bool = False  # keep states only every ~√T steps, and compute the others again on the way back
 
+    @property
+    def cell(self) -> Cell:
+        """The gates, states and equations."""
+        return BY_MODE[self.layer.mode]
 
-_Path: TypeAlias = "Callable[[Call], tuple[Tensor, tuple[Tensor, ...]]]"
+    @property
+    def directions(self) -> int:
+        """D."""
+        return 2 if self.layer.bidirectional else 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,8 +75,8 @@ class Explanation:
         return f"{name}: {self.reason}"
 
 
-def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run `call` on the path that :func:`obstacle` leaves open.
+def compute(call: ForwardPass) -> _Result:
+    """Run a forward pass in the engine if it can compute it, else by torch's operators.
 
     Returns
     -------
@@ -78,17 +85,17 @@ def compute(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     state : tuple of Tensor
         ``(h_n,)``, or ``(h_n, c_n)`` for an LSTM, each ``(num_layers * D, B, ·)``.
     """
-    if obstacle(call) is None:
+    if fallback_reason(call) is None:
         return _with_engine(call)
     if breaks_graph():
-        outside: _Path = torch.compiler.disable(_with_torch)  # type: ignore[no-untyped-call]
+        outside: Callable[[ForwardPass], _Result] = torch.compiler.disable(_with_torch)  # type: ignore[no-untyped-call]
         return outside(call)
     return _with_torch(call)
 
 
-def explanation(call: Call) -> Explanation:
-    """Say which path :func:`compute` would take for `call`, and why."""
-    reason = obstacle(call)
+def explanation(call: ForwardPass) -> Explanation:
+    """Say which path :func:`compute` would take, and why."""
+    reason = fallback_reason(call)
     if reason is None:
         return Explanation("engine", f"{call.input.dtype} on the CPU, {kernels.info()['instruction_set']}")
     return Explanation("torch", reason)
@@ -97,13 +104,13 @@ def explanation(call: Call) -> Explanation:
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
-def obstacle(call: Call) -> str | None:
-    """What keeps the native engine from computing `call`; None if nothing does."""
+def fallback_reason(call: ForwardPass) -> str | None:
+    """Why the engine cannot compute a forward pass; None if it can."""
     if not kernels.available():
         return "the native engine was not built on this machine"
     dtype, compiling = call.input.dtype, torch.compiler.is_compiling()
     for tensor in (call.input, *(call.state or ()), *call.weights):
-        if type(tensor) not in _PLAIN and not compiling:  # a compiler hands in tensors of its own
+        if type(tensor) not in _PLAIN and not compiling:  # a compiler passes tensors of its own
             return f"a tensor is a {type(tensor).__name__}, and the engine reads plain tensors only"
         if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, and the engine works on the CPU"
@@ -118,90 +125,82 @@ def obstacle(call: Call) -> str | None:
         return "there are no steps, sequences or features, and torch.nn decides what that means"
     if not _weights_fit(call):
         return "a weight is not of the shape that the layer's sizes ask for, and torch.nn will say which"
-    return watched(compiling)
+    return state_of_torch(compiling)
 
 
-def watched(compiling: bool) -> str | None:
-    """What about the moment, rather than about a call's tensors, asks for torch's own operators."""
+def state_of_torch(compiling: bool) -> str | None:
+    """Why torch's own operators are needed whatever the tensors are: autocast, a mode, a transform; or None."""
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the types of torch's operators"
     if compiling:
         return None
-    if observed():
+    if _torch_private.LACKING_FOR_ENGINE is not None:
+        return _torch_private.LACKING_FOR_ENGINE
+    if _torch_private.function_mode_needs_operators():
         return "a torch function mode watches torch's operators (as gradient_flow does)"
-    if torch._C._get_tracing_state() is not None:
+    if tracing():
         return "torch.jit records torch's operators"
-    if torch._C._are_functorch_transforms_active():
+    if _torch_private.functorch_active():
         return "a torch.func transform (vmap, grad, jvp, ...) needs torch's operators"
-    if forward_ad._current_level >= 0:
+    if _torch_private.forward_mode_active():
         return "forward-mode differentiation needs torch's operators"
     return None
 
 
-def observed() -> bool:
-    """Whether a torch function mode is active that wants to see torch's own operators."""
-    if torch._C._len_torch_function_stack() == 0:
-        return False
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    return any(getattr(mode, "needs_torch_operators", False) for mode in modes)
-
-
-def _weights_fit(call: Call) -> bool:
-    """Whether each weight has its shape, which the engine trusts (a parameter may have been swapped)."""
-    weights, H, R = call.weights, call.hidden_size, call.proj_size or call.hidden_size
-    rows, directions = len(call.cell.gates) * H, 2 if call.bidirectional else 1
-    per_direction = 2 + 2 * call.bias + (call.proj_size > 0)
-    if len(weights) != call.num_layers * directions * per_direction:
+def _weights_fit(call: ForwardPass) -> bool:
+    """Whether each weight has its shape, which the engine relies on (a parameter may have been replaced)."""
+    layer, weights = call.layer, call.weights
+    H, R = layer.hidden_size, layer.proj_size or layer.hidden_size
+    rows, directions = len(call.cell.gates) * H, call.directions
+    per_direction = 2 + 2 * layer.bias + (layer.proj_size > 0)
+    if len(weights) != layer.num_layers * directions * per_direction:
         return False
     for i in range(0, len(weights), per_direction):
         inputs = call.input.shape[-1] if i < directions * per_direction else directions * R
         if weights[i].shape != (rows, inputs) or weights[i + 1].shape != (rows, R):
             return False
-        if call.bias and (weights[i + 2].shape != (rows,) or weights[i + 3].shape != (rows,)):
+        if layer.bias and (weights[i + 2].shape != (rows,) or weights[i + 3].shape != (rows,)):
             return False
-        if call.proj_size and weights[i + per_direction - 1].shape != (R, H):
+        if layer.proj_size and weights[i + per_direction - 1].shape != (R, H):
             return False
     return True
 
 
-def _with_engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Compute `call` in the native engine."""
+def _with_engine(call: ForwardPass) -> _Result:
+    """Compute in the native engine."""
     spec = _spec(call)
     return _layer_by_layer(call, lambda inputs: operators.layer(spec, inputs, checked=False))
 
 
-def _spec(call: Call) -> LayerSpec:
-    directions = 2 if call.bidirectional else 1
-    return LayerSpec(call.cell.number, directions, call.bias, call.proj_size > 0, call.recompute)
+def _spec(call: ForwardPass) -> LayerSpec:
+    layer = call.layer
+    return LayerSpec(call.cell.number, call.directions, layer.bias, layer.proj_size > 0, layer.recompute)
 
 
-def compute_traced(call: Call) -> tuple[Tensor, tuple[Tensor, ...], list[dict[str, Tensor]]]:
-    """Run `call` in elementary operators; returns also what each layer and direction computed at each step."""
+def compute_traced(call: ForwardPass) -> tuple[Tensor, tuple[Tensor, ...], list[dict[str, Tensor]]]:
+    """Compute in elementary operators; returns also what each layer and direction computed at each step."""
     seen: list[dict[str, Tensor]] = []
     spec = _spec(call)
 
     def run(inputs: Inputs) -> _OneLayer:
-        result, directions = operators.traced_layer(spec, inputs)
-        seen.extend(directions)
+        result, found = operators.traced_layer(spec, inputs)
+        seen.extend(found)
         return result
 
     return *_layer_by_layer(call, run), seen
 
 
-_OneLayer: TypeAlias = "tuple[Tensor, Tensor, Tensor | None]"
-
-
-def _layer_by_layer(call: Call, run: Callable[[Inputs], _OneLayer]) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _layer_by_layer(call: ForwardPass, run: Callable[[Inputs], _OneLayer]) -> _Result:
     """The stack: `run` is one layer in all its directions, (T, B, ·) to (T, B, ·)."""
-    x, state, weights, n = call.input, call.state, call.weights, call.num_layers
+    x, state, weights, n = call.input, call.state, call.weights, call.layer.num_layers
     h_0, c_0 = state if state is not None and len(state) == 2 else (state[0] if state is not None else None, None)
-    swap = call.batch_first and call.batch_sizes is None
+    swap = call.layer.batch_first and call.batch_sizes is None
     if swap:
         x = x.transpose(0, 1)
     if n == 1:
         x, h_n, c_n = run(Inputs(x, h_0, c_0, weights, call.batch_sizes))
         return x.transpose(0, 1) if swap else x, (h_n,) if c_n is None else (h_n, c_n)
-    rows, per_layer = 2 if call.bidirectional else 1, len(weights) // n
+    rows, per_layer = call.directions, len(weights) // n
     hs, cs = [], []
     for i in range(n):
         own = slice(i * rows, (i + 1) * rows)
@@ -210,8 +209,8 @@ def _layer_by_layer(call: Call, run: Callable[[Inputs], _OneLayer]) -> tuple[Ten
         hs.append(h_n)
         if c_n is not None:
             cs.append(c_n)
-        if call.dropout and call.training and i + 1 < n:
-            x = torch.nn.functional.dropout(x, call.dropout, True)
+        if call.layer.dropout and call.layer.training and i + 1 < n:
+            x = torch.nn.functional.dropout(x, call.layer.dropout, True)
     return x.transpose(0, 1) if swap else x, (torch.cat(hs), torch.cat(cs)) if cs else (torch.cat(hs),)
 
 
@@ -220,23 +219,22 @@ _TORCH_OPERATORS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 }
 
 
-def _with_torch(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Compute `call` by the operators that ``torch.nn`` itself calls, with the arguments that it gives them."""
-    operator = _TORCH_OPERATORS[call.cell.mode]
+def _with_torch(call: ForwardPass) -> _Result:
+    """Compute by the operators that ``torch.nn`` itself calls, with the arguments that it gives them."""
+    layer, operator = call.layer, _TORCH_OPERATORS[call.layer.mode]
     state = call.state or _zero_state(call)
-    hx = state if len(call.cell.states) > 1 else state[0]
-    options = (call.bias, call.num_layers, call.dropout, call.training, call.bidirectional)
+    hx = state if len(state) > 1 else state[0]
+    options = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
     if call.batch_sizes is None:
-        output, *final = operator(call.input, hx, call.weights, *options, call.batch_first)
+        output, *final = operator(call.input, hx, call.weights, *options, layer.batch_first)
     else:
         output, *final = operator(call.input, call.batch_sizes, hx, call.weights, *options)
     return output, tuple(final)
 
 
-def _zero_state(call: Call) -> tuple[Tensor, ...]:
-    batch = int(call.batch_sizes[0]) if call.batch_sizes is not None else call.input.size(0 if call.batch_first else 1)
-    rows = call.num_layers * (2 if call.bidirectional else 1)
-    h_0 = torch.zeros(rows, batch, call.proj_size or call.hidden_size, dtype=call.input.dtype, device=call.input.device)
-    if len(call.cell.states) == 1:
-        return (h_0,)
-    return h_0, torch.zeros(rows, batch, call.hidden_size, dtype=call.input.dtype, device=call.input.device)
+def _zero_state(call: ForwardPass) -> tuple[Tensor, ...]:
+    layer, x = call.layer, call.input
+    batch = int(call.batch_sizes[0]) if call.batch_sizes is not None else x.size(0 if layer.batch_first else 1)
+    sizes = {"h": layer.proj_size or layer.hidden_size, "c": layer.hidden_size}
+    rows = layer.num_layers * call.directions
+    return tuple(torch.zeros(rows, batch, sizes[s], dtype=x.dtype, device=x.device) for s in call.cell.states)

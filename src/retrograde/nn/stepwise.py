@@ -1,8 +1,7 @@
-"""Recurrent layers computed step by step, for what no fused layer offers: layer normalisation and dropout of the state.
+"""Recurrent layers computed step by step, with two options no fused layer has: layer normalization and state dropout.
 
-Slower than ``RNN``, ``GRU`` and ``LSTM`` (every step is a handful of torch operators), and equal to them, number for
-number, when neither is asked for. They are no subclasses of ``torch.nn``'s layers: their equations are others, and what
-takes a ``torch.nn.LSTM`` for granted should not take one of these for it.
+They are slower than ``RNN``, ``GRU`` and ``LSTM`` (a step is a handful of torch operators), and give the same numbers
+if neither option is used. They are not subclasses of ``torch.nn``'s layers, because their equations differ.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .. import _torch_private
 from ..cells import FUSED, Cell, CellName, find
 from ..errors import OptionError
 from .dropout import VariationalDropout
 from .marking import mark_state
-from .paths import observed
 
 __all__ = ["StepwiseGRU", "StepwiseLSTM", "StepwiseRNN"]
 
@@ -28,7 +27,7 @@ State = tuple[Tensor, ...]  # (h,) or (h, c), each (B, H)
 
 
 class _Stepwise(torch.nn.Module):
-    """What the three layers share: the parameters, and the walk over layers, directions and steps."""
+    """Base class: the parameters, and the loops over layers, directions and steps."""
 
     cell_name: ClassVar[CellName]
     nonlinearity = "tanh"
@@ -57,7 +56,7 @@ class _Stepwise(torch.nn.Module):
                 raise OptionError(f"{name}: {option} is {size}; it must be at least 1.")
         for option, p in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
             if not 0 <= p < 1:
-                raise OptionError(f"{name}: {option} is {p}; a share to drop is at least 0 and below 1.")
+                raise OptionError(f"{name}: {option} is {p}; it must be at least 0 and below 1.")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
         self.dropout, self.layer_norm, self.recurrent_dropout = dropout, layer_norm, recurrent_dropout
@@ -83,7 +82,7 @@ class _Stepwise(torch.nn.Module):
         return find(self.cell_name, self.nonlinearity)
 
     def reset_parameters(self) -> None:
-        """Draw weights and biases as torch.nn does, uniform within 1/√H; the gains of the normalisation are 1."""
+        """Draw weights and biases as torch.nn does, uniform within 1/√H; the gains of the normalization are 1."""
         bound = 1 / math.sqrt(self.hidden_size)
         for name, parameter in self.named_parameters():
             if name.startswith(("gain", "shift")):
@@ -94,8 +93,9 @@ class _Stepwise(torch.nn.Module):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """Run over ``(T, B, I)``, ``(B, T, I)`` if ``batch_first``, ``(T, I)`` or packed sequences, as torch.nn."""
         drops = self.training and (self.recurrent_dropout or self.dropout)
-        if self.cell in FUSED and not (self.layer_norm or drops) and not torch.compiler.is_compiling() and observed():
-            output, end = self._fused()(input, hx)  # gradient_flow sees more of torch's own operators than of steps
+        plain = self.cell in FUSED and not (self.layer_norm or drops or torch.compiler.is_compiling())
+        if plain and _torch_private.function_mode_needs_operators():
+            output, end = self._fused()(input, hx)  # gradient_flow measures it faster than single steps
             return output, end
         packed = isinstance(input, PackedSequence)
         lengths: Tensor | None = None
@@ -235,11 +235,11 @@ class StepwiseRNN(_Stepwise):
     input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, bidirectional, device, dtype
         As in ``torch.nn.RNN``.
     dropout
-        Between layers, one mask for all steps of a sequence (`VariationalDropout`).
+        Dropout between layers, one mask for all steps of a sequence (`VariationalDropout`).
     layer_norm
-        Normalise; the gains are ``gain_sum_l0``, …, and torch's biases are added after it.
+        Layer normalization; the gains are ``gain_sum_l0``, …, and torch's biases are added after it.
     recurrent_dropout
-        Of the state on its way to the next step, one mask for all steps (Gal and Ghahramani 2016).
+        Dropout of the state between steps, one mask for all steps (Gal and Ghahramani 2016).
 
     Examples
     --------
@@ -268,7 +268,7 @@ class StepwiseRNN(_Stepwise):
 class StepwiseGRU(_Stepwise):
     """Gated recurrent unit, torch's equations, with LN(W_ih x_t) and LN(W_hh h_{t-1}): Ba, Kiros, Hinton (2016).
 
-    r and z are normalised together, n by itself, as in the paper's equations 27 and 28.
+    r and z are normalized together, n by itself, as in the paper's equations 27 and 28.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ class StepwiseLSTM(_Stepwise):
     Parameters
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype
-        As in ``torch.nn.LSTM``; there is no projection.
+        As in ``torch.nn.LSTM``, without a projection.
     dropout, layer_norm, recurrent_dropout
         As in `StepwiseRNN`; the gains are ``gain_ih_l0``, ``gain_hh_l0`` and, for the cell, ``gain_c_l0``
         and ``shift_c_l0``.

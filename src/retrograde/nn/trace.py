@@ -1,4 +1,4 @@
-"""What a recurrent layer computed on its way, labelled."""
+"""Traces: everything that a recurrent layer computed in a forward pass, by name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["Trace"]
 
 @dataclass(frozen=True, repr=False)
 class Trace(Mapping[str, dict[str, Any]]):
-    """All that a forward pass computed: ``trace["l0"]["f"]`` is the forget gate of the first layer at each step.
+    """Everything that a forward pass computed: ``trace["l0"]["f"]`` is the forget gate of the first layer.
 
     Attributes
     ----------
     output, state
         What the forward pass returns.
     steps : dict of dict
-        By layer and direction, named as the parameters are (``"l0"``, ``"l0_reverse"``, ``"l1"``, ...), then by
-        name, each laid out as the layer's output: a tensor ``(T, B, hidden_size)`` (``(B, T, ·)`` if
-        ``batch_first``, ``(T, ·)`` without a batch), or packed as the input was.
+        By layer and direction, as the parameters are named (``"l0"``, ``"l0_reverse"``, ``"l1"``, ...), then by name.
+        Each is laid out as the layer's output: a tensor ``(T, B, hidden_size)`` (``(B, T, ·)`` if ``batch_first``,
+        ``(T, ·)`` without a batch), or packed as the input.
 
         ===== ======================================================================================
         RNN   ``h``; ``a``, the sum before the activation

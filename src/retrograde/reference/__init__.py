@@ -50,86 +50,11 @@ True
 
 from __future__ import annotations
 
-from .functions import (
-    activation,
-    activation_gradient,
-    cross_entropy,
-    cross_entropy_gradient,
-    sigmoid,
-    softmax,
-)
-from .gru import (
-    GRU,
-    GRUGradients,
-    GRUStates,
-    GRUStep,
-    gru_forward,
-    gru_gradients,
-    gru_jacobian,
-    gru_step,
-    gru_step_gradient,
-)
-from .lstm import (
-    LSTM,
-    LSTMGradients,
-    LSTMStates,
-    LSTMStep,
-    lstm_forward,
-    lstm_gradients,
-    lstm_jacobian,
-    lstm_step,
-    lstm_step_gradient,
-)
-from .terms import GradientTerms, Term, gradient_terms
-from .vanilla import (
-    Gradients,
-    Network,
-    States,
-    forward,
-    gradients,
-    jacobian,
-    loss,
-    losses,
-    step,
-    step_gradient,
-)
+from . import functions, gru, lstm, terms, vanilla
+from .functions import *  # noqa: F403
+from .gru import *  # noqa: F403
+from .lstm import *  # noqa: F403
+from .terms import *  # noqa: F403
+from .vanilla import *  # noqa: F403
 
-__all__ = [
-    "GRU",
-    "LSTM",
-    "GRUGradients",
-    "GRUStates",
-    "GRUStep",
-    "GradientTerms",
-    "Gradients",
-    "LSTMGradients",
-    "LSTMStates",
-    "LSTMStep",
-    "Network",
-    "States",
-    "Term",
-    "activation",
-    "activation_gradient",
-    "cross_entropy",
-    "cross_entropy_gradient",
-    "forward",
-    "gradient_terms",
-    "gradients",
-    "gru_forward",
-    "gru_gradients",
-    "gru_jacobian",
-    "gru_step",
-    "gru_step_gradient",
-    "jacobian",
-    "loss",
-    "losses",
-    "lstm_forward",
-    "lstm_gradients",
-    "lstm_jacobian",
-    "lstm_step",
-    "lstm_step_gradient",
-    "sigmoid",
-    "softmax",
-    "step",
-    "step_gradient",
-]
+__all__ = functions.__all__ + gru.__all__ + lstm.__all__ + terms.__all__ + vanilla.__all__

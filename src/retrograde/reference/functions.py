@@ -9,7 +9,6 @@ import numpy as np
 from .arrays import Array
 
 __all__ = [
-    "Nonlinearity",
     "activation",
     "activation_gradient",
     "cross_entropy",

@@ -26,7 +26,7 @@ def blocks(layer, start):
 
 @every_layer
 def test_orthogonal_makes_every_gate_orthogonal(layer):
-    layer = rg.nn.initialise(copy.deepcopy(layer), recurrent="orthogonal")
+    layer = rg.nn.initialize(copy.deepcopy(layer), recurrent="orthogonal")
     for block in blocks(layer, "weight_hh"):
         torch.testing.assert_close(block @ block.T, torch.eye(6, dtype=torch.float64), atol=1e-6, rtol=0)
 
@@ -34,7 +34,7 @@ def test_orthogonal_makes_every_gate_orthogonal(layer):
 @every_layer
 def test_only_what_is_asked_for_changes(layer):
     before = {name: p.clone() for name, p in layer.named_parameters()}
-    after = dict(rg.nn.initialise(copy.deepcopy(layer), recurrent="xavier").named_parameters())
+    after = dict(rg.nn.initialize(copy.deepcopy(layer), recurrent="xavier").named_parameters())
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("weight_hh")}
 
@@ -42,13 +42,13 @@ def test_only_what_is_asked_for_changes(layer):
 @every_layer
 def test_spectral_radius_of_every_gate(layer):
     for recurrent in (None, "orthogonal", "xavier"):
-        scaled = rg.nn.initialise(copy.deepcopy(layer), recurrent=recurrent, spectral_radius=0.9)
+        scaled = rg.nn.initialize(copy.deepcopy(layer), recurrent=recurrent, spectral_radius=0.9)
         for block in blocks(scaled, "weight_hh"):
             assert float(torch.linalg.eigvals(block).abs().max()) == pytest.approx(0.9, rel=1e-5)
 
 
 def test_xavier_has_the_published_variance_per_gate():
-    layer = rg.nn.initialise(torch.nn.LSTM(100, 300), recurrent="xavier", input="xavier")
+    layer = rg.nn.initialize(torch.nn.LSTM(100, 300), recurrent="xavier", input="xavier")
     for block in blocks(layer, "weight_ih"):
         assert float(block.var()) == pytest.approx(2 / 400, rel=0.05)
     for block in blocks(layer, "weight_hh"):
@@ -56,7 +56,7 @@ def test_xavier_has_the_published_variance_per_gate():
 
 
 def test_identity_is_the_irnn():
-    layer = rg.nn.initialise(torch.nn.RNN(50, 60, nonlinearity="relu"), recurrent="identity", input=0.001)
+    layer = rg.nn.initialize(torch.nn.RNN(50, 60, nonlinearity="relu"), recurrent="identity", input=0.001)
     assert torch.equal(layer.weight_hh_l0, torch.eye(60))
     assert not layer.bias_ih_l0.any()
     assert not layer.bias_hh_l0.any()
@@ -71,7 +71,7 @@ def test_identity_is_the_irnn():
 )
 def test_forget_bias_is_the_sum_of_both(layer, gate):
     before = copy.deepcopy(layer)
-    rg.nn.initialise(layer, forget_bias=1.5)
+    rg.nn.initialize(layer, forget_bias=1.5)
     for ih, hh in zip(*(list(blocks(layer, f"bias_{side}")) for side in ("ih", "hh")), strict=True):
         assert ih.shape == hh.shape == (6,)
     keeping = slice(gate * 6, gate * 6 + 6)
@@ -86,7 +86,7 @@ def test_forget_bias_is_the_sum_of_both(layer, gate):
 
 def test_chrono_is_the_published_distribution():
     generator = torch.Generator().manual_seed(0)
-    layer = rg.nn.initialise(torch.nn.LSTM(1, 20_000 // 4), chrono=100, generator=generator)
+    layer = rg.nn.initialize(torch.nn.LSTM(1, 20_000 // 4), chrono=100, generator=generator)
     i, f, g, o = (layer.bias_ih_l0 + layer.bias_hh_l0).detach().chunk(4)
     assert torch.equal(i, -f)
     assert not g.any()
@@ -97,14 +97,14 @@ def test_chrono_is_the_published_distribution():
     assert float(u.mean()) == pytest.approx(50, rel=0.02)
     assert float(u.std()) == pytest.approx(98 / math.sqrt(12), rel=0.03)
 
-    gru = rg.nn.initialise(torch.nn.GRU(1, 500), chrono=100)
+    gru = rg.nn.initialize(torch.nn.GRU(1, 500), chrono=100)
     z = (gru.bias_ih_l0 + gru.bias_hh_l0).detach()[500:1000]
     assert 0 <= float(z.min()) < float(z.max()) <= math.log(99)
 
 
 def test_same_generator_same_weights():
     drawn = [
-        rg.nn.initialise(
+        rg.nn.initialize(
             torch.nn.GRU(3, 4),
             recurrent="orthogonal",
             input="xavier",
@@ -116,13 +116,13 @@ def test_same_generator_same_weights():
     assert all(torch.equal(a, b) for a, b in zip(*(layer.parameters() for layer in drawn), strict=True))
 
 
-def test_a_whole_model_and_a_parametrised_weight():
+def test_a_whole_model_and_a_parametrized_weight():
     model = torch.nn.ModuleDict(
         {"embed": torch.nn.Embedding(5, 3), "rnn": torch.nn.LSTM(3, 4), "head": torch.nn.Linear(4, 2)}
     )
     head = model["head"].weight.clone()
     rg.nn.weight_drop_(model, 0.5)
-    rg.nn.initialise(model, recurrent="orthogonal", forget_bias=1.0)
+    rg.nn.initialize(model, recurrent="orthogonal", forget_bias=1.0)
     original = model["rnn"].parametrizations.weight_hh_l0.original
     for block in torch.split(original, 4):
         torch.testing.assert_close(block @ block.T, torch.eye(4), atol=1e-6, rtol=0)
@@ -134,7 +134,7 @@ def test_a_whole_model_and_a_parametrised_weight():
     [
         (torch.nn.Linear(2, 3), {"recurrent": "orthogonal"}, "Linear has no recurrent layer"),
         (torch.nn.LSTM(2, 3), {"recurrent": "identity"}, "LSTM's weight_hh_l0 has gates"),
-        (torch.nn.RNN(2, 3), {"forget_bias": 1.0}, "no gated layer"),
+        (torch.nn.RNN(2, 3), {"forget_bias": 1.0}, "has no gates"),
         (torch.nn.LSTM(2, 3, bias=False), {"chrono": 10}, "bias=False"),
         (torch.nn.LSTM(2, 3), {"chrono": 10, "forget_bias": 1.0}, "give one of them"),
         (torch.nn.LSTM(2, 3), {"chrono": 2}, "chrono is 2"),
@@ -146,7 +146,7 @@ def test_a_whole_model_and_a_parametrised_weight():
 )
 def test_impossible_options(module, options, message):
     with pytest.raises(OptionError, match=message):
-        rg.nn.initialise(module, **options)
+        rg.nn.initialize(module, **options)
 
 
 def test_a_model_of_sizes_only_can_be_built():

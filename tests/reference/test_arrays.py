@@ -38,6 +38,7 @@ CELL = rg.reference.LSTM.random(2, 3)
         ),
         (lambda: rg.reference.loss(NET, [0, 1], [1, 3]), "targets contains 3; expected indices from 0 to 2"),
         (lambda: rg.reference.loss(NET, [0], [[0.5, 0.5, 0.5]]), "targets, row 0, sums to 1.5"),
+        (lambda: rg.reference.loss(NET, [0], [[0.5, 0.5, 1e-5]]), "targets, row 0, sums to 1.00001"),
         (
             lambda: rg.reference.loss(LAST, [0, 1], [1, 0]),
             "targets has shape (2,) and type int64; expected 1 integer class,",

@@ -1,4 +1,4 @@
-"""The recurrent layer that a user's options ask for, remedies included: one place for every model of every task."""
+"""The factory of recurrent layers: from options, remedies included, to a layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from ..errors import OptionError
 from .dropout import weight_drop_
-from .initialisation import initialise
+from .initialization import initialize
 from .layers import GRU, LSTM, RNN
 from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 
@@ -44,19 +44,19 @@ def recurrent_layer(
         As in ``torch.nn``; ``nonlinearity`` is for the vanilla cell.
     cell : {"rnn", "gru", "lstm"}
     layer_norm, recurrent_dropout
-        See `StepwiseLSTM`: either makes the layer one that is computed step by step.
+        See `StepwiseLSTM`. With either, the layer is computed step by step.
     weight_drop
-        See `weight_drop_`; not together with those two.
+        See `weight_drop_`. Not together with those two.
     init : {"default", "orthogonal", "identity", "xavier"}
-        Of the weights from state to state; ``identity`` draws the input weights as the IRNN's paper does, ``xavier``
-        has them xavier too.
+        Of the weights from state to state; with ``identity`` the input weights are drawn as in the IRNN's paper, with
+        ``xavier`` they are xavier too.
     spectral_radius, forget_bias, chrono
-        See `initialise`.
+        See `initialize`.
 
     Raises
     ------
     OptionError
-        If options contradict one another.
+        Options contradict one another.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def recurrent_layer(
     if cell not in _LAYERS:
         raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(_LAYERS)}.")
     if stepwise and weight_drop:
-        raise OptionError("weight drop excludes layer normalisation and recurrent dropout; leave one of them out.")
+        raise OptionError("weight drop excludes layer normalization and recurrent dropout; leave one of them out.")
     options: dict[str, Any] = {"num_layers": num_layers, "bidirectional": bidirectional}
     options["dropout"] = dropout if num_layers > 1 else 0.0
     if cell == "rnn":
@@ -81,5 +81,5 @@ def recurrent_layer(
     if init in ("identity", "xavier"):
         asked["input"] = 0.001 if init == "identity" else "xavier"
     if any(value is not None for value in asked.values()):
-        initialise(layer, **asked)
+        initialize(layer, **asked)
     return weight_drop_(layer, weight_drop) if weight_drop else layer

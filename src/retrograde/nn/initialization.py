@@ -1,4 +1,4 @@
-"""How the weights of recurrent layers start: the remedies that act before the first step of training."""
+"""Initialization of recurrent layers: the remedies that act before the first step of training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.nn.utils import parametrize
 from ..cells import BY_NAME
 from ..errors import OptionError
 
-__all__ = ["initialise"]
+__all__ = ["initialize"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 _BY_GATES = {len(cell.gates): cell for cell in BY_NAME.values()}
 
 
-def initialise(
+def initialize(
     module: Model,
     *,
     recurrent: Literal["orthogonal", "identity", "xavier"] | None = None,
@@ -31,15 +31,15 @@ def initialise(
     chrono: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Model:
-    """Initialise every recurrent layer in a module, in place; what is not asked for stays as it is.
+    """Initialize every recurrent layer in a module, in place; options that are not given change nothing.
 
-    Works on RNN, GRU and LSTM layers and cells, ours and ``torch.nn``'s, stacked and bidirectional. Each gate's block
-    of a weight, ``(H, H)`` or ``(H, I)``, is a matrix of its own here.
+    Works on RNN, GRU and LSTM layers and cells, ours and ``torch.nn``'s, stacked and bidirectional. The block of each
+    gate in a weight, ``(H, H)`` or ``(H, I)``, is initialized as a matrix of its own.
 
     Parameters
     ----------
     module
-        A recurrent layer, or a model that has some anywhere inside.
+        A recurrent layer, or a model that contains some.
     recurrent
         The weights from state to state. ``"orthogonal"``: a random orthogonal matrix (Saxe et al. 2014), which neither
         shrinks nor stretches a gradient. ``"identity"``: the identity, biases zero, for the vanilla network; with
@@ -48,7 +48,7 @@ def initialise(
     input
         The weights from input to state: ``"orthogonal"``, ``"xavier"``, or the standard deviation of a Gaussian.
     spectral_radius
-        Scale the recurrent weights, however they were drawn, so that their eigenvalue of largest modulus has this one.
+        Scale the recurrent weights so that the largest modulus of their eigenvalues is this.
     forget_bias
         The bias of the gate that keeps the old state: f of an LSTM (1 in Jozefowicz et al. 2015), z of a GRU. The two
         bias vectors of torch are set so that they add up to it.
@@ -56,42 +56,42 @@ def initialise(
         T_max, the longest lag expected, in steps. The bias of the keeping gate becomes log u with u uniform in
         [1, T_max - 1], that of an LSTM's input gate its negative (Tallec and Ollivier 2018).
     generator
-        Of the random numbers; torch's own if None.
+        Generator of the random numbers; torch's global one by default.
 
     Returns
     -------
     torch.nn.Module
-        The module given.
+        `module` itself.
 
     Raises
     ------
     OptionError
-        If the module has no recurrent layer, or an option does not apply to one that it has.
+        The module has no recurrent layer, or an option does not apply to one of them.
 
     Examples
     --------
-    >>> layer = initialise(torch.nn.LSTM(3, 5), recurrent="orthogonal", forget_bias=1.0)
+    >>> layer = initialize(torch.nn.LSTM(3, 5), recurrent="orthogonal", forget_bias=1.0)
     >>> (layer.bias_ih_l0 + layer.bias_hh_l0)[5:10].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     if forget_bias is not None and chrono is not None:
-        raise OptionError("initialise: forget_bias and chrono both set the bias of the keeping gate; give one of them.")
+        raise OptionError("initialize: forget_bias and chrono both set the bias of the keeping gate; give one of them.")
     if chrono is not None and chrono < 3:
-        raise OptionError(f"initialise: chrono is {chrono}; T_max, the longest lag in steps, must be at least 3.")
+        raise OptionError(f"initialize: chrono is {chrono}; T_max, the longest lag in steps, must be at least 3.")
     if spectral_radius is not None and not 0 < spectral_radius < math.inf:
-        raise OptionError(f"initialise: spectral_radius is {spectral_radius}; it must be above 0.")
+        raise OptionError(f"initialize: spectral_radius is {spectral_radius}; it must be above 0.")
     if isinstance(input, int | float) and not 0 <= input < math.inf:
-        raise OptionError(f"initialise: input is {input}; as a standard deviation it must be 0 or more.")
+        raise OptionError(f"initialize: input is {input}; as a standard deviation it must be 0 or more.")
     for name, choice, allowed in (
         ("recurrent", recurrent, ("orthogonal", "identity", "xavier")),
         ("input", None if isinstance(input, int | float) else input, ("orthogonal", "xavier")),
     ):
         if choice is not None and choice not in allowed:
-            raise OptionError(f"initialise: {name} is {choice!r}; choose one of {', '.join(allowed)}.")
+            raise OptionError(f"initialize: {name} is {choice!r}; choose one of {', '.join(allowed)}.")
 
     stacks = list(_stacks(module))
     if not stacks:
-        raise OptionError(f"initialise: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM) inside.")
+        raise OptionError(f"initialize: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM).")
     with torch.no_grad():
         for stack in stacks:
             if input is not None:
@@ -119,7 +119,7 @@ def _draw(block: Tensor, how: str | float, generator: torch.Generator | None) ->
 
 
 class _Stack:
-    """The parameters of one layer in one direction, whatever class holds them."""
+    """The parameters of one layer in one direction, of any class of layer."""
 
     def __init__(self, owner: torch.nn.Module, suffix: str):
         self.name = f"{type(owner).__name__}'s weight_hh{suffix}"
@@ -140,7 +140,7 @@ class _Stack:
             return
         if self.cell.keeper:
             raise OptionError(
-                f"initialise: recurrent='identity' is for the vanilla network, and {self.name} has gates; "
+                f"initialize: recurrent='identity' is for the vanilla network, and {self.name} has gates; "
                 "use 'orthogonal' with forget_bias."
             )
         torch.nn.init.eye_(self.weight_hh)
@@ -150,27 +150,25 @@ class _Stack:
     def scale(self, spectral_radius: float) -> None:
         for block in self.blocks(self.weight_hh):
             if block.shape[0] != block.shape[1]:
-                raise OptionError(f"initialise: {self.name} is projected, not square; it has no spectral radius.")
+                raise OptionError(f"initialize: {self.name} is projected: not square, without a spectral radius.")
             if block.is_meta:  # a model without values, built to find out its size
                 continue
             radius = float(torch.linalg.eigvals(block.double()).abs().max())
             if not 0 < radius < math.inf:
                 raise OptionError(
-                    f"initialise: {self.name} has a spectral radius of {radius}; draw it anew (recurrent=…)."
+                    f"initialize: {self.name} has a spectral radius of {radius}; draw it with recurrent=…."
                 )
             block.mul_(spectral_radius / radius)
 
     def set_keeping_bias(self, bias: Tensor, option: str) -> None:
-        """Set the bias of the gate that keeps the state; with chrono also the opposite one of an LSTM's input gate."""
+        """Set the bias of the gate that keeps the state; with chrono also the negative one of an LSTM's input gate."""
         keeper = self.cell.keeper
         if keeper is None:
             raise OptionError(
-                f"initialise: {option} sets the bias of a gate, and {self.name} belongs to no gated layer."
+                f"initialize: {option} sets the bias of a gate, and the layer of {self.name} has no gates."
             )
         if not self.biases:
-            raise OptionError(
-                f"initialise: {option} needs a bias; {self.name} belongs to a layer built with bias=False."
-            )
+            raise OptionError(f"initialize: {option} needs a bias; the layer of {self.name} was built with bias=False.")
         values = {keeper: bias}
         if option == "chrono":  # the paper sets the biases of the other gates to 0
             values = {gate: torch.zeros_like(bias) for gate in self.cell.gates} | {keeper: bias}
@@ -193,7 +191,7 @@ def _stacks(module: torch.nn.Module) -> Iterator[_Stack]:
 
 
 def _parameter(owner: torch.nn.Module, name: str) -> Tensor:
-    """The leaf behind a name: where a parametrisation computes the weight, what it is computed from."""
+    """The parameter of that name; of a parametrized weight the one that it is computed from."""
     if parametrize.is_parametrized(owner, name):
         return owner.parametrizations[name].original  # type: ignore[index, union-attr, no-any-return]
     return getattr(owner, name, None)  # type: ignore[return-value]
