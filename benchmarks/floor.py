@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from retrograde.bench import Point
-from retrograde.bench.machine import fma_peak, hold_to
+from retrograde.bench.machine import fma_peak, limit_threads
 from retrograde.bench.peers import peers
 from retrograde.bench.points import GATES
 from retrograde.bench.timing import spread
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    threads, _ = hold_to(arguments.threads)
+    threads, _ = limit_threads(arguments.threads)
     print(f"{arguments.cell} training step, {threads} threads; milliseconds, median of {arguments.rounds} rounds")
     print(f"{'shape':<22}{'ours':>9}{'at once':>9}{'in turn':>9}{'floor':>9}   products at the peak / ours")
     for batch, steps, hidden in SHAPES:

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 
 import retrograde as rg
-from retrograde.bench.machine import hold_to
+from retrograde.bench.machine import limit_threads
 from retrograde.bench.timing import spread
 from retrograde.experiment import train
 from retrograde.runs import Metrics
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    threads, _ = hold_to(arguments.threads)
+    threads, _ = limit_threads(arguments.threads)
     figures = {}
     for cell in arguments.cell:
         runs: dict[str, list[Watch]] = {"retrograde": [], "torch": []}
