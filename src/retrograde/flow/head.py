@@ -66,7 +66,7 @@ def final_errors(graph: Graph) -> dict[str, Tensor] | None:
         return None
     if any(isinstance(call, Call) and call.own_input for call in above):
         return None
-    with torch._C.DisableTorchFunction(), closed(graph.recorder.calls):
+    with _torch_private.no_torch_functions(), closed(graph.recorder.calls):
         return next(_Head(graph).seen([torch.ones_like(graph.losses)]))
 
 
