@@ -143,3 +143,19 @@ def test_stepwise_layers(kind: str) -> None:
     g = torch.autograd.grad(losses(output)[-1].sum(), output)[0][-1]
     assert flow.norms[0, -1, -1] == pytest.approx(float(g.norm(dim=-1).mean()), rel=1e-9)
     assert flow.layers == ["l0"] and (np.diagonal(flow.norms[0], -1) > 0).all()
+
+
+def test_several_coupled_recurrences_marked_in_turn_at_one_line_are_separated() -> None:
+    weights = torch.randn(3, 4, 4, dtype=torch.float64) / 2
+
+    def model(x: Tensor) -> Tensor:
+        states, outputs = [torch.zeros(2, 4, dtype=x.dtype)] * 3, []
+        for x_t in x:
+            coupled = 0.1 * sum(states)
+            states = [rg.mark_state(torch.tanh(x_t + h @ w + coupled)) for h, w in zip(states, weights, strict=True)]
+            outputs.append(sum(states))
+        return torch.stack(outputs)
+
+    x = torch.randn(6, 2, 4, dtype=torch.float64)
+    flow = rg.gradient_flow(model, x, loss=lambda o: o.square().sum(-1))
+    assert flow.layers == ["l0#1", "l0#2", "l0#3"] and flow.steps == [6, 6, 6]

@@ -502,3 +502,16 @@ def test_batch_normalization_in_training_is_said_to_mix_sequences(where: str) ->
     assert mixed == [True, False]
     found = rg.flow.sequence_gradients(model, x, loss=squares, training=True)
     assert any("sequences are mixed" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("of", "on"), [(0, 1), (1, 0), (2, 0), (0, 3)])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_sequences_that_are_mixed_in_one_direction_are_noted(of: int, on: int, bidirectional: bool) -> None:
+    """The loss of one sequence depends on the states of one other."""
+    mixing = torch.eye(4).index_put((torch.tensor([of]), torch.tensor([on])), torch.tensor(0.5))
+    layer, x = nn.GRU(2, 3, bidirectional=bidirectional), torch.randn(5, 4, 2)
+
+    def loss(output: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.einsum("bc,tch->tbh", mixing, output[0]).square().sum(-1)
+
+    assert any("sequences are mixed" in note for note in rg.gradient_flow(layer, x, loss=loss).notes)

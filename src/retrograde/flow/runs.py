@@ -160,11 +160,14 @@ def _is_one_chain(marks: list[MarkedStep]) -> bool:
 
 def _interleaved(marks: list[MarkedStep]) -> list[list[MarkedStep]] | None:
     """Marks of several recurrences in turn, made by one line of code."""
+    best: list[list[MarkedStep]] | None = None
     for period in range(2, min(_LONGEST_PERIOD, len(marks) // 2) + 1):
         groups = [_chains(marks[i::period]) for i in range(period)]
-        if all(group is not None for group in groups):
-            return [run for group in groups if group is not None for run in group]
-    return None
+        runs = [run for group in groups if group is not None for run in group]
+        # With a wrong period, marks seem to be unrelated: the fewest runs are right.
+        if None not in groups and (best is None or len(runs) < len(best)):
+            best = runs
+    return best
 
 
 def _pairs(marks: list[MarkedStep]) -> list[tuple[MarkedStep, MarkedStep]]:
