@@ -161,7 +161,7 @@ class _Workspace:
     def __init__(self, run: Trajectory, local: Tensor, targets: Tensor) -> None:
         rows, batch, size = len(targets), local.shape[1], run.hidden_size
         self.run = run
-        self.h = local[targets]
+        self.h = local[targets].contiguous()  # of a head that permutes axes it is not
         self.next_h = torch.empty_like(self.h)
         self.hidden = local.new_empty(rows, batch, run.weights.hh.shape[0])
         self.norms = local.new_empty(2, rows, batch)
