@@ -139,16 +139,16 @@ def test_predict_leaves_nothing_half_written(number: int, text: Path, tmp_path: 
     (out / "a.csv").write_text("old")
     program = f"""if True:
         import sys, time
-        from retrograde.tasks import prediction
+        from retrograde.tasks.language import LanguagePredictor
         from retrograde.cli import main
-        rows = prediction.tokens
+        rows = LanguagePredictor.predict
         def slow(*arguments):
             for place, row in enumerate(rows(*arguments)):
                 if place == 50:
                     print("amid", flush=True)
                     time.sleep(60)
                 yield row
-        prediction.tokens = slow
+        LanguagePredictor.predict = slow
         main({["predict", str(tmp_path / "run"), str(text), "--out", str(out / "a.csv")]!r})
     """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
