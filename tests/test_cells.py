@@ -15,15 +15,16 @@ from torch.nn import functional as F
 
 import retrograde
 from retrograde import kernels, nn, reference
-from retrograde.cells import BY_MODE, BY_NAME, CELLS, CellName, Nonlinearity, find
+from retrograde.cells import BY_MODE, BY_NAME, CELLS, FUSED, CellName, Nonlinearity, find
 from retrograde.errors import OptionError
 from retrograde.options import Options
 
 SOURCE = Path(retrograde.__file__).parent
 
 
-@pytest.fixture(params=CELLS, ids=lambda cell: cell.mode)
+@pytest.fixture(params=FUSED, ids=lambda cell: cell.mode)
 def cell(request):
+    """A cell that torch and the engine have too."""
     return request.param
 
 

@@ -28,6 +28,43 @@ CHECKPOINT = "Layers of a checkpoint"
 WRITE = "What to write"
 STEPS, SEQUENCES = 100, 8
 
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Instead of a run: a state_dict (safetensors or torch.save) with RNN, GRU or LSTM weights.",
+        rich_help_panel=CHECKPOINT,
+        show_default=False,
+    ),
+]
+_Input = Annotated[
+    Path | None,
+    typer.Option(
+        help="A .npy file (T, B, I) to drive them with. [dim]\\[normal noise][/dim]", rich_help_panel=CHECKPOINT
+    ),
+]
+_Nonlinearity = Annotated[
+    str | None, typer.Option(help="Of an RNN, tanh or relu. [dim]\\[tanh][/dim]", rich_help_panel=CHECKPOINT)
+]
+_Seed = Annotated[int | None, typer.Option(help="Of the noise. [dim]\\[0][/dim]", min=0, rich_help_panel=CHECKPOINT)]
+_Csv = Annotated[
+    Path | None, typer.Option(help="Every pair (t, k) as a line.", rich_help_panel=WRITE, show_default=False)
+]
+_Plot = Annotated[
+    Path | None,
+    typer.Option(
+        help="A picture (png, svg, pdf): by lag, and the heat map of each layer.",
+        rich_help_panel=WRITE,
+        show_default=False,
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="OUT.safetensors and OUT.json, for rg.GradientFlow.load.", rich_help_panel=WRITE, show_default=False
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=WRITE)]
+
 
 def flow(
     run: Annotated[Path | None, typer.Argument(help="A run folder.", show_default=False)] = None,
@@ -43,44 +80,14 @@ def flow(
         list[str] | None, typer.Option(help="Only this layer (l0, l1, l0_reverse …); may be repeated.")
     ] = None,
     fraction: Annotated[float, typer.Option(help="Of the first norm, under which the horizon lies.")] = 0.01,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Instead of a run: a state_dict (safetensors or torch.save) with RNN, GRU or LSTM weights.",
-            rich_help_panel=CHECKPOINT,
-            show_default=False,
-        ),
-    ] = None,
-    input: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .npy file (T, B, I) to drive them with. [dim]\\[normal noise][/dim]", rich_help_panel=CHECKPOINT
-        ),
-    ] = None,
-    nonlinearity: Annotated[
-        str | None, typer.Option(help="Of an RNN, tanh or relu. [dim]\\[tanh][/dim]", rich_help_panel=CHECKPOINT)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the noise. [dim]\\[0][/dim]", min=0, rich_help_panel=CHECKPOINT)
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(help="Every pair (t, k) as a line.", rich_help_panel=WRITE, show_default=False)
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="A picture (png, svg, pdf): by lag, and the heat map of each layer.",
-            rich_help_panel=WRITE,
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="OUT.safetensors and OUT.json, for rg.GradientFlow.load.", rich_help_panel=WRITE, show_default=False
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=WRITE)] = False,
+    checkpoint: _Checkpoint = None,
+    input: _Input = None,
+    nonlinearity: _Nonlinearity = None,
+    seed: _Seed = None,
+    csv: _Csv = None,
+    plot: _Plot = None,
+    out: _Out = None,
+    json: _Json = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
     """See how far the gradient of a trained network goes back in time.
@@ -99,17 +106,7 @@ def flow(
 
     retrograde flow --checkpoint model.safetensors --layer encoder.l0
     """
-    if not 0 < fraction < 1:
-        raise OptionError(f"--fraction {fraction} is impossible: it is a number between 0 and 1.")
-    if (run is None) == (checkpoint is None):
-        raise OptionError("give either a run folder or --checkpoint FILE.")
-    if checkpoint is None:
-        for name, value in (("input", input), ("nonlinearity", nonlinearity), ("seed", seed)):
-            if value is not None:
-                raise OptionError(f"--{name} is for --checkpoint; a run is measured on DATA: leave it out.")
-    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise OptionError(f"--plot {plot}: the name must end in .png, .svg or .pdf.")
-
+    _check(run, checkpoint, fraction, plot, {"input": input, "nonlinearity": nonlinearity, "seed": seed})
     import torch
 
     from ..flow.summary import summarize
@@ -140,6 +137,22 @@ def flow(
     if written:
         say()
         say(f"Written: {', '.join(written)}")
+
+
+def _check(
+    run: Path | None, checkpoint: Path | None, fraction: float, plot: Path | None, of_checkpoint: dict[str, Any]
+) -> None:
+    """Refuse arguments that contradict one another before anything is measured."""
+    if not 0 < fraction < 1:
+        raise OptionError(f"--fraction {fraction} is impossible: it is a number between 0 and 1.")
+    if (run is None) == (checkpoint is None):
+        raise OptionError("give either a run folder or --checkpoint FILE.")
+    if checkpoint is None:
+        for name, value in of_checkpoint.items():
+            if value is not None:
+                raise OptionError(f"--{name} is for --checkpoint; a run is measured on DATA: leave it out.")
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise OptionError(f"--plot {plot}: the name must end in .png, .svg or .pdf.")
 
 
 @dataclass(frozen=True)

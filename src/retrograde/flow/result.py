@@ -377,10 +377,8 @@ class GradientFlow:
         >>> import torch, retrograde as rg
         >>> _ = torch.manual_seed(0)
         >>> x, rnn, head = torch.randn(20, 400, 1), torch.nn.RNN(1, 16), torch.nn.Linear(16, 1)
-        >>> target = x.roll(5, 0)
-        >>> loss = lambda output: (1e-3 * head(output[0]) - target)[5:].square().sum(-1)
-        >>> flow = rg.gradient_flow(rnn, x, loss=loss, loss_at=lambda t: t + 5)
-        >>> flow.signal_by_lag().need
+        >>> loss = lambda output: (1e-3 * head(output[0]) - x.roll(5, 0)).square().sum(-1)  # x_{t−5} at every step t
+        >>> rg.gradient_flow(rnn, x, loss=loss).signal_by_lag().need
         5
         """
         return signal.measure(self, layer, bins, permutations, seed, alpha, exact)

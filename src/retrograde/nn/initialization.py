@@ -74,21 +74,7 @@ def initialize(
     >>> (layer.bias_ih_l0 + layer.bias_hh_l0)[5:10].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
-    if forget_bias is not None and chrono is not None:
-        raise OptionError("initialize: forget_bias and chrono both set the bias of the keeping gate; give one of them.")
-    if chrono is not None and chrono < 3:
-        raise OptionError(f"initialize: chrono is {chrono}; T_max, the longest lag in steps, must be at least 3.")
-    if spectral_radius is not None and not 0 < spectral_radius < math.inf:
-        raise OptionError(f"initialize: spectral_radius is {spectral_radius}; it must be above 0.")
-    if isinstance(input, int | float) and not 0 <= input < math.inf:
-        raise OptionError(f"initialize: input is {input}; as a standard deviation it must be 0 or more.")
-    for name, choice, allowed in (
-        ("recurrent", recurrent, ("orthogonal", "identity", "xavier")),
-        ("input", None if isinstance(input, int | float) else input, ("orthogonal", "xavier")),
-    ):
-        if choice is not None and choice not in allowed:
-            raise OptionError(f"initialize: {name} is {choice!r}; choose one of {', '.join(allowed)}.")
-
+    _check(recurrent, input, spectral_radius, forget_bias, chrono)
     stacks = list(_stacks(module))
     if not stacks:
         raise OptionError(f"initialize: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM).")
@@ -107,6 +93,29 @@ def initialize(
                 spread = torch.rand(stack.hidden_size, generator=generator)
                 stack.set_keeping_bias((1 + spread * (chrono - 2)).log(), "chrono")
     return module
+
+
+def _check(
+    recurrent: str | None,
+    input: str | float | None,
+    radius: float | None,
+    forget_bias: float | None,
+    chrono: int | None,
+) -> None:
+    if forget_bias is not None and chrono is not None:
+        raise OptionError("initialize: forget_bias and chrono both set the bias of the keeping gate; give one of them.")
+    if chrono is not None and chrono < 3:
+        raise OptionError(f"initialize: chrono is {chrono}; T_max, the longest lag in steps, must be at least 3.")
+    if radius is not None and not 0 < radius < math.inf:
+        raise OptionError(f"initialize: spectral_radius is {radius}; it must be above 0.")
+    if isinstance(input, int | float) and not 0 <= input < math.inf:
+        raise OptionError(f"initialize: input is {input}; as a standard deviation it must be 0 or more.")
+    for name, choice, allowed in (
+        ("recurrent", recurrent, ("orthogonal", "identity", "xavier")),
+        ("input", None if isinstance(input, int | float) else input, ("orthogonal", "xavier")),
+    ):
+        if choice is not None and choice not in allowed:
+            raise OptionError(f"initialize: {name} is {choice!r}; choose one of {', '.join(allowed)}.")
 
 
 def _draw(block: Tensor, how: str | float, generator: torch.Generator | None) -> None:

@@ -1,4 +1,7 @@
-"""Arrays that come in are checked here, random parameters are drawn, and norms are printed. No equation is here."""
+"""Arrays that come in are checked here, random parameters are drawn, and norms are printed. No equation is here.
+
+Tests: tests/reference/test_checked_arrays.py.
+"""
 
 from __future__ import annotations
 

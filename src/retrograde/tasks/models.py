@@ -11,13 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.overrides import TorchFunctionMode
 
 from ..errors import OptionError
 from ..nn import VariationalDropout, recurrent_layer
 from ..options import ModelOptions
 from .task import State
 
-__all__ = ["LanguageModel", "SequenceModel", "evaluation_mode"]
+__all__ = ["LanguageModel", "SequenceModel", "evaluation_mode", "without_values"]
 
 Cell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "mean", "max", "none"]
@@ -33,6 +34,22 @@ def evaluation_mode(network: nn.Module) -> Iterator[torch.device]:
             yield next(network.parameters()).device
     finally:
         network.train(was_training)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Build models whose parameters have a shape but no values and no memory (torch's device ``meta``)."""
+    with torch.device("meta"), _NotInitialized():
+        yield
+
+
+class _NotInitialized(TorchFunctionMode):
+    """Skip what fills parameters with random numbers: on ``meta`` that only loads torch's compiler (seconds)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _recurrent(options: ModelOptions) -> dict[str, Any]:

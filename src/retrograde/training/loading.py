@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import RunError
 from ..memory import enough_memory, shortage
 from ..runs import Config, Metrics, RunFolder, Summary, digest
+from ..tasks.models import without_values
 from ..tasks.registry import KEPT, open_predictor
 from ..tasks.task import Predictor
 
@@ -86,7 +87,7 @@ def load(path: str | Path) -> TrainedRun:
         tensors, about = folder.read_tensors("model.safetensors")
         _check_files(folder, about.get("sha256"))
         try:
-            with torch.device("meta"):  # nothing is allocated before the sizes are compared with those of the weights
+            with without_values():  # nothing is allocated before the sizes are compared with those of the weights
                 _check_shapes(_predictor(folder, config).network, tensors)
             predictor = _predictor(folder, config)
             predictor.network.load_state_dict(tensors)

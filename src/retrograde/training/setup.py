@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import OptionError
 from ..memory import installed_memory
 from ..options import Options
+from ..tasks.models import without_values
 from ..tasks.task import Task
 from .distributed import DistributedContext
 from .regularize import VanishingGradientRegularizer
@@ -89,7 +90,7 @@ def check_model(options: Options, task: Task[Any]) -> None:
         f"{options.embedding_size:,})"
     )
     try:
-        with torch.device("meta"):  # tensors with a shape and no memory
+        with without_values():
             model = task.model()
     except RuntimeError as error:
         if "overflow" not in str(error):
