@@ -23,7 +23,7 @@ TESTS = (
     "tests/kernels/test_naive.py",
     "tests/kernels/test_cpp.py",
     "tests/kernels/test_native.py",
-    "tests/flow/test_recurrence.py",
+    "tests/flow/test_adjoint.py",
     "tests/kernels/test_allocation.py",
     "tests/kernels/test_shapes.py",
 )  # in this order: quick ones first
