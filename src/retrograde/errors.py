@@ -1,4 +1,4 @@
-"""The exceptions a user meets: each carries one line that names the thing, the value and the mend.
+"""The exceptions a user meets: each carries one line that names the thing, the value and the fix.
 
 The command line prints that line and ends with exit code 2; a library user catches the type.
 """

@@ -174,3 +174,37 @@ def test_a_parity_sends_no_signal():
     model, head = nn.RNN(1, 16), nn.Linear(16, 1)
     flow = rg.gradient_flow(model, 2 * x - 1, loss=lambda output: (1e-3 * head(output[0][-1])[:, 0] - y).square())
     assert flow.signal_by_lag().need is None
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_a_loop_over_steps_has_the_signal_of_the_whole_call(kind):
+    torch.manual_seed(0)
+    x, layer, cell, head = (
+        torch.randn(12, 60, 1),
+        getattr(nn, kind)(1, 8),
+        getattr(nn, f"{kind}Cell")(1, 8),
+        nn.Linear(8, 1),
+    )
+    for name, parameter in cell.named_parameters():
+        getattr(layer, f"{name}_l0").data.copy_(parameter.data)
+
+    def loop(x):
+        state = None
+        for x_t in x:
+            state = cell(x_t, state)
+        return state[0] if isinstance(state, tuple) else state
+
+    def loss(output):
+        return (1e-3 * head(output)[:, 0] - x[5, :, 0]).square()
+
+    whole = rg.gradient_flow(layer, x, loss=lambda output: loss(output[0][-1])).signal_by_lag(permutations=4)
+    stepwise = rg.gradient_flow(loop, x, loss=loss, module=cell).signal_by_lag(permutations=4)
+    assert whole.need == stepwise.need == 6
+    np.testing.assert_allclose(stepwise.statistic, whole.statistic, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_in_bfloat16():
+    torch.manual_seed(0)
+    x, model, head = torch.randn(12, 100, 1).bfloat16(), nn.RNN(1, 8).bfloat16(), nn.Linear(8, 1).bfloat16()
+    flow = rg.gradient_flow(model, x, loss=lambda output: (1e-3 * head(output[0][-1])[:, 0] - x[-4, :, 0]).square())
+    assert flow.signal_by_lag(permutations=4).need == 3

@@ -15,7 +15,7 @@ __all__ = ["report"]
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
 ) -> None:
-    """Write the page of a run anew from what its folder holds, and print where it is.
+    """Write the page of a run again from what its folder contains, and print where it is.
 
     RUN/report.html says what happened, in words and figures. It is one file that needs no network: mail it, print it.
 

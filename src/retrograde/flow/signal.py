@@ -124,7 +124,7 @@ class Signal:
 
 @dataclass
 class _Sums:
-    """Of one set of errors, by bin: Σ‖g_b‖², S, and Σ λ² and Σ λ³ of the eigenvalues λ of the pairs' products."""
+    """What one set of errors gives, by bin: Σ‖g_b‖², S, and Σ λ², Σ λ³ of the eigenvalues λ of the Gram matrix."""
 
     own: Array
     pairs: Array
@@ -136,7 +136,7 @@ class _Sums:
         return cls(*(np.zeros(bins) for _ in range(4)))
 
     def add(self, place: int, gradients: Tensor) -> None:
-        """Of g_b `(B, numbers)`."""
+        """Fill the place of one bin from its g_b `(B, numbers)`."""
         largest = float(gradients.abs().max())
         if largest == 0 or not np.isfinite(largest):
             self.own[place] = 0.0 if largest == 0 else np.nan
@@ -191,7 +191,7 @@ def _projection(size: int, generator: torch.Generator) -> Tensor:
 
 
 def _centered(a: Tensor, live: Tensor) -> Tensor:
-    """Less the mean over the sequences that are live at the step; zero where one is not. `(T, B, …)`."""
+    """Subtract the mean over the sequences that are live at each step; zero where one is not. `(T, B, …)`."""
     weight = live.unsqueeze(-1).to(a.dtype)
     return (a - (a * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)) * weight
 
@@ -224,6 +224,8 @@ def measure(
         return found
 
     seen = sums(None)
+    if np.isnan(seen.own).any():
+        raise FlowError(f"The gradients of {label} are not finite: the signal by lag cannot be known.")
     null = [sums(torch.randperm(batch, generator=generator)) for _ in range(permutations)]
     return _judged(label, first, last, seen, null, batch, alpha, own.projected)
 
@@ -258,7 +260,7 @@ def _judged(
 
 
 def _holm(p: Array) -> Array:
-    """Corrected for their number, NaN left out (Holm 1979)."""
+    """P-values corrected for how many there are, NaN left out (Holm 1979)."""
     found = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known])]
@@ -305,8 +307,8 @@ class _Walk:
                 raise FlowError(NOT_LOCAL)
             runs, errors = [known.runs[name] for name in found], list(found.values())
             self._at = list(found).index(label)
-        if flow.below is not None or float(np.min(flow.norms, where=flow.norms > 0, initial=1.0)) < 1e-30:
-            runs, errors = [_double(run) for run in runs], [e.double() for e in errors]
+        dtype = torch.float32 if runs[0].x.dtype == torch.float32 and _in_range(flow) else torch.float64
+        runs, errors = [_converted(run, dtype) for run in runs], [e.to("cpu", dtype) for e in errors]
         self._runs, self._targets = runs, known.targets
         self._lag_of = torch.from_numpy(flow._lag_of_sequences(label)[0]) if self.final else None
         live = torch.ones(runs[0].x.shape[:2], dtype=torch.bool) if runs[0].mask is None else runs[0].mask
@@ -316,12 +318,12 @@ class _Walk:
 
     @property
     def run(self) -> Trajectory:
-        """The layer's."""
+        """The run of the layer that is asked about."""
         return self._runs[self._at]
 
     @property
     def lags(self) -> NDArray[np.int64]:
-        """All that there are, rising."""
+        """All lags of the layer, in rising order."""
         if self._lag_of is None:
             return np.arange(int(self._targets[-1]) + 1)
         return np.unique(self._lag_of[self._lag_of > NEVER].numpy())
@@ -332,7 +334,7 @@ class _Walk:
         return e.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(e)) * (k >= 0).unsqueeze(-1)
 
     def gradients(self, layer: _Layer, order: Tensor | None) -> Iterator[tuple[int, Tensor]]:
-        """Lags, rising, with g_b `(B, numbers)`."""
+        """Yield each lag, in rising order, with g_b `(B, numbers)`; ``order`` gives each sequence another's error."""
         errors = self._errors if order is None else [e[:, order] for e in self._errors]
         if self._lag_of is not None:
             yield from self._of_last([self._from_end(e) for e in errors], layer, self._lag_of)
@@ -359,10 +361,19 @@ class _Walk:
             yield int(lag), layer.gradients((found.inputs[0][at][None] * rows, found.hidden[0][at][None] * rows), at)
 
 
-def _double(run: Trajectory) -> Trajectory:
-    """The same in float64."""
-    names = ("x", "h_before", "h", "gates", "c_before", "c", "inner")
-    own: dict[str, Any] = {name: None if (a := getattr(run, name)) is None else a.double() for name in names}
+def _in_range(flow: GradientFlow) -> bool:
+    """Whether float32 has all digits of the gradients, and of their products with states."""
+    sizes = flow.norms[flow.norms != 0]
+    return flow.below is None and bool(((sizes > 1e-30) & (sizes < 1e30)).all())
+
+
+def _converted(run: Trajectory, dtype: torch.dtype) -> Trajectory:
+    """The same in another type, on the CPU."""
+
+    def converted(a: Tensor | None) -> Any:
+        return None if a is None else a.to("cpu", dtype)
+
+    own = {name: converted(getattr(run, name)) for name in ("x", "h_before", "h", "gates", "c_before", "c", "inner")}
     w = run.weights
-    weights = Weights(*(None if a is None else a.double() for a in (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr)))  # type: ignore[arg-type]
-    return replace(run, weights=weights, **own)
+    weights = Weights(*map(converted, (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr)))
+    return replace(run, weights=weights, mask=None if run.mask is None else run.mask.cpu(), **own)
