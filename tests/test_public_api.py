@@ -11,10 +11,11 @@ import pytest
 import retrograde as rg
 from retrograde.extras import import_or_explain, missing_extra
 
-FUNCTIONS = {"check_gradients", "gradient_flow", "load", "mark_state", "sequence_gradients", "train"}
-CLASSES = {"GradientCheck", "GradientFlow", "GradientFlowRecorder"}
+FUNCTIONS = {"check_gradients", "diagnose", "gradient_flow", "load", "mark_state", "sequence_gradients", "train"}
+CLASSES = {"Diagnosis", "GradientCheck", "GradientFlow", "GradientFlowRecorder"}
 MODULES = {"errors", "kernels", "nn", "reference"}
 PACKAGES = {
+    "doctor",
     "flow",
     "gradcheck",
     "integrations",

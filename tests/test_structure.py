@@ -33,6 +33,7 @@ FLOORS = [
     {"nn", "runs", "data"},
     {"flow", "gradcheck", "tasks"},
     {"training"},
+    {"doctor"},
     {"report"},
     {"experiment"},
     {"integrations", "bench"},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .extras import import_or_explain
 
 if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and editors
+    from . import doctor as doctor
     from . import errors, kernels, nn, reference
     from . import flow as flow
     from . import gradcheck as gradcheck
@@ -18,17 +19,20 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from . import report as report
     from . import tasks as tasks
     from . import training as training
+    from .doctor import Diagnosis, diagnose
     from .experiment import load, train
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
     from .nn import mark_state
 
 __all__ = [
+    "Diagnosis",
     "GradientCheck",
     "GradientFlow",
     "GradientFlowRecorder",
     "__version__",
     "check_gradients",
+    "diagnose",
     "errors",
     "gradient_flow",
     "kernels",
@@ -42,12 +46,28 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Everything is imported when it is first used, so that `retrograde --help` does not wait for torch.
-_PACKAGES = {"errors", "flow", "gradcheck", "integrations", "kernels", "nn", "reference", "report", "tasks", "training"}
+_PACKAGES = frozenset(
+    (
+        "doctor",
+        "errors",
+        "flow",
+        "gradcheck",
+        "integrations",
+        "kernels",
+        "nn",
+        "reference",
+        "report",
+        "tasks",
+        "training",
+    )
+)
 _HOMES = {  # public name -> the module that defines it
+    "Diagnosis": "doctor",
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
     "check_gradients": "gradcheck",
+    "diagnose": "doctor",
     "gradient_flow": "flow",
     "load": "experiment",
     "mark_state": "nn",

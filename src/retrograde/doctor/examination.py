@@ -1,0 +1,164 @@
+"""What the doctor measures: each measurement is made once, when a rule asks for it, and shared by all rules."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..errors import FlowError, OptionError
+from ..flow import GradientFlow, gradient_flow
+
+__all__ = ["Examination", "Sample", "TrainingRecord", "samples_of"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch of sequences: what the network is called with, and the losses of what it returns."""
+
+    inputs: tuple[Any, ...]
+    loss: Callable[[Any], Tensor]  # to `(B,)` or `(T, B)`
+    target: Any = None  # None where the loss knows it
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the network was trained; what is not known is None or empty.
+
+    Attributes
+    ----------
+    optimizer, lr, clip_norm, bptt
+        As in `retrograde.options.Options`.
+    updates : int
+        How many updates were made; 0: the network is untrained.
+    losses : sequence of float
+        Training losses, in order.
+    gradient_norms : sequence of float
+        Global norms before clipping, in order.
+    chance, floor : float or None
+        Loss of the best constant prediction, and the lowest possible.
+    diverged : bool
+        Whether training ended with a loss or gradient that was NaN or infinite.
+    """
+
+    optimizer: str | None = None
+    lr: float | None = None
+    clip_norm: float | None = None
+    bptt: int | None = None
+    updates: int | None = None
+    losses: Sequence[float] = ()
+    gradient_norms: Sequence[float] = ()
+    chance: float | None = None
+    floor: float | None = None
+    diverged: bool = False
+
+
+def samples_of(batches: Any, loss: Callable[..., Tensor], most: int = 16) -> list[Sample]:
+    """The first batches as samples.
+
+    A batch is what the model is called with, a tensor or packed sequence, or a tuple of that and, last, the target;
+    ``batches`` is one batch or an iterable of them. The loss takes the model's output, and the target if there is one.
+    """
+    one = isinstance(batches, Tensor | PackedSequence) or (
+        isinstance(batches, tuple) and all(isinstance(part, Tensor | PackedSequence) for part in batches)
+    )
+    try:
+        chosen: list[Any] = [batches] if one else list(islice(iter(batches), most))
+    except TypeError:
+        raise OptionError(
+            f"batches is a {type(batches).__name__}; give an iterable of batches, such as a DataLoader."
+        ) from None
+    if not chosen:
+        raise OptionError("batches is empty; give at least one batch of sequences.")
+    return [_sample(batch, loss) for batch in chosen]
+
+
+def _sample(batch: Any, loss: Callable[..., Tensor]) -> Sample:
+    if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence) and len(batch) > 1:
+        *inputs, target = batch
+        return Sample(tuple(inputs), lambda output: loss(output, target), target)
+    inputs = batch if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence) else (batch,)
+    return Sample(tuple(inputs), loss)
+
+
+@dataclass
+class Examination:
+    """A network, its sequences, and all that was measured of them so far.
+
+    Attributes
+    ----------
+    model : Module
+        The network as it is now.
+    samples : list of Sample
+        Batches of sequences; most measurements take the first.
+    untrained : Module
+        Its twin with initial weights.
+    record : TrainingRecord
+    notes : list of str
+        What could not be measured, and why.
+    """
+
+    model: nn.Module
+    samples: list[Sample]
+    untrained: nn.Module
+    record: TrainingRecord = field(default_factory=TrainingRecord)
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def flow(self) -> GradientFlow:
+        """The gradient flow of the network on the first sample."""
+        sample = self.samples[0]
+        return gradient_flow(self.model, *sample.inputs, loss=sample.loss)
+
+    @cached_property
+    def untrained_flow(self) -> GradientFlow:
+        """The gradient flow of the untrained twin on the first sample."""
+        sample = self.samples[0]
+        return gradient_flow(self.untrained, *sample.inputs, loss=sample.loss)
+
+    @cached_property
+    def loss(self) -> float:
+        """Mean loss over the scored steps of the first sample."""
+        return _mean(self.flow)
+
+    @property
+    def steps(self) -> int:
+        """T, the length of the longest sequence."""
+        return max(self.flow.steps)
+
+
+def _mean(flow: GradientFlow) -> float:
+    scored = flow.losses[flow.losses != 0]
+    return float(scored.mean()) if scored.size else math.nan
+
+
+def untrained_twin(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of a network with initial weights, drawn by each module's own ``reset_parameters``.
+
+    Raises
+    ------
+    FlowError
+        If a module with parameters cannot be initialized again; give ``untrained=``.
+    """
+    twin = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, module in twin.named_modules():
+            if not any(True for _ in module.parameters(recurse=False)):
+                continue
+            reset = getattr(module, "reset_parameters", None)
+            if reset is None:
+                raise FlowError(
+                    f"{name or type(module).__name__} has no reset_parameters, so its initial weights are not known: "
+                    "give untrained=, the network before training."
+                )
+            reset()
+    return twin

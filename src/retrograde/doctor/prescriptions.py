@@ -1,0 +1,44 @@
+"""What to do: remedies with a number computed from the measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .findings import Kind
+
+__all__ = ["Prescription"]
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """A remedy for a finding.
+
+    Attributes
+    ----------
+    remedy : str
+        What it is, in a few words: ``"chrono initialization"``.
+    finding : Kind
+        What it is for.
+    options : dict
+        The change as options of training (`retrograde.options.Options`): ``{"chrono": 31}``.
+    arithmetic : str
+        How the number follows from the measurement.
+    command : str
+        The exact command, where a run folder or data is known; empty otherwise.
+    python : str
+        The exact lines for a model in Python.
+    apply : callable or None
+        Applies it to a model in place; None where that is impossible (another kind of cell).
+    """
+
+    remedy: str
+    finding: Kind
+    options: Mapping[str, Any]
+    arithmetic: str
+    command: str
+    python: str
+    apply: Callable[[nn.Module], None] | None = field(default=None, repr=False)

@@ -1,0 +1,13 @@
+"""The rules: each looks at an examination and returns what it finds. The order is that of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..examination import Examination
+from ..findings import Finding
+from . import memory
+
+__all__ = ["RULES"]
+
+RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (*memory.RULES,)
