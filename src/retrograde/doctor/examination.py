@@ -82,11 +82,12 @@ def samples_of(batches: Any, loss: Callable[..., Tensor], most: int = 16) -> lis
 
 
 def _sample(batch: Any, loss: Callable[..., Tensor]) -> Sample:
-    if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence) and len(batch) > 1:
-        *inputs, target = batch
-        return Sample(tuple(inputs), lambda output: loss(output, target), target)
-    inputs = batch if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence) else (batch,)
-    return Sample(tuple(inputs), loss)
+    if isinstance(batch, PackedSequence) or not isinstance(batch, tuple | list):
+        batch = (batch,)
+    if len(batch) == 1:
+        return Sample(tuple(batch), loss)
+    target = batch[-1]
+    return Sample(tuple(batch[:-1]), lambda output: loss(output, target), target)
 
 
 @dataclass
