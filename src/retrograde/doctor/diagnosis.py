@@ -133,6 +133,9 @@ def examined(examination: Examination, began: float | None = None) -> Diagnosis:
     began = time.perf_counter() if began is None else began
     findings: list[Finding] = []
     for rule in RULES:
+        if examination.unusable:
+            examination.notes.append(f"Nothing else was examined: {examination.unusable}")
+            break
         try:
             findings += rule(examination)
         except FlowError as error:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError, OptionError
 from ..flow import GradientFlow, gradient_flow
+from .forward import Answer, Progress, answer, progress
 
 __all__ = ["Examination", "Sample", "TrainingRecord", "samples_of"]
 
@@ -47,6 +48,8 @@ class TrainingRecord:
         Loss of the best constant prediction, and the lowest possible.
     diverged : bool
         Whether training ended with a loss or gradient that was NaN or infinite.
+    torch_optimizer : torch.optim.Optimizer or None
+        The optimizer itself: its state says how it scales each parameter's update.
     """
 
     optimizer: str | None = None
@@ -59,6 +62,7 @@ class TrainingRecord:
     chance: float | None = None
     floor: float | None = None
     diverged: bool = False
+    torch_optimizer: torch.optim.Optimizer | None = None
 
 
 def samples_of(batches: Any, loss: Callable[..., Tensor], most: int = 16) -> list[Sample]:
@@ -105,6 +109,8 @@ class Examination:
     record : TrainingRecord
     notes : list of str
         What could not be measured, and why.
+    unusable : str
+        Why nothing else can be measured: a rule that sets it is the last to be applied.
     """
 
     model: nn.Module
@@ -112,6 +118,7 @@ class Examination:
     untrained: nn.Module
     record: TrainingRecord = field(default_factory=TrainingRecord)
     notes: list[str] = field(default_factory=list)
+    unusable: str = ""
 
     @cached_property
     def flow(self) -> GradientFlow:
@@ -124,6 +131,16 @@ class Examination:
         """The gradient flow of the untrained twin on the first sample."""
         sample = self.samples[0]
         return gradient_flow(self.untrained, *sample.inputs, loss=sample.loss)
+
+    @cached_property
+    def answer(self) -> Answer:
+        """What the network returns for the first sample."""
+        return answer(self.model, self.samples[0].inputs, self.samples[0].loss)
+
+    @cached_property
+    def progress(self) -> Progress:
+        """How much of the task the network has learned, compared with the best constant answer."""
+        return progress(self.answer, self.samples[0].loss, self.record.chance, self.record.floor)
 
     @cached_property
     def loss(self) -> float:

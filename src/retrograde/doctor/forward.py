@@ -1,0 +1,229 @@
+"""What a network answers on a sample: output, losses, the recurrent layers that ran; and the best constant answer.
+
+The network runs in eval mode, and nothing of it is changed afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..errors import FlowError
+from ..flow.batches import mapped
+from ..flow.isolation import isolated
+from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+
+__all__ = ["Answer", "LayerCall", "Progress", "answer", "answers", "layers_of", "progress", "tensors"]
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
+_Loss = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a recurrent module: its name, its input, how many steps and sequences that has."""
+
+    name: str
+    module: nn.Module
+    given: Any
+    steps: int
+    batch: int
+    state: tuple[Tensor, ...]  # the initial state that was passed; empty for none
+    output: Any
+
+    @property
+    def by_step(self) -> Tensor:
+        """The input as `(T, B, I)`, or packed data `(N, I)`."""
+        return _by_step(self.module, self.given)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network returned, its losses `(T, B)` (T is 1 with one loss per sequence), the recurrent calls in order."""
+
+    output: Any
+    losses: Tensor
+    final: bool
+    calls: Sequence[LayerCall]
+
+    @property
+    def sequences(self) -> int:
+        """B."""
+        return int(self.losses.shape[1])
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The recurrent modules of a model by name, each once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, RECURRENT)}
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in a batch or output; packed sequences as their data."""
+    found: list[Tensor] = []
+    mapped(value, lambda leaf: found.append(leaf.data if isinstance(leaf, PackedSequence) else leaf))
+    return found
+
+
+def answer(model: nn.Module, inputs: tuple[Any, ...], loss: _Loss) -> Answer:
+    """Run a network once, without gradients.
+
+    Raises
+    ------
+    FlowError
+        The loss is not a tensor of losses by step or sequence.
+    """
+    with torch.no_grad(), answers(model, inputs) as ask:
+        return ask(inputs, loss)
+
+
+@contextlib.contextmanager
+def answers(model: nn.Module, inputs: Any, *, training: bool = False) -> Iterator[Callable[..., Answer]]:
+    """Inside the block a network can be asked several times; what it keeps between calls is restored at the end."""
+    with isolated(model, notes=[], training=training, freeze=False, inputs=inputs), _watched(model) as calls:
+
+        def ask(given: tuple[Any, ...], loss: _Loss) -> Answer:
+            calls.clear()
+            output = model(*given)
+            table, final = _table(loss(output), calls)
+            return Answer(output, table, final, tuple(calls))
+
+        yield ask
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module) -> Iterator[list[LayerCall]]:
+    calls: list[LayerCall] = []
+    names = {module: name for name, module in layers_of(model).items()}
+
+    def ran(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = args[0] if args else kwargs.get("input")
+        state = args[1] if len(args) > 1 else kwargs.get("hx")
+        steps, batch = _shape(module, given)
+        calls.append(LayerCall(names[module], module, given, steps, batch, tuple(tensors(state)), output))
+
+    handles = [module.register_forward_hook(ran, with_kwargs=True) for module in names]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _shape(module: nn.Module, given: Any) -> tuple[int, int]:
+    """Steps and sequences of a recurrent module's input."""
+    if isinstance(given, PackedSequence):
+        return len(given.batch_sizes), int(given.batch_sizes[0])
+    whole = _by_step(module, given)
+    return int(whole.shape[0]), int(whole.shape[1])
+
+
+def _by_step(module: nn.Module, given: Any) -> Tensor:
+    if isinstance(given, PackedSequence):
+        return given.data
+    value: Tensor = given
+    if isinstance(module, nn.RNNCellBase):
+        return value.reshape(1, -1, value.shape[-1])
+    if value.ndim == 2:
+        return value.unsqueeze(1)
+    return value.transpose(0, 1) if getattr(module, "batch_first", False) else value
+
+
+def _table(losses: Any, calls: Sequence[LayerCall]) -> tuple[Tensor, bool]:
+    """The losses as `(T, B)`, and whether they came as one per sequence."""
+    if not isinstance(losses, Tensor) or losses.ndim not in (1, 2) or not losses.numel():
+        what = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise FlowError(f"loss returned {what}; expected losses by step (T, B), or one per sequence (B,).")
+    if losses.ndim == 2:
+        return losses, False
+    unbatched = len(losses) > 1 and bool(calls) and all(call.batch == 1 for call in calls)
+    return (losses.unsqueeze(1), False) if unbatched else (losses.unsqueeze(0), True)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of the task was learned.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over what is scored.
+    chance : float
+        Mean loss of the best constant answer.
+    remaining : float
+        Share of the loss at chance, above the floor, that remains: 1 is chance, 0 is solved; NaN where not known.
+    """
+
+    loss: float
+    chance: float
+    remaining: float
+
+
+def progress(own: Answer, loss: _Loss, chance: float | None, floor: float | None) -> Progress:
+    """Compare the losses of an answer with those of the best constant one."""
+    losses = own.losses.detach().double()
+    constant = _constant_losses(own, loss)
+    scored = losses != 0 if constant is None else (losses != 0) | (constant != 0)
+    count = max(1, int(scored.sum()))
+    mean = float(losses.sum()) / count
+    if chance is None and constant is None:
+        return Progress(mean, math.nan, math.nan)
+    best = chance if chance is not None and constant is None else float(constant.sum()) / count  # type: ignore[union-attr]
+    if chance is not None:
+        best = max(best, chance) if best > 0 else chance
+    if mean >= best:
+        return Progress(mean, best, mean / best if best > 0 else 1.0)
+    lowest = min(0.0, mean) if floor is None else floor  # a density's loss may be negative
+    return Progress(mean, best, max(0.0, mean - lowest) / (best - lowest))
+
+
+def _constant_losses(own: Answer, loss: _Loss) -> Tensor | None:
+    """The losses `(T, B)` if the output were the best one for all sequences and steps; None where not known."""
+    leaves = [leaf.detach() for leaf in tensors(own.output)]
+    wanted = [leaf for leaf in leaves if leaf.is_floating_point()]
+    if not wanted:
+        return None
+    constants = [_mean_over_sequences(leaf, own.losses).requires_grad_() for leaf in wanted]
+
+    def losses() -> Tensor:
+        values = iter([c.expand_as(leaf) for c, leaf in zip(constants, wanted, strict=True)])
+
+        def constant(leaf: Any) -> Any:
+            data = leaf.data if isinstance(leaf, PackedSequence) else leaf
+            new = next(values) if data.is_floating_point() else data
+            return leaf._replace(data=new) if isinstance(leaf, PackedSequence) else new
+
+        found = loss(mapped(own.output, constant))
+        return found if found.ndim == 2 else found.reshape(own.losses.shape)
+
+    optimizer = torch.optim.LBFGS(constants, max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        total = losses().mean()
+        found = torch.autograd.grad(total, constants, allow_unused=True)
+        for c, g in zip(constants, found, strict=True):
+            c.grad = torch.zeros_like(c) if g is None else g
+        return total.detach()
+
+    try:
+        with torch.enable_grad():
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+        best = losses().detach().double()
+    except (RuntimeError, ValueError, IndexError, TypeError):  # a loss that looks at more than the values
+        return None
+    return best if bool(torch.isfinite(best).all()) else None
+
+
+def _mean_over_sequences(leaf: Tensor, losses: Tensor) -> Tensor:
+    """The mean of an output over its axes of steps and sequences, which keeps those of features."""
+    if leaf.ndim <= 1 or (leaf.ndim == 2 and (leaf.shape == losses.shape or leaf.shape[0] != losses.shape[1])):
+        axes = tuple(range(leaf.ndim))
+    else:
+        axes = tuple(range(leaf.ndim - 1))
+    return leaf.mean(axes, keepdim=True) if axes else leaf.clone()
