@@ -46,7 +46,7 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network returned, its losses `(T, B)` (T is 1 with one loss per sequence), the recurrent calls in order."""
+    """What a network returned, its losses `(T, B)` (T is 1 with one loss per sequence), and its recurrent calls."""
 
     output: Any
     losses: Tensor
