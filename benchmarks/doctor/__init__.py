@@ -1,0 +1,1 @@
+"""A public benchmark of sick and healthy recurrent trainings: `python -m benchmarks.doctor`."""

@@ -1,0 +1,6 @@
+"""All cases."""
+
+from .healthy import HEALTHY
+from .sick import SICK
+
+CASES = HEALTHY + SICK

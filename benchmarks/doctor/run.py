@@ -1,0 +1,169 @@
+"""Run a case: train it, verify what is said of it, examine it by the doctor and by its peers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+import retrograde as rg
+from retrograde.doctor import Diagnosis, TrainingRecord
+
+from . import peers
+from .case import Case
+from .training import Trained, batches, train
+
+EXAMINED = 16  # batches given to the doctor
+
+
+@dataclass
+class Outcome:
+    """What became of a case's training from one seed, and what is said about it."""
+
+    name: str
+    seed: int
+    key: str  # of what was trained
+    half: str  # "open" or "held out"
+    solved: bool = False
+    share: float | None = None  # loss over the loss at chance, on unseen sequences; None: not finite
+    cured_by: str | None = None  # the first listed remedy that reached the goal
+    cured_share: float | None = None
+    training_seconds: float = 0.0
+    gradient_norm: float | None = None  # median of the last twenty, as the optimizer got them, before clipping
+    spectral_radius: float = 0.0  # largest of the recurrent matrices' (of a gate's block, for GRU and LSTM)
+    peers: dict[str, list[str]] = field(default_factory=dict)
+    peers_first: dict[str, list[str]] = field(default_factory=dict)  # at the first update
+    rules: str = ""  # hash of the doctor's source
+    verdict: str = ""
+    found: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    need: float | None = None
+    seconds: float = 0.0
+    found_first: list[str] = field(default_factory=list)  # before the first update
+    risk: float = 0.0
+    error: str = ""
+
+    def as_line(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def rules_hash() -> str:
+    """Hash of the doctor's source: a diagnosis is made again when it changes."""
+    folder = Path(rg.doctor.__file__).parent
+    content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def run(case: Case, seed: int, known: Outcome | None, cache: Path, rules: str) -> Outcome:
+    """The outcome of a case; what is known and still true is not done again."""
+    torch.set_num_threads(1)
+    trained: Trained | None = None
+    if known is None or known.key != case_key(case):
+        trained = _trained(case, seed, cache)
+        known = _after_training(case, seed, trained)
+    if known.rules != rules:
+        _examine(known, case, trained or _trained(case, seed, cache))
+        known.rules = rules
+    return known
+
+
+def case_key(case: Case) -> str:
+    """Of the training and of what is verified about it."""
+    return hashlib.sha256(repr((case.key, case.remedies, case.goal)).encode()).hexdigest()[:12]
+
+
+def _trained(case: Case, seed: int, cache: Path) -> Trained:
+    path = cache / f"{case.key}-{seed}.pt"
+    if path.exists():
+        found: Trained = torch.load(path, weights_only=False)  # written here
+        return found
+    trained = train(case, seed)
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.save(trained, path.with_suffix(".draft"))
+    path.with_suffix(".draft").replace(path)
+    return trained
+
+
+def _after_training(case: Case, seed: int, trained: Trained) -> Outcome:
+    share = trained.loss / trained.chance
+    outcome = Outcome(
+        case.name,
+        seed,
+        case_key(case),
+        "held out" if case.held_out else "open",
+        share <= case.goal,
+        _finite(share),
+        training_seconds=trained.seconds,
+        gradient_norm=_finite(median(trained.record.gradient_norms[-20:] or [0.0])),
+        spectral_radius=spectral_radius(trained.network),
+    )
+    for remedy in case.remedies:
+        cured = case.cured(remedy)
+        after = train(cured, seed)
+        if after.loss <= case.goal * after.chance:
+            outcome.cured_by, outcome.cured_share = remedy.name, after.loss / after.chance
+            break
+    for tool in peers.RULES:
+        outcome.peers[tool] = sorted(peers.alarms(tool, trained.probes))
+        outcome.peers_first[tool] = sorted(peers.alarms(tool, trained.probes[:1]))
+    return outcome
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def spectral_radius(network: nn.Module) -> float:
+    """The largest of the recurrent matrices, of each gate on its own; 0 where weights are not finite."""
+    found = [0.0]
+    for name, weight in network.named_parameters():
+        if "weight_hh" in name and bool(weight.isfinite().all()):
+            found += [float(torch.linalg.eigvals(w).abs().max()) for w in weight.detach().split(weight.shape[1])]
+    return max(found)
+
+
+def examination_batches(case: Case) -> Iterator[tuple[Any, ...]]:
+    """Batches as a DataLoader gives them: inputs, lengths where they differ, targets."""
+    for batch in batches(case, 5000, EXAMINED):
+        yield (batch.inputs, batch.targets) if batch.lengths is None else (batch.inputs, batch.lengths, batch.targets)
+
+
+def diagnosed(network: nn.Module, case: Case, record: TrainingRecord) -> Diagnosis:
+    """The doctor's diagnosis of a case, as a user asks for it."""
+    return rg.diagnose(network, list(examination_batches(case)), case.task.loss, record=record)
+
+
+def _examine(outcome: Outcome, case: Case, trained: Trained) -> None:
+    began = time.perf_counter()
+    try:
+        diagnosis = diagnosed(trained.network, case, trained.record)
+        outcome.seconds = time.perf_counter() - began
+        how = case.training
+        plan = TrainingRecord(how.optimizer, how.lr, how.clip, how.bptt, 0, chance=trained.chance)
+        first = diagnosed(trained.initial, case, plan)
+        outcome.error = ""
+    except Exception as error:  # a crash counts as a finding missed, and is shown
+        outcome.error, outcome.verdict, outcome.found = f"{type(error).__name__}: {error}", "error", []
+        return
+    outcome.verdict = diagnosis.verdict
+    outcome.found = sorted({finding.kind.value for finding in diagnosis.findings})
+    outcome.found_first = sorted({finding.kind.value for finding in first.findings})
+    outcome.notes = diagnosis.notes
+    needs = [f.numbers["need"] for f in diagnosis.findings if "need" in f.numbers]
+    outcome.need = max(needs, default=None)
+    outcome.risk = risk_of(first)
+
+
+def risk_of(diagnosis: Diagnosis) -> float:
+    """The doctor's own figure, or one derived from its verdict."""
+    own = getattr(diagnosis, "risk", None)
+    return float(own) if own is not None else {"sick": 1.0, "cannot tell": 0.5}.get(diagnosis.verdict, 0.0)

@@ -1,0 +1,219 @@
+"""Train a case, and record what the doctor and its peers look at."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import retrograde as rg
+from retrograde.doctor import TrainingRecord
+
+from .case import Case
+from .networks import Network
+from .tasks import Batch
+
+PROBES = 20  # updates at which weights, gradients and activations are recorded
+
+
+@dataclass
+class Layer:
+    """What a recurrent layer computed: shares of its units, or of all its values."""
+
+    beyond_5: float  # values before the nonlinearities, outside ±5
+    beyond_9: float  # units whose values before tanh are outside ±9.4999 in 99 % of cases
+    inactive: float  # ReLU units above 0 in less than 1 % of cases
+    zeros: float  # ReLU values that are 0
+
+
+@dataclass
+class Probe:
+    """One update as tools that look at weights see it; gradients are those before clipping."""
+
+    update: int
+    loss: float
+    names: list[str]  # of parameters, in order
+    mean: list[float]  # mean |g|
+    norm: list[float]
+    zeros: list[float]  # share of g = 0
+    ratio: list[float]  # mean |Δw| / mean |w|
+    layers: list[Layer] = field(default_factory=list)
+
+
+@dataclass
+class Trained:
+    """A network after training."""
+
+    network: Network
+    initial: Network
+    record: TrainingRecord
+    probes: list[Probe]
+    loss: float  # on sequences never seen
+    chance: float
+    seconds: float
+
+
+def batches(case: Case, seed: int, count: int, sequences: int | None = None) -> Iterator[Batch]:
+    """Batches of a stream of their own; the seed of training's is its own, too."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield case.task.draw(sequences or case.training.batch, generator)
+
+
+def train(case: Case, seed: int = 0) -> Trained:
+    """Train from a seed; a loss that is not finite ends training."""
+    began = time.perf_counter()
+    network = case.model.build(case.task, seed)
+    initial = copy.deepcopy(network)
+    rg.nn.accelerate_(network)  # the same numbers, in a fraction of the time
+    how = case.training
+    weights = [p for p in network.parameters() if p.requires_grad]
+    optimizer = (torch.optim.Adam if how.optimizer == "adam" else torch.optim.SGD)(weights, lr=how.lr)
+    losses: list[float] = []
+    norms: list[float] = []
+    probes: list[Probe] = []
+    every = max(how.updates // PROBES, 1)
+    for update, batch in enumerate(batches(case, 1000 + seed, how.updates)):
+        if update % every == 0:
+            probes.append(_probe(network, case, batch, update))
+        before = [p.detach().clone() for p in weights] if update % every == 0 else []
+        loss = _update(network, case, batch, optimizer, norms)
+        losses.append(loss)
+        if before:
+            probes[-1].ratio = [_ratio(old, new) for old, new in zip(before, weights, strict=True)]
+        if not math.isfinite(loss):
+            break
+    diverged = not all(map(math.isfinite, [losses[-1], norms[-1]])) if losses else False
+    rg.nn.restore_(network)
+    chance = case.task.chance
+    record = TrainingRecord(
+        optimizer=how.optimizer, lr=how.lr, clip_norm=how.clip, bptt=how.bptt, updates=len(losses), losses=losses,
+        gradient_norms=norms, chance=chance, diverged=diverged,
+    )  # fmt: skip
+    return Trained(network, initial, record, probes, evaluate(network, case), chance, time.perf_counter() - began)
+
+
+@torch.no_grad()
+def evaluate(network: Network, case: Case, seed: int = 77) -> float:
+    """Mean loss on sequences that training has not seen."""
+    network.eval()
+    found = [float(case.task.mean_loss(network(b.inputs, b.lengths), b.targets)) for b in batches(case, seed, 4, 64)]
+    network.train()
+    return sum(found) / len(found)
+
+
+def _update(network: Network, case: Case, batch: Batch, optimizer: Any, norms: list[float]) -> float:
+    """One update, or one for each window of truncated backpropagation; returns the mean loss."""
+    how, state, found = case.training, None, []
+    windows = [(batch.inputs, batch.targets)]
+    if how.bptt is not None:
+        time_axis = network.time
+        windows = list(
+            zip(batch.inputs.split(how.bptt, time_axis), batch.targets.split(how.bptt, time_axis), strict=True)
+        )
+    for x, target in windows:
+        output, state = network.window(x, state, batch.lengths)
+        state = _detached(state)
+        if not target.is_floating_point() and bool((target < 0).all()):
+            continue
+        loss = case.task.mean_loss(output, target)
+        optimizer.zero_grad()
+        if loss.requires_grad:
+            (loss * how.loss_scale).backward()
+            norms.append(float(_clipped(network, how.clip)))
+            optimizer.step()
+        found.append(float(loss.detach()))
+    return sum(found) / len(found)
+
+
+def _detached(state: Any) -> Any:
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else state.detach()
+    return tuple(s.detach() for s in state)
+
+
+def _clipped(network: Network, clip: float | None) -> Tensor:
+    return nn.utils.clip_grad_norm_(network.parameters(), math.inf if clip is None else clip)
+
+
+def _ratio(old: Tensor, new: Tensor) -> float:
+    return float((new.detach() - old).abs().mean() / old.abs().mean().clamp(min=1e-12))
+
+
+def _probe(network: Network, case: Case, batch: Batch, update: int) -> Probe:
+    """The gradients of a batch's whole sequences, and what the layers computed."""
+    twin = copy.deepcopy(network)
+    with _watched(twin) as layers:
+        loss = case.task.mean_loss(twin(batch.inputs, batch.lengths), batch.targets)
+    named = [(n, p) for n, p in twin.named_parameters() if p.requires_grad]
+    if loss.requires_grad:
+        (loss * case.training.loss_scale).backward()
+    g = [torch.zeros_like(p) if p.grad is None else p.grad for _, p in named]
+    return Probe(
+        update,
+        float(loss.detach()),
+        [n for n, _ in named],
+        [float(x.abs().mean()) for x in g],
+        [float(x.norm()) for x in g],
+        [float((x == 0).float().mean()) for x in g],
+        [],
+        layers,
+    )
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[list[Layer]]:
+    """Collect what every call of a recurrent layer computes; of several calls, the first."""
+    found: list[Layer] = []
+    seen: set[int] = set()
+
+    def see(module: nn.RNNBase, inputs: tuple[Any, ...], output: Any) -> None:
+        if id(module) not in seen:
+            seen.add(id(module))
+            x = inputs[0].detach()
+            found.extend(_layers(module, x.transpose(0, 1) if module.batch_first else x))
+
+    handles = [m.register_forward_hook(see) for m in network.modules() if isinstance(m, nn.RNNBase)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _layers(rnn: nn.RNNBase, x: Tensor) -> Iterator[Layer]:
+    """The layers of a stack from zero states."""
+    for k in range(rnn.num_layers):
+        options = {"nonlinearity": rnn.nonlinearity} if isinstance(rnn, nn.RNN) else {}
+        single = type(rnn)(x.shape[-1], rnn.hidden_size, **options)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(single, f"{name}_l0").copy_(getattr(rnn, f"{name}_l{k}"))
+        h = single(x)[0]
+        from_input = nn.functional.linear(x, single.weight_ih_l0, single.bias_ih_l0)
+        before = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
+        from_state = nn.functional.linear(before, single.weight_hh_l0, single.bias_hh_l0)
+        pre, size = from_input + from_state, rnn.hidden_size
+        into_tanh = pre
+        if rnn.mode == "LSTM":
+            into_tanh = pre[..., 2 * size : 3 * size]
+        elif rnn.mode == "GRU":
+            reset = pre[..., :size].sigmoid()
+            into_tanh = from_input[..., 2 * size :] + reset * from_state[..., 2 * size :]
+            pre = torch.cat([pre[..., : 2 * size], into_tanh], -1)
+        relu = rnn.mode == "RNN_RELU"
+        stuck = (into_tanh.abs() > 9.4999).flatten(0, 1).float().mean(0) >= 0.99
+        yield Layer(
+            float((pre.abs() > 5).float().mean()) if not relu else 0.0,
+            float(stuck.float().mean()) if not relu else 0.0,
+            float(((h > 0).flatten(0, 1).float().mean(0) < 0.01).float().mean()) if relu else 0.0,
+            float((h == 0).float().mean()) if relu else 0.0,
+        )
+        x = h
