@@ -116,7 +116,7 @@ def test_the_statistic_is_that_of_an_unrolled_twin():
 
 
 def test_two_layers_a_saved_flow_and_another_seed(tmp_path):
-    flow = last(slice(3, 6), num_layers=2)
+    flow = last(slice(3, 6), num_layers=2, sequences=400)
     for layer in ("l0", "l1"):
         assert flow.signal_by_lag(layer, bins=10).need == 17
     flow = tokens(4)

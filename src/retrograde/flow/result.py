@@ -333,7 +333,7 @@ class GradientFlow:
         layer: str | int = 0,
         *,
         bins: int | None = None,
-        permutations: int = 20,
+        permutations: int = 4,
         alpha: float = 0.01,
         seed: int = 0,
         exact: bool | None = None,
@@ -350,9 +350,9 @@ class GradientFlow:
         layer
             Whose ∂E/∂U and ∂E/∂W are taken apart.
         bins
-            Lags are taken together in so many bins of equal width; None: each lag by itself.
+            Lags are taken together in so many bins of equal width, all lags of a bin at one size; None: each by itself.
         permutations
-            How many times errors are exchanged.
+            How many times errors are exchanged, to find the variance and skewness of what chance gives.
         alpha
             Family-wise error rate of what counts as significant.
         seed

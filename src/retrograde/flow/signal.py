@@ -8,21 +8,21 @@ not. The statistic
     S(ℓ) = (‖Σ_b g_b‖² − Σ_b ‖g_b‖²) / Σ_b ‖g_b‖²
 
 is near 0 without signal and B − 1 where all g_b are equal. It has no unit: a gradient that has faded to 1e-13 of its
-start shows it as clearly as one that has not.
+start shows it as clearly as one that has not. Σ_b g_b and Σ_b ‖g_b‖² add up over batches, so S is of all sequences and
+all pairs of them, however many batches they came in.
 
-Errors and states are centered over the batch first, so that a mean error times a mean state (what a bias can learn)
+Errors and states are centered over each batch first, so that a mean error times a mean state (what a bias can learn)
 does not count. Under the null hypothesis the error of a sequence has nothing to do with its states: each sequence is
-given the error of another, and the adjoints are found again. Of every permutation the products ⟨g_b, g_b'⟩ of all
-pairs give the eigenvalues' sums Σ λ² and Σ λ³ of Σ_i λ_i (χ²_i − 1), the distribution of S, which a χ² of the same
-variance and skewness matches (Hall 1983, Buckley and Eagleson 1988). Holm's correction is over all lags.
+given the error of another, and the adjoints are found again. The products ⟨g_b, g_b'⟩ of all pairs then give Σ λ² and
+Σ λ³ of the weights of Σ_i λ_i (χ²_i − 1), the distribution of S, which a χ² of the same variance and skewness matches
+(Hall 1983, Buckley and Eagleson 1988): two or three such exchanges are enough. Holm's correction is over all lags.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,25 +30,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import FlowError
-from . import adjoint
-from .cells import Trajectory, Weights
-from .graph import MIXED
-from .head import final_errors
+from .signal_sweep import SIZE, Part, Sides, Sweep
 
 if TYPE_CHECKING:
     from .result import GradientFlow
 
 Array = NDArray[np.float64]
-NEVER = np.iinfo(np.int64).min  # the lag of a pair without one
-NOT_LOCAL = (
-    "The signal by lag gives each sequence the error of another: that takes layers which run forward in time, each fed "
-    "by the one below, under a head that looks at one step at a time (or a loss per sequence), and the flow that "
-    "gradient_flow returns."
-)
-FEWEST = 8  # sequences: with fewer, hardly a permutation differs from the data
-SIZE = 32  # of a random projection, to each side of a weight matrix
+FEWEST = 8  # sequences: with fewer, hardly an exchange differs from the data
 PAIRED = 128  # sequences of which all pairs are looked at, to find the variance under the null hypothesis
-MANY = 2**24  # numbers in all g_b together, above which they are projected
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ class Signal:
     z : ndarray
         S in standard deviations of the null distribution.
     p_value : ndarray
-        Corrected for the number of bins (Holm).
+        Corrected for the number of bins (Holm), and of looks and layers where these are several.
     sequences, permutations : int
         How many the statistic and its null distribution are from.
     alpha : float
@@ -98,6 +87,11 @@ class Signal:
         return self.p_value < self.alpha
 
     @property
+    def effect(self) -> Array:
+        """By bin, the size of the mean gradient, what all sequences agree on: size · √consistency; 0 without any."""
+        return np.asarray(self.size * np.sqrt(np.nan_to_num(self.consistency).clip(min=0)))
+
+    @property
     def need(self) -> int | None:
         """The longest lag with a signal: as far as the data asks the network to remember. None without any.
 
@@ -122,78 +116,167 @@ class Signal:
         )
 
 
-@dataclass
-class _Sums:
-    """What one set of errors gives, by bin: Σ‖g_b‖², S, and Σ λ², Σ λ³ of the eigenvalues λ of the Gram matrix."""
+class Moments:
+    """Sums over pairs and triples of sequences, of products ⟨g_b, g_b'⟩ under the null hypothesis."""
 
-    own: Array
-    pairs: Array
-    squares: Array
-    cubes: Array
+    def __init__(self) -> None:
+        self.own = self.squares = self.cubes = 0.0
+        self.sequences = self.pairs = self.triples = 0
 
-    @classmethod
-    def of(cls, bins: int) -> _Sums:
-        return cls(*(np.zeros(bins) for _ in range(4)))
+    def add(self, gram: Tensor) -> None:
+        """Add one exchange, by its Gram matrix."""
+        n = len(gram)
+        self.own += float(gram.diagonal().sum())
+        gram = gram.clone().fill_diagonal_(0)
+        self.squares += float(gram.square().sum())
+        self.cubes += float((gram @ gram * gram).sum())
+        self.sequences, self.pairs, self.triples = (
+            self.sequences + n,
+            self.pairs + n * (n - 1),
+            self.triples + n * (n - 1) * (n - 2),
+        )
 
-    def add(self, place: int, gradients: Tensor) -> None:
-        """Fill the place of one bin from its g_b `(B, numbers)`."""
-        largest = float(gradients.abs().max())
-        if largest == 0 or not np.isfinite(largest):
-            self.own[place] = 0.0 if largest == 0 else np.nan
-            self.pairs[place] = self.squares[place] = self.cubes[place] = np.nan
+    def p_value(self, statistic: float, mean: float, n: int) -> tuple[float, float, float]:
+        """The standard deviation of S over ``n`` sequences, z and the probability of an S as large."""
+        if not self.own > 0 or not self.squares > 0:
+            return np.nan, np.nan, np.nan
+        one = self.own / self.sequences
+        second = (n - 1) / n * self.squares / self.pairs / one**2
+        third = max((n - 1) * (n - 2) / n**2 * self.cubes / self.triples / one**3, second**2)  # Σλ = 1: at least
+        deviation = (2 * second) ** 0.5
+        z, freedom = (statistic - mean) / deviation, second**3 / third**2
+        chi2 = max(freedom + z * (2 * freedom) ** 0.5, 0.0)
+        p = torch.special.gammaincc(*(torch.tensor(v / 2, dtype=torch.float64) for v in (freedom, chi2)))
+        return deviation, z, float(p)
+
+
+class _Bin:
+    """What is known of one bin of lags."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None  # Σ_b g_b
+        self.own = self.mean = 0.0  # Σ_b ‖g_b‖², and what Σ_{b≠b'} ⟨g_b, g_b'⟩ is on average without a signal
+        self.null = Moments()
+
+    def add(self, gradients: Tensor) -> None:
+        """Add what a batch contributes `(B, numbers)`."""
+        gradients = gradients.double()
+        own, total = float(gradients.square().sum()), gradients.sum(0)
+        self.own += own
+        self.mean += own / (len(gradients) - 1)  # as both sides are centered over the batch
+        self.total = total if self.total is None else self.total.add_(total)
+
+    def judged(self, n: int) -> tuple[float, float, float, float]:
+        """S, its standard deviation without a signal, z and p."""
+        if self.total is None or not self.own > 0:
+            return np.nan, np.nan, np.nan, np.nan
+        statistic = float(self.total.square().sum()) / self.own - 1
+        return statistic, *self.null.p_value(statistic, self.mean / self.own, n)
+
+
+class Tally:
+    """All that the statistic and its null distribution need of the sequences seen so far, of one layer, by bin.
+
+    Every lag is divided by its size in the first batch: in a bin all its lags count alike, although the gradient may
+    fade a thousandfold from its first to its last, and no square is out of range.
+    """
+
+    def __init__(self, label: str, starts: NDArray[np.int64], sides: Sides) -> None:
+        self.label, self.sides, self.sequences, self.exchanges = label, sides, 0, 0
+        self._starts = starts  # first lag of each bin
+        self._bins: dict[int, _Bin] = {}
+        self._sizes: dict[int, float] = {}  # by lag, in the first batch
+        self._own: dict[int, float] = {}  # by lag, Σ_b ‖g_b‖² in that unit
+
+    def add(self, parts: Iterable[Part], *, null: bool) -> None:
+        """Add a sweep over a batch: of own errors, or of another's."""
+        together: Tensor | None = None
+        place = batch = 0
+        for part in parts:
+            own = int(np.searchsorted(self._starts, part.lag, "right")) - 1
+            if own != place:
+                self._close(place, together, null)
+                together, place = None, own
+            unit = self._unit(part, null)
+            batch = len(part.gradients)
+            if unit > 0:
+                scaled = part.gradients * (part.factor / unit)
+                if not null:
+                    self._own[part.lag] += float(scaled.double().square().sum())
+                together = scaled if together is None else together.add_(scaled)
+        self._close(place, together, null)
+        if null:
+            self.exchanges += 1
+        else:
+            self.sequences += batch
+
+    def _unit(self, part: Part, null: bool) -> float:
+        """The size of a lag in the first batch that has one; 0 where the gradient is zero so far."""
+        largest = float(part.gradients.abs().max())
+        if not np.isfinite(largest * part.factor):
+            raise FlowError(f"The gradients of {self.label} are not finite: the signal by lag cannot be known.")
+        if part.lag not in self._sizes:
+            if largest == 0 or null:
+                self._bins.setdefault(int(np.searchsorted(self._starts, part.lag, "right")) - 1, _Bin())
+                if not null:
+                    self._own.setdefault(part.lag, 0.0)
+                return 0.0
+            mean = float((part.gradients / largest).double().square().sum()) / len(part.gradients)
+            size = part.factor * largest * mean**0.5
+            if size == 0:
+                return 0.0
+            self._sizes[part.lag] = size
+            self._own.setdefault(part.lag, 0.0)
+        return self._sizes[part.lag]
+
+    def _close(self, place: int, together: Tensor | None, null: bool) -> None:
+        if together is None:
             return
-        unit = (gradients / largest).double()  # the squares of numbers far below 1 would be 0
-        own = unit.square().sum()
-        self.own[place] = float(own) * largest**2
-        self.pairs[place] = float(unit.sum(0).square().sum() / own - 1)
-        some = unit[:PAIRED]
-        gram = some @ some.T / own
-        gram.fill_diagonal_(0)
-        n, m = len(unit), len(some)
-        twice, thrice = n * (n - 1) / (m * (m - 1)), n * (n - 1) * (n - 2) / (m * (m - 1) * (m - 2))
-        self.squares[place] = twice * float(gram.square().sum())
-        self.cubes[place] = thrice * float((gram @ gram * gram).sum())
+        own = self._bins.setdefault(place, _Bin())
+        if null:
+            some = together[:PAIRED].double()
+            own.null.add(some @ some.T)
+        else:
+            own.add(together)
+
+    def judged(self, alpha: float, correction: float, notes: list[str]) -> tuple[Signal, Array]:
+        """The signal so far, and the standard deviation of the statistic without one; p is times ``correction``."""
+        places, n = sorted(self._bins), self.sequences
+        lags = np.array(sorted(self._own), dtype=np.int64)
+        of = np.searchsorted(self._starts, lags, "right") - 1
+        first = np.array([lags[of == p].min() for p in places])
+        last = np.array([lags[of == p].max() for p in places])
+        squares = np.array([self._sizes.get(lag, 0.0) * (self._own[lag] / n) ** 0.5 for lag in lags.tolist()])
+        size = np.array([float(np.hypot.reduce(squares[of == p])) for p in places])
+        found = np.array([self._bins[p].judged(n) for p in places])
+        statistic, deviation, z, p = found.T
+        if self.sides.projected:
+            notes = [*notes, f"the gradients were projected to {SIZE} x {SIZE} numbers a matrix, at random"]
+        return (
+            Signal(
+                self.label,
+                first,
+                last,
+                statistic,
+                statistic / (n - 1),
+                size,
+                z,
+                np.minimum(_holm(p) * correction, 1),
+                n,
+                self.exchanges,
+                alpha,
+                notes,
+            ),
+            deviation,
+        )
 
 
-class _Layer:
-    """One layer's two weight matrices: from adjoints at some steps to the products ⟨g_b, g_b'⟩."""
-
-    def __init__(self, run: Trajectory, generator: torch.Generator, exact: bool | None) -> None:
-        self.run = run
-        live = torch.ones(run.x.shape[:2], dtype=torch.bool) if run.mask is None else run.mask
-        self.right = [_centered(a, live) for a in (run.x, run.h_before)]
-        rows = run.weights.hh.shape[0]
-        numbers = run.batch_size * rows * sum(a.shape[-1] for a in self.right)
-        self.projected = numbers > MANY if exact is None else not exact
-        self.left: list[Tensor | None] = [None, None]
-        if self.projected:
-            dtype = run.x.dtype
-            for i, a in enumerate(self.right):
-                self.left[i] = _projection(rows, generator).to(dtype)
-                self.right[i] = a @ _projection(a.shape[-1], generator).to(dtype)
-
-    def gradients(self, adjoints: tuple[Tensor, Tensor], at: slice | Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        """g_b of both matrices side by side `(B, numbers)`, from adjoints `(rows, B, G·H)` at some steps."""
-        found = []
-        for a, project, right in zip(adjoints, self.left, self.right, strict=True):
-            left = a if project is None else a @ project
-            there = right[at] if isinstance(at, slice) else right[at].reshape(*left.shape[:2], -1)
-            found.append(torch.einsum("kbi,kbj->bij", left, there).flatten(1))
-        return torch.cat(found, 1)
-
-
-def _projection(size: int, generator: torch.Generator) -> Tensor:
-    """An orthonormal map to fewer dimensions, which keeps angles on average; the identity where there are few."""
-    if size <= SIZE:
-        return torch.eye(size, dtype=torch.float64)
-    basis: Tensor = torch.linalg.qr(torch.randn(size, SIZE, dtype=torch.float64, generator=generator))[0]
-    return basis
-
-
-def _centered(a: Tensor, live: Tensor) -> Tensor:
-    """Subtract the mean over the sequences that are live at each step; zero where one is not. `(T, B, …)`."""
-    weight = live.unsqueeze(-1).to(a.dtype)
-    return (a - (a * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)) * weight
+def shuffled(n: int, generator: torch.Generator) -> Tensor:
+    """A random order in which no sequence stays at its place."""
+    ring = torch.randperm(n, generator=generator)
+    order = torch.empty_like(ring)
+    order[ring] = ring.roll(1)
+    return order
 
 
 def measure(
@@ -208,55 +291,16 @@ def measure(
     """See ``GradientFlow.signal_by_lag``."""
     label = flow.layers[flow.layer_index(layer)]
     batch = flow._linearization.run(label).batch_size
-    _check(flow, batch, permutations, alpha, bins)
-    walk = _Walk(flow, label)
-    generator = torch.Generator().manual_seed(seed)
-    own = _Layer(walk.run, generator, exact)
-    first, last = _bins(walk.lags, bins)
-
-    def sums(order: Tensor | None) -> _Sums:
-        found, together, place = _Sums.of(len(first)), None, 0
-        for lag, gradients in walk.gradients(own, order):
-            together = gradients if together is None else together.add_(gradients)
-            if lag == last[place]:
-                found.add(place, together)
-                together, place = None, place + 1
-        return found
-
-    seen = sums(None)
-    if np.isnan(seen.own).any():
-        raise FlowError(f"The gradients of {label} are not finite: the signal by lag cannot be known.")
-    null = [sums(torch.randperm(batch, generator=generator)) for _ in range(permutations)]
-    return _judged(label, first, last, seen, null, batch, alpha, own.projected)
-
-
-def _judged(
-    label: str,
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
-    seen: _Sums,
-    null: list[_Sums],
-    batch: int,
-    alpha: float,
-    projected: bool,
-) -> Signal:
-    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a lag without any gradient: NaN, as it should be
-        second, third, mean = (
-            np.nanmean([getattr(s, name) for s in null], axis=0) for name in ("squares", "cubes", "pairs")
-        )
-        third = np.maximum(third, second**2)  # which it is at least, as the λ add up to 1
-        z = (seen.pairs - mean) / np.sqrt(2 * second)
-        freedom = torch.from_numpy(second**3 / third**2)
-        chi2 = freedom + torch.from_numpy(z) * (2 * freedom).sqrt()
-        p = torch.special.gammaincc(freedom / 2, chi2.clamp(min=0) / 2).numpy()
-    notes = []
-    if projected:
-        notes.append(f"the gradients were projected to {SIZE} x {SIZE} numbers a matrix, at random")
-    size = np.sqrt(seen.own / batch)
-    return Signal(
-        label, first, last, seen.pairs, seen.pairs / (batch - 1), size, z, _holm(p), batch, len(null), alpha, notes
-    )
+    check(batch, permutations, alpha, bins)
+    sweep, generator = Sweep(flow, [label]), torch.Generator().manual_seed(seed)
+    lags = sweep.lags(label)
+    groups = np.array_split(lags, len(lags) if bins is None else min(bins, len(lags)))
+    sides = {label: Sides(sweep.runs[label], generator, exact, max(batch, len(groups)))}
+    tally = Tally(label, np.array([g[0] for g in groups]), sides[label])
+    tally.add((part for _, part in sweep.parts(sides, None)), null=False)
+    for _ in range(permutations):
+        tally.add((part for _, part in sweep.parts(sides, shuffled(batch, generator))), null=True)
+    return tally.judged(alpha, 1, [])[0]
 
 
 def _holm(p: Array) -> Array:
@@ -269,13 +313,13 @@ def _holm(p: Array) -> Array:
     return found
 
 
-def _bins(lags: NDArray[np.int64], bins: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last lag of each bin: a bin per lag, or so many of equal width."""
-    groups = np.array_split(lags, len(lags) if bins is None else min(bins, len(lags)))
-    return np.array([g[0] for g in groups]), np.array([g[-1] for g in groups])
+def check(batch: int, permutations: int, alpha: float, bins: int | None = None) -> None:
+    """Refuse numbers that make no test.
 
-
-def _check(flow: GradientFlow, batch: int, permutations: int, alpha: float, bins: int | None) -> None:
+    Raises
+    ------
+    FlowError
+    """
     if batch < FEWEST:
         raise FlowError(f"The signal by lag compares sequences: {batch} are too few, give a batch of {FEWEST} or more.")
     if permutations < 2:
@@ -284,96 +328,3 @@ def _check(flow: GradientFlow, batch: int, permutations: int, alpha: float, bins
         raise FlowError(f"bins is {bins}; give 1 or more, or None for a bin per lag.")
     if not 0 < alpha < 1:
         raise FlowError(f"alpha is {alpha}; it is a probability between 0 and 1.")
-    if MIXED in flow.notes:
-        raise FlowError(
-            "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
-        )
-
-
-class _Walk:
-    """The errors, centered, of each sequence's own or another's, and how they travel back through the layers."""
-
-    def __init__(self, flow: GradientFlow, label: str) -> None:
-        known = flow._linearization
-        self.final = known.local is None
-        if known.local is not None:
-            stacks = [(list(runs), local) for runs, local in known.stacks()]
-            names = {id(run): name for name, run in known.runs.items()}
-            runs, errors = next(s for s in stacks if any(names[id(r)] == label for r in s[0]))
-            self._at = next(i for i, run in enumerate(runs) if names[id(run)] == label)
-        else:
-            found = None if known.graph is None or not flow.final else final_errors(known.graph)
-            if found is None:
-                raise FlowError(NOT_LOCAL)
-            runs, errors = [known.runs[name] for name in found], list(found.values())
-            self._at = list(found).index(label)
-        dtype = torch.float32 if runs[0].x.dtype == torch.float32 and _in_range(flow) else torch.float64
-        runs, errors = [_converted(run, dtype) for run in runs], [e.to("cpu", dtype) for e in errors]
-        self._runs, self._targets = runs, known.targets
-        self._lag_of = torch.from_numpy(flow._lag_of_sequences(label)[0]) if self.final else None
-        live = torch.ones(runs[0].x.shape[:2], dtype=torch.bool) if runs[0].mask is None else runs[0].mask
-        self._live, self._ends = live, live.sum(0)
-        errors = [self._from_end(e) if self.final else e for e in errors]
-        self._errors = [_centered(e, e.ne(0).any(-1)) for e in errors]
-
-    @property
-    def run(self) -> Trajectory:
-        """The run of the layer that is asked about."""
-        return self._runs[self._at]
-
-    @property
-    def lags(self) -> NDArray[np.int64]:
-        """All lags of the layer, in rising order."""
-        if self._lag_of is None:
-            return np.arange(int(self._targets[-1]) + 1)
-        return np.unique(self._lag_of[self._lag_of > NEVER].numpy())
-
-    def _from_end(self, e: Tensor) -> Tensor:
-        """Steps counted back from each sequence's last, or forth again: `(T, B, P)`."""
-        k = self._ends.unsqueeze(0) - 1 - torch.arange(len(e)).unsqueeze(1)
-        return e.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(e)) * (k >= 0).unsqueeze(-1)
-
-    def gradients(self, layer: _Layer, order: Tensor | None) -> Iterator[tuple[int, Tensor]]:
-        """Yield each lag, in rising order, with g_b `(B, numbers)`; ``order`` gives each sequence another's error."""
-        errors = self._errors if order is None else [e[:, order] for e in self._errors]
-        if self._lag_of is not None:
-            yield from self._of_last([self._from_end(e) for e in errors], layer, self._lag_of)
-            return
-        errors = [e * self._live.unsqueeze(-1) for e in errors]
-        for lag, found in adjoint.by_lag(self._runs, errors, self._targets):
-            a = found[self._at]
-            yield lag, layer.gradients((self.run.input_side(a.at, a.h, a.hidden), a.hidden), a.at)
-
-    def _of_last(self, errors: list[Tensor], layer: _Layer, lag_of: Tensor) -> Iterator[tuple[int, Tensor]]:
-        above: Tensor | None = None
-        for i in range(len(self._runs) - 1, self._at - 1, -1):
-            whole = errors[i][None] if above is None else errors[i][None] + above
-            need_x = i > self._at
-            found, above, _, _ = adjoint.backward(self._runs[i], whole, None, None, need_x=need_x, keep=True)
-        assert found.inputs is not None and found.hidden is not None
-        batch = torch.arange(lag_of.shape[-1] if lag_of.shape[-1] > 1 else self.run.batch_size)
-        table = lag_of.expand(-1, len(batch))
-        for lag in self.lags:
-            there = (table == int(lag)) & self._live
-            k = there.int().argmax(0)  # the step of each sequence, where it has one
-            at = (k, batch)
-            rows = (there.any(0)).unsqueeze(-1).to(found.inputs.dtype)
-            yield int(lag), layer.gradients((found.inputs[0][at][None] * rows, found.hidden[0][at][None] * rows), at)
-
-
-def _in_range(flow: GradientFlow) -> bool:
-    """Whether float32 has all digits of the gradients, and of their products with states."""
-    sizes = flow.norms[flow.norms != 0]
-    return flow.below is None and bool(((sizes > 1e-30) & (sizes < 1e30)).all())
-
-
-def _converted(run: Trajectory, dtype: torch.dtype) -> Trajectory:
-    """The same in another type, on the CPU."""
-
-    def converted(a: Tensor | None) -> Any:
-        return None if a is None else a.to("cpu", dtype)
-
-    own = {name: converted(getattr(run, name)) for name in ("x", "h_before", "h", "gates", "c_before", "c", "inner")}
-    w = run.weights
-    weights = Weights(*map(converted, (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr)))
-    return replace(run, weights=weights, mask=None if run.mask is None else run.mask.cpu(), **own)
