@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import table
 from .case import Case
-from .catalog import CASES
+from .cases import CASES
 from .run import Outcome, rules_hash, run
 
 HERE = Path(__file__).parent

@@ -189,11 +189,11 @@ class ReadsPadding(Network):
         return h[-1]
 
 
-class LogOfZero(Network):
-    """A root of the absolute state: its derivative at 0 is infinite, and ReLU states are 0."""
+class DeviationOfOne(Network):
+    """Inputs are standardized over their channels: of a single channel that is 0 / 0."""
 
-    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
-        return super().read(x, h.abs().sqrt(), lengths)
+    def states(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self.rnn((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0), state)
 
 
 WIRINGS: dict[str, type[Network]] = {
@@ -211,7 +211,7 @@ WIRINGS: dict[str, type[Network]] = {
     "softmax of one": SoftmaxOfOne,
     "input zeroed": InputZeroed,
     "reads padding": ReadsPadding,
-    "root of zero": LogOfZero,
+    "deviation of one": DeviationOfOne,
 }
 
 GATES = {"lstm": ("input", "forget", "candidate", "output"), "gru": ("reset", "update", "candidate")}

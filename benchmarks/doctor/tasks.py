@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -103,6 +103,11 @@ class Task:
         losses = self.loss(output, target)
         scored = losses.numel() if target.is_floating_point() else (target != SKIPPED).sum()
         return losses.sum() / scored
+
+    @property
+    def meant(self) -> Task:
+        """What the network is to learn: without mistakes of the mask, without NaN."""
+        return replace(self, mask="right", nan=0.0)
 
     @property
     def chance(self) -> float:

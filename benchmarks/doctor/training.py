@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ def train(case: Case, seed: int = 0) -> Trained:
             break
     diverged = not all(map(math.isfinite, [losses[-1], norms[-1]])) if losses else False
     rg.nn.restore_(network)
-    chance = case.task.chance
+    chance = case.task.meant.chance
     record = TrainingRecord(
         optimizer=how.optimizer, lr=how.lr, clip_norm=how.clip, bptt=how.bptt, updates=len(losses), losses=losses,
         gradient_norms=norms, chance=chance, diverged=diverged,
@@ -102,9 +102,10 @@ def train(case: Case, seed: int = 0) -> Trained:
 
 @torch.no_grad()
 def evaluate(network: Network, case: Case, seed: int = 77) -> float:
-    """Mean loss on sequences that training has not seen."""
+    """Mean loss on sequences that training has not seen, of the task as it is meant."""
     network.eval()
-    found = [float(case.task.mean_loss(network(b.inputs, b.lengths), b.targets)) for b in batches(case, seed, 4, 64)]
+    meant = replace(case, task=case.task.meant)
+    found = [float(meant.task.mean_loss(network(b.inputs, b.lengths), b.targets)) for b in batches(meant, seed, 4, 64)]
     network.train()
     return sum(found) / len(found)
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.doctor import __main__ as command
 from benchmarks.doctor import peers, table, training
 from benchmarks.doctor.case import Case, Remedy, Training
-from benchmarks.doctor.catalog import CASES
+from benchmarks.doctor.cases import CASES
 from benchmarks.doctor.networks import WIRINGS, Model
 from benchmarks.doctor.run import Outcome, case_key, run
 from benchmarks.doctor.scoring import Count, auc, counts, is_alarm, need_is_right
@@ -59,8 +59,7 @@ def test_a_case_is_consistent_and_its_network_runs(case):
     losses = case.task.loss(output, batch.targets)
     steps, sequences = batch.inputs.shape[:2][:: -1 if case.task.batch_first else 1]
     assert losses.numel() == (steps * sequences if case.task.about.each else sequences)
-    assert losses.isfinite().all()
-    assert case.task.mean_loss(output, batch.targets).isfinite()
+    assert losses.isfinite().all() == (case.model.wiring != "deviation of one")
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from retrograde.doctor import Kind
 
-from .case import Case, Training
-from .networks import Model
-from .tasks import Task
-
-NOTES = frozenset({Kind.VANISHING_HARMLESS, Kind.CLIPPING_NEVER_ACTIVE, Kind.CLIPPING_HIDES_SPIKES})
-
-
-def healthy(name: str, task: Task, model: Model, training: Training | None = None, *notes: Kind, **more: Any) -> Case:
-    """A case that is solved; notes may be made, and those given must be."""
-    return Case(
-        name, task, model, training or Training(), frozenset(notes), NOTES - frozenset(notes), healthy=True, **more
-    )
-
+from ..case import Training
+from ..networks import Model
+from ..tasks import Task
+from .building import healthy
 
 ECHO3 = Task("echo", 30, 3)
 LATE = Task("late sum", 60, 3)

@@ -1,6 +1,0 @@
-"""All cases."""
-
-from .healthy import HEALTHY
-from .sick import SICK
-
-CASES = HEALTHY + SICK
