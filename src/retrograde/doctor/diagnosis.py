@@ -16,6 +16,7 @@ from ..errors import FlowError
 from .examination import Examination, TrainingRecord, samples_of, untrained_twin
 from .findings import Finding, Kind
 from .prescriptions import Prescription
+from .remedies import prescribe
 from .rules import RULES
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -74,7 +75,9 @@ class Diagnosis:
             where = f" ({finding.where})" if finding.where else ""
             lines += [f"- {finding.about.title}{where}: {finding.message}", f"  rule: {finding.rule}"]
         for i, prescription in enumerate(self.prescriptions, 1):
-            lines += [f"{i}. {prescription.remedy}: {prescription.arithmetic}"]
+            lines += ["", f"{i}. {prescription.remedy}: {prescription.arithmetic}."]
+            lines += [f"   $ {prescription.command}"] if prescription.command else []
+            lines += [f"   {line}" for line in prescription.python.splitlines()]
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
 
     def __rich__(self) -> RenderableType:
@@ -85,6 +88,7 @@ class Diagnosis:
         return {
             "verdict": self.verdict,
             "findings": [finding.as_dict() for finding in self.findings],
+            "prescriptions": [prescription.as_dict() for prescription in self.prescriptions],
             "notes": self.notes,
             "seconds": self.seconds,
         }
@@ -142,4 +146,5 @@ def examined(examination: Examination, began: float | None = None) -> Diagnosis:
             examination.notes.append(f"{rule.__name__.replace('_', ' ')}: not known. {error}")
     order = {"sick": 0, "unknown": 1, "note": 2}
     findings.sort(key=lambda finding: order[finding.severity])
-    return Diagnosis(findings, [], list(examination.notes), time.perf_counter() - began)
+    prescriptions = prescribe(examination, findings)
+    return Diagnosis(findings, prescriptions, list(examination.notes), time.perf_counter() - began)

@@ -17,8 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import FlowError, OptionError
 from ..flow import GradientFlow, gradient_flow
 from .forward import Answer, Progress, answer, progress
+from ..options import Options
 
-__all__ = ["Examination", "Sample", "TrainingRecord", "samples_of"]
+__all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "samples_of"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,30 @@ class TrainingRecord:
     floor: float | None = None
     diverged: bool = False
     torch_optimizer: torch.optim.Optimizer | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Data and options of a training: what the command of a prescription is made of.
+
+    Attributes
+    ----------
+    options : Options
+    source : str
+        Name of the data; empty if it is gone.
+    out : str
+        The run folder; empty before training.
+    name_task : bool
+        Whether the command must name the task.
+    resolved : tuple of str
+        Options that training itself computed, so that the command leaves them out.
+    """
+
+    options: Options
+    source: str
+    out: str = ""
+    name_task: bool = False
+    resolved: tuple[str, ...] = ()
 
 
 def samples_of(batches: Any, loss: Callable[..., Tensor], most: int = 16) -> list[Sample]:
@@ -111,6 +136,8 @@ class Examination:
         What could not be measured, and why.
     unusable : str
         Why nothing else can be measured: a rule that sets it is the last to be applied.
+    origin : Origin or None
+        Data and options of the training, where it is a run or is to become one.
     """
 
     model: nn.Module
@@ -119,6 +146,7 @@ class Examination:
     record: TrainingRecord = field(default_factory=TrainingRecord)
     notes: list[str] = field(default_factory=list)
     unusable: str = ""
+    origin: Origin | None = None
 
     @cached_property
     def flow(self) -> GradientFlow:

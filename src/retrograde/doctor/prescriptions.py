@@ -30,9 +30,11 @@ class Prescription:
     command : str
         The exact command, where a run folder or data is known; empty otherwise.
     python : str
-        The exact lines for a model in Python.
+        The lines for a model in Python, where it is ``model`` and retrograde is ``rg``. A new start or cell is for a
+        model that is then trained from the beginning.
     apply : callable or None
-        Applies it to a model in place; None where that is impossible (another kind of cell).
+        Applies it in place to a model of the same structure that is to be trained from the start; None where that is
+        impossible (another kind of cell).
     """
 
     remedy: str
@@ -42,3 +44,15 @@ class Prescription:
     command: str
     python: str
     apply: Callable[[nn.Module], None] | None = field(default=None, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "remedy": self.remedy,
+            "finding": str(self.finding),
+            "options": dict(self.options),
+            "arithmetic": self.arithmetic,
+            "command": self.command,
+            "python": self.python,
+            "in_place": self.apply is not None,
+        }

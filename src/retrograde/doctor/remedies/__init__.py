@@ -1,0 +1,75 @@
+"""From findings to prescriptions: for each kind of finding a ladder of remedies, the first to try first.
+
+A remedy is a generator from a `Case` (the findings of one kind and the examination) to prescriptions; it yields nothing
+where it does not suit the model or its number cannot be computed. `memory` has those for the gradient through time,
+`training` those for clipping, learning rate and scale, `wiring` those for the code of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+
+from ...errors import RetrogradeError
+from ..examination import Examination
+from ..findings import Finding, Kind
+from ..prescriptions import Prescription
+from . import memory, training, wiring
+from .case import Case
+from .command import with_command
+
+__all__ = ["LADDERS", "prescribe"]
+
+Remedy = Callable[[Case], Iterator[Prescription]]
+
+# The kinds in the order of their causes: what is wired or scaled wrongly makes the measurements below it meaningless,
+# and a training that diverges teaches nothing about memory.
+LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
+    Kind.WRONG_TIME_AXIS: (wiring.time_axis,),
+    Kind.MASK_ERROR: (wiring.padding,),
+    Kind.INPUT_SCALE: (training.input_scale, training.layer_norm),
+    Kind.TARGET_SCALE: (training.target_scale,),
+    Kind.NOT_FINITE: (training.clipping, training.learning_rate, memory.calm),
+    Kind.CHAOS: (memory.chaos, training.clipping, memory.vanishing),
+    Kind.EXPLODING: (training.clipping, memory.calm, training.learning_rate),
+    Kind.LEARNING_RATE_TOO_HIGH: (training.learning_rate, training.clipping),
+    Kind.CLIPPING_TOO_TIGHT: (training.clipping,),
+    Kind.TRUNCATION: (memory.bptt,),
+    Kind.VANISHING_HURTS: (memory.vanishing,),
+    Kind.STUCK_GATES: (memory.vanishing, training.layer_norm),
+    Kind.DEAD_RELU: (memory.one_direction, training.clipping),
+    Kind.SATURATION: (training.layer_norm, memory.one_direction, training.clipping),
+    Kind.ONE_DIRECTION: (memory.one_direction,),
+    Kind.CURSE_OF_MEMORY: (training.adaptive, training.layer_norm, training.clipping),
+    Kind.CONSTANT_OUTPUT: (training.learning_rate, training.clipping),
+}
+
+
+def prescribe(examination: Examination, findings: Sequence[Finding]) -> list[Prescription]:
+    """Remedies for all findings that make a training sick: the first of every cause, then the second of every cause."""
+    sick = [finding for finding in findings if finding.severity == "sick"]
+    by_kind = [
+        list(_remedies(Case(kind, own, examination, findings), ladder))
+        for kind, ladder in LADDERS.items()
+        if (own := [finding for finding in sick if finding.kind == kind])
+    ]
+    found: list[Prescription] = []
+    for rank in zip_longest(*by_kind):
+        for one in rank:
+            if one is None or any(_same(one, other) for other in found):
+                continue
+            if (complete := with_command(one, examination.origin)) is not None:
+                found.append(complete)
+    return found
+
+
+def _remedies(case: Case, ladder: Sequence[Remedy]) -> Iterator[Prescription]:
+    for remedy in ladder:
+        try:
+            yield from remedy(case)
+        except RetrogradeError as error:  # a number that cannot be measured
+            case.examination.notes.append(f"{remedy.__name__.replace('_', ' ')}: not prescribed. {error}")
+
+
+def _same(one: Prescription, other: Prescription) -> bool:
+    return one.python == other.python if not one.options else one.options == other.options

@@ -1,0 +1,163 @@
+"""A finding with all that is needed to prescribe for it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import FlowError, RetrogradeError
+from ...flow import GradientFlow, gradient_flow
+from ...flow.summary import summarize
+from ...nn import initialize
+from ..examination import Examination
+from ..findings import Finding, Kind
+from ..prescriptions import Prescription
+from ..thresholds import THRESHOLDS
+from .parts import Part, recurrent_parts
+
+__all__ = ["Case", "short"]
+
+Change = Callable[[nn.Module], nn.Module | None]  # in place; or another model
+
+
+def short(value: float) -> str:
+    """Three significant digits, as the arithmetic shows a number and the remedy uses it."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """All findings of one kind, and what remedies for them are computed from.
+
+    Attributes
+    ----------
+    kind : Kind
+    findings : list of Finding
+        Of this kind, in one or several layers.
+    examination : Examination
+    every : list of Finding
+        All findings: what one rule has measured can be a number for another's remedy.
+    """
+
+    kind: Kind
+    findings: Sequence[Finding]
+    examination: Examination
+    every: Sequence[Finding]
+
+    @cached_property
+    def flow(self) -> GradientFlow | None:
+        """The flow of the network with its initial weights, which a remedy must change; None if it is refused."""
+        try:
+            return self.examination.untrained_flow
+        except FlowError:
+            return None
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The recurrent modules that the findings are about."""
+        labels = [finding.where for finding in self.findings if finding.where]
+        return recurrent_parts(self.examination.untrained, self.flow, labels)
+
+    def only(self, *cells: str) -> bool:
+        """Whether all of `parts` have one of these cells."""
+        return bool(self.parts) and all(part.cell in cells for part in self.parts)
+
+    def number(self, name: str) -> float | None:
+        """A number of the findings of this kind, the largest of several layers; None if no rule gave it."""
+        return _largest(self.findings, name)
+
+    @cached_property
+    def need(self) -> int | None:
+        """The longest lag that the data asks for, by whichever rule measured it."""
+        found = self.number("need")
+        found = _largest(self.every, "need") if found is None else found
+        return None if found is None else int(found)
+
+    @cached_property
+    def reach(self) -> float | None:
+        """The lag at which 1 % of the gradient is left."""
+        return _largest(self.findings, "reach")
+
+    @property
+    def steps(self) -> int:
+        """T, the length of the longest sequence."""
+        return max(self.flow.steps) if self.flow is not None else 0
+
+    # --- Making a prescription ----------------------------------------------------------------------------------------
+
+    def prescription(
+        self, remedy: str, arithmetic: str, python: str, options: dict[str, Any] | None = None, **more: Any
+    ) -> Prescription:
+        """A prescription for this case; the command is added where data is known."""
+        return Prescription(remedy, self.kind, options or {}, arithmetic, "", python, **more)
+
+    def started(
+        self, remedy: str, arithmetic: str, options: dict[str, Any], seed: int = 0, **arguments: Any
+    ) -> Prescription:
+        """A prescription of `retrograde.nn.initialize` for the modules of this case."""
+        return self.prescription(remedy, arithmetic, self.lines(**arguments), options, apply=self.start(**arguments))
+
+    def start(self, **arguments: Any) -> Change:
+        """The change that initializes the modules of this case, in any model of the same structure."""
+        paths = self._paths()
+
+        def apply(model: nn.Module) -> None:
+            for path in paths:
+                initialize(model.get_submodule(path), **arguments)
+
+        return apply
+
+    def lines(self, **arguments: Any) -> str:
+        """The same in Python."""
+        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        names = [
+            "model" if not path else next(p.python for p in self.parts if p.path == path) for path in self._paths()
+        ]
+        return "\n".join(f"rg.nn.initialize({name}, {given})" for name in names)
+
+    def _paths(self) -> list[str]:
+        every = recurrent_parts(self.examination.untrained)
+        return [""] if len(every) == len(self.parts) else [part.path for part in self.parts]
+
+    # --- Trying a change on a copy ------------------------------------------------------------------------------------
+
+    def changed(self, change: Change) -> GradientFlow | None:
+        """The gradient flow of a copy of the untrained network after a change; None if it cannot be measured."""
+        sample = self.examination.samples[0]
+        try:
+            model = copy.deepcopy(self.examination.untrained)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = change(model) or model
+            return gradient_flow(model, *sample.inputs, loss=sample.loss)
+        except (RetrogradeError, RuntimeError, TypeError, ValueError, IndexError):
+            return None  # a network that takes no other cell
+
+    def reach_of(self, flow: GradientFlow | None) -> float | None:
+        """The lag at which 1 % is left, in the layer where it is the shortest; infinite beyond the last."""
+        if flow is None or not flow.known_layers:
+            return None
+        found = flow.horizon(THRESHOLDS.reach_fraction.value)
+        known = [found[flow.layer_index(label)] for label in flow.known_layers]
+        return float(min(math.inf if math.isnan(lag) else lag for lag in known))
+
+    def growth_of(self, flow: GradientFlow | None, which: Callable[..., Any] = min) -> float | None:
+        """Factor per step of the gradient, in the layer where it is the smallest (or largest); None if not known."""
+        if flow is None or not flow.known_layers:
+            return None
+        rates = summarize(flow).growth_per_step
+        known = [float(rates[flow.layer_index(label)]) for label in flow.known_layers]
+        found: float | None = which((rate for rate in known if math.isfinite(rate) and rate > 0), default=None)
+        return found
+
+
+def _largest(findings: Sequence[Finding], name: str) -> float | None:
+    values = [finding.numbers[name] for finding in findings if name in finding.numbers]
+    return max((value for value in values if math.isfinite(value)), default=None)

@@ -1,0 +1,317 @@
+"""Remedies for how the gradient travels through time: starts, cells, the regularizer, the length of BPTT.
+
+A start or a cell is tried on a copy of the untrained network before it is prescribed: the arithmetic says how far the
+gradient of the copy reaches, and remedies whose copy reaches as far as the data asks for come first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ...errors import FlowError
+from ...flow import GradientFlow
+from ...nn import initialize
+from ..prescriptions import Prescription
+from .case import Case, short
+from .parts import Part
+
+__all__ = ["bptt", "calm", "chaos", "one_direction", "vanishing"]
+
+TRIES = 3  # of a spectral radius, each corrected by what the one before left
+PUBLISHED_OMEGA = 4.0  # Pascanu, Mikolov and Bengio 2013: of the mean of (r² − 1)² ≈ 4 (r − 1)² over the steps
+COSINE = 0.99  # of the truncated with the full gradient, from which on a truncation hides nothing
+
+
+class _Start(NamedTuple):
+    """A start of the recurrent weights, and how it was computed."""
+
+    arguments: dict[str, Any]
+    arithmetic: str
+    flow: GradientFlow | None  # of a copy with this start
+
+
+def vanishing(case: Case) -> Iterator[Prescription]:
+    """The gradient does not reach as far as the data asks for."""
+    if case.need is None or case.need < 2:
+        return
+    ladder = [*_plain_starts(case), *_gated_starts(case), *_cells(case)]
+    ladder.sort(key=lambda tried: not tried[1])  # stable: those that reach far enough first
+    yield from (remedy for remedy, _ in ladder)
+    yield from _regularizer(case)
+
+
+def _tried(case: Case, flow: GradientFlow | None) -> tuple[str, bool]:
+    """How far the gradient of a changed copy reaches, in words, and whether that is enough."""
+    reach, need = case.reach_of(flow), case.need or 0
+    if reach is None:
+        return "", False
+    if math.isinf(reach):
+        return f"; of a copy started so, more than 1 % of the gradient is left over all {case.steps} steps", True
+    enough = "enough" if reach >= need else "not enough alone"
+    return f"; of a copy started so, 1 % of the gradient is left after {reach:.0f} steps: {enough}", reach >= need
+
+
+# --- Starts -----------------------------------------------------------------------------------------------------------
+
+
+def _plain_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
+    """Orthogonal recurrent weights of a vanilla network, stretched by what the nonlinearity shrinks the gradient."""
+    if not case.only("rnn"):
+        return
+    found = _orthogonal(case)
+    words, enough = _tried(case, found.flow)
+    options = {"init": "orthogonal"}
+    if "spectral_radius" in found.arguments:
+        options["spectral_radius"] = found.arguments["spectral_radius"]
+    yield case.started("orthogonal start", found.arithmetic + words, options, **found.arguments), enough
+
+
+def _orthogonal(case: Case) -> _Start:
+    """Orthogonal weights, and the spectral radius with which the gradient of a copy keeps its size."""
+    arguments: dict[str, Any] = {"recurrent": "orthogonal"}
+    flow, radius = case.changed(case.start(**arguments)), 1.0
+    arithmetic = (
+        f"the singular values of the recurrent weights are {_singular_values(case.parts)}; of an orthogonal matrix all "
+        "are 1"
+    )
+    growth, best = case.growth_of(flow), _Start(arguments, arithmetic, flow)
+    first = error = growth
+    for _ in range(TRIES if growth is not None and growth < 1 else 0):
+        assert growth is not None and error is not None and first is not None
+        radius = float(short(radius / growth))
+        stretched = arguments | {"spectral_radius": radius}
+        flow = case.changed(case.start(**stretched))
+        if (growth := case.growth_of(flow)) is None or abs(math.log(growth)) >= abs(math.log(error)):
+            break
+        error = growth
+        words = (
+            f"{arithmetic}, but the gradient of a copy then has ×{first:.3g} per step; at spectral radius "
+            f"{short(radius)} it has ×{growth:.3g}"
+        )
+        best = _Start(stretched, words, flow)
+    return best
+
+
+def _singular_values(parts: list[Part]) -> str:
+    """The smallest and the largest singular value of the recurrent weights of each gate."""
+    values: list[torch.Tensor] = []
+    for part in parts:
+        weight = part.weight.detach().double()
+        size = int(part.module.hidden_size)  # type: ignore[arg-type]
+        values += [torch.linalg.svdvals(block) for block in torch.split(weight, size)]
+    together = torch.cat(values)
+    return f"{float(together.min()):.2g} to {float(together.max()):.2g}"
+
+
+def _keeping(cell: str, need: int) -> tuple[dict[str, Any], str]:
+    """The bias with which the gate of a cell keeps its state over the lags needed, and its arithmetic."""
+    if cell == "lstm" and need > 2:
+        bias = float(short(math.log(need - 1)))
+        words = (
+            f"a unit forgets in 1 / (1 - sigmoid(b)) = 1 + e^b steps; need = {need} steps, so "
+            f"b = log({need} - 1) = {short(bias)}"
+        )
+        return {"forget_bias": bias}, words
+    longest = max(need, 3)
+    words = (
+        f"need = {need} steps, so T_max = {longest}: the biases are log u, u uniform from 1 to {longest - 1}, and "
+        f"units keep their state for 1 + u = 2 to {longest} steps"
+    )
+    return {"chrono": longest}, words
+
+
+def _gated_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
+    """The gates of a GRU or LSTM open for as long as the data asks for."""
+    if not case.only("gru", "lstm") or case.need is None or not all(part.has_bias for part in case.parts):
+        return
+    cells = {part.cell for part in case.parts}
+    first, words = _keeping("lstm" if cells == {"lstm"} else "gru", case.need)
+    square = all(not getattr(part.module, "proj_size", 0) for part in case.parts)
+    arguments = first | ({"recurrent": "orthogonal"} if square else {})
+    options = first | ({"init": "orthogonal"} if square else {})
+    names = {"forget_bias": "forget bias", "chrono": "chrono initialization"}
+    (name,) = first
+    tried, enough = _tried(case, case.changed(case.start(**arguments)))
+    title = names[name] + (" and orthogonal start" if square else "")
+    yield case.started(title, words + tried, options, **arguments), enough
+    other, words = _keeping("gru", case.need) if name == "forget_bias" else _forget(case.need)
+    if other:
+        tried, enough = _tried(case, case.changed(case.start(**other)))
+        (name,) = other
+        yield case.started(names[name], words + tried, other, **other), enough
+
+
+def _forget(need: int) -> tuple[dict[str, Any], str]:
+    return _keeping("lstm", need) if need > 2 else ({}, "")
+
+
+# --- Other cells ------------------------------------------------------------------------------------------------------
+
+
+def _cells(case: Case) -> Iterator[tuple[Prescription, bool]]:
+    """Another cell in place of a vanilla one: GRU, LSTM, and ReLU with the identity."""
+    if not case.only("rnn") or case.need is None:
+        return
+    relu = all(part.nonlinearity == "relu" for part in case.parts)
+    for cell in ("gru", "lstm"):
+        start, words = _keeping(cell, case.need)
+        (name,) = start
+        how = "chrono initialization" if name == "chrono" else "forget bias"
+        options = {"cell": cell, **start, "init": "orthogonal"} | ({"nonlinearity": "tanh"} if relu else {})
+        arguments = start | {"recurrent": "orthogonal"}
+        yield from _replaced(case, f"{cell.upper()} with {how}", words, (cell, "tanh"), options, arguments)
+    growth = case.growth_of(case.flow)
+    now = "" if growth is None else f"the gradient has ×{growth:.3g} per step now; "
+    words, arguments = (
+        f"{now}a ReLU unit that is active and starts at the identity leaves ×1",
+        {"recurrent": "identity"},
+    )
+    if relu:
+        tried, enough = _tried(case, case.changed(case.start(**arguments)))
+        yield case.started("identity start (IRNN)", words + tried, {"init": "identity"}, **arguments), enough
+        return
+    options = {"nonlinearity": "relu", "init": "identity"}
+    yield from _replaced(case, "ReLU with identity start (IRNN)", words, ("rnn", "relu"), options, arguments)
+
+
+def _replaced(
+    case: Case, remedy: str, words: str, cell: tuple[str, str], options: dict[str, Any], arguments: dict[str, Any]
+) -> Iterator[tuple[Prescription, bool]]:
+    """Another cell, as lines where the model works with it, as options where it is a run."""
+
+    def change(model: nn.Module) -> nn.Module | None:
+        for part in case.parts:
+            made, (parent, _, name) = part.other(*cell), part.path.rpartition(".")
+            if made is None:
+                raise FlowError(f"{part.path} has no equal")
+            initialize(made, **arguments)
+            if not name:
+                return made
+            setattr(model.get_submodule(parent), name, made)
+        return None
+
+    flow = case.changed(change)
+    if flow is None and case.examination.origin is None:
+        return  # the model takes no such cell
+    tried, enough = _tried(case, flow)
+    lines = [part.replacement(*cell) for part in case.parts] if flow is not None else []
+    python = "\n".join([*lines, case.lines(**arguments)]) if lines else ""
+    yield case.prescription(remedy, words + tried, python, options), enough
+
+
+# --- Training through time --------------------------------------------------------------------------------------------
+
+
+def _regularizer(case: Case) -> Iterator[Prescription]:
+    """The vanishing-gradient regularizer, for vanilla networks without dropout between layers."""
+    modules = [part.module for part in case.parts]
+    if not case.only("rnn") or not case.steps or not all(isinstance(module, nn.RNN) for module in modules):
+        return
+    if any(module.dropout and module.num_layers > 1 for module in modules if isinstance(module, nn.RNN)):
+        return
+    steps = case.steps
+    if (truncated := case.examination.record.bptt) is not None:
+        steps = min(steps, truncated)
+    omega = float(short(4 * PUBLISHED_OMEGA / steps))
+    arithmetic = (
+        f"Pascanu et al. weigh the mean of (r^2 - 1)^2, about 4 (r - 1)^2, by {PUBLISHED_OMEGA:g}; here it is a sum "
+        f"over T = {steps} steps: 4 × {PUBLISHED_OMEGA:g} / {steps} = {short(omega)}"
+    )
+    python = (
+        "from retrograde.training.regularize import VanishingGradientRegularizer\n"
+        f"regularizer = VanishingGradientRegularizer(model, alpha={short(omega)})\n"
+        "# in the training loop, after loss.backward() and before clipping:\n"
+        "regularizer.add_gradients()"
+    )
+    yield case.prescription("vanishing-gradient regularizer", arithmetic, python, {"omega": omega})
+
+
+def bptt(case: Case) -> Iterator[Prescription]:
+    """Truncated BPTT long enough for the lags that the data asks for."""
+    if case.need is None:
+        return
+    found, words = case.need + 1, f"need = {case.need} steps back, so {case.need + 1} steps in a window"
+    try:
+        shortest = case.examination.flow.truncation().shortest(COSINE)
+        words += f"; the truncated gradient is within {1 - COSINE:.0%} of the full one from {shortest} steps on"
+        found = max(found, shortest)
+        words += f": max({case.need + 1}, {shortest}) = {found}"
+    except FlowError:
+        pass
+    if (before := case.examination.record.bptt) is not None and before >= found:
+        return
+    python = f"bptt = {found}\nfor window in x.split(bptt):  # x: (T, B, …); carry the state over, detached\n    ..."
+    yield case.prescription("longer truncated BPTT", words, python, {"bptt": found})
+
+
+def calm(case: Case) -> Iterator[Prescription]:
+    """Scale the recurrent weights of a vanilla network so that its gradient neither grows nor shrinks."""
+    growth = case.growth_of(case.flow, max)
+    if growth is None or growth <= 1 or not case.only("rnn"):
+        return
+    yield from _scaled(case, 1 / growth, f"the gradient of the untrained network has ×{growth:.4g} per step")
+
+
+def chaos(case: Case) -> Iterator[Prescription]:
+    """Below the edge of chaos at the start; where training made the network chaotic, gradients over τ = ln 2 / λ."""
+    exponent = next((x for name in ("lyapunov", "exponent", "lambda") if (x := case.number(name)) is not None), None)
+    try:
+        if exponent is None:
+            exponent = max(float(case.examination.flow.lyapunov_exponents(label, 1)[0]) for label in _layers(case))
+        before = max(float(case.examination.untrained_flow.lyapunov_exponents(label, 1)[0]) for label in _layers(case))
+    except (FlowError, ValueError):
+        before = 0.0
+    if before > 0 and case.only("rnn"):
+        yield from _scaled(
+            case, math.exp(-before), f"the largest Lyapunov exponent of the untrained network is {before:.3g}"
+        )
+    if exponent is None or exponent <= 0:
+        return
+    steps = max(1, round(math.log(2) / exponent))
+    arithmetic = (
+        f"the largest Lyapunov exponent is {exponent:.3g} per step; tau = ln 2 / {exponent:.3g} = {steps} steps"
+    )
+    python = (
+        f"interval = {steps}\nfor window in x.split(interval):  # x: (T, B, …); start each window from the true state "
+        "(teacher forcing), or carry the state over, detached\n    ..."
+    )
+    record = case.examination.record
+    shorter = record.bptt is None or steps < record.bptt
+    if shorter:
+        yield case.prescription("gradients over the predictable time only", arithmetic, python, {"bptt": steps})
+
+
+def _layers(case: Case) -> list[str]:
+    named = [finding.where for finding in case.findings if finding.where]
+    return named or case.examination.flow.layers
+
+
+def _scaled(case: Case, factor: float, why: str) -> Iterator[Prescription]:
+    """The largest spectral radius of the untrained weights, times a factor."""
+    try:
+        radii = [float(torch.linalg.eigvals(part.weight.detach().double()).abs().max()) for part in case.parts]
+    except RuntimeError:  # projected: not square
+        return
+    radius = float(short(max(radii) * factor))
+    if radius <= 0:
+        return
+    arithmetic = f"{why}, at spectral radius {max(radii):.3g}; {max(radii):.3g} × {factor:.4g} = {short(radius)}"
+    flow = case.changed(case.start(spectral_radius=radius))
+    if (after := case.growth_of(flow, max)) is not None:
+        arithmetic += f" (measured afterwards: ×{after:.4g} per step)"
+    yield case.started("spectral radius", arithmetic, {"spectral_radius": radius}, spectral_radius=radius)
+
+
+def one_direction(case: Case) -> Iterator[Prescription]:
+    """All directions of the state kept: orthogonal recurrent weights, and gates that keep their state."""
+    if case.only("rnn"):
+        found = _orthogonal(case)
+        options = {"init": "orthogonal"} | {k: v for k, v in found.arguments.items() if k == "spectral_radius"}
+        yield case.started("orthogonal start", found.arithmetic, options, **found.arguments)
+        yield from (remedy for remedy, _ in _cells(case))
+    yield from (remedy for remedy, _ in _gated_starts(case))

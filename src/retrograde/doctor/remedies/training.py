@@ -1,0 +1,232 @@
+"""Remedies for the training itself: clipping, the learning rate, and the scale of what goes in and out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import FlowError
+from ...flow import sequence_gradients
+from ..prescriptions import Prescription
+from .case import Case, short
+
+__all__ = ["Replay", "adaptive", "clipping", "input_scale", "layer_norm", "learning_rate", "replayed", "target_scale"]
+
+
+class Replay(NamedTuple):
+    """What clipping to the best threshold would have done to the gradient norms of a training.
+
+    Attributes
+    ----------
+    threshold : float
+    clipped : float
+        Share of the updates that it scales down.
+    before, after : float
+        Share of the summed norms that those updates have, before and after clipping.
+    """
+
+    threshold: float
+    clipped: float
+    before: float
+    after: float
+
+
+def replayed(norms: Sequence[float]) -> Replay | None:
+    """Replay recorded gradient norms under every threshold, and return the best.
+
+    The best threshold c maximizes the product of two shares: of the updates that it leaves as they are, and of the
+    updates that effectively contribute, (Σ m)² / (N Σ m²) with m = min(norm, c), which is 1 where all have the same
+    length and 1/N where one has all of it. Nothing is gained by clipping where norms are alike, so that the best
+    threshold is then the largest norm.
+
+    Parameters
+    ----------
+    norms : sequence of float
+        Global gradient norms before clipping.
+
+    Returns
+    -------
+    Replay or None
+        None without two norms that are finite and positive.
+
+    Examples
+    --------
+    >>> replayed([1.0] * 99 + [1000.0])
+    Replay(threshold=1.0, clipped=0.01, before=0.9099181073703367, after=0.01)
+    """
+    found = np.asarray(norms, dtype=np.float64)
+    found = np.sort(found[np.isfinite(found) & (found > 0)])
+    count = len(found)
+    if count < 2:
+        return None
+    # With norms in rising order, a threshold at the i-th leaves i + 1 as they are and cuts the rest to it.
+    rest = count - 1 - np.arange(count)
+    unit = found / found[-1]
+    sums, squares = np.cumsum(unit) + rest * unit, np.cumsum(unit**2) + rest * unit**2
+    kept: NDArray[np.float64] = np.searchsorted(found, found, side="right") / count
+    best = int(np.flatnonzero((score := kept * sums**2 / (count * squares)) >= score.max() * (1 - 1e-12))[-1])
+    above = found > found[best]
+    clipped = float(above.mean())
+    after = above.sum() * found[best] / np.minimum(found, found[best]).sum()
+    return Replay(float(found[best]), clipped, float(found[above].sum() / found.sum()), float(after))
+
+
+def clipping(case: Case) -> Iterator[Prescription]:
+    """Clip to the threshold that the recorded norms, replayed under every threshold, make the best."""
+    record = case.examination.record
+    norms, what = [norm for norm in record.gradient_norms if math.isfinite(norm)], "updates"
+    if len(norms) < 2:
+        norms, what = _of_sequences(case), "sequences (no norms of updates are recorded)"
+    found = replayed(norms)
+    if found is None:
+        return
+    threshold = float(short(found.threshold))
+    middle = float(np.median(norms))
+    arithmetic = (
+        f"replayed the gradient norms of {len(norms):,} {what} (median {short(middle)}, largest {short(max(norms))}) "
+        f"under every threshold: share left as it is × share that counts is largest at {short(threshold)}"
+    )
+    if found.clipped:
+        arithmetic += (
+            f", where {found.clipped:.2g} of them are scaled down, and have {found.after:.2g} of the summed length "
+            f"instead of {found.before:.2g}"
+        )
+    else:
+        arithmetic += ", the largest: none of them is scaled down"
+    python = (
+        "# in the training loop, between loss.backward() and optimizer.step():\n"
+        f"torch.nn.utils.clip_grad_norm_(model.parameters(), {short(threshold)})"
+    )
+    if record.clip_norm is not None and math.isclose(record.clip_norm, threshold, rel_tol=0.01):
+        return
+    yield case.prescription("clip the gradient norm", arithmetic, python, {"clip_norm": threshold})
+
+
+def _of_sequences(case: Case) -> list[float]:
+    """Gradient norms of single sequences of the first sample."""
+    sample = case.examination.samples[0]
+    try:
+        found = sequence_gradients(case.examination.model, *sample.inputs, loss=sample.loss).total
+    except (FlowError, RuntimeError):
+        return []
+    return [float(norm) for norm in found if math.isfinite(norm)]
+
+
+def learning_rate(case: Case) -> Iterator[Prescription]:
+    """The learning rate at which the measured curvature is stable."""
+    lr = case.examination.record.lr
+    sharpness, edge = case.number("sharpness"), case.number("edge")
+    if lr is None or sharpness is None or sharpness <= 0:
+        return
+    if edge is None:
+        found, words = 2 / sharpness, f"gradient descent is stable below 2 / sharpness = 2 / {short(sharpness)}"
+    else:
+        found = lr * edge / sharpness
+        words = (
+            f"the sharpness is {short(sharpness)}, the edge of stability at {short(edge)}: "
+            f"{short(lr)} × {short(edge)} / {short(sharpness)}"
+        )
+    found = float(short(found))
+    if not 0 < found < lr:
+        return
+    python = f"for group in optimizer.param_groups:\n    group['lr'] = {short(found)}"
+    yield case.prescription("lower learning rate", f"{words} = {short(found)}", python, {"lr": found})
+
+
+def adaptive(case: Case) -> Iterator[Prescription]:
+    """An optimizer that divides by the size of each parameter's gradient."""
+    record = case.examination.record
+    norms = [norm for norm in record.gradient_norms if math.isfinite(norm) and norm > 0]
+    if record.optimizer != "sgd" or record.lr is None or not norms:
+        return
+    parameters = sum(parameter.numel() for parameter in case.examination.model.parameters())
+    middle = float(np.median(norms))
+    lr = float(short(record.lr * middle / math.sqrt(parameters)))
+    arithmetic = (
+        f"a step of SGD has length lr × norm = {short(record.lr)} × {short(middle)}; a step of Adam has about "
+        f"lr × sqrt(parameters) = lr × sqrt({parameters:,}): the same length at lr = {short(lr)}"
+    )
+    python = f"optimizer = torch.optim.Adam(model.parameters(), lr={short(lr)})"
+    yield case.prescription("Adam", arithmetic, python, {"optimizer": "adam", "lr": lr})
+
+
+def layer_norm(case: Case) -> Iterator[Prescription]:
+    """Normalization of what goes into the nonlinearity, at every step."""
+    flow, lines = case.flow, []
+    sizes = [] if flow is None else _preactivations(case)
+    for part in case.parts:
+        old = part.module
+        if not isinstance(old, torch.nn.RNNBase) or old.proj_size or part.nonlinearity == "relu":
+            return
+        usual = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        given = "".join(
+            f", {name}={getattr(old, name)!r}" for name, value in usual.items() if getattr(old, name) != value
+        )
+        kind = {"rnn": "StepwiseRNN", "gru": "StepwiseGRU", "lstm": "StepwiseLSTM"}[part.cell]
+        lines.append(
+            f"{part.python} = rg.nn.{kind}({old.input_size}, {old.hidden_size}{given}, layer_norm=True)"
+            if "get_submodule" not in part.python
+            else ""
+        )
+    if not lines or not all(lines) or not sizes:
+        return
+    arithmetic = f"what goes into the nonlinearity has a root mean square of {short(max(sizes))}; normalized it has 1"
+    yield case.prescription("layer normalization", arithmetic, "\n".join(lines), {"layer_norm": True})
+
+
+def _preactivations(case: Case) -> list[float]:
+    """Root mean square of what goes into tanh, by layer, from the states: a = artanh h for a vanilla layer."""
+    found = []
+    for finding in case.findings:
+        value = finding.numbers.get("preactivation", finding.numbers.get("pre_activation"))
+        if value is not None and math.isfinite(value) and value > 0:
+            found.append(float(value))
+    if found:
+        return found
+    for layer in case.examination.flow.layers:
+        try:
+            slope = case.examination.flow.saturation(layer).derivative
+        except FlowError:
+            continue
+        if 0 < slope <= 1:  # tanh' (a) = 1 - tanh(a)^2
+            found.append(math.atanh(math.sqrt(1 - slope)) if slope < 1 else 0.0)
+    return [value for value in found if value > 0]
+
+
+# --- Scales -----------------------------------------------------------------------------------------------------------
+
+
+def input_scale(case: Case) -> Iterator[Prescription]:
+    """Standardize the inputs by their measured mean and standard deviation."""
+    yield from _standardized(case, "x", case.examination.samples[0].inputs[0], "standardize the inputs")
+
+
+def target_scale(case: Case) -> Iterator[Prescription]:
+    """Standardize the targets; predictions are scaled back by the same numbers."""
+    yield from _standardized(case, "target", case.examination.samples[0].target, "standardize the targets")
+
+
+def _standardized(case: Case, name: str, values: object, remedy: str) -> Iterator[Prescription]:
+    data = getattr(values, "data", None)  # of packed sequences too
+    if not isinstance(data, Tensor) or not data.is_floating_point() or not data.numel():
+        return
+    flat = data.detach().double()
+    flat = flat.flatten(0, -2) if flat.dim() > 1 else flat[:, None]
+    mean, std = flat.mean(0), flat.std(0, unbiased=False)
+    if flat.shape[1] > 8 or not bool((std > 0).all()):  # one scale for all channels
+        mean, std = flat.mean()[None], flat.std(unbiased=False)[None]
+    if not bool((std > 0).all() and torch.isfinite(std).all()):
+        return
+    means, stds = [short(v) for v in mean.tolist()], [short(v) for v in std.tolist()]
+    if len(means) == 1:
+        python = f"{name} = ({name} - {means[0]}) / {stds[0]}"
+    else:
+        python = f"{name} = ({name} - torch.tensor([{', '.join(means)}])) / torch.tensor([{', '.join(stds)}])"
+    arithmetic = f"mean {', '.join(means)}, standard deviation {', '.join(stds)} of {len(flat):,} steps"
+    yield case.prescription(remedy, arithmetic, python)

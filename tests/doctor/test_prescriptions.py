@@ -1,0 +1,274 @@
+"""Prescriptions: numbers that follow from the measurement, lines that run, remedies that suit the model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import retrograde as rg
+from retrograde.doctor import Examination, Finding, Kind, TrainingRecord
+from retrograde.doctor.remedies import LADDERS, prescribe
+from retrograde.doctor.remedies.training import replayed
+
+STEPS, NEED = 24, 20
+
+
+class Last(nn.Module):
+    """A network that answers at the end of a sequence."""
+
+    def __init__(
+        self, cell: type[nn.Module] = nn.RNN, layer: str = "layer", hidden: int = 8, **options: object
+    ) -> None:
+        super().__init__()
+        self.add_module(layer, cell(1, hidden, **options))
+        self.name, self.head = layer, nn.Linear(hidden, 1)
+
+    def forward(self, x):
+        return self.head(getattr(self, self.name)(x)[0][-1])[:, 0]
+
+
+class Stepwise(nn.Module):
+    """The same by a loop over a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.ModuleList([nn.RNNCell(1, 8)]), nn.Linear(8, 1)
+
+    def forward(self, x):
+        h = x.new_zeros(x.shape[1], 8)
+        for step in x:
+            h = self.cells[0](step, h)
+        return self.head(h)[:, 0]
+
+
+def squared(output):
+    return output.square()
+
+
+def examination(model: nn.Module, **record: object) -> Examination:
+    torch.manual_seed(0)
+    x = torch.randn(STEPS, 6, 1)
+    return Examination(model, rg.doctor.examination.samples_of(x, squared), model, TrainingRecord(**record))
+
+
+def found(kind: Kind, where: str = "", **numbers: float) -> Finding:
+    return Finding(kind, "measured.", numbers, "rule", where)
+
+
+def remedies(model: nn.Module, kind: Kind, record: dict[str, object] | None = None, **numbers: float):
+    return prescribe(examination(model, **record or {}), [found(kind, **numbers)])
+
+
+def by_name(prescriptions, word):
+    return next(one for one in prescriptions if word in one.remedy)
+
+
+# --- Lines run, and do what they say ----------------------------------------------------------------------------------
+
+
+def run(lines: str, model: nn.Module) -> nn.Module:
+    """Execute the lines as a user would, with the names that they speak of."""
+    x = torch.randn(STEPS, 6, 1)
+    names = {"rg": rg, "torch": torch, "model": model, "x": x, "target": torch.randn(6), "lengths": torch.full((6,), 5)}
+    names["optimizer"] = torch.optim.Adam(model.parameters())
+    model(x).sum().backward()
+    exec(lines, names)
+    names["model"](x).sum().backward()
+    return names["model"]
+
+
+MODELS = [
+    lambda: Last(nn.RNN),
+    lambda: Last(nn.RNN, nonlinearity="relu"),
+    lambda: Last(nn.RNN, num_layers=2, bidirectional=False),
+    lambda: Last(nn.GRU, layer="encoder"),
+    lambda: Last(rg.nn.LSTM, bias=True),
+    lambda: Last(nn.LSTM, bias=False),
+    lambda: Last(rg.nn.StepwiseLSTM, layer_norm=True),
+    Stepwise,
+]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_lines_of_every_remedy_run_on_the_model(make):
+    torch.manual_seed(0)
+    numbers = {"need": NEED, "reach": 5, "sharpness": 4000.0, "lyapunov": 0.2, "loss": 1.0}
+    record = {"lr": 0.01, "optimizer": "sgd", "clip_norm": 5.0, "gradient_norms": [0.1] * 50 + [9.0]}
+    every = [found(kind, **numbers) for kind in LADDERS]
+    prescriptions = prescribe(examination(make(), **record), every)
+    assert len(prescriptions) >= 4
+    for one in prescriptions:
+        assert one.arithmetic and (one.python or one.options)
+        run(one.python, make())
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_what_is_applied_in_place_is_what_the_lines_do(make):
+    for one in remedies(make(), Kind.VANISHING_HURTS, need=NEED, reach=5):
+        if one.apply is None:
+            continue
+        torch.manual_seed(1)
+        applied = make()
+        torch.manual_seed(1)
+        told = make()
+        torch.manual_seed(2)
+        one.apply(applied)
+        torch.manual_seed(2)
+        exec(one.python, {"rg": rg, "model": told})
+        for a, b in zip(applied.parameters(), told.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+# --- Remedies suit the model ------------------------------------------------------------------------------------------
+
+
+def test_a_vanilla_network_gets_no_gate_bias_and_a_gated_one_no_relu():
+    for one in remedies(Last(nn.RNN), Kind.VANISHING_HURTS, need=NEED, reach=5):
+        assert one.options.get("cell") or not {"chrono", "forget_bias"} & set(one.options)
+    for cell in (nn.GRU, nn.LSTM):
+        for one in remedies(Last(cell), Kind.VANISHING_HURTS, need=NEED, reach=5):
+            assert not {"omega", "nonlinearity", "spectral_radius"} & set(one.options)
+            assert one.options.get("init") != "identity"
+
+
+def test_a_gated_layer_without_biases_gets_none():
+    assert not remedies(Last(nn.LSTM, bias=False), Kind.VANISHING_HURTS, need=NEED, reach=5)
+
+
+def test_only_the_layers_of_the_finding_are_changed():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.LSTM(1, 8), nn.LSTM(8, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.head(self.b(self.a(x)[0])[0][-1])[:, 0]
+
+    exam = examination(Two())
+    (label,) = [label for label in exam.flow.layers if label.startswith("b.")]
+    first = prescribe(exam, [found(Kind.VANISHING_HURTS, label, need=NEED, reach=5)])[0]
+    assert "initialize(model.b," in first.python and "model.a" not in first.python
+    both = prescribe(exam, [found(Kind.VANISHING_HURTS, one, need=NEED, reach=5) for one in exam.flow.layers])[0]
+    assert "initialize(model," in both.python
+
+
+def test_notes_and_unknowns_get_no_prescription():
+    assert not remedies(Last(), Kind.VANISHING_HARMLESS, need=3, reach=5)
+    assert not remedies(Last(), Kind.NO_FIRST_ORDER_SIGNAL)
+
+
+# --- Numbers follow from the measurement ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("need", [5, 20])
+def test_the_bias_of_a_gate_follows_from_the_need(need):
+    lstm = remedies(Last(nn.LSTM), Kind.VANISHING_HURTS, need=need, reach=2)
+    bias = by_name(lstm, "forget bias").options["forget_bias"]
+    assert bias == pytest.approx(math.log(need - 1), rel=0.01) and f"log({need} - 1)" in lstm[0].arithmetic
+    gru = remedies(Last(nn.GRU), Kind.VANISHING_HURTS, need=need, reach=2)
+    assert gru[0].options["chrono"] == need
+
+
+def test_the_spectral_radius_keeps_the_gradient_of_the_network_that_it_is_for():
+    torch.manual_seed(0)
+    model = Last(nn.RNN, hidden=16)
+    first = remedies(model, Kind.VANISHING_HURTS, need=NEED, reach=5)[0]
+    assert first.options["init"] == "orthogonal" and "not enough" not in first.arithmetic
+    x = torch.randn(STEPS, 6, 1)
+    before = rg.gradient_flow(model, x, loss=squared).horizon()[0]
+    torch.manual_seed(0)
+    first.apply(model)
+    after = rg.gradient_flow(model, x, loss=squared).horizon()[0]
+    assert before < NEED and (np.isnan(after) or after >= NEED)
+
+
+def test_what_reaches_far_enough_comes_first():
+    torch.manual_seed(0)
+    model = Last(nn.RNN, hidden=16)
+    nn.init.constant_(model.layer.weight_ih_l0, 4.0)  # saturated: no start of the recurrent weights can help
+    prescriptions = remedies(model, Kind.VANISHING_HURTS, need=NEED, reach=1)
+    assert prescriptions[0].options.get("cell") in ("gru", "lstm")
+    assert "not enough alone" in by_name(prescriptions, "orthogonal start").arithmetic
+
+
+def test_bptt_covers_need():
+    exam = examination(Last(), bptt=5)
+    (one,) = prescribe(exam, [found(Kind.TRUNCATION, need=NEED)])
+    assert one.options["bptt"] >= NEED + 1 and f"need = {NEED}" in one.arithmetic
+
+
+def test_chaos_is_cut_at_its_predictable_time():
+    prescriptions = remedies(Last(), Kind.CHAOS, lyapunov=0.1)
+    assert by_name(prescriptions, "predictable").options == {"bptt": 7}  # ln 2 / 0.1
+
+
+def test_an_exploding_start_is_scaled_to_its_edge():
+    torch.manual_seed(0)
+    model = Last(nn.RNN, hidden=32)
+    nn.init.orthogonal_(model.layer.weight_hh_l0, gain=1.8)
+    nn.init.normal_(model.layer.weight_ih_l0, std=0.01)
+    one = by_name(remedies(model, Kind.EXPLODING), "spectral radius")
+    assert 0.8 < one.options["spectral_radius"] < 1.8
+
+
+def test_the_learning_rate_follows_from_the_sharpness():
+    one = remedies(Last(), Kind.LEARNING_RATE_TOO_HIGH, {"lr": 0.1}, sharpness=50.0)[0]
+    assert one.options == {"lr": 0.04} and "2 / 50 = 0.04" in one.arithmetic
+    stable = remedies(Last(), Kind.LEARNING_RATE_TOO_HIGH, {"lr": 0.01}, sharpness=50.0)
+    assert not any("lr" in one.options for one in stable)
+
+
+def test_inputs_and_targets_are_standardized_by_what_was_measured():
+    torch.manual_seed(0)
+    x, y = 30 + 5 * torch.randn(STEPS, 200, 2), torch.randn(200)
+    x[..., 1] /= 10
+    model = nn.RNN(2, 4)
+    samples = rg.doctor.examination.samples_of((x, y), lambda output, target: output[0][-1, :, 0] - target)
+    exam = Examination(model, samples, model)
+    one = prescribe(exam, [found(Kind.INPUT_SCALE)])[0]
+    names = {"torch": torch, "x": x}
+    exec(one.python, names)
+    assert names["x"].mean((0, 1)).abs().max() < 0.05 and names["x"].std((0, 1)).sub(1).abs().max() < 0.05
+
+
+# --- The threshold of clipping ----------------------------------------------------------------------------------------
+
+
+def test_equal_norms_are_not_clipped():
+    found = replayed([0.5] * 30)
+    assert found.threshold == 0.5 and found.clipped == 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_threshold_parts_spikes_from_the_rest_at_any_scale(scale):
+    random = np.random.default_rng(0)
+    usual = np.exp(0.3 * random.standard_normal(500))
+    norms = scale * np.concatenate([usual, 1e4 * usual[:5]])
+    random.shuffle(norms)
+    found = replayed(norms)
+    assert np.quantile(usual, 0.9) < found.threshold / scale <= usual.max()
+    assert 5 / 505 <= found.clipped < 0.1 and found.before > 0.9 > 0.2 > found.after
+
+
+def test_the_threshold_is_the_best_of_all_by_its_own_criterion():
+    norms = np.abs(np.random.default_rng(1).standard_cauchy(200))
+
+    def score(threshold):
+        cut = np.minimum(norms, threshold)
+        return (norms <= threshold).mean() * cut.sum() ** 2 / (len(norms) * (cut**2).sum())
+
+    assert score(replayed(norms).threshold) == pytest.approx(max(map(score, norms)))
+
+
+def test_norms_that_are_not_finite_do_not_count():
+    assert replayed([1.0, math.nan, 2.0, math.inf]).threshold == 2.0
+    assert replayed([1.0, math.nan]) is None and replayed([]) is None
+
+
+def test_without_a_record_the_norms_of_sequences_are_replayed():
+    (one,) = remedies(Last(), Kind.CLIPPING_TOO_TIGHT)
+    assert one.options["clip_norm"] > 0 and "no norms of updates are recorded" in one.arithmetic
