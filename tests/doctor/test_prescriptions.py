@@ -215,6 +215,17 @@ def test_an_exploding_start_is_scaled_to_its_edge():
     assert 0.8 < one.options["spectral_radius"] < 1.8
 
 
+def test_saturated_units_get_weights_that_add_one():
+    torch.manual_seed(0)
+    model = Last(nn.RNN, hidden=64)
+    nn.init.normal_(model.layer.weight_ih_l0, std=6.0)
+    x = torch.randn(STEPS, 6, 1)
+    size = float((x @ model.layer.weight_ih_l0.t()).square().mean().sqrt())
+    one = remedies(model, Kind.SATURATION, **{"size_of_inputs": size, "size_of_recurrent weights": 0.5})[0]
+    one.apply(model)
+    assert float((x @ model.layer.weight_ih_l0.t()).square().mean().sqrt()) == pytest.approx(1, rel=0.3)
+
+
 def test_the_learning_rate_follows_from_the_sharpness():
     one = remedies(Last(), Kind.LEARNING_RATE_TOO_HIGH, {"lr": 0.1}, sharpness=50.0)[0]
     assert one.options == {"lr": 0.04} and "2 / 50 = 0.04" in one.arithmetic

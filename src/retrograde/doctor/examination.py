@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError, OptionError
 from ..flow import GradientFlow, gradient_flow
-from .forward import Answer, Progress, answer, progress
 from ..options import Options
+from .forward import Answer, Progress, answer, progress
 
 __all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "samples_of"]
 

@@ -20,7 +20,7 @@ from ..prescriptions import Prescription
 from .case import Case, short
 from .parts import Part
 
-__all__ = ["bptt", "calm", "chaos", "one_direction", "vanishing"]
+__all__ = ["bptt", "calm", "chaos", "gates", "one_direction", "scaled", "vanishing"]
 
 TRIES = 3  # of a spectral radius, each corrected by what the one before left
 PUBLISHED_OMEGA = 4.0  # Pascanu, Mikolov and Bengio 2013: of the mean of (r² − 1)² ≈ 4 (r − 1)² over the steps
@@ -150,6 +150,17 @@ def _forget(need: int) -> tuple[dict[str, Any], str]:
     return _keeping("lstm", need) if need > 2 else ({}, "")
 
 
+def gates(case: Case) -> Iterator[Prescription]:
+    """Biases of all gates from the need: open ones forget, closed ones open."""
+    if case.need is None or not case.only("gru", "lstm") or not all(part.has_bias for part in case.parts):
+        return
+    start, words = _keeping("gru", case.need)
+    tried, _ = _tried(case, case.changed(case.start(**start)))
+    yield case.started("chrono initialization", words + tried, start, **start)
+    if start := _forget(case.need)[0]:
+        yield case.started("forget bias", _forget(case.need)[1], start, **start)
+
+
 # --- Other cells ------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +265,7 @@ def calm(case: Case) -> Iterator[Prescription]:
     growth = case.growth_of(case.flow, max)
     if growth is None or growth <= 1 or not case.only("rnn"):
         return
-    yield from _scaled(case, 1 / growth, f"the gradient of the untrained network has ×{growth:.4g} per step")
+    yield from scaled(case, 1 / growth, f"the gradient of the untrained network has ×{growth:.4g} per step")
 
 
 def chaos(case: Case) -> Iterator[Prescription]:
@@ -267,7 +278,7 @@ def chaos(case: Case) -> Iterator[Prescription]:
     except (FlowError, ValueError):
         before = 0.0
     if before > 0 and case.only("rnn"):
-        yield from _scaled(
+        yield from scaled(
             case, math.exp(-before), f"the largest Lyapunov exponent of the untrained network is {before:.3g}"
         )
     if exponent is None or exponent <= 0:
@@ -291,7 +302,7 @@ def _layers(case: Case) -> list[str]:
     return named or case.examination.flow.layers
 
 
-def _scaled(case: Case, factor: float, why: str) -> Iterator[Prescription]:
+def scaled(case: Case, factor: float, why: str) -> Iterator[Prescription]:
     """The largest spectral radius of the untrained weights, times a factor."""
     try:
         radii = [float(torch.linalg.eigvals(part.weight.detach().double()).abs().max()) for part in case.parts]

@@ -59,6 +59,11 @@ class Part:
         weight: torch.Tensor = self.module.weight_hh_l0 if found is None else found  # type: ignore[assignment]
         return weight
 
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the weights from input to state."""
+        return [name for name, _ in self.module.named_parameters(recurse=False) if name.startswith("weight_ih")]
+
     def other(self, cell: str, nonlinearity: str = "tanh") -> nn.Module | None:
         """A new module of another cell and the same sizes; None where there is no equal (step by step, projected)."""
         built = self._built(cell, nonlinearity)

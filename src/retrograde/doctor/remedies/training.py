@@ -15,8 +15,19 @@ from ...errors import FlowError
 from ...flow import sequence_gradients
 from ..prescriptions import Prescription
 from .case import Case, short
+from .memory import scaled
 
-__all__ = ["Replay", "adaptive", "clipping", "input_scale", "layer_norm", "learning_rate", "replayed", "target_scale"]
+__all__ = [
+    "Replay",
+    "adaptive",
+    "clipping",
+    "input_scale",
+    "layer_norm",
+    "learning_rate",
+    "replayed",
+    "spread",
+    "target_scale",
+]
 
 
 class Replay(NamedTuple):
@@ -154,6 +165,23 @@ def adaptive(case: Case) -> Iterator[Prescription]:
     )
     python = f"optimizer = torch.optim.Adam(model.parameters(), lr={short(lr)})"
     yield case.prescription("Adam", arithmetic, python, {"optimizer": "adam", "lr": lr})
+
+
+def spread(case: Case) -> Iterator[Prescription]:
+    """Weights so small that what goes into tanh has a root mean square of 1."""
+    inputs, states = case.number("size_of_inputs"), case.number("size_of_recurrent weights")
+    if inputs is None or states is None or not case.only("rnn"):
+        return
+    if inputs >= states and inputs > 1:
+        before = max(float(getattr(part.module, name).detach().std()) for part in case.parts for name in part.inputs)
+        std = float(short(before / inputs))
+        arithmetic = (
+            f"the inputs add {short(inputs)} (root mean square) to what goes into tanh, through weights with a standard "
+            f"deviation of {short(before)}; with {short(before)} / {short(inputs)} = {short(std)} they add 1"
+        )
+        yield case.started("smaller input weights", arithmetic, {}, input=std)
+    elif states > 1:
+        yield from scaled(case, 1 / states, f"the states add {short(states)} (root mean square) to what goes into tanh")
 
 
 def layer_norm(case: Case) -> Iterator[Prescription]:
