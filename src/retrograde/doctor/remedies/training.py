@@ -176,7 +176,7 @@ def spread(case: Case) -> Iterator[Prescription]:
         before = max(float(getattr(part.module, name).detach().std()) for part in case.parts for name in part.inputs)
         std = float(short(before / inputs))
         arithmetic = (
-            f"the inputs add {short(inputs)} (root mean square) to what goes into tanh, through weights with a standard "
+            f"the inputs add {short(inputs)} (root mean square) to what goes into tanh, by weights with a standard "
             f"deviation of {short(before)}; with {short(before)} / {short(inputs)} = {short(std)} they add 1"
         )
         yield case.started("smaller input weights", arithmetic, {}, input=std)
