@@ -317,6 +317,11 @@ class TrainingOptions:
     """How the weights are learned, and when that ends."""
 
     omega: float = _remedy(0.0, "Weight of the vanishing-gradient regularizer (only with --cell rnn).", minimum=0)
+    floss: int | None = _remedy(
+        None,
+        "Before training, push this many Lyapunov exponents of each recurrent layer to 0 (gradient flossing).",
+        minimum=1,
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = _learning("adam", "Optimizer.")
     lr: float | None = _learning(None, "Learning rate.", above=0, otherwise="0.002; sgd: 1")
     momentum: float = _learning(0.0, "Momentum (only with --optimizer sgd).", minimum=0, below=1)

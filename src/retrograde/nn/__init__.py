@@ -10,6 +10,7 @@ from __future__ import annotations
 from .acceleration import AccelerationReport, LayerReport, accelerate_, acceleration_report, restore_
 from .dropout import VariationalDropout, WeightDrop, weight_drop_
 from .factory import recurrent_layer
+from .flossing import Flossing, floss
 from .initialization import initialize
 from .layers import GRU, LSTM, RNN, explain
 from .marking import mark_state
@@ -23,6 +24,7 @@ __all__ = [
     "RNN",
     "AccelerationReport",
     "Explanation",
+    "Flossing",
     "LayerReport",
     "StepwiseGRU",
     "StepwiseLSTM",
@@ -33,6 +35,7 @@ __all__ = [
     "accelerate_",
     "acceleration_report",
     "explain",
+    "floss",
     "initialize",
     "mark_state",
     "recurrent_layer",

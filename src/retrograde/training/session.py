@@ -140,6 +140,8 @@ def _run(
             user.on_note("it was ended before its first checkpoint was written, and starts from the beginning.")
         context.wait()
         folder.clear()
+        if options.floss:
+            user.on_note(str(trainer.floss(options.floss)))
     folder.write_config(_config(trainer, previous.config.created if previous else None))
     if not found:
         for name, content in files.items():

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import OptionError
 from ..memory import installed_memory
+from ..nn.flossing import flossed_layers
 from ..options import Options
 from ..tasks.models import without_values
 from ..tasks.task import Task
@@ -100,6 +101,8 @@ def check_model(options: Options, task: Task[Any]) -> None:
         ) from None
     if options.omega:
         VanishingGradientRegularizer(model, options.omega)
+    if options.floss:
+        flossed_layers(model, options.floss)
     if memory is None:
         return
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import DivergedError
+from ..nn import Flossing, floss
 from ..options import Options
 from ..runs import Metrics
 from ..tasks.task import Batch, State, Task
@@ -24,6 +25,7 @@ from .state import Progress, RandomStates, TrainerState
 
 __all__ = ["Trainer"]
 
+FLOSS_SEQUENCES = 8
 READ_EVERY = 16  # steps after which a GPU is waited for, to read losses and norms
 
 
@@ -92,6 +94,14 @@ class Trainer:
                 self.take_step(batches)
                 self.callbacks.on_step_end(self)
         self.read_measurements()
+
+    def floss(self, exponents: int) -> Flossing:
+        """Push Lyapunov exponents of the new network to 0, on a few sequences of the first batch (see `nn.floss`)."""
+        batch = self.task.batch(0)
+        part = batch.part(0, math.ceil(batch.inputs.shape[1] / FLOSS_SEQUENCES))
+        assert part is not None
+        inputs = part.to(self.context.accelerator.device)
+        return floss(self.model, exponents=exponents, call=lambda: self.task.loss(self.model, inputs, None))
 
     def take_step(self, batches: Iterator[Batch]) -> None:
         """One update of the weights: forward, backward, clipping, optimizer."""
