@@ -24,6 +24,36 @@ class THRESHOLDS:
     solved_share = Threshold(
         0.05, "share of the loss at chance below which a task counts as solved", "benchmarks/doctor"
     )
+    unlearned_share = Threshold(
+        0.8,
+        "share of the loss at chance above which a task counts as not learned (the floor of noisy tasks is not known)",
+        "letters drawn by the letter before, predicted as well as possible, are at 0.67",
+    )
+    # Units and gates
+    flat_slope = Threshold(0.1, "f' below which a tanh unit is saturated: |tanh| > 0.95", "docs/flow.md: saturation")
+    saturated_share = Threshold(
+        0.5, "share of saturated tanh units above which a layer that has not learned is sick", "Glorot and Bengio 2010"
+    )
+    dead_share = Threshold(
+        0.5,
+        "share of ReLU units that are 0 everywhere above which a layer is sick",
+        "Zhang et al. 2021 (AutoTrainer): 0.7",
+    )
+    fewest_activations = Threshold(
+        30, "steps times sequences below which no unit is called dead", "a unit on in 10 % is off in all 30: 4 %"
+    )
+    gate_open = Threshold(0.9, "value above which a gate is open; closed below 1 minus it", "docs/flow.md: gates")
+    always = Threshold(0.99, "share of steps and sequences that counts as always", "leaves room for a first step")
+    stuck_share = Threshold(0.5, "share of units with a stuck gate above which the gate is stuck", "half of the layer")
+    gate_slope = Threshold(
+        0.001,
+        "slope g(1 - g) of a gate below which no gradient reaches its weights; biases down to -6 are a design",
+        "Hochreiter and Schmidhuber 1997: slope 0.0025 at -6",
+    )
+    gate_slope_trained = Threshold(0.01, "the same after training that has not learned", "Gu et al. 2020")
+    keeper_steps = Threshold(
+        10.0, "a gate that keeps for longer than this many times the sequence never lets go", "Tallec and Ollivier 2018"
+    )
 
 
 def table() -> list[tuple[str, Threshold]]:

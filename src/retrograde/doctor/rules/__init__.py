@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from ..examination import Examination
 from ..findings import Finding
-from . import memory
+from . import memory, units
 
 __all__ = ["RULES"]
 
-RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (*memory.RULES,)
+RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (*memory.RULES, *units.RULES)
