@@ -19,8 +19,9 @@ from ..errors import FlowError
 from ..flow.batches import mapped
 from ..flow.isolation import isolated
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+from .thresholds import THRESHOLDS
 
-__all__ = ["Answer", "LayerCall", "Progress", "answer", "answers", "layers_of", "progress", "tensors"]
+__all__ = ["Answer", "LayerCall", "Progress", "answer", "answers", "changed", "layers_of", "progress", "tensors"]
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 _Loss = Callable[[Any], Tensor]
@@ -69,6 +70,14 @@ def tensors(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
     mapped(value, lambda leaf: found.append(leaf.data if isinstance(leaf, PackedSequence) else leaf))
     return found
+
+
+def changed(a: Tensor, b: Tensor) -> Tensor:
+    """Where two results differ by more than rounding."""
+    if not a.is_floating_point():
+        return a != b
+    size = a.abs().max().clamp_min(1e-30)
+    return ~torch.isclose(a, b, rtol=0.0, atol=THRESHOLDS.rounding.value * float(size), equal_nan=True)
 
 
 def answer(model: nn.Module, inputs: tuple[Any, ...], loss: _Loss) -> Answer:

@@ -54,6 +54,10 @@ class THRESHOLDS:
     keeper_steps = Threshold(
         10.0, "a gate that keeps for longer than this many times the sequence never lets go", "Tallec and Ollivier 2018"
     )
+    # Wiring
+    rounding = Threshold(
+        1e-6, "share of the largest value below which two results are equal but for rounding", "float32 has 6e-8"
+    )
 
 
 def table() -> list[tuple[str, Threshold]]:

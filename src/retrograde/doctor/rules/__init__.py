@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterable
 
 from ..examination import Examination
 from ..findings import Finding
-from . import memory, units
+from . import memory, padding, units, wiring
 
 __all__ = ["RULES"]
 
-RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (*memory.RULES, *units.RULES)
+RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (
+    *memory.RULES,
+    *units.RULES,
+    *wiring.RULES,
+    *padding.RULES,
+)
