@@ -54,6 +54,18 @@ class THRESHOLDS:
     keeper_steps = Threshold(
         10.0, "a gate that keeps for longer than this many times the sequence never lets go", "Tallec and Ollivier 2018"
     )
+    unsolved_share = Threshold(
+        0.2, "share of the loss at chance above which a handicap from the start counts", "benchmarks/doctor"
+    )
+    # Data
+    large = Threshold(10.0, "size of inputs (of targets: times that of the output) that is too large", "LeCun 1998: 1")
+    small = Threshold(0.01, "largest input, or size of targets, that is too small", "LeCun et al. 1998: 1")
+    offset = Threshold(10.0, "|mean| over standard deviation of all inputs that is too far off", "LeCun 1998: 0")
+    constant_share = Threshold(
+        0.001,
+        "spread of outputs over that of targets (of logits: 1) below which they are constant",
+        "benchmarks/doctor",
+    )
     # Wiring
     rounding = Threshold(
         1e-6, "share of the largest value below which two results are equal but for rounding", "float32 has 6e-8"

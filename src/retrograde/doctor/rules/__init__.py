@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 
 from ..examination import Examination
 from ..findings import Finding
-from . import memory, padding, units, wiring
+from . import data, memory, padding, units, wiring
 
 __all__ = ["RULES"]
 
 RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (
-    *memory.RULES,
-    *units.RULES,
     *wiring.RULES,
     *padding.RULES,
+    *data.RULES,
+    *memory.RULES,
+    *units.RULES,
 )

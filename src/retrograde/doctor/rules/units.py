@@ -25,12 +25,6 @@ __all__ = ["RULES"]
 _RELU = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_}
 
 
-def _unlearned(exam: Examination) -> str:
-    """The part of a rule that says the task was not learned; empty if it was."""
-    remaining, least = exam.progress.remaining, THRESHOLDS.unlearned_share.value
-    return "" if remaining <= least else f"loss {remaining:.0%} of chance > {least:.0%}"
-
-
 def _runs(exam: Examination) -> dict[str, Trajectory]:
     return {} if exam.flow.linearization is None else exam.flow.linearization.runs
 
@@ -47,17 +41,22 @@ def saturation(exam: Examination) -> Iterable[Finding]:
         if run.cell.nonlinearity != "tanh":
             continue
         own = exam.flow.saturation(label, flat)
-        unlearned = _unlearned(exam)
-        if own.saturated <= most or not unlearned:
+        if own.saturated <= most:
             continue
         parts = _parts(run)
         numbers = {"saturated": own.saturated, "derivative": own.derivative, "remaining": exam.progress.remaining}
         numbers |= {f"size_of_{name}": size for name, size in parts.items()}
-        before = ""
+        before, start = "", 0.0
         with contextlib.suppress(FlowError):
             start = exam.untrained_flow.saturation(label, flat).saturated
             numbers["untrained_saturated"] = start
             before = f" Before training it was {start:.0%}."
+        # Training saturates units that work well; a network that begins so has a handicap.
+        unlearned = exam.progress.above(
+            (THRESHOLDS.unsolved_share if start > most else THRESHOLDS.unlearned_share).value
+        )
+        if not unlearned:
+            continue
         largest = max(parts, key=lambda name: parts[name])
         steps = [float(step) for step in range(len(own.derivative_by_step))]
         yield Finding(
@@ -139,7 +138,7 @@ def _line() -> str:
 
 def dead_relu(exam: Examination) -> Iterable[Finding]:
     """Share of ReLU units that are 0 for every sequence, at every step or from some step on."""
-    if exam.progress.remaining <= THRESHOLDS.solved_share.value:
+    if not exam.progress.above(THRESHOLDS.solved_share.value):
         return
     yield from _dead_elsewhere(exam)
     for label, run in _runs(exam).items():
@@ -160,7 +159,7 @@ def _dead(exam: Examination, label: str, on: Tensor, seen: int) -> Iterable[Find
     half = int(len(on) // 2)
     late = float(by_step[half])
     solely_late = never <= most
-    if solely_late and (late <= most or not _unlearned(exam)):
+    if solely_late and (late <= most or not exam.progress.above(THRESHOLDS.unlearned_share.value)):
         return
     since = int((by_step > most).nonzero()[0])
     what = "at every step" if not solely_late else f"from step {since} on"
@@ -170,8 +169,7 @@ def _dead(exam: Examination, label: str, on: Tensor, seen: int) -> Iterable[Find
         f"{share:.0%} of the ReLU units of {label} are 0 {what} for every sequence; no gradient reaches them. "
         "Look at their biases, and at a learning rate that threw them there.",
         {"dead": never, "dead_late": late, "since": since, "remaining": exam.progress.remaining},
-        f"dead {share:.0%} > {most:.0%} and loss {exam.progress.remaining:.0%} of chance > "
-        f"{THRESHOLDS.solved_share.value:.0%}",
+        f"dead {share:.0%} > {most:.0%} and {exam.progress.above(THRESHOLDS.solved_share.value)}",
         label,
         ruled_out=(f"too few activations to tell: {seen} were looked at",),
         chart=Chart(
@@ -207,8 +205,7 @@ def _dead_elsewhere(exam: Examination) -> Iterable[Finding]:
             f"{dead:.0%} of the {len(activity.alive)} ReLU units of {where} are 0 for every sequence and step; no "
             "gradient reaches them. Look at their biases, and at a learning rate that threw them there.",
             {"dead": dead, "units": len(activity.alive), "remaining": exam.progress.remaining},
-            f"dead {dead:.0%} > {most:.0%} and loss {exam.progress.remaining:.0%} of chance > "
-            f"{THRESHOLDS.solved_share.value:.0%}",
+            f"dead {dead:.0%} > {most:.0%} and {exam.progress.above(THRESHOLDS.solved_share.value)}",
             where,
             ruled_out=(f"too few activations to tell: {activity.seen} were looked at",),
         )
@@ -228,20 +225,20 @@ _FROM_THE_START = (("i", "closed"), ("o", "closed"), ("f", "closed"), ("z", "ope
 
 def stuck_gates(exam: Examination) -> Iterable[Finding]:
     """Gates that are open, or closed, at all steps of all sequences, so far out that their weights get no gradient."""
-    unlearned = _unlearned(exam)
-    if not unlearned:
+    if not exam.progress.above(THRESHOLDS.unsolved_share.value):
         return
     for label, run in _runs(exam).items():
         for gate, direction in _EFFECT if exam.record.updates else _FROM_THE_START:
             if gate in run.cell.gates:
-                yield from _stuck(exam, label, run, gate, direction, unlearned)
+                yield from _stuck(exam, label, run, gate, direction)
 
 
-def _stuck(
-    exam: Examination, label: str, run: Trajectory, gate: str, direction: str, unlearned: str
-) -> Iterable[Finding]:
+def _stuck(exam: Examination, label: str, run: Trajectory, gate: str, direction: str) -> Iterable[Finding]:
     opened, always, most = (t.value for t in (THRESHOLDS.gate_open, THRESHOLDS.always, THRESHOLDS.stuck_share))
-    least = (THRESHOLDS.gate_slope_trained if exam.record.updates else THRESHOLDS.gate_slope).value
+    # A gate that training can still move is a design, unless training has come to nothing.
+    unlearned, least = exam.progress.above(THRESHOLDS.unlearned_share.value), THRESHOLDS.gate_slope_trained.value
+    if not unlearned or not exam.record.updates:
+        unlearned, least = exam.progress.above(THRESHOLDS.unsolved_share.value), THRESHOLDS.gate_slope.value
     values = _live(run, run.gates[..., run.cell.rows(gate, run.hidden_size)].double())
     off = 1 - values if direction == "open" else values  # distance from the end
     slope = (values * (1 - values)).mean(0)

@@ -22,7 +22,7 @@ from ...errors import RetrogradeError
 from ...flow.batches import Axes, leaves_of, mapped, sequences_at, size_of
 from ..examination import Examination, Sample
 from ..findings import Finding, Kind
-from ..forward import Answer, LayerCall, answer, answers, changed, layers_of, tensors
+from ..forward import Answer, LayerCall, answer, answers, changed, layers_of, small_update, tensors
 from ..thresholds import THRESHOLDS
 
 __all__ = ["RULES"]
@@ -327,7 +327,8 @@ def _with_gradient(own: Answer, layers: dict[str, nn.Module]) -> set[str]:
 
 def dead_head(exam: Examination) -> Iterable[Finding]:
     """The losses do not depend on the recurrent states, or no gradient reaches these."""
-    if exam.progress.remaining <= THRESHOLDS.solved_share.value:
+    unsolved = exam.progress.above(THRESHOLDS.solved_share.value)
+    if not unsolved:
         return
     if not any(p.requires_grad for module in layers_of(exam.model).values() for p in module.parameters()):
         return  # a reservoir
@@ -353,7 +354,7 @@ def dead_head(exam: Examination) -> Iterable[Finding]:
         f"‖∂loss/∂states‖ = 0, with{'' if path else 'out'} a path in the graph",
         ruled_out=(
             "frozen recurrent layers: they have parameters to train",
-            f"a solved task: loss {exam.progress.remaining:.0%} of chance",
+            f"a solved task: {unsolved}",
         ),
     )
 
@@ -370,12 +371,7 @@ def _gradient_to_states(own: Answer) -> tuple[float, bool]:
 
 def _revives(exam: Examination, own: Answer, ask: Any) -> bool:
     """Whether the gradient reaches the states after one small update, as behind a head that starts from zero."""
-    parameters = [p for p in exam.model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(own.losses.mean(), parameters, allow_unused=True)
-    with torch.no_grad():
-        for p, g in zip(parameters, found, strict=True):
-            if g is not None:
-                p.sub_(0.01 * g / g.norm().clamp_min(1e-12))
+    small_update(exam.model, own)
     sample = exam.samples[0]
     return _gradient_to_states(ask(sample.inputs, sample.loss))[0] > 0
 
