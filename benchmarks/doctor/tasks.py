@@ -94,9 +94,11 @@ class Task:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Losses by step `(T, B)`, 0 where not scored, or one per sequence `(B,)`."""
         if target.is_floating_point():
-            return (output - target).square().mean(-1)
-        losses = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none", ignore_index=SKIPPED)
-        return losses.view_as(target)
+            losses = (output - target).square().mean(-1)
+        else:
+            flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none", ignore_index=SKIPPED)
+            losses = flat.view_as(target)
+        return losses.transpose(0, 1) if self.batch_first and self.about.each else losses
 
     def mean_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """What training minimizes: the mean over what is scored."""
