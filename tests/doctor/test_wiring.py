@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from retrograde.doctor import TrainingRecord
+from retrograde.doctor.forward import changed
 from retrograde.doctor.rules.wiring import RULES
 
 
@@ -272,3 +273,9 @@ def test_examining_leaves_the_model_and_random_numbers_alone():
     assert torch.equal(torch.rand(3), expected)
     assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_outputs_that_are_not_finite_are_compared_where_they_are():
+    nan, inf = float("nan"), float("inf")
+    before, after = torch.tensor([1.0, 2.0, nan, inf, inf]), torch.tensor([1.0, 2.1, nan, inf, -inf])
+    assert changed(before, after).tolist() == [False, True, False, False, True]

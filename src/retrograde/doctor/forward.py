@@ -87,7 +87,7 @@ def changed(a: Tensor, b: Tensor) -> Tensor:
     """Where two results differ by more than rounding."""
     if not a.is_floating_point():
         return a != b
-    size = a.detach().abs().max().clamp_min(1e-30)
+    size = a.detach().nan_to_num(0.0, 0.0, 0.0).abs().max().clamp_min(1e-30)
     return ~torch.isclose(a, b, rtol=0.0, atol=THRESHOLDS.rounding.value * float(size), equal_nan=True)
 
 
