@@ -60,6 +60,26 @@ class THRESHOLDS:
     unsolved_share = Threshold(
         0.2, "share of the loss at chance above which a handicap from the start counts", "benchmarks/doctor"
     )
+    # Training
+    clipped_share = Threshold(0.9, "share of clipped gradients above which clipping is always active", "Pascanu 2013")
+    path_share = Threshold(
+        0.2,
+        "longest way that clipped updates can go, over the weights' norm, that is too short to learn",
+        "networks that learned a task went 0.25 to 1.2 times that (displacement)",
+    )
+    spike = Threshold(10.0, "times the median that makes a gradient norm a spike", "docs/flow.md: exploding()")
+    spikes_share = Threshold(0.05, "share of spikes above which they are the rule", "one in twenty")
+    rise = Threshold(1.1, "times its lowest level, or chance, at which a loss does not settle", "noise of a mean")
+    peak = Threshold(2.0, "times chance (and the first loss) to which a loss must not rise", "catapult: Lewkowycz 2020")
+    swing = Threshold(
+        0.5, "mean change of the loss from update to update, over its size, that is a swing", "32 squared errors: 0.28"
+    )
+    rate_gain = Threshold(
+        1.5, "loss at the learning rate over that at a smaller one that is a clear gain", "noise of 5 updates"
+    )
+    adam_edge = Threshold(
+        38.0, "edge of stability of Adam's own sharpness, times the learning rate", "Cohen et al. 2022"
+    )
     # Data
     large = Threshold(10.0, "size of inputs (of targets: times that of the output) that is too large", "LeCun 1998: 1")
     small = Threshold(0.01, "largest input, or size of targets, that is too small", "LeCun et al. 1998: 1")

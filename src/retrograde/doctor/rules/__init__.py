@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable
 
 from ..examination import Examination
 from ..findings import Finding
-from . import data, memory, padding, units, wiring
+from . import data, finite, memory, padding, training, units, wiring
 
 __all__ = ["RULES"]
 
 RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (
+    *finite.RULES,
     *wiring.RULES,
     *padding.RULES,
     *data.RULES,
     *memory.RULES,
     *units.RULES,
+    *training.RULES,
 )

@@ -28,6 +28,7 @@ from ..thresholds import THRESHOLDS
 __all__ = ["RULES"]
 
 _GUESSES = 8  # combinations of axes that are tried as the batch axis
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _RESETS = re.compile(r"reset_(?!parameters)|init_(hidden|state)|zero_state|detach_state|clear_state")
 
 
@@ -127,7 +128,7 @@ def mixed_sequences(exam: Examination) -> Iterable[Finding]:
     found = _influence(exam)
     if found is None or not found.mixes:
         return
-    norms = [m for m in exam.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in exam.model.modules() if isinstance(m, _BATCH_NORMS)]
     if any(not norm.track_running_stats for norm in norms):
         exam.notes.append(
             "sequences are mixed by a batch normalization without running statistics; not examined further"
