@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch import nn
 
-from ..errors import FlowError, OptionError
-from ..flow import GradientFlow, gradient_flow
+from ..errors import FlowError
+from ..flow import GradientFlow, Sample, gradient_flow, samples_of
 from ..options import Options
 from .forward import Answer, Progress, answer, progress
 
 __all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "samples_of"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A batch of sequences: what the network is called with, and the losses of what it returns."""
-
-    inputs: tuple[Any, ...]
-    loss: Callable[[Any], Tensor]  # to `(B,)` or `(T, B)`
-    target: Any = None  # None where the loss knows it
 
 
 @dataclass(frozen=True)
@@ -88,35 +76,6 @@ class Origin:
     out: str = ""
     name_task: bool = False
     resolved: tuple[str, ...] = ()
-
-
-def samples_of(batches: Any, loss: Callable[..., Tensor], most: int = 16) -> list[Sample]:
-    """The first batches as samples.
-
-    A batch is what the model is called with, a tensor or packed sequence, or a tuple of that and, last, the target;
-    ``batches`` is one batch or an iterable of them. The loss takes the model's output, and the target if there is one.
-    """
-    one = isinstance(batches, Tensor | PackedSequence) or (
-        isinstance(batches, tuple) and all(isinstance(part, Tensor | PackedSequence) for part in batches)
-    )
-    try:
-        chosen: list[Any] = [batches] if one else list(islice(iter(batches), most))
-    except TypeError:
-        raise OptionError(
-            f"batches is a {type(batches).__name__}; give an iterable of batches, such as a DataLoader."
-        ) from None
-    if not chosen:
-        raise OptionError("batches is empty; give at least one batch of sequences.")
-    return [_sample(batch, loss) for batch in chosen]
-
-
-def _sample(batch: Any, loss: Callable[..., Tensor]) -> Sample:
-    if isinstance(batch, PackedSequence) or not isinstance(batch, tuple | list):
-        batch = (batch,)
-    if len(batch) == 1:
-        return Sample(tuple(batch), loss)
-    target = batch[-1]
-    return Sample(tuple(batch[:-1]), lambda output: loss(output, target), target)
 
 
 @dataclass

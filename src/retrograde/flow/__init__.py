@@ -1,7 +1,8 @@
 """How the gradient travels through time, measured exactly.
 
 ``gradient_flow`` measures a model; ``sequence_gradients`` finds the sequences that explode; ``GradientFlowRecorder``
-measures during training. From a file of weights alone, ``read_state_dict`` reads the tensors, ``find_recurrent``
+measures during training; ``need_of`` and ``signal_left`` find what the data asks a network to remember, and what it has
+left to learn. From a file of weights alone, ``read_state_dict`` reads the tensors, ``find_recurrent``
 rebuilds the layers and ``drive`` measures them.
 """
 
@@ -11,7 +12,10 @@ from .drive import drive
 from .measure import gradient_flow
 from .recorder import GradientFlowRecorder
 from .result import GradientFlow
+from .samples import Sample, samples_of
 from .sequences import SequenceGradients, sequence_gradients
+from .signal import Signal
+from .signal_stream import NetworkSignal, need_of, signal_left
 from .state_dict import Found, find_recurrent, read_state_dict
 from .summary import Summary, summarize
 
@@ -19,12 +23,18 @@ __all__ = [
     "Found",
     "GradientFlow",
     "GradientFlowRecorder",
+    "NetworkSignal",
+    "Sample",
     "SequenceGradients",
+    "Signal",
     "Summary",
     "drive",
     "find_recurrent",
     "gradient_flow",
+    "need_of",
     "read_state_dict",
+    "samples_of",
     "sequence_gradients",
+    "signal_left",
     "summarize",
 ]

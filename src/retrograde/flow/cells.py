@@ -112,9 +112,20 @@ class Trajectory:
         if len(runs) == 1:
             return runs[0]
         if any(run.mask is not None for run in runs):
-            full = [torch.ones(run.x.shape[:2], dtype=torch.bool, device=run.x.device) for run in runs]
-            runs = [replace(run, mask=m) if run.mask is None else run for run, m in zip(runs, full, strict=True)]
+            runs = [run.masked() for run in runs]
         return runs[0]._changed(lambda name, _: torch.cat([getattr(run, name) for run in runs]))
+
+    @classmethod
+    def side_by_side(cls, runs: list[Trajectory]) -> Trajectory:
+        """Runs of one layer through as many steps, of different sequences, as one."""
+        if any(run.mask is not None for run in runs):
+            runs = [run.masked() for run in runs]
+        return runs[0]._changed(lambda name, _: torch.cat([getattr(run, name) for run in runs], 1))
+
+    def masked(self) -> Trajectory:
+        """The same with a mask, of all steps where there was none."""
+        full = torch.ones(self.x.shape[:2], dtype=torch.bool, device=self.x.device)
+        return self if self.mask is not None else replace(self, mask=full)
 
     def reordered(self, order: Tensor) -> Trajectory:
         """The same with the sequences in another order."""

@@ -56,18 +56,26 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
 
 
 def final_errors(graph: Graph) -> dict[str, Tensor] | None:
-    """∂E_b/∂(outputs) of each layer of a causal stack `(T, B, P)`, a loss per sequence, not through other layers.
+    """∂E_b/∂(outputs) of each layer of causal stacks `(T, B, P)`, a loss per sequence, not through other layers.
 
-    None where the layers are not one such stack, or the user's code has hooks on gradients.
+    None where the layers are not such stacks, or the user's code has hooks on gradients. A note says so if sequences
+    are mixed, which is tested as in `local_adjoints`.
     """
     steps = sum(len(call.h) for call in next(iter(graph.runs.values())))
-    above = [own[0] for own in list(graph.runs.values())[1:]]
     if graph.recorder.hooked or not _is_causal_stack(graph, steps):
         return None
-    if any(isinstance(call, Call) and call.own_input for call in above):
-        return None
+    ones = torch.ones_like(graph.losses)
+    by_sequence = list(_levels(ones.shape[1]).to(ones))
     with _torch_private.no_torch_functions(), closed(graph.recorder.calls):
-        return next(_Head(graph).seen([torch.ones_like(graph.losses)]))
+        try:
+            with torch.autograd.set_detect_anomaly(False):  # NaN is intended
+                seen = _Head(graph).seen([row.unsqueeze(0) for row in by_sequence])
+                mixed = any(_leaks(next(seen), row, axis=1) for row in by_sequence)
+        except Exception:  # such as a hook that refuses NaN: not proved
+            mixed = True
+        if mixed and MIXED not in graph.notes:
+            graph.notes.append(MIXED)
+        return next(_Head(graph).seen([ones]))
 
 
 def _is_causal_stack(graph: Graph, steps: int) -> bool:

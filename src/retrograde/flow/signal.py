@@ -15,12 +15,17 @@ Errors and states are centered over each batch first, so that a mean error times
 does not count. Under the null hypothesis the error of a sequence has nothing to do with its states: each sequence is
 given the error of another, and the adjoints are found again. The products ⟨g_b, g_b'⟩ of all pairs then give Σ λ² and
 Σ λ³ of the weights of Σ_i λ_i (χ²_i − 1), the distribution of S, which a χ² of the same variance and skewness matches
-(Hall 1983, Buckley and Eagleson 1988): two or three such exchanges are enough. Holm's correction is over all lags.
+(Hall 1983, Buckley and Eagleson 1988): two or three such exchanges are enough.
+
+A signal is looked for in two ways, with half of the error rate each. By lag, with Holm's correction over all lags:
+which lags have one. And by tail: is there any signal at lag ℓ or beyond? These hypotheses are nested, so they are
+tested from ℓ = 0 upwards until the first that holds, without a correction (a fixed sequence); weak signals of many lags
+add up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from .result import GradientFlow
 
 Array = NDArray[np.float64]
+NOT_FINITE = "The gradients of {} are not finite: the signal by lag cannot be known."
 FEWEST = 8  # sequences: with fewer, hardly an exchange differs from the data
 PAIRED = 128  # sequences of which all pairs are looked at, to find the variance under the null hypothesis
 
@@ -59,7 +65,10 @@ class Signal:
     z : ndarray
         S in standard deviations of the null distribution.
     p_value : ndarray
-        Corrected for the number of bins (Holm), and of looks and layers where these are several.
+        By bin, corrected for the number of bins (Holm), and of looks and layers where these are several.
+    tail_p_value : ndarray
+        Of a signal at the first lag of the bin or any beyond; not below those of shorter lags, and corrected for looks
+        and layers.
     sequences, permutations : int
         How many the statistic and its null distribution are from.
     alpha : float
@@ -76,6 +85,7 @@ class Signal:
     size: Array
     z: Array
     p_value: Array
+    tail_p_value: Array
     sequences: int
     permutations: int
     alpha: float
@@ -83,7 +93,7 @@ class Signal:
 
     @property
     def significant(self) -> NDArray[np.bool_]:
-        """By bin, whether there is a signal."""
+        """By bin, whether it has a signal by itself."""
         return self.p_value < self.alpha
 
     @property
@@ -97,12 +107,12 @@ class Signal:
 
         It sees what the gradient sees: a target that depends on several steps at once only (parity) sends no signal.
         """
-        found = np.flatnonzero(self.significant)
-        return int(self.last[found].max()) if len(found) else None
+        alone, beyond = self.last[self.significant], self.first[self.tail_p_value < self.alpha]
+        return int(max([*alone, *beyond])) if len(alone) + len(beyond) else None
 
     @property
     def peak(self) -> int | None:
-        """The lag (the first of its bin) whose gradient is the most consistent; None without a signal."""
+        """The lag (the first of its bin) whose gradient is the most consistent; None if none has a signal by itself."""
         if not self.significant.any():
             return None
         return int(self.first[np.argmax(np.where(self.significant, self.consistency, -np.inf))])
@@ -110,10 +120,10 @@ class Signal:
     def __str__(self) -> str:
         if self.need is None:
             return f"{self.layer}: no signal at any lag, in {self.sequences} sequences"
-        return (
-            f"{self.layer}: a signal up to lag {self.need}, the most consistent at lag {self.peak} "
-            f"({self.consistency[self.first == self.peak][0]:.0%}), in {self.sequences} sequences"
-        )
+        peak = self.peak
+        most = "" if peak is None else f" ({self.consistency[self.first == peak][0]:.0%})"
+        most = "weak at every single lag" if peak is None else f"the most consistent at lag {peak}{most}"
+        return f"{self.layer}: a signal up to lag {self.need}, {most}, in {self.sequences} sequences"
 
 
 class Moments:
@@ -150,118 +160,118 @@ class Moments:
         return deviation, z, float(p)
 
 
-class _Bin:
-    """What is known of one bin of lags."""
+class _Lag:
+    """What is known of one lag, in units of its size in the first batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: float) -> None:
+        self.size = size
         self.total: Tensor | None = None  # Σ_b g_b
         self.own = self.mean = 0.0  # Σ_b ‖g_b‖², and what Σ_{b≠b'} ⟨g_b, g_b'⟩ is on average without a signal
-        self.null = Moments()
 
     def add(self, gradients: Tensor) -> None:
         """Add what a batch contributes `(B, numbers)`."""
-        gradients = gradients.double()
-        own, total = float(gradients.square().sum()), gradients.sum(0)
+        own, total = _square(gradients), gradients.sum(0, dtype=torch.float64)
         self.own += own
         self.mean += own / (len(gradients) - 1)  # as both sides are centered over the batch
         self.total = total if self.total is None else self.total.add_(total)
 
-    def judged(self, n: int) -> tuple[float, float, float, float]:
-        """S, its standard deviation without a signal, z and p."""
-        if self.total is None or not self.own > 0:
-            return np.nan, np.nan, np.nan, np.nan
-        statistic = float(self.total.square().sum()) / self.own - 1
-        return statistic, *self.null.p_value(statistic, self.mean / self.own, n)
+    @property
+    def pairs(self) -> float:
+        """Σ_{b≠b'} ⟨g_b, g_b'⟩."""
+        return 0.0 if self.total is None else float(self.total.square().sum()) - self.own
 
 
 class Tally:
-    """All that the statistic and its null distribution need of the sequences seen so far, of one layer, by bin.
+    """All that the statistic and its null distribution need of the sequences seen so far, of one layer.
 
-    Every lag is divided by its size in the first batch: in a bin all its lags count alike, although the gradient may
-    fade a thousandfold from its first to its last, and no square is out of range.
+    Every lag is divided by its size in the first batch, and the lags of a bin are put side by side: all count alike,
+    although the gradient may fade a thousandfold from the first to the last, and nothing cancels between them.
     """
 
     def __init__(self, label: str, starts: NDArray[np.int64], sides: Sides) -> None:
         self.label, self.sides, self.sequences, self.exchanges = label, sides, 0, 0
         self._starts = starts  # first lag of each bin
-        self._bins: dict[int, _Bin] = {}
-        self._sizes: dict[int, float] = {}  # by lag, in the first batch
-        self._own: dict[int, float] = {}  # by lag, Σ_b ‖g_b‖² in that unit
+        self._lags: dict[int, _Lag | None] = {}  # None while the gradient is zero
+        self._bins: dict[int, Moments] = {}  # under the null hypothesis
+        self._tails: dict[int, Moments] = {}  # of each bin and all beyond
+        self._grams: dict[int, Tensor] = {}  # by bin, of the exchange that is being added
 
-    def add(self, parts: Iterable[Part], *, null: bool) -> None:
-        """Add a sweep over a batch: of own errors, or of another's."""
-        together: Tensor | None = None
-        place = batch = 0
-        for part in parts:
-            own = int(np.searchsorted(self._starts, part.lag, "right")) - 1
-            if own != place:
-                self._close(place, together, null)
-                together, place = None, own
-            unit = self._unit(part, null)
-            batch = len(part.gradients)
-            if unit > 0:
-                scaled = part.gradients * (part.factor / unit)
-                if not null:
-                    self._own[part.lag] += float(scaled.double().square().sum())
-                together = scaled if together is None else together.add_(scaled)
-        self._close(place, together, null)
-        if null:
-            self.exchanges += 1
-        else:
-            self.sequences += batch
+    @property
+    def is_empty(self) -> bool:
+        """Whether no lag has been seen: there was no error."""
+        return not self._lags
 
-    def _unit(self, part: Part, null: bool) -> float:
-        """The size of a lag in the first batch that has one; 0 where the gradient is zero so far."""
+    def add(self, part: Part, *, null: bool) -> None:
+        """Add one lag of a sweep over a batch, of own errors or of another's; ``end`` follows the last."""
+        lag = self._lags.get(part.lag)
+        if lag is None and not null:
+            lag = self._lags[part.lag] = self._first(part)
+        if lag is None:
+            return
+        scaled = part.gradients * (part.factor / lag.size)
+        if not null:
+            lag.add(scaled)
+            if not np.isfinite(lag.own):
+                raise FlowError(NOT_FINITE.format(self.label))
+            return
+        some, place = scaled[:PAIRED], self._place(part.lag)  # about 1 in size: float32 is enough for a variance
+        gram = some @ some.T
+        self._grams[place] = self._grams[place].add_(gram) if place in self._grams else gram
+
+    def end(self, batch: int, *, null: bool) -> None:
+        """End a sweep over so many sequences."""
+        beyond: Tensor | None = None
+        for place in sorted(self._grams, reverse=True):
+            gram = self._grams[place]
+            beyond = gram if beyond is None else beyond + gram
+            self._bins.setdefault(place, Moments()).add(gram)
+            self._tails.setdefault(place, Moments()).add(beyond)
+        self._grams.clear()
+        self.exchanges += null
+        self.sequences += 0 if null else batch
+
+    def _place(self, lag: int) -> int:
+        return int(np.searchsorted(self._starts, lag, "right")) - 1
+
+    def _first(self, part: Part) -> _Lag | None:
+        """A lag in the first batch in which it has a gradient."""
         largest = float(part.gradients.abs().max())
         if not np.isfinite(largest * part.factor):
-            raise FlowError(f"The gradients of {self.label} are not finite: the signal by lag cannot be known.")
-        if part.lag not in self._sizes:
-            if largest == 0 or null:
-                self._bins.setdefault(int(np.searchsorted(self._starts, part.lag, "right")) - 1, _Bin())
-                if not null:
-                    self._own.setdefault(part.lag, 0.0)
-                return 0.0
-            mean = float((part.gradients / largest).double().square().sum()) / len(part.gradients)
-            size = part.factor * largest * mean**0.5
-            if size == 0:
-                return 0.0
-            self._sizes[part.lag] = size
-            self._own.setdefault(part.lag, 0.0)
-        return self._sizes[part.lag]
-
-    def _close(self, place: int, together: Tensor | None, null: bool) -> None:
-        if together is None:
-            return
-        own = self._bins.setdefault(place, _Bin())
-        if null:
-            some = together[:PAIRED].double()
-            own.null.add(some @ some.T)
-        else:
-            own.add(together)
+            raise FlowError(NOT_FINITE.format(self.label))
+        if largest == 0:
+            return None
+        size = part.factor * largest * (_square(part.gradients / largest) / len(part.gradients)) ** 0.5
+        return _Lag(size) if size > 0 else None
 
     def judged(self, alpha: float, correction: float, notes: list[str]) -> tuple[Signal, Array]:
         """The signal so far, and the standard deviation of the statistic without one; p is times ``correction``."""
-        places, n = sorted(self._bins), self.sequences
-        lags = np.array(sorted(self._own), dtype=np.int64)
-        of = np.searchsorted(self._starts, lags, "right") - 1
-        first = np.array([lags[of == p].min() for p in places])
-        last = np.array([lags[of == p].max() for p in places])
-        squares = np.array([self._sizes.get(lag, 0.0) * (self._own[lag] / n) ** 0.5 for lag in lags.tolist()])
-        size = np.array([float(np.hypot.reduce(squares[of == p])) for p in places])
-        found = np.array([self._bins[p].judged(n) for p in places])
-        statistic, deviation, z, p = found.T
+        n, by_place = self.sequences, dict[int, list[int]]()
+        for lag in sorted(self._lags):
+            by_place.setdefault(self._place(lag), []).append(lag)
+        found, size, beyond, after = [], [], [], np.zeros(3)
+        for place, lags in reversed(by_place.items()):
+            known = [one for lag in lags if (one := self._lags[lag]) is not None]
+            size.append(float(np.hypot.reduce([one.size * (one.own / n) ** 0.5 for one in known])) if known else 0.0)
+            sums = np.array([[one.pairs, one.mean, one.own] for one in known]).reshape(-1, 3).sum(0)
+            after = after + sums
+            found.append(_judged(sums, self._bins.get(place), n))
+            beyond.append(_judged(after, self._tails.get(place), n)[3])
+        statistic, deviation, z, p = np.array(found[::-1]).T
+        tails = np.array(beyond[::-1])
+        tails[~np.isnan(tails)] = np.maximum.accumulate(tails[~np.isnan(tails)])
         if self.sides.projected:
             notes = [*notes, f"the gradients were projected to {SIZE} x {SIZE} numbers a matrix, at random"]
         return (
             Signal(
                 self.label,
-                first,
-                last,
+                np.array([lags[0] for lags in by_place.values()]),
+                np.array([lags[-1] for lags in by_place.values()]),
                 statistic,
                 statistic / (n - 1),
-                size,
+                np.array(size[::-1]),
                 z,
-                np.minimum(_holm(p) * correction, 1),
+                np.minimum(holm(p) * 2 * correction, 1),
+                np.minimum(tails * 2 * correction, 1),
                 n,
                 self.exchanges,
                 alpha,
@@ -269,6 +279,30 @@ class Tally:
             ),
             deviation,
         )
+
+
+def _judged(sums: Array, null: Moments | None, n: int) -> tuple[float, float, float, float]:
+    """S of some lags side by side, from their sums, its standard deviation without a signal, z and p."""
+    pairs, mean, own = sums.tolist()
+    if not own > 0 or null is None:
+        return np.nan, np.nan, np.nan, np.nan
+    return pairs / own, *null.p_value(pairs / own, mean / own, n)
+
+
+def _square(a: Tensor) -> float:
+    """‖a‖², of numbers of any size: torch sums in pieces, so float32 has six digits or more."""
+    return float(torch.linalg.vector_norm(a)) ** 2
+
+
+def add(tallies: Mapping[str, Tally], sweep: Sweep, permutations: int, generator: torch.Generator) -> None:
+    """Add a batch to the tallies of its layers: a sweep of own errors, then some of others'."""
+    sides = {label: tally.sides for label, tally in tallies.items()}
+    for exchange in range(permutations + 1):
+        null = exchange > 0
+        for label, part in sweep.parts(sides, shuffled(sweep.batch_size, generator) if null else None):
+            tallies[label].add(part, null=null)
+        for tally in tallies.values():
+            tally.end(sweep.batch_size, null=null)
 
 
 def shuffled(n: int, generator: torch.Generator) -> Tensor:
@@ -292,18 +326,16 @@ def measure(
     label = flow.layers[flow.layer_index(layer)]
     batch = flow._linearization.run(label).batch_size
     check(batch, permutations, alpha, bins)
-    sweep, generator = Sweep(flow, [label]), torch.Generator().manual_seed(seed)
+    sweep, generator = Sweep.of_flow(flow, label), torch.Generator().manual_seed(seed)
     lags = sweep.lags(label)
     groups = np.array_split(lags, len(lags) if bins is None else min(bins, len(lags)))
     sides = {label: Sides(sweep.runs[label], generator, exact, max(batch, len(groups)))}
     tally = Tally(label, np.array([g[0] for g in groups]), sides[label])
-    tally.add((part for _, part in sweep.parts(sides, None)), null=False)
-    for _ in range(permutations):
-        tally.add((part for _, part in sweep.parts(sides, shuffled(batch, generator))), null=True)
+    add({label: tally}, sweep, permutations, generator)
     return tally.judged(alpha, 1, [])[0]
 
 
-def _holm(p: Array) -> Array:
+def holm(p: Array) -> Array:
     """P-values corrected for how many there are, NaN left out (Holm 1979)."""
     found = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ..errors import FlowError
 from . import adjoint
+from .calls import Call
 from .cells import Trajectory, Weights
-from .graph import MIXED
-from .head import final_errors
+from .graph import MIXED, Graph
+from .head import final_errors, local_adjoints
 
 if TYPE_CHECKING:
     from .result import GradientFlow
 
-__all__ = ["SIZE", "Part", "Sides", "Sweep"]
+__all__ = ["SIZE", "Part", "Sides", "Stack", "Sweep", "lags_from_end", "stacks_of"]
 
 NEVER = np.iinfo(np.int64).min  # the lag of a pair without one
 NOT_LOCAL = (
@@ -28,9 +29,9 @@ NOT_LOCAL = (
     "by the one below, under a head that looks at one step at a time (or a loss per sequence), and the flow that "
     "gradient_flow returns."
 )
-SIZE = 32  # of a random projection, to each side of a weight matrix
-MANY = 2**24  # numbers in all g_b together, above which they are projected
-KEPT = 2**25  # adjoints of a loss per sequence that are kept at a time
+MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
+SIZE = 16  # of a random projection, to each side of a weight matrix
+MANY = 2**20  # numbers in all g_b together, above which they are projected
 
 
 class Part(NamedTuple):
@@ -73,53 +74,114 @@ def _centered(a: Tensor, live: Tensor) -> Tensor:
     return (a - (a * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)) * weight
 
 
-class Sweep:
-    """The errors, centered, of each sequence's own or another's, and how they travel back through a stack of layers.
+def _without_rounding(centered: Tensor, e: Tensor, share: float) -> Tensor:
+    """Zero at steps where all sequences have the same error, of which centering leaves rounding."""
+    sizes = [torch.linalg.vector_norm(a, dim=(1, 2), keepdim=True) for a in (centered, e)]
+    return torch.where(sizes[0] > share * sizes[1], centered, 0.0)
+
+
+@dataclass
+class Stack:
+    """Layers that feed one another, from the bottom, and the gradient of each loss by their outputs.
 
     Attributes
     ----------
-    labels : list of str
-        The layers of the stack that are asked about.
     runs : dict of Trajectory
-        Theirs, by label.
+        By label.
+    errors : list of Tensor
+        By layer ∂E_t/∂(output_t) `(T, B, P)`; with one loss per sequence ∂E_b/∂(output) of every step.
     targets : Tensor
-        The steps t whose losses are followed; with one loss per sequence, of one row.
+        The steps t whose losses are followed; of no use with one loss per sequence.
+    lags : dict of Tensor or None
+        With one loss per sequence, by label the lag of every step `(T, 1 or B)`.
     """
 
-    def __init__(self, flow: GradientFlow, labels: list[str]) -> None:
-        if MIXED in flow.notes:
-            raise FlowError(
-                "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
-            )
-        known = flow._linearization
-        runs = {label: known.run(label) for label in labels}
-        self.final = known.local is None
-        if known.local is not None:
-            stack, errors = next(s for s in known.stacks() if any(run is runs[labels[0]] for run in s[0]))
-        else:
-            found = None if known.graph is None or not flow.final else final_errors(known.graph)
-            if found is None:
-                raise FlowError(NOT_LOCAL)
-            stack, errors = [known.runs[name] for name in found], list(found.values())
-        self.labels = [label for label in labels if any(run is runs[label] for run in stack)]
-        at = [next(i for i, run in enumerate(stack) if run is runs[label]) for label in self.labels]
-        lags = [torch.from_numpy(flow._lag_of_sequences(label)[0]) for label in self.labels if self.final]
-        dtype = torch.float32 if stack[0].x.dtype == torch.float32 and _in_range(flow) else torch.float64
-        self._stack = [_converted(run, dtype) for run in stack]
-        self.targets = known.targets
-        self._place = dict(zip(self.labels, at, strict=True))
+    runs: dict[str, Trajectory]
+    errors: list[Tensor]
+    targets: Tensor
+    lags: dict[str, Tensor] | None = None
+
+    def of(self, some: slice) -> Stack:
+        """The same of some of the sequences."""
+        runs = {label: run._changed(lambda _, a: a[:, some]) for label, run in self.runs.items()}
+        lags = None if self.lags is None else {label: lag[:, some] for label, lag in self.lags.items()}
+        return Stack(runs, [e[:, some] for e in self.errors], self.targets, lags)
+
+
+def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
+    """The stacks of a recorded run, with the gradients at their own steps; all targets, and no lags yet.
+
+    Raises
+    ------
+    FlowError
+        The head mixes steps, or sequences; a layer runs backwards.
+    """
+    errors = final_errors(graph) if final else local_adjoints(graph)
+    if errors is None:
+        raise FlowError(NOT_LOCAL)
+    if MIXED in graph.notes:
+        raise FlowError(MIXED_ERRORS)
+    found: list[Stack] = []
+    for label, own in graph.runs.items():
+        first = own[0]
+        if not found or not isinstance(first, Call) or first.own_input:
+            found.append(Stack({}, [], torch.arange(len(graph.losses))))
+        found[-1].runs[label] = graph.trajectory(label)
+        found[-1].errors.append(errors[label])
+    return found
+
+
+def lags_from_end(stack: Stack) -> dict[str, Tensor]:
+    """With one loss per sequence: how many steps before the last step with an error each step is `(T, B)`."""
+    found, last = {}, torch.zeros(0)
+    for (label, run), e in reversed(list(zip(stack.runs.items(), stack.errors, strict=True))):
+        steps = torch.arange(run.steps).unsqueeze(1)
+        own = torch.where(e.cpu().ne(0).any(-1), steps, -1).max(0).values
+        last = own if not len(last) else torch.maximum(last, own)
+        found[label] = torch.where(last < 0, NEVER, last - steps)
+    return found
+
+
+class Sweep:
+    """The errors, centered, of each sequence's own or another's, and how they travel back through a stack of layers."""
+
+    def __init__(self, stack: Stack, labels: list[str], dtype: torch.dtype) -> None:
+        """``labels`` are the layers that are asked about."""
+        self._stack = [_converted(run, dtype) for run in stack.runs.values()]
+        self.targets, self.final = stack.targets, stack.lags is not None
+        self._place = {label: i for i, label in enumerate(stack.runs) if label in labels}
         first = self._stack[0]
         self._live = torch.ones(first.x.shape[:2], dtype=torch.bool) if first.mask is None else first.mask
         self._lag_of = {
-            label: lag.expand(-1, first.batch_size) for label, lag in zip(self.labels, lags, strict=self.final)
+            label: lag.expand(-1, first.batch_size) for label, lag in (stack.lags or {}).items() if label in labels
         }
-        errors = [e.to("cpu", dtype) for e in errors]
+        errors = [e.to("cpu", dtype) for e in stack.errors]
         errors = [self._from_end(e) if self.final else e for e in errors]
-        self.errors = [_centered(e, e.ne(0).any(-1)) for e in errors]
+        rounding = 4 * torch.finfo(stack.errors[0].dtype).eps
+        self.errors = [_without_rounding(_centered(e, e.ne(0).any(-1)), e, rounding) for e in errors]
         self._right = {
             label: [_centered(a, self._live) for a in (self._stack[i].x, self._stack[i].h_before)]
             for label, i in self._place.items()
         }
+
+    @classmethod
+    def of_flow(cls, flow: GradientFlow, label: str) -> Sweep:
+        """The sweep through the stack of one layer of a measured flow."""
+        if MIXED in flow.notes:
+            raise FlowError(MIXED_ERRORS)
+        known = flow._linearization
+        own = known.run(label)
+        if known.local is not None:
+            runs, errors = next(s for s in known.stacks() if any(run is own for run in s[0]))
+            names = {id(run): name for name, run in known.runs.items()}
+            stack = Stack({names[id(run)]: run for run in runs}, errors, known.targets)
+        elif known.graph is None or not flow.final:
+            raise FlowError(NOT_LOCAL)
+        else:
+            stack = next(s for s in stacks_of(known.graph, final=True) if label in s.runs)
+            stack.lags = {label: torch.from_numpy(flow._lag_of_sequences(label)[0])}
+        wide = own.x.dtype != torch.float32 or not _in_range(flow)
+        return cls(stack, [label], torch.float64 if wide else torch.float32)
 
     @property
     def runs(self) -> dict[str, Trajectory]:
@@ -137,15 +199,25 @@ class Sweep:
         rows = self._stack[0].steps if self.final else float((self.targets + 1).sum())
         return rows * sum(run.weights.hh.numel() + run.weights.ih.numel() for run in self._stack)
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether gradients of some sequences leave the range of float32 (with one loss per sequence)."""
+        above: Tensor | None = None
+        sizes = []
+        for run, e in reversed(list(zip(self._stack, self.errors, strict=True))):
+            own = self._from_end(e)[None]
+            whole = own if above is None else own + above
+            found, above, _, _ = adjoint.backward(run, whole, None, None, need_x=True, keep=False)
+            sizes.append(found.h[found.h > 0])
+        every = torch.cat(sizes)
+        return bool(((every < 1e-60) | (every > 1e30)).any())  # squares
+
     def lags(self, label: str) -> NDArray[np.int64]:
         """All lags of a layer, in rising order."""
         if not self.final:
             return np.arange(int(self.targets[-1]) + 1)
         table = self._lag_of[label]
-        found = np.unique(table[table >= 0].numpy())
-        if not len(found):
-            raise FlowError(f"No loss has a gradient in {label}, so there is no lag with a signal.")
-        return found
+        return np.unique(table[table >= 0].numpy())
 
     def of(self, some: slice) -> Sweep:
         """The same of some of the sequences; they stay centered over all."""
@@ -157,6 +229,18 @@ class Sweep:
         part.errors = [e[:, some] for e in self.errors]
         part._right = {label: [a[:, some] for a in both] for label, both in self._right.items()}
         return part
+
+    def windows(self, targets: Tensor | None, most: int) -> tuple[list[Tensor], list[Tensor]]:
+        """For some targets (the last ``most``): the inputs, latest first `(lags, B, I)`, and the errors `(B, P)`."""
+        x = self._stack[0].x
+        if not self.final:
+            chosen = (self.targets if targets is None else targets)[-most:].tolist()
+            together = torch.cat(self.errors, -1)
+            return [x[: t + 1].flip(0) for t in chosen], [together[t] for t in chosen]
+        last = next(iter(self._lag_of.values()))[0].clamp(min=0)  # the step of lag 0
+        k = last.unsqueeze(0) - torch.arange(len(x)).unsqueeze(1)
+        latest = x.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(x)) * (k >= 0).unsqueeze(-1)
+        return [latest], [torch.cat(self.errors, -1).sum(0)]
 
     def _from_end(self, e: Tensor) -> Tensor:
         """Steps counted back from each sequence's last, or forth again: `(T, B, P)`."""

@@ -196,15 +196,9 @@ class Windows:
 
     def probe(self, count: int) -> Probe:
         """Windows spread evenly, and the sum of the squared errors of each window or of each step."""
-        return self._probe_of(self.batch(self.thinned(count)))
-
-    def _probe_of(self, batch: ForecastBatch) -> Probe:
+        batch = self.batch(self.thinned(count))
         summed = (0, 2) if self.plan.strategy == "direct" else (2,)
-
-        def part(rank: int, size: int) -> Probe:
-            return self._probe_of(batch.part(rank, size) or batch)
-
-        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed), part=part)
+        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed))
 
 
 # --- Naive forecasts: what a network is compared with, and what empty cells are filled with ---------------------------

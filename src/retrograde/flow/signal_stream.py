@@ -1,0 +1,407 @@
+"""What the data asks a network to remember, and what it has left to learn: the signal by lag over many batches.
+
+Batches are added until the answer is clear. It is looked at after 64 sequences or the first batch, then whenever there
+are twice as many, and at the end. The last look spends half of the error rate α, and the j-th of those before it
+α/(2j(j+1)): they add up to α, however many there are, and p-values are multiplied accordingly. The answer is clear
+where there is a signal, and every lag beyond has less than a tenth of the consistency of the clearest lag (the upper
+bound, at three standard deviations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FlowError
+from .capture import NeedsEveryCall
+from .cells import Trajectory
+from .joint import Joint, JointTest
+from .losses import known_lengths
+from .recorded import MeasuredModel
+from .samples import Sample, each_sample
+from .signal import FEWEST, Array, Signal, Tally, add, check
+from .signal_sweep import Sides, Stack, Sweep, lags_from_end, stacks_of
+
+__all__ = ["NetworkSignal", "need_of", "signal_left"]
+
+FIRST = 64  # sequences of the first look
+EXCHANGES = 2  # of errors, in every batch
+NEGLIGIBLE = 0.1  # of the largest consistency
+EFFORT = 2e10  # multiplications: a few seconds of one core
+PLANNED = 256  # sequences that the effort is planned for: so many targets of each are followed that it is enough
+FEWEST_TARGETS = 4
+KEPT = 2**25  # numbers of one layer's adjoints that are kept at a time
+
+# First lag of each bin: single lags up to 32, then bins that are 6 % of their lag wide.
+STARTS = np.unique(np.concatenate([np.arange(32), np.geomspace(32, 1e6, 178).round()]).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class NetworkSignal:
+    """The signal by lag of a whole network, over all sequences that were needed.
+
+    Attributes
+    ----------
+    layers : list of Signal
+        By recurrent layer; their p-values are corrected for lags, layers and looks together.
+    sequences, looks : int
+        How many sequences were seen, and how often it was asked whether the answer is clear.
+    decided : bool
+        Whether it was clear at the end; if not, more sequences may show more.
+    error_share : float or None
+        Size of the output error compared with that of a constant output, both centered: near 1, nothing is learned
+        yet; near 0, the task is solved, and a signal is of its last errors. None where the errors are those of a
+        constant output.
+    constant : bool
+        Whether the error is the same for all sequences: there is nothing to learn.
+    joint : Joint or None
+        Where no lag has a signal: whether the targets depend on the inputs in a way that no gradient shows.
+    notes : list of str
+        What a reader must know.
+    """
+
+    layers: list[Signal]
+    sequences: int
+    looks: int
+    decided: bool
+    error_share: float | None = None
+    constant: bool = False
+    joint: Joint | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def need(self) -> int | None:
+        """The longest lag with a signal in any layer; None without any."""
+        return max((signal.need for signal in self.layers if signal.need is not None), default=None)
+
+    @property
+    def peak(self) -> int | None:
+        """The lag with the most consistent gradient in any layer; None without a signal."""
+        found = [signal for signal in self.layers if signal.need is not None]
+        if not found:
+            return None
+        return max(found, key=lambda s: float(np.nanmax(np.where(s.significant, s.consistency, -np.inf)))).peak
+
+    def layer(self, label: str) -> Signal:
+        """The signal of one layer.
+
+        Raises
+        ------
+        FlowError
+            There is none of that name.
+        """
+        for signal in self.layers:
+            if signal.layer == label:
+                return signal
+        raise FlowError(f"There is no signal of {label!r}; there is one of {', '.join(s.layer for s in self.layers)}.")
+
+    def __str__(self) -> str:
+        seen = f"{self.sequences:,} sequences"
+        if self.need is not None:
+            most = "" if self.peak == self.need else f", the most consistent at lag {self.peak}"
+            return f"a signal up to lag {self.need}{most} ({seen})"
+        if self.constant:
+            return f"no signal: the error is the same for all of {seen}"
+        if self.joint is not None and self.joint.found:
+            return f"no signal that a gradient can see ({seen}); {self.joint}"
+        return (
+            f"no signal that a gradient can see ({seen}): the targets may be noise, or depend on several steps only "
+            "together"
+        )
+
+
+def need_of(
+    model: Callable[..., Any],
+    batches: Any,
+    loss: Callable[..., Tensor],
+    *,
+    sequences: int = 4096,
+    alpha: float = 0.01,
+    seed: int = 0,
+    effort: float = EFFORT,
+) -> NetworkSignal:
+    """What the data asks this network to remember, before it has learned anything.
+
+    Measured with the errors of a constant output, so that the network's own random predictions do not count: what is
+    left is what the targets ask for. Meant for an untrained network.
+
+    Parameters
+    ----------
+    model : callable
+        A module, or any callable of the inputs, as `gradient_flow` takes.
+    batches : iterable
+        Batches of sequences, such as a DataLoader: tuples of what the model is called with and, last, the target.
+    loss : callable
+        Takes the model's output and the target; returns losses by step `(T, B)` or one per sequence `(B,)`.
+    sequences : int
+        At most so many are used; fewer where the answer is clear before.
+    alpha : float
+        Family-wise error rate over all lags, layers and looks.
+    seed : int
+        Of exchanges, of projections, and of the choice of losses where there are too many.
+    effort : float
+        At most so many multiplications: the same answer on every machine. Of long sequences with a loss at every step,
+        the losses of some steps are followed.
+
+    Raises
+    ------
+    FlowError
+        There are fewer than 8 sequences; layers are bidirectional, or the head looks at several steps while there is a
+        loss for each; sequences are mixed.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(20, 400, 1)
+    >>> rnn, head = nn.RNN(1, 16), nn.Linear(16, 1)
+    >>> def loss(output, target):
+    ...     return (head(output[0]) - target).square().sum(-1)
+    >>> rg.flow.need_of(rnn, (x, x.roll(5, 0)), loss).need  # x_{t−5} at every step t
+    5
+    """
+    return _Stream(model, _Plan(sequences, alpha, seed, effort), "zero").over(each_sample(batches, loss))
+
+
+def signal_left(
+    model: Callable[..., Any],
+    batches: Any,
+    loss: Callable[..., Tensor],
+    *,
+    sequences: int = 4096,
+    alpha: float = 0.01,
+    seed: int = 0,
+    effort: float = EFFORT,
+) -> NetworkSignal:
+    """What a network, trained or not, has left to learn: the signal by lag of its own errors.
+
+    Takes and raises what `need_of` does. A signal is not important by itself: read it with ``error_share``, how much
+    of the error of a constant output is left. A network that has solved its task still shows a signal in its last,
+    tiny errors.
+    """
+    return _Stream(model, _Plan(sequences, alpha, seed, effort), None).over(each_sample(batches, loss))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    sequences: int
+    alpha: float
+    seed: int
+    effort: float
+
+
+class _Stream:
+    """Adds batches until the answer is clear."""
+
+    def __init__(self, model: Callable[..., Any], plan: _Plan, constant: str | None) -> None:
+        check(FEWEST, EXCHANGES, plan.alpha)
+        self.model, self.plan, self.constant = model, plan, constant
+        self.generator = torch.Generator().manual_seed(plan.seed)
+        self.tallies: dict[str, Tally] = {}
+        self.sequences = self.looks = 0
+        self.effort = 0.0
+        self.error_share: float | None = None
+        self.varies = False
+        self.joint = JointTest()
+        self.notes: list[str] = []
+
+    def over(self, samples: Iterator[Sample]) -> NetworkSignal:
+        waiting: list[list[Stack]] = []
+        left = 0
+        for sample in samples:
+            stacks = self._stacks(sample)
+            if waiting and not all(map(_alike, waiting[-1], stacks)):
+                left += self._flush(waiting)
+            waiting.append(stacks)
+            if _count(waiting) >= self._wanted(stacks):
+                left += self._flush(waiting)
+            if self.sequences >= self.plan.sequences or self.effort >= self.plan.effort:
+                break
+            if self.sequences >= FIRST * 2**self.looks:
+                found = self._look(last=False)
+                if found.decided:
+                    return self._finished(found)
+        left += self._flush(waiting)
+        if left:
+            self._note(f"{left} sequences were left out: give batches of {FEWEST} or more of one length")
+        check(self.sequences if self.tallies else _at_least(left), EXCHANGES, self.plan.alpha)
+        return self._finished(self._look(last=True))
+
+    def _wanted(self, stacks: list[Stack]) -> int:
+        """How many sequences are taken together: as many as the next look needs, within a bound on memory."""
+        numbers = max(run.x.shape[0] * run.weights.hh.shape[0] for stack in stacks for run in stack.runs.values())
+        to_come = FIRST * 2**self.looks - self.sequences
+        return int(max(FIRST // 2, min(to_come, self.plan.sequences - self.sequences, KEPT // numbers)))
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    # --- One batch ----------------------------------------------------------------------------------------------------
+
+    def _stacks(self, sample: Sample) -> list[Stack]:
+        """The stacks of one batch, with the targets to follow."""
+        if self.constant is None:
+            found = self._recorded(sample)
+            if self.error_share is None:
+                whole = _size(self._recorded(sample.at_a_constant()))
+                self.error_share = _size(found) / whole if whole > 0 else np.nan
+            return found
+        try:
+            return self._recorded(sample.at_a_constant(self.constant))
+        except FlowError as error:
+            if self.sequences or self.constant == "mean" or "finite" not in str(error) or "The loss" not in str(error):
+                raise
+        self.constant = "mean"  # a loss that has no value at 0, such as one of probabilities
+        return self._recorded(sample.at_a_constant(self.constant))
+
+    def _recorded(self, sample: Sample) -> list[Stack]:
+        measured = MeasuredModel(self.model, sample.inputs, sample.loss, None)
+        try:
+            return self._recorded_once(measured, loops=True)
+        except NeedsEveryCall:
+            return self._recorded_once(measured, loops=False)
+
+    def _recorded_once(self, measured: MeasuredModel, *, loops: bool) -> list[Stack]:
+        with measured.recorded(freeze=True, finite=True, loops=loops) as run:
+            known = known_lengths(None, run.runs, run.losses, run.final)
+            alive = None
+            if known is not None and not run.final:
+                steps = torch.arange(len(run.losses), device=run.losses.device).unsqueeze(1)
+                alive = (steps < known.to(run.losses.device)).to(run.losses.dtype)
+            stacks = stacks_of(run.graph(list(run.runs), alive), final=run.final)
+            for note in run.notes:
+                self._note(note)
+            scored = run.losses.ne(0).any(1).nonzero().flatten().cpu()
+            if self.constant is not None:  # a loss may be 0 at a constant output
+                scored = torch.arange(len(run.losses))
+        for stack in stacks:
+            if not all(bool(torch.isfinite(e).all()) for e in stack.errors):
+                raise FlowError("The loss has a gradient that is not finite.")
+            if run.final:
+                stack.lags = lags_from_end(stack)
+            else:
+                stack.targets = self._targets(stack, scored)
+        return stacks
+
+    def _targets(self, stack: Stack, scored: Tensor) -> Tensor:
+        """The steps whose losses are followed: all, or as many as the effort allows, always with the last."""
+        seen = torch.stack([e.ne(0).any(-1).any(-1) for e in stack.errors]).any(0).nonzero().flatten().cpu()
+        scored = scored[torch.isin(scored, seen)] if len(seen) else scored
+        one = sum(run.weights.hh.numel() + run.weights.ih.numel() for run in stack.runs.values())
+        steps = float(scored.double().mean() + 1) * one * (1 + EXCHANGES)
+        most = max(FEWEST_TARGETS, int(self.plan.effort / PLANNED / steps))
+        if len(scored) <= most:
+            return scored
+        self._note(f"the losses of {most} of {len(scored)} steps were followed, chosen at random")
+        # The same for all batches that are taken together.
+        generator = torch.Generator().manual_seed(self.plan.seed + self.sequences)
+        chosen = torch.randperm(len(scored) - 1, generator=generator)[: most - 1]
+        return scored[torch.cat([chosen.sort().values, torch.tensor([len(scored) - 1])])]
+
+    def _flush(self, waiting: list[list[Stack]]) -> int:
+        """Sweep through the batches that wait; returns how many sequences are too few and left out."""
+        if not waiting:
+            return 0
+        count, stacks = _count(waiting), [_joined(list(same)) for same in zip(*waiting, strict=True)]
+        waiting.clear()
+        if count < FEWEST:
+            return count
+        for stack in stacks:
+            self._sweep(stack)
+        self.sequences += max(t.sequences for t in self.tallies.values()) - self.sequences
+        return 0
+
+    def _sweep(self, stack: Stack) -> None:
+        labels = list(stack.runs)
+        narrow = all(run.x.dtype == torch.float32 for run in stack.runs.values())
+        if narrow and stack.lags is not None:
+            narrow = not Sweep(stack.of(slice(0, 4)), labels, torch.float64).is_wide
+        sweep = Sweep(stack, labels, torch.float32 if narrow else torch.float64)
+        self.varies |= any(bool(e.any()) for e in sweep.errors)
+        self.joint.add(sweep)
+        for label, run in sweep.runs.items():
+            if label not in self.tallies:
+                sides = Sides(run, self.generator, None, self.plan.sequences)
+                self.tallies[label] = Tally(label, STARTS, sides)
+        own = {label: self.tallies[label] for label in labels}
+        widest = max(run.weights.hh.shape[0] for run in sweep.runs.values())
+        most = max(FEWEST, KEPT // (widest * (next(iter(sweep.runs.values())).steps if sweep.final else 1)))
+        starts = list(range(0, sweep.batch_size - FEWEST + 1, most))
+        for start, end in pairwise([*starts, sweep.batch_size]):
+            part = sweep.of(slice(start, end))
+            add(own, part, EXCHANGES, self.generator)
+            self.effort += part.effort * part.batch_size * (1 + EXCHANGES)
+            if self.effort >= self.plan.effort:
+                break
+
+    # --- Looks --------------------------------------------------------------------------------------------------------
+
+    def _look(self, *, last: bool) -> NetworkSignal:
+        self.looks += 1
+        spent = 2 if last else 2 * self.looks * (self.looks + 1)
+        correction = spent * len(self.tallies)
+        pairs = [tally.judged(self.plan.alpha, correction, []) for tally in self.tallies.values() if not tally.is_empty]
+        signals = [signal for signal, _ in pairs]
+        decided = self._is_clear(signals, [deviation for _, deviation in pairs])
+        return NetworkSignal(signals, self.sequences, self.looks, decided, self.error_share, not self.varies)
+
+    @staticmethod
+    def _is_clear(signals: list[Signal], deviations: list[Array]) -> bool:
+        found = [s.consistency[s.significant].max() for s in signals if s.significant.any()]
+        if not found:
+            return False
+        need = max(s.need for s in signals if s.need is not None)
+        for signal, deviation in zip(signals, deviations, strict=True):
+            most = (signal.statistic + 3 * deviation) / (signal.sequences - 1)
+            if (most[(signal.first > need) & ~np.isnan(most)] >= NEGLIGIBLE * max(found)).any():
+                return False
+        return True
+
+    def _finished(self, found: NetworkSignal) -> NetworkSignal:
+        joint = None
+        if found.need is None and self.varies:
+            joint = self.joint.result(self.plan.alpha, self.generator)
+        if not found.decided and self.effort >= self.plan.effort and found.sequences < self.plan.sequences:
+            self._note(f"stopped after {found.sequences:,} sequences: more would take too long (effort)")
+        return replace(found, joint=joint, notes=self.notes)
+
+
+def _at_least(left: int) -> int:
+    return min(left, FEWEST - 1)
+
+
+def _count(waiting: list[list[Stack]]) -> int:
+    return sum(next(iter(stacks[0].runs.values())).batch_size for stacks in waiting)
+
+
+def _alike(a: Stack, b: Stack) -> bool:
+    """Whether two batches can be swept through together."""
+    steps = [[(label, run.steps) for label, run in stack.runs.items()] for stack in (a, b)]
+    return steps[0] == steps[1] and torch.equal(a.targets, b.targets)
+
+
+def _joined(same: list[Stack]) -> Stack:
+    """The sequences of several batches together."""
+    first, *others = same
+    if not others:
+        return first
+    runs = {label: Trajectory.side_by_side([stack.runs[label] for stack in same]) for label in first.runs}
+    errors = [torch.cat(parts, 1) for parts in zip(*(stack.errors for stack in same), strict=True)]
+    lags = None
+    if first.lags is not None:
+        lags = {label: torch.cat([s.lags[label] for s in same if s.lags is not None], 1) for label in first.lags}
+    return Stack(runs, errors, first.targets, lags)
+
+
+def _size(stacks: list[Stack]) -> float:
+    """Root mean square of the errors, centered over the sequences."""
+    every = [e.double() for stack in stacks for e in stack.errors]
+    return float(np.sqrt(sum(float((e - e.mean(1, keepdim=True)).square().sum()) for e in every)))
