@@ -32,11 +32,11 @@ def read(path: Path) -> dict[tuple[str, int], Outcome]:
 
 
 def outcomes(
-    jobs: list[tuple[Case, int]], known: dict[tuple[str, int], Outcome], cache: Path, processes: int
+    jobs: list[tuple[Case, int]], known: dict[tuple[str, int], Outcome], cache: Path, processes: int, prove: bool
 ) -> Iterator[Outcome]:
     """The outcomes as they are finished."""
     rules = rules_hash()
-    tasks = [(case, seed, known.get((case.name, seed)), cache, rules) for case, seed in jobs]
+    tasks = [(case, seed, known.get((case.name, seed)), cache, rules, prove) for case, seed in jobs]
     if processes == 1:
         yield from (run(*one) for one in tasks)
         return
@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--half", choices=["open", "held out"], help="only this half of the cases")
     parser.add_argument("--seeds", type=int, default=1, help="trainings per case")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--prove", action="store_true", help="try the first prescription of the sick cases")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--cache", type=Path, default=Path("runs/doctor"), help="trained networks, to examine again")
     parser.add_argument("--misses", action="store_true", help="list what was missed in the open half")
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         cases = [c for c in cases if c.held_out == (options.half == "held out")]
     jobs = [(case, seed) for case in cases for seed in range(options.seeds)]
     known, before, began = read(options.results), read(options.results), time.perf_counter()
-    for done, outcome in enumerate(outcomes(jobs, known, options.cache, options.processes), 1):
+    for done, outcome in enumerate(outcomes(jobs, known, options.cache, options.processes, options.prove), 1):
         if outcome != before.get((outcome.name, outcome.seed)):
             with options.results.open("a", encoding="utf-8") as file:
                 file.write(outcome.as_line() + "\n")

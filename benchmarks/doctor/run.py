@@ -20,6 +20,7 @@ from retrograde.doctor import Diagnosis, TrainingRecord
 
 from . import peers
 from .case import Case
+from .proof import UPDATES, shares
 from .training import Trained, batches, train
 
 EXAMINED = 16  # batches given to the doctor
@@ -51,6 +52,9 @@ class Outcome:
     found_first: list[str] = field(default_factory=list)  # before the first update
     risk: float = 0.0
     error: str = ""
+    prescription: str = ""  # the first
+    proved: str = ""  # hash of the prescription that was tried
+    shares: dict[str, float] = field(default_factory=dict)  # by arm: share of the loss at chance that is left
 
     def as_line(self) -> str:
         return json.dumps(asdict(self))
@@ -63,7 +67,7 @@ def rules_hash() -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def run(case: Case, seed: int, known: Outcome | None, cache: Path, rules: str) -> Outcome:
+def run(case: Case, seed: int, known: Outcome | None, cache: Path, rules: str, prove: bool = False) -> Outcome:
     """The outcome of a case; what is known and still true is not done again."""
     torch.set_num_threads(1)
     trained: Trained | None = None
@@ -73,6 +77,8 @@ def run(case: Case, seed: int, known: Outcome | None, cache: Path, rules: str) -
     if known.rules != rules:
         _examine(known, case, trained or _trained(case, seed, cache))
         known.rules = rules
+    if prove and not case.healthy:
+        _prove(known, case, trained or _trained(case, seed, cache))
     return known
 
 
@@ -106,7 +112,7 @@ def _after_training(case: Case, seed: int, trained: Trained) -> Outcome:
         gradient_norm=_finite(median(trained.record.gradient_norms[-20:] or [0.0])),
         spectral_radius=spectral_radius(trained.network),
     )
-    for remedy in case.remedies:
+    for remedy in case.remedies if seed == 0 else ():
         cured = case.cured(remedy)
         after = train(cured, seed)
         if after.loss <= case.goal * after.chance:
@@ -161,6 +167,20 @@ def _examine(outcome: Outcome, case: Case, trained: Trained) -> None:
     needs = [f.numbers["need"] for f in diagnosis.findings if "need" in f.numbers]
     outcome.need = max(needs, default=None)
     outcome.risk = risk_of(first)
+
+
+def _prove(outcome: Outcome, case: Case, trained: Trained) -> None:
+    """Try the first prescription, unless the same one was tried before."""
+    prescriptions = diagnosed(trained.network, case, trained.record).prescriptions if not outcome.error else []
+    outcome.prescription = prescriptions[0].remedy if prescriptions else ""
+    if not prescriptions:
+        outcome.proved, outcome.shares = "", {}
+        return
+    key = hashlib.sha256(repr((prescriptions[0].python, dict(prescriptions[0].options), UPDATES)).encode()).hexdigest()[
+        :12
+    ]
+    if outcome.proved != key:
+        outcome.shares, outcome.proved = shares(case, prescriptions[0], outcome.seed), key
 
 
 def risk_of(diagnosis: Diagnosis) -> float:

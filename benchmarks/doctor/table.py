@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import log
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from retrograde.doctor.findings import FINDINGS, Kind
 
@@ -88,12 +89,40 @@ def per_finding(pairs: Pairs) -> str:
     return _rows(["finding", "precision", "recall"], rows)
 
 
+def proof(pairs: Pairs) -> str:
+    """The first prescription against the other arms, by case: the mean over seeds of the logarithm of the loss."""
+    ill = {c.name: c for c, _ in pairs if not c.healthy and any(FINDINGS[k].severity == "sick" for k in c.findings)}
+    tried = {name: [o for c, o in pairs if c.name == name and o.shares] for name in ill}
+    tried = {name: found for name, found in tried.items() if found}
+    if not tried:
+        return ""
+    rows = []
+    for arm in ("untreated", "placebo", "random"):
+        better = [_mean_log(found, "prescription") < _mean_log(found, arm) for found in tried.values()]
+        rows.append([arm, f"{sum(better)} of {len(better)}"])
+    solved = {
+        arm: sum(o.shares[arm] <= ill[name].goal for name, found in tried.items() for o in found)
+        for arm in ("prescription", "untreated", "placebo", "random")
+    }
+    total = sum(map(len, tried.values()))
+    reached = ", ".join(f"{arm} {count}" for arm, count in solved.items())
+    return (
+        f"Of {len(ill)} sick cases, {len(tried)} got a prescription that changes data, model or training.\n\n"
+        + _rows(["first prescription better than", "cases"], rows)
+        + f"\n\nTrainings that reached their goal, of {total} each: {reached}."
+    )
+
+
+def _mean_log(found: list[Outcome], arm: str) -> float:
+    return mean(log(max(o.shares[arm], 1e-9)) for o in found)
+
+
 def summary(pairs: Pairs) -> str:
     """Need, time, and how many cases are what they are said to be."""
     needs = [(c.lag, o.need) for c, o in pairs if c.measurable]
     right = sum(need_is_right(need, lag) for lag, need in needs)
     true = sum(o.solved == c.healthy or bool(c.built and not c.healthy) for c, o in pairs)
-    cured = [o for c, o in pairs if not c.healthy and c.remedies]
+    cured = [o for c, o in pairs if not c.healthy and c.remedies and o.seed == 0]
     seconds = [o.seconds for _, o in pairs if not o.error]
     return "\n".join(
         [
@@ -118,6 +147,8 @@ def report(pairs: Pairs) -> str:
             parts += [f"### {title}", summary(chosen), per_tool(chosen)]
     if pairs:
         parts += ["### By finding, both halves", per_finding(pairs)]
+    if trials := proof(pairs):
+        parts += ["### The first prescription, both halves", trials]
     return "\n\n".join(parts)
 
 

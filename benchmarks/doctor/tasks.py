@@ -94,9 +94,11 @@ class Task:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Losses by step `(T, B)`, 0 where not scored, or one per sequence `(B,)`."""
         if target.is_floating_point():
-            return (output - target).square().mean(-1)
-        losses = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none", ignore_index=SKIPPED)
-        return losses.view_as(target)
+            losses = (output - target).square().mean(-1)
+        else:
+            flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none", ignore_index=SKIPPED)
+            losses = flat.view_as(target)
+        return losses.transpose(0, 1) if self.batch_first and self.about.each else losses
 
     def mean_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """What training minimizes: the mean over what is scored."""
@@ -168,6 +170,15 @@ def padded_last(task: Task, sequences: int, generator: torch.Generator) -> Drawn
     lengths[0] = task.steps
     padding = torch.arange(task.steps)[:, None] >= lengths
     return _one_hot(task, x) * ~padding[..., None], x[lengths - 1 - task.lag, torch.arange(sequences)], lengths
+
+
+def padded_first(task: Task, sequences: int, generator: torch.Generator) -> Drawn:
+    """Sequences of T/2 to T steps, padded with zeros; the class is the first symbol."""
+    x = _symbols(task, sequences, generator)
+    lengths = torch.randint(task.steps // 2, task.steps + 1, (sequences,), generator=generator)
+    lengths[0] = task.steps
+    padding = torch.arange(task.steps)[:, None] >= lengths
+    return _one_hot(task, x) * ~padding[..., None], x[0].clone(), lengths
 
 
 def first_symbol(task: Task, sequences: int, generator: torch.Generator) -> Drawn:
@@ -310,6 +321,7 @@ FAMILIES = {
     "echo": Family(echo, True, _n, _n),
     "padded echo": Family(padded_echo, True, _n, _n),
     "padded last": Family(padded_last, False, _n, _n),
+    "padded first": Family(padded_first, False, _n, _n, lag=_all),
     "first symbol": Family(first_symbol, False, _n, _n, lag=_all),
     "early sum": Family(early_sum, False, _size(1), _size(1), lag=lambda task: task.steps - 2),
     "late sum": Family(late_sum, False, _size(1), _size(1)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +67,19 @@ def batches(case: Case, seed: int, count: int, sequences: int | None = None) -> 
         yield case.task.draw(sequences or case.training.batch, generator)
 
 
-def train(case: Case, seed: int = 0) -> Trained:
+class Treatment(Protocol):
+    """What a prescription does to a training."""
+
+    def on_model(self, network: Network) -> Callable[[], object] | None: ...
+    def on_batch(self, batch: Batch) -> Batch: ...
+
+
+def train(case: Case, seed: int = 0, *, weights_seed: int | None = None, treatment: Treatment | None = None) -> Trained:
     """Train from a seed; a loss that is not finite ends training."""
     began = time.perf_counter()
-    network = case.model.build(case.task, seed)
+    network = case.model.build(case.task, seed if weights_seed is None else weights_seed)
+    treat = (lambda batch: batch) if treatment is None else treatment.on_batch
+    after_backward = None if treatment is None else treatment.on_model(network)
     initial = copy.deepcopy(network)
     rg.nn.accelerate_(network)  # the same numbers, in a fraction of the time
     how = case.training
@@ -80,11 +89,11 @@ def train(case: Case, seed: int = 0) -> Trained:
     norms: list[float] = []
     probes: list[Probe] = []
     every = max(how.updates // PROBES, 1)
-    for update, batch in enumerate(batches(case, 1000 + seed, how.updates)):
+    for update, batch in enumerate(map(treat, batches(case, 1000 + seed, how.updates))):
         if update % every == 0:
             probes.append(_probe(network, case, batch, update))
         before = [p.detach().clone() for p in weights] if update % every == 0 else []
-        loss = _update(network, case, batch, optimizer, norms)
+        loss = _update(network, case, batch, optimizer, norms, after_backward)
         losses.append(loss)
         if before:
             probes[-1].ratio = [_ratio(old, new) for old, new in zip(before, weights, strict=True)]
@@ -92,25 +101,36 @@ def train(case: Case, seed: int = 0) -> Trained:
             break
     diverged = not all(map(math.isfinite, [losses[-1], norms[-1]])) if losses else False
     rg.nn.restore_(network)
+    unseen = [treat(batch) for batch in batches(replace(case, task=case.task.meant), 77, 4, 64)]
     chance = case.task.meant.chance
+    if unseen[0].targets.is_floating_point():  # treatment may have scaled them
+        chance = float(torch.cat([b.targets.flatten(0, -2) for b in unseen]).var(0, correction=0).mean())
     record = TrainingRecord(
         optimizer=how.optimizer, lr=how.lr, clip_norm=how.clip, bptt=how.bptt, updates=len(losses), losses=losses,
         gradient_norms=norms, chance=chance, diverged=diverged,
     )  # fmt: skip
-    return Trained(network, initial, record, probes, evaluate(network, case), chance, time.perf_counter() - began)
+    return Trained(
+        network, initial, record, probes, evaluate(network, case, unseen), chance, time.perf_counter() - began
+    )
 
 
 @torch.no_grad()
-def evaluate(network: Network, case: Case, seed: int = 77) -> float:
+def evaluate(network: Network, case: Case, unseen: list[Batch]) -> float:
     """Mean loss on sequences that training has not seen, of the task as it is meant."""
     network.eval()
-    meant = replace(case, task=case.task.meant)
-    found = [float(meant.task.mean_loss(network(b.inputs, b.lengths), b.targets)) for b in batches(meant, seed, 4, 64)]
+    found = [float(case.task.mean_loss(network(b.inputs, b.lengths), b.targets)) for b in unseen]
     network.train()
     return sum(found) / len(found)
 
 
-def _update(network: Network, case: Case, batch: Batch, optimizer: Any, norms: list[float]) -> float:
+def _update(
+    network: Network,
+    case: Case,
+    batch: Batch,
+    optimizer: Any,
+    norms: list[float],
+    after_backward: Callable[[], object] | None,
+) -> float:
     """One update, or one for each window of truncated backpropagation; returns the mean loss."""
     how, state, found = case.training, None, []
     windows = [(batch.inputs, batch.targets)]
@@ -128,6 +148,8 @@ def _update(network: Network, case: Case, batch: Batch, optimizer: Any, norms: l
         optimizer.zero_grad()
         if loss.requires_grad:
             (loss * how.loss_scale).backward()
+            if after_backward is not None:
+                after_backward()
             norms.append(float(_clipped(network, how.clip)))
             optimizer.step()
         found.append(float(loss.detach()))

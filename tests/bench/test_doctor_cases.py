@@ -58,7 +58,7 @@ def test_a_case_is_consistent_and_its_network_runs(case):
     output = network(batch.inputs, batch.lengths)
     losses = case.task.loss(output, batch.targets)
     steps, sequences = batch.inputs.shape[:2][:: -1 if case.task.batch_first else 1]
-    assert losses.numel() == (steps * sequences if case.task.about.each else sequences)
+    assert losses.shape == ((steps, sequences) if case.task.about.each else (sequences,))
     assert losses.isfinite().all() == (case.model.wiring != "deviation of one")
 
 

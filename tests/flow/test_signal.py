@@ -208,3 +208,10 @@ def test_a_model_in_bfloat16():
     x, model, head = torch.randn(12, 100, 1).bfloat16(), nn.RNN(1, 8).bfloat16(), nn.Linear(8, 1).bfloat16()
     flow = rg.gradient_flow(model, x, loss=lambda output: (1e-3 * head(output[0][-1])[:, 0] - x[-4, :, 0]).square())
     assert flow.signal_by_lag(permutations=4).need == 3
+
+
+def test_an_output_that_depends_on_no_state_is_refused():
+    x, model, head = torch.randn(6, 20, 1), nn.RNN(1, 4), nn.Linear(4, 1)
+    flow = rg.gradient_flow(model, x, loss=lambda output: head(output[0][-1]).softmax(-1)[:, 0] - x[3, :, 0])
+    with pytest.raises(FlowError, match="No loss has a gradient"):
+        flow.signal_by_lag()

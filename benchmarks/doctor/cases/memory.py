@@ -94,12 +94,12 @@ VANISHING = [
         (start("chrono", 60, "gru", lr=0.01, updates=1000), start("chrono", 60, "lstm", lr=0.01, updates=1000)),
     ),
     sick(
-        "padded last 30, GRU",
+        "first symbol of 40 to 80, padded, GRU",
         V,
-        Task("padded last", 60, 40),
+        Task("padded first", 80),
         Model("gru"),
         Training(0.003),
-        (start("chrono", 60, lr=0.01, updates=800),),
+        (start("chrono", 80, lr=0.02, updates=1000), start("update bias", 4.4, lr=0.02, updates=1000)),
     ),
     sick(
         "adding 60, tanh",

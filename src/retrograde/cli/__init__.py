@@ -22,6 +22,7 @@ from ..extras import missing_extra
 from ..memory import is_panic, shortage
 from . import watch
 from .bench import bench
+from .doctor import doctor
 from .evaluate import evaluate
 from .flow import flow
 from .generate import generate
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, generate, evaluate, predict, info, report, flow, bench):
+for _command in (train, generate, evaluate, predict, info, report, flow, doctor, bench):
     app.command()(guarded(_command))
 
 

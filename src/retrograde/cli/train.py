@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import OptionError
-from ..options import OPTIONS, Option
+from ..options import OPTIONS
 from .terminal import say_json
+from .training_options import given, switch, with_training_options
 
 __all__ = ["train"]
 
-WIDE = 24  # choices longer than this are listed in the help text, not in the narrow column of types
 RUN, LEARNING = OPTIONS["seed"].panel, OPTIONS["clip_norm"].panel
 
 
-def _switch(names: str, panel: str, help: str) -> Any:
-    return typer.Option(*names.split(), help=help, rich_help_panel=panel, show_default=False)
-
-
+@with_training_options
 def train(
     invocation: typer.Context,
     data: Annotated[
@@ -38,24 +32,24 @@ def train(
         ),
     ] = None,
     *,
-    out: Annotated[Path, _switch("--out -o", RUN, "Run folder to write.")],
+    out: Annotated[Path, switch("--out -o", RUN, "Run folder to write.")],
     resume: Annotated[
         bool,
-        _switch("--resume", RUN, "Continue the run in --out as if it had never stopped (DATA: where its data is now)."),
+        switch("--resume", RUN, "Continue the run in --out as if it had never stopped (DATA: where its data is now)."),
     ] = False,
-    overwrite: Annotated[bool, _switch("--overwrite", RUN, "Replace the run in --out.")] = False,
+    overwrite: Annotated[bool, switch("--overwrite", RUN, "Replace the run in --out.")] = False,
     record_flow: Annotated[
         bool,
-        _switch("--record-flow", RUN, "Measure the gradient flow during training too, in at most 3 % of the time."),
+        switch("--record-flow", RUN, "Measure the gradient flow during training too, in at most 3 % of the time."),
     ] = False,
     no_report: Annotated[
-        bool, _switch("--no-report", RUN, "Skip the gradient flow and report.html at the end.")
+        bool, switch("--no-report", RUN, "Skip the gradient flow and report.html at the end.")
     ] = False,
-    quiet: Annotated[bool, _switch("--quiet -q", RUN, "Print errors only.")] = False,
+    quiet: Annotated[bool, switch("--quiet -q", RUN, "Print errors only.")] = False,
     json: Annotated[
-        bool, _switch("--json", RUN, "Print the result as JSON to stdout, everything else to stderr.")
+        bool, switch("--json", RUN, "Print the result as JSON to stdout, everything else to stderr.")
     ] = False,
-    no_clip: Annotated[bool, _switch("--no-clip", LEARNING, "Do not clip the gradient.")] = False,
+    no_clip: Annotated[bool, switch("--no-clip", LEARNING, "Do not clip the gradient.")] = False,
     **options: Any,
 ) -> None:
     """Train a recurrent network and measure how far back its gradient reaches.
@@ -95,7 +89,7 @@ def train(
             report=not no_report,
             record_flow=record_flow,
             callbacks=[shown],
-            **_given(invocation, options, no_clip),
+            **given(invocation, options, no_clip),
         )
     if first and json:
         say_json({"run": str(result.folder), **result.summary.as_dict()})
@@ -103,53 +97,3 @@ def train(
         shown.finished(result)
     if first and result.signal is not None:
         raise typer.Exit(128 + result.signal)
-
-
-def _given(invocation: typer.Context, options: dict[str, Any], no_clip: bool) -> dict[str, Any]:
-    """The options that the user gave."""
-    given = {}
-    for name, value in options.items():
-        source = invocation.get_parameter_source(name)
-        if source is not None and not source.name.startswith("DEFAULT"):
-            given[name] = value
-    if no_clip:
-        if any(given.get(name) is not None for name in ("clip_norm", "clip_value", "clip_quantile")):
-            raise OptionError("--no-clip excludes --clip-norm, --clip-value and --clip-quantile; give one of them.")
-        given["clip_norm"] = None
-    return given
-
-
-# --- Each option of training becomes a parameter of the command -------------------------------------------------------
-
-
-def _parameters(command: inspect.Signature) -> Iterator[inspect.Parameter]:
-    """The parameters of `train`, with one for each option in place of ``**options``, in the order of the help."""
-    own = {name: one for name, one in command.parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD}
-    no_clip = own.pop("no_clip")
-    yield from own.values()
-    for name, option in OPTIONS.items():
-        kind: Any = str if option.parse is not None else option.kind
-        yield inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=option.default,
-            annotation=Annotated[kind | None if option.optional else kind, _parameter(option)],
-        )
-        if name == "clip_quantile":
-            yield no_clip
-
-
-def _parameter(option: Option) -> Any:
-    names = option.names or ((option.flag,) if option.kind is bool else ())
-    default = f" [dim]\\[default: {words}][/dim]" if (words := option.default_words()) else ""
-    return typer.Option(
-        *names,
-        help=option.help.format(choices=", ".join(option.choices)) + default,
-        rich_help_panel=option.panel,
-        show_default=False,
-        metavar="<choice>" if len("|".join(option.choices)) > WIDE else None,
-    )
-
-
-_command = inspect.signature(train, eval_str=True)
-train.__signature__ = _command.replace(parameters=list(_parameters(_command)))  # type: ignore[attr-defined]

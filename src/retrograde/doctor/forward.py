@@ -19,8 +19,20 @@ from ..errors import FlowError
 from ..flow.batches import mapped
 from ..flow.isolation import isolated
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+from .thresholds import THRESHOLDS
 
-__all__ = ["Answer", "LayerCall", "Progress", "answer", "answers", "layers_of", "progress", "tensors"]
+__all__ = [
+    "Answer",
+    "LayerCall",
+    "Progress",
+    "answer",
+    "answers",
+    "changed",
+    "layers_of",
+    "progress",
+    "small_update",
+    "tensors",
+]
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
 _Loss = Callable[[Any], Tensor]
@@ -71,6 +83,14 @@ def tensors(value: Any) -> list[Tensor]:
     return found
 
 
+def changed(a: Tensor, b: Tensor) -> Tensor:
+    """Where two results differ by more than rounding."""
+    if not a.is_floating_point():
+        return a != b
+    size = a.detach().nan_to_num(0.0, 0.0, 0.0).abs().max().clamp_min(1e-30)
+    return ~torch.isclose(a, b, rtol=0.0, atol=THRESHOLDS.rounding.value * float(size), equal_nan=True)
+
+
 def answer(model: nn.Module, inputs: tuple[Any, ...], loss: _Loss) -> Answer:
     """Run a network once, without gradients.
 
@@ -81,6 +101,18 @@ def answer(model: nn.Module, inputs: tuple[Any, ...], loss: _Loss) -> Answer:
     """
     with torch.no_grad(), answers(model, inputs) as ask:
         return ask(inputs, loss)
+
+
+def small_update(model: nn.Module, own: Answer) -> None:
+    """Change the parameters by 0.01 against the gradient of the mean loss, in place (inside `answers`)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters or not own.losses.requires_grad:
+        return
+    found = torch.autograd.grad(own.losses.mean(), parameters, allow_unused=True)
+    with torch.no_grad():
+        for p, g in zip(parameters, found, strict=True):
+            if g is not None:
+                p.sub_(0.01 * g / g.norm().clamp_min(1e-12))
 
 
 @contextlib.contextmanager
@@ -163,6 +195,10 @@ class Progress:
     loss: float
     chance: float
     remaining: float
+
+    def above(self, least: float) -> str:
+        """The part of a rule that says that more than a share remains; empty if not so, or not known."""
+        return f"loss {self.remaining:.0%} of chance > {least:.0%}" if self.remaining > least else ""
 
 
 def progress(own: Answer, loss: _Loss, chance: float | None, floor: float | None) -> Progress:

@@ -21,8 +21,77 @@ class THRESHOLDS:
 
     reach_fraction = Threshold(0.01, "share of the gradient at lag 0 at which its reach ends", "docs/flow.md: horizon")
     alpha = Threshold(0.01, "family-wise error rate of a signal", "Holm 1979; one healthy run in a hundred")
+    no_better = Threshold(
+        0.01, "share of a baseline's loss that a run must be below it to count as better", "as the report page says it"
+    )
     solved_share = Threshold(
         0.05, "share of the loss at chance below which a task counts as solved", "benchmarks/doctor"
+    )
+    unlearned_share = Threshold(
+        0.8,
+        "share of the loss at chance above which a task counts as not learned (the floor of noisy tasks is not known)",
+        "letters drawn by the letter before, predicted as well as possible, are at 0.67",
+    )
+    # Units and gates
+    flat_slope = Threshold(0.1, "f' below which a tanh unit is saturated: |tanh| > 0.95", "docs/flow.md: saturation")
+    saturated_share = Threshold(
+        0.5, "share of saturated tanh units above which a layer that has not learned is sick", "Glorot and Bengio 2010"
+    )
+    dead_share = Threshold(
+        0.5,
+        "share of ReLU units that are 0 everywhere above which a layer is sick",
+        "Zhang et al. 2021 (AutoTrainer): 0.7",
+    )
+    fewest_activations = Threshold(
+        30, "steps times sequences below which no unit is called dead", "a unit on in 10 % is off in all 30: 4 %"
+    )
+    gate_open = Threshold(0.9, "value above which a gate is open; closed below 1 minus it", "docs/flow.md: gates")
+    always = Threshold(0.99, "share of steps and sequences that counts as always", "leaves room for a first step")
+    stuck_share = Threshold(0.5, "share of units with a stuck gate above which the gate is stuck", "half of the layer")
+    gate_slope = Threshold(
+        0.001,
+        "slope g(1 - g) of a gate below which no gradient reaches its weights; biases down to -6 are a design",
+        "Hochreiter and Schmidhuber 1997: slope 0.0025 at -6",
+    )
+    gate_slope_trained = Threshold(0.01, "the same after training that has not learned", "Gu et al. 2020")
+    keeper_steps = Threshold(
+        10.0, "a gate that keeps for longer than this many times the sequence never lets go", "Tallec and Ollivier 2018"
+    )
+    unsolved_share = Threshold(
+        0.2, "share of the loss at chance above which a handicap from the start counts", "benchmarks/doctor"
+    )
+    # Training
+    clipped_share = Threshold(0.9, "share of clipped gradients above which clipping is always active", "Pascanu 2013")
+    path_share = Threshold(
+        0.2,
+        "longest way that clipped updates can go, over the weights' norm, that is too short to learn",
+        "networks that learned a task went 0.25 to 1.2 times that (displacement)",
+    )
+    spike = Threshold(10.0, "times the median that makes a gradient norm a spike", "docs/flow.md: exploding()")
+    spikes_share = Threshold(0.05, "share of spikes above which they are the rule", "one in twenty")
+    rise = Threshold(1.1, "times its lowest level, or chance, at which a loss does not settle", "noise of a mean")
+    peak = Threshold(2.0, "times chance (and the first loss) to which a loss must not rise", "catapult: Lewkowycz 2020")
+    swing = Threshold(
+        0.5, "mean change of the loss from update to update, over its size, that is a swing", "32 squared errors: 0.28"
+    )
+    rate_gain = Threshold(
+        1.5, "loss at the learning rate over that at a smaller one that is a clear gain", "noise of 5 updates"
+    )
+    adam_edge = Threshold(
+        38.0, "edge of stability of Adam's own sharpness, times the learning rate", "Cohen et al. 2022"
+    )
+    # Data
+    large = Threshold(10.0, "size of inputs (of targets: times that of the output) that is too large", "LeCun 1998: 1")
+    small = Threshold(0.01, "largest input, or size of targets, that is too small", "LeCun et al. 1998: 1")
+    offset = Threshold(10.0, "|mean| over standard deviation of all inputs that is too far off", "LeCun 1998: 0")
+    constant_share = Threshold(
+        0.001,
+        "spread of outputs over that of targets (of logits: 1) below which they are constant",
+        "benchmarks/doctor",
+    )
+    # Wiring
+    rounding = Threshold(
+        1e-6, "share of the largest value below which two results are equal but for rounding", "float32 has 6e-8"
     )
 
 

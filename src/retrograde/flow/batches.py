@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["SequenceSubset", "mapped"]
+__all__ = ["Axes", "SequenceSubset", "leaves_of", "mapped", "sequences_at", "size_of"]
 
 _GUESSES = 16  # combinations of axes that are tried to find the batch axis
-_Axes = list[int | None]
+Axes = list[int | None]
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -38,13 +38,13 @@ class SequenceSubset:
 
     def __init__(self, count: int | None, *, batch_first: bool) -> None:
         self._count, self._likely = count, 0 if batch_first else 1
-        self._axes: dict[tuple[int, ...], _Axes | None] = {}  # by the number of axes of every tensor
+        self._axes: dict[tuple[int, ...], Axes | None] = {}  # by the number of axes of every tensor
 
     def choose(self, batch: Any, losses_of: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
         """The sequences to measure and their losses."""
         if self._count is None:
             return batch, losses_of(batch)
-        leaves = _leaves(batch)
+        leaves = leaves_of(batch)
         key = tuple(map(_dim, leaves))
         if key not in self._axes:
             losses = losses_of(batch)
@@ -55,29 +55,29 @@ class SequenceSubset:
                 return batch, losses
         axes = self._axes[key]
         if axes is not None:
-            sizes = {_size(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if axis is not None}
+            sizes = {size_of(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if axis is not None}
             size = sizes.pop()
             if not sizes and size > self._count:
-                part = _cut(batch, axes, _spread(size, self._count))
+                part = sequences_at(batch, axes, _spread(size, self._count))
                 losses = losses_of(part)
                 if losses.ndim and losses.shape[-1] == self._count:
                     return part, losses
         return batch, losses_of(batch)
 
-    def _find_axes(self, batch: Any, whole: Tensor, losses_of: Callable[[Any], Tensor]) -> _Axes | None:
+    def _find_axes(self, batch: Any, whole: Tensor, losses_of: Callable[[Any], Tensor]) -> Axes | None:
         size = whole.shape[-1] if whole.ndim else 1
         if self._count is None or size <= 1:
             return None
         rows = _spread(size, min(self._count, size - 1))
-        options: list[_Axes] = []
-        for leaf in _leaves(batch):
-            axes: _Axes = [axis for axis in range(_dim(leaf)) if _size(leaf, axis) == size]
+        options: list[Axes] = []
+        for leaf in leaves_of(batch):
+            axes: Axes = [axis for axis in range(_dim(leaf)) if size_of(leaf, axis) == size]
             options.append(sorted(axes, key=lambda axis: axis != self._likely) or [None])
         for guess in itertools.islice(itertools.product(*options), _GUESSES):
             if all(axis is None for axis in guess):
                 continue
             try:
-                part = losses_of(_cut(batch, list(guess), rows))
+                part = losses_of(sequences_at(batch, list(guess), rows))
             except Exception:  # a wrong guess may fail anywhere in the model or the loss
                 continue
             wanted = whole[..., rows.to(whole.device)]
@@ -91,7 +91,8 @@ def _spread(size: int, count: int) -> Tensor:
     return torch.linspace(0, size - 1, count).round().long() if count > 1 else torch.zeros(1, dtype=torch.long)
 
 
-def _leaves(batch: Any) -> list[Tensor | PackedSequence]:
+def leaves_of(batch: Any) -> list[Tensor | PackedSequence]:
+    """The tensors and packed sequences of a batch, in order."""
     found: list[Tensor | PackedSequence] = []
     mapped(batch, found.append)
     return found
@@ -101,11 +102,12 @@ def _dim(leaf: Tensor | PackedSequence) -> int:
     return leaf.ndim if isinstance(leaf, Tensor) else 1
 
 
-def _size(leaf: Tensor | PackedSequence, axis: int) -> int:
+def size_of(leaf: Tensor | PackedSequence, axis: int) -> int:
+    """The length of an axis; of a packed sequence, the number of its sequences."""
     return leaf.shape[axis] if isinstance(leaf, Tensor) else int(leaf.batch_sizes[0])
 
 
-def _cut(batch: Any, axes: _Axes, rows: Tensor) -> Any:
+def sequences_at(batch: Any, axes: Axes, rows: Tensor) -> Any:
     """The sequences ``rows`` of every tensor that has a batch axis."""
     remaining = iter(axes)
 

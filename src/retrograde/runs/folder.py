@@ -33,6 +33,7 @@ LIMITS: Mapping[str, int] = {  # bytes of a file that are read at most; weights:
     "evaluation.json": 64 * MIB,
     "metrics.jsonl": 64 * MIB,
     "summary.json": 16 * MIB,
+    "doctor.json": 16 * MIB,
     "sample.txt": MIB,
     "flow/trained.json": 16 * MIB,
     "flow/untrained.json": 16 * MIB,

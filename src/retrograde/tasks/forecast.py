@@ -507,6 +507,10 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         """Windows of the validation part, spread evenly; their length is fixed."""
         return self.validation[0].probe(count)
 
+    def examples(self, count: int, steps: int | None = None) -> Probe:
+        """The same of the training part, which has more of them."""
+        return self.training.probe(count)
+
     def describe(self) -> dict[str, object]:
         """What ``config.json`` says about the data."""
         return super().describe() | {

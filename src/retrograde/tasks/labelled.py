@@ -74,7 +74,7 @@ class LabelledBatch(Batch):
 
     def probe(self) -> Probe:
         """The batch as `retrograde.flow.gradient_flow` takes it."""
-        return Probe((self.inputs, self.lengths), self.losses)
+        return Probe((self.inputs, self.lengths), self.losses, part=lambda *of: (self.part(*of) or self).probe())
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -517,12 +517,18 @@ class LabelledTask(TableTask[LabelledBatch, Labelled]):
 
     def probe(self, count: int, steps: int | None = None) -> Probe:
         """Sequences of the validation part: of medium length, or as near to it as ``steps`` allows."""
-        steps = steps or PROBE_STEPS
-        lengths = self.validation[0].lengths
+        return self._probe(self.validation, count, steps)
+
+    def examples(self, count: int, steps: int | None = None) -> Probe:
+        """The same of the training part, which has more of them."""
+        return self._probe(self.training, count, steps)
+
+    def _probe(self, part: Labelled, count: int, steps: int | None) -> Probe:
+        lengths = part[0].lengths
         order = np.argsort(lengths, kind="stable")
-        most = int(np.searchsorted(lengths[order], steps, side="right"))
+        most = int(np.searchsorted(lengths[order], steps or PROBE_STEPS, side="right"))
         at = min(len(order) // 2, most)
-        return self.reader.batch(self.validation, order[max(0, at - count // 2) :][:count][::-1].copy()).probe()
+        return self.reader.batch(part, order[max(0, at - count // 2) :][:count][::-1].copy()).probe()
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` says about the data."""

@@ -75,7 +75,14 @@ def _probe(tokens: Rows, count: int, steps: int | None, bptt: int, first: int = 
     inputs, targets = windows(tokens, steps or min(PROBE_STEPS, bptt), count, first)
     short = steps is not None and len(inputs) < steps
     notes = (f"the text has no {steps} steps; measured over {len(inputs)}.",) if short else ()
-    return Probe((inputs,), lambda output: _losses(output[0], targets), notes)
+    return _probe_of(inputs, targets, notes)
+
+
+def _probe_of(inputs: Tensor, targets: Tensor, notes: tuple[str, ...] = ()) -> Probe:
+    def part(rank: int, size: int) -> Probe:
+        return _probe_of(inputs[:, rank::size], targets[:, rank::size], notes)
+
+    return Probe((inputs,), lambda output: _losses(output[0], targets), notes, part)
 
 
 def _vocabulary(files: Mapping[str, str]) -> Vocabulary:
@@ -316,6 +323,10 @@ class LanguageTask(Task[Chunk]):
     def probe(self, count: int, steps: int | None = None) -> Probe:
         """Windows spread evenly over the held-out end, by default of at most ``bptt`` steps."""
         return _probe(self.tokens, count, steps, self.options.bptt, self.train_tokens)
+
+    def examples(self, count: int, steps: int | None = None) -> Probe:
+        """Windows spread evenly over the whole text: what is held out of a short one has too few."""
+        return _probe(self.tokens, count, steps, self.options.bptt)
 
     def batch_words(self) -> str:
         """The size of a batch in words."""

@@ -78,11 +78,14 @@ class Probe(NamedTuple):
         From the network's output to the loss of each sequence ``(B,)`` or of each step ``(T, B)``.
     notes : tuple of str
         What a reader should know about the sequences.
+    part : callable or None
+        From ``rank, size`` to a probe of every ``size``-th sequence from ``rank`` on, as `Batch.part`.
     """
 
     inputs: tuple[Tensor, ...]
     loss: Callable[[Any], Tensor]
     notes: tuple[str, ...] = ()
+    part: Callable[[int, int], Probe] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,10 @@ class Task(ABC, Generic[B]):
     @abstractmethod
     def probe(self, count: int, steps: int | None = None) -> Probe:
         """At most ``count`` held-out sequences of at most ``steps`` steps, to measure the gradient flow on."""
+
+    def examples(self, count: int, steps: int | None = None) -> Probe:
+        """The same to diagnose a training on, where many sequences matter more than that they are held out."""
+        return self.probe(count, steps)
 
     def batch_words(self) -> str:
         """The size of a batch in words."""

@@ -196,9 +196,15 @@ class Windows:
 
     def probe(self, count: int) -> Probe:
         """Windows spread evenly, and the sum of the squared errors of each window or of each step."""
-        batch = self.batch(self.thinned(count))
+        return self._probe_of(self.batch(self.thinned(count)))
+
+    def _probe_of(self, batch: ForecastBatch) -> Probe:
         summed = (0, 2) if self.plan.strategy == "direct" else (2,)
-        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed))
+
+        def part(rank: int, size: int) -> Probe:
+            return self._probe_of(batch.part(rank, size) or batch)
+
+        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed), part=part)
 
 
 # --- Naive forecasts: what a network is compared with, and what empty cells are filled with ---------------------------

@@ -84,7 +84,8 @@ def command(options: Options, origin: Origin, changes: Mapping[str, Any]) -> str
             yes, _, no = (option.names or (option.flag,))[0].partition("/")
             words.append(yes if value else no or f"--no-{name.replace('_', '-')}")
         elif value is not None:
-            words += [option.flag, shlex.quote(f"{value:g}s" if option.parse else str(value))]
+            told = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+            words += [option.flag, shlex.quote(told + "s" if option.parse else told)]
     return " ".join(words)
 
 

@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterable
 
 from ..examination import Examination
 from ..findings import Finding
-from . import memory
+from . import data, finite, memory, padding, training, units, wiring
 
 __all__ = ["RULES"]
 
-RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (*memory.RULES,)
+RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (
+    *finite.RULES,
+    *wiring.RULES,
+    *padding.RULES,
+    *data.RULES,
+    *memory.RULES,
+    *units.RULES,
+    *training.RULES,
+)

@@ -86,8 +86,14 @@ def _levels(problem: SyntheticTask) -> dict[str, dict[str, float]]:
 
 
 def _probe(problem: SyntheticTask, count: int) -> Probe:
-    batch = problem.batch(count, torch.Generator().manual_seed(UNSEEN))
-    return Probe((batch.inputs, batch.lengths), lambda outputs: problem.loss(outputs, batch))
+    return _probe_of(problem, problem.batch(count, torch.Generator().manual_seed(UNSEEN)))
+
+
+def _probe_of(problem: SyntheticTask, batch: Batch) -> Probe:
+    def part(rank: int, size: int) -> Probe:
+        return _probe_of(problem, batch.part(rank, size) or batch)
+
+    return Probe((batch.inputs, batch.lengths), lambda outputs: problem.loss(outputs, batch), part=part)
 
 
 class SyntheticPredictor(Predictor):

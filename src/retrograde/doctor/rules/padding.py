@@ -1,0 +1,187 @@
+"""Does padding count? Steps beyond the end of a sequence must neither have a loss nor change one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from ...errors import RetrogradeError
+from ...flow.batches import leaves_of, mapped
+from ..examination import Examination
+from ..findings import Finding, Kind
+from ..forward import Answer, answer, answers, changed, tensors
+from ..thresholds import THRESHOLDS
+
+__all__ = ["RULES"]
+
+
+def mask_error(exam: Examination) -> Iterable[Finding]:
+    """Steps beyond the end of a sequence have a loss, or change one."""
+    lengths = _lengths(exam)
+    if lengths is None:
+        return
+    whole, sample = exam.answer, exam.samples[0]
+    share = _share_of_padding(exam, lengths)
+    if share > 0:
+        yield _padding_counts(
+            f"{share:.0%} of the loss is at steps beyond the end of their sequence: multiply the losses by the mask, "
+            "or use ignore_index.",
+            {"padding_share": share},
+            "losses beyond a sequence's end are not 0",
+        )
+        return
+    if whole.final and (unread := _unread(exam, lengths)):
+        yield _padding_counts(
+            f"{unread} sequences that are shorter than the longest get no gradient at all: the last step of the padded "
+            "batch is read, which is padding. Read each sequence's own last step, or the final state that the layer "
+            "returns.",
+            {"unread": unread, "sequences": len(lengths)},
+            "no loss of a shorter sequence depends on its states",
+        )
+        return
+    padded = [leaf for leaf in leaves_of(sample.inputs) if isinstance(leaf, Tensor) and _is_padded(leaf, lengths)]
+    if not padded:
+        return
+    inputs = mapped(
+        sample.inputs, lambda leaf: _other_padding(leaf, lengths) if any(leaf is p for p in padded) else leaf
+    )
+    try:
+        new = answer(exam.model, inputs, sample.loss)
+    except (RetrogradeError, RuntimeError, ValueError, IndexError):
+        return
+    other = changed(whole.losses, new.losses).any(0)
+    if bool(other.any()):
+        yield _padding_counts(
+            f"other values in the padding change the losses of {int(other.sum())} of {len(other)} sequences: read "
+            "the state at each sequence's own last step, or pack the sequences.",
+            {"changed": int(other.sum()), "sequences": len(other)},
+            f"losses change by more than rounding ({THRESHOLDS.rounding.value:g}) with the values of the padding",
+        )
+
+
+def _padding_counts(message: str, numbers: dict[str, float], rule: str) -> Finding:
+    return Finding(Kind.MASK_ERROR, message, numbers, rule, ruled_out=("dropout (eval mode)",))
+
+
+def _lengths(exam: Examination) -> Tensor | None:
+    """Lengths of the sequences `(B,)` from packed input, or an input that has them; None where nothing is padded."""
+    size = exam.answer.sequences
+    given = [call.given for call in exam.answer.calls] + leaves_of(exam.samples[0].inputs)
+    for value in given:
+        if isinstance(value, PackedSequence) and int(value.batch_sizes[0]) == size:
+            known = pad_packed_sequence(value)[1]
+            return known if int(known.min()) < int(known.max()) else None
+    leaves = [leaf for leaf in leaves_of(exam.samples[0].inputs) if isinstance(leaf, Tensor)]
+    for leaf in leaves:
+        lengths = _lengths_in(leaf, size)
+        if lengths is not None and any(_is_padded(other, lengths) for other in leaves if other is not leaf):
+            return lengths
+    return None
+
+
+def _lengths_in(leaf: Tensor, size: int) -> Tensor | None:
+    """The lengths that a tensor of numbers `(B,)`, or a mask, contains."""
+    if leaf.ndim == 1 and len(leaf) == size and not leaf.is_floating_point() and leaf.dtype != torch.bool:
+        return leaf.cpu() if int(leaf.min()) >= 1 and int(leaf.min()) < int(leaf.max()) else None
+    if leaf.ndim == 2 and leaf.dtype == torch.bool and size in leaf.shape:
+        by_step = leaf.cpu() if leaf.shape[1] == size else leaf.cpu().T
+        for mask in (by_step, ~by_step):
+            lengths = mask.sum(0)
+            prefix = torch.arange(len(mask)).unsqueeze(1) < lengths
+            if torch.equal(prefix, mask) and int(lengths.min()) >= 1 and int(lengths.min()) < int(lengths.max()):
+                return lengths
+    return None
+
+
+def _time_first(leaf: Tensor, lengths: Tensor) -> Tensor | None:
+    """A padded input with its axes of steps and sequences first; None where it has none."""
+    size, longest = len(lengths), int(lengths.max())
+    if leaf.ndim < 2 or leaf.dtype == torch.bool:
+        return None
+    if leaf.shape[1] == size and leaf.shape[0] >= longest:
+        return leaf
+    return leaf.transpose(0, 1) if leaf.shape[0] == size and leaf.shape[1] >= longest else None
+
+
+def _beyond(leaf: Tensor, lengths: Tensor) -> Tensor:
+    """`(T, B)`, true beyond the end of a sequence."""
+    return torch.arange(len(leaf), device=leaf.device).unsqueeze(1) >= lengths.to(leaf.device)
+
+
+def _is_padded(leaf: Tensor, lengths: Tensor) -> bool:
+    """Whether an input has one value beyond the lengths, as padding does, and others before."""
+    by_step = _time_first(leaf, lengths)
+    if by_step is None:
+        return False
+    beyond = _beyond(by_step, lengths)
+    padding, real = by_step[beyond], by_step[~beyond]
+    return (
+        padding.numel() > 0
+        and bool((padding == padding.flatten()[0]).all())
+        and bool((real != real.flatten()[0]).any())
+    )
+
+
+def _other_padding(leaf: Tensor, lengths: Tensor) -> Tensor:
+    """The same input with values of real steps in its padding."""
+    new = leaf.clone()
+    by_step = _time_first(new, lengths)
+    if by_step is None:
+        return leaf
+    beyond = _beyond(by_step, lengths)
+    real = by_step[~beyond]
+    picked = torch.arange(int(beyond.sum()), device=leaf.device) * 7 % len(real)
+    by_step[beyond] = real[picked]
+    return new
+
+
+def _share_of_padding(exam: Examination, lengths: Tensor) -> float:
+    """Share of the loss, or of its gradient by outputs, at steps beyond the end of a sequence."""
+    whole, sample = exam.answer, exam.samples[0]
+    if not whole.final:
+        return _share_beyond(whole.losses, lengths)
+    with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+        own = ask(sample.inputs, sample.loss)
+        outputs = [leaf for leaf in tensors(own.output) if leaf.requires_grad and leaf.ndim >= 2]
+        found = _gradients(own, outputs)
+    tables = [_time_first(gradient, lengths) for gradient in found if gradient is not None]
+    return max((_share_beyond(t, lengths) for t in tables if t is not None), default=0.0)
+
+
+def _share_beyond(by_step: Tensor, lengths: Tensor) -> float:
+    """Share of a table's size `(T, B, …)` beyond the end of a sequence; 0 if it has other steps."""
+    if len(by_step) != int(lengths.max()):
+        return 0.0
+    sizes = by_step.abs().double()
+    return float(sizes[_beyond(by_step, lengths)].sum() / sizes.sum().clamp_min(1e-300))
+
+
+def _gradients(own: Answer, outputs: list[Tensor]) -> Sequence[Tensor | None]:
+    if not outputs or not own.losses.requires_grad:
+        return []
+    return torch.autograd.grad(own.losses.sum(), outputs, allow_unused=True, retain_graph=True)
+
+
+def _unread(exam: Examination, lengths: Tensor) -> int:
+    """How many sequences do not depend on any state of packed layers, though the longest do."""
+    sample = exam.samples[0]
+    with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+        own = ask(sample.inputs, sample.loss)
+        packed = [call for call in own.calls if isinstance(call.given, PackedSequence)]
+        size = torch.zeros(len(lengths), dtype=torch.float64)
+        for call in packed:
+            outputs, last = call.output[0], tensors(call.output[1])
+            for gradient in _gradients(own, [t for t in last if t.requires_grad]):
+                if gradient is not None:
+                    size += gradient.abs().double().sum((0, 2)).cpu()
+            for gradient in _gradients(own, [outputs.data] if outputs.data.requires_grad else []):
+                if gradient is not None:
+                    size += pad_packed_sequence(outputs._replace(data=gradient))[0].abs().double().sum((0, 2)).cpu()
+    short = lengths < lengths.max()
+    return int(short.sum()) if bool((size[~short] > 0).all()) and not bool((size[short] > 0).any()) else 0
+
+
+RULES = (mask_error,)

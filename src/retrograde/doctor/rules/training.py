@@ -1,0 +1,356 @@
+"""Is the training itself in order? Clipping, and the learning rate at the curvature of the loss."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import FlowError
+from ...flow import gradient_flow, sequence_gradients
+from ..examination import Examination, TrainingRecord
+from ..findings import Chart, Curve, Finding, Kind
+from ..forward import answers
+from ..thresholds import THRESHOLDS
+
+__all__ = ["RULES", "learning_rate_from_start"]
+
+_ITERATIONS = 30  # of the power iteration
+_UPDATES = 20  # of a trial of the learning rate
+_RATES = 5  # most learning rates of a trial, each a tenth of the one before
+_SECONDS = 5.0  # longest time of a trial
+
+
+def _norms(record: TrainingRecord) -> list[float]:
+    return [norm for norm in record.gradient_norms if math.isfinite(norm)]
+
+
+def _chart(record: TrainingRecord, norms: Sequence[float]) -> Chart:
+    updates = [float(i) for i in range(len(norms))]
+    clip = float(record.clip_norm or 0)
+    curves = [Curve("norm", updates, list(norms)), Curve("threshold", updates, [clip] * len(norms))]
+    return Chart("Gradient norm and clipping", "update", "norm before clipping", curves, log=True)
+
+
+# --- Clipping --------------------------------------------------------------------------------------------------------
+
+
+def clipping(exam: Examination) -> Iterable[Finding]:
+    """The recorded gradient norms against the threshold: never above it, always above it, or above it in spikes."""
+    record, norms = exam.record, _norms(exam.record)
+    if not record.clip_norm or len(norms) < 2:
+        return
+    clip = float(record.clip_norm)
+    clipped = float(np.mean([norm > clip for norm in norms]))
+    median, largest = float(np.median(norms)), max(norms)
+    numbers = {"clip_norm": clip, "clipped": clipped, "median": median, "largest": largest}
+    if not clipped:
+        yield Finding(
+            Kind.CLIPPING_NEVER_ACTIVE,
+            f"the largest of {len(norms)} gradient norms was {largest:.3g}, below the threshold {clip:g}.",
+            numbers,
+            f"largest norm {largest:.3g} <= {clip:g}",
+            chart=_chart(record, norms),
+        )
+        return
+    yield from _too_tight(exam, norms, clip, numbers)
+    factor, most = THRESHOLDS.spike.value, THRESHOLDS.spikes_share.value
+    spikes = float(np.mean([norm > factor * median for norm in norms]))
+    if largest > clip and 0 < spikes <= most:
+        which = _spiking(exam)
+        yield Finding(
+            Kind.CLIPPING_HIDES_SPIKES,
+            f"{spikes:.1%} of the gradient norms are above {factor:g} times the median {median:.3g} (the largest is "
+            f"{largest:.3g}), and are clipped to {clip:g}. {which}",
+            numbers | {"spikes": spikes},
+            f"norms above {factor:g} times the median in {spikes:.1%} <= {most:.0%} of the updates",
+            chart=_chart(record, norms),
+        )
+
+
+def _too_tight(exam: Examination, norms: Sequence[float], clip: float, numbers: dict[str, float]) -> Iterable[Finding]:
+    """Nearly every gradient is clipped, and the steps that remain cannot take the weights anywhere."""
+    record, most, least = exam.record, THRESHOLDS.clipped_share.value, THRESHOLDS.path_share.value
+    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    if not unsolved or numbers["clipped"] < most or record.lr is None:
+        return
+    size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in exam.model.parameters()))
+    if _is_adam(record):  # which divides by the norm, unless its constant is larger
+        count = sum(p.numel() for p in exam.model.parameters())
+        each, what = clip / math.sqrt(count), "Adam's constant"
+        if each > _EPSILON * 10:
+            return
+        rule = f"clipped gradients {each:.1g} a parameter <= 10 × {what} {_EPSILON:g}"
+        numbers = numbers | {"each": each}
+    else:
+        path = record.lr / (1 - _momentum(record)) * sum(min(norm, clip) for norm in norms)
+        if path >= least * size:
+            return
+        rule = f"path {path:.2g} < {least:.0%} of the weights' norm {size:.3g}"
+        numbers = numbers | {"path": path, "weights": size}
+    yield Finding(
+        Kind.CLIPPING_TOO_TIGHT,
+        f"{numbers['clipped']:.0%} of the gradients were scaled down to {clip:g} (their median was "
+        f"{numbers['median']:.3g}): {rule}, so that training could not take the network anywhere. Raise the threshold.",
+        numbers,
+        f"clipped {numbers['clipped']:.0%} >= {most:.0%}, {rule}, and {unsolved}",
+        ruled_out=(f"a network that learned all the same: {unsolved}",),
+        chart=_chart(record, norms),
+    )
+
+
+_EPSILON = 1e-8  # torch's default in Adam
+
+
+def _is_adam(record: TrainingRecord) -> bool:
+    name = type(record.torch_optimizer).__name__ if record.torch_optimizer else record.optimizer or ""
+    return name.lower() in ("adam", "adamw", "nadam", "radam", "adamax", "rmsprop")
+
+
+def _momentum(record: TrainingRecord) -> float:
+    groups = record.torch_optimizer.param_groups if record.torch_optimizer else [{}]
+    return float(groups[0].get("momentum", 0.0))
+
+
+def _spiking(exam: Examination) -> str:
+    """Which sequences of the first sample have gradients far above the others', and at which lags."""
+    sample, factor = exam.samples[0], THRESHOLDS.spike.value
+    try:
+        found = sequence_gradients(exam.model, *sample.inputs, loss=sample.loss).exploding(factor)
+        if not found:
+            return f"With the present weights, no sequence of the first batch has {factor:g} times the median."
+        names = ", ".join(f"{name} ({norm:.3g})" for name, norm in found[:3])
+        flow = gradient_flow(exam.model, *sample.inputs, loss=sample.loss, reduce="none")
+        lags = flow.by_lag()[0]  # (lags, B)
+    except FlowError as error:
+        return f"Which sequences cause them is not known: {error}"
+    own = lags[:, int(found[0][0])]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        above = np.flatnonzero(own > factor * np.nanmedian(lags, axis=1))
+    where = f"lags {above[0]} to {above[-1]}" if len(above) else "no lag by itself"
+    return f"In the first batch: sequences {names}; the first is {factor:g} times the median of the others at {where}."
+
+
+# --- The learning rate -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """A learning rate next to the curvature."""
+
+    sharpness: float  # largest eigenvalue of the Hessian of the mean loss, in Adam's own scale for Adam
+    edge: float  # above which updates overshoot
+
+    @property
+    def ratio(self) -> float:
+        return self.sharpness / self.edge
+
+
+def learning_rate(exam: Examination) -> Iterable[Finding]:
+    """A loss that does not settle, and updates that overshoot: by the curvature, or by a trial at smaller rates."""
+    record = exam.record
+    if record.lr is None or (not record.optimizer and record.torch_optimizer is None):
+        return
+    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    unsettled = _unsettled(exam)
+    if not unsolved or not (unsettled or not record.updates):
+        return
+    trial = _trial(exam.model, exam)
+    if trial is None or not trial.helps(bool(record.updates)):
+        return
+    yield _overshoots(exam, _rate(exam), trial, unsettled, unsolved)
+
+
+def learning_rate_from_start(exam: Examination) -> Iterable[Finding]:
+    """Where training has spoiled the weights: whether it does so again from the start, and not at a smaller rate."""
+    record = exam.record
+    if record.lr is None or not exam.unusable or not record.updates:
+        return
+    trial = _trial(exam.untrained, exam)
+    if trial is not None and trial.helps(False):
+        yield _overshoots(exam, None, trial, "values became NaN or infinite", "not solved")
+
+
+def _overshoots(exam: Examination, rate: _Rate | None, trial: _Trial, unsettled: str, unsolved: str) -> Finding:
+    record = exam.record
+    lr = float(record.lr or 0)
+    numbers = {"lr": lr, "better_lr": trial.better, "loss": trial.losses[lr], "loss_better": trial.losses[trial.better]}
+    curvature = ""
+    if rate is not None:
+        numbers |= {"sharpness": rate.sharpness, "edge": rate.edge}
+        curvature = f" The sharpness is {rate.sharpness:.3g}, the edge of stability {rate.edge:.3g}."
+    losses = [loss if math.isfinite(loss) else None for loss in record.losses]
+    return Finding(
+        Kind.LEARNING_RATE_TOO_HIGH,
+        f"{trial.updates} updates from here at the learning rate {lr:g} end at a loss of {trial.losses[lr]:.3g}, at "
+        f"{trial.better:g} at {trial.losses[trial.better]:.3g}.{f' In training, {unsettled}.' if unsettled else ''}"
+        f"{curvature}",
+        numbers,
+        f"trial at {lr:g} / trial at {trial.better:g} = {trial.gain:.3g} > {THRESHOLDS.rate_gain.value:g}, and "
+        f"{unsettled or unsolved}",
+        ruled_out=(f"a loss that settles: {unsettled or 'no updates were made'}",),
+        chart=Chart("Training loss", "update", "loss", [Curve("loss", [float(i) for i in range(len(losses))], losses)])
+        if losses
+        else None,
+    )
+
+
+def _unsettled(exam: Examination) -> str:
+    """What is wrong with the history of the loss; empty if nothing."""
+    every = np.asarray(exam.record.losses, dtype=np.float64)
+    if exam.record.diverged or not np.isfinite(every).all():
+        return "the loss became NaN or infinite"
+    if len(every) < 8:
+        return ""
+    quarters = [float(part.mean()) for part in np.array_split(every, 4)]
+    rise, chance = THRESHOLDS.rise.value, exam.progress.chance
+    if quarters[-1] > rise * min(quarters[:-1]):
+        return f"the loss rose from {min(quarters[:-1]):.3g} to {quarters[-1]:.3g}"
+    if quarters[-1] > rise * chance:
+        return f"the loss stayed at {quarters[-1]:.3g}, above chance ({chance:.3g})"
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(every, 5), axis=1)
+    peak, factor = float(smooth.max()), THRESHOLDS.peak.value
+    if peak > factor * max(chance, float(every[0])):
+        return f"the loss rose to {peak:.3g}, {peak / chance:.2g} times chance"
+    half = every[len(every) // 2 :]
+    swing = float(np.abs(np.diff(half)).mean() / max(half.mean(), 1e-30))
+    if swing > THRESHOLDS.swing.value:
+        return f"the loss swings by {swing:.0%} of its size from update to update"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Updates from the present weights at the learning rate of the training and at smaller ones."""
+
+    updates: int
+    start: float
+    losses: dict[float, float]  # at the end, by learning rate; infinite where not finite
+    lr: float
+
+    @property
+    def better(self) -> float:
+        """The learning rate with the lowest loss."""
+        return min(self.losses, key=lambda lr: self.losses[lr])
+
+    @property
+    def gain(self) -> float:
+        return self.losses[self.lr] / max(self.losses[self.better], 1e-30)
+
+    def helps(self, trained: bool) -> bool:
+        """Whether a smaller rate is clearly better; before training, whether the rate makes things worse."""
+        if self.better == self.lr or self.gain <= THRESHOLDS.rate_gain.value:
+            return False
+        return trained or self.losses[self.lr] > THRESHOLDS.rise.value * self.start
+
+
+def _trial(model: nn.Module, exam: Examination) -> _Trial | None:
+    """Train copies of a network for a few updates at several rates, on the samples."""
+    record, start = exam.record, time.perf_counter()
+    lr = float(record.lr or 0)
+    found: dict[float, float] = {}
+    updates, before = _UPDATES, math.nan
+    for rate in (lr / 10**k for k in range(_RATES)):
+        losses = _train(model, exam, rate, updates)
+        if not losses:
+            return None
+        before = losses[0]
+        tail = losses[-max(1, len(losses) // 4) :]
+        mean = sum(tail) / len(tail)
+        found[rate] = mean if math.isfinite(mean) and len(losses) > updates else math.inf
+        spent = time.perf_counter() - start
+        if rate == lr and spent > _SECONDS / _RATES:
+            updates = max(5, int(updates * _SECONDS / _RATES / spent))
+        if math.isfinite(found[rate]) and found[rate] > min(found.values()):
+            break
+    return _Trial(updates, before, found, lr) if math.isfinite(before) else None
+
+
+def _train(model: nn.Module, exam: Examination, lr: float, updates: int) -> list[float]:
+    """The losses before and after every update of a copy; fewer where one is not finite."""
+    record, own = exam.record, copy.deepcopy(model)
+    parameters = [p for p in own.parameters() if p.requires_grad]
+    if not parameters:
+        return []
+    if _is_adam(record):
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr)
+    else:
+        optimizer = torch.optim.SGD(parameters, lr, momentum=_momentum(record))
+    found: list[float] = []
+    inputs = [sample.inputs for sample in exam.samples]
+    with torch.enable_grad(), answers(own, inputs) as ask:
+        for update in range(updates + 1):
+            sample = exam.samples[update % len(exam.samples)]
+            losses = ask(sample.inputs, sample.loss).losses
+            scored = losses[losses != 0]
+            mean = scored.mean() if scored.numel() else losses.mean()
+            found.append(float(mean.detach()))
+            if not math.isfinite(found[-1]) or not mean.requires_grad:
+                break
+            optimizer.zero_grad()
+            mean.backward()  # type: ignore[no-untyped-call]
+            if record.clip_norm:
+                nn.utils.clip_grad_norm_(parameters, record.clip_norm)
+            optimizer.step()
+    return found
+
+
+def _rate(exam: Examination) -> _Rate | None:
+    """The largest eigenvalue of the Hessian of the mean loss by power iteration; None where it cannot be computed."""
+    record, sample = exam.record, exam.samples[0]
+    lr = float(record.lr or 0)
+    try:
+        with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+            parameters = [p for p in exam.model.parameters() if p.requires_grad]
+            losses = ask(sample.inputs, sample.loss).losses
+            scored = losses[losses != 0]
+            gradient = torch.autograd.grad(scored.mean(), parameters, create_graph=True, allow_unused=True)
+            used = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
+            scale = _scales(record, used) if _is_adam(record) else [torch.ones(()) for _ in used]
+            sharpness = _largest_eigenvalue(used, scale)
+    except (RuntimeError, FlowError):  # no second derivative
+        return None
+    if not math.isfinite(sharpness):
+        return None
+    if _is_adam(record):
+        return _Rate(sharpness, THRESHOLDS.adam_edge.value / lr)
+    return _Rate(sharpness, 2 * (1 + _momentum(record)) / lr)
+
+
+def _scales(record: TrainingRecord, used: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """1 / (sqrt(v) + ε)^½ of Adam by parameter: from its state, or the present gradient."""
+    state = record.torch_optimizer.state if record.torch_optimizer else {}
+    found = []
+    for p, g in used:
+        kept = state.get(p, {}).get("exp_avg_sq")
+        second = g.detach().square() if kept is None else kept
+        found.append((second.sqrt() + _EPSILON).rsqrt())
+    return found
+
+
+def _largest_eigenvalue(used: Sequence[tuple[Tensor, Tensor]], scale: list[Tensor]) -> float:
+    """Of D H D for a diagonal D, by power iteration with products of the Hessian and a vector."""
+    parameters, gradients = [p for p, _ in used], [g for _, g in used]
+    generator = torch.Generator().manual_seed(0)
+    v = [torch.randn(p.shape, generator=generator).to(p) for p in parameters]
+    value, shift = 0.0, 0.0
+    for step in range(_ITERATIONS):
+        size = math.sqrt(sum(float(x.double().square().sum()) for x in v))
+        v = [x / max(size, 1e-30) for x in v]
+        dot = sum((g * (x * d)).sum() for g, x, d in zip(gradients, v, scale, strict=True))
+        product = torch.autograd.grad(dot, parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+        hv = [torch.zeros_like(x) if h is None else h * d for h, x, d in zip(product, v, scale, strict=True)]
+        value = float(sum(float((x * h).double().sum()) for x, h in zip(v, hv, strict=True)))
+        if step == _ITERATIONS // 3 and value < 0:  # the most negative came first: shift it away
+            shift = -value
+        v = [h + shift * x for h, x in zip(hv, v, strict=True)]
+    return value
+
+
+RULES = (clipping, learning_rate)

@@ -1,0 +1,401 @@
+"""Is the network connected as it should be? Axes, sequences, states, layers and head.
+
+Each test changes something and looks at what follows: another sequence in one place of the batch, a second call, noise
+instead of states. Nothing is changed for good, and dropout is off.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ...errors import RetrogradeError
+from ...flow.batches import Axes, leaves_of, mapped, sequences_at, size_of
+from ..examination import Examination, Sample
+from ..findings import Finding, Kind
+from ..forward import Answer, LayerCall, answer, answers, changed, layers_of, small_update, tensors
+from ..thresholds import THRESHOLDS
+
+__all__ = ["RULES"]
+
+_GUESSES = 8  # combinations of axes that are tried as the batch axis
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_RESETS = re.compile(r"reset_(?!parameters)|init_(hidden|state)|zero_state|detach_state|clear_state")
+
+
+# --- Between sequences -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Influence:
+    """Which sequences change when the one in a place of the batch is exchanged, by that place."""
+
+    reached: dict[int, list[int]]  # other places than its own
+
+    @property
+    def mixes(self) -> bool:
+        return any(self.reached.values())
+
+    @property
+    def forward_only(self) -> bool:
+        """Whether only later places change, as if the batch were time."""
+        return all(other > place for place, others in self.reached.items() for other in others)
+
+
+def _influence(exam: Examination) -> _Influence | None:
+    """The influence of sequences on each other in the first sample; None where it cannot be tested."""
+    sample, whole = exam.samples[0], exam.answer
+    size = whole.sequences
+    if size < 3 or (not whole.final and {call.batch for call in whole.calls} == {1}):
+        return None
+    options: list[Axes] = []
+    for leaf in leaves_of(sample.inputs):
+        axes: Axes = [axis for axis in range(_axes(leaf)) if size_of(leaf, axis) == size]
+        options.append(axes or [None])
+    mixed: _Influence | None = None
+    for axes_of_leaves in itertools.islice(itertools.product(*options), _GUESSES):
+        if all(axis is None for axis in axes_of_leaves):
+            continue
+        found = _with_axes(exam, sample, list(axes_of_leaves))
+        if found is not None and not found.mixes:
+            return found
+        mixed = mixed or found
+    return mixed
+
+
+def _axes(leaf: Tensor | PackedSequence) -> int:
+    return leaf.ndim if isinstance(leaf, Tensor) else 1
+
+
+def _with_axes(exam: Examination, sample: Sample, axes: Axes) -> _Influence | None:
+    """The influence if these are the batch axes of the inputs; None where the model fails, or nothing changes."""
+    whole = exam.answer
+    size, reached, moved = whole.sequences, dict[int, list[int]](), False
+    for place in (size // 2, size - 1, 0):
+        for other in (place + size // 2, place + 1):
+            rows = torch.arange(size)
+            rows[place] = other % size
+            try:
+                new = answer(exam.model, sequences_at(sample.inputs, axes, rows), sample.loss)
+            except (RetrogradeError, RuntimeError, ValueError, IndexError):
+                continue
+            if new.losses.shape != whole.losses.shape:
+                continue
+            losses = changed(whole.losses, new.losses).any(0)
+            if not bool(losses.any()):
+                continue
+            moved = True
+            others = set(losses.nonzero().flatten().tolist()) - {place}
+            reached[place] = sorted(others & _outputs_reached(whole, new, place, others))
+            break
+    return _Influence(reached) if moved else None
+
+
+def _outputs_reached(whole: Answer, new: Answer, place: int, others: set[int]) -> set[int]:
+    """The sequences whose outputs change, by any reading of the output's axes; all where it has no batch axis."""
+    size, found = whole.sequences, set[int]()
+    known = False
+    for before, after in zip(tensors(whole.output), tensors(new.output), strict=True):
+        axes = [axis for axis in range(before.ndim) if before.shape[axis] == size]
+        if before.shape != after.shape or not axes:
+            continue
+        known, moved = True, changed(before, after)
+        if len(axes) == 1:
+            found |= set(moved.movedim(axes[0], 0).reshape(size, -1).any(1).nonzero().flatten().tolist()) - {place}
+        elif not _is_table_of_pairs(moved, axes, place):
+            found |= others
+    return found if known else others
+
+
+def _is_table_of_pairs(moved: Tensor, axes: Sequence[int], place: int) -> bool:
+    """Whether what changed is a sequence's own row and its column, as of similarities between all sequences."""
+    first, second = (moved.select(axis, place).clone() for axis in axes[:2])
+    both = bool((first.sum() > 1) & (second.sum() > 1))
+    return both and int(moved.sum()) <= int(first.sum()) + int(second.sum())
+
+
+def mixed_sequences(exam: Examination) -> Iterable[Finding]:
+    """What one sequence contains changes another: the batch is taken as time, or states leak."""
+    found = _influence(exam)
+    if found is None or not found.mixes:
+        return
+    norms = [m for m in exam.model.modules() if isinstance(m, _BATCH_NORMS)]
+    if any(not norm.track_running_stats for norm in norms):
+        exam.notes.append(
+            "sequences are mixed by a batch normalization without running statistics; not examined further"
+        )
+        return
+    size, whole = exam.answer.sequences, exam.answer
+    place, others = next((place, others) for place, others in found.reached.items() if others)
+    numbers = {"sequences": size, "changed": place, "reached": len(others)}
+    what = f"exchanging sequence {place} of {size} changes {len(others)} more ({_listed(others)})"
+    steps = {name: sum(c.steps for c in whole.calls if c.name == name) for name in {c.name for c in whole.calls}}
+    along = [call for call in whole.calls if steps[call.name] == size or call.steps == size]
+    wrong = [call for call in along if call.batch != size or found.forward_only]
+    if wrong:
+        call = wrong[0]
+        one = f"{call.name or type(exam.model).__name__} runs over {size} steps of {call.batch} sequences"
+        first = getattr(call.module, "batch_first", None)
+        fix = "" if first is None else f" It has batch_first={first}: does the input have its batch there?"
+        yield Finding(
+            Kind.WRONG_TIME_AXIS,
+            f"{what}: {one}, but the losses are of {size} sequences.{fix} (Or the losses are transposed: they must be "
+            "by step and sequence, (T, B).)",
+            numbers | {"steps": size, "batch": call.batch},
+            f"another sequence changes, and the layer's steps {size} = the sequences {size}",
+            call.name,
+            ruled_out=("dropout (eval mode)", "batch normalization (eval mode uses running statistics)"),
+        )
+        return
+    yield Finding(
+        Kind.STATE_LEAKS,
+        f"{what}. Look for an index, a roll, a reshape or a mean over the batch axis between input and output.",
+        numbers,
+        f"another sequence changes by more than rounding ({THRESHOLDS.rounding.value:g} of the largest value)",
+        ruled_out=(
+            "dropout (eval mode)",
+            "batch normalization (eval mode uses running statistics)",
+            "a batch taken as time: no layer has as many steps as there are sequences",
+        ),
+    )
+
+
+def _listed(places: Sequence[int]) -> str:
+    return ", ".join(map(str, places[:4])) + (", …" if len(places) > 4 else "")
+
+
+# --- Between calls and steps -----------------------------------------------------------------------------------------
+
+
+def kept_state(exam: Examination) -> Iterable[Finding]:
+    """Two calls with the same input give different outputs: a state is kept from batch to batch."""
+    sample = exam.samples[0]
+    with torch.no_grad(), answers(exam.model, sample.inputs) as ask:
+        first, second = (_seeded(ask, sample) for _ in range(2))
+    pairs = zip(_results(first), _results(second), strict=False)
+    if len(_results(first)) == len(_results(second)) and not any(_differ(a, b) for a, b in pairs):
+        return
+    difference = abs(float(second.losses.mean() - first.losses.mean())) / max(abs(float(first.losses.mean())), 1e-30)
+    if exam.record.bptt is not None or (resets := _resets(exam.model)):
+        why = "trained in windows" if exam.record.bptt is not None else f"there is {resets}"
+        exam.notes.append(f"a state is kept from call to call ({why}): start it from zero where other sequences begin")
+        return
+    if _helps(exam):
+        exam.notes.append("a state is kept from call to call, and it helps: batches seem to continue each other")
+        return
+    yield Finding(
+        Kind.STATE_LEAKS,
+        f"a second call with the same sequences starts from another state (the mean loss changes by {difference:.2g} "
+        "of its size): it is kept from one batch to the next, which contains other sequences. Start each batch from a "
+        "state of zeros, or give the model a method that resets it.",
+        {"difference": difference},
+        f"two calls in eval mode differ by more than rounding ({THRESHOLDS.rounding.value:g})",
+        ruled_out=(
+            "dropout (eval mode, and the same random numbers)",
+            "batches that continue each other: no gain from it",
+        ),
+    )
+
+
+def _results(own: Answer) -> list[Tensor]:
+    """The losses, and the states that layers started from."""
+    return [own.losses, *(state for call in own.calls for state in call.state)]
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return a.shape != b.shape or bool(changed(a, b).any())
+
+
+def _seeded(ask: Any, sample: Sample) -> Answer:
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (a model may use the global state, which is restored)
+    found: Answer = ask(sample.inputs, sample.loss)
+    return found
+
+
+def _resets(model: nn.Module) -> str:
+    """A method by which the state is meant to be reset."""
+    for module in model.modules():
+        for name in dir(type(module)):
+            if _RESETS.match(name) and callable(getattr(type(module), name)):
+                return f"{type(module).__name__}.{name}"
+    return ""
+
+
+def _helps(exam: Examination) -> bool:
+    """Whether the state after a batch makes the next easier for most sequences, as where they continue each other."""
+    if len(exam.samples) < 2:
+        return False
+    gains: list[Tensor] = []
+    for before, sample in itertools.pairwise(exam.samples):
+        with torch.no_grad(), answers(exam.model, (before.inputs, sample.inputs)) as ask:
+            fresh = ask(sample.inputs, sample.loss)
+        with torch.no_grad(), answers(exam.model, (before.inputs, sample.inputs)) as ask:
+            ask(before.inputs, before.loss)
+            after = ask(sample.inputs, sample.loss)
+        if fresh.losses.shape == after.losses.shape:
+            gains.append((fresh.losses - after.losses).sum(0).double())
+    gain = torch.cat(gains) if gains else torch.zeros(2)
+    return len(gain) > 1 and float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+
+
+def state_not_carried(exam: Examination) -> Iterable[Finding]:
+    """A layer is called for single steps, or for windows, and starts each from the same state."""
+    whole = exam.answer
+    times = {leaf.shape[axis] for leaf in tensors(exam.samples[0].inputs) for axis in range(leaf.ndim)}
+    for name in dict.fromkeys(call.name for call in whole.calls):
+        own = [call for call in whole.calls if call.name == name]
+        rows, steps = sum(call.batch for call in own), sum(call.steps for call in own)
+        single = all(call.steps == 1 for call in own) and rows >= 2 * whole.sequences
+        alone = len({call.name for call in whole.calls}) == 1
+        windows = len(own) > 1 and alone and steps in times and all(call.batch == whole.sequences for call in own)
+        if not (single or windows) or not _same_starts(own):
+            continue
+        length = max(call.steps for call in own)
+        what = "every step" if single else f"every {length} steps"
+        yield Finding(
+            Kind.STATE_NOT_CARRIED,
+            f"{name or 'the layer'} starts {what} from the same state ({len(own)} calls): nothing can be remembered "
+            "longer. Pass the state that a call returns to the next call, or call the layer once for all steps.",
+            {"calls": len(own), "steps": steps, "window": length},
+            f"{len(own)} calls of {length} steps, each from the same initial state",
+            name,
+            ruled_out=("a state that is 0 by itself: outputs are not",),
+        )
+
+
+def _same_starts(calls: Sequence[LayerCall]) -> bool:
+    """Whether all calls start from one state, though their outputs are not that state."""
+    first = calls[0].state or tuple(torch.zeros(()) for _ in range(2))
+    for call in calls:
+        state = call.state or tuple(torch.zeros(()) for _ in range(len(first)))
+        if len(state) != len(first):
+            return False
+        for a, b in zip(state, first, strict=True):
+            if a.shape != b.shape and 0 not in (a.ndim, b.ndim):
+                return False
+            if bool((a != b).any()):
+                return False
+    return any(bool((output != 0).any()) for call in calls for output in tensors(call.output))
+
+
+# --- Layers and head -------------------------------------------------------------------------------------------------
+
+
+def layer_not_called(exam: Examination) -> Iterable[Finding]:
+    """A recurrent layer that does not run, or whose output nothing is made of."""
+    layers = layers_of(exam.model)
+    ran: set[str] = set()
+    used: set[str] = set()
+    for sample in exam.samples[:4]:
+        with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+            own = ask(sample.inputs, sample.loss)
+            ran |= {call.name for call in own.calls}
+            used |= _with_gradient(own, layers)
+    for name, module in layers.items():
+        trainable = any(p.requires_grad for p in module.parameters())
+        if name in used or (name in ran and (not trainable or not used)):
+            continue
+        what = "runs, but no loss is made of its output" if name in ran else "is never called"
+        yield Finding(
+            Kind.LAYER_NOT_CALLED,
+            f"{name} ({type(module).__name__}) {what}. Call it in forward, or remove it.",
+            {"parameters": sum(p.numel() for p in module.parameters()), "calls": float(name in ran)},
+            f"no path from the losses to any of its parameters, and it {'ran' if name in ran else 'did not run'}",
+            name,
+            ruled_out=(f"other batches that use it: {len(exam.samples[:4])} were tried",),
+        )
+
+
+def _with_gradient(own: Answer, layers: dict[str, nn.Module]) -> set[str]:
+    """Names of the layers to whose parameters there is a path from the losses."""
+    named = [(name, p) for name, module in layers.items() for p in module.parameters() if p.requires_grad]
+    if not own.losses.requires_grad or not named:
+        return set()
+    gradients = torch.autograd.grad(own.losses.sum(), [p for _, p in named], allow_unused=True)
+    return {name for (name, _), g in zip(named, gradients, strict=True) if g is not None}
+
+
+def dead_head(exam: Examination) -> Iterable[Finding]:
+    """The losses do not depend on the recurrent states, or no gradient reaches these."""
+    unsolved = exam.progress.above(THRESHOLDS.solved_share.value)
+    if not unsolved:
+        return
+    if not any(p.requires_grad for module in layers_of(exam.model).values() for p in module.parameters()):
+        return  # a reservoir
+    sample = exam.samples[0]
+    with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+        own = ask(sample.inputs, sample.loss)
+        if not own.calls:
+            return
+        size, path = _gradient_to_states(own)
+        if size > 0 or (path and not exam.record.updates and _revives(exam, own, ask)):
+            return
+    uses = _uses_states(exam)
+    if path:
+        why = "the path is there, but its derivative is 0 everywhere: look for weights of 0 or a softmax of one number"
+    elif uses:
+        why = "the output depends on them, but the gradient is cut: look for detach(), no_grad() or .data"
+    else:
+        why = "nothing is made of them: look at what the head reads"
+    yield Finding(
+        Kind.DEAD_HEAD,
+        f"the gradient of the losses with respect to the recurrent states is exactly 0: {why}.",
+        {"gradient": size, "path": float(path), "used": float(uses)},
+        f"‖∂loss/∂states‖ = 0, with{'' if path else 'out'} a path in the graph",
+        ruled_out=(
+            "frozen recurrent layers: they have parameters to train",
+            f"a solved task: {unsolved}",
+        ),
+    )
+
+
+def _gradient_to_states(own: Answer) -> tuple[float, bool]:
+    """Norm of the gradient of all losses with respect to what recurrent layers returned; whether there is a path."""
+    outputs = [t for call in own.calls for t in tensors(call.output) if t.requires_grad]
+    if not outputs or not own.losses.requires_grad:
+        return 0.0, False
+    found = torch.autograd.grad(own.losses.sum(), outputs, allow_unused=True, retain_graph=True)
+    there = [g for g in found if g is not None]
+    return float(sum(float(g.double().norm()) for g in there)), bool(there)
+
+
+def _revives(exam: Examination, own: Answer, ask: Any) -> bool:
+    """Whether the gradient reaches the states after one small update, as behind a head that starts from zero."""
+    small_update(exam.model, own)
+    sample = exam.samples[0]
+    return _gradient_to_states(ask(sample.inputs, sample.loss))[0] > 0
+
+
+def _uses_states(exam: Examination) -> bool:
+    """Whether other states would change the losses."""
+    sample = exam.samples[0]
+
+    def other(module: nn.Module, args: Any, output: Any) -> Any:
+        def noise(leaf: Any) -> Any:
+            if isinstance(leaf, PackedSequence):
+                return leaf._replace(data=torch.randn_like(leaf.data))
+            return torch.randn_like(leaf)
+
+        return mapped(output, noise)
+
+    handles = [module.register_forward_hook(other) for module in layers_of(exam.model).values()]
+    try:
+        new = answer(exam.model, sample.inputs, sample.loss)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return bool(changed(exam.answer.losses, new.losses).any())
+
+
+RULES = (mixed_sequences, kept_state, state_not_carried, layer_not_called, dead_head)

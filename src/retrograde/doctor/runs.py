@@ -1,0 +1,306 @@
+"""A run folder, or data before the first update, as something to examine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.formats import name_of
+from ..errors import FlowError, OptionError, RetrogradeError, RunError
+from ..flow import gradient_flow
+from ..options import Options
+from ..runs import Config, Metrics, RunFolder, Summary
+from ..tasks.registry import open_predictor, open_task, task_name
+from ..tasks.task import Probe, Task
+from ..training.checkpoint import latest
+from ..training.loading import TrainedRun, load
+from .examination import Examination, Origin, Sample, TrainingRecord
+from .thresholds import THRESHOLDS
+
+__all__ = ["baseline_of", "examination_of", "is_run", "prognosis_of", "was_not_learned"]
+
+SECONDS = 30.0  # that measuring on the sequences may take, by the time that a few of them take
+SEQUENCES = 1024  # the most that are looked at
+PILOT = 8  # sequences that are timed, and the fewest in a sample
+SAMPLE = 64  # the most in a sample
+LONGEST = 1_000  # steps of a sequence
+
+
+def is_run(path: Any) -> bool:
+    """Whether this is the folder of a training run."""
+    return isinstance(path, str | Path) and (Path(path) / "config.json").exists()
+
+
+# --- A run ------------------------------------------------------------------------------------------------------------
+
+
+def examination_of(run: str | Path | TrainedRun, data: str | None = None, seconds: float = SECONDS) -> Examination:
+    """Make an examination of a trained run: its network, its start, its sequences, and how it was trained.
+
+    Parameters
+    ----------
+    run : str, Path or TrainedRun
+    data : str, optional
+        Other data to take the sequences from.
+    seconds : float
+        About how long measurements may take; it decides how many sequences are looked at.
+
+    Raises
+    ------
+    RunError, DataError, OptionError
+        If the run, or its data, cannot be read.
+    """
+    folder = RunFolder(run.folder if isinstance(run, TrainedRun) else run)
+    config, summary, notes = folder.config(), folder.summary(), list[str]()
+    trained = run if isinstance(run, TrainedRun) else _load(folder, config, summary, notes)
+    model, own = trained.model, config.data
+    task = _task(config, folder, data, notes)
+    untrained = _untrained(config.options, folder, own.source, task)
+
+    def examples(count: int, steps: int | None) -> Probe:
+        if data is not None:
+            return trained.predictor.probe(data, config.options.encoding, count, steps)
+        assert task is not None  # _task refuses a run whose data is gone
+        return task.examples(count, steps)
+
+    samples = _samples(model, examples, config.options, seconds, notes)
+    origin = Origin(
+        config.options,
+        "" if own.lost else own.source,
+        str(folder.path),
+        _must_name(own.source, config.task),
+        _resolved(config.options, task),
+    )
+    record = _record(config, summary, folder.metrics(), notes)
+    return Examination(model, samples, untrained, record, notes, origin=origin)
+
+
+def _load(folder: RunFolder, config: Config, summary: Summary | None, notes: list[str]) -> TrainedRun:
+    """The trained network; of a run that diverged, or was never evaluated, with the weights of its last checkpoint."""
+    if (folder / "model.safetensors").exists():
+        run = load(folder.path)
+        if summary is None or summary.status != "diverged":
+            return run
+    else:
+        predictor = open_predictor(folder.path, config.options, config.data.source)
+        run = TrainedRun(folder.path, predictor, config, summary, folder.metrics())
+    try:
+        state = latest(folder).state
+        run.model.load_state_dict(state.model)
+        notes.append(f"The weights are those of the last checkpoint, at step {state.progress.step:,}.")
+    except (RunError, RuntimeError) as error:
+        if not (folder / "model.safetensors").exists():
+            raise RunError(f"{folder.path} contains no weights: {error}") from None
+    run.model.eval()
+    return run
+
+
+def _task(config: Config, folder: RunFolder, data: str | None, notes: list[str]) -> Task[Any] | None:
+    """The task with its data; None if that is gone and other data is given."""
+    if config.data.lost:
+        if data is None:
+            raise OptionError(
+                f"{folder.path} was trained on {config.data.lost}, which is gone: give DATA to examine it on."
+            )
+        return None
+    try:
+        task = open_task(config.data.source, config.options, folder.path)
+    except RetrogradeError:
+        if data is None:
+            raise
+        return None
+    if task.fingerprint != config.data.fingerprint:
+        notes.append(f"{config.data.source} has changed since training.")
+    return task
+
+
+def _untrained(options: Options, folder: RunFolder | None, source: str, task: Task[Any] | None) -> nn.Module:
+    """The network as training started it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        if task is not None:
+            return task.model().eval()
+        assert folder is not None
+        return open_predictor(folder.path, options, source).network.eval()
+
+
+def _record(config: Config, summary: Summary | None, metrics: Sequence[Metrics], notes: list[str]) -> TrainingRecord:
+    options, steps = config.options, metrics[-1].step if metrics else 0
+    norms = _norms(metrics)
+    if norms:
+        notes.append(
+            "metrics.jsonl has the smallest, median and largest gradient norm between two evaluations; the norms of "
+            "single updates are interpolated between these."
+        )
+    chance, floor = _levels((summary.baselines if summary is not None else None) or {})
+    return TrainingRecord(
+        optimizer=options.optimizer,
+        lr=options.lr,
+        clip_norm=options.clip_norm,
+        bptt=options.bptt if config.task == "language" else None,
+        updates=steps if summary is None or summary.step is None else summary.step,
+        losses=[line.train_loss for line in metrics if line.train_loss is not None],
+        gradient_norms=norms,
+        chance=chance,
+        floor=floor,
+        diverged=summary is not None and summary.status == "diverged",
+    )
+
+
+def _norms(metrics: Sequence[Metrics]) -> list[float]:
+    """A norm for each update: below the median from the minimum on, above it the mirror of that, and the maximum."""
+    found: list[float] = []
+    before = 0
+    for line in metrics:
+        count, before = line.step - before, line.step
+        least, middle, most = line.gradient_norm_min, line.gradient_norm_median, line.gradient_norm_max
+        if not least or not middle or not most or count < 1:
+            continue
+        ratio = middle / least
+        for i in range(count - 1):
+            place = (i + 0.5) / count
+            found.append(min(most, least * ratio ** (2 * place)))
+        found.append(most)
+    return found
+
+
+def _levels(baselines: Mapping[str, Mapping[str, float | None]]) -> tuple[float | None, float | None]:
+    """Loss of the best constant answer, and the lowest possible one, where the task knows them."""
+
+    def loss(*names: str) -> float | None:
+        return next((baselines[name].get("loss") for name in names if name in baselines), None)
+
+    return loss("chance", "most frequent", "unigram"), loss("optimum")
+
+
+# --- Before the first update ------------------------------------------------------------------------------------------
+
+
+def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) -> Examination:
+    """Make an examination of a training that has not begun: its network, untrained, on its data.
+
+    Parameters
+    ----------
+    data : str or frame
+        As for `retrograde.train`.
+    given : mapping
+        Options of training that differ from their defaults.
+
+    Raises
+    ------
+    DataError, OptionError
+    """
+    options, source = Options.of(given), str(data) if isinstance(data, Path) else data
+    name = task_name(source, options.task)
+    Options.check_task(name, given)
+    options = options.for_task(name, given)
+    task, notes = open_task(source, options), list[str]()
+    model = _untrained(options, None, name_of(source), task)
+    samples = _samples(model, task.examples, options, seconds, notes)
+    chance, floor = _levels(task.baselines())
+    record = TrainingRecord(
+        options.optimizer,
+        options.lr,
+        options.clip_norm,
+        options.bptt if name == "language" else None,
+        updates=0,
+        chance=chance,
+        floor=floor,
+    )
+    written = source if isinstance(source, str) and source != "-" else ""
+    origin = Origin(options, written, "", _must_name(written, name), _resolved(options, None))
+    return Examination(model, samples, model, record, [*task.notes, *notes], origin=origin)
+
+
+# --- Sequences --------------------------------------------------------------------------------------------------------
+
+
+def _samples(
+    model: nn.Module, probe: Callable[[int, int | None], Probe], options: Options, seconds: float, notes: list[str]
+) -> list[Sample]:
+    """Sequences to measure on: as many, and of a text as long ones, as the time allows."""
+    lengths = [2 * options.bptt, options.bptt, options.bptt // 2] if options.task == "language" else [LONGEST]
+    for steps in lengths:
+        found: Probe = probe(SEQUENCES, max(2, steps))
+        count = found.inputs[0].shape[1]
+        took = _seconds(model, _part(found, 0, math.ceil(count / PILOT)))
+        if took < seconds / 12:
+            break
+    notes += found.notes
+    size = max(PILOT, min(SAMPLE, int(PILOT * seconds / (6 * took))))
+    parts = math.ceil(count / size)
+    several = max(1, min(parts, int(seconds / (took * size / PILOT))))
+    chosen = [_part(found, rank, parts) for rank in range(several)]
+    return [Sample(one.inputs, one.loss) for one in chosen]
+
+
+def _part(probe: Probe, rank: int, size: int) -> Probe:
+    return probe if probe.part is None or size < 2 else probe.part(rank, size)
+
+
+def _seconds(model: nn.Module, probe: Probe) -> float:
+    """How long a measurement of a few sequences takes; the first in a process also loads what it needs."""
+    took = []
+    for _ in range(2):
+        began = time.perf_counter()
+        with suppress(FlowError, IndexError):  # which then takes no time in the examination either
+            flow = gradient_flow(model, *probe.inputs, loss=probe.loss)
+            flow.signal_by_lag(flow.known_layers[0], permutations=2)
+        took.append(time.perf_counter() - began)
+    return max(1e-3, min(took))
+
+
+# --- Did it learn anything? -------------------------------------------------------------------------------------------
+
+
+def baseline_of(summary: Summary) -> tuple[str, float] | None:
+    """The best of the simple methods that a run was compared with, and its loss."""
+    found = {
+        name: values["loss"]
+        for name, values in (summary.baselines or {}).items()
+        if name != "optimum" and values.get("loss") is not None
+    }
+    if not found:
+        return None
+    best = min(found, key=lambda name: found[name] or 0.0)
+    return best, float(found[best] or 0.0)
+
+
+def was_not_learned(summary: Summary | None) -> str:
+    """Why a run counts as not learned, in words: it diverged, or is no better than a simple method; else empty."""
+    if summary is None or (summary.goal is not None and summary.goal.solved):
+        return ""
+    if summary.status == "diverged":
+        return "it diverged"
+    loss, baseline = summary.best.get("loss"), baseline_of(summary)
+    if loss is None or baseline is None:
+        return ""
+    name, level = baseline
+    learned = loss < (1 - THRESHOLDS.no_better.value) * level
+    return "" if learned else f"its loss of {loss:.4g} is no better than {name} ({level:.4g})"
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
+
+
+def _must_name(source: str, task: str) -> bool:
+    """Whether a command must say which task it is."""
+    try:
+        return task_name(source, "auto") != task
+    except RetrogradeError:
+        return True
+
+
+def _resolved(options: Options, task: Task[Any] | None) -> tuple[str, ...]:
+    """Options that training computed from the data, because none was given."""
+    if task is None:
+        return ()
+    every = max(10, min(500, math.ceil(task.steps_per_epoch / 2)))
+    return ("eval_every",) if options.eval_every == every else ()

@@ -1,0 +1,99 @@
+"""``retrograde doctor`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+from pathlib import Path
+
+import pytest
+from tests.cli.tiny import TINY
+
+COLUMNS = ("--task", "classify", "--group", "id", "--time", "t", "--label", "label", "--features", "x")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Sequences whose label is the sign of their first number."""
+    draw, file = random.Random(0), tmp_path / "my table.csv"
+    with file.open("w") as out:
+        out.write("id,t,x,label\n")
+        for sequence in range(120):
+            values = [draw.gauss(0, 1) for _ in range(20)]
+            label = "up" if values[0] > 0 else "down"
+            out.writelines(f"{sequence},{t},{x:.4f},{label}\n" for t, x in enumerate(values))
+    return file
+
+
+@pytest.fixture
+def run(retrograde, table, tmp_path) -> Path:
+    folder = tmp_path / "run"
+    options = ("--cell", "rnn", "--hidden-size", "8", "--threads", "1", "--quiet", "--no-report", "--max-steps", "4")
+    assert retrograde("train", table, "--out", folder, *COLUMNS, *options).code == 0
+    return folder
+
+
+def test_a_run_gets_a_verdict_a_number_and_a_command_that_works(retrograde, run):
+    found = retrograde("doctor", run)
+    assert found.code == 0, found.err
+    assert "Verdict: sick" in found.out and "need 19 > reach" in found.out
+    kept = json.loads((run / "doctor.json").read_text())
+    assert kept["findings"][0]["numbers"]["need"] == 19
+    first = kept["prescriptions"][0]
+    assert first["command"] in found.out, "in one line, to copy"
+    assert retrograde(*shlex.split(first["command"])[1:], "--quiet", "--no-report").code == 0
+
+
+def test_json_is_all_that_is_printed_and_nothing_is_kept_if_not_wanted(retrograde, run):
+    found = retrograde("doctor", run, "--json", "--no-save")
+    told = json.loads(found.out)
+    assert found.code == 0 and told["verdict"] == "sick" and told["run"] == str(run)
+    assert {"remedy", "arithmetic", "command", "python", "options"} <= set(told["prescriptions"][0])
+    assert not (run / "doctor.json").exists()
+
+
+def test_other_data_is_examined_without_changing_the_run(retrograde, run, table):
+    assert retrograde("doctor", run, table).code == 0
+    assert not (run / "doctor.json").exists()
+
+
+def test_data_gets_a_prognosis_before_the_first_update(retrograde, table):
+    found = retrograde("doctor", table, *COLUMNS, "--cell", "lstm", "--hidden-size", "8", "--threads", "1")
+    assert found.code == 0, found.err
+    assert "need 19 > reach" in found.out and "--forget-bias" in found.out and "--hidden-size 8" in found.out
+
+
+def test_a_new_training_in_the_folder_removes_the_old_diagnosis(retrograde, run, table):
+    retrograde("doctor", run)
+    options = ("--cell", "gru", "--hidden-size", "8", "--quiet", "--no-report", "--max-steps", "2", "--overwrite")
+    assert retrograde("train", table, "--out", run, *COLUMNS, *options).code == 0
+    assert not (run / "doctor.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["RUN", "--chrono", "30"], "--chrono is for DATA"),
+        (["nothing.txt"], "nothing.txt"),
+        (["TABLE", "TABLE", *COLUMNS], "contains no run"),
+        (["TABLE"], "is a table"),
+        (["TABLE", *COLUMNS, "--bptt", "5"], "--bptt is for --task language"),
+        (["TABLE", *COLUMNS, "--no-clip", "--clip-norm", "1"], "--no-clip excludes"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(retrograde, run, table, arguments, complaint):
+    names = {"RUN": run, "TABLE": table}
+    found = retrograde("doctor", *[names.get(word, word) for word in arguments])
+    assert found.code == 2 and complaint in found.err and found.err.count("\n") == 1, found.err
+
+
+def test_a_damaged_run_gets_one_line(retrograde, run):
+    (run / "config.json").write_text("{")
+    found = retrograde("doctor", run)
+    assert found.code == 2 and "damaged" in found.err and found.err.count("\n") == 1
+
+
+def test_text_is_examined(retrograde, text, tmp_path):
+    assert retrograde("train", text, "--out", tmp_path / "run", *TINY, "--max-steps", "2").code == 0
+    assert retrograde("doctor", tmp_path / "run").code == 0

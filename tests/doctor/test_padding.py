@@ -1,0 +1,105 @@
+"""Padding that counts, and padding that does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import delayed, found, squared, sums
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from retrograde.doctor.rules.padding import RULES
+
+LENGTHS = torch.tensor([12, 5, 7, 3, 12, 9, 4, 11])
+MASK = torch.arange(12).unsqueeze(1) < LENGTHS
+
+
+class Packed(nn.Module):
+    """Takes packed input, returns padded output."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.GRU(1, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.head(pad_packed_sequence(self.layer(x)[0])[0]).squeeze(-1)
+
+
+def packed(seed):
+    x, y = delayed(12, 8, seed=seed)
+    return pack_padded_sequence(x, LENGTHS, enforce_sorted=False), y
+
+
+def by_step(mask):
+    return lambda output, target: squared(output, target) * mask
+
+
+@pytest.mark.parametrize(
+    ("loss", "wrong"),
+    [
+        (by_step(MASK), False),
+        (by_step(1), True),
+        (by_step(~MASK), True),
+        (lambda output, target: (squared(output, target) * MASK).sum(0) / MASK.sum(0), False),
+        (lambda output, target: squared(output, target).mean(0), True),
+    ],
+)
+def test_losses_beyond_the_end(loss, wrong):
+    own = found(RULES, Packed(), packed, loss)
+    assert bool(own) is wrong
+    assert not wrong or own["mask_error"][0].numbers["padding_share"] > 0.1
+
+
+class Reader(nn.Module):
+    """Takes padded input and its lengths, or a mask, and reads one state of each sequence."""
+
+    def __init__(self, right, packs, both_ways=False):
+        super().__init__()
+        self.layer, self.head = nn.LSTM(1, 8, bidirectional=both_ways), nn.Linear(16 if both_ways else 8, 1)
+        self.right, self.packs = right, packs
+
+    def forward(self, x, lengths):
+        if lengths.dtype == torch.bool:
+            lengths = lengths.sum(0)
+        given = pack_padded_sequence(x, lengths, enforce_sorted=False) if self.packs else x
+        h = self.layer(given)[0]
+        h = pad_packed_sequence(h)[0] if self.packs else h
+        return self.head(h[lengths - 1, torch.arange(len(lengths))] if self.right else h[-1]).squeeze(-1)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, MASK])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((True, False), ""),
+        ((True, True), ""),
+        ((True, True, True), ""),
+        ((False, False), "other values in the padding"),
+        ((False, True), "get no gradient"),
+        ((True, False, True), "other values in the padding"),
+    ],
+)
+def test_states_beyond_the_end(options, words, lengths):
+    def padded(seed):
+        x, y = delayed(12, 8, seed=seed)
+        return x * MASK.unsqueeze(-1), lengths, y[-1]
+
+    own = found(RULES, Reader(*options), padded)
+    assert bool(own) is bool(words)
+    assert words in (own["mask_error"][0].message if own else "")
+
+
+def test_numbers_that_are_no_lengths():
+    class Conditioned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.embedding, self.head = nn.LSTM(1, 8), nn.Embedding(13, 8), nn.Linear(8, 1)
+
+        def forward(self, x, speaker):
+            return self.head(self.layer(x)[0][-1] + self.embedding(speaker)).squeeze(-1)
+
+    def speakers(seed):
+        x, y = sums(12, 8, seed=seed)
+        return x, LENGTHS, y
+
+    assert not found(RULES, Conditioned(), speakers)

@@ -1,0 +1,130 @@
+"""Clipping and the learning rate, from the record of a training."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small import Net, found, squared, sums, train
+from torch import nn
+
+import retrograde as rg
+from retrograde.doctor import TrainingRecord
+from retrograde.doctor.examination import Examination, samples_of
+from retrograde.doctor.rules import training
+from retrograde.doctor.rules.training import RULES
+
+
+def trained(cell=nn.GRU, **how):
+    """What the rules find after a training."""
+    model = Net(cell)
+    untrained = copy.deepcopy(model)
+    record = train(model, **how)
+    return found(RULES, model, record=record, untrained=untrained, batches=2)
+
+
+def test_clipping_that_is_too_tight_for_sgd():
+    (own,) = trained(lr=0.1, clip=1e-4, optimizer="sgd", updates=30)["clipping_too_tight"]
+    assert own.numbers["path"] == pytest.approx(30 * 0.1 * 1e-4) and own.numbers["clipped"] == 1
+    assert "path 0.0003" in own.rule and len(own.chart.curves) == 2
+
+
+@pytest.mark.parametrize("how", [{"clip": 1e-4}, {"clip": 1.0, "optimizer": "sgd", "lr": 0.1}])
+def test_clipping_that_does_no_harm(how):
+    assert "clipping_too_tight" not in trained(updates=60, **how)
+
+
+def test_clipping_so_tight_that_adam_sees_nothing():
+    assert "clipping_too_tight" in trained(clip=1e-8, updates=30)
+
+
+def test_clipping_that_is_never_active():
+    found_ = trained(clip=1e4, updates=20)
+    assert list(found_) == ["clipping_never_active"] and found_["clipping_never_active"][0].severity == "note"
+    assert not trained(clip=None, updates=20)
+
+
+def test_clipping_that_hides_spikes_names_sequences_and_lags():
+    def outlier(seed):
+        x, y = sums(seed=seed)
+        y[7] = 1000.0
+        return x, y
+
+    record = TrainingRecord(updates=100, clip_norm=1.0, gradient_norms=[0.5] * 97 + [200.0, 0.5, 0.4])
+    (own,) = found(RULES, Net(), outlier, record=record)["clipping_hides_spikes"]
+    assert "sequences 7 (" in own.message and "at lags 0 to" in own.message and own.numbers["spikes"] == 0.01
+    often = TrainingRecord(updates=100, clip_norm=1.0, gradient_norms=[0.5] * 60 + [200.0] * 40)
+    assert "clipping_hides_spikes" not in found(RULES, Net(), outlier, record=often)
+
+
+def test_nothing_is_said_of_what_is_not_known():
+    assert not found(RULES, Net(), record=TrainingRecord())
+    assert not found(RULES, Net(), record=TrainingRecord(lr=0.1, updates=5))
+
+
+@pytest.mark.parametrize(
+    ("cell", "how"),
+    [
+        (nn.RNN, {"lr": 1.0}),
+        (nn.LSTM, {"lr": 1.0}),
+        (nn.RNN, {"lr": 3.0, "optimizer": "sgd"}),
+    ],
+)
+def test_a_learning_rate_that_is_too_high(cell, how):
+    (own,) = trained(cell, updates=40, **how)["learning_rate_too_high"]
+    assert own.numbers["better_lr"] < how["lr"] and own.numbers["loss_better"] < own.numbers["loss"]
+    assert own.numbers["edge"] > 0 and "In training, the loss" in own.message
+
+
+@pytest.mark.parametrize("how", [{"lr": 0.02}, {"lr": 0.1, "optimizer": "sgd"}, {"lr": 0.002}])
+def test_a_learning_rate_that_is_right(how):
+    assert "learning_rate_too_high" not in trained(nn.GRU, updates=40, **how)
+
+
+@pytest.mark.parametrize(("lr", "wrong"), [(0.01, False), (3.0, True)])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_learning_rate_before_the_first_update(lr, wrong, optimizer):
+    record = TrainingRecord(optimizer=optimizer, lr=lr * (5 if optimizer == "sgd" else 1), updates=0)
+    assert ("learning_rate_too_high" in found(RULES, Net(), record=record, batches=2)) is wrong
+
+
+def test_noise_that_cannot_be_learned_is_not_blamed_on_the_learning_rate():
+    def noise(seed, **options):
+        x, _ = sums(seed=seed, count=16)
+        return x, torch.randn(16, generator=torch.Generator().manual_seed(seed + 1))
+
+    model = Net(nn.GRU)
+    untrained = copy.deepcopy(model)
+    record = train(model, noise, lr=0.01, updates=60)
+    assert not found(RULES, model, noise, record=record, untrained=untrained, batches=2)
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, rg.nn.LSTM])
+def test_the_sharpness_is_the_largest_eigenvalue_of_the_hessian(cell):
+    model = Net(cell, hidden=3)
+    x, y = sums(5, 20)
+    names = [name for name, _ in model.named_parameters()]
+    shapes = [p.shape for p in model.parameters()]
+
+    def loss(flat):
+        parts = flat.split([shape.numel() for shape in shapes])
+        values = {n: part.view(shape) for n, part, shape in zip(names, parts, shapes, strict=True)}
+        return squared(torch.func.functional_call(model, values, (x,)), y).mean()
+
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+    hessian = torch.autograd.functional.hessian(loss, flat)
+    largest = float(torch.linalg.eigvalsh(hessian)[-1])
+    record = TrainingRecord(optimizer="sgd", lr=0.5, updates=0)
+    rate = training._rate(Examination(model, samples_of([(x, y)], squared), model, record))
+    assert rate.sharpness == pytest.approx(largest, rel=0.02) and rate.edge == 4.0
+
+
+def test_the_optimizer_gives_momentum_and_scales():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    record = TrainingRecord(
+        lr=0.1, clip_norm=1e-6, updates=30, gradient_norms=[1.0] * 30, torch_optimizer=optimizer, losses=[4.0] * 30
+    )
+    (own,) = found(RULES, model, record=record)["clipping_too_tight"]
+    assert own.numbers["path"] == pytest.approx(30 * 0.1 / 0.1 * 1e-6)
