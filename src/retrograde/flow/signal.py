@@ -328,6 +328,8 @@ def measure(
     check(batch, permutations, alpha, bins)
     sweep, generator = Sweep.of_flow(flow, label), torch.Generator().manual_seed(seed)
     lags = sweep.lags(label)
+    if not len(lags):
+        raise FlowError(f"No loss has a gradient in {label}, so there is no lag with a signal.")
     groups = np.array_split(lags, len(lags) if bins is None else min(bins, len(lags)))
     sides = {label: Sides(sweep.runs[label], generator, exact, max(batch, len(groups)))}
     tally = Tally(label, np.array([g[0] for g in groups]), sides[label])
