@@ -128,3 +128,20 @@ def test_the_optimizer_gives_momentum_and_scales():
     )
     (own,) = found(RULES, model, record=record)["clipping_too_tight"]
     assert own.numbers["path"] == pytest.approx(30 * 0.1 / 0.1 * 1e-6)
+
+
+def test_a_loss_that_is_not_finite_counts_as_not_learned():
+    model = Net()
+    with torch.no_grad():
+        model.head.bias.fill_(float("nan"))
+    exam = Examination(model, samples_of([sums()], squared), model)
+    assert exam.progress.above(0.9)
+
+
+def test_clipping_of_gradients_that_need_it_is_not_too_tight():
+    """An exploding gradient is clipped at every update; longer steps would not help."""
+    model = Net(nn.RNN, nonlinearity="relu")
+    with torch.no_grad():
+        model.layer.weight_hh_l0.copy_(3 * torch.eye(16))
+    record = TrainingRecord(lr=0.001, optimizer="sgd", clip_norm=1.0, updates=100, gradient_norms=[1e9] * 100)
+    assert "clipping_too_tight" not in found(RULES, model, record=record)

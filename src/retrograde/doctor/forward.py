@@ -213,6 +213,8 @@ def progress(own: Answer, loss: _Loss, chance: float | None, floor: float | None
     best = chance if chance is not None and constant is None else float(constant.sum()) / count  # type: ignore[union-attr]
     if chance is not None:
         best = max(best, chance) if best > 0 else chance
+    if not math.isfinite(mean):
+        return Progress(mean, best, math.inf)
     if mean >= best:
         return Progress(mean, best, mean / best if best > 0 else 1.0)
     lowest = min(0.0, mean) if floor is None else floor  # a density's loss may be negative

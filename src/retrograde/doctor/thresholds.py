@@ -34,6 +34,9 @@ class THRESHOLDS:
     )
     # Units and gates
     flat_slope = Threshold(0.1, "f' below which a tanh unit is saturated: |tanh| > 0.95", "docs/flow.md: saturation")
+    hard_slope = Threshold(
+        0.01, "f' below which it is hard to leave the flat ends", "networks that learned had at most 24 % there"
+    )
     saturated_share = Threshold(
         0.5, "share of saturated tanh units above which a layer that has not learned is sick", "Glorot and Bengio 2010"
     )
@@ -41,6 +44,9 @@ class THRESHOLDS:
         0.5,
         "share of ReLU units that are 0 everywhere above which a layer is sick",
         "Zhang et al. 2021 (AutoTrainer): 0.7",
+    )
+    dead_late_share = Threshold(
+        0.9, "the same for units that are 0 from the middle of the sequences on", "exploding states alone kill half"
     )
     fewest_activations = Threshold(
         30, "steps times sequences below which no unit is called dead", "a unit on in 10 % is off in all 30: 4 %"

@@ -90,7 +90,11 @@ def _too_tight(exam: Examination, norms: Sequence[float], clip: float, numbers: 
         numbers = numbers | {"each": each}
     else:
         path = record.lr / (1 - _momentum(record)) * sum(min(norm, clip) for norm in norms)
-        if path >= least * size:
+        whole = record.lr / (1 - _momentum(record)) * numbers["median"] / size
+        if path >= least * size or whole > 1:  # without clipping, one update would replace the weights
+            return
+        rate = _rate(exam)
+        if rate is not None and rate.ratio > 1:  # longer steps would overshoot
             return
         rule = f"path {path:.2g} < {least:.0%} of the weights' norm {size:.3g}"
         numbers = numbers | {"path": path, "weights": size}
@@ -100,7 +104,10 @@ def _too_tight(exam: Examination, norms: Sequence[float], clip: float, numbers: 
         f"{numbers['median']:.3g}): {rule}, so that training could not take the network anywhere. Raise the threshold.",
         numbers,
         f"clipped {numbers['clipped']:.0%} >= {most:.0%}, {rule}, and {unsolved}",
-        ruled_out=(f"a network that learned all the same: {unsolved}",),
+        ruled_out=(
+            f"a network that learned all the same: {unsolved}",
+            "a gradient that has to be clipped: without, an update would be smaller than the weights and not overshoot",
+        ),
         chart=_chart(record, norms),
     )
 
@@ -267,7 +274,8 @@ def _trial(model: nn.Module, exam: Examination) -> _Trial | None:
         spent = time.perf_counter() - start
         if rate == lr and spent > _SECONDS / _RATES:
             updates = max(5, int(updates * _SECONDS / _RATES / spent))
-        if math.isfinite(found[rate]) and found[rate] > min(found.values()):
+        best = min(found.values())
+        if best < found[lr] and found[rate] > best:
             break
     return _Trial(updates, before, found, lr) if math.isfinite(before) else None
 

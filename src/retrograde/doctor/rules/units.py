@@ -51,10 +51,11 @@ def saturation(exam: Examination) -> Iterable[Finding]:
             start = exam.untrained_flow.saturation(label, flat).saturated
             numbers["untrained_saturated"] = start
             before = f" Before training it was {start:.0%}."
-        # Training saturates units that work well; a network that begins so has a handicap.
-        unlearned = exam.progress.above(
-            (THRESHOLDS.unsolved_share if start > most else THRESHOLDS.unlearned_share).value
-        )
+        hard = exam.flow.saturation(label, THRESHOLDS.hard_slope.value).saturated
+        numbers["hard"] = hard
+        # Training saturates units that work well, though not so far; a network that begins so has a handicap.
+        least = THRESHOLDS.unsolved_share if max(start, hard) > most else THRESHOLDS.unlearned_share
+        unlearned = exam.progress.above(least.value)
         if not unlearned:
             continue
         largest = max(parts, key=lambda name: parts[name])
@@ -159,8 +160,12 @@ def _dead(exam: Examination, label: str, on: Tensor, seen: int) -> Iterable[Find
     half = int(len(on) // 2)
     late = float(by_step[half])
     solely_late = never <= most
-    if solely_late and (late <= most or not exam.progress.above(THRESHOLDS.unlearned_share.value)):
+    if solely_late and (
+        late <= THRESHOLDS.dead_late_share.value or not exam.progress.above(THRESHOLDS.unlearned_share.value)
+    ):
         return
+    if solely_late:
+        most = THRESHOLDS.dead_late_share.value
     since = int((by_step > most).nonzero()[0])
     what = "at every step" if not solely_late else f"from step {since} on"
     share = late if solely_late else never
