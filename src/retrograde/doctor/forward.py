@@ -208,13 +208,13 @@ def progress(own: Answer, loss: _Loss, chance: float | None, floor: float | None
     scored = losses != 0 if constant is None else (losses != 0) | (constant != 0)
     count = max(1, int(scored.sum()))
     mean = float(losses.sum()) / count
+    if not math.isfinite(mean):
+        return Progress(mean, math.nan if chance is None else chance, math.inf)
     if chance is None and constant is None:
         return Progress(mean, math.nan, math.nan)
     best = chance if chance is not None and constant is None else float(constant.sum()) / count  # type: ignore[union-attr]
     if chance is not None:
         best = max(best, chance) if best > 0 else chance
-    if not math.isfinite(mean):
-        return Progress(mean, best, math.inf)
     if mean >= best:
         return Progress(mean, best, mean / best if best > 0 else 1.0)
     lowest = min(0.0, mean) if floor is None else floor  # a density's loss may be negative
