@@ -5,29 +5,34 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from rich.console import RenderableType
 from rich.text import Text
 from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
 from ..flow.summary import sparkline
 from ..runs.folder import without_nan
+from .charts import drawn
 from .examination import Examination, TrainingRecord, samples_of, untrained_twin
 from .findings import Finding, Kind
 from .prescriptions import Prescription
 from .remedies import prescribe
 from .rules import RULES
+from .thresholds import THRESHOLDS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ..training import TrainedRun
 
 __all__ = ["Diagnosis", "diagnose"]
+
+MOST_BATCHES = 64  # that are looked at
 
 Verdict = Literal["sick", "healthy", "cannot tell"]
 
@@ -46,18 +51,29 @@ class Diagnosis:
         What could not be measured, and why.
     seconds : float
         How long the examination took.
+    risk : float
+        How likely the task will not be solved as it stands, 0 to 1: 0 for a solved one; NaN where not known.
+    remaining : float
+        Share of the loss at chance that remains: 1 is chance, 0 is solved; NaN where not known.
+    undecided : bool
+        Whether the task is not known to be solved, and what a verdict rests on could not be measured or explained.
     """
 
     findings: list[Finding]
     prescriptions: list[Prescription] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    risk: float = math.nan
+    remaining: float = math.nan
+    undecided: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        """``"sick"`` if a finding says so, ``"cannot tell"`` if one could not be decided, else ``"healthy"``."""
+        """``"sick"`` if a finding says so, ``"cannot tell"`` if something could not be decided, else ``"healthy"``."""
         severities = {finding.severity for finding in self.findings}
-        return "sick" if "sick" in severities else "cannot tell" if "unknown" in severities else "healthy"
+        if "sick" in severities:
+            return "sick"
+        return "cannot tell" if self.undecided or "unknown" in severities else "healthy"
 
     def found(self, kind: Kind | str) -> list[Finding]:
         """The findings of a kind."""
@@ -77,29 +93,22 @@ class Diagnosis:
                 return prescription
         raise FlowError("No prescription can be applied to a model in place; see `prescriptions` for what to change.")
 
-    def __str__(self) -> str:
-        lines = [f"Verdict: {self.verdict}"]
-        for finding in self.findings:
-            where = f" ({finding.where})" if finding.where else ""
-            lines += [f"- {finding.about.title}{where}: {finding.message}", f"  rule: {finding.rule}"]
-        for i, prescription in enumerate(self.prescriptions, 1):
-            lines += ["", f"{i}. {prescription.remedy}: {prescription.arithmetic}."]
-            lines += [f"   $ {prescription.command}"] if prescription.command else []
-            lines += [f"   {line}" for line in prescription.python.splitlines()]
-        return "\n".join(lines + [f"Note: {note}" for note in self.notes])
+    def __repr__(self) -> str:
+        """One line; ``print(diagnosis)`` is the report."""
+        kinds = ", ".join(dict.fromkeys(str(finding.kind) for finding in self.findings))
+        return f"<Diagnosis: {self.verdict}{': ' if kinds else ''}{kinds}>"
 
-    def __rich__(self) -> RenderableType:
+    def __str__(self) -> str:
+        return self.__rich__().plain.rstrip()
+
+    def __rich__(self) -> Text:
         """The terminal form: the verdict, findings with their charts, prescriptions."""
-        text = Text(f"Verdict: {self.verdict}\n", style="bold")
+        text = Text(f"Verdict: {self.verdict}", style="bold")
+        known = [] if math.isnan(self.remaining) else [f"loss {self.remaining:.0%} of chance"]
+        known += [] if math.isnan(self.risk) else [f"risk of not being solved as it stands {self.risk:.0%}"]
+        text.append(f" ({'; '.join(known)})\n" if known else "\n", style="")
         for finding in self.findings:
-            where = f" ({finding.where})" if finding.where else ""
-            text.append(f"\n{finding.about.title}{where}\n", style="bold red" if finding.severity == "sick" else "bold")
-            text.append(f"  {finding.message}\n", style="")
-            text.append(f"  rule: {finding.rule}\n", style="dim")
-            text.append("".join(f"  ruled out: {other}\n" for other in finding.ruled_out), style="dim")
-            for curve in finding.chart.curves if finding.chart else ():
-                line = sparkline(np.array([math.nan if y is None else y for y in curve.y]))
-                text.append(f"  {line}  {curve.label} by {finding.chart.x_label}\n" if finding.chart else "", style="")
+            _append(text, finding)
         if self.prescriptions:
             text.append("\nPrescriptions, the first to try first:\n", style="bold")
         for i, prescription in enumerate(self.prescriptions, 1):
@@ -110,10 +119,33 @@ class Diagnosis:
         text.append("".join(f"\nNote: {note}" for note in self.notes), style="dim")
         return text
 
+    def plot(self, axes: Sequence[Axes] | None = None) -> list[Axes]:
+        """Draw the figures of the findings on matplotlib axes, one each; new ones unless given.
+
+        Raises
+        ------
+        FlowError
+            No finding has a figure, or there are fewer axes than figures.
+        """
+        charts = [finding.chart for finding in self.findings if finding.chart is not None]
+        if not charts:
+            raise FlowError("No finding has a figure.")
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            size = (6.4, 4.2 * len(charts))
+            axes = list(plt.subplots(len(charts), figsize=size, layout="constrained", squeeze=False)[1].flat)
+        if len(axes) < len(charts):
+            raise FlowError(f"There are {len(charts)} figures and {len(axes)} axes; give one for each.")
+        return [drawn(chart, ax) for chart, ax in zip(charts, axes, strict=False)]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "verdict": self.verdict,
+            "risk": self.risk,
+            "remaining": self.remaining,
+            "undecided": self.undecided,
             "findings": [finding.as_dict() for finding in self.findings],
             "prescriptions": [prescription.as_dict() for prescription in self.prescriptions],
             "notes": self.notes,
@@ -161,6 +193,8 @@ def diagnose(
         If an argument is missing, or given for a run, which has its own.
     RunError, DataError
         If a run, or its data, cannot be read.
+    FlowError
+        If the loss does not return one number by step or by sequence.
 
     Examples
     --------
@@ -176,9 +210,17 @@ def diagnose(
         return examined(runs.examination_of(model, batches), began)
     if batches is None or loss is None:
         raise OptionError("diagnose needs batches and a loss: rg.diagnose(model, batches, loss), or a run folder.")
-    samples = samples_of(batches, loss)
-    twin = untrained_twin(model) if untrained is None else untrained
-    examination = Examination(model, samples, twin, record or TrainingRecord())
+    record = record or TrainingRecord()
+    notes: list[str] = []
+    samples = samples_of(batches, loss, MOST_BATCHES)
+    if untrained is None:
+        untrained = model if record.updates == 0 else untrained_twin(model, notes=notes)
+    examination = Examination(model, samples, untrained, record, notes)
+    try:
+        _ = examination.answer
+    except Exception as error:  # of the model itself: every rule says so
+        if isinstance(error, FlowError):
+            raise
     return examined(examination, began)
 
 
@@ -188,17 +230,73 @@ def examined(
     """Apply every rule to an examination; ``stage`` is called with the name of what is done."""
     began = time.perf_counter() if began is None else began
     findings: list[Finding] = []
+    failures: dict[str, list[str]] = {}  # by reason, the rules that could not be applied
     for rule in RULES:
         if examination.unusable:
             examination.notes.append(f"Nothing else was examined: {examination.unusable}")
             break
-        stage(rule.__name__.replace("_", " "))
+        name = rule.__name__.replace("_", " ")
+        stage(name)
         try:
             findings += rule(examination)
         except FlowError as error:
-            examination.notes.append(f"{rule.__name__.replace('_', ' ')}: not known. {error}")
+            failures.setdefault(str(error), []).append(name)
+        except Exception as error:  # the model, or the loss, fails on its own
+            failures.setdefault(f"{type(error).__name__}: {error!s:.200}", []).append(name)
+    examination.notes += [f"Not known: {', '.join(names)}. {reason}" for reason, names in failures.items()]
+    sick = [finding for finding in findings if finding.severity == "sick"]
+    if sick:  # what keeps the signal from being seen is known
+        findings = [finding for finding in findings if finding.kind != Kind.NO_FIRST_ORDER_SIGNAL]
     order = {"sick": 0, "unknown": 1, "note": 2}
     findings.sort(key=lambda finding: order[finding.severity])
     stage("prescriptions")
     prescriptions = prescribe(examination, findings)
-    return Diagnosis(findings, prescriptions, list(examination.notes), time.perf_counter() - began)
+    remaining, risk = _outlook(examination, sick)
+    trained = bool(examination.record.updates)
+    unexplained = math.isnan(remaining) or (trained and remaining > THRESHOLDS.unlearned_share.value)
+    if unexplained and not findings and not failures:
+        examination.notes.append(
+            "How much of the task is learned is not known: give record=TrainingRecord(chance=…, floor=…)."
+            if math.isnan(remaining)
+            else "The task is not learned, and none of the findings that are looked for explains it."
+        )
+    return Diagnosis(
+        findings,
+        prescriptions,
+        list(dict.fromkeys(examination.notes)),
+        time.perf_counter() - began,
+        risk,
+        remaining,
+        not remaining <= THRESHOLDS.solved_share.value and (bool(failures) or unexplained),
+    )
+
+
+def _outlook(examination: Examination, sick: Sequence[Finding]) -> tuple[float, float]:
+    """What remains of the loss at chance, and the risk that the task will not be solved."""
+    try:
+        remaining = examination.progress.remaining
+    except Exception:  # said in the notes of the rules
+        remaining = math.nan
+    try:
+        risk = examination.risk
+    except Exception:
+        risk = math.nan
+    if any(finding.kind != Kind.VANISHING_HURTS for finding in sick):
+        risk = max(THRESHOLDS.risk_of_finding.value, 0.0 if math.isnan(risk) else risk)
+    return remaining, risk
+
+
+def _append(text: Text, finding: Finding) -> None:
+    """A finding, as it is shown in the terminal."""
+    where = f" ({finding.where})" if finding.where else ""
+    style = {"sick": "bold red", "unknown": "bold yellow"}.get(finding.severity, "bold")
+    text.append(f"\n{finding.about.title}{where}\n", style=style)
+    text.append(f"  {finding.message[:1].upper()}{finding.message[1:]}\n", style="")
+    text.append(f"  {finding.about.meaning}", style="italic")
+    text.append(f" ({finding.about.source})\n" if finding.about.source else "\n", style="dim")
+    text.append(f"  rule: {finding.rule}\n", style="dim")
+    text.append("".join(f"  ruled out: {other}\n" for other in finding.ruled_out), style="dim")
+    if finding.chart is not None:
+        for curve in finding.chart.curves:
+            line = sparkline(np.array([math.nan if y is None else y for y in curve.y]))
+            text.append(f"  {line}  {curve.label} by {finding.chart.x_label}\n", style="")

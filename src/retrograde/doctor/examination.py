@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError
-from ..flow import GradientFlow, Sample, gradient_flow, samples_of
+from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
+from ..flow.batches import SequenceSubset, mapped
+from ..flow.curves import shares
 from ..options import Options
-from .forward import Answer, Progress, answer, progress
+from .forward import Answer, Progress, answer, answers, progress, tensors
+from .thresholds import THRESHOLDS
 
-__all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "samples_of"]
+__all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "Travel", "samples_of", "travel_of"]
+
+Array = NDArray[np.float64]
+EFFORT = 2e10  # multiplications of one measurement of the flow: some seconds of one core
+MOST, FEWEST = 32, 8  # sequences whose gradients are followed
+FEWEST_TARGETS = 8  # steps with a loss that are followed
+RISK_WIDTH = 0.5  # decades of the gradient over which the risk falls from 73 % to 27 %
+WIDEST = 512  # numbers of an output whose covariance is taken apart
+SCORED, SCORED_LOSSES = 8, 50_000  # samples over which the loss is averaged, and losses in them
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,56 @@ class Origin:
     resolved: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Travel:
+    """How far the gradient travels back in a network as a whole: in the layer where it fades the least.
+
+    Attributes
+    ----------
+    layer : str
+        Label of that layer.
+    lags, share : ndarray
+        By lag, what is left of the gradient at the first lag that has one; NaN where not known, 0 below the range.
+    reach : float
+        The first lag at which less than 1 % is left; infinite if there is none.
+    """
+
+    layer: str
+    lags: Array
+    share: Array
+    reach: float
+
+    def at(self, lag: int) -> float:
+        """What is left at a lag, or at the last lag measured before it."""
+        known = np.flatnonzero(np.isfinite(self.share[: lag + 1]))
+        return float(self.share[known[-1]]) if len(known) else math.nan
+
+    @property
+    def growth(self) -> float:
+        """The largest share at any lag."""
+        return float(np.nanmax(self.share))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the data asks the network to remember.
+
+    Attributes
+    ----------
+    lag : int
+        The longest lag with a signal that is not negligible next to the clearest.
+    middle : int
+        Half of the signal (of the sum of its consistency over lags) is at this lag or beyond.
+    lags, consistency : ndarray
+        How consistent the gradient of each lag is over sequences; 0 without a significant signal.
+    """
+
+    lag: int
+    middle: int
+    lags: Array
+    consistency: Array
+
+
 @dataclass
 class Examination:
     """A network, its sequences, and all that was measured of them so far.
@@ -89,7 +154,7 @@ class Examination:
     samples : list of Sample
         Batches of sequences; most measurements take the first.
     untrained : Module
-        Its twin with initial weights.
+        Its twin with initial weights; the network itself where it is untrained.
     record : TrainingRecord
     notes : list of str
         What could not be measured, and why.
@@ -107,17 +172,160 @@ class Examination:
     unusable: str = ""
     origin: Origin | None = None
 
+    # --- The gradient through time ------------------------------------------------------------------------------------
+
     @cached_property
     def flow(self) -> GradientFlow:
-        """The gradient flow of the network on the first sample."""
-        sample = self.samples[0]
-        return gradient_flow(self.model, *sample.inputs, loss=sample.loss)
+        """The gradient flow of the network on some sequences of the first sample."""
+        return self._flow_of(self.model)
 
     @cached_property
     def untrained_flow(self) -> GradientFlow:
-        """The gradient flow of the untrained twin on the first sample."""
-        sample = self.samples[0]
-        return gradient_flow(self.untrained, *sample.inputs, loss=sample.loss)
+        """The gradient flow of the untrained twin on the same."""
+        return self.flow if self.untrained is self.model else self._flow_of(self.untrained)
+
+    def _flow_of(self, model: nn.Module) -> GradientFlow:
+        sample = self.few
+        return gradient_flow(model, *sample.inputs, loss=sample.loss, targets=self._targets)
+
+    @cached_property
+    def few(self) -> Sample:
+        """As many sequences of the first sample as every gradient can be followed of in seconds."""
+        sample, own = self.samples[0], self.answer
+        count = max(FEWEST, min(MOST, int(EFFORT / max(1.0, self._effort * min(len(own.losses), FEWEST_TARGETS)))))
+        if own.sequences <= count or (sample.target is not None and sample.judge is None):
+            return sample
+        batch = (sample.inputs, sample.target)
+        with torch.no_grad(), answers(self.model, sample.inputs) as ask:
+            subset = SequenceSubset(count, batch_first=False)
+            (inputs, target), _ = subset.choose(batch, lambda given: ask(given[0], sample.judged(given[1])).losses)
+        return Sample(inputs, sample.judged(target), target, sample.judge)
+
+    @cached_property
+    def _targets(self) -> list[int] | None:
+        """The steps whose losses are followed: None for all of them, or as many as can be in seconds."""
+        own = self.answer
+        if own.final:
+            return None
+        scored = own.losses.ne(0).any(1).nonzero().flatten().tolist()
+        sequences = min(own.sequences, MOST)
+        most = max(FEWEST_TARGETS, int(EFFORT / max(1.0, self._effort / 2 * sequences)))
+        if len(scored) <= most:
+            return None
+        return sorted({scored[i] for i in np.linspace(len(scored) - 1, 0, most).round().astype(int)})
+
+    @property
+    def _effort(self) -> float:
+        """Multiplications that one loss at the last step of one sequence takes."""
+        sizes = [
+            call.steps * sum(p.numel() for p in call.module.parameters() if p.dim() > 1) for call in self.answer.calls
+        ]
+        return float(sum(sizes))
+
+    @cached_property
+    def travel(self) -> Travel:
+        """How far back the gradient of the network reaches."""
+        return travel_of(self.flow)
+
+    @cached_property
+    def exponents(self) -> dict[str, Array]:
+        """By layer, the largest Lyapunov exponent along each sequence, without a first quarter of the steps."""
+        flow = self.flow
+        every = zip(flow.layers, flow.steps, strict=True)
+        return {label: flow.largest_exponents(label, burn_in=steps // 4) for label, steps in every}
+
+    # --- What the data asks for ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def asked(self) -> NetworkSignal:
+        """What the data asks the network to remember, measured on its untrained twin."""
+        return need_of(self.untrained, self.samples, _own, alpha=THRESHOLDS.alpha.value)
+
+    @cached_property
+    def left(self) -> NetworkSignal:
+        """What the network has left to learn."""
+        return signal_left(self.model, self.samples, _own, alpha=THRESHOLDS.alpha.value)
+
+    @cached_property
+    def need(self) -> Need | None:
+        """The lags that the data asks for; None without any signal."""
+        asked = self.asked
+        lags = np.unique(np.concatenate([signal.last for signal in asked.layers]))
+        consistency = np.zeros(len(lags))
+        for signal in asked.layers:  # the last lags of a bin may differ by layer
+            own = np.where(signal.significant, np.nan_to_num(signal.consistency), 0.0).clip(min=0)
+            at = np.searchsorted(lags, signal.last)
+            consistency[at] = np.maximum(consistency[at], own)
+        if not consistency.any():
+            return None
+        needed = consistency >= THRESHOLDS.need_share.value * consistency.max()
+        sums = np.cumsum(consistency[needed][::-1])
+        middle = lags[needed][::-1][np.searchsorted(sums, sums[-1] / 2)]
+        return Need(int(lags[needed][-1]), int(middle), lags.astype(np.float64), consistency)
+
+    @property
+    def middle(self) -> int:
+        """The lag at or beyond which half of the signal is, less the steps over which inputs repeat themselves."""
+        return 0 if self.need is None else max(0, self.need.middle - self.repetition)
+
+    @cached_property
+    def repetition(self) -> int:
+        """Over how many steps the autocorrelation of the inputs of the first layer stays at a half or more.
+
+        What a series showed a few steps earlier can then be learned from a later step as well.
+        """
+        calls = [call for call in self.answer.calls if call.name == self.answer.calls[0].name]
+        if not calls or any(isinstance(call.given, PackedSequence) for call in calls):
+            return 0
+        x = torch.cat([call.by_step for call in calls]).detach().double()
+        x = x - x.mean(1, keepdim=True)
+        whole = float(x.square().sum(-1).mean())
+        for lag in range(1, len(x)):
+            if not float((x[lag:] * x[:-lag]).sum(-1).mean()) >= THRESHOLDS.repetition.value * whole:
+                return lag - 1
+        return len(x) - 1
+
+    @cached_property
+    def risk(self) -> float:
+        """How likely the task will not be solved as it stands, by what is left of the gradient where the signal is.
+
+        Of 17 trainings (tanh, ReLU, GRU, LSTM; echo, first symbol, early sum), those with 10^-2 or more left at the
+        lag of the signal were solved, those with less than 10^-4 were not, and between it was either.
+        """
+        if self.solved:
+            return 0.0
+        if self.need is None:
+            return THRESHOLDS.risk_without_signal.value
+        left = math.log10(max(self.travel.at(self.middle), 1e-300))
+        return 1 / (1 + math.exp(min((left - math.log10(THRESHOLDS.risk_share.value)) / RISK_WIDTH, 700.0)))
+
+    @cached_property
+    def error_directions(self) -> float:
+        """In how many directions the output errors of the first sample differ: the participation ratio (Σλ)² / Σλ².
+
+        λ are the eigenvalues of the covariance of ∂E/∂output; NaN where the loss does not look at one tensor alone.
+        """
+        own, sample = self.answer, self.samples[0]
+        leaves = [leaf.detach().clone() for leaf in tensors(own.output) if leaf.is_floating_point()]
+        with torch.enable_grad():
+            rest = iter([leaf.requires_grad_() for leaf in leaves])
+            total = sample.loss(mapped(own.output, lambda leaf: _same_place(leaf, rest))).sum()
+            found = torch.autograd.grad(total, leaves, allow_unused=True)
+        errors = [g.double() for g in found if g is not None]
+        if len(errors) != 1:
+            return math.nan
+        if errors[0].numel() <= own.losses.numel():
+            return 1.0
+        if own.sequences not in errors[0].shape[:-1]:
+            return math.nan
+        rows = errors[0].flatten(0, -2)
+        rows = rows[rows.ne(0).any(1)]
+        if rows.shape[0] < 2 or rows.shape[1] > WIDEST:
+            return math.nan
+        values = torch.linalg.eigvalsh(torch.cov(rows.T).reshape(rows.shape[1], -1)).clamp(min=0)
+        return float(values.sum().square() / values.square().sum()) if values.any() else math.nan
+
+    # --- What the network answers -------------------------------------------------------------------------------------
 
     @cached_property
     def answer(self) -> Answer:
@@ -127,12 +335,37 @@ class Examination:
     @cached_property
     def progress(self) -> Progress:
         """How much of the task the network has learned, compared with the best constant answer."""
-        return progress(self.answer, self.samples[0].loss, self.record.chance, self.record.floor)
+        every = [self._progress_of(self.answer, self.samples[0])]
+        for sample in self.samples[1:SCORED]:
+            if len(every) * self.answer.losses.numel() > SCORED_LOSSES or not math.isfinite(every[-1].remaining):
+                break
+            every.append(self._progress_of(answer(self.model, sample.inputs, sample.loss), sample))
+        means = (
+            float(np.mean([getattr(one, name) for one in every if math.isfinite(one.remaining) or len(every) == 1]))
+            for name in ("loss", "chance", "remaining")
+        )
+        return Progress(*means)
+
+    def _progress_of(self, own: Answer, sample: Sample) -> Progress:
+        return progress(own, sample.loss, self.record.chance, self.record.floor)
+
+    @property
+    def solved(self) -> bool:
+        """Whether the network has learned its task."""
+        return self.progress.remaining <= THRESHOLDS.solved_share.value
+
+    @property
+    def unlearned(self) -> str:
+        """The part of a rule that says that the task was not learned; empty if some of it was."""
+        remaining, least = self.progress.remaining, THRESHOLDS.unlearned_share.value
+        if math.isnan(remaining) and self.record.updates == 0:
+            return "the network is untrained"
+        return f"loss {remaining:.0%} of chance > {least:.0%}" if remaining > least else ""
 
     @cached_property
     def loss(self) -> float:
         """Mean loss over the scored steps of the first sample."""
-        return _mean(self.flow)
+        return self.progress.loss
 
     @property
     def steps(self) -> int:
@@ -140,30 +373,68 @@ class Examination:
         return max(self.flow.steps)
 
 
-def _mean(flow: GradientFlow) -> float:
-    scored = flow.losses[flow.losses != 0]
-    return float(scored.mean()) if scored.size else math.nan
+def _same_place(leaf: Any, values: Iterator[Tensor]) -> Any:
+    data = leaf.data if isinstance(leaf, PackedSequence) else leaf
+    new = next(values) if data.is_floating_point() else data
+    return leaf._replace(data=new) if isinstance(leaf, PackedSequence) else new
 
 
-def untrained_twin(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy of a network with initial weights, drawn by each module's own ``reset_parameters``.
+def _own(*_: Any) -> Tensor:
+    """Samples have their own loss."""
+    raise AssertionError
+
+
+def travel_of(flow: GradientFlow) -> Travel:
+    """How far back the gradient of a network reaches: judged by the layer where it fades the least.
 
     Raises
     ------
     FlowError
-        If a module with parameters cannot be initialized again; give ``untrained=``.
+        Lags are not known of any layer.
     """
-    twin = copy.deepcopy(model)
+    fraction, curves = THRESHOLDS.reach_fraction.value, flow.by_lag()
+    found: list[Travel] = []
+    for label in flow.known_layers:
+        if flow.reverse[flow.layer_index(label)]:
+            continue
+        curve = np.asarray(curves[flow.layer_index(label)])
+        if not (np.isfinite(curve) & (curve > 0)).any():
+            continue
+        share = shares(curve)
+        share[share > np.finfo(np.float64).max] = np.nan
+        reach = float(flow.horizon(fraction)[flow.layer_index(label)])
+        reach = math.inf if math.isnan(reach) else reach
+        found.append(Travel(label, np.arange(len(share), dtype=np.float64), share, reach))
+    if not found:
+        raise FlowError("No layer that runs forward in time has a gradient at a known lag.")
+    return max(found, key=lambda own: (own.reach, own.at(len(own.share))))
+
+
+def untrained_twin(model: nn.Module, seed: int = 0, notes: list[str] | None = None) -> nn.Module:
+    """A copy of a network with initial weights, drawn by each module's own ``reset_parameters``.
+
+    Modules that cannot be initialized again keep their parameters; ``notes`` then gets a line.
+    """
+    kept: list[str] = []
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:  # a module may keep what cannot be copied
+        if notes is not None:
+            notes.append(f"What the data asks for was measured on the network as it is: no copy ({error!s:.100}).")
+        return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in twin.named_modules():
             if not any(True for _ in module.parameters(recurse=False)):
                 continue
-            reset = getattr(module, "reset_parameters", None)
-            if reset is None:
-                raise FlowError(
-                    f"{name or type(module).__name__} has no reset_parameters, so its initial weights are not known: "
-                    "give untrained=, the network before training."
-                )
-            reset()
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            try:
+                reset()  # type: ignore[misc]
+            except (AttributeError, TypeError, RuntimeError):
+                kept.append(name or type(module).__name__)
+    if kept and notes is not None:
+        notes.append(
+            f"The untrained twin, by which is found what the data asks for, keeps the parameters of {', '.join(kept)}: "
+            "there is no reset_parameters. Give untrained=, the network before training."
+        )
     return twin

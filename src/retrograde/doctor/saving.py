@@ -43,6 +43,9 @@ def _diagnosis(json: Mapping[str, Any]) -> Diagnosis:
         _each(json["prescriptions"], _prescription),
         _each(json["notes"], _text),
         _known(json["seconds"]),
+        _number(json.get("risk")),
+        _number(json.get("remaining")),
+        bool(json.get("undecided", False)),
     )
 
 

@@ -32,6 +32,43 @@ class THRESHOLDS:
         "share of the loss at chance above which a task counts as not learned (the floor of noisy tasks is not known)",
         "letters drawn by the letter before, predicted as well as possible, are at 0.67",
     )
+    # How the gradient travels through time
+    need_share = Threshold(
+        0.15, "share of the clearest lag's consistency below which the signal of a lag is not needed", "docs/doctor.md"
+    )
+    prognosis_risk = Threshold(0.5, "risk above which a task will not be learned as it stands", "even odds")
+    risk_share = Threshold(
+        10**-2.5, "share of the gradient, at the lag of the signal, at which the risk is 50 %", "docs/doctor.md: risk"
+    )
+    repetition = Threshold(
+        0.5, "autocorrelation of the inputs from which a step stands for the one before", "half of the variance"
+    )
+    risk_without_signal = Threshold(0.9, "risk of a task without a signal that a gradient sees", "parity, noise")
+    risk_of_finding = Threshold(0.9, "risk with any other finding that makes a training sick", "benchmarks/doctor")
+    main_cause = Threshold(0.5, "share of the decay above which a cause is the main one", "the larger half")
+    growth = Threshold(100.0, "growth of the gradient over lags above which it explodes", "docs/flow.md: verdict")
+    chaos_errors = Threshold(
+        3.0, "standard errors by which the largest Lyapunov exponent is above 0 in chaos", "one in a thousand"
+    )
+    truncation_cosine = Threshold(
+        0.99,
+        "cosine of the truncated with the full gradient below which truncation hides something",
+        "Tallec and Ollivier 2017: a biased direction",
+    )
+    direction_share = Threshold(
+        0.01,
+        "share of the largest singular value from which a direction of the gradient arrives",
+        "that of reach_fraction",
+    )
+    calm_growth = Threshold(10.0, "growth of the gradient of the states up to which it is calm", "a tenth of exploding")
+    long_memory = Threshold(
+        30.0, "steps of memory 1 / (1 - λ²), at most T, above which it may be a curse", "Zucchet and Orvieto 2024"
+    )
+    amplified = Threshold(
+        30.0,
+        "gradient of the recurrent weights, in its part of one lag, above which memory is a curse",
+        "docs/doctor.md",
+    )
     # Units and gates
     flat_slope = Threshold(0.1, "f' below which a tanh unit is saturated: |tanh| > 0.95", "docs/flow.md: saturation")
     hard_slope = Threshold(

@@ -176,6 +176,34 @@ def lyapunov_exponents(run: Run, count: int | None, burn_in: int) -> Array:
     return np.asarray(found.sort(-1, descending=True).values.cpu())
 
 
+def largest_exponents(run: Run, burn_in: int) -> Array:
+    """The largest finite-time exponent of every sequence `(B,)`, by sending one random adjoint back.
+
+    No Jacobian is formed: T·B products of a vector with the recurrent weights. The last ``burn_in`` steps, during
+    which the adjoint aligns, are not counted.
+    """
+    if isinstance(run, StepwiseRun):
+        return lyapunov_exponents(run, 1, burn_in)[:, 0]
+    if not 0 <= burn_in < run.steps:
+        raise FlowError(f"burn_in is {burn_in}; expected steps between 0 and {run.steps - 1}.")
+    vector = _orthonormal(run.batch_size, run.state_size, 1)[..., 0].to(run.h)
+    p = run.h.shape[-1]
+    logs, steps = torch.zeros(2, run.batch_size, dtype=torch.float64, device=run.h.device)
+    for walked, k in enumerate(range(run.steps) if run.reverse else reversed(range(run.steps))):
+        h, c = (vector[..., :p], vector[..., p:]) if "c" in run.cell.states else (vector, None)
+        pulled = run.pull(k, h, c)
+        h = pulled.hidden @ run.weights.hh
+        h = h if pulled.direct is None else h + pulled.direct
+        vector = h if pulled.cell is None else torch.cat([h, pulled.cell], -1)
+        norm = vector.norm(dim=-1, keepdim=True)
+        vector = torch.where(norm > 0, vector / norm, vector)
+        if walked >= burn_in:
+            live = torch.ones_like(logs) if run.mask is None else run.mask[k].double()
+            logs += torch.where(live > 0, norm[..., 0].double().log(), 0.0)
+            steps += live
+    return np.asarray((logs / steps.clamp(min=1)).cpu())
+
+
 def lyapunov_dimension(exponents: Array) -> float:
     """Kaplan and Yorke's dimension of a falling spectrum: how many directions a set of states keeps.
 

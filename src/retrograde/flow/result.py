@@ -454,6 +454,14 @@ class GradientFlow:
         found = jacobians.lyapunov_exponents(self._walk(layer), n, burn_in)
         return found if per_sequence else np.asarray(found.mean(0))
 
+    def largest_exponents(self, layer: str | int = 0, *, burn_in: int = 0) -> Array:
+        """The largest finite-time Lyapunov exponent along every sequence `(B,)`, in little time for large layers.
+
+        By sending a random vector back through the layer; the last ``burn_in`` steps are not counted, as the vector
+        aligns with the direction of largest growth there.
+        """
+        return jacobians.largest_exponents(self._walk(layer), burn_in)
+
     def lyapunov_dimension(self, layer: str | int = 0, *, burn_in: int = 0) -> float:
         """Kaplan-Yorke dimension of the layer's spectrum: how many directions the states keep."""
         return jacobians.lyapunov_dimension(self.lyapunov_exponents(layer, burn_in=burn_in))

@@ -24,6 +24,12 @@ class Sample:
     inputs: tuple[Any, ...]
     loss: Callable[[Any], Tensor]  # to `(B,)` or `(T, B)`
     target: Any = None  # None where the loss knows it
+    judge: Callable[[Any, Any], Tensor] | None = None  # the loss as a function of output and target
+
+    def judged(self, target: Any) -> Callable[[Any], Tensor]:
+        """The loss with other targets, such as those of some of the sequences."""
+        judge = self.judge
+        return self.loss if judge is None else lambda output: judge(output, target)
 
     def at_a_constant(self, value: str = "zero") -> Sample:
         """The same with the loss at a constant output: its gradient is that of a network that predicts nothing yet.
@@ -164,4 +170,4 @@ def _sample(batch: Any, loss: Callable[..., Tensor]) -> Sample:
     if len(batch) == 1:
         return Sample(tuple(batch), loss)
     target = batch[-1]
-    return Sample(tuple(batch[:-1]), lambda output: loss(output, target), target)
+    return Sample(tuple(batch[:-1]), lambda output: loss(output, target), target, loss)

@@ -1,47 +1,284 @@
-"""Does the gradient reach as far back as the data asks for?"""
+"""Does the gradient bring back what the data asks the network to remember?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from ..examination import Examination
+import numpy as np
+import torch
+
+from ...errors import FlowError
+from ...flow import jacobians
+from ...flow.cells import Trajectory
+from ..examination import Array, Examination, Need, Travel
 from ..findings import Chart, Curve, Finding, Kind
 from ..thresholds import THRESHOLDS
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "by_lag"]
+
+WIDEST = 256  # numbers in a state whose Jacobians are multiplied
+SPECTRA = 4  # sequences whose products of Jacobians are taken apart
 
 
 def vanishing(exam: Examination) -> Iterable[Finding]:
-    """Need, the longest lag with a signal in the untrained twin, against reach, where 1 % of the gradient is left."""
-    fraction = THRESHOLDS.reach_fraction.value
-    for label in exam.flow.known_layers:
-        i = exam.flow.layer_index(label)
-        signal = exam.untrained_flow.signal_by_lag(label, alpha=THRESHOLDS.alpha.value)
-        reach = float(exam.flow.horizon(fraction)[i])
-        if math.isnan(reach) or signal.need is None:
-            continue
-        curve = exam.flow.by_lag()[i]
-        chart = Chart(
-            "Gradient by lag, and what the data asks for",
-            "lag (steps)",
-            "share of its first value",
-            [Curve("gradient", list(range(len(curve))), [float(v / curve[0]) for v in curve])],
+    """Need, the longest lag that the data asks for, against reach, where 1 % of the gradient is left."""
+    need, travel, fraction = exam.need, exam.travel, THRESHOLDS.reach_fraction.value
+    if need is None or math.isinf(travel.reach):
+        return
+    numbers = {"need": need.lag, "reach": travel.reach, "share_at_need": travel.at(need.lag)}
+    asks = (
+        f"the data asks for {need.lag} steps of memory; {fraction:.0%} of the gradient is left after "
+        f"{travel.reach:.0f} steps"
+    )
+    comparison = f"need {need.lag} {'>' if need.lag > travel.reach else '<='} reach {travel.reach:.0f}"
+    chart = by_lag(exam, "What the data asks for, and what is left of the gradient")
+    hurts = _hurts(exam, need, travel, numbers) if need.lag > travel.reach else ""
+    if not hurts:
+        why = ", but the task is learned" if exam.solved else ""
+        if need.lag > travel.reach and not exam.solved:
+            exam.notes.append(f"Vanishing may hurt later: {asks}, but most of what is left to learn is nearer.")
+            return
+        yield Finding(Kind.VANISHING_HARMLESS, f"{asks}{why}.", numbers, comparison + why, chart=chart)
+        return
+    cause = _cause(exam, travel, need.lag)
+    yield Finding(
+        Kind.VANISHING_HURTS,
+        f"{asks}, of lag {need.lag} {travel.at(need.lag):.1g} of it. {cause.message}",
+        numbers | cause.numbers,
+        f"{comparison} and {hurts}",
+        ruled_out=(*cause.ruled_out, "nothing to remember: the signal at that lag is not chance"),
+        chart=chart,
+    )
+
+
+def _hurts(exam: Examination, need: Need, travel: Travel, numbers: dict[str, float]) -> str:
+    """The part of the rule that says that vanishing keeps the network from learning; empty if it does not."""
+    if exam.solved:
+        return ""
+    if unlearned := exam.unlearned:
+        if exam.record.updates:
+            numbers["middle"] = exam.middle
+            beyond = f"half of the signal at lag {exam.middle} or beyond > reach {travel.reach:.0f}"
+            return f"{beyond}, and {unlearned}" if exam.middle > travel.reach else ""
+        risk, least = exam.risk, THRESHOLDS.prognosis_risk.value
+        numbers["risk"] = risk
+        return f"risk {risk:.0%} > {least:.0%} before training" if risk > least else ""
+    peak = exam.left.peak
+    if peak is None or peak <= travel.reach:
+        return ""
+    numbers["left_peak"] = peak
+    return (
+        f"what is left to learn is clearest at lag {peak} > reach {travel.reach:.0f}, with loss "
+        f"{exam.progress.remaining:.0%} of chance > {THRESHOLDS.solved_share.value:.0%}"
+    )
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """Why a gradient shrinks: what each factor does to it per step."""
+
+    message: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+    ruled_out: tuple[str, ...] = ()
+
+
+def _cause(exam: Examination, travel: Travel, need: int) -> _Cause:
+    """Split the shrinking of the gradient into saturation, weights and gates."""
+    known = exam.flow.linearization
+    run = None if known is None else known.runs.get(travel.layer)
+    end = int(travel.reach)
+    if run is None or not travel.at(end) > 0:
+        return _Cause()
+    growth = travel.at(end) ** (1 / max(1, end))
+    return (
+        _of_gates(exam, run, travel.layer, growth, need) if run.cell.keeper else _of_weights(exam, run, travel, growth)
+    )
+
+
+def _of_weights(exam: Examination, run: Trajectory, travel: Travel, growth: float) -> _Cause:
+    slope, bounds = exam.flow.saturation(travel.layer).derivative, exam.flow.bounds(travel.layer)
+    part = min(1.0, max(0.0, math.log(slope) / math.log(growth))) if 0 < slope < 1 and growth < 1 else 0.0
+    numbers = {"growth": growth, "derivative": slope, "radius": bounds.radius, "norm": bounds.norm}
+    numbers |= {"part_of_saturation": part, "part_of_weights": 1 - part}
+    name = "mean f′" if run.cell.nonlinearity == "tanh" else "share of active ReLU units"
+    weights = f"the recurrent weights (spectral radius {bounds.radius:.2g}, norm {bounds.norm:.2g})"
+    saturated = part > THRESHOLDS.main_cause.value
+    cause = "saturated units" if saturated else weights
+    other = weights if saturated else f"saturation: {name} {slope:.2g}"
+    return _Cause(
+        f"It shrinks to ×{growth:.2g} per step, mostly by {cause} ({part if saturated else 1 - part:.0%} of the "
+        f"decay; {name} {slope:.2g}).",
+        numbers,
+        (
+            f"not {other}, which explains {1 - part if saturated else part:.0%} of the decay",
+            "not gates: there are none",
+        ),
+    )
+
+
+def _of_gates(exam: Examination, run: Trajectory, label: str, growth: float, need: int) -> _Cause:
+    keeper = exam.flow.gates(label)[str(run.cell.keeper)]
+    times = np.asarray(keeper.time_constant)
+    alone = float(np.mean(np.exp(-need / np.maximum(times, 1e-9))))
+    kept = float(np.exp(-1 / np.maximum(np.quantile(times, 0.9), 1e-9)))
+    part = min(1.0, math.log(kept) / math.log(growth)) if 0 < kept < 1 and growth < 1 else 0.0
+    numbers = {"growth": growth, "gate": keeper.mean, "share_through_gates": alone, "part_of_gates": part}
+    slope = exam.flow.saturation(label).derivative
+    numbers["derivative"] = slope
+    shut = alone < THRESHOLDS.reach_fraction.value
+    gates = f"gate {run.cell.keeper} (mean {keeper.mean:.2g}; alone it would leave {alone:.1g} after {need} steps)"
+    candidate = f"not saturation: mean f′ of the candidate {slope:.2g}"
+    if shut:
+        return _Cause(f"It shrinks to ×{growth:.2g} per step: {gates} lets nothing pass.", numbers, (candidate,))
+    return _Cause(
+        f"It shrinks to ×{growth:.2g} per step, on its way into the memory, not in it.", numbers, (f"not {gates}",)
+    )
+
+
+def by_lag(exam: Examination, title: str) -> Chart:
+    """The gradient by lag of the network, next to how consistent the signal of each lag is."""
+    travel = exam.travel
+    curves = [_curve(f"gradient ({travel.layer})", travel.lags, travel.share)]
+    marks = {} if math.isinf(travel.reach) else {"reach": travel.reach}
+    if (need := exam.need) is not None:
+        curves.append(
+            _curve("signal (consistency)", need.lags, np.where(need.consistency > 0, need.consistency, np.nan))
+        )
+        marks["need"] = need.lag
+    return Chart(title, "lag (steps)", "share of the first lag; consistency", curves, log=True, marks=marks)
+
+
+def _curve(label: str, x: Array, y: Array) -> Curve:
+    return Curve(label, [float(v) for v in x], [float(v) if math.isfinite(v) and v > 0 else None for v in y])
+
+
+def no_signal(exam: Examination) -> Iterable[Finding]:
+    """The task is not learned, and no lag has a signal."""
+    asked, unlearned = exam.asked, exam.unlearned
+    sizes = [float(np.nanmax(signal.size, initial=0.0)) for signal in asked.layers]
+    if exam.need is not None or not unlearned or asked.constant or not max(sizes, default=0.0) > 0:
+        return
+    together = ""
+    if asked.joint is not None and asked.joint.found:
+        together = f" A test of dependence shows that targets depend on the inputs: {asked.joint}."
+    least = min((float(np.nanmin(s.p_value)) for s in asked.layers if not np.isnan(s.p_value).all()), default=1.0)
+    yield Finding(
+        Kind.NO_FIRST_ORDER_SIGNAL,
+        f"no lag has a gradient that {asked.sequences:,} sequences agree on: the targets are noise, or depend on "
+        f"several steps only together, or the signal is too weak for so few sequences.{together}",
+        {"sequences": asked.sequences, "p_value": least, "remaining": exam.progress.remaining},
+        f"p {least:.2g} >= {THRESHOLDS.alpha.value:g} at every lag, and {unlearned}",
+        ruled_out=("a gradient that does not arrive: its size is not 0", f"a solved task: {unlearned}"),
+    )
+
+
+def truncation(exam: Examination) -> Iterable[Finding]:
+    """Truncated BPTT leaves out lags that the data asks for, and so points elsewhere."""
+    length, need = exam.record.bptt, exam.need
+    if length is None or need is None or exam.solved or need.lag < length or length >= exam.steps:
+        return
+    found, least = exam.flow.truncation(), THRESHOLDS.truncation_cosine.value
+    cosines = np.cos(np.radians(found.angle))
+    cosine = float(cosines[np.searchsorted(found.length, length)])
+    if not cosine < least:
+        return
+    shortest = found.shortest(least)
+    yield Finding(
+        Kind.TRUNCATION,
+        f"gradients are cut off after {length} steps, and the data asks for {need.lag}; the gradient of training "
+        f"has cosine {cosine:.2g} with the full one. Its share is complete to {least:.0%} from {shortest} steps on.",
+        {"bptt": length, "need": need.lag, "cosine": cosine, "shortest": shortest},
+        f"need {need.lag} >= bptt {length} and cosine {cosine:.3g} < {least:g}",
+        ruled_out=(f"nothing to learn beyond {length} steps: there is a signal up to lag {need.lag}",),
+        chart=Chart(
+            "Cosine of the truncated with the full gradient",
+            "length of truncated BPTT (steps)",
+            "cosine",
+            [_curve("cosine", found.length.astype(float), cosines)],
+            marks={"bptt": length, "need": need.lag},
+        ),
+    )
+
+
+def one_direction(exam: Examination) -> Iterable[Finding]:
+    """The gradient arrives at the needed lag, but in fewer directions than the errors have."""
+    unlearned, need, travel = exam.unlearned, exam.need, exam.travel
+    if not unlearned or need is None or need.lag < 1 or need.lag > travel.reach or exam.flow.linearization is None:
+        return
+    run = exam.flow.linearization.runs.get(travel.layer)
+    if run is None or run.reverse:
+        return
+    if run.state_size > WIDEST:
+        raise FlowError(f"A state of {run.state_size} numbers is too large to multiply its Jacobians.")
+    run = run.reordered(torch.arange(min(SPECTRA, run.batch_size)))
+    last = run.steps - 1 if run.mask is None else int(run.mask.sum(0).min()) - 1
+    if last - need.lag < -1:
+        return
+    spectrum = np.exp(jacobians.log_singular_values(run, last - need.lag, last))
+    relative, least = spectrum / spectrum[:, :1], THRESHOLDS.direction_share.value
+    arriving = float(np.median((relative >= least).sum(1)))
+    asked = exam.error_directions
+    if math.isnan(asked) or arriving + 0.5 > asked or not np.isfinite(relative).all():
+        return
+    second = float(np.median(relative[:, 1]))
+    yield Finding(
+        Kind.ONE_DIRECTION,
+        f"over {need.lag} steps the gradient arrives in {arriving:.0f} of {run.state_size} directions of the state, "
+        f"and the errors have {asked:.1f}: the second is {second:.1g} of the first, so most of what is to be "
+        "remembered is lost.",
+        {"directions": arriving, "asked": asked, "second": second, "need": need.lag, "condition": 1 / second},
+        f"directions above {least:.0%} of the largest {arriving:.0f} < {asked:.1f} of the errors, and {unlearned}",
+        ruled_out=(f"vanishing: need {need.lag} <= reach {travel.reach:.0f}",),
+        chart=Chart(
+            f"Singular values of the Jacobians' product over {need.lag} steps",
+            "direction",
+            "share of the largest",
+            [_curve("median over sequences", np.arange(1.0, relative.shape[1] + 1), np.median(relative, 0))],
             log=True,
-            marks={"need": signal.need, "reach": reach},
-        )
-        hurts = signal.need > reach
-        kind = Kind.VANISHING_HURTS if hurts else Kind.VANISHING_HARMLESS
-        sign = ">" if hurts else "<="
-        yield Finding(
-            kind,
-            f"the data asks for {signal.need} steps of memory; {fraction:.0%} of the gradient is left "
-            f"after {reach:.0f}.",
-            {"need": signal.need, "reach": reach},
-            f"need {signal.need} {sign} reach {reach:.0f}",
-            label,
-            chart=chart,
-        )
+        ),
+    )
 
 
-RULES = (vanishing,)
+def curse(exam: Examination) -> Iterable[Finding]:
+    """The gradient of the states is calm, that of the recurrent weights is huge because the memory is long."""
+    unlearned, travel, calm = exam.unlearned, exam.travel, THRESHOLDS.calm_growth.value
+    if not unlearned or travel.growth > calm or exam.flow.linearization is None:
+        return
+    label = travel.layer
+    if label not in exam.flow.linearization.runs:
+        return
+    memory = float(np.median(1 / np.maximum(1e-9, -np.expm1(2 * exam.exponents[label]))))  # 1 / (1 - λ²)
+    span = min(memory, exam.steps)
+    if span < THRESHOLDS.long_memory.value:
+        return
+    own = exam.flow.contributions(exam.flow.weight(label))
+    first = float(own.norm[np.flatnonzero(own.norm)[0]]) if own.norm.any() else math.nan
+    whole = float(np.abs(np.sum(own.cosine * own.norm, where=np.isfinite(own.cosine))))
+    amplified = whole / first
+    if not amplified > THRESHOLDS.amplified.value:
+        return
+    yield Finding(
+        Kind.CURSE_OF_MEMORY,
+        f"units remember for {memory:.0f} steps (1 / (1 − λ²)), the gradient of the states grows at most to "
+        f"×{travel.growth:.2g}, but that of the recurrent weights is {amplified:.0f} times its part of one lag: the "
+        f"parts of all lags add up. Its variance goes as (1 − λ²)^-3 = {span**3:.1g}.",
+        {"memory": memory, "amplified": amplified, "growth": travel.growth, "cube": span**3},
+        f"memory {span:.0f} > {THRESHOLDS.long_memory.value:g} steps, parameter gradient ×{amplified:.0f} > "
+        f"{THRESHOLDS.amplified.value:g}, state gradient ×{travel.growth:.2g} <= {calm:g}, and {unlearned}",
+        ruled_out=(f"exploding states: their gradient grows to ×{travel.growth:.2g}",),
+        chart=Chart(
+            "Gradient of the recurrent weights by lag",
+            "lag (steps)",
+            "size, compared with the first",
+            [
+                _curve("parameter", np.asarray(own.lags, dtype=float), own.norm / first),
+                _curve("state", travel.lags, travel.share),
+            ],
+            log=True,
+        ),
+    )
+
+
+RULES = (vanishing, no_signal, truncation, one_direction, curse)

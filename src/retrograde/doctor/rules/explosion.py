@@ -1,0 +1,103 @@
+"""Does the gradient grow without limit, and why: the product of the Jacobians, or chaos?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ...errors import FlowError
+from ...flow import sequence_gradients
+from ..examination import Array, Examination
+from ..findings import Chart, Curve, Finding, Kind
+from ..thresholds import THRESHOLDS
+from .memory import by_lag
+
+__all__ = ["RULES"]
+
+
+def chaos(exam: Examination) -> Iterable[Finding]:
+    """The largest Lyapunov exponent, on the inputs given, of a network with bounded states that has not learned."""
+    unlearned = exam.unlearned
+    if not unlearned:
+        return
+    for label in exam.flow.layers:
+        if _is_bounded(exam, label) and (found := _chaotic(exam, label, unlearned)) is not None:
+            yield found
+            return
+
+
+def _is_bounded(exam: Examination, label: str) -> bool:
+    """Whether the states of a layer cannot grow without limit, as those of ReLU units can."""
+    known = exam.flow.linearization
+    return known is not None and label in known.runs and known.runs[label].cell.nonlinearity != "relu"
+
+
+def _exponent(values: Array) -> tuple[float, float]:
+    """Mean over the sequences, and its standard error."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < max(2, len(values)):  # a direction that becomes 0 is not chaos
+        return -math.inf, math.nan
+    return float(finite.mean()), float(finite.std(ddof=1) / math.sqrt(len(finite)))
+
+
+def _chaotic(exam: Examination, label: str, unlearned: str) -> Finding | None:
+    exponent, error = _exponent(exam.exponents[label])
+    errors, growth = THRESHOLDS.chaos_errors.value, THRESHOLDS.growth.value
+    steps = exam.flow.steps[exam.flow.layer_index(label)]
+    if not exponent > errors * error or not exponent * steps > math.log(growth):
+        return None
+    doubling, spread = math.log(2) / exponent, math.exp(min(exponent * steps, 700))
+    by_sequence = np.sort(exam.exponents[label])
+    return Finding(
+        Kind.CHAOS,
+        f"the largest Lyapunov exponent is {exponent:.3g} ± {error:.1g} per step: a disturbance doubles every "
+        f"{doubling:.2g} steps (τ = ln 2 / λ) and grows ×{spread:.1g} over {steps} steps. "
+        "Clipping does not change that.",
+        {"exponent": exponent, "standard_error": error, "tau": doubling, "growth": exam.travel.growth},
+        f"λ {exponent:.3g} > {errors:g} standard errors of {error:.1g}, e^(λT) {spread:.1g} > "
+        f"{growth:g}, and {unlearned}",
+        label,
+        ruled_out=("states that grow without limit: the nonlinearity bounds them", f"a solved task: {unlearned}"),
+        chart=Chart(
+            "Largest Lyapunov exponent of every sequence",
+            "sequence, in rising order",
+            "λ per step",
+            [Curve(label, [float(i) for i in range(len(by_sequence))], [float(v) for v in by_sequence])],
+        ),
+    )
+
+
+def exploding(exam: Examination) -> Iterable[Finding]:
+    """The gradient at some lag is far above that at the first, in a network that has not learned and is not chaotic."""
+    growth, unlearned = THRESHOLDS.growth.value, exam.unlearned
+    travel = exam.travel
+    if not unlearned or not travel.growth > growth or any(True for _ in chaos(exam)):
+        return
+    lag = int(travel.lags[np.nanargmax(travel.share)])
+    exponent, error = _exponent(exam.exponents[travel.layer])
+    numbers = {"growth": travel.growth, "lag": lag, "exponent": exponent if math.isfinite(exponent) else 0.0}
+    tail = ""
+    try:
+        totals = sequence_gradients(exam.model, *exam.few.inputs, loss=exam.few.loss).total
+        middle = float(np.median(totals))
+        if middle > 0 and np.isfinite(totals).all():
+            numbers |= {"tail": float(totals.max()) / middle, "median": middle}
+            tail = f" Over the sequences, the largest gradient is {numbers['tail']:.2g} times the median {middle:.2g}."
+    except FlowError as failed:
+        exam.notes.append(f"exploding: gradients of single sequences are not known. {failed}")
+    bounded = _is_bounded(exam, travel.layer)
+    other = f"chaos: λ = {exponent:.2g} ± {error:.1g}" if bounded else "chaos: ReLU states are not bounded"
+    yield Finding(
+        Kind.EXPLODING,
+        f"the gradient {lag} steps back is ×{travel.growth:.2g} that of the first lag.{tail}",
+        numbers,
+        f"growth {travel.growth:.2g} > {growth:g}, and {unlearned}",
+        travel.layer,
+        ruled_out=(other, f"large gradients of a solved task: {unlearned}"),
+        chart=by_lag(exam, "Gradient by lag"),
+    )
+
+
+RULES = (chaos, exploding)

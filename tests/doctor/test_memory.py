@@ -1,0 +1,230 @@
+"""Vanishing, truncation, directions and the curse of memory: each found where it is, and not where it is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small import Net, found, squared, train
+from torch import nn
+
+import retrograde as rg
+from retrograde.doctor import TrainingRecord
+from retrograde.doctor.rules import memory
+from retrograde.doctor.thresholds import table
+
+UNTRAINED = TrainingRecord(updates=0)
+STUCK = TrainingRecord(updates=500)
+
+
+def sums_of(which, steps=20, count=200, inputs=1, offset=0.0, seed=1):
+    """Sequences of noise, and the sum of some of their steps."""
+    x = torch.randn(steps, count, inputs, generator=torch.Generator().manual_seed(seed))
+    return x + offset, x[which].sum((0, 2))
+
+
+def early(**options):
+    return sums_of(slice(0, 2), **options)
+
+
+def late(**options):
+    return sums_of(slice(-2, None), **options)
+
+
+def echo(lag=2, steps=12, count=100, inputs=3, seed=1):
+    """Vectors, and the vector some steps ago."""
+    x = torch.randn(steps, count, inputs, generator=torch.Generator().manual_seed(seed))
+    return x, x.roll(lag, 0) * (torch.arange(steps) >= lag)[:, None, None]
+
+
+def by_step(output, target):
+    return (output - target).square().mean(-1)
+
+
+class Each(Net):
+    """Reads every state, and returns it next to the answers, as models do."""
+
+    def forward(self, x):
+        states, last = self.layer(x)
+        return self.head(states), last
+
+
+def each(output, target):
+    return by_step(output[0], target)
+
+
+# --- Vanishing --------------------------------------------------------------------------------------------------------
+
+
+def started(model, radius):
+    """Recurrent weights of a vanilla layer: orthogonal, times a number."""
+    for name, weight in model.named_parameters():
+        if "weight_hh" in name:
+            nn.init.orthogonal_(weight, radius)
+    return model
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_vanishing_hurts_where_the_data_asks_for_more_than_the_gradient_reaches(layers):
+    model = started(Net(num_layers=layers), 0.5)
+    sick = found(memory.RULES, model, early, record=UNTRAINED, untrained=model)
+    (finding,) = sick["vanishing_hurts"]
+    assert finding.numbers["need"] == 19 and finding.numbers["reach"] < 10 and "need 19 > reach" in finding.rule
+    assert finding.chart.marks["need"] == 19 and finding.where == ""  # one for the whole network
+    fine = found(memory.RULES, model, late, record=UNTRAINED, untrained=model)
+    (note,) = fine["vanishing_harmless"]
+    assert note.numbers["need"] == 1 and "vanishing_hurts" not in fine
+
+
+def test_a_network_whose_gradient_reaches_far_enough_is_not_called_sick():
+    model = started(Net(hidden=24), 1.0)
+    assert "vanishing_hurts" not in found(memory.RULES, model, early, record=UNTRAINED, untrained=model)
+
+
+def test_the_cause_of_vanishing_is_weights_saturation_or_gates():
+    weights = started(Net(), 0.4)
+    (finding,) = found([memory.vanishing], weights, early, record=STUCK)["vanishing_hurts"]
+    assert finding.numbers["part_of_weights"] > 0.8 and finding.numbers["radius"] == pytest.approx(0.4, abs=0.01)
+    assert any("not saturation" in other and "f′" in other for other in finding.ruled_out)
+
+    saturated = started(Net(), 0.95)
+    with torch.no_grad():
+        saturated.layer.bias_ih_l0.fill_(1.7)
+    (finding,) = found([memory.vanishing], saturated, early, record=STUCK)["vanishing_hurts"]
+    assert finding.numbers["part_of_saturation"] > 0.8 and "saturated units" in finding.message
+
+    (finding,) = found([memory.vanishing], Net(nn.LSTM), early, record=STUCK)["vanishing_hurts"]
+    assert finding.numbers["share_through_gates"] < 0.01 and "gate f" in finding.message
+
+
+def test_a_solved_task_is_never_called_sick():
+    model = Net(hidden=12)
+    record = train(model, late, updates=200, steps=20, count=64)
+    given = late(seed=5)
+    diagnosis = rg.diagnose(model, given, squared, record=record)
+    assert diagnosis.verdict == "healthy" and diagnosis.remaining < 0.05 and diagnosis.risk == 0
+    # nor at any size of the gradient, nor with spikes in the norms of training
+    loud = TrainingRecord(updates=200, gradient_norms=[776.0] * 100 + [1e5] + [776.0] * 99)
+    assert rg.diagnose(model, given, lambda output, y: 1e6 * squared(output, y), record=loud).verdict == "healthy"
+
+
+def test_a_network_that_answers_rightly_is_healthy_although_its_gradient_vanishes():
+    """The targets are its own answers."""
+    model = started(Net(), 0.5)
+    x, _ = early()
+    with torch.no_grad():
+        y = model(x)
+    kinds = found(memory.RULES, model, lambda seed=0: (x, y), record=TrainingRecord(updates=10, chance=1.0))
+    assert set(kinds) <= {"vanishing_harmless"}
+
+
+def test_partly_learned_the_signal_that_is_left_decides():
+    """Half of the target is at the end and is learned, half at the start: what is left is beyond reach."""
+
+    def both(seed=1, count=200):
+        x = torch.randn(20, count, 1, generator=torch.Generator().manual_seed(seed))
+        return x, x[0, :, 0] + x[-1, :, 0]
+
+    model = started(Net(hidden=8), 0.5)
+    record = train(model, both, updates=150, count=64)
+    kinds = found([memory.vanishing], model, both, record=record)
+    (finding,) = kinds["vanishing_hurts"]
+    assert finding.numbers["left_peak"] == 19 and "left to learn is clearest at lag 19" in finding.rule
+
+
+def test_negative_gate_biases_by_design_are_healthy():
+    model = Net(nn.LSTM)
+    with torch.no_grad():
+        model.layer.bias_ih_l0[:16] = -2.0
+        model.layer.bias_ih_l0[48:] = -2.0
+    assert rg.diagnose(model, late(), squared, record=UNTRAINED).verdict == "healthy"
+
+
+def test_the_risk_rises_with_the_lag():
+    model = started(Net(), 0.6)
+    risks = [
+        rg.diagnose(model, sums_of(slice(20 - lag - 1, 20 - lag)), squared, record=UNTRAINED).risk for lag in (1, 9, 19)
+    ]
+    assert risks[0] < 0.2 < risks[1] < risks[2] and risks[2] > 0.9
+
+
+def test_inputs_that_repeat_themselves_can_be_learned_from_a_later_step():
+    """A slow series: what it was 15 steps ago, it still is."""
+    x = torch.randn(1, 200, 1).expand(20, -1, -1) + 0.1 * torch.randn(20, 200, 1)
+    model = started(Net(), 0.5)
+    diagnosis = rg.diagnose(model, (x, x[3, :, 0]), squared, record=UNTRAINED)
+    assert not diagnosis.found("vanishing_hurts") and diagnosis.risk < 0.5
+
+
+# --- No signal --------------------------------------------------------------------------------------------------------
+
+
+def test_noise_and_parity_cannot_be_told():
+    torch.manual_seed(1)
+    x = torch.randn(10, 200, 1)
+    noise = rg.diagnose(Net(), (x, torch.randn(200)), squared, record=UNTRAINED)
+    assert noise.verdict == "cannot tell" and noise.found("no_first_order_signal") and noise.risk > 0.5
+    bits = torch.randint(2, (6, 300, 1)) * 2.0 - 1
+    parity = rg.diagnose(Net(), (bits, bits[-2:].prod(0)[:, 0]), squared, record=UNTRAINED)
+    assert parity.verdict == "cannot tell"
+    assert not found([memory.no_signal], Net(), late)
+
+
+# --- Truncation -------------------------------------------------------------------------------------------------------
+
+
+def test_truncation_hides_lags_that_the_data_asks_for():
+    def rule(bptt, lag):
+        record = TrainingRecord(bptt=bptt, updates=50)
+        return found(
+            [memory.truncation], started(Each(inputs=3, outputs=3, last=False), 0.9), echo, each, record=record, lag=lag
+        )
+
+    (finding,) = rule(3, 5)["truncation"]
+    assert finding.numbers["need"] == 5 and finding.numbers["bptt"] == 3 and finding.numbers["cosine"] < 0.99
+    assert not rule(8, 5) and not rule(3, 1)
+
+
+# --- Directions -------------------------------------------------------------------------------------------------------
+
+
+def test_one_direction_is_found_where_the_errors_have_three():
+    model = Net(inputs=3, outputs=3, last=False)
+    basis = nn.init.orthogonal_(torch.empty(16, 16))
+    with torch.no_grad():
+        model.layer.weight_hh_l0.copy_(basis @ torch.diag(torch.tensor([1.0] + [0.1] * 15)) @ basis.T)
+    (finding,) = found([memory.one_direction], model, echo, by_step, record=UNTRAINED, untrained=model, lag=4)[
+        "one_direction"
+    ]
+    assert finding.numbers["directions"] == 1 and finding.numbers["asked"] == pytest.approx(3, abs=0.2)
+    model = started(Net(inputs=3, outputs=3, last=False), 1.0)
+    assert not found([memory.one_direction], model, echo, by_step, record=UNTRAINED, untrained=model, lag=4)
+
+
+# --- The curse of memory ----------------------------------------------------------------------------------------------
+
+
+def test_a_long_memory_with_a_calm_state_and_a_huge_parameter_gradient_is_a_curse():
+    def net(keep):
+        model = Net(nonlinearity="relu")
+        with torch.no_grad():
+            model.layer.weight_hh_l0.copy_(keep * torch.eye(16))
+            model.layer.bias_ih_l0.zero_()
+            model.layer.bias_hh_l0.zero_()
+        return model
+
+    kinds = {
+        keep: found(
+            [memory.curse], model := net(keep), late, record=UNTRAINED, untrained=model, steps=120, count=64, offset=1.0
+        )
+        for keep in (0.999, 0.8)
+    }
+    (finding,) = kinds[0.999]["curse_of_memory"]
+    assert finding.numbers["growth"] <= 1.01 and finding.numbers["amplified"] > 30
+    assert not kinds[0.8]
+
+
+def test_the_thresholds_are_written_in_the_table_only():
+    assert all(threshold.meaning and threshold.source for _, threshold in table())
+    assert math.isclose(dict(table())["truncation_cosine"].value, 0.99)
