@@ -236,3 +236,46 @@ def test_a_header_of_numpy_that_python_cannot_read(retrograde, tmp_path):
         numbers.write_bytes(odd)
         outcome = retrograde("flow", "--checkpoint", weights, "--input", numbers)
         assert outcome.code == 2 and outcome.err.count("\n") == 1 and "not a complete .npy file" in outcome.err
+
+
+@pytest.fixture
+def early(retrograde, tmp_path):
+    """A run on sequences whose label is the sign of their first number."""
+    rng, file, folder = np.random.default_rng(0), tmp_path / "early.csv", tmp_path / "early"
+    x = rng.standard_normal((150, 12))
+    rows = [f"{i},{t},{v:.4f},{'up' if row[0] > 0 else 'down'}" for i, row in enumerate(x) for t, v in enumerate(row)]
+    file.write_text("\n".join(["id,t,x,label", *rows]))
+    columns = ["--task", "classify", "--group", "id", "--time", "t", "--label", "label", "--features", "x"]
+    done = retrograde("train", file, "--out", folder, *columns, *FAST, "--cell", "rnn")
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_the_signal_of_a_run(early, retrograde):
+    done = retrograde("flow", early, "--signal")
+    assert done.code == 0, done.err
+    words = " ".join(done.out.split())
+    assert "What the data asks for (untrained network): a signal up to lag 11" in words
+    assert "of the error of a constant output is left" in words and "falls to 1%" in words
+    assert max(map(len, done.out.splitlines())) <= 80
+    kept = json.loads((early / "flow" / "signal.json").read_text())
+    assert kept["need"] == 11
+    assert retrograde("report", early).code == 0
+    page = (early / "report.html").read_text()
+    assert "The data asks for a memory of 11 steps" in page and "Consistency of the gradient" in page
+    told = json.loads(retrograde("flow", early, "--signal", "--json").out)
+    assert told["need"] == 11 and told["asked"]["layers"][0]["layer"] == "l0"
+
+
+def test_a_damaged_signal_costs_only_its_section(early, retrograde):
+    (early / "flow").mkdir(exist_ok=True)
+    (early / "flow" / "signal.json").write_text('{"asked": {}}')
+    assert retrograde("report", early).code == 0
+    assert "The signal by lag cannot be shown" in (early / "report.html").read_text()
+
+
+def test_the_signal_takes_no_option_that_it_would_ignore(early, retrograde, tmp_path):
+    done = retrograde("flow", early, "--signal", "--csv", tmp_path / "x.csv")
+    assert done.code == 2 and "--csv has no effect with --signal" in done.err
+    done = retrograde("flow", "--signal")
+    assert done.code == 2 and "run folder" in done.err

@@ -14,6 +14,7 @@ import typer
 
 from ..errors import OptionError, RetrogradeError
 from ..files import check_source, write_file
+from .flow_signal import show_signal
 from .terminal import console, note, printable, say, say_json
 
 if TYPE_CHECKING:
@@ -87,6 +88,13 @@ def flow(
     csv: _Csv = None,
     plot: _Plot = None,
     out: _Out = None,
+    signal: Annotated[
+        bool,
+        typer.Option(
+            "--signal",
+            help="Measure instead up to which lag the data asks for memory, and what is left to learn at each lag.",
+        ),
+    ] = False,
     json: _Json = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
@@ -104,15 +112,24 @@ def flow(
 
     retrograde flow runs/first other.txt --steps 300 --plot flow.png
 
+    retrograde flow runs/first --signal
+
     retrograde flow --checkpoint model.safetensors --layer encoder.l0
     """
     _check(run, checkpoint, fraction, plot, {"input": input, "nonlinearity": nonlinearity, "seed": seed})
+    if signal:
+        _check_signal({"checkpoint": checkpoint, "steps": steps, "sequences": sequences, "layer": layer or None})
+        _check_signal({"csv": csv, "plot": plot, "out": out})
     import torch
 
     from ..flow.summary import summarize
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if signal:
+        assert run is not None
+        show_signal(run, data, fraction, json=json)
+        return
     asked = _Asked(steps, sequences, layer or None)
     if checkpoint is not None:
         found, about = _of_checkpoint(checkpoint, asked, input, nonlinearity, seed)
@@ -153,6 +170,12 @@ def _check(
                 raise OptionError(f"--{name} is for --checkpoint; a run is measured on DATA: leave it out.")
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise OptionError(f"--plot {plot}: the name must end in .png, .svg or .pdf.")
+
+
+def _check_signal(others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise OptionError(f"--{name} has no effect with --signal: leave one of them out.")
 
 
 @dataclass(frozen=True)

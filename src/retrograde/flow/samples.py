@@ -129,12 +129,12 @@ def _of_the_mean(losses: Tensor, output: Tensor) -> Tensor | None:
     return shift.flatten(losses.dim()).sum(-1) if others else shift
 
 
-def each_sample(batches: Any, loss: Callable[..., Tensor]) -> Iterator[Sample]:
+def each_sample(batches: Any, loss: Callable[..., Tensor] | None) -> Iterator[Sample]:
     """The batches as samples, one after the other.
 
     A batch is what the model is called with, a tensor or packed sequence, or a tuple of that and, last, the target;
     ``batches`` is one batch, an iterable of them, or samples. The loss takes the model's output, and the target if
-    there is one.
+    there is one; samples have their own.
 
     Raises
     ------
@@ -153,7 +153,9 @@ def each_sample(batches: Any, loss: Callable[..., Tensor]) -> Iterator[Sample]:
             f"batches is a {type(batches).__name__}; give an iterable of batches, such as a DataLoader."
         ) from None
     for batch in chosen:
-        yield batch if isinstance(batch, Sample) else _sample(batch, loss)
+        if not isinstance(batch, Sample) and loss is None:
+            raise OptionError("loss is None; give the loss by step, or samples, which have their own.")
+        yield batch if isinstance(batch, Sample) or loss is None else _sample(batch, loss)
 
 
 def samples_of(batches: Any, loss: Callable[..., Tensor], most: int = 16) -> list[Sample]:

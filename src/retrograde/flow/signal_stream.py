@@ -119,7 +119,7 @@ class NetworkSignal:
 def need_of(
     model: Callable[..., Any],
     batches: Any,
-    loss: Callable[..., Tensor],
+    loss: Callable[..., Tensor] | None = None,
     *,
     sequences: int = 4096,
     alpha: float = 0.01,
@@ -137,8 +137,9 @@ def need_of(
         A module, or any callable of the inputs, as `gradient_flow` takes.
     batches : iterable
         Batches of sequences, such as a DataLoader: tuples of what the model is called with and, last, the target.
-    loss : callable
-        Takes the model's output and the target; returns losses by step `(T, B)` or one per sequence `(B,)`.
+    loss : callable, optional
+        Takes the model's output and the target; returns losses by step `(T, B)` or one per sequence `(B,)`. Samples
+        (`retrograde.flow.Sample`) have their own.
     sequences : int
         At most so many are used; fewer where the answer is clear before.
     alpha : float
@@ -173,7 +174,7 @@ def need_of(
 def signal_left(
     model: Callable[..., Any],
     batches: Any,
-    loss: Callable[..., Tensor],
+    loss: Callable[..., Tensor] | None = None,
     *,
     sequences: int = 4096,
     alpha: float = 0.01,

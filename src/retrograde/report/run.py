@@ -19,6 +19,7 @@ from ..runs.records import number
 
 if TYPE_CHECKING:
     from ..flow import GradientFlow
+    from ..flow.signal_saving import RunSignal
 
 __all__ = ["FRACTION", "Record", "RunContents", "read", "real"]
 
@@ -64,6 +65,7 @@ class RunContents:
     sample: str | None
     flows: dict[str, GradientFlow]  # "trained", "untrained": those that were measured
     results: Results | None = None  # of a task other than language
+    signal: RunSignal | None = None  # where it was measured
     recorded: list[Record] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)  # part of the folder -> why it is not here
 
@@ -153,7 +155,14 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
         if not run.has(name):
             missing[name] = "it is not there"
     flows = _flows(run.path / "flow", missing)
-    return RunContents(run.path, config, metrics, summary, sample, flows, results, recorded, missing)
+    signal = part("flow/signal.json", lambda: _signal(run)) if run.has("flow/signal.json") else None
+    return RunContents(run.path, config, metrics, summary, sample, flows, results, signal, recorded, missing)
+
+
+def _signal(run: RunFolder) -> RunSignal | None:
+    from ..flow import signal_saving  # brings torch
+
+    return signal_saving.load(run)
 
 
 def _reason(error: RunError, run: RunFolder, name: str) -> str:
