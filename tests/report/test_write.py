@@ -167,8 +167,8 @@ def test_a_missing_part_is_said_and_the_rest_is_shown(make_run: Make, gone: str)
     }
     html = rg.report.write(run).read_text()
     assert expected[gone] in html
-    # results.py is for other tasks, recorded.py for runs that were recorded, truncation.py for those with a flow
-    assert html.count("<section ") == len(SECTIONS) - (3 if gone == "flow" else 2)
+    # results.py is for other tasks, recorded.py and signal.py where asked for, truncation.py for runs with a flow
+    assert html.count("<section ") == len(SECTIONS) - (4 if gone == "flow" else 3)
     assert len(figures(run)) == {"metrics": 5, "summary": 7, "sample": 7, "flow": 2}[gone]
 
 

@@ -42,7 +42,7 @@ def show_signal(run: Path, data: str | None, fraction: float, *, json: bool) -> 
         return
     _print(run, found, fraction)
     if data is None:
-        say(f"Kept in {run / NAME}; retrograde report {run} shows it.")
+        say(f"Written: {run / NAME} (retrograde report shows it)")
 
 
 def _print(run: Path, found: RunSignal, fraction: float) -> None:
