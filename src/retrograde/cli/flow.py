@@ -64,6 +64,13 @@ _Out = Annotated[
         help="OUT.safetensors and OUT.json, for rg.GradientFlow.load.", rich_help_panel=WRITE, show_default=False
     ),
 ]
+_Signal = Annotated[
+    bool,
+    typer.Option(
+        "--signal",
+        help="Measure instead up to which lag the data asks for memory, and what is left to learn at each lag.",
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=WRITE)]
 
 
@@ -88,13 +95,7 @@ def flow(
     csv: _Csv = None,
     plot: _Plot = None,
     out: _Out = None,
-    signal: Annotated[
-        bool,
-        typer.Option(
-            "--signal",
-            help="Measure instead up to which lag the data asks for memory, and what is left to learn at each lag.",
-        ),
-    ] = False,
+    signal: _Signal = False,
     json: _Json = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
 ) -> None:
@@ -117,9 +118,9 @@ def flow(
     retrograde flow --checkpoint model.safetensors --layer encoder.l0
     """
     _check(run, checkpoint, fraction, plot, {"input": input, "nonlinearity": nonlinearity, "seed": seed})
+    asked = _Asked(steps, sequences, layer or None)
     if signal:
-        _check_signal({"checkpoint": checkpoint, "steps": steps, "sequences": sequences, "layer": layer or None})
-        _check_signal({"csv": csv, "plot": plot, "out": out})
+        _check_signal({"checkpoint": checkpoint, "csv": csv, "plot": plot, "out": out, **dataclasses.asdict(asked)})
     import torch
 
     from ..flow.summary import summarize
@@ -130,7 +131,6 @@ def flow(
         assert run is not None
         show_signal(run, data, fraction, json=json)
         return
-    asked = _Asked(steps, sequences, layer or None)
     if checkpoint is not None:
         found, about = _of_checkpoint(checkpoint, asked, input, nonlinearity, seed)
     else:
@@ -175,7 +175,7 @@ def _check(
 def _check_signal(others: dict[str, Any]) -> None:
     for name, value in others.items():
         if value is not None:
-            raise OptionError(f"--{name} has no effect with --signal: leave one of them out.")
+            raise OptionError(f"--{name.removesuffix('s') if name == 'layers' else name} has no effect with --signal.")
 
 
 @dataclass(frozen=True)
