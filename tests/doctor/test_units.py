@@ -7,6 +7,7 @@ import torch
 from small import Net, delayed, found, sums, train
 from torch import nn
 
+from retrograde.doctor import TrainingRecord
 from retrograde.doctor.rules.units import RULES, dead_relu, saturation, stuck_gates
 
 
@@ -145,3 +146,35 @@ def test_a_trained_network_is_healthy():
     model = Net(nn.LSTM)
     record = train(model)
     assert not found(RULES, model, record=record)
+
+
+def test_half_of_the_head_is_off_by_chance_before_training():
+    """States hardly differ then, so that the biases decide; 80 % are not called dead before training, but after."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 10), nn.Linear(10, 1)
+
+        def forward(self, h):
+            return self.b(torch.relu(self.a(h)))
+
+    model = Net(nn.GRU, head=Head())
+    with torch.no_grad():
+        model.head.a.bias[:8] = -20.0
+    assert not found(RULES, model)
+    assert "dead_relu" in found(RULES, model, record=TrainingRecord(updates=100))
+
+
+def test_a_layer_that_runs_several_times_is_one_finding():
+    class Towers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.RNN(1, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.head(self.layer(x)[1][0] - self.layer(x.flip(0))[1][0]).squeeze(-1)
+
+    model = Towers()
+    gate_bias(model.layer, 0, 8.0)
+    assert len(found([saturation], model)["saturation"]) == 1

@@ -78,9 +78,10 @@ class THRESHOLDS:
         0.5, "share of saturated tanh units above which a layer that has not learned is sick", "Glorot and Bengio 2010"
     )
     dead_share = Threshold(
-        0.5,
-        "share of ReLU units that are 0 everywhere above which a layer is sick",
-        "Zhang et al. 2021 (AutoTrainer): 0.7",
+        0.7, "share of ReLU units that are 0 everywhere above which a layer is sick", "Zhang et al. 2021 (AutoTrainer)"
+    )
+    dead_start_share = Threshold(
+        0.9, "the same in the head before training, where states hardly differ", "half of the units are off by chance"
     )
     dead_late_share = Threshold(
         0.9, "the same for units that are 0 from the middle of the sequences on", "exploding states alone kill half"
@@ -101,7 +102,7 @@ class THRESHOLDS:
         10.0, "a gate that keeps for longer than this many times the sequence never lets go", "Tallec and Ollivier 2018"
     )
     unsolved_share = Threshold(
-        0.2, "share of the loss at chance above which a handicap from the start counts", "benchmarks/doctor"
+        0.1, "share of the loss at chance above which a handicap from the start counts", "benchmarks/doctor"
     )
     # Training
     clipped_share = Threshold(0.9, "share of clipped gradients above which clipping is always active", "Pascanu 2013")
@@ -128,8 +129,8 @@ class THRESHOLDS:
     small = Threshold(0.01, "largest input, or size of targets, that is too small", "LeCun et al. 1998: 1")
     offset = Threshold(10.0, "|mean| over standard deviation of all inputs that is too far off", "LeCun 1998: 0")
     constant_share = Threshold(
-        0.001,
-        "spread of outputs over that of targets (of logits: 1) below which they are constant",
+        0.0001,
+        "spread of outputs over that of targets (at most 1) below which they are constant",
         "benchmarks/doctor",
     )
     # Wiring

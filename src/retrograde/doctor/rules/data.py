@@ -126,7 +126,7 @@ def constant_output(exam: Examination) -> Iterable[Finding]:
     spreads = [spread for leaf in outputs if (spread := _spread(leaf, own)) is not None]
     target = exam.samples[0].target
     like = isinstance(target, Tensor) and target.is_floating_point() and bool(outputs)
-    wanted = (_spread(target, own) if like else 1.0) or 1.0  # logits that differ by 1 differ in earnest
+    wanted = min((_spread(target, own) if like else None) or 1.0, 1.0)  # 1 is much for logits, and where outputs start
     if not spreads or max(spreads) >= least * wanted or _moves(exam):
         return
     states = max(

@@ -168,10 +168,11 @@ def learning_rate(exam: Examination) -> Iterable[Finding]:
     unsettled = _unsettled(exam)
     if not unsolved or not (unsettled or not record.updates):
         return
-    trial = _trial(exam.model, exam)
-    if trial is None or not trial.helps(bool(record.updates)):
-        return
-    yield _overshoots(exam, _rate(exam), trial, unsettled, unsolved)
+    trial = _trial(exam.model, exam, trained=bool(record.updates))
+    if trial is None and record.updates:  # weights that were thrown too far cannot be trained at any rate
+        trial = _trial(exam.untrained, exam, trained=False)
+    if trial is not None:
+        yield _overshoots(exam, _rate(exam), trial, unsettled, unsolved)
 
 
 def learning_rate_from_start(exam: Examination) -> Iterable[Finding]:
@@ -179,8 +180,8 @@ def learning_rate_from_start(exam: Examination) -> Iterable[Finding]:
     record = exam.record
     if record.lr is None or not exam.unusable or not record.updates:
         return
-    trial = _trial(exam.untrained, exam)
-    if trial is not None and trial.helps(False):
+    trial = _trial(exam.untrained, exam, trained=False)
+    if trial is not None:
         yield _overshoots(exam, None, trial, "values became NaN or infinite", "not solved")
 
 
@@ -195,8 +196,8 @@ def _overshoots(exam: Examination, rate: _Rate | None, trial: _Trial, unsettled:
     losses = [loss if math.isfinite(loss) else None for loss in record.losses]
     return Finding(
         Kind.LEARNING_RATE_TOO_HIGH,
-        f"{trial.updates} updates from here at the learning rate {lr:g} end at a loss of {trial.losses[lr]:.3g}, at "
-        f"{trial.better:g} at {trial.losses[trial.better]:.3g}.{f' In training, {unsettled}.' if unsettled else ''}"
+        f"{trial.updates} updates from {'these' if trial.trained else 'the initial'} weights at the learning rate "
+        f"{lr:g} end at a loss of {trial.losses[lr]:.3g}, at {trial.better:g} at {trial.losses[trial.better]:.3g}.{f' In training, {unsettled}.' if unsettled else ''}"
         f"{curvature}",
         numbers,
         f"trial at {lr:g} / trial at {trial.better:g} = {trial.gain:.3g} > {THRESHOLDS.rate_gain.value:g}, and "
@@ -234,10 +235,10 @@ def _unsettled(exam: Examination) -> str:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Updates from the present weights at the learning rate of the training and at smaller ones."""
+    """Updates of a network at the learning rate of the training and at smaller ones."""
 
+    trained: bool
     updates: int
-    start: float
     losses: dict[float, float]  # at the end, by learning rate; infinite where not finite
     lr: float
 
@@ -250,19 +251,17 @@ class _Trial:
     def gain(self) -> float:
         return self.losses[self.lr] / max(self.losses[self.better], 1e-30)
 
-    def helps(self, trained: bool) -> bool:
-        """Whether a smaller rate is clearly better; before training, whether the rate makes things worse."""
-        if self.better == self.lr or self.gain <= THRESHOLDS.rate_gain.value:
-            return False
-        return trained or self.losses[self.lr] > THRESHOLDS.rise.value * self.start
 
+def _trial(model: nn.Module, exam: Examination, *, trained: bool) -> _Trial | None:
+    """Train copies of a network for a few updates at several rates, on the samples; None if the rate does no harm.
 
-def _trial(model: nn.Module, exam: Examination) -> _Trial | None:
-    """Train copies of a network for a few updates at several rates, on the samples."""
-    record, start = exam.record, time.perf_counter()
-    lr = float(record.lr or 0)
+    It does where a smaller one is clearly better; before training, it must also make the loss worse.
+    """
+    lr = float(exam.record.lr or 0)
     found: dict[float, float] = {}
-    updates, before = _UPDATES, math.nan
+    before, began = math.nan, time.perf_counter()
+    _train(model, exam, lr, 1)
+    updates = int(min(_UPDATES, max(5, 2 * _SECONDS / _RATES / (time.perf_counter() - began))))
     for rate in (lr / 10**k for k in range(_RATES)):
         losses = _train(model, exam, rate, updates)
         if not losses:
@@ -271,13 +270,13 @@ def _trial(model: nn.Module, exam: Examination) -> _Trial | None:
         tail = losses[-max(1, len(losses) // 4) :]
         mean = sum(tail) / len(tail)
         found[rate] = mean if math.isfinite(mean) and len(losses) > updates else math.inf
-        spent = time.perf_counter() - start
-        if rate == lr and spent > _SECONDS / _RATES:
-            updates = max(5, int(updates * _SECONDS / _RATES / spent))
+        if rate == lr and not trained and found[rate] <= THRESHOLDS.rise.value * before:
+            return None
         best = min(found.values())
         if best < found[lr] and found[rate] > best:
             break
-    return _Trial(updates, before, found, lr) if math.isfinite(before) else None
+    own = _Trial(trained, updates, found, lr)
+    return own if math.isfinite(before) and own.gain > THRESHOLDS.rate_gain.value else None
 
 
 def _train(model: nn.Module, exam: Examination, lr: float, updates: int) -> list[float]:

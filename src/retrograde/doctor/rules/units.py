@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import FlowError
 from ...flow.cells import Trajectory
+from ...flow.runs import base
 from ..examination import Examination
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers, layers_of
@@ -26,7 +27,12 @@ _RELU = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu,
 
 
 def _runs(exam: Examination) -> dict[str, Trajectory]:
-    return {} if exam.flow.linearization is None else exam.flow.linearization.runs
+    """By label, one run of every layer."""
+    found: dict[str, Trajectory] = {}
+    for label, run in ({} if exam.flow.linearization is None else exam.flow.linearization.runs).items():
+        if base(label) not in map(base, found):
+            found[label] = run
+    return found
 
 
 def _live(run: Trajectory, values: Tensor) -> Tensor:
@@ -199,7 +205,8 @@ def _dead_elsewhere(exam: Examination) -> Iterable[Finding]:
         finally:
             for handle in handles:
                 handle.remove()
-    most, several = THRESHOLDS.dead_share.value, len({name for name, _, _ in watch.found}) < len(watch.found)
+    most = (THRESHOLDS.dead_share if exam.record.updates else THRESHOLDS.dead_start_share).value
+    several = len({name for name, _, _ in watch.found}) < len(watch.found)
     for (name, line, _), activity in watch.found.items():
         dead = float((~activity.alive).double().mean())
         if name in layers_of(exam.model) or dead <= most or activity.seen < THRESHOLDS.fewest_activations.value:
