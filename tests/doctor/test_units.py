@@ -161,7 +161,7 @@ def test_half_of_the_head_is_off_by_chance_before_training():
 
     model = Net(nn.GRU, head=Head())
     with torch.no_grad():
-        model.head.a.bias[:8] = -20.0
+        model.head.a.bias[:8], model.head.a.bias[8:] = -20.0, 1.0
     assert not found(RULES, model)
     assert "dead_relu" in found(RULES, model, record=TrainingRecord(updates=100))
 

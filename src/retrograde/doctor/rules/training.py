@@ -197,8 +197,8 @@ def _overshoots(exam: Examination, rate: _Rate | None, trial: _Trial, unsettled:
     return Finding(
         Kind.LEARNING_RATE_TOO_HIGH,
         f"{trial.updates} updates from {'these' if trial.trained else 'the initial'} weights at the learning rate "
-        f"{lr:g} end at a loss of {trial.losses[lr]:.3g}, at {trial.better:g} at {trial.losses[trial.better]:.3g}.{f' In training, {unsettled}.' if unsettled else ''}"
-        f"{curvature}",
+        f"{lr:g} end at a loss of {trial.losses[lr]:.3g}, at {trial.better:g} at {trial.losses[trial.better]:.3g}."
+        f"{f' In training, {unsettled}.' if unsettled else ''}{curvature}",
         numbers,
         f"trial at {lr:g} / trial at {trial.better:g} = {trial.gain:.3g} > {THRESHOLDS.rate_gain.value:g}, and "
         f"{unsettled or unsolved}",
