@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retrograde.doctor import Kind
+from retrograde.doctor import Kind, Prescription
 from retrograde.doctor.findings import FINDINGS
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -19,12 +19,15 @@ from benchmarks.doctor import peers, table, training
 from benchmarks.doctor.case import Case, Remedy, Training
 from benchmarks.doctor.cases import CASES
 from benchmarks.doctor.networks import WIRINGS, Model
+from benchmarks.doctor.proof import Treatment, random_remedy, shares
 from benchmarks.doctor.run import Outcome, case_key, run
 from benchmarks.doctor.scoring import Count, auc, counts, is_alarm, need_is_right
 from benchmarks.doctor.tasks import FAMILIES, SKIPPED, Task
 from benchmarks.doctor.training import Layer, Probe
 
 SICK = [case for case in CASES if not case.healthy]
+CASE = Case("tiny", Task("echo", 8, 1), Model("tanh", 4), Training(updates=3, batch=8), frozenset({Kind.CHAOS}),
+            remedies=(Remedy("learning rate", training={"lr": 0.01}),), goal=10.0)  # fmt: skip
 
 
 # The cases
@@ -206,6 +209,52 @@ def test_a_training_with_nan_ends():
     assert training.train(case).record.diverged
 
 
+# Prescriptions
+def prescription(options, python):
+    return Prescription("x", Kind.CHAOS, options, "", "", python)
+
+
+def test_a_prescription_changes_what_it_says():
+    case = Case("x", Task("late sum", 6, 1, scale=10.0), Model("tanh", 4), Training(bptt=5))
+    how = Treatment.of(prescription({"lr": 0.5, "clip_norm": 2.0}, "lr = 0.5")).on_training(case).training
+    assert (how.lr, how.clip, how.bptt) == (0.5, 2.0, 5)
+    network = case.model.build(case.task, 0)
+    start = Treatment.of(prescription({"init": "identity"}, "rg.nn.initialize(model.rnn, recurrent='identity')"))
+    assert start.on_model(network) is None and torch.equal(network.rnn.weight_hh_l0, torch.eye(4))
+    assert start.on_training(case) == case
+    batch = case.task.draw(8, torch.Generator().manual_seed(0))
+    scaled = Treatment.of(prescription({}, "x = (x - 1) / 10"))
+    assert torch.allclose(scaled.on_batch(batch).inputs, (batch.inputs - 1) / 10)
+    assert torch.equal(start.on_batch(batch).inputs, batch.inputs)
+
+
+def test_a_regularizer_is_called_after_every_backward_pass():
+    lines = (
+        "from retrograde.training.regularize import VanishingGradientRegularizer\n"
+        "regularizer = VanishingGradientRegularizer(model, alpha=1.0)\n"
+        "# in the training loop, after loss.backward() and before clipping:\nregularizer.add_gradients()"
+    )
+    treatment = Treatment.of(prescription({"omega": 1.0}, lines))
+    case = Case("x", Task("echo", 6, 1), Model("tanh", 4), Training(updates=2, batch=3))
+    plain, treated = training.train(case), training.train(case, treatment=treatment)
+    assert not torch.equal(plain.network.rnn.weight_hh_l0, treated.network.rnn.weight_hh_l0)
+
+
+def test_arms_are_compared_from_the_same_start(monkeypatch):
+    monkeypatch.setattr("benchmarks.doctor.proof.UPDATES", 3)
+    nothing = shares(replace(CASE, training=Training(updates=3, batch=8)), prescription({}, ""), 0)
+    assert set(nothing) == {"prescription", "untreated", "placebo", "random"}
+    assert nothing["prescription"] == nothing["untreated"] != nothing["placebo"]
+
+
+def test_random_remedies_differ_and_can_be_built():
+    for case in SICK[:20]:
+        drawn = [case.cured(random_remedy(case, seed)) for seed in range(6)]
+        assert len({one.key for one in drawn}) > 1 and all(one.key != case.key for one in drawn)
+        for one in drawn:
+            one.model.build(one.task, 0)
+
+
 # Scores
 def test_counts_by_finding():
     chaos, none = {"chaos"}, set()
@@ -234,10 +283,6 @@ def test_need_within_a_factor(need, lag, right):
 
 
 # Runs
-CASE = Case("tiny", Task("echo", 8, 1), Model("tanh", 4), Training(updates=3, batch=8), frozenset({Kind.CHAOS}),
-            remedies=(Remedy("learning rate", training={"lr": 0.01}),), goal=10.0)  # fmt: skip
-
-
 def test_a_run_resumes_and_only_examines_again_when_rules_change(tmp_path, monkeypatch):
     first = run(CASE, 0, None, tmp_path, "rules 1")
     assert first.error == "" and first.cured_by == "learning rate" and set(first.peers) == set(peers.RULES)
