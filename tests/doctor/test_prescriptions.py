@@ -226,6 +226,33 @@ def test_saturated_units_get_weights_that_add_one():
     assert float((x @ model.layer.weight_ih_l0.t()).square().mean().sqrt()) == pytest.approx(1, rel=0.3)
 
 
+def test_the_weights_that_saturate_are_those_of_the_network_not_of_its_untrained_twin():
+    torch.manual_seed(0)
+    model, twin = Last(nn.RNN, hidden=64), Last(nn.RNN, hidden=64)
+    nn.init.normal_(model.layer.weight_ih_l0, std=6.0)
+    exam = examination(model)
+    exam.untrained = twin
+    numbers = {"size_of_inputs": 6.0, "size_of_recurrent weights": 0.5}
+    prescribe(exam, [found(Kind.SATURATION, **numbers)])[0].apply(twin)
+    assert float(twin.layer.weight_ih_l0.detach().std()) == pytest.approx(1, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "nonlinearity", "bias"), [(Kind.SATURATION, "tanh", 8.0), (Kind.DEAD_RELU, "relu", -8.0)]
+)
+def test_biases_out_of_range_are_set_to_zero_before_anything_about_memory(kind, nonlinearity, bias):
+    model = Last(nn.RNN, nonlinearity=nonlinearity, num_layers=2)
+    nn.init.constant_(model.layer.bias_ih_l0, bias)
+    findings = [
+        found(Kind.VANISHING_HURTS, need=NEED, reach=1),
+        found(kind, **{"size_of_inputs": 0.5, "size_of_recurrent weights": 0.5}),
+    ]
+    one = prescribe(examination(model), findings)[0]
+    one.apply(model)
+    assert one.remedy == "biases of 0" and not (model.layer.bias_ih_l0 + model.layer.bias_hh_l0).any()
+    assert all(p.remedy != one.remedy for p in prescribe(examination(Last(nn.RNN)), findings))  # those are as usual
+
+
 def test_the_learning_rate_follows_from_the_sharpness():
     one = remedies(Last(), Kind.LEARNING_RATE_TOO_HIGH, {"lr": 0.1}, sharpness=50.0)[0]
     assert one.options == {"lr": 0.04} and "2 / 50 = 0.04" in one.arithmetic

@@ -142,11 +142,24 @@ def test_a_whole_model_and_a_parametrized_weight():
         (torch.nn.RNN(2, 3), {"spectral_radius": 0.0}, "spectral_radius is 0.0"),
         (torch.nn.RNN(2, 3), {"recurrent": "unitary"}, "choose one of orthogonal, identity, xavier"),
         (torch.nn.RNN(2, 3), {"input": -1.0}, "input is -1.0"),
+        (torch.nn.RNN(2, 3), {"bias": float("nan")}, "bias is nan"),
     ],
 )
 def test_impossible_options(module, options, message):
     with pytest.raises(OptionError, match=message):
         rg.nn.initialize(module, **options)
+
+
+@pytest.mark.parametrize("make", [torch.nn.RNN, torch.nn.GRU, torch.nn.LSTMCell])
+def test_all_biases_then_that_of_a_gate(make):
+    module = make(2, 3)
+    rg.nn.initialize(module, bias=0.5)
+    first, second = [p for name, p in module.named_parameters() if "bias" in name]
+    assert (first + second == 0.5).all()
+    if make is torch.nn.LSTMCell:
+        rg.nn.initialize(module, bias=0.0, forget_bias=2.0)
+        assert (first + second).tolist() == [0.0] * 3 + [2.0] * 3 + [0.0] * 6
+    rg.nn.initialize(make(2, 3, bias=False), bias=0.5)
 
 
 def test_a_model_of_sizes_only_can_be_built():

@@ -27,6 +27,7 @@ def initialize(
     recurrent: Literal["orthogonal", "identity", "xavier"] | None = None,
     input: Literal["orthogonal", "xavier"] | float | None = None,
     spectral_radius: float | None = None,
+    bias: float | None = None,
     forget_bias: float | None = None,
     chrono: int | None = None,
     generator: torch.Generator | None = None,
@@ -49,6 +50,8 @@ def initialize(
         The weights from input to state: ``"orthogonal"``, ``"xavier"``, or the standard deviation of a Gaussian.
     spectral_radius
         Scale the recurrent weights so that the largest modulus of their eigenvalues is this.
+    bias
+        All biases, before a gate gets its own; the two bias vectors of torch add up to it.
     forget_bias
         The bias of the gate that keeps the old state: f of an LSTM (1 in Jozefowicz et al. 2015), z of a GRU. The two
         bias vectors of torch are set so that they add up to it.
@@ -75,6 +78,8 @@ def initialize(
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     _check(recurrent, input, spectral_radius, forget_bias, chrono)
+    if bias is not None and not math.isfinite(bias):
+        raise OptionError(f"initialize: bias is {bias}; it must be finite.")
     stacks = list(_stacks(module))
     if not stacks:
         raise OptionError(f"initialize: {type(module).__name__} has no recurrent layer (RNN, GRU or LSTM).")
@@ -87,6 +92,9 @@ def initialize(
                 stack.set_recurrent(recurrent, generator)
             if spectral_radius is not None:
                 stack.scale(spectral_radius)
+            if bias is not None:
+                for nth, vector in enumerate(stack.biases):
+                    vector.fill_(bias if nth == 0 else 0.0)
             if forget_bias is not None:
                 stack.set_keeping_bias(torch.full((stack.hidden_size,), float(forget_bias)), "forget_bias")
             if chrono is not None:

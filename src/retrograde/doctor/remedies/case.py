@@ -65,6 +65,12 @@ class Case:
         labels = [finding.where for finding in self.findings if finding.where]
         return recurrent_parts(self.examination.untrained, self.flow, labels)
 
+    @cached_property
+    def measured(self) -> list[Part]:
+        """The same modules of the network that was examined, with the weights that it has now."""
+        paths = {part.path for part in self.parts}
+        return [part for part in recurrent_parts(self.examination.model) if part.path in paths]
+
     def only(self, *cells: str) -> bool:
         """Whether all of `parts` have one of these cells."""
         return bool(self.parts) and all(part.cell in cells for part in self.parts)

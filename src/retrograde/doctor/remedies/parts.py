@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,13 @@ class Part:
         found = getattr(self.module, "weight_hh", None)
         weight: torch.Tensor = self.module.weight_hh_l0 if found is None else found  # type: ignore[assignment]
         return weight
+
+    @property
+    def total_bias(self) -> torch.Tensor | None:
+        """What the two biases of the first layer add up to, by unit; None without biases."""
+        named = dict(self.module.named_parameters(recurse=False))
+        found = [bias.detach() for name, bias in named.items() if re.fullmatch(r"bias_[ih]h(_l0)?", name)]
+        return torch.stack(found).sum(0) if found else None
 
     @property
     def inputs(self) -> list[str]:

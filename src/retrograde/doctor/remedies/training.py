@@ -20,6 +20,7 @@ from .memory import scaled
 __all__ = [
     "Replay",
     "adaptive",
+    "biases",
     "clipping",
     "input_scale",
     "layer_norm",
@@ -172,8 +173,9 @@ def spread(case: Case) -> Iterator[Prescription]:
     inputs, states = case.number("size_of_inputs"), case.number("size_of_recurrent weights")
     if inputs is None or states is None or not case.only("rnn"):
         return
+    yield from biases(case)
     if inputs >= states and inputs > 1:
-        before = max(float(getattr(part.module, name).detach().std()) for part in case.parts for name in part.inputs)
+        before = max(float(getattr(p.module, name).detach().std()) for p in case.measured for name in p.inputs)
         std = float(short(before / inputs))
         arithmetic = (
             f"the inputs add {short(inputs)} (root mean square) to what goes into tanh, by weights with a standard "
@@ -182,6 +184,22 @@ def spread(case: Case) -> Iterator[Prescription]:
         yield case.started("smaller input weights", arithmetic, {}, input=std)
     elif states > 1:
         yield from scaled(case, 1 / states, f"the states add {short(states)} (root mean square) to what goes into tanh")
+
+
+def biases(case: Case) -> Iterator[Prescription]:
+    """Biases of 0 where those of the network are beyond the range in which torch draws them."""
+    if not case.only("rnn"):
+        return
+    found = [bias for part in case.measured if (bias := part.total_bias) is not None]
+    if not found:
+        return
+    mean, usual = max((float(bias.mean()) for bias in found), key=abs), 2 / math.sqrt(min(map(len, found)))
+    if abs(mean) > usual:
+        arithmetic = (
+            f"the biases are {short(mean)} on average, where 0 is usual (torch draws their sum from within "
+            f"±{short(usual)}); {short(mean)} - {short(mean)} = 0"
+        )
+        yield case.started("biases of 0", arithmetic, {}, bias=0.0)
 
 
 def layer_norm(case: Case) -> Iterator[Prescription]:
