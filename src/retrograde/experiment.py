@@ -14,6 +14,8 @@ from .runs import RunFolder
 from .training import Callback, Result, TrainedRun, Trainer, load
 from .training.callbacks import FLOW_SEQUENCES
 
+DOCTOR_SHARE, DOCTOR_SECONDS = 0.03, 8.0  # of the training time, and at least, that looking for causes may take
+
 __all__ = ["Result", "TrainedRun", "load", "train"]
 
 
@@ -26,6 +28,7 @@ class WritePage(Callback):
         try:
             trainer.callbacks.on_stage("measuring how far the gradient reaches")
             measure_flow(trainer, folder)
+            look_for_causes(trainer, folder)
             trainer.callbacks.on_stage("writing the page")
             folder.check_alive()
             page.write(folder.path)
@@ -44,6 +47,23 @@ def measure_flow(trainer: Trainer, folder: RunFolder) -> None:
         flow = gradient_flow(model.eval(), *probe.inputs, loss=probe.loss)
         folder.check_alive()  # saving creates missing folders
         flow.save(folder / "flow" / name)
+
+
+def look_for_causes(trainer: Trainer, folder: RunFolder) -> None:
+    """Where a run is no better than a simple method, write ``doctor.json``: what hinders it, and what to change."""
+    from . import doctor  # late, as the page is
+    from .doctor import runs, saving
+    from .doctor.outcome import was_not_learned
+
+    summary = folder.summary()
+    if not (why := was_not_learned(summary)):
+        return
+    trainer.callbacks.on_stage(f"looking for the cause: {why}")
+    seconds = max(DOCTOR_SECONDS, DOCTOR_SHARE * trainer.progress.seconds)
+    examination = runs.after_training(folder, trainer.task, trainer.model.cpu().eval(), seconds)
+    diagnosis = doctor.diagnosis.examined(examination)
+    folder.check_alive()
+    saving.save(diagnosis, folder)
 
 
 def train(

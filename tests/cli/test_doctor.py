@@ -97,3 +97,19 @@ def test_a_damaged_run_gets_one_line(retrograde, run):
 def test_text_is_examined(retrograde, text, tmp_path):
     assert retrograde("train", text, "--out", tmp_path / "run", *TINY, "--max-steps", "2").code == 0
     assert retrograde("doctor", tmp_path / "run").code == 0
+
+
+def test_training_that_learned_nothing_ends_with_advice_and_so_does_flow(retrograde, table, tmp_path):
+    options = ("--cell", "rnn", "--hidden-size", "8", "--threads", "1", "--max-steps", "2", "--lr", "1e-5")
+    found = retrograde("train", table, "--out", tmp_path / "stuck", *COLUMNS, *options)
+    assert found.code == 0 and "Not learned" in found.out and "need 19: try --init orthogonal" in found.out
+    assert 'id="doctor"' in (tmp_path / "stuck" / "report.html").read_text()
+    assert "need 19: try --init orthogonal" in retrograde("flow", tmp_path / "stuck").out
+
+
+def test_a_run_that_learned_gets_no_advice(retrograde, text, tmp_path):
+    options = [word for word in TINY if word not in ("--quiet", "--no-report")]
+    found = retrograde("train", text, "--out", tmp_path / "run", *options, "--max-steps", "150", "--lr", "0.02")
+    assert found.code == 0 and "Not learned" not in found.out, found.out
+    assert not (tmp_path / "run" / "doctor.json").exists()
+    assert "Not learned" not in retrograde("flow", tmp_path / "run").out

@@ -18,6 +18,7 @@ from retrograde.cli import app
 from retrograde.doctor import runs
 from retrograde.doctor.examination import Origin
 from retrograde.doctor.findings import Kind
+from retrograde.doctor.outcome import was_not_learned
 from retrograde.doctor.prescriptions import Prescription
 from retrograde.doctor.remedies.command import with_command
 from retrograde.errors import DivergedError, OptionError, RunError
@@ -218,7 +219,7 @@ def test_norms_between_evaluations_keep_minimum_median_and_maximum():
     ],
 )
 def test_a_run_that_is_no_better_than_a_baseline_was_not_learned(summary, learned):
-    assert bool(runs.was_not_learned(summary)) != learned
+    assert bool(was_not_learned(summary)) != learned
 
 
 def prescribed(options: dict[str, object], **change: object) -> Prescription | None:

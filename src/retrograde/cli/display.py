@@ -17,6 +17,7 @@ from rich.text import Text
 from ..runs import Metrics
 from ..training import Callback, Result, Trainer
 from ..training.state import Progress
+from .advice import advice
 from .terminal import console, described, note, printable, scores
 
 __all__ = ["Display", "display"]
@@ -125,6 +126,8 @@ class Display(Callback):
                 f"Published goal {'met' if goal.solved else 'not met'}: {goal.criterion}; {goal.wrong:,} of "
                 f"{goal.sequences:,} new ones were wrong{missed}."
             )
+        if told := advice(result.folder):
+            self._print(told)
         page = result.folder / "report.html"
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))
 

@@ -14,6 +14,7 @@ import typer
 
 from ..errors import OptionError, RetrogradeError
 from ..files import check_source, write_file
+from .advice import advice
 from .flow_signal import show_signal
 from .terminal import console, note, printable, say, say_json
 
@@ -151,6 +152,9 @@ def flow(
         say_json(about.facts | _numbers(found, summary))
         return
     _print(console(soft_wrap=False), summary, about)
+    if run is not None and (told := advice(run)):
+        say()
+        say(told)
     if written:
         say()
         say(f"Written: {', '.join(written)}")

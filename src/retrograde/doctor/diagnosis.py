@@ -79,6 +79,19 @@ class Diagnosis:
         """The findings of a kind."""
         return [finding for finding in self.findings if finding.kind == Kind(kind)]
 
+    @property
+    def advice(self) -> str:
+        """What was found and what to try first, in a line; empty if nothing is prescribed."""
+        if not self.prescriptions:
+            return ""
+        first = self.prescriptions[0]
+        found = self.found(first.finding)
+        words = found[0].about.title if found else str(first.finding)
+        numbers = found[0].numbers if found else {}
+        if {"need", "reach"} <= set(numbers):
+            words = f"reach {numbers['reach']:.0f} steps, need {numbers['need']:.0f}"
+        return f"{words}: try {first.flags or first.remedy}"
+
     def apply(self, model: nn.Module) -> Prescription:
         """Apply the first prescription that can be applied in place, and return it.
 
@@ -236,6 +249,9 @@ def examined(
             examination.notes.append(f"Nothing else was examined: {examination.unusable}")
             break
         name = rule.__name__.replace("_", " ")
+        if time.perf_counter() > examination.deadline:
+            examination.notes.append(f"The time was up before {name}: it is not known.")
+            break
         stage(name)
         try:
             findings += rule(examination)

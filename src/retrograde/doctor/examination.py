@@ -162,6 +162,8 @@ class Examination:
         Why nothing else can be measured: a rule that sets it is the last to be applied.
     origin : Origin or None
         Data and options of the training, where it is a run or is to become one.
+    deadline : float
+        By `time.perf_counter`, when no further rule or trial of a remedy is begun.
     """
 
     model: nn.Module
@@ -171,6 +173,7 @@ class Examination:
     notes: list[str] = field(default_factory=list)
     unusable: str = ""
     origin: Origin | None = None
+    deadline: float = math.inf
 
     # --- The gradient through time ------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..options import OPTIONS, flag
 from .findings import Kind
 
 __all__ = ["Prescription"]
@@ -44,6 +45,17 @@ class Prescription:
     command: str
     python: str
     apply: Callable[[nn.Module], None] | None = field(default=None, repr=False)
+
+    @property
+    def flags(self) -> str:
+        """The change as options of the command line; empty if there is no option for it."""
+        told = []
+        for name, value in self.options.items():
+            if value is True:
+                told.append(flag(name))
+            elif value is not None and value != OPTIONS[name].default:
+                told.append(f"{flag(name)} {value}")
+        return " ".join(told)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

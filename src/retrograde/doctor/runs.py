@@ -22,15 +22,15 @@ from ..tasks.task import Probe, Task
 from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
 from .examination import Examination, Origin, Sample, TrainingRecord
-from .thresholds import THRESHOLDS
 
-__all__ = ["baseline_of", "examination_of", "is_run", "prognosis_of", "was_not_learned"]
+__all__ = ["after_training", "examination_of", "is_run", "prognosis_of"]
 
-SECONDS = 30.0  # that measuring on the sequences may take, by the time that a few of them take
+SECONDS = 40.0  # after which no further rule is begun; the number of sequences is chosen to need less
 SEQUENCES = 1024  # the most that are looked at
 PILOT = 8  # sequences that are timed, and the fewest in a sample
 SAMPLE = 64  # the most in a sample
 LONGEST = 1_000  # steps of a sequence
+Examples = Callable[[int, int | None], Probe]  # so many sequences, of at most so many steps
 
 
 def is_run(path: Any) -> bool:
@@ -58,11 +58,9 @@ def examination_of(run: str | Path | TrainedRun, data: str | None = None, second
         If the run, or its data, cannot be read.
     """
     folder = RunFolder(run.folder if isinstance(run, TrainedRun) else run)
-    config, summary, notes = folder.config(), folder.summary(), list[str]()
-    trained = run if isinstance(run, TrainedRun) else _load(folder, config, summary, notes)
-    model, own = trained.model, config.data
+    config, notes = folder.config(), list[str]()
+    trained = run if isinstance(run, TrainedRun) else _load(folder, config, folder.summary(), notes)
     task = _task(config, folder, data, notes)
-    untrained = _untrained(config.options, folder, own.source, task)
 
     def examples(count: int, steps: int | None) -> Probe:
         if data is not None:
@@ -70,16 +68,35 @@ def examination_of(run: str | Path | TrainedRun, data: str | None = None, second
         assert task is not None  # _task refuses a run whose data is gone
         return task.examples(count, steps)
 
+    return _examination(folder, config, trained.model, task, examples, notes, seconds)
+
+
+def after_training(folder: RunFolder, task: Task[Any], model: nn.Module, seconds: float) -> Examination:
+    """Make an examination of a run that has just ended, with the task and the network still there."""
+    return _examination(folder, folder.config(), model, task, task.examples, [], seconds)
+
+
+def _examination(
+    folder: RunFolder,
+    config: Config,
+    model: nn.Module,
+    task: Task[Any] | None,
+    examples: Examples,
+    notes: list[str],
+    seconds: float,
+) -> Examination:
+    deadline, source = time.perf_counter() + seconds, config.data.source
+    untrained = _untrained(config.options, folder, source, task)
     samples = _samples(model, examples, config.options, seconds, notes)
     origin = Origin(
         config.options,
-        "" if own.lost else own.source,
+        "" if config.data.lost else source,
         str(folder.path),
-        _must_name(own.source, config.task),
+        _must_name(source, config.task),
         _resolved(config.options, task),
     )
-    record = _record(config, summary, folder.metrics(), notes)
-    return Examination(model, samples, untrained, record, notes, origin=origin)
+    record = _record(config, folder.summary(), folder.metrics(), notes)
+    return Examination(model, samples, untrained, record, notes, origin=origin, deadline=deadline)
 
 
 def _load(folder: RunFolder, config: Config, summary: Summary | None, notes: list[str]) -> TrainedRun:
@@ -201,7 +218,7 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
     name = task_name(source, options.task)
     Options.check_task(name, given)
     options = options.for_task(name, given)
-    task, notes = open_task(source, options), list[str]()
+    task, notes, deadline = open_task(source, options), list[str](), time.perf_counter() + seconds
     model = _untrained(options, None, name_of(source), task)
     samples = _samples(model, task.examples, options, seconds, notes)
     chance, floor = _levels(task.baselines())
@@ -216,27 +233,25 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
     )
     written = source if isinstance(source, str) and source != "-" else ""
     origin = Origin(options, written, "", _must_name(written, name), _resolved(options, None))
-    return Examination(model, samples, model, record, [*task.notes, *notes], origin=origin)
+    return Examination(model, samples, model, record, [*task.notes, *notes], origin=origin, deadline=deadline)
 
 
 # --- Sequences --------------------------------------------------------------------------------------------------------
 
 
-def _samples(
-    model: nn.Module, probe: Callable[[int, int | None], Probe], options: Options, seconds: float, notes: list[str]
-) -> list[Sample]:
+def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float, notes: list[str]) -> list[Sample]:
     """Sequences to measure on: as many, and of a text as long ones, as the time allows."""
     lengths = [2 * options.bptt, options.bptt, options.bptt // 2] if options.task == "language" else [LONGEST]
     for steps in lengths:
         found: Probe = probe(SEQUENCES, max(2, steps))
         count = found.inputs[0].shape[1]
         took = _seconds(model, _part(found, 0, math.ceil(count / PILOT)))
-        if took < seconds / 12:
+        if took < seconds / 16:
             break
     notes += found.notes
-    size = max(PILOT, min(SAMPLE, int(PILOT * seconds / (6 * took))))
+    size = max(PILOT, min(SAMPLE, int(PILOT * seconds / (8 * took))))
     parts = math.ceil(count / size)
-    several = max(1, min(parts, int(seconds / (took * size / PILOT))))
+    several = max(1, min(parts, int(seconds / (2 * took * size / PILOT))))
     chosen = [_part(found, rank, parts) for rank in range(several)]
     return [Sample(one.inputs, one.loss) for one in chosen]
 
@@ -255,36 +270,6 @@ def _seconds(model: nn.Module, probe: Probe) -> float:
             flow.signal_by_lag(flow.known_layers[0], permutations=2)
         took.append(time.perf_counter() - began)
     return max(1e-3, min(took))
-
-
-# --- Did it learn anything? -------------------------------------------------------------------------------------------
-
-
-def baseline_of(summary: Summary) -> tuple[str, float] | None:
-    """The best of the simple methods that a run was compared with, and its loss."""
-    found = {
-        name: values["loss"]
-        for name, values in (summary.baselines or {}).items()
-        if name != "optimum" and values.get("loss") is not None
-    }
-    if not found:
-        return None
-    best = min(found, key=lambda name: found[name] or 0.0)
-    return best, float(found[best] or 0.0)
-
-
-def was_not_learned(summary: Summary | None) -> str:
-    """Why a run counts as not learned, in words: it diverged, or is no better than a simple method; else empty."""
-    if summary is None or (summary.goal is not None and summary.goal.solved):
-        return ""
-    if summary.status == "diverged":
-        return "it diverged"
-    loss, baseline = summary.best.get("loss"), baseline_of(summary)
-    if loss is None or baseline is None:
-        return ""
-    name, level = baseline
-    learned = loss < (1 - THRESHOLDS.no_better.value) * level
-    return "" if learned else f"its loss of {loss:.4g} is no better than {name} ({level:.4g})"
 
 
 # --- The command ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ..runs import Config, Metrics, Results, RunFolder, Scores, Summary
 from ..runs.records import number
 
 if TYPE_CHECKING:
+    from ..doctor import Diagnosis
     from ..flow import GradientFlow
     from ..flow.signal_saving import RunSignal
 
@@ -67,6 +68,7 @@ class RunContents:
     results: Results | None = None  # of a task other than language
     signal: RunSignal | None = None  # where it was measured
     recorded: list[Record] = field(default_factory=list)
+    diagnosis: Diagnosis | None = None
     missing: dict[str, str] = field(default_factory=dict)  # part of the folder -> why it is not here
 
     @property
@@ -154,15 +156,23 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
     for name in ("metrics.jsonl", "summary.json"):
         if not run.has(name):
             missing[name] = "it is not there"
+    diagnosis = part("doctor.json", lambda: _diagnosis(run)) if run.has("doctor.json") else None
     flows = _flows(run.path / "flow", missing)
     signal = part("flow/signal.json", lambda: _signal(run)) if run.has("flow/signal.json") else None
-    return RunContents(run.path, config, metrics, summary, sample, flows, results, signal, recorded, missing)
+    parts = (flows, results, signal, recorded, diagnosis, missing)
+    return RunContents(run.path, config, metrics, summary, sample, *parts)
 
 
 def _signal(run: RunFolder) -> RunSignal | None:
     from ..flow import signal_saving  # brings torch
 
     return signal_saving.load(run)
+
+
+def _diagnosis(run: RunFolder) -> Diagnosis | None:
+    from ..doctor import saving  # brings torch: only a run that was diagnosed waits for it
+
+    return saving.load(run)
 
 
 def _reason(error: RunError, run: RunFolder, name: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-__all__ = ["Fact", "Figure", "Section", "Table"]
+__all__ = ["Fact", "Figure", "Section", "Snippet", "Table"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,17 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Snippet:
+    """Something to do: a title, why, and lines to copy, each with what they are for."""
+
+    title: str
+    words: str
+    lines: Sequence[tuple[str, str]]  # label and text; a click selects the whole text
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of the page, in the order shown: facts, words, warnings, figures, text, tables."""
+    """A part of the page, in the order shown: facts, words, warnings, figures, snippets, text, tables."""
 
     key: str
     title: str
@@ -57,5 +66,6 @@ class Section:
     warnings: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     choices: Sequence[str] = ()  # e.g. the layers: one selector for all figures of the section
+    snippets: Sequence[Snippet] = ()
     text: str | None = None
     tables: Sequence[Table] = ()

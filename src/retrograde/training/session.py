@@ -135,6 +135,7 @@ def _run(
     trainer = Trainer(task, options, context, [*own, user, evaluation, StopAfter(options.max_time), signals])
     if previous and found:
         previous.resume(trainer, folder)
+        folder.remove("doctor.json")  # it is of the network as it was
     else:
         if previous:
             user.on_note("it was ended before its first checkpoint was written, and starts from the beginning.")

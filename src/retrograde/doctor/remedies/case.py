@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,6 +138,8 @@ class Case:
     def changed(self, change: Change) -> GradientFlow | None:
         """The gradient flow of a copy of the untrained network after a change; None if it cannot be measured."""
         sample = self.examination.samples[0]
+        if time.perf_counter() > self.examination.deadline:
+            return None
         try:
             model = copy.deepcopy(self.examination.untrained)
             with torch.random.fork_rng(devices=[]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -116,19 +117,15 @@ def _expression(path: str) -> str:
 
 
 def recurrent_parts(model: nn.Module, flow: GradientFlow | None = None, labels: Sequence[str] = ()) -> list[Part]:
-    """The recurrent modules of a model: those of some layers of a flow, or all of them."""
+    """The recurrent modules of a model: those of some layers of a flow, or of these names, or all of them."""
     found = []
     for path, module in model.named_modules():
         weight = getattr(module, "weight_hh", getattr(module, "weight_hh_l0", None))
         size = getattr(module, "hidden_size", None)
         if isinstance(weight, torch.Tensor) and isinstance(size, int) and len(weight) // size in _BY_GATES:
             found.append(Part(path, module, _BY_GATES[len(weight) // size]))
-    if flow is None or not labels:
-        return found
-    paths = set()
+    paths = set(labels)
     for label in labels:
-        try:
-            paths.add(flow.weight(label).rpartition(".")[0])
-        except FlowError:  # states that were marked by hand, or a label of a rule's own
-            return found
+        with suppress(FlowError):  # states that were marked by hand, or a label of a rule's own
+            paths |= {flow.weight(label).rpartition(".")[0]} if flow is not None else set()
     return [part for part in found if part.path in paths] or found

@@ -14,6 +14,7 @@ from ..section import Section
 from . import (
     by_lag,
     configuration,
+    doctor,
     gradient_norms,
     heatmap,
     recorded,
@@ -29,6 +30,7 @@ __all__ = ["SECTIONS"]
 
 SECTIONS: list[Callable[[RunContents], Section | None]] = [
     verdict.section,
+    doctor.section,
     results.section,
     training_curve.section,
     heatmap.section,

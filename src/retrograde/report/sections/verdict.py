@@ -172,7 +172,7 @@ def _furthest(lags: dict[str, float]) -> float:
 
 
 def _warnings(run: RunContents) -> list[str]:
-    found = [*_not_finite(run), *_course_of_loss(run), *_against_baselines(run), *_gradient(run)]
+    found = [*_not_finite(run), *_course_of_loss(run), *_against_baselines(run), *_advice(run), *_gradient(run)]
     if status(run) == "diverged":
         step = _best(run)[0]
         kept = f"the weights kept are those of step {count(step)}" if math.isfinite(step) else "no step was scored"
@@ -217,6 +217,16 @@ def _against_baselines(run: RunContents) -> list[str]:
             return [f"It does no better than the {name} baseline: it has not yet learned to use what came before."]
     vocabulary = real(run.config.data.amount("vocabulary_size"))
     return ["It does worse than guessing all tokens alike."] if perplexity >= vocabulary else []
+
+
+def _advice(run: RunContents) -> list[str]:
+    """What to try first, where the run was not learned and its causes were looked for."""
+    if run.diagnosis is None or not run.diagnosis.advice:
+        return []
+    from ...doctor.outcome import was_not_learned  # with the diagnosis, it is there already
+
+    why = was_not_learned(run.summary)
+    return [f"It was not learned: {why}. The doctor: {run.diagnosis.advice} (see below)."] if why else []
 
 
 def _gradient(run: RunContents) -> list[str]:

@@ -1,0 +1,35 @@
+"""Did a run learn anything? By its summary, compared with the simple methods there."""
+
+from __future__ import annotations
+
+from ..runs import Summary
+from .thresholds import THRESHOLDS
+
+__all__ = ["was_not_learned"]
+
+
+def _baseline(summary: Summary) -> tuple[str, float] | None:
+    """The best of the simple methods that a run was compared with, and its loss."""
+    found = {
+        name: values["loss"]
+        for name, values in (summary.baselines or {}).items()
+        if name != "optimum" and values.get("loss") is not None
+    }
+    if not found:
+        return None
+    best = min(found, key=lambda name: found[name] or 0.0)
+    return best, float(found[best] or 0.0)
+
+
+def was_not_learned(summary: Summary | None) -> str:
+    """Why a run counts as not learned, in words: it diverged, or is no better than a simple method; else empty."""
+    if summary is None or (summary.goal is not None and summary.goal.solved):
+        return ""
+    if summary.status == "diverged":
+        return "it diverged"
+    loss, baseline = summary.best.get("loss"), _baseline(summary)
+    if loss is None or baseline is None:
+        return ""
+    name, level = baseline
+    learned = loss < (1 - THRESHOLDS.no_better.value) * level
+    return "" if learned else f"its loss of {loss:.4g} is no better than {name} ({level:.4g})"
