@@ -220,10 +220,10 @@ def test_saturated_units_get_weights_that_add_one():
     model = Last(nn.RNN, hidden=64)
     nn.init.normal_(model.layer.weight_ih_l0, std=6.0)
     x = torch.randn(STEPS, 6, 1)
-    size = float((x @ model.layer.weight_ih_l0.t()).square().mean().sqrt())
+    size = float((x @ model.layer.weight_ih_l0.detach().t()).square().mean().sqrt())
     one = remedies(model, Kind.SATURATION, **{"size_of_inputs": size, "size_of_recurrent weights": 0.5})[0]
     one.apply(model)
-    assert float((x @ model.layer.weight_ih_l0.t()).square().mean().sqrt()) == pytest.approx(1, rel=0.3)
+    assert float((x @ model.layer.weight_ih_l0.detach().t()).square().mean().sqrt()) == pytest.approx(1, rel=0.3)
 
 
 def test_the_weights_that_saturate_are_those_of_the_network_not_of_its_untrained_twin():

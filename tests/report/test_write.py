@@ -167,8 +167,9 @@ def test_a_missing_part_is_said_and_the_rest_is_shown(make_run: Make, gone: str)
     }
     html = rg.report.write(run).read_text()
     assert expected[gone] in html
-    # results.py is for other tasks, recorded.py and signal.py where asked for, truncation.py for runs with a flow
-    assert html.count("<section ") == len(SECTIONS) - (4 if gone == "flow" else 3)
+    # results.py is for other tasks; recorded.py, signal.py and doctor.py where asked for; truncation.py for runs with a
+    # flow
+    assert html.count("<section ") == len(SECTIONS) - (5 if gone == "flow" else 4)
     assert len(figures(run)) == {"metrics": 5, "summary": 7, "sample": 7, "flow": 2}[gone]
 
 
