@@ -151,10 +151,10 @@ def flow(
     if json:
         say_json(about.facts | _numbers(found, summary))
         return
-    _print(console(soft_wrap=False), summary, about)
+    screen = console(soft_wrap=False)
+    _print(screen, summary, about)
     if run is not None and (told := advice(run)):
-        say()
-        say(told)
+        screen.print("\n" + _one_line(told))
     if written:
         say()
         say(f"Written: {', '.join(written)}")
