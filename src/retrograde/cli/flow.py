@@ -151,10 +151,7 @@ def flow(
     if json:
         say_json(about.facts | _numbers(found, summary))
         return
-    screen = console(soft_wrap=False)
-    _print(screen, summary, about)
-    if run is not None and (told := advice(run)):
-        screen.print("\n" + _one_line(told))
+    _print(console(soft_wrap=False), summary, about)
     if written:
         say()
         say(f"Written: {', '.join(written)}")
@@ -195,6 +192,7 @@ class _About:
 
     lines: list[str]
     facts: dict[str, Any]
+    advice: str = ""  # of a run that learned nothing
 
 
 # --- A run ------------------------------------------------------------------------------------------------------------
@@ -222,7 +220,7 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
         f"Measured: the norm of ∂E_t/∂s_k on {what} {where}. E_t is {losses}.",
     ]
     facts = {"run": str(path), "task": task, "data": source, "held_out": data is None}
-    return measured, _About(lines, facts | {"sequences": batch, "steps": steps})
+    return measured, _About(lines, facts | {"sequences": batch, "steps": steps}, advice(path))
 
 
 # --- A checkpoint -----------------------------------------------------------------------------------------------------
@@ -289,6 +287,8 @@ def _of_checkpoint(
 def _print(screen: Console, summary: Summary, about: _About) -> None:
     screen.print("\n".join(_one_line(line) for line in about.lines) + "\n")
     screen.print(dataclasses.replace(summary, notes=[_one_line(note) for note in summary.notes]))
+    if about.advice:
+        screen.print("\n" + _one_line(about.advice))
 
 
 def _one_line(text: str) -> str:
