@@ -5,9 +5,10 @@
     python tests/mutants --count 30 --cpp                                      # the engine, in C++
 
 The sample is the same for the same seed and source. Each mutant is written into a copy of the package under
-``build/mutants``, with an environment that imports it from there; its tests stop at the first failure or after a time
-limit. Results are appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again. C++ mutants
-that do not compile are left out of the sample.
+``build/mutants``, with an environment that imports it from there. Only the tests that execute the changed statement run
+(coverage.py tells which, once for each part), quick ones first, in a forked process, up to the first failure or a time
+limit. A mutant that no test executes is a survivor. Results are appended to ``build/mutants/results.jsonl``; mutants
+that are in it are not run again. C++ mutants that do not compile are left out of the sample.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import cpp  # type: ignore[import-not-found]
+from covering import Covering, Server  # type: ignore[import-not-found]
 from mutations import Mutant, mutants  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +62,9 @@ def main() -> None:
     if arguments.only:
         chosen = [(file, mutant) for file, mutant in chosen if part_of(file) in arguments.only]
     known = {row["id"]: row for row in read_results()}
-    python, started, limits = prepare(), time.monotonic(), dict[str, float]()
+    python, started = prepare(), time.monotonic()
     engine = cpp.Engine(TREE, TREE.parent / "objects") if arguments.cpp else None
+    server, maps = Server(python, TREE), dict[str, Covering]()
     compiled = 0
     for file, mutant in chosen:
         if compiled == arguments.count:
@@ -72,17 +75,18 @@ def main() -> None:
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break
-        if part not in limits:
-            before = time.monotonic()
-            if run(python, tests_of_part(part) if engine is None else cpp.TESTS, 3600) != 0:
-                sys.exit(f"the tests of {part} fail without any mutant")
-            limits[part] = 30 + 3 * (time.monotonic() - before)
+        if part not in maps:
+            maps[part] = Covering(server, TREE, cpp.TESTS if engine else tests_of_part(part))
+        covering = maps[part]
+        tests = covering.everything() if engine else covering.tests(file, mutant)
+        limit = 30 + 5 * sum(covering.seconds[test] for test in tests)
         changed = TREE / file
         whole = changed.read_text(encoding="utf-8")
         changed.write_text(mutant.apply(whole), encoding="utf-8")
         try:
             valid = engine is None or engine.build(file)
-            code = run(python, tests_of(file), limits[part]) if valid else 0
+            files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+            code = server.run(limit, tests=tests, files=files) if valid and tests else 0
         finally:
             changed.write_text(whole, encoding="utf-8")
         compiled += valid
@@ -90,7 +94,9 @@ def main() -> None:
         known[name] = {"id": name, "part": part, "outcome": outcome, "old": mutant.old, "new": mutant.new}
         with RESULTS.open("a", encoding="utf-8") as results:
             results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
-        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}", flush=True)
+        ran = f"({len(tests)} tests)" if tests else "(no test executes it)"
+        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}  {ran}", flush=True)
+    server.close()
     rows = [known[name] for one in chosen if (name := name_of(*one)) in known]
     report([row for row in rows if row["outcome"] != "invalid"][: arguments.count])
 
@@ -117,18 +123,9 @@ def part_of(file: Path) -> str:
 
 
 def tests_of_part(part: str) -> list[str]:
-    return TESTS.get(part) or [f"tests/{part}" if (SOURCE / part).is_dir() else f"tests/test_{part}"]
-
-
-def tests_of(file: Path) -> list[str]:
-    """The test file of the same name, the examples in the module, then all tests of its part."""
-    if file.suffix != ".py":
-        return cpp.TESTS
-    inside = file.relative_to(SOURCE)
-    own = Path("tests", *inside.parts[:-1], f"test_{inside.name}")
-    return [
-        path for path in dict.fromkeys([str(own), str(file), *tests_of_part(inside.parts[0])]) if Path(path).exists()
-    ]
+    """The test files of a part of the package, and the examples in its modules."""
+    own = TESTS.get(part) or [f"tests/{part}" if (SOURCE / part).is_dir() else f"tests/test_{part}"]
+    return [path for path in [*own, str(SOURCE / part)] if Path(path).exists()]
 
 
 def prepare() -> Path:
@@ -157,24 +154,6 @@ def prepare() -> Path:
     if not Path(found).is_relative_to(TREE):
         sys.exit(f"{found} is imported, not the copy under {TREE}")
     return python
-
-
-def run(python: Path, tests: list[str], limit: float) -> int | None:
-    """Exit code of the tests; None where they took longer than the limit."""
-    command = [python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--durations=0", *tests]
-    group = {"start_new_session": True} if os.name == "posix" else {}
-    with subprocess.Popen(
-        command, cwd=TREE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, **group
-    ) as process:
-        try:
-            return process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            if process.poll() is None:
-                if os.name == "posix":
-                    os.killpg(process.pid, 9)
-                process.kill()
 
 
 def read_results() -> list[dict[str, str]]:
