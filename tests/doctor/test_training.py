@@ -12,6 +12,7 @@ from torch import nn
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
 from retrograde.doctor.examination import Examination, samples_of
+from retrograde.doctor.remedies import prescribe
 from retrograde.doctor.rules import training
 from retrograde.doctor.rules.training import RULES
 
@@ -145,3 +146,13 @@ def test_clipping_of_gradients_that_need_it_is_not_too_tight():
         model.layer.weight_hh_l0.copy_(3 * torch.eye(16))
     record = TrainingRecord(lr=0.001, optimizer="sgd", clip_norm=1.0, updates=100, gradient_norms=[1e9] * 100)
     assert "clipping_too_tight" not in found(RULES, model, record=record)
+
+
+def test_the_rate_of_the_trial_is_prescribed():
+    record = TrainingRecord(optimizer="sgd", lr=10.0, updates=0)
+    model = Net()
+    exam = Examination(model, samples_of([sums(seed=seed) for seed in range(2)], squared), model, record)
+    own = list(training.learning_rate(exam))
+    prescribed = [p for p in prescribe(exam, own) if p.remedy == "lower learning rate"]
+    assert prescribed[0].options == {"lr": pytest.approx(own[0].numbers["better_lr"])}
+    assert "trial" in prescribed[0].arithmetic

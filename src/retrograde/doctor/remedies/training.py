@@ -131,12 +131,17 @@ def _of_sequences(case: Case) -> list[float]:
 
 
 def learning_rate(case: Case) -> Iterator[Prescription]:
-    """The learning rate at which the measured curvature is stable."""
+    """The learning rate that was best in a trial, or else the one at which the measured curvature is stable."""
     lr = case.examination.record.lr
-    sharpness, edge = case.number("sharpness"), case.number("edge")
-    if lr is None or sharpness is None or sharpness <= 0:
+    sharpness, edge, better = case.number("sharpness"), case.number("edge"), case.number("better_lr")
+    if lr is None or (better is None and (sharpness is None or sharpness <= 0)):
         return
-    if edge is None:
+    if better is not None:
+        found, ends = better, [short(case.number(name) or math.nan) for name in ("loss", "loss_better")]
+        words = f"a trial of a few updates ends at a loss of {ends[0]} at {short(lr)}, and {ends[1]} at the best rate"
+    elif sharpness is None:
+        return
+    elif edge is None:
         found, words = 2 / sharpness, f"gradient descent is stable below 2 / sharpness = 2 / {short(sharpness)}"
     else:
         found = lr * edge / sharpness
