@@ -22,6 +22,7 @@ from ..extras import missing_extra
 from ..memory import is_panic, shortage
 from . import watch
 from .bench import bench
+from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate
 from .flow import flow
@@ -43,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, generate, evaluate, predict, info, report, flow, doctor, bench):
+for _command in (train, generate, evaluate, predict, info, report, compare, flow, doctor, bench):
     app.command()(guarded(_command))
 
 

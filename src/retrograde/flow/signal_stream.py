@@ -104,7 +104,7 @@ class NetworkSignal:
     def __str__(self) -> str:
         seen = f"{self.sequences:,} sequences"
         if self.need is not None:
-            most = "" if self.peak == self.need else f", the most consistent at lag {self.peak}"
+            most = "" if self.peak in (None, self.need) else f", the most consistent at lag {self.peak}"
             return f"a signal up to lag {self.need}{most} ({seen})"
         if self.constant:
             return f"no signal: the error is the same for all of {seen}"

@@ -1,12 +1,13 @@
 """A run becomes a page: one self-contained HTML file that fetches nothing.
 
 `write` reads the run folder, asks each of `sections.SECTIONS` for its part, and
-writes RUN/report.html. Nothing is computed here that the run did not measure.
+writes RUN/report.html; `compared` puts several runs next to each other. Nothing is
+computed here that the runs did not measure.
 """
 
 from __future__ import annotations
 
-from .page import write
+from .page import compared, write, write_comparison
 from .section import Fact, Figure, Section, Table
 
-__all__ = ["Fact", "Figure", "Section", "Table", "write"]
+__all__ = ["Fact", "Figure", "Section", "Table", "compared", "write", "write_comparison"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -18,12 +19,13 @@ from markupsafe import Markup
 
 from ..errors import RetrogradeError, RunError
 from ..files import write_file
+from . import comparison
 from .run import RunContents, read
 from .section import Figure, Section
 from .sections import SECTIONS, verdict
 from .words import visible
 
-__all__ = ["write"]
+__all__ = ["compared", "write", "write_comparison"]
 
 
 def write(run: str | os.PathLike[str]) -> Path:
@@ -38,18 +40,50 @@ def write(run: str | os.PathLike[str]) -> Path:
     """
     found = read(run)
     found, sections = _built(found)
-    html = _template().render(
-        title=verdict.title(found),
-        name=found.folder.resolve().name,
-        status=verdict.status(found),
-        created=found.config.created,
+    about = {
+        "kind": "run report",
+        "name": found.folder.resolve().name,
+        "status": verdict.status(found),
+        "created": found.config.created,
+        "source": "the files of this run",
+    }
+    return _replace(found.folder / "report.html", _rendered(verdict.title(found), sections, about))
+
+
+def compared(runs: Sequence[str | os.PathLike[str]]) -> list[Section]:
+    """Several runs next to each other, as sections.
+
+    Raises
+    ------
+    RunError
+        If one is not a run folder, or has a newer format.
+    """
+    return comparison.sections([read(run) for run in runs])
+
+
+def write_comparison(sections: list[Section], runs: int, path: Path) -> Path:
+    """Write what `compared` found as a page, and return its path.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be written.
+    """
+    about = {"kind": "comparison", "name": "", "status": "", "created": "", "source": "the files of the runs"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _replace(path, _rendered(f"{runs} runs compared", sections, about))
+
+
+def _rendered(title: str, sections: list[Section], about: Mapping[str, str | None]) -> str:
+    return _template().render(
+        title=title,
+        **about,
         sections=sections,
         policy=_policy(),
         css=_asset("page.css"),
         plotly=_plotly(),
         script=_asset("page.js"),
     )
-    return _replace(found.folder / "report.html", html)
 
 
 def _built(found: RunContents) -> tuple[RunContents, list[Section]]:

@@ -10,7 +10,7 @@ from ..run import RunContents, real
 from ..section import Section, Table
 from ..words import count, duration, number
 
-__all__ = ["section"]
+__all__ = ["section", "shown"]
 
 _LONGEST = 300  # characters of one value: an option may hold a whole text
 
@@ -45,10 +45,11 @@ def section(run: RunContents) -> Section:
 
 
 def _table(title: str, values: Mapping[str, object]) -> Table:
-    return Table(title, [(key.replace("_", " "), _value(value)) for key, value in values.items()])
+    return Table(title, [(key.replace("_", " "), shown(value)) for key, value in values.items()])
 
 
-def _value(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of the configuration as a reader sees it."""
     if value is None or value == "":
         return "—"
     if isinstance(value, bool):

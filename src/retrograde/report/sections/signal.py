@@ -63,7 +63,7 @@ def _figure(found: RunSignal, layers: list[str]) -> Figure:
         *traces,
         height=360,
         xaxis={"title": {"text": "lag: steps back from the loss"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "consistency"}, "tickformat": ".0%", "rangemode": "tozero"},
+        yaxis={"title": {"text": "consistency"}, "tickformat": ".2~%", "rangemode": "tozero"},
         bargap=0,
     )
     return Figure(
