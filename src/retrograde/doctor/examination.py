@@ -180,14 +180,15 @@ class Examination:
     @cached_property
     def flow(self) -> GradientFlow:
         """The gradient flow of the network on some sequences of the first sample."""
-        return self._flow_of(self.model)
+        return self.flow_of(self.model)
 
     @cached_property
     def untrained_flow(self) -> GradientFlow:
         """The gradient flow of the untrained twin on the same."""
-        return self.flow if self.untrained is self.model else self._flow_of(self.untrained)
+        return self.flow if self.untrained is self.model else self.flow_of(self.untrained)
 
-    def _flow_of(self, model: nn.Module) -> GradientFlow:
+    def flow_of(self, model: nn.Module) -> GradientFlow:
+        """The gradient flow of another network, such as one with a remedy, on the same."""
         sample = self.few
         return gradient_flow(model, *sample.inputs, loss=sample.loss, targets=self._targets)
 

@@ -253,7 +253,7 @@ def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float
     parts = math.ceil(count / size)
     several = max(1, min(parts, int(seconds / (2 * took * size / PILOT))))
     chosen = [_part(found, rank, parts) for rank in range(several)]
-    return [Sample(one.inputs, one.loss) for one in chosen]
+    return [Sample(one.inputs, one.loss, one.target) for one in chosen]
 
 
 def _part(probe: Probe, rank: int, size: int) -> Probe:

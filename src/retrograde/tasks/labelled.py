@@ -74,7 +74,11 @@ class LabelledBatch(Batch):
 
     def probe(self) -> Probe:
         """The batch as `retrograde.flow.gradient_flow` takes it."""
-        return Probe((self.inputs, self.lengths), self.losses, part=lambda *of: (self.part(*of) or self).probe())
+
+        def part(rank: int, size: int) -> Probe:
+            return (self.part(rank, size) or self).probe()
+
+        return Probe((self.inputs, self.lengths), self.losses, part=part, target=self.targets)
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None, reduction: str = "mean") -> Tensor:

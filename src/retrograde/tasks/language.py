@@ -82,7 +82,7 @@ def _probe_of(inputs: Tensor, targets: Tensor, notes: tuple[str, ...] = ()) -> P
     def part(rank: int, size: int) -> Probe:
         return _probe_of(inputs[:, rank::size], targets[:, rank::size], notes)
 
-    return Probe((inputs,), lambda output: _losses(output[0], targets), notes, part)
+    return Probe((inputs,), lambda output: _losses(output[0], targets), notes, part, targets)
 
 
 def _vocabulary(files: Mapping[str, str]) -> Vocabulary:

@@ -80,12 +80,15 @@ class Probe(NamedTuple):
         What a reader should know about the sequences.
     part : callable or None
         From ``rank, size`` to a probe of every ``size``-th sequence from ``rank`` on, as `Batch.part`.
+    target : Tensor or None
+        What the output should be.
     """
 
     inputs: tuple[Tensor, ...]
     loss: Callable[[Any], Tensor]
     notes: tuple[str, ...] = ()
     part: Callable[[int, int], Probe] | None = None
+    target: Tensor | None = None
 
 
 @dataclass(frozen=True)

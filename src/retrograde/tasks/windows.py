@@ -204,7 +204,8 @@ class Windows:
         def part(rank: int, size: int) -> Probe:
             return self._probe_of(batch.part(rank, size) or batch)
 
-        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed), part=part)
+        target = (batch.targets - batch.base).nan_to_num(0.0)
+        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed), part=part, target=target)
 
 
 # --- Naive forecasts: what a network is compared with, and what empty cells are filled with ---------------------------

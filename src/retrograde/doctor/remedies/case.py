@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from ...errors import FlowError, RetrogradeError
-from ...flow import GradientFlow, gradient_flow
+from ...flow import GradientFlow
 from ...flow.summary import summarize
 from ...nn import initialize
 from ..examination import Examination
@@ -85,7 +86,11 @@ class Case:
         """The longest lag that the data asks for, by whichever rule measured it."""
         found = self.number("need")
         found = _largest(self.every, "need") if found is None else found
-        return None if found is None else int(found)
+        if found is not None:
+            return int(found)
+        with suppress(FlowError):
+            return None if self.examination.need is None else self.examination.need.lag
+        return None
 
     @cached_property
     def reach(self) -> float | None:
@@ -137,7 +142,6 @@ class Case:
 
     def changed(self, change: Change) -> GradientFlow | None:
         """The gradient flow of a copy of the untrained network after a change; None if it cannot be measured."""
-        sample = self.examination.samples[0]
         if time.perf_counter() > self.examination.deadline:
             return None
         try:
@@ -145,7 +149,7 @@ class Case:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 model = change(model) or model
-            return gradient_flow(model, *sample.inputs, loss=sample.loss)
+            return self.examination.flow_of(model)
         except (RetrogradeError, RuntimeError, TypeError, ValueError, IndexError):
             return None  # a network that takes no other cell
 

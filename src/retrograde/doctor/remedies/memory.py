@@ -248,7 +248,8 @@ def bptt(case: Case) -> Iterator[Prescription]:
         return
     found, words = case.need + 1, f"need = {case.need} steps back, so {case.need + 1} steps in a window"
     try:
-        shortest = case.examination.flow.truncation().shortest(COSINE)
+        known = case.number("shortest")
+        shortest = case.examination.flow.truncation().shortest(COSINE) if known is None else int(known)
         words += f"; the truncated gradient is within {1 - COSINE:.0%} of the full one from {shortest} steps on"
         found = max(found, shortest)
         words += f": max({case.need + 1}, {shortest}) = {found}"

@@ -122,7 +122,7 @@ def clipping(case: Case) -> Iterator[Prescription]:
 
 def _of_sequences(case: Case) -> list[float]:
     """Gradient norms of single sequences of the first sample."""
-    sample = case.examination.samples[0]
+    sample = case.examination.few
     try:
         found = sequence_gradients(case.examination.model, *sample.inputs, loss=sample.loss).total
     except (FlowError, RuntimeError):

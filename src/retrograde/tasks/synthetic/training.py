@@ -93,7 +93,8 @@ def _probe_of(problem: SyntheticTask, batch: Batch) -> Probe:
     def part(rank: int, size: int) -> Probe:
         return _probe_of(problem, batch.part(rank, size) or batch)
 
-    return Probe((batch.inputs, batch.lengths), lambda outputs: problem.loss(outputs, batch), part=part)
+    inputs = (batch.inputs, batch.lengths)
+    return Probe(inputs, lambda outputs: problem.loss(outputs, batch), part=part, target=batch.targets)
 
 
 class SyntheticPredictor(Predictor):
