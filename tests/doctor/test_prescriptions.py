@@ -206,6 +206,18 @@ def test_chaos_is_cut_at_its_predictable_time():
     assert by_name(prescriptions, "predictable").options == {"bptt": 7}  # ln 2 / 0.1
 
 
+def test_flossing_pushes_as_many_exponents_as_directions_are_asked_for():
+    one = by_name(remedies(Last(), Kind.ONE_DIRECTION, asked=2.3), "flossing")
+    assert one.options == {"floss": 3} and "2.3 directions" in one.arithmetic
+    model = Last()
+    one.apply(model)
+    x = torch.randn(STEPS, 6, 1)
+    flow = rg.gradient_flow(model, x, loss=squared)
+    before = rg.gradient_flow(Last(), x, loss=squared)
+    assert abs(flow.lyapunov_exponents()[2]) < abs(before.lyapunov_exponents()[2]) / 2
+    assert not any("floss" in one.options for one in remedies(Last(nonlinearity="relu"), Kind.ONE_DIRECTION, asked=2.3))
+
+
 def test_an_exploding_start_is_scaled_to_its_edge():
     torch.manual_seed(0)
     model = Last(nn.RNN, hidden=32)

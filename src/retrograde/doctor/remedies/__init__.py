@@ -30,7 +30,7 @@ LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
     Kind.INPUT_SCALE: (training.input_scale, training.layer_norm),
     Kind.TARGET_SCALE: (training.target_scale,),
     Kind.NOT_FINITE: (training.clipping, training.learning_rate, memory.calm),
-    Kind.CHAOS: (memory.chaos, training.clipping, memory.vanishing),
+    Kind.CHAOS: (memory.chaos, memory.flossing, training.clipping),
     Kind.EXPLODING: (training.clipping, memory.calm, training.learning_rate),
     Kind.LEARNING_RATE_TOO_HIGH: (training.learning_rate, training.clipping),
     Kind.CLIPPING_TOO_TIGHT: (training.clipping,),
@@ -39,7 +39,7 @@ LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
     Kind.DEAD_RELU: (training.biases, memory.one_direction, training.clipping),
     Kind.SATURATION: (training.spread, training.layer_norm, memory.one_direction, training.clipping),
     Kind.VANISHING_HURTS: (memory.vanishing,),
-    Kind.ONE_DIRECTION: (memory.one_direction,),
+    Kind.ONE_DIRECTION: (memory.one_direction, memory.flossing),
     Kind.CURSE_OF_MEMORY: (training.adaptive, training.layer_norm, training.clipping),
     Kind.CONSTANT_OUTPUT: (training.learning_rate, training.clipping),
 }

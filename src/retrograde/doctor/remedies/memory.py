@@ -15,12 +15,12 @@ from torch import nn
 
 from ...errors import FlowError
 from ...flow import GradientFlow
-from ...nn import initialize
+from ...nn import floss, initialize
 from ..prescriptions import Prescription
 from .case import Case, short
 from .parts import Part
 
-__all__ = ["bptt", "calm", "chaos", "gates", "one_direction", "scaled", "vanishing"]
+__all__ = ["bptt", "calm", "chaos", "flossing", "gates", "one_direction", "scaled", "vanishing"]
 
 TRIES = 3  # of a spectral radius, each corrected by what the one before left
 PUBLISHED_OMEGA = 4.0  # Pascanu, Mikolov and Bengio 2013: of the mean of (r² − 1)² ≈ 4 (r − 1)² over the steps
@@ -296,6 +296,30 @@ def chaos(case: Case) -> Iterator[Prescription]:
     shorter = record.bptt is None or steps < record.bptt
     if shorter:
         yield case.prescription("gradients over the predictable time only", arithmetic, python, {"bptt": steps})
+
+
+def flossing(case: Case) -> Iterator[Prescription]:
+    """Gradient flossing: as many Lyapunov exponents at 0 as directions are asked for, or are chaotic."""
+    fits = [isinstance(part.module, nn.RNNBase) and part.nonlinearity == "tanh" for part in case.parts]
+    if not fits or not all(fits):
+        return
+    if (asked := case.number("asked")) is not None:
+        exponents = math.ceil(asked)
+        arithmetic = f"the errors ask for {asked:.3g} directions of the state, so {exponents} exponents are pushed to 0"
+    else:
+        spectra = [case.examination.untrained_flow.lyapunov_exponents(label) for label in _layers(case)]
+        exponents = max(int((spectrum > 0).sum()) for spectrum in spectra)
+        arithmetic = f"{exponents} Lyapunov exponents are above 0 before training; all of these are pushed to 0"
+    exponents = min(exponents, *(int(part.module.hidden_size) for part in case.parts))  # type: ignore[arg-type]
+    if exponents < 1:
+        return
+    inputs = case.examination.few.inputs
+    python = f"rg.nn.floss(model, {'x' if len(inputs) == 1 else '*inputs'}, exponents={exponents})"
+
+    def apply(model: nn.Module) -> None:
+        floss(model, *inputs, exponents=exponents)
+
+    yield case.prescription("gradient flossing", arithmetic, python, {"floss": exponents}, apply=apply)
 
 
 def _layers(case: Case) -> list[str]:
