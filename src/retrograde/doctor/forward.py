@@ -206,7 +206,9 @@ def progress(own: Answer, loss: _Loss, chance: float | None, floor: float | None
     losses = own.losses.detach().double()
     constant = _constant_losses(own, loss)
     scored = losses != 0 if constant is None else (losses != 0) | (constant != 0)
-    count = max(1, int(scored.sum()))
+    count = int(scored.sum())
+    if not count:
+        return Progress(0.0, math.nan, math.nan)
     mean = float(losses.sum()) / count
     if not math.isfinite(mean):
         return Progress(mean, math.nan if chance is None else chance, math.inf)
@@ -253,7 +255,7 @@ def _constant_losses(own: Answer, loss: _Loss) -> Tensor | None:
         with torch.enable_grad():
             optimizer.step(closure)  # type: ignore[no-untyped-call]
         best = losses().detach().double()
-    except (RuntimeError, ValueError, IndexError, TypeError):  # a loss that looks at more than the values
+    except Exception:  # a loss of anyone's may look at more than the values
         return None
     return best if bool(torch.isfinite(best).all()) else None
 

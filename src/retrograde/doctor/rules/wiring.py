@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ...errors import RetrogradeError
 from ...flow.batches import Axes, leaves_of, mapped, sequences_at, size_of
 from ..examination import Examination, Sample
 from ..findings import Finding, Kind
@@ -86,7 +85,7 @@ def _with_axes(exam: Examination, sample: Sample, axes: Axes) -> _Influence | No
             rows[place] = other % size
             try:
                 new = answer(exam.model, sequences_at(sample.inputs, axes, rows), sample.loss)
-            except (RetrogradeError, RuntimeError, ValueError, IndexError):
+            except Exception:  # a wrong guess may fail anywhere in the model or the loss
                 continue
             if new.losses.shape != whole.losses.shape:
                 continue

@@ -1,0 +1,79 @@
+"""What remains of the loss at chance, for outputs and losses of all kinds."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small import Net, delayed, found, squared, sums, train
+from torch import nn
+from torch.nn import functional as F
+
+from retrograde.doctor import TrainingRecord
+from retrograde.doctor.examination import Examination, samples_of
+from retrograde.doctor.rules import RULES
+
+
+def progress(model, batch, loss, record=None):
+    return Examination(model, samples_of([batch], loss), model, record or TrainingRecord()).progress
+
+
+def test_chance_is_the_best_constant_answer():
+    x, y = sums()
+    own = progress(Net(), (x, y), squared)
+    assert own.chance == pytest.approx(float(y.var(unbiased=False)), rel=1e-4) and own.remaining > 0.8
+
+    labels = (y > 1).long()
+    p = float(labels.double().mean())
+    entropy = lambda output, target: F.cross_entropy(output, target, reduction="none")  # noqa: E731
+    own = progress(Net(outputs=2), (x, labels), entropy)
+    assert own.chance == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-3)
+
+
+def test_steps_without_a_loss_do_not_count():
+    x, y = delayed()
+    scored = torch.zeros_like(y)
+    scored[3:] = 1
+    own = progress(Net(last=False), (x, y), lambda output, target: squared(output, target) * scored)
+    assert own.chance == pytest.approx(float(y[3:].var(unbiased=False)), rel=1e-3)
+    assert math.isnan(progress(Net(last=False), (x, y), lambda output, target: 0 * output).remaining)
+
+
+def test_a_record_knows_chance_and_floor():
+    batch = sums()
+    known = progress(Net(), batch, squared, TrainingRecord(chance=50.0, floor=1.0))
+    assert known.chance == 50.0 and known.remaining == pytest.approx((known.loss - 1) / 49)
+
+
+def test_a_learned_task_and_a_head_inside_the_loss():
+    model = Net(nn.GRU)
+    train(model, updates=120)
+    assert progress(model, sums(), squared).remaining < 0.3
+    layer, head = nn.GRU(1, 8), nn.Linear(8, 1)
+    own = progress(layer, sums(), lambda output, target: squared(head(output[0][-1])[:, 0], target))
+    assert own.remaining > 0.8 and all(p.grad is None for p in head.parameters())
+
+
+class Wrapped(Net):
+    """Returns its output in a dict, or an object."""
+
+    def __init__(self, kind):
+        super().__init__(nn.GRU)
+        self.kind = kind
+
+    def forward(self, x):
+        output = super().forward(x)
+        return {"logits": output} if self.kind is dict else SimpleNamespace(logits=output)
+
+
+@pytest.mark.parametrize("kind", [dict, SimpleNamespace])
+def test_outputs_in_dicts_and_objects(kind):
+    def loss(output, target):
+        return squared(output["logits"] if kind is dict else output.logits, target)
+
+    model = Wrapped(kind)
+    mine = [rule for rule in RULES if rule.__module__.rpartition(".")[2] not in ("memory", "explosion")]
+    assert not found(mine, model, loss=loss, count=32)
+    assert math.isnan(progress(model, sums(), loss).remaining) is (kind is not dict)
