@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import matplotlib.pyplot as plt
+import pytest
 import torch
 from torch import nn
 
 import retrograde as rg
+from retrograde.doctor.examination import samples_of
+from retrograde.errors import FlowError
 
 
 class Last(nn.Module):
@@ -38,3 +44,130 @@ def test_vanishing_hurts_only_where_the_data_asks_for_memory():
     assert found.numbers["need"] == 29 and found.numbers["reach"] < 29 and "29 >" in found.rule
     late = rg.diagnose(Last(), sequences(slice(-2, None)), squared)
     assert not late.found("vanishing_hurts") and late.found("vanishing_harmless")
+
+
+UNTRAINED = rg.doctor.TrainingRecord(updates=0)
+
+
+class Both(nn.Module):
+    """Two layers, the second over the outputs of the first, and a dict as output."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.below, self.above, self.head = layer, rg.nn.GRU(16, 8), nn.Linear(8, 3)
+
+    def forward(self, batch):
+        states = self.above(self.below(batch)[0])[0]
+        return {"states": states, "logits": self.head(states[-1])}
+
+
+def crossed(output, labels):
+    return nn.functional.cross_entropy(output["logits"], labels, reduction="none")
+
+
+def test_models_of_all_kinds_are_examined():
+    torch.manual_seed(0)
+    x = torch.randn(10, 200, 2)
+    labels = (x[-1, :, 0] > 0).long() + (x[-1, :, 1] > 0).long()
+    diagnosis = rg.diagnose(Both(nn.LSTM(2, 16)), (x, labels), crossed, record=UNTRAINED)
+    assert diagnosis.verdict == "healthy" and not diagnosis.notes and diagnosis.risk < 0.5
+    first = x.transpose(0, 1).contiguous()
+    wrapped = nn.Sequential(nn.GRU(2, 8, batch_first=True))
+    diagnosis = rg.diagnose(
+        wrapped, [(first[:100], labels[:100]), (first[100:], labels[100:])],
+        lambda output, y: (output[0][:, -1, 0] - y).square(), record=UNTRAINED,
+    )  # fmt: skip
+    assert diagnosis.verdict == "healthy" and not diagnosis.notes
+
+
+def test_what_cannot_be_measured_is_a_note_and_no_verdict_rests_on_it():
+    torch.manual_seed(0)
+    x = torch.randn(10, 64, 2)
+
+    class Bidirectional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.LSTM(2, 4, bidirectional=True), nn.Linear(8, 1)
+
+        def forward(self, batch):
+            return self.head(self.layer(batch)[0])[..., 0]
+
+    diagnosis = rg.diagnose(Bidirectional(), (x, x[..., 0].roll(1, 0)), squared)
+    assert diagnosis.verdict == "cannot tell" and diagnosis.undecided
+    assert any("vanishing" in note and "forward in time" in note for note in diagnosis.notes)
+
+    class Fails(Last):
+        def forward(self, batch):
+            if torch.is_grad_enabled():
+                raise RuntimeError("no gradients, please")
+            return super().forward(batch)
+
+    diagnosis = rg.diagnose(Fails(inputs=2), (x, x[-1, :, 0]), squared)
+    assert diagnosis.verdict == "cannot tell" and any("no gradients, please" in note for note in diagnosis.notes)
+
+
+def test_weights_that_cannot_be_drawn_again_stay_as_they_are():
+    class Start(Last):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Parameter(torch.zeros(1, 1, 16))
+
+        def forward(self, batch):
+            first = self.first.expand(-1, batch.shape[1], -1).contiguous()
+            return self.head(self.layer(batch, first)[0][-1])[:, 0]
+
+    torch.manual_seed(0)
+    diagnosis = rg.diagnose(Start(), sequences(slice(-2, None), count=100), squared)
+    assert diagnosis.found("vanishing_harmless") and "reset_parameters" in diagnosis.notes[0]
+
+
+def test_a_loss_that_is_a_mean_is_refused_with_the_fix():
+    with pytest.raises(FlowError, match="losses by step"):
+        rg.diagnose(Last(), sequences(slice(-2, None), count=20), lambda output, y: squared(output, y).mean())
+
+
+def test_a_task_that_is_not_learned_for_no_reason_found_cannot_be_told():
+    torch.manual_seed(0)
+    record = rg.doctor.TrainingRecord(updates=50)
+    diagnosis = rg.diagnose(Last(), sequences(slice(-2, None), steps=8, count=100), squared, record=record)
+    assert diagnosis.verdict == "cannot tell" and any("explains it" in note for note in diagnosis.notes)
+
+
+@pytest.fixture(scope="module")
+def diagnosis():
+    torch.manual_seed(0)
+    return rg.diagnose(Last(), sequences(slice(0, 2), count=100), squared, record=UNTRAINED)
+
+
+def test_the_report_begins_with_the_verdict_and_shows_numbers_rule_and_alternatives(diagnosis):
+    report = str(diagnosis)
+    assert report.startswith("Verdict: sick (loss ") and "risk of not being solved as it stands" in report
+    (finding,) = diagnosis.found("vanishing_hurts")
+    for words in ("need 29 > reach", finding.about.meaning, *finding.ruled_out, "▁"):
+        assert words in report
+    assert repr(diagnosis) == "<Diagnosis: sick: vanishing_hurts>"
+    assert report == diagnosis.__rich__().plain.rstrip()
+
+
+def test_every_finding_with_a_chart_is_drawn(diagnosis):
+    (ax,) = diagnosis.plot()
+    assert ax.get_yscale() == "log" and "need 29" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert diagnosis.plot([ax]) == [ax]
+    with pytest.raises(FlowError, match="axes"):
+        diagnosis.plot([])
+    with pytest.raises(FlowError, match="figure"):
+        rg.doctor.Diagnosis([]).plot()
+    plt.close("all")
+
+
+def test_a_diagnosis_becomes_json_and_back(diagnosis):
+    again = rg.doctor.Diagnosis.of(json.loads(diagnosis.to_json()))
+    assert again.findings == diagnosis.findings and again.risk == diagnosis.risk and again.verdict == "sick"
+    assert str(again) == str(diagnosis)
+
+
+def test_large_batches_are_followed_in_part():
+    """The flow is of some of the sequences, what the data asks for of all."""
+    x, y = sequences(slice(-2, None), count=300)
+    exam = rg.doctor.Examination(Last(), samples_of((x, y), squared), Last())
+    assert exam.flow.losses.shape[1] == 32 and exam.asked.sequences > 32

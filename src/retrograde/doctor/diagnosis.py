@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ from .charts import drawn
 from .examination import Examination, TrainingRecord, samples_of, untrained_twin
 from .findings import Finding, Kind
 from .prescriptions import Prescription
+from .reading import each, finding_of, known, number_of, prescription_of, text
 from .remedies import prescribe
 from .rules import RULES
 from .thresholds import THRESHOLDS
@@ -164,6 +165,25 @@ class Diagnosis:
             "notes": self.notes,
             "seconds": self.seconds,
         }
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Diagnosis:
+        """A diagnosis from `as_dict`, or from its JSON; prescriptions cannot be applied in place any more.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If something is missing, or of another type.
+        """
+        return cls(
+            each(values["findings"], finding_of),
+            each(values["prescriptions"], prescription_of),
+            each(values["notes"], text),
+            known(values["seconds"]),
+            number_of(values.get("risk")),
+            number_of(values.get("remaining")),
+            bool(values.get("undecided", False)),
+        )
 
     def to_json(self) -> str:
         """The diagnosis as JSON; numbers that are not finite are null."""
