@@ -301,6 +301,8 @@ def layer_not_called(exam: Examination) -> Iterable[Finding]:
             own = ask(sample.inputs, sample.loss)
             ran |= {call.name for call in own.calls}
             used |= _with_gradient(own, layers)
+        if used == set(layers):
+            break
     for name, module in layers.items():
         trainable = any(p.requires_grad for p in module.parameters())
         if name in used or (name in ran and (not trainable or not used)):
