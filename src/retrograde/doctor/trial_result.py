@@ -1,0 +1,220 @@
+"""What a trial found: a row for each arm, with its losses, its evidence and its verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..runs.folder import without_nan
+from .evidence import Evidence, Verdict
+from .findings import Chart, Curve
+from .matched import Measure, Outcome
+
+__all__ = ["ArmResult", "Trial", "equal_seconds", "median_curve"]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """The runs of one arm.
+
+    Attributes
+    ----------
+    name, role : str
+    remedies : list of str
+        What was changed, by seed; one for all seeds, except in the arm of random remedies.
+    seeds : list of int
+        In the order in which they count.
+    values : list of float
+        Losses (or scores) by seed; infinite where training diverged.
+    differences : list of float
+        Value minus that of no treatment, by seed.
+    seconds : list of float
+    at_equal_seconds : list of float
+        The differences when both have trained for as long as the faster of the two; empty where not known.
+    reach, growth : (before, after) or None
+        Of the gradient, in the first few updates: see `retrograde.doctor.matched.Outcome`.
+    evidence : Evidence or None
+        None for controls, and for remedies that were not run.
+    why : str
+        Why it was stopped early, or what its mechanism did.
+    curve : list of (updates, median value)
+    """
+
+    name: str
+    role: str
+    remedies: Sequence[str]
+    seeds: Sequence[int]
+    values: Sequence[float]
+    differences: Sequence[float]
+    seconds: Sequence[float]
+    at_equal_seconds: Sequence[float] = ()
+    reach: Sequence[float] | None = None
+    growth: Sequence[float] | None = None
+    evidence: Evidence | None = None
+    why: str = ""
+    curve: Sequence[tuple[float, float]] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None for controls."""
+        if self.role in ("untreated", "placebo", "random"):
+            return None
+        return "cannot tell" if self.evidence is None else self.evidence.verdict
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The result of `retrograde.trial`: printed, it is a table.
+
+    Attributes
+    ----------
+    arms : list of ArmResult
+        No treatment, placebo and random remedy first.
+    measure : str
+        ``"loss"`` or ``"score"``.
+    updates : int or None
+        Of each run.
+    bar : float
+        The e-value that a proof takes.
+    seconds : float
+        Of the whole trial, in all its sessions.
+    interrupted : bool
+        Whether Ctrl-C ended it: the same call goes on from there.
+    notes : list of str
+    """
+
+    arms: Sequence[ArmResult]
+    measure: Measure
+    updates: int | None
+    bar: float
+    seconds: float
+    interrupted: bool = False
+    notes: Sequence[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> ArmResult:
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise KeyError(f"{name!r} is no arm of this trial; there are {', '.join(arm.name for arm in self.arms)}")
+
+    @property
+    def helps(self) -> list[str]:
+        """Names of the remedies that are proven to help."""
+        return [arm.name for arm in self.arms if arm.verdict == "helps"]
+
+    @property
+    def chart(self) -> Chart:
+        """The median curve of every arm."""
+        curves = [
+            Curve(arm.name, [float(x) for x, _ in arm.curve], [y if math.isfinite(y) else None for _, y in arm.curve])
+            for arm in self.arms
+            if arm.curve
+        ]
+        return Chart("Matched runs", "update", f"validation {self.measure} (median)", curves)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        found = asdict(self)
+        for own, arm in zip(found["arms"], self.arms, strict=True):
+            own["verdict"] = arm.verdict
+        return found
+
+    def to_json(self) -> str:
+        """The trial as JSON; numbers that it does not have are null."""
+        return json.dumps(without_nan(self.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def __str__(self) -> str:
+        return "\n".join(["  ".join(row) for row in self._rows()] + self._sentences())
+
+    def __rich__(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        heading, *rows = self._rows()
+        for i, title in enumerate(heading):
+            table.add_column(Text(title), justify="left" if i in (0, len(heading) - 1) else "right")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return Group(table, *map(Text, self._sentences()))
+
+    def _rows(self) -> list[list[str]]:
+        rows = [["arm", "seeds", f"median {self.measure}", "difference", "at equal seconds", "e-value", "s", "verdict"]]
+        for arm in self.arms:
+            base = arm.role == "untreated"
+            rows.append(
+                [
+                    arm.name,
+                    str(len(arm.seeds)),
+                    _spread(arm.values),
+                    "–" if base else _spread(arm.differences, sign=True),
+                    "–" if base else _spread(arm.at_equal_seconds, sign=True),
+                    "–" if arm.evidence is None else f"{arm.evidence.e_value:.3g}",
+                    f"{np.median(arm.seconds):.2g}" if len(arm.seconds) else "–",
+                    arm.verdict or "control",
+                ]
+            )
+        return rows
+
+    def _sentences(self) -> list[str]:
+        lines = [""]
+        if self.updates is not None:
+            lines.append(f"Every run made {self.updates:,} updates. Spread: the middle half of the seeds.")
+        lines.append(
+            f"Proven at an e-value of {self.bar:.0f}, against every control: a false proof in this trial then has a "
+            "probability of at most 5 %, however often one looks. n seeds give at most 2^n."
+        )
+        for arm in self.arms:
+            if arm.verdict is not None:
+                lines.append(f"{arm.name}: {_said(arm)}")
+        return lines + [f"Note: {note}" for note in self.notes]
+
+
+def _said(arm: ArmResult) -> str:
+    found, why = arm.evidence, f" {arm.why}" if arm.why else ""
+    if found is None or not found.seeds:
+        return f"cannot tell.{why}"
+    won = ", ".join(f"{found.wins[name]} of {found.seeds} against {name}" for name in found.wins)
+    if found.verdict == "helps":
+        return f"helps: better for {won}.{why}"
+    if found.verdict == "does not help":
+        return f"does not help: better for {won}; that it wins in 4 seeds of 5 is excluded.{why}"
+    more = "more than 200" if found.expected_more is None else f"about {found.expected_more}"
+    return (
+        f"cannot tell: better for {won}. At least {found.fewest_more} more seeds would decide; {more} if it goes on "
+        f"as so far.{why}"
+    )
+
+
+def _spread(values: Sequence[float], *, sign: bool = False) -> str:
+    """Median and the middle half."""
+    if not len(values):
+        return "–"
+    low, middle, high = (float(np.quantile(values, q, method="closest_observation")) for q in (0.25, 0.5, 0.75))
+    if math.isnan(middle):
+        return "–"
+    form = "{:+.4g}" if sign else "{:.4g}"
+    return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
+
+
+def equal_seconds(own: Outcome, other: Outcome) -> float | None:
+    """The difference of two runs when both have trained for as long as the faster of them; None where not known."""
+    if not own.curve or not other.curve or math.isnan(own.curve[-1][1]) or math.isnan(other.curve[-1][1]):
+        return None
+    until = min(own.curve[-1][1], other.curve[-1][1])
+    best = [min((value for _, when, value in one.curve if when <= until), default=math.nan) for one in (own, other)]
+    return None if any(math.isnan(value) for value in best) else best[0] - best[1]
+
+
+def median_curve(outcomes: Sequence[Outcome]) -> list[tuple[float, float]]:
+    """The median over seeds at every point that all of them have."""
+    curves = [one.curve for one in outcomes if one.curve]
+    if not curves:
+        return []
+    length = min(len(curve) for curve in curves)
+    return [(curves[0][i][0], float(np.median([curve[i][2] for curve in curves]))) for i in range(length)]
