@@ -11,8 +11,17 @@ import pytest
 import retrograde as rg
 from retrograde.extras import import_or_explain, missing_extra
 
-FUNCTIONS = {"check_gradients", "diagnose", "gradient_flow", "load", "mark_state", "sequence_gradients", "train"}
-CLASSES = {"Diagnosis", "GradientCheck", "GradientFlow", "GradientFlowRecorder"}
+FUNCTIONS = {
+    "check_gradients",
+    "diagnose",
+    "gradient_flow",
+    "load",
+    "mark_state",
+    "sequence_gradients",
+    "train",
+    "trial",
+}
+CLASSES = {"Diagnosis", "GradientCheck", "GradientFlow", "GradientFlowRecorder", "Trial"}
 MODULES = {"errors", "kernels", "nn", "reference"}
 PACKAGES = {
     "doctor",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from . import tasks as tasks
     from . import training as training
     from .doctor import Diagnosis, diagnose
+    from .doctor.trial import Trial, trial
     from .experiment import load, train
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
@@ -30,6 +31,7 @@ __all__ = [
     "GradientCheck",
     "GradientFlow",
     "GradientFlowRecorder",
+    "Trial",
     "__version__",
     "check_gradients",
     "diagnose",
@@ -42,6 +44,7 @@ __all__ = [
     "reference",
     "sequence_gradients",
     "train",
+    "trial",
 ]
 __version__ = "0.1.0"
 
@@ -66,6 +69,7 @@ _HOMES = {  # public name -> the module that defines it
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
+    "Trial": "doctor.trial",
     "check_gradients": "gradcheck",
     "diagnose": "doctor",
     "gradient_flow": "flow",
@@ -73,6 +77,7 @@ _HOMES = {  # public name -> the module that defines it
     "mark_state": "nn",
     "sequence_gradients": "flow",
     "train": "experiment",
+    "trial": "doctor.trial",
 }
 
 if not TYPE_CHECKING:  # type checkers know the names from above, and find misspelled ones

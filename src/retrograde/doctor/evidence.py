@@ -100,7 +100,9 @@ class Evidence:
     expected_more: int | None
 
 
-def judge(remedy: Sequence[float], controls: Mapping[str, Sequence[float]], threshold: float) -> Evidence:
+def judge(
+    remedy: Sequence[float], controls: Mapping[str, Sequence[float]], threshold: float, *, ahead: bool = True
+) -> Evidence:
     """Compare a remedy with its controls, seed after seed, until that decides.
 
     Parameters
@@ -111,6 +113,8 @@ def judge(remedy: Sequence[float], controls: Mapping[str, Sequence[float]], thre
         Losses of the same seeds under each control.
     threshold : float
         See `bar`.
+    ahead : bool
+        Whether to count how many more seeds would decide.
     """
     wins, losses, seen = dict.fromkeys(controls, 0), dict.fromkeys(controls, 0), 0
     verdict, proof, useless = _decided(wins, losses, 0, threshold)
@@ -123,7 +127,7 @@ def judge(remedy: Sequence[float], controls: Mapping[str, Sequence[float]], thre
         verdict, proof, useless = _decided(wins, losses, seen, threshold)
         if verdict != "cannot tell":
             break
-    more = (0, 0) if verdict != "cannot tell" else _more(wins, losses, seen, threshold)
+    more = _more(wins, losses, seen, threshold) if ahead and verdict == "cannot tell" else (0, 0)
     return Evidence(verdict, proof, useless, threshold, seen, wins, losses, more[0], more[1])
 
 

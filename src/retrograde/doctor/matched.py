@@ -42,6 +42,7 @@ class ShouldStop:
     at: float | None  # as time.time() counts
 
     def __call__(self) -> bool:
+        """Whether to stop now."""
         return self.at is not None and time.time() >= self.at
 
 
@@ -194,7 +195,13 @@ class NativeTraining:
         )
 
     def _options(self, job: Job, changes: Mapping[str, Any]) -> Options:
-        plain = {"seed": job.seed, "max_steps": job.updates, "epochs": None, "max_time": None, "threads": 1}
+        plain: dict[str, Any] = {
+            "seed": job.seed,
+            "max_steps": job.updates,
+            "epochs": None,
+            "max_time": None,
+            "threads": 1,
+        }
         if self.options.device == "auto":
             plain["device"] = "cpu"  # several runs at a time
         return changed_options(self.options, {**changes, **plain})

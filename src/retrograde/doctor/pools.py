@@ -6,6 +6,7 @@ A pool has ``workers``, ``submit(run, job)``, which returns a `concurrent.future
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,7 +18,7 @@ from .matched import Job, Outcome
 __all__ = ["HerePool", "Pool", "available_cores", "open_pool"]
 
 Run = Callable[[Job], Outcome]
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class Pool(Protocol):
@@ -76,7 +77,7 @@ class _ProcessPool:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         loky = import_or_explain("joblib.externals.loky")
-        self._executor = loky.ProcessPoolExecutor(max_workers=workers, env=ONE_THREAD)
+        self._executor = loky.ProcessPoolExecutor(max_workers=workers, env=ONE_THREAD, initializer=_leave_interrupts)
 
     def submit(self, run: Run, job: Job) -> Future[Outcome]:
         future: Future[Outcome] = self._executor.submit(run, job)
@@ -105,6 +106,11 @@ class _RayPool:
         if self._own:
             with suppress(Exception):  # the cluster is gone already
                 self._ray.shutdown()
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches all processes of a terminal; the first one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _call(run: Run, job: Job) -> Outcome:

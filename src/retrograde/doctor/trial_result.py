@@ -195,7 +195,7 @@ def _spread(values: Sequence[float], *, sign: bool = False) -> str:
     """Median and the middle half."""
     if not len(values):
         return "–"
-    low, middle, high = (float(np.quantile(values, q, method="closest_observation")) for q in (0.25, 0.5, 0.75))
+    low, middle, high = (float(np.quantile(values, q, method="inverted_cdf")) for q in (0.25, 0.5, 0.75))
     if math.isnan(middle):
         return "–"
     form = "{:+.4g}" if sign else "{:.4g}"
