@@ -144,7 +144,7 @@ def _number(value: float) -> str:
     return f"2**{value.bit_length() - 1}" if isinstance(value, int) and value >= 2**32 else f"{value:,}"
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, name: str = "--max-time") -> float:
     """Seconds of a duration such as ``90``, ``90s``, ``5m`` or ``1h30m``.
 
     Examples
@@ -157,7 +157,7 @@ def seconds(text: str) -> float:
         return float(text)
     match = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip().lower())
     if not text.strip() or match is None:
-        raise OptionError(f"--max-time {text!r} is not a duration; write 90s, 5m or 1h30m.")
+        raise OptionError(f"{name} {text!r} is not a duration; write 90s, 5m or 1h30m.")
     return sum(float(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
 
 

@@ -9,16 +9,18 @@ import typer
 
 from ..errors import OptionError
 from ..options import OPTIONS, flag
+from ..options import seconds as duration
 from .terminal import console, say, say_json
 from .training_options import given, switch, with_training_options
 
 if TYPE_CHECKING:
     from ..doctor.diagnosis import Diagnosis
     from ..doctor.examination import Examination
+    from ..doctor.trial import Trial, TrialProgress
 
 __all__ = ["doctor"]
 
-PANEL, LEARNING = "The diagnosis", OPTIONS["clip_norm"].panel
+PANEL, PROOF, LEARNING = "The diagnosis", "The proof", OPTIONS["clip_norm"].panel
 
 
 @with_training_options
@@ -39,6 +41,22 @@ def doctor(
     *,
     json: Annotated[bool, switch("--json", PANEL, "Print the diagnosis as JSON to stdout.")] = False,
     no_save: Annotated[bool, switch("--no-save", PANEL, "Do not write RUN/doctor.json.")] = False,
+    prove: Annotated[
+        bool, switch("--prove", PROOF, "Try the remedies in matched trainings, next to a placebo and random remedies.")
+    ] = False,
+    budget: Annotated[
+        str | None, switch("--budget", PROOF, "Time for that: 90s, 10m, 1h30m. [dim]\\[default: 10m][/dim]")
+    ] = None,
+    seeds: Annotated[
+        int | None, switch("--seeds", PROOF, "The most seeds. Fewer than 5 cannot prove anything.")
+    ] = None,
+    workers: Annotated[
+        int | None, switch("--workers", PROOF, "Trainings at a time. [dim]\\[default: one per core][/dim]")
+    ] = None,
+    ray: Annotated[bool, switch("--ray", PROOF, "Train on the Ray cluster at RAY_ADDRESS, or on a local one.")] = False,
+    restart: Annotated[
+        bool, switch("--restart", PROOF, "Replace an earlier proof in RUN, instead of going on with it.")
+    ] = False,
     no_clip: Annotated[bool, switch("--no-clip", LEARNING, "Do not clip the gradient.")] = False,
     **options: Any,
 ) -> None:
@@ -52,6 +70,11 @@ def doctor(
 
     Of data, with options of training: a prognosis, before the first update.
 
+    With [bold]--prove[/bold], the remedies are tried: the same training with and
+    without each of them, over many seeds, until a sequential test says "helps" or
+    "does not help", or the time is up. It is kept in RUN/doctor-trial.json; the
+    same command goes on from there, also after Ctrl-C.
+
     The exit code is 0 whatever is found.
 
     [bold]Examples[/bold]
@@ -59,6 +82,8 @@ def doctor(
     retrograde doctor runs/first
 
     retrograde doctor runs/first other.txt --json
+
+    retrograde doctor runs/first --prove --budget 30m
 
     retrograde doctor reviews.csv --task classify --text review --label stars --cell rnn
     """
@@ -72,14 +97,29 @@ def doctor(
 
     run = runs.is_run(subject)
     _check(subject, data, run, [name for name in chosen if name != "threads"])
+    _check_proof(prove, data, {"budget": budget, "seeds": seeds, "workers": workers, "ray": ray, "restart": restart})
     with console(stderr=True).status(f"Reading {subject} …") as status:
         exam = runs.examination_of(subject, data) if run else runs.prognosis_of(subject, chosen)
         diagnosis = _examined(exam, status)
     if run and data is None and not no_save:
         saving.save(diagnosis, RunFolder(subject))
+    found = {"run" if run else "data": subject, **diagnosis.as_dict()}
+    if not json:
+        _print(subject, exam, diagnosis)
+    settings = {"budget": budget or "10m", "seeds": seeds, "workers": workers, "ray": ray, "overwrite": restart}
+    settings["out"] = subject if run and not no_save else None
+    trial = _proof(subject, diagnosis, {**settings, **({} if run else chosen)}) if prove else None
     if json:
-        say_json({"run" if run else "data": subject, **diagnosis.as_dict()})
-        return
+        say_json(found | ({} if trial is None else {"trial": trial.as_dict()}))
+    elif trial is not None:
+        console(soft_wrap=False).print(trial)
+    elif prove:
+        say("There is nothing to prove: no prescription is an option of training.")
+    if trial is not None and trial.interrupted:
+        raise typer.Exit(130)
+
+
+def _print(subject: str, exam: Examination, diagnosis: Diagnosis) -> None:
     sequences, steps = sum(sample.inputs[0].shape[1] for sample in exam.samples), len(exam.samples[0].inputs[0])
     say(f"{subject}: {sequences:,} sequences of up to {steps:,} steps examined in {diagnosis.seconds:.0f} s")
     console().print(diagnosis)
@@ -89,6 +129,21 @@ def _examined(exam: Examination, status: Any) -> Diagnosis:
     from ..doctor.diagnosis import examined
 
     return examined(exam, stage=lambda text: status.update(f"Examining: {text} …"))
+
+
+def _proof(subject: str, diagnosis: Diagnosis, settings: dict[str, Any]) -> Trial | None:
+    """Matched runs with the prescriptions; None if no prescription is an option of training."""
+    if not any(prescription.options for prescription in diagnosis.prescriptions):
+        return None
+    from ..doctor.trial import trial
+
+    with console(stderr=True).status("Trying the remedies …") as status:
+
+        def show(progress: TrialProgress) -> None:
+            left = "" if progress.seconds_left is None else f", at most {progress.seconds_left:,.0f} s left"
+            status.update(f"Trying the remedies: {progress.done} trainings done{left}: {progress.running} …")
+
+        return trial(subject, diagnosis, progress=show, **settings)
 
 
 def _check(subject: str, data: str | None, run: bool, options: list[str]) -> None:
@@ -103,3 +158,17 @@ def _check(subject: str, data: str | None, run: bool, options: list[str]) -> Non
         raise OptionError(
             f"{subject} contains no run (there is no config.json): name the --out folder of a training run."
         )
+
+
+def _check_proof(prove: bool, data: str | None, settings: dict[str, Any]) -> None:
+    """Refuse settings of a proof without one, and impossible ones, before anything is measured."""
+    given = [name for name, value in settings.items() if value not in (None, False)]
+    if given and not prove:
+        raise OptionError(f"{flag(given[0])} is for --prove: give that too, or leave it out.")
+    if prove and data is not None:
+        raise OptionError(f"--prove repeats the training of the run; leave {data} out.")
+    for name in ("seeds", "workers"):
+        if settings[name] is not None and settings[name] < 1:
+            raise OptionError(f"{flag(name)} {settings[name]} is impossible: it must be at least 1.")
+    if settings["budget"] is not None and duration(settings["budget"], "--budget") <= 0:
+        raise OptionError(f"--budget {settings['budget']} is impossible: it must be above 0.")

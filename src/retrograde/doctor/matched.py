@@ -162,7 +162,7 @@ class NativeTraining:
         options = replace(options, batch_size=task.batch_size)
         check_model(options, task)
         seed_everything(job.seed)
-        matching = _Matched(job.stop, self.source, usual, self.run)
+        matching = _Matched(job.stop, usual)
         every = Evaluation(job.updates + 1 if job.stage == "pilot" else max(1, math.ceil(job.updates / EVALUATIONS)))
         trainer = Trainer(task, options, make_context(options), [matching, every])
         if options.floss:
@@ -210,8 +210,8 @@ class NativeTraining:
 class _Matched(Callback):
     """The weights that a remedy leaves alone start as without it; the curve; the end when the time is up."""
 
-    def __init__(self, stop: ShouldStop, source: Any, usual: Options, run: str | None) -> None:
-        self.stop, self.source, self.usual, self.run = stop, source, usual, run
+    def __init__(self, stop: ShouldStop, usual: Options) -> None:
+        self.stop, self.usual = stop, usual
         self.curve: list[tuple[float, float, float]] = []
         self.began = time.perf_counter()
 
@@ -219,7 +219,8 @@ class _Matched(Callback):
         """Copy what stands outside the recurrent layers from the untreated network of the same seed."""
         if trainer.options != replace(self.usual, batch_size=trainer.options.batch_size):
             torch.manual_seed(self.usual.seed)
-            task = open_task(self.source, self.usual, None if self.run is None else Path(self.run))
+            task = copy.copy(trainer.task)
+            task.options = self.usual
             untreated = dict(task.model().named_parameters())
             inside = {f"{name}." for name in layers_of(trainer.model)}
             with torch.no_grad():

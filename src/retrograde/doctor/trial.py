@@ -36,6 +36,8 @@ MOST_SEEDS = 100  # with a budget alone
 MOST_REMEDIES = 4  # of a diagnosis: the first ones
 PLACEBO = 1_000_000  # added to a seed
 PILOT = 20  # a pilot run makes one update of this many
+LEAST = 20  # updates of a run
+GRACE = 0.03  # share of the time for which runs are waited for after its end
 RESERVE = 0.05  # share of the time in which no run is planned
 
 
@@ -252,7 +254,10 @@ class _Session:
                         break
             if not self.running:
                 return
-            done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+            done, _ = wait(self.running, self._patience(), FIRST_COMPLETED)
+            if not done:  # neither the trainer nor the user's function has noticed that the time is up
+                self.late = True
+                self.running.clear()
             for future in done:
                 job = self.running.pop(future)
                 outcome = future.result()
@@ -266,6 +271,10 @@ class _Session:
                 else:
                     self.late = True
             self._tell()
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for runs that were told to stop."""
+        return None if self.end is None else max(0.0, self.end + GRACE * (self.limit or 0.0) - time.time())
 
     def _in_time(self, job: Job) -> bool:
         """Whether a run will be finished before the time is up."""
@@ -383,8 +392,8 @@ class _Session:
         self.updates = int(self.ledger.note("updates", full if fixed or self.end is None else self._affordable(full)))
         if self.updates < full:
             self.notes.append(
-                f"Runs make {self.updates:,} updates instead of {full:,}, so that {fewest_seeds(len(self.tried)) + 1} "
-                "seeds fit into the budget: what happens later is not known."
+                f"Runs make {self.updates:,} updates instead of {full:,}, to fit into the budget: what happens later "
+                "is not known."
             )
 
     def _check_untreated(self, round: int) -> None:
@@ -440,7 +449,7 @@ class _Session:
         rounds = min(self.seeds or MOST_SEEDS, fewest_seeds(len(self.tried)) + 1)
         left = (self.end - time.time() - RESERVE * self.limit) * self.pool.workers / rounds
         fixed = sum(self._cost(name, 0) for name in arms)
-        return max(1, min(full, int((left - fixed) / sum(self._per_update(name) for name in arms))))
+        return min(full, max(LEAST, full // PILOT, int((left - fixed) / sum(self._per_update(name) for name in arms))))
 
     # --- The result ---------------------------------------------------------------------------------------------------
 

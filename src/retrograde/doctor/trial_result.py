@@ -185,10 +185,8 @@ def _said(arm: ArmResult) -> str:
     if found.verdict == "does not help":
         return f"does not help: better for {won}; that it wins in 4 seeds of 5 is excluded.{why}"
     more = "more than 200" if found.expected_more is None else f"about {found.expected_more}"
-    return (
-        f"cannot tell: better for {won}. At least {found.fewest_more} more seeds would decide; {more} if it goes on "
-        f"as so far.{why}"
-    )
+    least = f"{found.fewest_more} more seed{'s' * (found.fewest_more != 1)}"
+    return f"cannot tell: better for {won}. At least {least} would decide; {more} if it goes on as so far.{why}"
 
 
 def _spread(values: Sequence[float], *, sign: bool = False) -> str:

@@ -34,6 +34,8 @@ LIMITS: Mapping[str, int] = {  # bytes of a file that are read at most; weights:
     "metrics.jsonl": 64 * MIB,
     "summary.json": 16 * MIB,
     "doctor.json": 16 * MIB,
+    "doctor-trial.json": 16 * MIB,
+    "doctor-trial.jsonl": 64 * MIB,
     "sample.txt": MIB,
     "flow/trained.json": 16 * MIB,
     "flow/untrained.json": 16 * MIB,
