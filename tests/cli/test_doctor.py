@@ -113,3 +113,25 @@ def test_a_run_that_learned_gets_no_advice(retrograde, text, tmp_path):
     assert found.code == 0 and "Not learned" not in found.out, found.out
     assert not (tmp_path / "run" / "doctor.json").exists()
     assert "Not learned" not in retrograde("flow", tmp_path / "run").out
+
+
+def test_a_proof_tries_the_prescriptions_and_is_kept(retrograde, run):
+    found = retrograde("doctor", run, "--prove", "--budget", "1h", "--seeds", "1", "--workers", "1")
+    assert found.code == 0, found.err
+    assert "untreated" in found.out and "placebo" in found.out and "cannot tell" in found.out
+    kept = json.loads((run / "doctor-trial.json").read_text())
+    assert kept["updates"] == 4 and {"untreated", "placebo", "random", "remedy"} <= {a["role"] for a in kept["arms"]}
+    tried = [arm for arm in kept["arms"] if arm["role"] == "remedy" and not arm["why"]]
+    assert tried and all(len(arm["values"]) == 1 for arm in tried)
+    again = retrograde("doctor", run, "--prove", "--budget", "1h", "--seeds", "1", "--workers", "1", "--json")
+    assert json.loads(again.out)["trial"]["arms"][0]["seconds"] == kept["arms"][0]["seconds"], "nothing was run again"
+
+
+def test_settings_of_a_proof_are_checked_before_anything_is_measured(retrograde, run):
+    for words, text in (
+        (("--budget", "10m"), "--budget is for --prove"),
+        (("--prove", "--seeds", "0"), "--seeds 0 is impossible"),
+        (("--prove", "--budget", "soon"), "--budget 'soon' is not a duration"),
+    ):
+        found = retrograde("doctor", run, *words)
+        assert found.code == 2 and text in found.err

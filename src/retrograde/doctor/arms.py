@@ -124,8 +124,10 @@ def _pair(options: Options | None, one: Arm, other: Arm) -> Arm | None:
     both = {**first, **second}
     if options is not None:
         try:
-            if compatible(options, both) != both or changed_options(options, both) == options:
-                return None  # one of them excludes the other
+            for own, others in ((first, second), (second, first)):
+                if set(own) & set(compatible(changed_options(options, own), others)):
+                    return None  # one of them excludes the other
+            changed_options(options, both)
         except OptionError:
             return None
     return Arm(f"{one.name} + {other.name}", "pair", both, one.claim or other.claim)

@@ -96,7 +96,7 @@ class _RayPool:
         if self._own:
             self._ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
         self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        self._task = self._ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": ONE_THREAD})(_call)
+        self._task = self._ray.remote(num_cpus=1, max_retries=3)(_call)  # Ray gives it one thread
 
     def submit(self, run: Run, job: Job) -> Future[Outcome]:
         future: Future[Outcome] = self._task.remote(run, job).future()
