@@ -44,19 +44,13 @@ def doctor(
     prove: Annotated[
         bool, switch("--prove", PROOF, "Try the remedies in matched trainings, next to a placebo and random remedies.")
     ] = False,
-    budget: Annotated[
-        str | None, switch("--budget", PROOF, "Time for that: 90s, 10m, 1h30m. [dim]\\[default: 10m][/dim]")
-    ] = None,
+    budget: Annotated[str | None, switch("--budget", PROOF, "Time for that: 90s, 1h30m; by default 10m.")] = None,
     seeds: Annotated[
         int | None, switch("--seeds", PROOF, "The most seeds. Fewer than 5 cannot prove anything.")
     ] = None,
-    workers: Annotated[
-        int | None, switch("--workers", PROOF, "Trainings at a time. [dim]\\[default: one per core][/dim]")
-    ] = None,
+    workers: Annotated[int | None, switch("--workers", PROOF, "Trainings at a time; by default one per core.")] = None,
     ray: Annotated[bool, switch("--ray", PROOF, "Train on the Ray cluster at RAY_ADDRESS, or on a local one.")] = False,
-    restart: Annotated[
-        bool, switch("--restart", PROOF, "Replace an earlier proof in RUN, instead of going on with it.")
-    ] = False,
+    restart: Annotated[bool, switch("--restart", PROOF, "Replace an earlier proof in RUN.")] = False,
     no_clip: Annotated[bool, switch("--no-clip", LEARNING, "Do not clip the gradient.")] = False,
     **options: Any,
 ) -> None:
@@ -70,10 +64,9 @@ def doctor(
 
     Of data, with options of training: a prognosis, before the first update.
 
-    With [bold]--prove[/bold], the remedies are tried: the same training with and
-    without each of them, over many seeds, until a sequential test says "helps" or
-    "does not help", or the time is up. It is kept in RUN/doctor-trial.json; the
-    same command goes on from there, also after Ctrl-C.
+    With [bold]--prove[/bold], the training is repeated with and without the remedies,
+    over many seeds, until a sequential test decides or the time is up. The result is
+    kept in RUN/doctor-trial.json; the same command goes on, also after Ctrl-C.
 
     The exit code is 0 whatever is found.
 
@@ -88,35 +81,37 @@ def doctor(
     retrograde doctor reviews.csv --task classify --text review --label stars --cell rnn
     """
     chosen = given(invocation, options, no_clip)
-    if (threads := chosen.get("threads")) is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    _set_threads(chosen.get("threads"))
     from ..doctor import runs, saving
     from ..runs import RunFolder
 
     run = runs.is_run(subject)
     _check(subject, data, run, [name for name in chosen if name != "threads"])
-    _check_proof(prove, data, {"budget": budget, "seeds": seeds, "workers": workers, "ray": ray, "restart": restart})
+    proof = {"budget": budget, "seeds": seeds, "workers": workers, "ray": ray, "restart": restart}
+    _check_proof(prove, data, proof)
     with console(stderr=True).status(f"Reading {subject} …") as status:
         exam = runs.examination_of(subject, data) if run else runs.prognosis_of(subject, chosen)
         diagnosis = _examined(exam, status)
     if run and data is None and not no_save:
         saving.save(diagnosis, RunFolder(subject))
-    found = {"run" if run else "data": subject, **diagnosis.as_dict()}
     if not json:
         _print(subject, exam, diagnosis)
-    settings = {"budget": budget or "10m", "seeds": seeds, "workers": workers, "ray": ray, "overwrite": restart}
-    settings["out"] = subject if run and not no_save else None
-    trial = _proof(subject, diagnosis, {**settings, **({} if run else chosen)}) if prove else None
+    out, more = (None if no_save or not run else subject), ({} if run else chosen)
+    trial = _proof(subject, diagnosis, out, proof, more) if prove else None
     if json:
+        found = {"run" if run else "data": subject, **diagnosis.as_dict()}
         say_json(found | ({} if trial is None else {"trial": trial.as_dict()}))
-    elif trial is not None:
-        console(soft_wrap=False).print(trial)
     elif prove:
-        say("There is nothing to prove: no prescription is an option of training.")
+        console(soft_wrap=False).print(trial or "There is nothing to prove: no prescription is an option of training.")
     if trial is not None and trial.interrupted:
         raise typer.Exit(130)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def _print(subject: str, exam: Examination, diagnosis: Diagnosis) -> None:
@@ -131,7 +126,9 @@ def _examined(exam: Examination, status: Any) -> Diagnosis:
     return examined(exam, stage=lambda text: status.update(f"Examining: {text} …"))
 
 
-def _proof(subject: str, diagnosis: Diagnosis, settings: dict[str, Any]) -> Trial | None:
+def _proof(
+    subject: str, diagnosis: Diagnosis, out: str | None, settings: dict[str, Any], options: dict[str, Any]
+) -> Trial | None:
     """Matched runs with the prescriptions; None if no prescription is an option of training."""
     if not any(prescription.options for prescription in diagnosis.prescriptions):
         return None
@@ -143,7 +140,9 @@ def _proof(subject: str, diagnosis: Diagnosis, settings: dict[str, Any]) -> Tria
             left = "" if progress.seconds_left is None else f", at most {progress.seconds_left:,.0f} s left"
             status.update(f"Trying the remedies: {progress.done} trainings done{left}: {progress.running} …")
 
-        return trial(subject, diagnosis, progress=show, **settings)
+        settings = settings | {"budget": settings["budget"] or "10m", "overwrite": settings["restart"]}
+        del settings["restart"]
+        return trial(subject, diagnosis, out=out, progress=show, **settings, **options)
 
 
 def _check(subject: str, data: str | None, run: bool, options: list[str]) -> None:

@@ -47,8 +47,6 @@ class Ledger:
         self._lines = [json.dumps({"trial": trial}, ensure_ascii=False, default=str)]
         if folder is None:
             return
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"out {folder} is a file: name a folder.")
         lines = [] if overwrite else self._read(folder)
         if not lines:
             self._write()

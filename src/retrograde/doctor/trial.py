@@ -71,47 +71,39 @@ def trial(
     """Prove whether remedies help, by matched runs: with and without each, over many seeds.
 
     The runs of a seed have the same data order, number of updates and, where the remedy leaves them alone, initial
-    weights. Every remedy, and every pair of the first three, has to beat three controls: no treatment, a placebo (only
-    another seed), and a random remedy. Seeds are added until a sequential test decides (see
-    `retrograde.doctor.evidence`), or seeds or budget are used up.
+    weights. Every remedy has to beat three controls: no treatment, a placebo (only another seed), and a random remedy.
+    Seeds are added until a sequential test decides (`retrograde.doctor.evidence`), or seeds or budget are used up.
 
     Parameters
     ----------
     subject : str, Path, frame or callable
-        A run folder; or data to train on, with ``options``; or ``train(seed, remedy)``, which trains in any way and
-        returns the loss, or ``{"loss": …}`` or ``{"score": …}`` and maybe ``"curve"``. ``remedy`` is None without
-        treatment. If it takes ``should_stop``, that is a function that says when the time is up.
+        A run folder; or data to train on, with ``options``; or ``train(seed, remedy)``, which returns the loss, or
+        ``{"loss": …}`` or ``{"score": …}`` and maybe ``"curve"``; ``remedy`` is None without treatment. If it takes
+        ``should_stop``, that is a function that says when the time is up.
     remedies : Diagnosis, or sequence or dict of remedies
         Prescriptions, or changes of options such as ``{"lr": 0.001}``; for a callable, anything it understands.
     out : str or Path, optional
         Folder to keep the runs and the result in (``doctor-trial.jsonl``, ``doctor-trial.json``). The same call again
         goes on from there.
-    seeds : int, optional
-        The most seeds; without a budget by default three more than the fewest that can prove something.
+    seeds, updates : int, optional
+        The most seeds, without a budget by default three more than the fewest that can prove something; and updates of
+        each run, by default as many as the run made, or as the options say.
     budget : float or str, optional
         Seconds, or ``"10m"``. Runs make fewer updates if there is no time for all; the result says so.
-    updates : int, optional
-        Of each run; by default as many as the run made, or as the options say.
     first_seed : int, optional
-        By default the one after the run's own: that one is known to have failed, so that any other seed helps.
+        By default the one after the run's own, which is known to have failed: any other seed would look like a cure.
     random : sequence, optional
         Remedies to draw from for the random arm of a callable.
-    pair : bool
-        Whether to try pairs of remedies.
+    pair, overwrite : bool
+        Whether to try pairs of remedies, and whether to replace another trial in ``out``.
     workers : int, optional
         Runs at a time, in processes of their own with one thread each; by default one per core.
     ray : bool
         Run on the Ray cluster at RAY_ADDRESS (or a local one). Data must have the same path on every machine.
-    overwrite : bool
-        Replace another trial in ``out``.
     progress : callable, optional
         Called with a `TrialProgress` after every run.
     **options
         Options of training, where ``subject`` is data.
-
-    Returns
-    -------
-    Trial
 
     Raises
     ------
@@ -120,39 +112,43 @@ def trial(
 
     Examples
     --------
-    >>> def train(seed, remedy):
-    ...     return 1.0 if remedy is None else 0.5
-    >>> trial(train, ["more sleep"], random=["tea"], workers=1)["more sleep"].verdict
+    >>> train = lambda seed, remedy: 1.0 if remedy is None else 0.5
+    >>> trial(train, ["sleep"], random=["tea"], workers=1)["sleep"].verdict
     'does not help'
     """
     began, limit = time.time(), _seconds(budget)
-    for name, value in {"seeds": seeds, "updates": updates, "workers": workers}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise OptionError(f"{name} is {value}; it must be a whole number of at least 1.")
+    _check_counts(seeds=seeds, updates=updates, workers=workers)
     chosen = subject_of(subject, options)
     controls, treatments, notes = _arms(chosen, remedies, random, pair)
     start = chosen.seed + 1 if first_seed is None else first_seed
-    notes = [*chosen.notes, *notes]
+    arms = {arm.name: str(arm.remedy) for arm in [*controls, *treatments]}
+    identity = {"subject": chosen.name, "arms": arms, "first_seed": start, "updates": updates}
     with ExitStack() as stack:
-        folder = None if out is None else Path(out)
-        identity = {
-            "subject": chosen.name,
-            "arms": {arm.name: str(arm.remedy) for arm in [*controls, *treatments]},
-            "first_seed": start,
-            "updates": updates,
-        }
-        if folder is not None:
-            if folder.exists() and not folder.is_dir():
-                raise OptionError(f"out {folder} is a file: name a folder.")
-            lock = Lock(folder, notes.append)
-            stack.callback(lock.release)
-        ledger = Ledger(folder, identity, overwrite)
+        ledger = _ledger(stack, out, identity, overwrite, notes)
         pool = open_pool(workers or available_cores(), ray)
         stack.callback(pool.close)
         session = _Session(chosen, controls, treatments, start, began, limit, seeds, ledger, pool, progress, notes)
         result = session.run(updates)
         ledger.write(RESULT, result.to_json() + "\n")
     return result
+
+
+def _ledger(
+    stack: ExitStack, out: str | Path | None, identity: dict[str, Any], overwrite: bool, notes: list[str]
+) -> Ledger:
+    """The runs in the folder, which is locked for the time of the trial."""
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"out {folder} is a file: name a folder.")
+        stack.callback(Lock(folder, notes.append).release)
+    return Ledger(folder, identity, overwrite)
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise OptionError(f"{name} is {value}; it must be a whole number of at least 1.")
 
 
 def _seconds(budget: float | str | None) -> float | None:
@@ -169,7 +165,7 @@ def _seconds(budget: float | str | None) -> float | None:
 
 def _arms(subject: Subject, remedies: Any, random: Sequence[Any], pair: bool) -> tuple[list[Arm], list[Arm], list[str]]:
     """Controls, remedies with pairs of them, and what a user should know about them."""
-    treatments, notes = list[Arm](), list[str]()
+    treatments, notes = list[Arm](), [*subject.notes]
     for name, remedy in named(remedies):
         if subject.options is None:
             treatments.append(Arm(name, "remedy", remedy))
