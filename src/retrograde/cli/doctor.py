@@ -96,8 +96,7 @@ def doctor(
         saving.save(diagnosis, RunFolder(subject))
     if not json:
         _print(subject, exam, diagnosis)
-    out, more = (None if no_save or not run else subject), ({} if run else chosen)
-    trial = _proof(subject, diagnosis, out, proof, more) if prove else None
+    trial = _proof(subject, diagnosis, run, proof | {"save": not no_save}, chosen) if prove else None
     if json:
         found = {"run" if run else "data": subject, **diagnosis.as_dict()}
         say_json(found | ({} if trial is None else {"trial": trial.as_dict()}))
@@ -127,7 +126,7 @@ def _examined(exam: Examination, status: Any) -> Diagnosis:
 
 
 def _proof(
-    subject: str, diagnosis: Diagnosis, out: str | None, settings: dict[str, Any], options: dict[str, Any]
+    subject: str, diagnosis: Diagnosis, run: bool, settings: dict[str, Any], options: dict[str, Any]
 ) -> Trial | None:
     """Matched runs with the prescriptions; None if no prescription is an option of training."""
     if not any(prescription.options for prescription in diagnosis.prescriptions):
@@ -140,9 +139,16 @@ def _proof(
             left = "" if progress.seconds_left is None else f", at most {progress.seconds_left:,.0f} s left"
             status.update(f"Trying the remedies: {progress.done} trainings done{left}: {progress.running} …")
 
-        settings = settings | {"budget": settings["budget"] or "10m", "overwrite": settings["restart"]}
-        del settings["restart"]
-        return trial(subject, diagnosis, out=out, progress=show, **settings, **options)
+        return trial(
+            subject,
+            diagnosis,
+            out=subject if run and settings["save"] else None,
+            budget=settings["budget"] or "10m",
+            overwrite=settings["restart"],
+            progress=show,
+            **{name: settings[name] for name in ("seeds", "workers", "ray")},
+            **({} if run else options),
+        )
 
 
 def _check(subject: str, data: str | None, run: bool, options: list[str]) -> None:
