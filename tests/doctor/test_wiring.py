@@ -279,3 +279,21 @@ def test_outputs_that_are_not_finite_are_compared_where_they_are():
     nan, inf = float("nan"), float("inf")
     before, after = torch.tensor([1.0, 2.0, nan, inf, inf]), torch.tensor([1.0, 2.1, nan, inf, -inf])
     assert changed(before, after).tolist() == [False, True, False, False, True]
+
+
+def test_a_kept_state_of_unrelated_batches_does_not_help():
+    """What the model kept from its last training batch may be better or worse than what it keeps now, by chance."""
+
+    class Shifts(nn.Module):
+        """Answers with the mean of the state that it kept, so that one state is better for all sequences."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer, self.kept = nn.RNN(1, 4), 5 * torch.ones(1, 64, 4)
+
+        def forward(self, x):
+            before = self.kept.mean()
+            h, self.kept = self.layer(x, self.kept)
+            return before + 0 * h[-1, :, 0]
+
+    assert "state_leaks" in found([RULES[1]], Shifts(), batches=4)

@@ -232,20 +232,24 @@ def _resets(model: nn.Module) -> str:
 
 
 def _helps(exam: Examination) -> bool:
-    """Whether the state after a batch makes the next easier for most sequences, as where they continue each other."""
-    if len(exam.samples) < 2:
-        return False
+    """Whether a batch is easier after the one before it than after another, as where batches continue each other."""
+    count = len(exam.samples)
     gains: list[Tensor] = []
-    for before, sample in itertools.pairwise(exam.samples):
-        with torch.no_grad(), answers(exam.model, (before.inputs, sample.inputs)) as ask:
-            fresh = ask(sample.inputs, sample.loss)
-        with torch.no_grad(), answers(exam.model, (before.inputs, sample.inputs)) as ask:
-            ask(before.inputs, before.loss)
-            after = ask(sample.inputs, sample.loss)
-        if fresh.losses.shape == after.losses.shape:
-            gains.append((fresh.losses - after.losses).sum(0).double())
+    for i in range(1, count if count > 2 else 0):
+        own = exam.samples[i]
+        losses = [_after(exam, exam.samples[before], own).losses for before in (i - 1, (i + 1) % count)]
+        if losses[0].shape == losses[1].shape:
+            gains.append((losses[1] - losses[0]).sum(0).double())
     gain = torch.cat(gains) if gains else torch.zeros(2)
     return len(gain) > 1 and float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+
+
+def _after(exam: Examination, before: Sample, sample: Sample) -> Answer:
+    """The answer to a sample right after another one."""
+    with torch.no_grad(), answers(exam.model, (before.inputs, sample.inputs)) as ask:
+        ask(before.inputs, before.loss)
+        found: Answer = ask(sample.inputs, sample.loss)
+        return found
 
 
 def state_not_carried(exam: Examination) -> Iterable[Finding]:
