@@ -244,6 +244,8 @@ class Sweep:
 
     def _from_end(self, e: Tensor) -> Tensor:
         """Steps counted back from each sequence's last, or forth again: `(T, B, P)`."""
+        if self._live.all():
+            return e.flip(0)
         k = self._live.sum(0).unsqueeze(0) - 1 - torch.arange(len(e)).unsqueeze(1)
         return e.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(e)) * (k >= 0).unsqueeze(-1)
 
@@ -271,7 +273,7 @@ class Sweep:
                     same = inputs is hidden
                     hidden = hidden * relative
                     inputs = hidden if same else inputs * relative
-                yield label, Part(lag, factor, _outer(own, inputs, hidden, [r[a.at] for r in right[label]]))
+                yield label, Part(lag, factor, _outer(_sides(own, inputs, hidden), [r[a.at] for r in right[label]]))
 
     def _of_last(
         self, errors: list[Tensor], sides: Mapping[str, Sides], right: Mapping[str, list[Tensor]]
@@ -286,24 +288,34 @@ class Sweep:
             if i not in labels:
                 continue
             assert found.inputs is not None and found.hidden is not None
-            label, batch = labels[i], torch.arange(self.batch_size)
+            label = labels[i]
+            inputs, hidden = _sides(sides[label], found.inputs[0], found.hidden[0])
+            table = self._lag_of[label]
+            alike = bool(self._live.all()) and bool((table == table[:, :1]).all())
             for lag in self.lags(label):
-                there = (self._lag_of[label] == int(lag)) & self._live
-                at = (there.int().argmax(0), batch)  # the step of each sequence, where it has one
-                live = there.any(0).unsqueeze(-1).to(found.inputs.dtype)
-                inputs, hidden = ((a[0][at] * live)[None] for a in (found.inputs, found.hidden))
-                yield (
-                    label,
-                    Part(int(lag), 1.0, _outer(sides[label], inputs, hidden, [r[at][None] for r in right[label]])),
-                )
+                at, live = self._at(table, int(lag), alike)
+                pair = [a[at].reshape(1, self.batch_size, -1) for a in (inputs, hidden)]
+                pair = pair if live is None else [a * live.to(a.dtype) for a in pair]
+                behind = [r[at].reshape(1, self.batch_size, -1) for r in right[label]]
+                yield label, Part(int(lag), 1.0, _outer((pair[0], pair[1]), behind))
+
+    def _at(self, table: Tensor, lag: int, alike: bool) -> tuple[int | tuple[Tensor, Tensor], Tensor | None]:
+        """The step of a lag: one for all sequences, or one of each `(B,)` and whether it has one `(B, 1)`."""
+        if alike:
+            return int((table[:, 0] == lag).int().argmax()), None
+        there = (table == lag) & self._live
+        return (there.int().argmax(0), torch.arange(self.batch_size)), there.any(0).unsqueeze(-1)
 
 
-def _outer(own: Sides, inputs: Tensor, hidden: Tensor, right: list[Tensor]) -> Tensor:
-    """g_b of both matrices side by side `(B, numbers)`, from adjoints `(rows, B, G·H)` and what they multiply."""
+def _sides(own: Sides, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The left sides of both matrices' gradients, brought down to few numbers."""
     second = _mapped(hidden, own.left)
-    first = second if inputs is hidden else _mapped(inputs, own.left)
-    found = [torch.einsum("kbi,kbj->bij", a, r).flatten(1) for a, r in zip((first, second), right, strict=True)]
-    return torch.cat(found, 1)
+    return second if inputs is hidden or inputs.data_ptr() == hidden.data_ptr() else _mapped(inputs, own.left), second
+
+
+def _outer(left: tuple[Tensor, Tensor], right: list[Tensor]) -> Tensor:
+    """g_b of both matrices side by side `(B, numbers)`, from both sides of each, `(rows, B, …)`."""
+    return torch.cat([torch.einsum("kbi,kbj->bij", a, r).flatten(1) for a, r in zip(left, right, strict=True)], 1)
 
 
 def _in_range(flow: GradientFlow) -> bool:
