@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..doctor import Diagnosis
     from ..flow import GradientFlow
     from ..flow.signal_saving import RunSignal
+    from ..tasks.task import TaskInfo
 
 __all__ = ["FRACTION", "Record", "RunContents", "read", "real"]
 
@@ -61,11 +62,12 @@ class RunContents:
 
     folder: Path
     config: Config
+    task: TaskInfo
     metrics: list[Metrics]
     summary: Summary | None
     sample: str | None
     flows: dict[str, GradientFlow]  # "trained", "untrained": those that were measured
-    results: Results | None = None  # of a task other than language
+    results: Results | None = None  # of a task that does not write text
     signal: RunSignal | None = None  # where it was measured
     recorded: list[Record] = field(default_factory=list)
     diagnosis: Diagnosis | None = None
@@ -75,11 +77,6 @@ class RunContents:
     def outcome(self) -> Summary:
         """The summary; without numbers if there is none."""
         return self.summary or Summary("no summary")
-
-    @property
-    def is_language(self) -> bool:
-        """Whether the network is a language model."""
-        return self.config.task == "language"
 
     def series(self, value: Callable[[Metrics], float | None]) -> list[float]:
         """A number of each evaluation, NaN where there is none."""
@@ -133,8 +130,11 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
         If the folder or its config.json is missing, unreadable, or of a newer format; if a file of it is a link that
         leads out of it. Anything else may be missing.
     """
+    from ..tasks.registry import task_info  # brings torch
+
     run = RunFolder(Path(folder))
     config, missing = run.config(), dict[str, str]()
+    task = task_info(config.options)
 
     def part(name: str, read: Callable[[], T]) -> T | None:
         try:
@@ -151,7 +151,7 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
 
     metrics, summary = lines("metrics.jsonl", Metrics.of), part("summary.json", run.summary)
     sample = part("sample.txt", lambda: run.read_bytes("sample.txt")[:_SAMPLE_BYTES].decode("utf-8", errors="replace"))
-    results = None if config.task == "language" else part("evaluation.json", run.results)
+    results = None if task.writes_text else part("evaluation.json", run.results)
     recorded = lines("flow/recorded.jsonl", Record.of)
     for name in ("metrics.jsonl", "summary.json"):
         if not run.has(name):
@@ -160,7 +160,7 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
     flows = _flows(run.path / "flow", missing)
     signal = part("flow/signal.json", lambda: _signal(run)) if run.has("flow/signal.json") else None
     parts = (flows, results, signal, recorded, diagnosis, missing)
-    return RunContents(run.path, config, metrics, summary, sample, *parts)
+    return RunContents(run.path, config, task, metrics, summary, sample, *parts)
 
 
 def _signal(run: RunFolder) -> RunSignal | None:

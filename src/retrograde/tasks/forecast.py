@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ from ..errors import DataError, OptionError, RunError
 from ..options import ModelOptions, Options
 from .models import SequenceModel, evaluation_mode
 from .tables import TableTask, to_json
-from .task import Evaluation, Predictor, Probe, Row, State
+from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo
 from .windows import ForecastBatch, ForecastPlan, Windows, fill_by_season, naive, naive_error
 
 __all__ = ["ForecastPredictor", "ForecastReader", "ForecastTask"]
@@ -368,6 +368,11 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
     COLUMNS = ("group", "time", "target", "features", "layout")
     predictor = ForecastPredictor
     unit = "numbers"
+
+    @classmethod
+    def info(cls, options: Options) -> TaskInfo:
+        """See `Task.info`: the data are windows of series."""
+        return replace(super().info(options), unit="window")
 
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)

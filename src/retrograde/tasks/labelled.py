@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -240,6 +240,8 @@ def labels_of(record: Record, columns: Columns, per_step: bool) -> list[str]:
 class LabelledPredictor(Predictor):
     """A trained network for labels, with what it needs to read tables."""
 
+    per_step: ClassVar[bool] = False
+
     def __init__(self, reader: LabelledReader, network: nn.Module) -> None:
         super().__init__(network)
         self.reader = reader
@@ -247,7 +249,7 @@ class LabelledPredictor(Predictor):
     @classmethod
     def from_files(cls, files: Mapping[str, str], options: Options, source: str) -> Self:
         """See `Predictor.from_files`."""
-        reader = LabelledReader.from_files(files, options.task == "tag")
+        reader = LabelledReader.from_files(files, cls.per_step)
         if reader.per_step:
             reader.encoder.max_length = None  # only training cuts sequences: every step needs its label
         return cls(reader, reader.network(options))
@@ -347,11 +349,11 @@ class LabelledTask(TableTask[LabelledBatch, Labelled]):
 
     COLUMNS = ("text", "label", "group", "time", "features")
     predictor = LabelledPredictor
+    per_step: ClassVar[bool] = False
+    unit = "sequences"
 
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
-        self.per_step = options.task == "tag"
-        self.unit = "labels" if self.per_step else "sequences"
         table = self._open(source)
         if files is not None:
             self.reader = LabelledReader.from_files(files, self.per_step)
@@ -563,3 +565,17 @@ def _as_numbers(labels: Iterable[str]) -> NDArray[np.float64] | None:
 def _natural(label: str) -> tuple[Any, ...]:
     """Sort key that orders labels that are numbers as numbers."""
     return (0, float(label), label) if re.fullmatch(r"-?\d+(\.\d+)?", label) else (1, 0.0, label)
+
+
+class TaggingPredictor(LabelledPredictor):
+    """A trained network for the labels of single steps."""
+
+    per_step = True
+
+
+class TaggingTask(LabelledTask):
+    """A label for each step of a sequence."""
+
+    predictor = TaggingPredictor
+    per_step = True
+    unit = "labels"

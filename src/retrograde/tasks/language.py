@@ -21,7 +21,7 @@ from ..options import Options
 from .generation import generate
 from .models import LanguageModel, evaluation_mode
 from .ngrams import Score, baselines
-from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, Row, State, Task
+from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, Row, State, Task, TaskInfo
 
 __all__ = ["Chunk", "LanguageModel", "LanguagePredictor", "LanguageTask", "generate", "score"]
 
@@ -307,6 +307,13 @@ class LanguageTask(Task[Chunk]):
     def validate(self, model: nn.Module) -> Score:
         """Score of the held-out end: every token of it is predicted once, given the text before it."""
         return score(model, self.tokens, self.validation_characters, self.train_tokens)
+
+    @classmethod
+    def info(cls, options: Options) -> TaskInfo:
+        """See `Task.info`: the data is a text, cut into tokens and into windows of ``bptt`` of them."""
+        token = {"char": "character", "word": "word", "bpe": "BPE token"}[options.tokens]
+        training = f"was trained to predict the next {token} of"
+        return TaskInfo(training, "text", token, "tokens", predicts_tokens=True, writes_text=True, bptt=options.bptt)
 
     def files(self) -> dict[str, str]:
         """``vocabulary.json``."""

@@ -16,14 +16,14 @@ from ..errors import OptionError, RunError
 from ..files import KEPT_BYTES, read_file
 from ..options import TABLES, Options
 from .synthetic import SYNTHETIC
-from .task import Predictor, Task
+from .task import Predictor, Task, TaskInfo
 
-__all__ = ["KEPT", "TASKS", "fingerprint_of", "kept_files", "open_predictor", "open_task", "task_name"]
+__all__ = ["KEPT", "TASKS", "fingerprint_of", "kept_files", "open_predictor", "open_task", "task_info", "task_name"]
 
 TASKS = {  # where the class of each task is; imported when needed, because the readers of data are heavy
     "language": "language.LanguageTask",
     "classify": "labelled.LabelledTask",
-    "tag": "labelled.LabelledTask",
+    "tag": "labelled.TaggingTask",
     "forecast": "forecast.ForecastTask",
     "synthetic": "synthetic.training.SyntheticTraining",
 }
@@ -36,6 +36,11 @@ def task_class(name: str) -> type[Task[Any]]:
     module, _, kind = TASKS[name].rpartition(".")
     found: type[Task[Any]] = getattr(import_module(f".{module}", __package__), kind)
     return found
+
+
+def task_info(options: Options) -> TaskInfo:
+    """What a page about a run with these options must know of its task."""
+    return task_class(options.task).info(options)
 
 
 def task_name(source: Any, asked: str) -> str:

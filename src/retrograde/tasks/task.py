@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..options import Options
 
-__all__ = ["PROBE_STEPS", "Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task"]
+__all__ = ["PROBE_STEPS", "Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task", "TaskInfo"]
 
 State = Tensor | tuple[Tensor, ...] | None
 PROBE_STEPS = 100  # the most steps of a probe unless another number is asked for
@@ -114,6 +114,37 @@ class Evaluation:
         return self.counts | self.metrics | ({"baselines": self.baselines} if self.baselines else {})
 
 
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a page about a run says and shows differently for each task.
+
+    Attributes
+    ----------
+    training : str
+        What the network was trained to do; the name of the data follows: ``"was trained to predict … of"``.
+    data : str
+        What the data is: text, or just data.
+    unit : str
+        What the data consists of, in the singular.
+    counted : str
+        The same as the keys of `Task.describe` call it: ``train_tokens``.
+    predicts_tokens : bool
+        If True, the loss is the surprise at the next token: in nats per token, with a perplexity.
+    writes_text : bool
+        If True, the run has a text that the network wrote, ``sample.txt``, instead of ``evaluation.json``.
+    bptt : int or None
+        Steps that truncated backpropagation went back; None if whole sequences were trained on.
+    """
+
+    training: str
+    data: str = "data"
+    unit: str = "sequence"
+    counted: str = "sequences"
+    predicts_tokens: bool = False
+    writes_text: bool = False
+    bptt: int | None = None
+
+
 B = TypeVar("B", bound=Batch)
 
 
@@ -166,6 +197,11 @@ class Task(ABC, Generic[B]):
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         self.name, self.options = options.task, options
         self.notes: list[str] = []
+
+    @classmethod
+    def info(cls, options: Options) -> TaskInfo:
+        """What a page about a run with these options must know of the task."""
+        return TaskInfo(f"was trained on the task “{options.task}” of")
 
     @abstractmethod
     def model(self) -> nn.Module:

@@ -37,7 +37,7 @@ _CLASSES = 30  # rows of the tables by label
 
 def section(run: RunContents) -> Section | None:
     """The metrics of every part, the baselines, and for labels each label and what it is taken for."""
-    if run.is_language:
+    if run.task.writes_text:
         return None
     parts: dict[str, Scores] = {"validation": run.outcome.best, **(run.outcome.results or {}), **run.baselines}
     shown = [key for key in METRICS if any(math.isfinite(real(scores.get(key))) for scores in parts.values())]

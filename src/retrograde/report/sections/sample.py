@@ -10,7 +10,7 @@ __all__ = ["section"]
 
 def section(run: RunContents) -> Section | None:
     """The sample text of a language model."""
-    if not run.is_language and run.sample is None:
+    if not run.task.writes_text and run.sample is None:
         return None
     title = "What the network writes"
     if run.sample is None:

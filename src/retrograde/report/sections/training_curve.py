@@ -41,8 +41,7 @@ def section(run: RunContents) -> Section:
 def _figure(run: RunContents) -> Figure:
     steps = run.steps
     train, validation = run.series(lambda line: line.train_loss), run.series(lambda line: line.loss)
-    text, mode = run.is_language, mode_of(steps)
-    data = "text" if text else "data"
+    tokens, data, mode = run.task.predicts_tokens, run.task.data, mode_of(steps)
     details = ["".join(f"<br>{detail}" for detail in _details(row)) for row in run.metrics]
     orange: dict[str, Any] = {"marker": {"size": 5, "symbol": "square"}, "mode": mode, "width": 1.5}
     blue: dict[str, Any] = {"marker": {"size": 6}, "mode": mode, "customdata": details}
@@ -60,12 +59,12 @@ def _figure(run: RunContents) -> Figure:
     figure = plot(
         *traces,
         xaxis={"title": {"text": "training step"}, "tickformat": ",", "rangemode": "tozero"},
-        yaxis={"title": {"text": "loss (nats per token)" if text else "loss"}, "type": "log" if steep else "linear"},
+        yaxis={"title": {"text": "loss (nats per token)" if tokens else "loss"}, "type": "log" if steep else "linear"},
     )
     return Figure(
         figure,
         "Loss while training",
-        (_OF_TEXT if text else _OF_DATA)
+        (_OF_TEXT if tokens else _OF_DATA)
         + " A blue line that turns upwards while the orange one falls means overfitting."
         + (" The axis is logarithmic because the loss blew up." if steep else ""),
         _alt(steps, validation),

@@ -58,17 +58,13 @@ def _finding(cut: Truncation, flow: GradientFlow, run: RunContents, of: str) -> 
             f"{of} gets {share(_KEPT)} of the gradient of its recurrent weights from the last "
             f"{times(shortest, 'step')} (of {longest} measured)"
         )
-    bptt = _bptt(run)
+    bptt = run.task.bptt
     if bptt is None:
         return f"{found}."
     if bptt >= longest:
         return f"{found}; it was trained with backpropagation through {bptt}."
     kept = share(float(cut.share[bptt - 1]))
     return f"{found}; backpropagation through {bptt} steps, as trained, keeps {kept}."
-
-
-def _bptt(run: RunContents) -> int | None:
-    return run.config.options.bptt if run.is_language else None
 
 
 def _shares(parts: dict[str, Contributions], of: str) -> Figure:
@@ -130,7 +126,7 @@ def _truncation(cut: Truncation, flow: GradientFlow, run: RunContents) -> Figure
         for name, (values, color, dash, hover) in lines.items()
     ]
     marks = {shortest: f"99 %: {shortest}"}
-    bptt = _bptt(run)
+    bptt = run.task.bptt
     if bptt is not None and bptt < cut.length[-1]:
         marks[bptt] = f"trained: {bptt}" if bptt != shortest else f"99 %, trained: {bptt}"
     logarithmic = len(cut.length) > 20

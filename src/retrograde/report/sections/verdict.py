@@ -22,7 +22,6 @@ _SPIKE = 100.0  # largest gradient norm, in medians, from which it counts as exp
 
 _CELLS = {"gru": "A GRU", "lstm": "An LSTM"}
 _NONLINEARITIES = {"tanh": "tanh", "relu": "ReLU"}
-_TOKENS = {"char": "character", "word": "word", "bpe": "BPE token"}
 
 
 def section(run: RunContents) -> Section:
@@ -61,17 +60,13 @@ def _training(run: RunContents) -> str:
         f"{count(options.hidden_size)} units{' each' if options.num_layers > 1 else ''}",
         f"{count(run.config.parameters)} parameters",
     ]
-    if run.is_language:
-        unit, counted = _TOKENS[options.tokens], "tokens"
-        did = f"was trained to predict the next {unit}"
-    else:
-        unit, counted = ("window" if run.config.task == "forecast" else "sequence"), "sequences"
-        did = f"was trained on the task “{run.config.task}”"
-    amounts = {f"{unit}s to learn from": f"train_{counted}", f"{unit}s held out": f"validation_{counted}"}
-    amounts |= {"different ones": "vocabulary_size"} if run.is_language else {}
+    task = run.task
+    amounts = {f"{task.unit}s to learn from": f"train_{task.counted}"}
+    amounts |= {f"{task.unit}s held out": f"validation_{task.counted}"}
+    amounts |= {"different ones": "vocabulary_size"} if task.predicts_tokens else {}
     known = [f"{count(amount)} {name}" for name, key in amounts.items() if (amount := data.amount(key)) is not None]
     of_what = f" ({', '.join(known)})" if known else ""
-    return f"{_cell(run)} ({', '.join(size)}) {did} of {data.source}{of_what}. {_course(run)}"
+    return f"{_cell(run)} ({', '.join(size)}) {task.training} {data.source}{of_what}. {_course(run)}"
 
 
 def _course(run: RunContents) -> str:
@@ -84,7 +79,7 @@ def _course(run: RunContents) -> str:
     amounts = {
         duration(seconds): seconds,
         times(step, "step"): step,
-        f"{number(epochs)} passes over the {'text' if run.is_language else 'data'}": epochs,
+        f"{number(epochs)} passes over the {run.task.data}": epochs,
     }
     took = listing([text for text, amount in amounts.items() if math.isfinite(amount)])
     ended = {
@@ -122,7 +117,7 @@ def _score(run: RunContents) -> str:
     if not math.isfinite(loss):
         return "No finite validation loss was recorded."
     at = f" (step {count(step)})" if math.isfinite(step) else ""
-    if not run.is_language:
+    if not run.task.predicts_tokens:
         found = [f"{one.label} of {one.value}" + (f" ({one.note})" if one.note else "") for one in results.facts(run)]
         return f"At its best{at} it reached {listing([f'a validation loss of {number(loss, 4)}', *found])}."
     sentence = f"At its best{at} it reached a validation loss of {number(loss, 4)} nats per token"
@@ -148,7 +143,7 @@ def _facts(run: RunContents) -> list[Fact]:
         bigram = run.baseline("bigram", "bits_per_character")
         note = f"bigram baseline {number(bigram)}" if math.isfinite(bigram) else f"perplexity {number(perplexity)}"
         facts.append(Fact("bits per character", number(bits), note))
-    elif not run.is_language:
+    elif not run.task.predicts_tokens:
         facts += results.facts(run)
     elif math.isfinite(loss):
         facts.append(Fact("validation loss", number(loss), f"perplexity {number(perplexity)}"))
