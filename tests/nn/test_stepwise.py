@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import layer_norm
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
+import retrograde as rg
 from retrograde.errors import OptionError
 from retrograde.nn import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 
@@ -123,6 +124,23 @@ def test_recurrent_dropout_keeps_one_mask_per_sequence(ours):
         masked.weight_hh_l0.mul_(mask)
     torch.testing.assert_close(got, masked(sequence)[0])
     assert torch.equal(layer.eval()(sequence)[0], layer(sequence)[0])
+
+
+@every_layer
+@pytest.mark.parametrize("options", [{"recurrent_dropout": 0.5}, {"dropout": 0.5, "num_layers": 2}])
+def test_gradient_flow_of_training_measures_what_dropout_leaves(ours, options):
+    torch.manual_seed(0)
+    layer, sequence = ours(2, 20, dtype=torch.float64, **options), torch.randn(5, 2, 2, dtype=torch.float64)
+    torch.manual_seed(1)
+    expected, found = layer(sequence)[0].detach(), []
+
+    def loss(result):
+        found.append(result[0].detach().clone())
+        return result[0].pow(2).sum(-1)
+
+    torch.manual_seed(1)
+    rg.gradient_flow(layer, sequence, loss=loss, training=True)
+    torch.testing.assert_close(found[0], expected)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,15 @@ def test_steps_equal_the_sequence(kind, options, size, batch, layers):
     torch.testing.assert_close(ours, [p.grad for p in layer.parameters()])
 
 
+@pytest.mark.parametrize("kind", [rg.nn.RNN, rg.nn.GRU, rg.nn.LSTM])
+def test_a_step_under_autocast_is_of_the_type_of_the_sequence(kind):
+    layer, x = kind(4, 6), torch.randn(1, 3, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output, state = layer(x)
+        stepwise, now = layer.step(x[0])
+    torch.testing.assert_close((stepwise, now), (output[0], state))
+
+
 def test_what_a_step_cannot_be():
     with pytest.raises(OptionError, match="bidirectional"):
         rg.nn.GRU(3, 4, bidirectional=True).step(torch.zeros(2, 3))

@@ -147,3 +147,26 @@ def test_a_signal_to_one_process_ends_them_all_alike(text: Path, tmp_path: Path)
     summary = json.loads((run / "summary.json").read_text())
     assert job.returncode != 0 and summary["status"] == "interrupted", err
     assert (run / "checkpoints" / f"step-{summary['step']:09d}.safetensors").exists()
+
+
+GROUPS = """
+import sys
+import torch
+import retrograde as rg
+
+options = {"max_steps": 2, "hidden_size": 4, "batch_size": 2, "bptt": 8, "device": "cpu", "report": False}
+for i in range(2):  # a second training makes a group of its own
+    rg.train(sys.argv[1], out=f"{sys.argv[2]}/{i}", **options)
+    assert not torch.distributed.is_initialized()
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/store", rank=0, world_size=1)
+rg.train(sys.argv[1], out=f"{sys.argv[2]}/mine", **options)
+assert torch.distributed.is_initialized()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_training_destroys_the_process_group_that_it_made_and_no_other(text: Path, tmp_path: Path) -> None:
+    job = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    environment = {**os.environ, **job, "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", GROUPS, text, tmp_path]
+    subprocess.run(command, env=environment, timeout=120, check=True)

@@ -88,7 +88,7 @@ def _groups(runs: dict[str, RunContents]) -> list[dict[str, RunContents]]:
     """Runs whose losses mean the same."""
     found: dict[tuple[object, ...], dict[str, RunContents]] = {}
     for name, run in runs.items():
-        tokens = run.config.options.tokens if run.is_language else None
+        tokens = run.config.options.tokens if run.task.predicts_tokens else None
         key = (run.config.task, tokens, run.config.data.fingerprint or run.config.data.source)
         found.setdefault(key, {})[name] = run
     return list(found.values())
@@ -102,7 +102,7 @@ def _apart(runs: dict[str, RunContents]) -> list[str]:
     first = [next(iter(group.values())) for group in groups]
     what: dict[str, set[str]] = {
         "tasks": {run.config.task for run in first},
-        "kinds of tokens": {run.config.options.tokens for run in first if run.is_language},
+        "kinds of tokens": {run.config.options.tokens for run in first if run.task.predicts_tokens},
         "data": {run.config.data.fingerprint or run.config.data.source for run in first},
     }
     why = listing([name for name, values in what.items() if len(values) > 1])

@@ -50,10 +50,12 @@ class DistributedContext:
     accelerator : Accelerator
     stall_minutes : float
         How long a process waits for the others; only used in messages.
+    owns_group : bool
+        Whether the process group was made for this training, so that `close` destroys it.
     """
 
-    def __init__(self, accelerator: Accelerator, stall_minutes: float = 10.0) -> None:
-        self.accelerator, self.stall_minutes = accelerator, stall_minutes
+    def __init__(self, accelerator: Accelerator, stall_minutes: float = 10.0, owns_group: bool = False) -> None:
+        self.accelerator, self.stall_minutes, self.owns_group = accelerator, stall_minutes, owns_group
         self.size, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
 
     @property
@@ -101,6 +103,11 @@ class DistributedContext:
         """Wait until all processes are here."""
         if self.size > 1:
             self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Destroy the process group if it was made for this training. No collective operation may follow."""
+        if self.owns_group and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     def gather_state(self, state: State) -> State:
         """The carried state of the whole batch, ``(layers, B, H)``, from the parts of all processes."""

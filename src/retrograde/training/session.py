@@ -165,6 +165,7 @@ def _run(
         if context.is_first and ended_by != REQUEUE:
             summary = _write_results(trainer, folder, summary)
             trainer.callbacks.on_train_end(trainer, folder)
+    context.close()
     if failure:
         raise failure
     return Result(folder.path, summary, ended_by or signals.received or None)

@@ -50,7 +50,8 @@ def make_context(options: Options) -> DistributedContext:
     if not available.get(options.device, True):
         raise OptionError(f"--device {options.device} is not there on this machine; leave it out or give cpu.")
     # Accelerate has one state per process, and refuses another device or precision than that of the first training.
-    if not torch.distributed.is_initialized():
+    owns_group = not torch.distributed.is_initialized()
+    if owns_group:
         AcceleratorState._reset_state(reset_partial_state=True)
     # On a machine without CUDA, accelerate uses gloo between CPUs only if it is asked for the CPU.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -61,7 +62,7 @@ def make_context(options: Options) -> DistributedContext:
         mixed_precision="bf16" if options.precision == "bf16" else "no",
         kwargs_handlers=[patience] if several else None,
     )
-    return DistributedContext(accelerator, options.stall_minutes)
+    return DistributedContext(accelerator, options.stall_minutes, owns_group)
 
 
 def make_optimizer(options: Options, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
