@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import matplotlib.pyplot as plt
 import pytest
@@ -29,7 +30,7 @@ def squared(output, target):
     return (output - target).square()
 
 
-def sequences(which: slice, steps: int = 30, count: int = 300):
+def sequences(which: slice, steps: int = 30, count: int = 150):
     """Sequences and, as their targets, the sum of some of their steps."""
     torch.manual_seed(0)
     x = torch.randn(steps, count, 1)
@@ -104,6 +105,12 @@ def test_what_cannot_be_measured_is_a_note_and_no_verdict_rests_on_it():
 
     diagnosis = rg.diagnose(Fails(inputs=2), (x, x[-1, :, 0]), squared)
     assert diagnosis.verdict == "cannot tell" and any("no gradients, please" in note for note in diagnosis.notes)
+
+
+def test_errors_that_are_alike_for_all_sequences_leave_the_need_unknown():
+    x, _ = sequences(slice(-2, None), steps=8, count=64)
+    diagnosis = rg.diagnose(Last(), (x, torch.ones(64)), squared)
+    assert diagnosis.verdict == "cannot tell" and math.isnan(diagnosis.risk)
 
 
 def test_weights_that_cannot_be_drawn_again_stay_as_they_are():

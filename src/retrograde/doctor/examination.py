@@ -299,7 +299,7 @@ class Examination:
         if self.solved:
             return 0.0
         if self.need is None:
-            return THRESHOLDS.risk_without_signal.value
+            return math.nan if self.asked.constant else THRESHOLDS.risk_without_signal.value
         left = math.log10(max(self.travel.at(self.middle), 1e-300))
         return 1 / (1 + math.exp(min((left - math.log10(THRESHOLDS.risk_share.value)) / RISK_WIDTH, 700.0)))
 

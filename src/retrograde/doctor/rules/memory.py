@@ -158,8 +158,10 @@ def no_signal(exam: Examination) -> Iterable[Finding]:
     """The task is not learned, and no lag has a signal."""
     asked, unlearned = exam.asked, exam.unlearned
     sizes = [float(np.nanmax(signal.size, initial=0.0)) for signal in asked.layers]
-    if exam.need is not None or not unlearned or asked.constant or not max(sizes, default=0.0) > 0:
+    if exam.need is not None or not unlearned:
         return
+    if asked.constant or not max(sizes, default=0.0) > 0:
+        raise FlowError("No gradient differs between sequences, so what the data asks for is not known.")
     together = ""
     if asked.joint is not None and asked.joint.found:
         together = f" A test of dependence shows that targets depend on the inputs: {asked.joint}."
