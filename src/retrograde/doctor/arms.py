@@ -62,7 +62,9 @@ def named(given: Any) -> list[tuple[str, Any]]:
         pairs = [(str(name), value) for name, value in given.items()]
     else:
         several = isinstance(given, Sequence) and not isinstance(given, str)
-        pairs = [(_name(remedy), remedy) for remedy in (given if several else [given])]
+        own = list(given) if several else [given]
+        short = [_name(remedy) for remedy in own]
+        pairs = [(_name(r, full=short.count(name) > 1), r) for name, r in zip(short, own, strict=True)]
     if not pairs:
         raise OptionError("there is no remedy to try: give a diagnosis with prescriptions, or changes of options.")
     for name in (names := [name for name, _ in pairs]):
@@ -71,9 +73,9 @@ def named(given: Any) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _name(remedy: Any) -> str:
+def _name(remedy: Any, full: bool = False) -> str:
     if isinstance(remedy, Prescription):
-        return f"{remedy.remedy} ({_words(remedy.options)})" if remedy.options else remedy.remedy
+        return f"{remedy.remedy} ({_words(remedy.options)})" if full else remedy.remedy
     return _words(remedy) if isinstance(remedy, Mapping) else str(getattr(remedy, "__name__", remedy))
 
 

@@ -78,8 +78,8 @@ class Outcome:
         NaN where the user's function did not say.
     remedy : str
         What was changed, in words.
-    setup, evaluation : float
-        Seconds before the first update, and of one evaluation.
+    setup, training, evaluation : float
+        Seconds before the first update, of the updates (with evaluations between them), and of the last evaluation.
     reach, growth : (before, after) or None
         Steps until 1 % of the gradient is left, and its factor per step: with initial weights, and at the end.
     error : str
@@ -94,6 +94,7 @@ class Outcome:
     curve: Sequence[tuple[float, float, float]] = ()
     remedy: str = ""
     setup: float = 0.0
+    training: float = 0.0
     evaluation: float = 0.0
     reach: Sequence[float] | None = None
     growth: Sequence[float] | None = None
@@ -168,14 +169,15 @@ class NativeTraining:
         if options.floss:
             trainer.floss(options.floss)
         matching.on_train_begin(trainer)
+        setup = time.perf_counter() - began
         probe = None if job.stage == "run" else task.probe(PROBED)
         before = None if probe is None else _mechanism(trainer.model, probe)
-        matching.began, setup = time.perf_counter(), time.perf_counter() - began
+        matching.began = time.perf_counter()
         diverged = False
         try:
             trainer.fit()
             finished = trainer.progress.step == job.updates
-            marked = time.perf_counter()
+            marked = time.perf_counter()  # the updates are over
             if finished and (not trainer.progress.metrics or trainer.progress.metrics[-1].step != job.updates):
                 trainer.evaluate()
         except DivergedError:
@@ -189,6 +191,7 @@ class NativeTraining:
             updates=trainer.progress.step,
             curve=matching.curve,
             setup=setup,
+            training=marked - matching.began,
             evaluation=evaluation,
             reach=_change(before, after, 0),
             growth=_change(before, after, 1),

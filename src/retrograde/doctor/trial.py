@@ -425,8 +425,7 @@ class _Session:
 
     def _per_update(self, name: str) -> float:
         found = self._piloted(name)
-        spent = found.seconds - found.setup - found.evaluation
-        return max(1e-6, spent) / max(1, found.updates or 1)
+        return max(1e-6, found.training) / max(1, found.updates or 1)
 
     def _piloted(self, name: str) -> Outcome:
         outcomes = self.ledger.outcomes
@@ -435,8 +434,10 @@ class _Session:
 
     def _cost(self, name: str, updates: int) -> float:
         """Seconds of a run with so many updates, by the pilot run of its arm."""
-        found = self._piloted(name)
-        return found.setup + updates * self._per_update(name) + EVALUATIONS * found.evaluation
+        pilots = [one for key, one in self.ledger.outcomes.items() if key[0] == "pilot" and not one.error]
+        setup = min((one.setup for one in pilots), default=0.0)  # the first run of a process takes longer
+        evaluation = min((one.evaluation for one in pilots if one.evaluation), default=0.0)
+        return setup + updates * self._per_update(name) + EVALUATIONS * evaluation
 
     def _affordable(self, full: int) -> int:
         """Updates of each run, so that one seed more than the fewest that can prove something fits into the time."""
@@ -480,7 +481,7 @@ class _Session:
             if fact.startswith("halved after") and arm.name in names:
                 why = f"It was stopped {fact.removeprefix('halved ')} seeds, among the worse half, for want of time."
         pilot = outcomes.get(("pilot", arm.name, 1))
-        remedies = list(dict.fromkeys(one.remedy for one in own)) or [str(arm.remedy or "")]
+        remedies = list(dict.fromkeys(one.remedy for one in own)) or [str("" if control else arm.remedy)]
         equal = [equal_seconds(a, b) for a, b in zip(own, base, strict=True)]
         return ArmResult(
             arm.name,

@@ -138,7 +138,8 @@ class Trial:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         heading, *rows = self._rows()
         for i, title in enumerate(heading):
-            table.add_column(Text(title), justify="left" if i in (0, len(heading) - 1) else "right")
+            words = i in (0, len(heading) - 1)
+            table.add_column(Text(title), justify="left" if words else "right", min_width=24 if not i else None)
         for row in rows:
             table.add_row(*map(Text, row))
         return Group(table, *map(Text, self._sentences()))
