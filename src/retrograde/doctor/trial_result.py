@@ -132,20 +132,21 @@ class Trial:
         return json.dumps(without_nan(self.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
-        return "\n".join(["  ".join(row) for row in self._rows()] + self._sentences())
+        rows = [" | ".join(row).replace("\n", " ") for row in self._rows()]
+        return "\n".join([*rows, *self._sentences()])
 
     def __rich__(self) -> RenderableType:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         heading, *rows = self._rows()
         for i, title in enumerate(heading):
             words = i in (0, len(heading) - 1)
-            table.add_column(Text(title), justify="left" if words else "right", min_width=24 if not i else None)
+            table.add_column(Text(title), justify="left" if words else "right", no_wrap=i > 0)
         for row in rows:
             table.add_row(*map(Text, row))
         return Group(table, *map(Text, self._sentences()))
 
     def _rows(self) -> list[list[str]]:
-        rows = [["arm", "seeds", f"median {self.measure}", "difference", "at equal seconds", "e-value", "s", "verdict"]]
+        rows = [["arm", "seeds", f"median {self.measure}", "change", "in equal s", "e-value", "s", "verdict"]]
         for arm in self.arms:
             base = arm.role == "untreated"
             rows.append(
@@ -153,8 +154,8 @@ class Trial:
                     arm.name,
                     str(len(arm.seeds)),
                     _spread(arm.values),
-                    "–" if base else _spread(arm.differences, sign=True),
-                    "–" if base else _spread(arm.at_equal_seconds, sign=True),
+                    "–" if base else _median(arm.differences),
+                    "–" if base else _median(arm.at_equal_seconds),
                     "–" if arm.evidence is None else f"{arm.evidence.e_value:.3g}",
                     f"{np.median(arm.seconds):.2g}" if len(arm.seconds) else "–",
                     arm.verdict or "control",
@@ -165,7 +166,7 @@ class Trial:
     def _sentences(self) -> list[str]:
         lines = [""]
         if self.updates is not None:
-            lines.append(f"Every run made {self.updates:,} updates. Spread: the middle half of the seeds.")
+            lines.append(f"Every run made {self.updates:,} updates. Below a median: the middle half of the seeds.")
         lines.append(
             f"Proven at an e-value of {self.bar:.0f}, against every control: a false proof in this trial then has a "
             "probability of at most 5 %, however often one looks. n seeds give at most 2^n."
@@ -190,15 +191,17 @@ def _said(arm: ArmResult) -> str:
     return f"cannot tell: better for {won}. At least {least} would decide; {more} if it goes on as so far.{why}"
 
 
-def _spread(values: Sequence[float], *, sign: bool = False) -> str:
-    """Median and the middle half."""
+def _spread(values: Sequence[float]) -> str:
+    """Median and the middle half, in two lines."""
     if not len(values):
         return "–"
     low, middle, high = (float(np.quantile(values, q, method="inverted_cdf")) for q in (0.25, 0.5, 0.75))
-    if math.isnan(middle):
-        return "–"
-    form = "{:+.4g}" if sign else "{:.4g}"
-    return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
+    return f"{middle:.3g}\n{low:.3g}–{high:.3g}"
+
+
+def _median(values: Sequence[float]) -> str:
+    middle = float(np.quantile(values, 0.5, method="inverted_cdf")) if len(values) else math.nan
+    return "–" if math.isnan(middle) else f"{middle:+.2g}"
 
 
 def equal_seconds(own: Outcome, other: Outcome) -> float | None:
