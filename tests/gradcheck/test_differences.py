@@ -202,3 +202,10 @@ def test_the_largest_gradient_is_always_probed():
 def test_a_module_that_computes_something_else_without_a_graph_is_run_with_one():
     error = differences_of([0.5, 0.7], lambda w: w.sin() * (1.0 if torch.is_grad_enabled() else 1.5))
     assert error.ok and error.kinks + error.unsettled == 0
+
+
+def test_steps_are_as_large_as_the_parameter_asks_for():
+    """At 1e8, the smallest change of a float64 is 1.5e-8: differences over smaller steps would excuse any gradient."""
+    slightly_wrong = passing_back(lambda g: g * 1.01)
+    assert differences_of([1e8, 2e8], lambda w: (w / 1e8).square()).ok
+    assert not differences_of([1e8, 2e8], lambda w: (slightly_wrong(w) / 1e8).square()).ok

@@ -134,3 +134,20 @@ def test_a_loss_is_refused_in_the_same_words_as_by_gradient_flow(measure):
         measure(nn.GRU(3, 4), x(), loss=3)
     with pytest.raises(FlowError, match=r"does not depend on .*\(is it detached\?\)"):
         measure(nn.GRU(3, 4), x(), loss=lambda output: by_step(output).detach())
+
+
+class Mixing(nn.Module):
+    """Has a tensor that is neither a parameter nor a buffer, so ``.to()`` leaves it as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.mix = nn.Linear(3, 3), torch.randn(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) @ self.mix
+
+
+def test_a_tensor_that_is_only_an_attribute_goes_to_float64_too():
+    model = Mixing()
+    assert rg.check_gradients(model, torch.randn(4, 3)).ok
+    assert model.mix.dtype is torch.float32
