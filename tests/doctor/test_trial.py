@@ -104,7 +104,7 @@ def test_the_budget_is_kept(asks):
 
     began = time.time()
     found = rg.trial(long if asks else short, ["a", "b", "c", "d", "e", "f"], budget=1.0, workers=1)
-    assert time.time() - began < 1.05 + 0.1  # 0.1: this machine is busy
+    assert time.time() - began < 1.05 + 0.4  # 0.4: the machine of the tests may be busy
     assert any("time was up" in note for note in found.notes)
     if asks:
         assert not found["a"].seeds, "a run that was stopped does not count"
@@ -112,10 +112,10 @@ def test_the_budget_is_kept(asks):
 
 def test_without_time_for_all_the_worse_half_is_stopped():
     def train(seed, remedy):
-        time.sleep(0.02)
+        time.sleep(0.05)
         return random.Random(seed).random() + (remedy or 9)
 
-    found = rg.trial(train, [1, 2, 3, 8], budget=0.9, workers=1)
+    found = rg.trial(train, [1, 2, 3, 8], budget=1.6, workers=1)
     stopped = [arm.name for arm in found.arms if "worse half" in arm.why]
     assert "8" in stopped and "1" not in stopped
 

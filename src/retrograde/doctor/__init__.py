@@ -1,7 +1,8 @@
 """The doctor: what is wrong with a training, by measurement; a remedy with a computed number; and the proof.
 
 ``diagnose`` examines a model and its sequences and returns a `Diagnosis`: findings, each with its numbers and the rule
-that decided. Read `examination` (what is measured), `rules` (what is concluded), `prescriptions` (what to do).
+that decided. Read `examination` (what is measured), `rules` (what is concluded), `prescriptions` (what to do),
+`trial` (whether it helps).
 """
 
 from __future__ import annotations
