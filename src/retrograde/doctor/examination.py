@@ -254,6 +254,8 @@ class Examination:
     def need(self) -> Need | None:
         """The lags that the data asks for; None without any signal."""
         asked = self.asked
+        if asked.need is None and self.record.updates and self.unlearned:  # it may be clearer in the trained network
+            asked = self.left
         lags = np.unique(np.concatenate([signal.last for signal in asked.layers]))
         consistency = np.zeros(len(lags))
         for signal in asked.layers:  # the last lags of a bin may differ by layer
