@@ -16,14 +16,17 @@ import torch
 from torch import nn
 
 import retrograde as rg
-from retrograde.doctor import Diagnosis, TrainingRecord
+from retrograde.doctor import Diagnosis, Examination, TrainingRecord
+from retrograde.doctor.examination import untrained_twin
+from retrograde.errors import FlowError
+from retrograde.flow.samples import samples_of
 
 from . import peers
 from .case import Case
 from .proof import UPDATES, shares
 from .training import Trained, batches, train
 
-EXAMINED = 16  # batches given to the doctor
+EXAMINED = 64  # batches given to the doctor
 
 
 @dataclass
@@ -164,8 +167,10 @@ def _examine(outcome: Outcome, case: Case, trained: Trained) -> None:
     outcome.found = sorted({finding.kind.value for finding in diagnosis.findings})
     outcome.found_first = sorted({finding.kind.value for finding in first.findings})
     outcome.notes = diagnosis.notes
-    needs = [f.numbers["need"] for f in diagnosis.findings if "need" in f.numbers]
-    outcome.need = max(needs, default=None)
+    try:
+        outcome.need = _need(diagnosis, case, trained) if case.measurable else None
+    except FlowError:
+        outcome.need = None
     outcome.risk = risk_of(first)
 
 
@@ -183,7 +188,17 @@ def _prove(outcome: Outcome, case: Case, trained: Trained) -> None:
         outcome.shares, outcome.proved = shares(case, prescriptions[0], outcome.seed), key
 
 
+def _need(diagnosis: Diagnosis, case: Case, trained: Trained) -> float | None:
+    """The longest lag with a signal: as a finding says it, or, where none does, as it was measured."""
+    found = [f.numbers["need"] for f in diagnosis.findings if "need" in f.numbers]
+    if found:
+        return max(found)
+    samples = samples_of(examination_batches(case), case.task.loss, EXAMINED)
+    need = Examination(trained.network, samples, untrained_twin(trained.network), trained.record).need
+    return None if need is None else float(need.lag)
+
+
 def risk_of(diagnosis: Diagnosis) -> float:
     """The doctor's own figure, or one derived from its verdict."""
-    own = getattr(diagnosis, "risk", None)
-    return float(own) if own is not None else {"sick": 1.0, "cannot tell": 0.5}.get(diagnosis.verdict, 0.0)
+    own = diagnosis.risk
+    return own if math.isfinite(own) else {"sick": 1.0, "cannot tell": 0.5}.get(diagnosis.verdict, 0.0)
