@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 import retrograde as rg
-from retrograde.doctor import Prescription
 
 from .case import Case, Remedy
 from .networks import Network
@@ -31,10 +30,6 @@ class Treatment:
 
     options: Mapping[str, Any]
     python: str
-
-    @classmethod
-    def of(cls, prescription: Prescription) -> Treatment:
-        return cls(prescription.options, prescription.python)
 
     def on_training(self, case: Case) -> Case:
         """The case with the options of training that are prescribed."""
@@ -84,10 +79,9 @@ def random_remedy(case: Case, seed: int) -> Remedy:
     )
 
 
-def shares(case: Case, prescription: Prescription, seed: int) -> dict[str, float]:
+def shares(case: Case, treatment: Treatment, seed: int) -> dict[str, float]:
     """Of each arm, the share of the loss at chance that is left on unseen sequences; infinite after NaN."""
     case = replace(case, training=replace(case.training, updates=max(case.training.updates, UPDATES)))
-    treatment = Treatment.of(prescription)
     arms = {
         "prescription": train(treatment.on_training(case), seed, treatment=treatment),
         "untreated": train(case, seed),

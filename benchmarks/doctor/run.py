@@ -23,7 +23,7 @@ from retrograde.flow.samples import samples_of
 
 from . import peers
 from .case import Case
-from .proof import UPDATES, shares
+from .proof import UPDATES, Treatment, shares
 from .training import Trained, batches, train
 
 EXAMINED = 64  # batches given to the doctor
@@ -55,7 +55,7 @@ class Outcome:
     found_first: list[str] = field(default_factory=list)  # before the first update
     risk: float = 0.0
     error: str = ""
-    prescription: str = ""  # the first
+    prescription: dict[str, Any] | None = None  # the first: name, options, lines; empty without one, None if not known
     proved: str = ""  # hash of the prescription that was tried
     shares: dict[str, float] = field(default_factory=dict)  # by arm: share of the loss at chance that is left
 
@@ -163,7 +163,7 @@ def _examine(outcome: Outcome, case: Case, trained: Trained) -> None:
     except Exception as error:  # a crash counts as a finding missed, and is shown
         outcome.error, outcome.verdict, outcome.found = f"{type(error).__name__}: {error}", "error", []
         return
-    outcome.verdict = diagnosis.verdict
+    outcome.verdict, outcome.prescription = diagnosis.verdict, _first(diagnosis)
     outcome.found = sorted({finding.kind.value for finding in diagnosis.findings})
     outcome.found_first = sorted({finding.kind.value for finding in first.findings})
     outcome.notes = diagnosis.notes
@@ -174,18 +174,27 @@ def _examine(outcome: Outcome, case: Case, trained: Trained) -> None:
     outcome.risk = risk_of(first)
 
 
+def _first(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The first prescription as it is kept."""
+    if not diagnosis.prescriptions:
+        return {}
+    first = diagnosis.prescriptions[0]
+    return {"remedy": first.remedy, "options": dict(first.options), "python": first.python}
+
+
 def _prove(outcome: Outcome, case: Case, trained: Trained) -> None:
     """Try the first prescription, unless the same one was tried before."""
-    prescriptions = diagnosed(trained.network, case, trained.record).prescriptions if not outcome.error else []
-    outcome.prescription = prescriptions[0].remedy if prescriptions else ""
-    if not prescriptions:
+    if outcome.error:
+        return
+    if outcome.prescription is None:
+        outcome.prescription = _first(diagnosed(trained.network, case, trained.record))
+    if not outcome.prescription:
         outcome.proved, outcome.shares = "", {}
         return
-    key = hashlib.sha256(repr((prescriptions[0].python, dict(prescriptions[0].options), UPDATES)).encode()).hexdigest()[
-        :12
-    ]
+    key = hashlib.sha256(repr((outcome.prescription, UPDATES)).encode()).hexdigest()[:12]
     if outcome.proved != key:
-        outcome.shares, outcome.proved = shares(case, prescriptions[0], outcome.seed), key
+        treatment = Treatment(outcome.prescription["options"], outcome.prescription["python"])
+        outcome.shares, outcome.proved = shares(case, treatment, outcome.seed), key
 
 
 def _need(diagnosis: Diagnosis, case: Case, trained: Trained) -> float | None:

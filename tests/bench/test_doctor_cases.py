@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retrograde.doctor import Kind, Prescription
+from retrograde.doctor import Kind
 from retrograde.doctor.findings import FINDINGS
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -210,20 +210,16 @@ def test_a_training_with_nan_ends():
 
 
 # Prescriptions
-def prescription(options, python):
-    return Prescription("x", Kind.CHAOS, options, "", "", python)
-
-
 def test_a_prescription_changes_what_it_says():
     case = Case("x", Task("late sum", 6, 1, scale=10.0), Model("tanh", 4), Training(bptt=5))
-    how = Treatment.of(prescription({"lr": 0.5, "clip_norm": 2.0}, "lr = 0.5")).on_training(case).training
+    how = Treatment({"lr": 0.5, "clip_norm": 2.0}, "lr = 0.5").on_training(case).training
     assert (how.lr, how.clip, how.bptt) == (0.5, 2.0, 5)
     network = case.model.build(case.task, 0)
-    start = Treatment.of(prescription({"init": "identity"}, "rg.nn.initialize(model.rnn, recurrent='identity')"))
+    start = Treatment({"init": "identity"}, "rg.nn.initialize(model.rnn, recurrent='identity')")
     assert start.on_model(network) is None and torch.equal(network.rnn.weight_hh_l0, torch.eye(4))
     assert start.on_training(case) == case
     batch = case.task.draw(8, torch.Generator().manual_seed(0))
-    scaled = Treatment.of(prescription({}, "x = (x - 1) / 10"))
+    scaled = Treatment({}, "x = (x - 1) / 10")
     assert torch.allclose(scaled.on_batch(batch).inputs, (batch.inputs - 1) / 10)
     assert torch.equal(start.on_batch(batch).inputs, batch.inputs)
 
@@ -234,7 +230,7 @@ def test_a_regularizer_is_called_after_every_backward_pass():
         "regularizer = VanishingGradientRegularizer(model, alpha=1.0)\n"
         "# in the training loop, after loss.backward() and before clipping:\nregularizer.add_gradients()"
     )
-    treatment = Treatment.of(prescription({"omega": 1.0}, lines))
+    treatment = Treatment({"omega": 1.0}, lines)
     case = Case("x", Task("echo", 6, 1), Model("tanh", 4), Training(updates=2, batch=3))
     plain, treated = training.train(case), training.train(case, treatment=treatment)
     assert not torch.equal(plain.network.rnn.weight_hh_l0, treated.network.rnn.weight_hh_l0)
@@ -242,7 +238,7 @@ def test_a_regularizer_is_called_after_every_backward_pass():
 
 def test_arms_are_compared_from_the_same_start(monkeypatch):
     monkeypatch.setattr("benchmarks.doctor.proof.UPDATES", 3)
-    nothing = shares(replace(CASE, training=Training(updates=3, batch=8)), prescription({}, ""), 0)
+    nothing = shares(replace(CASE, training=Training(updates=3, batch=8)), Treatment({}, ""), 0)
     assert set(nothing) == {"prescription", "untreated", "placebo", "random"}
     assert nothing["prescription"] == nothing["untreated"] != nothing["placebo"]
 
@@ -284,6 +280,7 @@ def test_need_within_a_factor(need, lag, right):
 
 # Runs
 def test_a_run_resumes_and_only_examines_again_when_rules_change(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.doctor.run.EXAMINED", 2)
     first = run(CASE, 0, None, tmp_path, "rules 1")
     assert first.error == "" and first.cured_by == "learning rate" and set(first.peers) == set(peers.RULES)
     (kept,) = tmp_path.glob("*.pt")
@@ -295,6 +292,7 @@ def test_a_run_resumes_and_only_examines_again_when_rules_change(tmp_path, monke
 
 
 def test_the_command_writes_a_line_per_run_and_the_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.doctor.run.EXAMINED", 2)
     monkeypatch.setattr(command, "CASES", [CASE])
     monkeypatch.setattr(command, "HERE", tmp_path)
     readme, results = tmp_path / "README.md", tmp_path / "results.jsonl"

@@ -55,8 +55,11 @@ VANISHING = [
         V,
         Task("echo", 50, 20, symbols=2),
         Model("tanh", 32),
-        Training(0.003),
-        (start("orthogonal", 1.0, hidden=64, updates=2000), start("identity", 1.0, "relu", updates=2000)),
+        Training(0.001, 150),
+        (
+            start("orthogonal", 1.0, hidden=64, lr=0.003, updates=2000),
+            start("identity", 1.0, "relu", lr=0.003, updates=2000),
+        ),
     ),
     sick(
         "early sum of 40, tanh",
