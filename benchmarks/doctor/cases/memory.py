@@ -208,8 +208,11 @@ EXPLODING = [
         Kind.ONE_DIRECTION,
         Task("delayed copy", 40, 12),
         Model("tanh", 32, start=(("one direction", 0.2),)),
-        Training(0.002, 300),
-        (start("orthogonal", 1.0, hidden=64, updates=1500), start("identity", 1.0, "relu", updates=1500)),
+        Training(0.001, 60),
+        (
+            start("orthogonal", 1.0, hidden=64, lr=0.002, updates=1500),
+            start("identity", 1.0, "relu", lr=0.002, updates=1500),
+        ),
         (V,),
     ),
     sick(
