@@ -107,7 +107,7 @@ def proof(pairs: Pairs) -> str:
     total = sum(map(len, tried.values()))
     reached = ", ".join(f"{arm} {count}" for arm, count in solved.items())
     return (
-        f"Of {len(ill)} sick cases, {len(tried)} got a prescription that changes data, model or training.\n\n"
+        f"The first prescription was tried in {len(tried)} of {len(ill)} sick cases.\n\n"
         + _rows(["first prescription better than", "cases"], rows)
         + f"\n\nTrainings that reached their goal, of {total} each: {reached}."
     )
