@@ -8,11 +8,11 @@ from retrograde.data.formats import open_table
 from retrograde.data.sequences import sequences
 from retrograde.errors import DataError
 from retrograde.options import Options
-from retrograde.tasks.labelled import LabelledTask
+from retrograde.tasks.registry import task_class
 
 
 def labelled(task, source, **given):
-    return LabelledTask(
+    return task_class(task)(
         source, Options.of({"task": task, "hidden_size": 4, "embedding_size": 4, "cell": "rnn", **given})
     )
 

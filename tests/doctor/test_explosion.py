@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 from small import Net, found, squared, train
+from test_vanishing import late, started
 from torch import nn
 
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
 from retrograde.doctor.rules import explosion
-from test_memory import late, started
 
 UNTRAINED = TrainingRecord(updates=0)
 

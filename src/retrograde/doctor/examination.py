@@ -257,17 +257,21 @@ class Examination:
         if asked.need is None and self.record.updates and self.unlearned:  # it may be clearer in the trained network
             asked = self.left
         lags = np.unique(np.concatenate([signal.last for signal in asked.layers]))
-        consistency = np.zeros(len(lags))
+        alone, together = np.zeros(len(lags)), np.zeros(len(lags))
         for signal in asked.layers:  # the last lags of a bin may differ by layer
-            own = np.where(signal.significant, np.nan_to_num(signal.consistency), 0.0).clip(min=0)
+            own = np.nan_to_num(signal.consistency).clip(min=0)
             at = np.searchsorted(lags, signal.last)
-            consistency[at] = np.maximum(consistency[at], own)
+            alone[at] = np.maximum(alone[at], np.where(signal.significant, own, 0.0))
+            together[at] = np.maximum(together[at], np.where(signal.last <= (signal.need or -1), own, 0.0))
+        # Where many lags have a weak signal each, such as in the adding problem, only all of them together show it.
+        consistency = alone if alone.any() else together
         if not consistency.any():
             return None
         needed = consistency >= THRESHOLDS.need_share.value * consistency.max()
         sums = np.cumsum(consistency[needed][::-1])
         middle = lags[needed][::-1][np.searchsorted(sums, sums[-1] / 2)]
-        return Need(int(lags[needed][-1]), int(middle), lags.astype(np.float64), consistency)
+        longest = lags[needed][-1] if alone.any() else (asked.need or 0)
+        return Need(int(longest), int(middle), lags.astype(np.float64), consistency)
 
     @property
     def middle(self) -> int:

@@ -26,9 +26,9 @@ from .examination import Examination, Origin, Sample, TrainingRecord
 __all__ = ["after_training", "examination_of", "is_run", "prognosis_of"]
 
 SECONDS = 40.0  # after which no further rule is begun; the number of sequences is chosen to need less
-SEQUENCES = 1024  # the most that are looked at
+SEQUENCES = 4096  # the most that are looked at; the signal by lag stops where it has seen enough
 PILOT = 8  # sequences that are timed, and the fewest in a sample
-SAMPLE = 64  # the most in a sample
+SAMPLE = 64  # the most in a sample; the signal is compared within one, so that small ones hide it
 LONGEST = 1_000  # steps of a sequence
 Examples = Callable[[int, int | None], Probe]  # so many sequences, of at most so many steps
 
@@ -241,7 +241,11 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
 
 
 def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float, notes: list[str]) -> list[Sample]:
-    """Sequences to measure on: as many, and of a text as long ones, as the time allows."""
+    """Sequences to measure on, and of a text as long ones as the time allows.
+
+    The first sample is what most rules look at, so its size follows from how long a few sequences take. The others are
+    for the signal by lag, which limits its own effort by counting, so that its answer does not depend on the machine.
+    """
     lengths = [2 * options.bptt, options.bptt, options.bptt // 2] if options.task == "language" else [LONGEST]
     for steps in lengths:
         found: Probe = probe(SEQUENCES, max(2, steps))
@@ -251,9 +255,9 @@ def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float
             break
     notes += found.notes
     size = max(PILOT, min(SAMPLE, int(PILOT * seconds / (8 * took))))
-    parts = math.ceil(count / size)
-    several = max(1, min(parts, int(seconds / (2 * took * size / PILOT))))
-    chosen = [_part(found, rank, parts) for rank in range(several)]
+    parts = math.ceil(count / SAMPLE)
+    first = _part(found, 0, parts * math.ceil(min(SAMPLE, count) / size))
+    chosen = [first, *(_part(found, rank, parts) for rank in range(1, parts))]
     return [Sample(one.inputs, one.loss, one.target) for one in chosen]
 
 

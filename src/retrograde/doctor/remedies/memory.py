@@ -113,7 +113,7 @@ def _keeping(cell: str, need: int) -> tuple[dict[str, Any], str]:
     if cell == "lstm" and need > 2:
         bias = float(short(math.log(need - 1)))
         words = (
-            f"a unit forgets in 1 / (1 - sigmoid(b)) = 1 + e^b steps; need = {need} steps, so "
+            f"a unit forgets in 1 / (1 - f) = 1 + e^b steps where f has the bias b; need = {need} steps, so "
             f"b = log({need} - 1) = {short(bias)}"
         )
         return {"forget_bias": bias}, words

@@ -69,8 +69,9 @@ def replayed(norms: Sequence[float]) -> Replay | None:
 
     Examples
     --------
-    >>> replayed([1.0] * 99 + [1000.0])
-    Replay(threshold=1.0, clipped=0.01, before=0.9099181073703367, after=0.01)
+    >>> found = replayed([1.0] * 99 + [1000.0])
+    >>> found.threshold, found.clipped, round(found.before, 3)
+    (1.0, 0.01, 0.91)
     """
     found = np.asarray(norms, dtype=np.float64)
     found = np.sort(found[np.isfinite(found) & (found > 0)])

@@ -57,6 +57,21 @@ def each(output, target):
 # --- Vanishing --------------------------------------------------------------------------------------------------------
 
 
+def test_a_weak_signal_of_many_lags_together_is_a_need():
+    """The adding problem: no lag alone has a signal in so few sequences, all of them together do."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 1200, 2, generator=generator)
+    marks = torch.rand(40, 1200, generator=generator).topk(2, dim=0).indices
+    x[:, :, 1] = torch.zeros(40, 1200).scatter_(0, marks, 1.0)
+    target = (x[:, :, 0] * x[:, :, 1]).sum(0)
+    torch.manual_seed(0)
+    batches = [(x[:, i : i + 100], target[i : i + 100]) for i in range(0, 1200, 100)]
+    model = Net(inputs=2)
+    model.layer.weight_hh_l0.data.mul_(0.3)
+    (hurts,) = rg.diagnose(model, batches, squared, record=STUCK).found("vanishing_hurts")
+    assert hurts.numbers["need"] >= 10
+
+
 def started(model, radius):
     """Recurrent weights of a vanilla layer: orthogonal, times a number."""
     for name, weight in model.named_parameters():
