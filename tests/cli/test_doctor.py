@@ -102,9 +102,9 @@ def test_text_is_examined(retrograde, text, tmp_path):
 def test_training_that_learned_nothing_ends_with_advice_and_so_does_flow(retrograde, table, tmp_path):
     options = ("--cell", "rnn", "--hidden-size", "8", "--threads", "1", "--max-steps", "2", "--lr", "1e-5")
     found = retrograde("train", table, "--out", tmp_path / "stuck", *COLUMNS, *options)
-    assert found.code == 0 and "Not learned" in found.out and "need 19: try --init orthogonal" in found.out
+    assert found.code == 0 and "Not learned" in found.out and "need 19: try --cell gru" in found.out
     assert 'id="doctor"' in (tmp_path / "stuck" / "report.html").read_text()
-    assert "need 19: try --init orthogonal" in " ".join(retrograde("flow", tmp_path / "stuck").out.split())
+    assert "need 19: try --cell gru" in " ".join(retrograde("flow", tmp_path / "stuck").out.split())
 
 
 def test_a_run_that_learned_gets_no_advice(retrograde, text, tmp_path):

@@ -176,7 +176,9 @@ def test_the_bias_of_a_gate_follows_from_the_need(need):
 def test_the_spectral_radius_keeps_the_gradient_of_the_network_that_it_is_for():
     torch.manual_seed(0)
     model = Last(nn.RNN, hidden=16)
-    first = remedies(model, Kind.VANISHING_HURTS, need=NEED, reach=5)[0]
+    found = remedies(model, Kind.VANISHING_HURTS, need=NEED, reach=5)
+    assert found[0].options["cell"] == "gru"  # which learned where an orthogonal tanh network did not
+    first = by_name(found, "orthogonal start")
     assert first.options["init"] == "orthogonal" and "not enough" not in first.arithmetic
     x = torch.randn(STEPS, 6, 1)
     before = rg.gradient_flow(model, x, loss=squared).horizon()[0]
