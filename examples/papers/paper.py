@@ -1,0 +1,200 @@
+"""What the scripts next to this one share: train every arm of a paper, ask the doctor, write a page with the results.
+
+A paper is a claim about training: this arm fails, that one learns. Each arm is trained with the same data and number of
+updates, from several seeds. The doctor gives a verdict and a prescription for each, which is compared with the paper's
+own cure. Runs that are complete are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import retrograde as rg
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the network."""
+
+    name: str
+    options: Mapping[str, Any]
+    learns: bool  # whether it does in the paper
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A claim of a paper, and how it is tried here."""
+
+    key: str
+    citation: str
+    claim: str
+    data: str
+    options: Mapping[str, Any]  # common to all arms
+    arms: list[Arm]
+    cure: frozenset[str]  # options that the paper's own remedy changes
+    scaled: str = ""  # what is smaller than in the paper
+    full_data: str = ""  # with --full
+    full_options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished run."""
+
+    arm: Arm
+    seed: int
+    folder: Path
+    loss: float
+    correct: float
+    seconds: float
+    steps: int
+
+
+def main(paper: Paper) -> None:
+    """Train, ask the doctor, write the page."""
+    parser = argparse.ArgumentParser(description=paper.claim)
+    parser.add_argument("--full", action="store_true", help="the size of the paper; takes hours")
+    parser.add_argument("--seeds", type=int, default=paper.seeds)
+    parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="where the runs are kept")
+    asked = parser.parse_args()
+    if asked.full:
+        paper = replace(
+            paper, data=paper.full_data or paper.data, options={**paper.options, **paper.full_options}, scaled=""
+        )
+    root = asked.out / (paper.key + ("-full" if asked.full else ""))
+    outcomes = [trained(paper, arm, seed, root) for seed in range(asked.seeds) for arm in paper.arms]
+    began = time.perf_counter()
+    verdicts = [doctor(paper, arm, root) for arm in paper.arms]
+    treated = next((verdict for verdict in verdicts if not verdict.arm.learns and verdict.changes), None)
+    if treated is not None:  # is the first prescription for an arm that fails a cure?
+        arm = Arm(f"{treated.arm.name}, as prescribed", {**treated.arm.options, **treated.changes}, learns=True)
+        outcomes += [trained(paper, arm, seed, root) for seed in range(asked.seeds)]
+    RESULTS.mkdir(exist_ok=True)
+    name = paper.key + ("-full" if asked.full else "")
+    draw(outcomes, paper.citation, RESULTS / f"{name}.png")
+    text = page(paper, outcomes, verdicts, name, time.perf_counter() - began)
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def folder_of(arm: Arm, seed: int, root: Path) -> Path:
+    """The run folder of a seed."""
+    return root / f"{arm.name.replace(' ', '-')}-{seed}"
+
+
+def is_kept(folder: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a complete run with these options is there."""
+    if not (folder / "evaluation.json").exists():
+        return False
+    known = rg.load(folder).config.options
+    return all(getattr(known, name) == value for name, value in options.items())
+
+
+def trained(paper: Paper, arm: Arm, seed: int, root: Path) -> Outcome:
+    """Train one arm from one seed, unless that is done."""
+    folder, options = folder_of(arm, seed, root), {**paper.options, **arm.options, "seed": seed}
+    if not is_kept(folder, options):
+        try:
+            rg.train(paper.data, folder, report=False, overwrite=folder.exists(), **options)
+        except rg.errors.DivergedError as error:
+            print(f"{folder}: {error}")
+    run = rg.load(folder)
+    correct = run.summary.best.get("correct", float("nan"))
+    return Outcome(
+        arm, seed, folder, run.summary.best["loss"], correct, run.summary.seconds or 0, run.summary.step or 0
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the doctor says of an arm (first seed)."""
+
+    arm: Arm
+    found: str
+    prescription: str
+    changes: Mapping[str, Any]
+    is_cure: bool  # whether the first prescription changes what the paper's own remedy changes
+
+
+def doctor(paper: Paper, arm: Arm, root: Path) -> Verdict:
+    """Diagnose the first seed of an arm."""
+    diagnosis = rg.diagnose(folder_of(arm, 0, root))
+    found = ", ".join(sorted({f.about.title for f in diagnosis.findings if f.severity == "sick"})) or diagnosis.verdict
+    if not diagnosis.prescriptions:
+        return Verdict(arm, found, "none", {}, is_cure=False)
+    first = diagnosis.prescriptions[0]
+    words = f"{first.remedy}: {options_words(first.options)}" if first.options else first.remedy
+    return Verdict(arm, found, words, first.options, is_cure=bool(paper.cure & set(first.options)))
+
+
+def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
+    """Validation loss against updates: a line per run, a color per arm."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    arms = list(dict.fromkeys(one.arm.name for one in outcomes))
+    for outcome in outcomes:
+        lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+        steps, losses = [m["step"] for m in lines], [m["validation_loss"] for m in lines]
+        label = outcome.arm.name if outcome.seed == 0 else None
+        axes.plot(steps, losses, color=f"C{arms.index(outcome.arm.name)}", label=label)
+    axes.set(xlabel="updates", ylabel="validation loss", yscale="log")
+    axes.set_title(title, fontsize=9)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: str, seconds: float) -> str:
+    """The results as Markdown."""
+    lines = [
+        f"# {paper.citation}",
+        "",
+        f"**Claim.** {paper.claim}",
+        "",
+        f"Data: `{paper.data}`. Common options: {options_words(paper.options)}.",
+    ]
+    if paper.scaled:
+        lines += ["", f"**Not as in the paper**: {paper.scaled} `--full` runs more."]
+    lines += ["", f"![Validation loss of every arm]({name}.png)", ""]
+    lines += ["| arm | options | in the paper | loss (median; all seeds) | sequences right | updates | minutes |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for arm in {one.arm.name: one.arm for one in outcomes}.values():
+        own = [one for one in outcomes if one.arm.name == arm.name]
+        losses = [one.loss for one in own]
+        told = "" if arm not in paper.arms else "learns" if arm.learns else "fails"
+        lines.append(
+            f"| {arm.name} | {options_words(arm.options)} | {told} | "
+            f"{statistics.median(losses):.4g} ({' '.join(f'{loss:.4g}' for loss in losses)}) | "
+            f"{' '.join(f'{one.correct:.1%}' for one in own)} | {own[0].steps:,} | "
+            f"{sum(one.seconds for one in own) / 60:.1f} |"
+        )
+    lines += [
+        "",
+        "| arm | the doctor's verdict (seed 0) | first prescription | the paper's cure |",
+        "|---|---|---|---|",
+    ]
+    for one in verdicts:
+        answer = "" if one.arm.learns or not one.changes else "yes" if one.is_cure else "another"
+        lines.append(f"| {one.arm.name} | {one.found} | {one.prescription} | {answer} |")
+    lines += [
+        "",
+        f"Made by `python examples/papers/{paper.key}.py` in {seconds / 60:.0f} minutes, runs kept from before",
+    ]
+    lines += ["not counted; the minutes of the runs are above.", ""]
+    return "\n".join(lines)
+
+
+def options_words(options: Mapping[str, Any]) -> str:
+    """Options as they are given on the command line."""
+    return ", ".join(f"`--{key.replace('_', '-')} {value}`" for key, value in options.items()) or "the defaults"
