@@ -15,7 +15,7 @@ if __name__ == "__main__":
                 Arm("LSTM", {"cell": "lstm", "forget_bias": 8.0, "lr": 0.001}, learns=True),
             ],
             cure=frozenset({"cell"}),
-            scaled="nothing: 74,000 sequences of 100 to 110 steps, as in the paper. The LSTM of 1997 had no forget "
+            scaled="74,000 sequences of 100 to 110 steps are the paper's, but the LSTM of 1997 had no forget "
             "gate, for which a forget bias of 8 stands; Adam and batches of 20 replace one sequence at a time.",
         )
     )

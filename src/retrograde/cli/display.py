@@ -126,8 +126,8 @@ class Display(Callback):
                 f"Published goal {'met' if goal.solved else 'not met'}: {goal.criterion}; {goal.wrong:,} of "
                 f"{goal.sequences:,} new ones were wrong{missed}."
             )
-        if told := advice(result.folder):
-            self._print(told)
+        if text := advice(result.folder):
+            self._print(text)
         page = result.folder / "report.html"
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))
 

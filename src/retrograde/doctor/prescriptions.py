@@ -49,13 +49,13 @@ class Prescription:
     @property
     def flags(self) -> str:
         """The change as options of the command line; empty if there is no option for it."""
-        told = []
+        words = []
         for name, value in self.options.items():
             if value is True:
-                told.append(flag(name))
+                words.append(flag(name))
             elif value is not None and value != OPTIONS[name].default:
-                told.append(f"{flag(name)} {value}")
-        return " ".join(told)
+                words.append(f"{flag(name)} {value}")
+        return " ".join(words)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -17,7 +17,7 @@ from ..errors import FlowError, OptionError, RetrogradeError, RunError
 from ..flow import gradient_flow
 from ..options import Options
 from ..runs import Config, Metrics, RunFolder, Summary
-from ..tasks.registry import open_predictor, open_task, task_name
+from ..tasks.registry import open_predictor, open_task, task_info, task_name
 from ..tasks.task import Probe, Task
 from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
@@ -161,7 +161,7 @@ def _record(config: Config, summary: Summary | None, metrics: Sequence[Metrics],
         optimizer=options.optimizer,
         lr=options.lr,
         clip_norm=options.clip_norm,
-        bptt=options.bptt if config.task == "language" else None,
+        bptt=task_info(options).bptt,
         updates=steps if summary is None or summary.step is None else summary.step,
         losses=[line.train_loss for line in metrics if line.train_loss is not None],
         gradient_norms=norms,
@@ -226,7 +226,7 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
         options.optimizer,
         options.lr,
         options.clip_norm,
-        options.bptt if name == "language" else None,
+        task_info(options).bptt,
         updates=0,
         chance=chance,
         floor=floor,
@@ -246,7 +246,8 @@ def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float
     The first sample is what most rules look at, so its size follows from how long a few sequences take. The others are
     for the signal by lag, which limits its own effort by counting, so that its answer does not depend on the machine.
     """
-    lengths = [2 * options.bptt, options.bptt, options.bptt // 2] if options.task == "language" else [LONGEST]
+    bptt = task_info(options).bptt
+    lengths = [LONGEST] if bptt is None else [2 * bptt, bptt, bptt // 2]
     for steps in lengths:
         found: Probe = probe(SEQUENCES, max(2, steps))
         count = found.inputs[0].shape[1]

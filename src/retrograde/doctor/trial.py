@@ -269,7 +269,7 @@ class _Session:
             self._tell()
 
     def _patience(self) -> float | None:
-        """Seconds to wait for runs that were told to stop."""
+        """Seconds to wait for runs that were asked to stop."""
         return None if self.end is None else max(0.0, self.end + GRACE * (self.limit or 0.0) - time.time())
 
     def _in_time(self, job: Job) -> bool:

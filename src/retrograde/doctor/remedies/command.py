@@ -84,8 +84,8 @@ def command(options: Options, origin: Origin, changes: Mapping[str, Any]) -> str
             yes, _, no = (option.names or (option.flag,))[0].partition("/")
             words.append(yes if value else no or f"--no-{name.replace('_', '-')}")
         elif value is not None:
-            told = str(int(value) if isinstance(value, float) and value.is_integer() else value)
-            words += [option.flag, shlex.quote(told + "s" if option.parse else told)]
+            text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+            words += [option.flag, shlex.quote(text + "s" if option.parse else text)]
     return " ".join(words)
 
 
@@ -95,12 +95,12 @@ def _usual_lr(options: Options) -> float | None:
 
 def _folder(out: str, changes: Mapping[str, Any]) -> str:
     """A new run folder: the old name with the changes."""
-    told = [
+    parts = [
         f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}"
         for name, value in changes.items()
         if value is not None
     ]
-    slug = re.sub(r"[^\w.-]+", "-", "-".join(told).replace("_", "-"))
+    slug = re.sub(r"[^\w.-]+", "-", "-".join(parts).replace("_", "-"))
     wanted, number = f"{out}-{slug}" if out else f"runs/{slug}", 1
     while Path(found := wanted if number == 1 else f"{wanted}-{number}").exists():
         number += 1

@@ -18,7 +18,11 @@ __all__ = ["section"]
 
 _COLORS, _DASHES = (BLUE, ORANGE, GREY), (None, "dash", "dot")
 _MARKUP = str.maketrans({"<": "‹", ">": "›", "&": "+"})  # plotly reads these in a text as markup
-_VERDICTS = {"sick": "something hinders it", "healthy": "nothing hinders it", "cannot tell": "it cannot be told"}
+_VERDICTS = {
+    "sick": "something hinders it",
+    "healthy": "nothing hinders it",
+    "cannot tell": "the measurements cannot tell",
+}
 
 
 def section(run: RunContents) -> Section | None:
@@ -97,8 +101,8 @@ def _figure(finding: Finding, chart: Chart) -> Figure:
         figure.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line=line)
         label = {"text": _plain(name), "x": at, "y": 1 - 0.08 * i, "yref": "paper", "xanchor": "left", "xshift": 4}
         figure.add_annotation(label | {"showarrow": False})
-    told = "; ".join(f"{name}: {number(at)}" for name, at in marks.items())
-    caption = f"{chart.y_label} by {chart.x_label}." + (f" Vertical lines: {told}." if told else "")
+    lines = "; ".join(f"{name}: {number(at)}" for name, at in marks.items())
+    caption = f"{chart.y_label} by {chart.x_label}." + (f" Vertical lines: {lines}." if lines else "")
     return Figure(figure, title, caption, f"Line chart: {title}. {caption} {finding.message}", _numbers(chart))
 
 
