@@ -324,3 +324,12 @@ def test_norms_that_are_not_finite_do_not_count():
 def test_without_a_record_the_norms_of_sequences_are_replayed():
     (one,) = remedies(Last(), Kind.CLIPPING_TOO_TIGHT)
     assert one.options["clip_norm"] > 0 and "no norms of updates are recorded" in one.arithmetic
+
+
+def test_data_that_is_not_finite_and_a_cut_head_have_no_remedy_in_training():
+    x = torch.randn(STEPS, 16, 1)
+    x[3, 2] = math.nan
+    broken = rg.diagnose(Last(), x, squared)
+    assert broken.found("not_finite") and not broken.prescriptions
+    head = [found(Kind.DEAD_HEAD), found(Kind.CONSTANT_OUTPUT)]
+    assert prescribe(examination(Last()), head[1:]) and not prescribe(examination(Last()), head)

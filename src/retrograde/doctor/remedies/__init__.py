@@ -48,6 +48,12 @@ LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
 def prescribe(examination: Examination, findings: Sequence[Finding]) -> list[Prescription]:
     """Remedies for all findings that make a training sick: the first of every cause, then the second of every cause."""
     sick = [finding for finding in findings if finding.severity == "sick"]
+    if any(
+        finding.kind == Kind.DEAD_HEAD for finding in sick
+    ):  # the constant output is its consequence, and no option of training cures it
+        sick = [finding for finding in sick if finding.kind != Kind.CONSTANT_OUTPUT]
+    # Data that is not finite is cured in the data.
+    sick = [finding for finding in sick if not (finding.kind == Kind.NOT_FINITE and "batch" in finding.numbers)]
     by_kind = [
         list(_remedies(Case(kind, own, examination, findings), ladder))
         for kind, ladder in LADDERS.items()

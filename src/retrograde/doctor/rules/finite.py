@@ -41,7 +41,7 @@ def not_finite(exam: Examination) -> Iterable[Finding]:
     yield Finding(
         Kind.NOT_FINITE,
         " ".join(part for part in (origin, history) if part),
-        _numbers(exam),
+        _numbers(exam) | ({} if data is None else {"batch": number}),
         "a value is NaN or infinite",
         ruled_out=_ruled_out(data is not None, bool(weights)),
         chart=_chart(exam),
