@@ -118,6 +118,7 @@ def test_a_run_that_learned_gets_no_advice(retrograde, text, tmp_path):
 def test_a_proof_tries_the_prescriptions_and_is_kept(retrograde, run):
     found = retrograde("doctor", run, "--prove", "--budget", "1h", "--seeds", "1", "--workers", "1")
     assert found.code == 0, found.err
+    assert "examined in" in found.out
     assert "untreated" in found.out and "placebo" in found.out and "cannot tell" in found.out
     kept = json.loads((run / "doctor-trial.json").read_text())
     assert kept["updates"] == 4 and {"untreated", "placebo", "random", "remedy"} <= {a["role"] for a in kept["arms"]}
@@ -125,6 +126,8 @@ def test_a_proof_tries_the_prescriptions_and_is_kept(retrograde, run):
     assert tried and all(len(arm["values"]) == 1 for arm in tried)
     again = retrograde("doctor", run, "--prove", "--budget", "1h", "--seeds", "1", "--workers", "1", "--json")
     assert json.loads(again.out)["trial"]["arms"][0]["seconds"] == kept["arms"][0]["seconds"], "nothing was run again"
+    shown = retrograde("doctor", run, "--prove", "--budget", "1h", "--seeds", "1", "--workers", "1")
+    assert shown.code == 0 and "examined in" not in shown.out, "a proof goes on with the remedies it began with"
 
 
 def test_settings_of_a_proof_are_checked_before_anything_is_measured(retrograde, run):

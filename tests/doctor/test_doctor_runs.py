@@ -7,6 +7,7 @@ import math
 import random
 import shlex
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,15 @@ def test_the_untrained_twin_is_the_network_as_training_started_it(trained, data,
     rg.train(str(data / "first.csv"), tmp_path / "again", callbacks=[Look()], **TINY, **options)
     twin = runs.examination_of(trained("classify")).untrained.state_dict()
     assert all(torch.equal(twin[name], value) for name, value in seen.items())
+
+
+def test_the_sequences_of_an_examination_do_not_depend_on_the_speed_of_the_machine(trained, monkeypatch):
+    folder, clock = trained("classify"), time.perf_counter
+    sizes = []
+    for slower in (1.0, 1e5):
+        monkeypatch.setattr(time, "perf_counter", lambda slower=slower: clock() * slower)
+        sizes.append([sample.inputs[0].shape for sample in runs.examination_of(folder).samples])
+    assert sizes[0] == sizes[1]
 
 
 def test_parts_of_a_probe_are_the_probe(trained):

@@ -59,14 +59,14 @@ def doctor(
     Of a run: measures what the data asks the network to remember, how far its
     gradient reaches, and what happened while training, says what is wrong and by
     which rule, and prescribes remedies, each with its number, the arithmetic, and
-    the command to run. The diagnosis is kept in [bold]RUN/doctor.json[/bold], and
+    the command to run. The diagnosis is kept in [bold]RUN/doctor.json[/bold] and
     shown on the page of the run.
 
     Of data, with options of training: a prognosis, before the first update.
 
     With [bold]--prove[/bold], the training is repeated with and without the remedies,
-    over many seeds, until a sequential test decides or the time is up. The result is
-    kept in RUN/doctor-trial.json; the same command goes on, also after Ctrl-C.
+    over many seeds, until a sequential test decides or the time is up. The result
+    is kept in RUN/doctor-trial.json; the same command goes on, also after Ctrl-C.
 
     The exit code is 0 whatever is found.
 
@@ -89,13 +89,17 @@ def doctor(
     _check(subject, data, run, [name for name in chosen if name != "threads"])
     proof = {"budget": budget, "seeds": seeds, "workers": workers, "ray": ray, "restart": restart}
     _check_proof(prove, data, proof)
-    with console(stderr=True).status(f"Reading {subject} …") as status:
-        exam = runs.examination_of(subject, data) if run else runs.prognosis_of(subject, chosen)
-        diagnosis = _examined(exam, status)
-    if run and data is None and not no_save:
-        saving.save(diagnosis, RunFolder(subject))
+    diagnosis = _begun(subject) if run and prove and not restart else None
+    if diagnosis is None:
+        with console(stderr=True).status(f"Reading {subject} …") as status:
+            exam = runs.examination_of(subject, data) if run else runs.prognosis_of(subject, chosen)
+            diagnosis = _examined(exam, status)
+        if run and data is None and not no_save:
+            saving.save(diagnosis, RunFolder(subject))
+        if not json:
+            _say_examined(subject, exam, diagnosis)
     if not json:
-        _print(subject, exam, diagnosis)
+        console().print(diagnosis)
     trial = _proof(subject, diagnosis, run, proof | {"save": not no_save}, chosen) if prove else None
     if json:
         found = {"run" if run else "data": subject, **diagnosis.as_dict()}
@@ -113,10 +117,18 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _print(subject: str, exam: Examination, diagnosis: Diagnosis) -> None:
+def _begun(subject: str) -> Diagnosis | None:
+    """The diagnosis whose remedies a proof in the run folder has begun to try; None if there is none."""
+    from ..doctor import ledger, saving
+    from ..runs import RunFolder
+
+    folder = RunFolder(subject)
+    return saving.load(folder) if folder.has(ledger.LINES) else None
+
+
+def _say_examined(subject: str, exam: Examination, diagnosis: Diagnosis) -> None:
     sequences, steps = sum(sample.inputs[0].shape[1] for sample in exam.samples), len(exam.samples[0].inputs[0])
     say(f"{subject}: {sequences:,} sequences of up to {steps:,} steps examined in {diagnosis.seconds:.0f} s")
-    console().print(diagnosis)
 
 
 def _examined(exam: Examination, status: Any) -> Diagnosis:

@@ -53,8 +53,8 @@ class Ledger:
             return
         if lines[0] != json.loads(self._lines[0]):
             raise OptionError(
-                f"{folder / LINES} is of another trial (other remedies, data, options or seeds): name another folder, "
-                "or overwrite it."
+                f"{folder / LINES} is of another trial (other remedies, data, options or seeds): replace it with "
+                "--restart (overwrite=True), or name another folder."
             )
         for line in lines[1:]:
             if "fact" in line:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,20 @@ import torch
 from torch import nn
 
 from ..data.formats import name_of
-from ..errors import FlowError, OptionError, RetrogradeError, RunError
-from ..flow import gradient_flow
+from ..errors import OptionError, RetrogradeError, RunError
 from ..options import Options
 from ..runs import Config, Metrics, RunFolder, Summary
 from ..tasks.registry import open_predictor, open_task, task_info, task_name
 from ..tasks.task import Probe, Task
 from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
-from .examination import Examination, Origin, Sample, TrainingRecord
+from .examination import EFFORT, Examination, Origin, Sample, TrainingRecord
 
 __all__ = ["after_training", "examination_of", "is_run", "prognosis_of"]
 
-SECONDS = 40.0  # after which no further rule is begun; the number of sequences is chosen to need less
+SECONDS = 40.0  # after which no further rule is begun
 SEQUENCES = 4096  # the most that are looked at; the signal by lag stops where it has seen enough
-PILOT = 8  # sequences that are timed, and the fewest in a sample
+FEWEST = 8  # sequences in a sample
 SAMPLE = 64  # the most in a sample; the signal is compared within one, so that small ones hide it
 LONGEST = 1_000  # steps of a sequence
 Examples = Callable[[int, int | None], Probe]  # so many sequences, of at most so many steps
@@ -50,7 +48,7 @@ def examination_of(run: str | Path | TrainedRun, data: str | None = None, second
     data : str, optional
         Other data to take the sequences from.
     seconds : float
-        About how long measurements may take; it decides how many sequences are looked at.
+        About how long measurements may take on one core; it decides how many sequences are looked at.
 
     Raises
     ------
@@ -241,21 +239,20 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
 
 
 def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float, notes: list[str]) -> list[Sample]:
-    """Sequences to measure on, and of a text as long ones as the time allows.
+    """Sequences to measure on: of a text as long ones, and in a batch as many, as there is effort for.
 
-    The first sample is what most rules look at, so its size follows from how long a few sequences take. The others are
-    for the signal by lag, which limits its own effort by counting, so that its answer does not depend on the machine.
+    The first sample is what most rules look at; the others are for the signal by lag. Effort is counted in
+    multiplications, never timed, so that a diagnosis does not depend on what else the machine is doing.
     """
+    effort = EFFORT * seconds / SECONDS
+    weights = max(1, sum(weight.numel() for weight in model.parameters() if weight.dim() > 1))
     bptt = task_info(options).bptt
     lengths = [LONGEST] if bptt is None else [2 * bptt, bptt, bptt // 2]
-    for steps in lengths:
-        found: Probe = probe(SEQUENCES, max(2, steps))
-        count = found.inputs[0].shape[1]
-        took = _seconds(model, _part(found, 0, math.ceil(count / PILOT)))
-        if took < seconds / 16:
-            break
+    steps = next((length for length in lengths if weights * length * FEWEST <= effort), lengths[-1])
+    found: Probe = probe(SEQUENCES, max(2, steps))
     notes += found.notes
-    size = max(PILOT, min(SAMPLE, int(PILOT * seconds / (8 * took))))
+    steps, count = found.inputs[0].shape[:2]
+    size = max(FEWEST, min(SAMPLE, int(effort / (weights * steps))))
     parts = math.ceil(count / SAMPLE)
     first = _part(found, 0, parts * math.ceil(min(SAMPLE, count) / size))
     chosen = [first, *(_part(found, rank, parts) for rank in range(1, parts))]
@@ -264,20 +261,6 @@ def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float
 
 def _part(probe: Probe, rank: int, size: int) -> Probe:
     return probe if probe.part is None or size < 2 else probe.part(rank, size)
-
-
-def _seconds(model: nn.Module, probe: Probe) -> float:
-    """How long a measurement of a few sequences takes; the first in a process also loads what it needs."""
-    took = []
-    for _ in range(2):
-        began = time.perf_counter()
-        with suppress(FlowError, IndexError):  # which then takes no time in the examination either
-            flow = gradient_flow(model, *probe.inputs, loss=probe.loss)
-            flow.signal_by_lag(flow.known_layers[0], permutations=2)
-        took.append(time.perf_counter() - began)
-        if took[0] > 2:  # loading takes less
-            break
-    return max(1e-3, min(took))
 
 
 # --- The command ------------------------------------------------------------------------------------------------------
