@@ -17,11 +17,17 @@ from .arrays import builtin_arrays, read_arrays
 from .database import literal, path_pattern
 from .delimited import read_csv, utf8
 from .files import bytes_of, check_exists, decoded, some_of
+from .memory import Sequences
 from .remote import is_remote, local_copy
 from .table import BLOCK, Table, unreadable
-from .text import is_saved
+from .text import Text, is_saved
 
-__all__ = ["SUFFIXES", "fingerprint", "is_frame", "name_of", "open_table"]
+__all__ = ["SUFFIXES", "fingerprint", "in_memory", "is_frame", "name_of", "open_source", "open_table"]
+
+
+def open_source(source: Any, encoding: str = "utf-8") -> Table | Sequences:
+    """Sequences in memory as they are, everything else as a table: see `open_table`."""
+    return source if isinstance(source, Sequences) else open_table(source, encoding)
 
 
 def open_table(source: Any, encoding: str = "utf-8") -> Table:
@@ -104,6 +110,8 @@ def fingerprint(*sources: Any) -> str:
             for batch in _stream(source):
                 content.update(repr([batch.schema.names, batch.to_pylist()]).encode("utf-8", "replace"))
             found.update(content.digest())
+        elif isinstance(source, Sequences):
+            found.update(source.fingerprint().encode())
         elif source is None or str(source).startswith("builtin:"):
             found.update(f"{source}\0".encode())
         else:
@@ -137,8 +145,15 @@ def is_frame(source: Any) -> bool:
     return hasattr(source, "__arrow_c_stream__") or type(source).__name__ == "LazyFrame"
 
 
+def in_memory(source: Any) -> bool:
+    """Whether it is data that no name leads to: a frame, sequences or a text."""
+    return isinstance(source, Sequences | Text) or is_frame(source)
+
+
 def name_of(source: Any) -> str:
     """The name of a source in messages and in ``config.json``."""
+    if isinstance(source, Sequences | Text):
+        return source.source
     if not is_frame(source):
         return str(source)
     return f"a {type(source).__name__} of {type(source).__module__.partition('.')[0]}"

@@ -37,6 +37,8 @@ class Record(NamedTuple):
         One for the sequence, or one for each step.
     group : tuple of str
         The cells of its group columns; empty where a row is a sequence.
+    target : float or None
+        The number to predict.
     """
 
     rows: Sequence[int] | NDArray[np.int64]
@@ -44,6 +46,7 @@ class Record(NamedTuple):
     values: NDArray[np.float32] | None
     label: str | list[str] | None
     group: tuple[str, ...] = ()
+    target: float | None = None
 
     @property
     def steps(self) -> int:

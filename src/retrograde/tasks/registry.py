@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..data.formats import SUFFIXES, fingerprint, is_frame, name_of
+from ..data.formats import SUFFIXES, fingerprint, in_memory, name_of
+from ..data.text import Text
 from ..errors import OptionError, RunError
 from ..files import KEPT_BYTES, read_file
 from ..options import TABLES, Options
@@ -52,7 +53,11 @@ def task_name(source: Any, asked: str) -> str:
         If the source is a table, which could be for several tasks, or the task asked for does not fit it.
     """
     name = name_of(source)
-    if is_frame(source):
+    if isinstance(source, Text):
+        if asked in ("auto", "language"):
+            return "language"
+        raise OptionError(f"{name} is for task='language', not {asked!r}.")
+    if in_memory(source):
         if asked in TABLES:
             return asked
         raise OptionError(f"{name} is a table: say what to learn from it, task='classify', 'tag' or 'forecast'.")

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from ..data.columns import Columns, columns_for, unused
-from ..data.formats import fingerprint, is_frame, name_of, open_table
+from ..data.formats import fingerprint, in_memory, name_of, open_table
 from ..data.shuffle import Shuffle
 from ..data.table import Table
 from ..errors import OptionError
@@ -51,7 +51,7 @@ class TableTask(Task[B], Generic[B, Part]):
 
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
-        self.source, self.in_memory = name_of(source), is_frame(source)
+        self.source, self.in_memory = name_of(source), in_memory(source)
 
     def _open(self, source: Any) -> Table:
         table = open_table(source, self.options.encoding)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .. import __version__, kernels
-from ..data.formats import is_frame
+from ..data.formats import in_memory
 from ..errors import DataError, DivergedError, OptionError
 from ..memory import enough_memory
 from ..options import Options
@@ -101,12 +101,12 @@ def train(
 def _source(data: Any, previous: PreviousRun | None, out: str | Path) -> Any:
     """The data to train on: what is given, else what a resumed run was trained on."""
     if data is not None:
-        if not isinstance(data, str | Path) and not is_frame(data):
+        if not isinstance(data, str | Path) and not in_memory(data):
             raise DataError(
                 f"data is a {type(data).__name__}: give the name of a file, a DataFrame of pandas or Polars, or a "
                 "table of Arrow; arrays are read from a file, numpy.save."
             )
-        return data if is_frame(data) else str(data)
+        return data if in_memory(data) else str(data)
     if previous is None:
         raise OptionError("there is nothing to train on: name a file, a folder, - or builtin:stdlib.")
     before = previous.config.data
