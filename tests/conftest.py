@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from retrograde import kernels
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 NO_ENGINE = (
     "retrograde's native engine was not built (was there a C++ compiler when it was installed?): "
@@ -56,3 +62,57 @@ def signals_as_a_terminal_has_them():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A real Chromium, headless; tests that ask for it are skipped where there is none."""
+    chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium or chromedriver on PATH")
+    from selenium import webdriver  # late: few tests need it
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # The driver named outright: selenium looks for none, and downloads none.
+    service = webdriver.ChromeService(driver, env={**os.environ, "SE_OFFLINE": "true"})
+    started = webdriver.Chrome(options, service)
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def opened(browser: Chrome) -> Callable[..., Chrome]:
+    """Opens a page, waits until it says that it is drawn; ``fragment`` is what follows # in its address."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def at(page: Path, width: int = 1200, fragment: str = "", **media: str) -> Chrome:
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)  # what went before is not this page's
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        kind = media.pop("media", "screen")
+        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": kind, "features": features})
+        browser.get("about:blank")
+        browser.get(page.as_uri() + ("#" + fragment if fragment else ""))
+        WebDriverWait(browser, 30).until(
+            lambda driver: driver.execute_script("return document.documentElement.dataset.drawn")
+        )
+        return browser
+
+    return at

@@ -36,7 +36,7 @@ FLOORS = [
     {"doctor"},
     {"report"},
     {"experiment"},
-    {"integrations", "bench"},
+    {"integrations", "bench", "laboratory"},
     {"cli"},
 ]
 

@@ -1,0 +1,4 @@
+import { compute } from "./api";
+
+Object.assign(window, { retrograde: { compute } });
+document.documentElement.dataset.drawn = "true";
