@@ -15,7 +15,6 @@ from .training_options import given, switch, with_training_options
 
 if TYPE_CHECKING:
     from ..doctor.diagnosis import Diagnosis
-    from ..doctor.examination import Examination
     from ..doctor.trial import Trial, TrialProgress
 
 __all__ = ["doctor"]
@@ -91,13 +90,9 @@ def doctor(
     _check_proof(prove, data, proof)
     diagnosis = _begun(subject) if run and prove and not restart else None
     if diagnosis is None:
-        with console(stderr=True).status(f"Reading {subject} …") as status:
-            exam = runs.examination_of(subject, data) if run else runs.prognosis_of(subject, chosen)
-            diagnosis = _examined(exam, status)
+        diagnosis = _examined(subject, data, run, chosen, quiet=json)
         if run and data is None and not no_save:
             saving.save(diagnosis, RunFolder(subject))
-        if not json:
-            _say_examined(subject, exam, diagnosis)
     if not json:
         console().print(diagnosis)
     trial = _proof(subject, diagnosis, run, proof | {"save": not no_save}, chosen) if prove else None
@@ -126,15 +121,18 @@ def _begun(subject: str) -> Diagnosis | None:
     return saving.load(folder) if folder.has(ledger.LINES) else None
 
 
-def _say_examined(subject: str, exam: Examination, diagnosis: Diagnosis) -> None:
-    sequences, steps = sum(sample.inputs[0].shape[1] for sample in exam.samples), len(exam.samples[0].inputs[0])
-    say(f"{subject}: {sequences:,} sequences of up to {steps:,} steps examined in {diagnosis.seconds:.0f} s")
-
-
-def _examined(exam: Examination, status: Any) -> Diagnosis:
+def _examined(subject: str, data: str | None, run: bool, options: dict[str, Any], quiet: bool) -> Diagnosis:
+    """Diagnose a run, or make a prognosis of data, and say how much was looked at."""
+    from ..doctor import runs
     from ..doctor.diagnosis import examined
 
-    return examined(exam, stage=lambda text: status.update(f"Examining: {text} …"))
+    with console(stderr=True).status(f"Reading {subject} …") as status:
+        exam = runs.examination_of(subject, data) if run else runs.prognosis_of(subject, options)
+        diagnosis = examined(exam, stage=lambda text: status.update(f"Examining: {text} …"))
+    if not quiet:
+        sequences, steps = sum(sample.inputs[0].shape[1] for sample in exam.samples), len(exam.samples[0].inputs[0])
+        say(f"{subject}: {sequences:,} sequences of up to {steps:,} steps examined in {diagnosis.seconds:.0f} s")
+    return diagnosis
 
 
 def _proof(
