@@ -21,10 +21,12 @@ FUNCTIONS = {
     "train",
     "trial",
 }
-CLASSES = {"Diagnosis", "GradientCheck", "GradientFlow", "GradientFlowRecorder", "Trial"}
+ESTIMATORS = {"Classifier", "Tagger"}
+CLASSES = {"Diagnosis", "GradientCheck", "GradientFlow", "GradientFlowRecorder", "Trial"} | ESTIMATORS
 MODULES = {"errors", "kernels", "nn", "reference"}
 PACKAGES = {
     "doctor",
+    "estimators",
     "flow",
     "gradcheck",
     "integrations",

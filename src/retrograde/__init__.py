@@ -13,6 +13,7 @@ from .extras import import_or_explain
 if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and editors
     from . import doctor as doctor
     from . import errors, kernels, nn, reference
+    from . import estimators as estimators
     from . import flow as flow
     from . import gradcheck as gradcheck
     from . import integrations as integrations
@@ -21,16 +22,19 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from . import training as training
     from .doctor import Diagnosis, diagnose
     from .doctor.trial import Trial, trial
+    from .estimators import Classifier, Tagger
     from .experiment import load, train
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
     from .nn import mark_state
 
 __all__ = [
+    "Classifier",
     "Diagnosis",
     "GradientCheck",
     "GradientFlow",
     "GradientFlowRecorder",
+    "Tagger",
     "Trial",
     "__version__",
     "check_gradients",
@@ -53,6 +57,7 @@ _PACKAGES = frozenset(
     (
         "doctor",
         "errors",
+        "estimators",
         "flow",
         "gradcheck",
         "integrations",
@@ -65,10 +70,12 @@ _PACKAGES = frozenset(
     )
 )
 _HOMES = {  # public name -> the module that defines it
+    "Classifier": "estimators",
     "Diagnosis": "doctor",
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
+    "Tagger": "estimators",
     "Trial": "doctor.trial",
     "check_gradients": "gradcheck",
     "diagnose": "doctor",

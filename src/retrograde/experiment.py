@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from . import training
 from .flow import gradient_flow
 from .runs import RunFolder
+from .tasks.task import Task
 from .training import Callback, Result, TrainedRun, Trainer, load
 from .training.callbacks import FLOW_SEQUENCES
 
@@ -27,7 +29,7 @@ class WritePage(Callback):
 
         try:
             trainer.callbacks.on_stage("measuring how far the gradient reaches")
-            measure_flow(trainer, folder)
+            measure_flow(trainer.task, trainer.model.cpu(), trainer.options.seed, folder)
             look_for_causes(trainer, folder)
             trainer.callbacks.on_stage("writing the page")
             folder.check_alive()
@@ -38,13 +40,13 @@ class WritePage(Callback):
         folder.check_alive()
 
 
-def measure_flow(trainer: Trainer, folder: RunFolder) -> None:
+def measure_flow(task: Task[Any], model: nn.Module, seed: int, folder: RunFolder) -> None:
     """Measure the gradient flow of the trained model, and of the same model with its initial weights."""
-    probe = trainer.task.probe(FLOW_SEQUENCES)
-    torch.manual_seed(trainer.options.seed)
-    untrained = trainer.task.model()
-    for name, model in (("trained", trainer.model.cpu()), ("untrained", untrained)):
-        flow = gradient_flow(model.eval(), *probe.inputs, loss=probe.loss)
+    probe = task.probe(FLOW_SEQUENCES)
+    torch.manual_seed(seed)
+    untrained = task.model()
+    for name, one in (("trained", model), ("untrained", untrained)):
+        flow = gradient_flow(one.eval(), *probe.inputs, loss=probe.loss)
         folder.check_alive()  # saving creates missing folders
         flow.save(folder / "flow" / name)
 

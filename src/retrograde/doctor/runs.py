@@ -39,13 +39,13 @@ def is_run(path: Any) -> bool:
 # --- A run ------------------------------------------------------------------------------------------------------------
 
 
-def examination_of(run: str | Path | TrainedRun, data: str | None = None, seconds: float = SECONDS) -> Examination:
+def examination_of(run: str | Path | TrainedRun, data: Any = None, seconds: float = SECONDS) -> Examination:
     """Make an examination of a trained run: its network, its start, its sequences, and how it was trained.
 
     Parameters
     ----------
     run : str, Path or TrainedRun
-    data : str, optional
+    data : str, frame or Sequences, optional
         Other data to take the sequences from.
     seconds : float
         About how long measurements may take on one core; it decides how many sequences are looked at.
@@ -117,7 +117,7 @@ def _load(folder: RunFolder, config: Config, summary: Summary | None, notes: lis
     return run
 
 
-def _task(config: Config, folder: RunFolder, data: str | None, notes: list[str]) -> Task[Any] | None:
+def _task(config: Config, folder: RunFolder, data: Any, notes: list[str]) -> Task[Any] | None:
     """The task with its data; None if that is gone and other data is given."""
     if config.data.lost:
         if data is None:

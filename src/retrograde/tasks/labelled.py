@@ -283,8 +283,8 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
         """Refuse labels that are not classes."""
         name, total = columns.label, counts.total()
         if len(counts) < 2:
-            only_one = f"only {next(iter(counts))!r}" if counts else "none"
-            raise DataError(f"column {name!r} has {only_one} for a label: there is nothing to tell apart.")
+            only_one = f"only one class, {next(iter(counts))!r}" if counts else "no label"
+            raise DataError(f"column {name!r} has {only_one}: there is nothing to tell apart.")
         if len(counts) > MANY_CLASSES or len(counts) > max(20, 0.5 * total):
             raise DataError(
                 f"column {name!r} has {len(counts):,} different labels in {total:,}: they look like numbers or names, "

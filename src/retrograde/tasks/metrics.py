@@ -24,14 +24,14 @@ def of_sequences(labels: Sequence[str], truths: Sequence[Numbers], predicted: Se
     truths, predicted
         Arrays of label numbers, one for each sequence.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     truth, guess = np.concatenate(truths), np.concatenate(predicted)
-    numbers = np.arange(len(labels))
-    precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=numbers, zero_division=0)
+    confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    np.add.at(confusion, (truth, guess), 1)
+    right, support, named = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    precision, recall, f1 = _share(right, named), _share(right, support), _share(2 * right, support + named)
     return {
-        **_overall(truth, guess),
-        "confusion_matrix": confusion_matrix(truth, guess, labels=numbers).tolist(),
+        **_overall(truth, guess, len(labels)),
+        "confusion_matrix": confusion.tolist(),
         "classes": {
             label: {
                 "precision": float(precision[n]),
@@ -44,6 +44,11 @@ def of_sequences(labels: Sequence[str], truths: Sequence[Numbers], predicted: Se
     }
 
 
+def _share(part: Numbers, of: Numbers) -> NDArray[np.float64]:
+    """Quotients; 0 where there is nothing to divide."""
+    return np.divide(part, of, out=np.zeros(len(of)), where=of > 0)
+
+
 def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequence[Numbers]) -> dict[str, Any]:
     """Accuracy and F1 over steps; with BIO labels also precision, recall and F1 of whole entities, as in conlleval.
 
@@ -54,7 +59,7 @@ def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequen
     truths, predicted
         Arrays of label numbers, a number for each step of the sequence.
     """
-    scores: dict[str, Any] = _overall(np.concatenate(truths), np.concatenate(predicted))
+    scores: dict[str, Any] = _overall(np.concatenate(truths), np.concatenate(predicted), len(labels))
     if kinds := entity_kinds(labels):
         from nervaluate import Evaluator
 
@@ -91,11 +96,9 @@ def entity_kinds(labels: Sequence[str]) -> list[str]:
     return sorted({match[1] for match in matches if match}) if others <= {"O"} else []
 
 
-def _overall(truth: Numbers, guess: Numbers) -> dict[str, Any]:
-    from sklearn.metrics import f1_score
-
-    present = np.union1d(truth, guess)  # a class that occurs in neither has no F1 score
-    return {
-        "accuracy": float((truth == guess).mean()),
-        "macro_f1": float(f1_score(truth, guess, labels=present, average="macro", zero_division=0)),
-    }
+def _overall(truth: Numbers, guess: Numbers, classes: int) -> dict[str, Any]:
+    right = np.bincount(truth[truth == guess], minlength=classes)
+    occurrences = np.bincount(truth, minlength=classes) + np.bincount(guess, minlength=classes)
+    # A class that occurs neither in the truth nor in the predictions has no F1 score.
+    macro_f1 = _share(2 * right, occurrences)[occurrences > 0].mean()
+    return {"accuracy": float((truth == guess).mean()), "macro_f1": float(macro_f1)}

@@ -1,0 +1,11 @@
+"""scikit-learn's way to train and apply networks: estimators over `retrograde.train`, which is the only trainer.
+
+Each takes the options of training as parameters, trains into a run folder and predicts with what `rg.load` reads
+there: `save` copies that folder, and `load` makes an estimator of any run of the same task.
+"""
+
+from __future__ import annotations
+
+from .labels import Classifier, Tagger
+
+__all__ = ["Classifier", "Tagger"]

@@ -1,0 +1,49 @@
+"""DataFrames of pandas, Polars and others, through ``narwhals``: in as tables of Arrow, out as they came.
+
+Tests: `tests/estimators/test_labels.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pyarrow
+
+from ..errors import DataError
+
+__all__ = ["as_frame", "is_wide", "with_column"]
+
+Frame = nw.DataFrame[Any]
+
+
+def as_frame(data: Any) -> Frame | None:
+    """A frame as narwhals sees it; None if it is something else."""
+    found = nw.from_native(data, pass_through=True)
+    if isinstance(found, nw.LazyFrame):
+        return found.collect()
+    return found if isinstance(found, nw.DataFrame) else None
+
+
+def is_wide(frame: Frame) -> bool:
+    """Whether every column has numbers, so that a row can be a sequence with a step in each column."""
+    return all(kind.is_numeric() or kind == nw.Boolean for kind in frame.schema.values())
+
+
+def with_column(frame: Frame, usual: str, values: Any) -> tuple[pyarrow.Table, str]:
+    """A frame as a table of Arrow with one more column, and the name of that: the usual one, if it is free."""
+    if len(values) != len(frame):
+        raise DataError(
+            f"X has {len(frame):,} rows and y has {len(values):,} entries: give one for each row, or the name of a "
+            "column."
+        )
+    table, name = frame.to_arrow(), usual
+    while name in table.column_names:
+        name += "_"
+    cells = [one.tolist() if isinstance(one, np.ndarray) else one for one in values]
+    cells = [one.item() if isinstance(one, np.generic) else one for one in cells]
+    try:
+        return table.append_column(name, pyarrow.array(cells)), name
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        raise DataError(f"y cannot be a column of a table: {' '.join(str(error).split()):.200}.") from None

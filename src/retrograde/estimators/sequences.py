@@ -1,0 +1,131 @@
+"""What estimators of sequences (`Classifier`, `Tagger`, `Regressor`) take: arrays, lists, texts, frames.
+
+Tests: `tests/estimators/test_labels.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+from scipy.sparse import issparse  # type: ignore[import-untyped]
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..data.memory import Sequences
+from ..errors import DataError, OptionError
+from .base import ROLES, Estimator
+from .frames import as_frame, is_wide, with_column
+
+__all__ = ["SequenceEstimator"]
+
+NO_TARGET = "requires y to be passed, but the target y is None"  # as scikit-learn says it
+
+
+class SequenceEstimator(Estimator):
+    """Base class of estimators that predict something from each sequence.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Columns of an array or a frame; channels of a list of sequences or an array ``(N, T, C)``; 1 of texts.
+    """
+
+    _per_step: ClassVar[bool] = False
+    _target: ClassVar[str] = "label"  # the option that names the column of y
+
+    def fit(self, X: Any, y: Any) -> Any:
+        """Train on sequences.
+
+        Parameters
+        ----------
+        X : array, list or DataFrame
+            N sequences: a list of arrays ``(T,)`` or ``(T, C)`` of any lengths T, with C channels; an array
+            ``(N, T, C)``, or ``(N, T)`` for one channel (NaN at the end is padding); a list of texts or of lists of
+            tokens; or a DataFrame of pandas, Polars or Arrow: a row is a sequence (numbers in columns, a list, or a
+            text), or with ``group=`` a row is a step.
+        y : array, list or str
+            Of each sequence what is to be predicted; for a DataFrame an entry for each row or the name of a column.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError, OptionError
+            If the data is not suitable, or an option is impossible or does not fit it.
+        DivergedError
+            If the loss becomes NaN or infinite.
+        """
+        if y is None:
+            raise DataError(f"This {type(self).__name__} estimator {NO_TARGET}.")
+        source, column = self._read(X, y, reset=True)
+        self._train(source, **({} if column is None else {self._target: column}))
+        return self
+
+    def _source(self, X: Any, y: Any) -> Any:
+        return self._read(X, y, reset=False)[0]
+
+    def _read(self, X: Any, y: Any = None, reset: bool = False) -> tuple[Sequences | pyarrow.Table, str | None]:
+        """Data as training and predicting take it, and the column of a table that has y."""
+        frame = as_frame(X)
+        roles = [name for name in ROLES if getattr(self, name, None) is not None]
+        if frame is not None and (roles or isinstance(y, str) or self._per_step or not is_wide(frame)):
+            return self._of_frame(frame, y, reset)
+        if roles and reset:
+            raise OptionError(f"{roles[0]}={getattr(self, roles[0])!r} names a column of a DataFrame; X is none.")
+        if isinstance(y, str):
+            raise DataError(f"y is {y!r}: the name of a column goes with a DataFrame; X is none.")
+        if frame is None and (hasattr(X, "__array__") or _are_rows(X)) and not isinstance(X, np.ndarray):
+            X = np.asarray(X)
+        flat = frame is not None or issparse(X) or (isinstance(X, np.ndarray) and _is_flat(X))
+        if flat and not self._per_step and (reset or getattr(self, "_flat", False)):
+            X, y = self._of_table(X, y, reset)
+        elif y is not None and not self._per_step:
+            y = column_or_1d(y, warn=True)
+        found = Sequences.of(X, y, self._per_step)
+        if y is not None:
+            self._check_targets(y)
+        if reset:
+            self._flat = flat
+            if not flat:
+                self.n_features_in_ = next((r.values.shape[1] for r in found.records if r.values is not None), 1)
+        return found, None
+
+    def _of_table(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
+        """Two dimensions, as scikit-learn checks them: a row is a sequence of one channel."""
+        checks: dict[str, Any] = {"reset": reset, "ensure_all_finite": "allow-nan", "dtype": "numeric"}
+        if y is None:
+            return validate_data(self, X, **checks), None
+        found: tuple[Any, Any] = validate_data(self, X, y, **checks)
+        return found
+
+    def _of_frame(self, frame: Any, y: Any, reset: bool) -> tuple[pyarrow.Table, str | None]:
+        if reset:
+            self._flat = False
+            self.n_features_in_ = len(frame.columns) - (isinstance(y, str) and y in frame.columns)
+        if isinstance(y, str) or y is None:
+            return frame.to_arrow(), y
+        return with_column(frame, "y", list(y))
+
+    def _check_targets(self, y: Any) -> None:
+        """Refuse targets of a kind that this estimator does not learn."""
+
+    def _predicted(self, X: Any) -> Any:
+        """Data to predict for."""
+        check_is_fitted(self, "run_")
+        return self._read(X)[0]
+
+
+def _is_flat(array: NDArray[Any]) -> bool:
+    """Whether an array is a table of numbers rather than one of sequences or texts."""
+    return array.ndim != 3 and not (array.ndim == 1 and array.dtype.kind in "OU")
+
+
+def _are_rows(X: Any) -> bool:
+    """Whether these are lists of as many numbers each, which is how a table looks in plain Python."""
+    lists = isinstance(X, list | tuple) and all(isinstance(one, list | tuple) for one in X)
+    return lists and len(set(map(len, X))) == 1 and all(isinstance(cell, int | float) for one in X for cell in one)
