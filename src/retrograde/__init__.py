@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from . import training as training
     from .doctor import Diagnosis, diagnose
     from .doctor.trial import Trial, trial
-    from .estimators import Classifier, Tagger
+    from .estimators import Classifier, Regressor, Tagger
     from .experiment import load, train
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
@@ -34,6 +34,7 @@ __all__ = [
     "GradientCheck",
     "GradientFlow",
     "GradientFlowRecorder",
+    "Regressor",
     "Tagger",
     "Trial",
     "__version__",
@@ -75,6 +76,7 @@ _HOMES = {  # public name -> the module that defines it
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
+    "Regressor": "estimators",
     "Tagger": "estimators",
     "Trial": "doctor.trial",
     "check_gradients": "gradcheck",

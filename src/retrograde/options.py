@@ -29,7 +29,9 @@ __all__ = [
     "seconds",
 ]
 
-TEXT, LABELLED, TABLES = ("language", "classify", "tag"), ("classify", "tag"), ("classify", "tag", "forecast")
+LABELLED = ("classify", "tag")
+SEQUENCES = (*LABELLED, "regress")
+TEXT, TABLES = ("language", *SEQUENCES), (*SEQUENCES, "forecast")
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _option(panel: str, default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, panel, **more)})
 
 
-_data, _table = partial(_option, "Data"), partial(_option, "Tables (classify, tag, forecast)")
+_data, _table = partial(_option, "Data"), partial(_option, "Tables (classify, tag, regress, forecast)")
 _forecast = partial(_option, "Forecasts", tasks=("forecast",))
 _model, _remedy = partial(_option, "Model"), partial(_option, "Remedies")
 _learning, _stopping, _run = partial(_option, "Learning"), partial(_option, "When to stop"), partial(_option, "The run")
@@ -175,15 +177,15 @@ _learning, _stopping, _run = partial(_option, "Learning"), partial(_option, "Whe
 class DataOptions:
     """What is read, and what of it is held out."""
 
-    task: Literal["auto", "language", "classify", "tag", "forecast", "synthetic"] = _data(
+    task: Literal["auto", "language", "classify", "tag", "regress", "forecast", "synthetic"] = _data(
         "auto",
-        "language (next token), classify (label per sequence), tag (label per step), forecast (next steps of a series) "
-        "or synthetic (of known lag).",
+        "language (next token), classify (label per sequence), tag (label per step), regress (number per sequence), "
+        "forecast (next steps of a series) or synthetic (of known lag).",
         otherwise="by the data",
     )
     encoding: str = _data("utf-8", "Text encoding: utf-8, utf-16, latin-1, cp1251, …", tasks=("language", *TABLES))
     tokens: Literal["char", "word", "bpe"] = _data(
-        "char", "Split text into characters, words or byte pairs.", tasks=TEXT, by_task=dict.fromkeys(LABELLED, "word")
+        "char", "Split text into characters, words or byte pairs.", tasks=TEXT, by_task=dict.fromkeys(SEQUENCES, "word")
     )
     vocab_size: int | None = _data(
         None,
@@ -203,7 +205,7 @@ class DataOptions:
         tasks=("language", *TABLES),
         otherwise="0.1, of a text at most 100,000 characters; forecast: 0.2",
     )
-    text: str | None = _table(None, "Column with texts.", tasks=LABELLED, otherwise="guessed")
+    text: str | None = _table(None, "Column with texts.", tasks=SEQUENCES, otherwise="guessed")
     label: str | None = _table(None, "Column with labels.", tasks=LABELLED, otherwise="guessed")
     group: str | None = _table(
         None,
@@ -212,7 +214,12 @@ class DataOptions:
         otherwise="guessed; without one, each row is a sequence",
     )
     time: str | None = _table(None, "Column with the time of each row.", tasks=TABLES, otherwise="guessed")
-    target: str | None = _table(None, "Columns to forecast: a,b or pattern*.", tasks=("forecast",), otherwise="guessed")
+    target: str | None = _table(
+        None,
+        "Columns to forecast: a,b or pattern*; for regress the column with the number to predict.",
+        tasks=("regress", "forecast"),
+        otherwise="guessed",
+    )
     features: str | None = _table(
         None, "Columns with numbers to read: a,b or pattern*.", tasks=TABLES, otherwise="guessed"
     )
@@ -224,13 +231,13 @@ class DataOptions:
         None, "Share of DATA to test with at the end.", minimum=0, below=1, tasks=TABLES
     )
     max_length: int | None = _table(
-        None, "Cut texts after this many tokens.", minimum=1, tasks=LABELLED, otherwise="classify: 1000"
+        None, "Cut texts after this many tokens.", minimum=1, tasks=SEQUENCES, otherwise="classify, regress: 1000"
     )
     lowercase: bool | None = _table(
         None,
         "Convert text to lower case.",
-        tasks=LABELLED,
-        otherwise="classify: yes",
+        tasks=SEQUENCES,
+        otherwise="classify, regress: yes",
         names=("--lowercase/--keep-case",),
     )
     class_weights: Literal["none", "balanced"] = _table(
@@ -247,24 +254,24 @@ class ModelOptions:
     cell: Literal["rnn", "gru", "lstm"] = _model("lstm", "Kind of recurrent layer.")
     nonlinearity: Literal["tanh", "relu"] = _model("tanh", "Nonlinearity of the RNN cell (only with --cell rnn).")
     embedding_size: int = _model(
-        64, "Size of the vector for each token.", minimum=1, tasks=TEXT, by_task=dict.fromkeys(LABELLED, 128)
+        64, "Size of the vector for each token.", minimum=1, tasks=TEXT, by_task=dict.fromkeys(SEQUENCES, 128)
     )
     hidden_size: int = _model(
         256,
         "Units per recurrent layer.",
         minimum=1,
-        by_task={"classify": 128, "tag": 128, "forecast": 64, "synthetic": 128},
+        by_task=dict.fromkeys(SEQUENCES, 128) | {"forecast": 64, "synthetic": 128},
     )
     # More than the maximum would build layers until memory is full.
     num_layers: int = _model(1, "Number of recurrent layers.", minimum=1, maximum=1000)
     dropout: float = _model(
         0.0, "Share of activations to drop before, between and after the layers.", minimum=0, below=1
     )
-    bidirectional: bool = _model(False, "Read sequences backward too (classify, tag).", tasks=LABELLED)
+    bidirectional: bool = _model(False, "Read sequences backward too (classify, tag, regress).", tasks=SEQUENCES)
     pooling: Literal["last", "mean", "max"] = _model(
         "last",
-        "State that is classified: the one after the last step, or the mean or maximum over all steps.",
-        tasks=("classify",),
+        "State that decides: the one after the last step, or the mean or maximum over all steps.",
+        tasks=("classify", "regress"),
     )
     tie: bool = _model(False, "Use the embedding as output weights too (language).", tasks=("language",))
     init: Literal["default", "orthogonal", "identity", "xavier"] = _remedy(

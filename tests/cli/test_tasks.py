@@ -111,6 +111,24 @@ def test_classify_from_file_to_predictions(retrograde, reviews, tmp_path):
     assert not list(tmp_path.glob(".*partial"))
 
 
+def test_regress_from_file_to_predictions_and_page(retrograde, tmp_path):
+    draw, path, run = random.Random(0), tmp_path / "houses.csv", tmp_path / "run"
+    sizes = [draw.randint(1, 6) for _ in range(120)]
+    names = ["one", "two", "three", "four", "five", "six"]
+    lines = [f"a house of {names[size - 1]} rooms,{100 * size}" for size in sizes]
+    path.write_text("\n".join(["description,price", *lines]) + "\n")
+    options = ["--task", "regress", "--out", run, "--epochs", 12]
+    outcome = retrograde("train", path, *options, *(one for one in FAST if one not in ("--quiet", "--no-report")))
+    assert outcome.code == 0 and "compared with mean: " in outcome.out and "R² 0." in outcome.out
+    assert summary(run)["best"]["validation_r2"] > 0.8 > 0.2 > summary(run)["baselines"]["mean"]["r2"]
+    page = (run / "report.html").read_text()
+    assert "R² is the share of the variance" in page and "Validation R² while training" in page
+    assert "R² 0.9" in retrograde("evaluate", run, path).out
+    assert retrograde("predict", run, path, "--out", tmp_path / "out.csv").code == 0
+    found = [float(row["prediction"]) for row in rows(tmp_path / "out.csv")]
+    assert np.abs(np.array(found) - 100 * np.array(sizes)).mean() < 60
+
+
 @pytest.mark.parametrize("more", [["--pooling", "mean"], ["--pooling", "max", "--bidirectional"], ["--tokens", "char"]])
 def test_classify_otherwise(retrograde, reviews, tmp_path, more):
     run = tmp_path / "run"

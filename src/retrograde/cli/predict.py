@@ -33,9 +33,10 @@ def predict(
 ) -> None:
     """Apply a trained model to data and write its predictions, row by row, in the order of the data.
 
-    classify: the label of each sequence; tag: of each step; forecast: the steps
-    after each series; text: the most likely token at each place; a synthetic
-    task: target and prediction for 1,000 new sequences.
+    classify: the label of each sequence; tag: of each step; regress: the number
+    of each sequence; forecast: the steps after each series; text: the most
+    likely token at each place; a synthetic task: target and prediction for
+    1,000 new sequences.
 
     [bold]Example[/bold]
 

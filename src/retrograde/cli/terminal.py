@@ -226,7 +226,8 @@ def described(data: Mapping[str, Any]) -> str:
         return f"chance {data['chance']['loss']:.4g}, optimum {data['optimum']['loss']:.4g}, lags {data['lags']}"
     parts = [f"{data[part + '_sequences']:,} to {word}" for part, word in _PARTS if data.get(part + "_sequences")]
     reads = f"vocabulary {data['vocabulary_size']:,}" if data.get("vocabulary_size") else f"{data['channels']} channels"
-    return f"sequences: {', '.join(parts)}; {data['labels']} labels, {reads}, the longest {data['longest']:,} steps"
+    labels = f"{data['labels']} labels, " if "labels" in data else ""
+    return f"sequences: {', '.join(parts)}; {labels}{reads}, the longest {data['longest']:,} steps"
 
 
 _PARTS = (("train", "train"), ("validation", "validate"), ("test", "test"))
@@ -237,6 +238,8 @@ _SCORES = {
     "accuracy": ("accuracy", "{:.2%}"),
     "macro_f1": ("macro F1", "{:.3f}"),
     "entity_f1": ("entity F1", "{:.3f}"),
+    "r2": ("R²", "{:.3f}"),
+    "mse": ("MSE", "{:.4g}"),
     "mae": ("MAE", "{:.4g}"),
     "rmse": ("RMSE", "{:.4g}"),
     "mase": ("MASE", "{:.3f}"),

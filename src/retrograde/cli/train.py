@@ -24,9 +24,9 @@ def train(
         str | None,
         typer.Argument(
             help="A text file (plain or .gz), a folder of text files, [bold]-[/bold] for standard input, or "
-            "[bold]builtin:stdlib[/bold] (the source text of Python's own library). For classify, tag and forecast: a "
-            "table (.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll, or a folder of texts per label), "
-            "[bold]builtin:digits[/bold] or [bold]builtin:eeg[/bold]. A synthetic task: "
+            "[bold]builtin:stdlib[/bold] (the source text of Python's own library). For classify, tag, regress and "
+            "forecast: a table (.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll, or a folder of texts per "
+            "label), [bold]builtin:digits[/bold] or [bold]builtin:eeg[/bold]. A synthetic task: "
             "[bold]builtin:adding?length=100[/bold]. Not needed with --resume.",
             show_default=False,
         ),

@@ -34,8 +34,8 @@ class Columns:
     time : str or None
         Puts the rows of a group in order.
     target, features : tuple of str
-        Numbers to forecast, and numbers to read. In a wide table of series the channels: columns of lists, or what the
-        names of the columns of steps begin with (see `step_columns`).
+        Numbers to forecast (to regress: the one to predict), and numbers to read. In a wide table of series the
+        channels: columns of lists, or what the names of the columns of steps begin with (see `step_columns`).
     layout : {"long", "wide"}
         Of a table of series: a row is a step, or a row is a series.
     date_form : str
@@ -115,7 +115,7 @@ def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: boo
 
     Parameters
     ----------
-    task : {"classify", "tag", "forecast"}
+    task : {"classify", "tag", "regress", "forecast"}
     given : mapping
         ``text``, ``label``, ``time``: a column's name. ``group``, ``target``, ``features``: names, a comma between, or
         patterns such as ``pixel*``. ``layout``: ``long`` or ``wide`` to forecast.
@@ -452,21 +452,14 @@ def _channels_named(guess: _Guess, role: str, channels: dict[str, list[str]]) ->
     return tuple(dict.fromkeys(found))
 
 
-# --- To classify and tag ----------------------------------------------------------------------------------------------
+# --- To classify, tag and regress -------------------------------------------------------------------------------------
 
 
 def _of_labels(guess: _Guess, labelled: bool) -> tuple[Columns, list[str]]:
-    table, cells = guess.table, guess.cells
-    guess.named("text", "label", "group", "time")
+    table = guess.table
+    guess.named("text", "target" if guess.task == "regress" else "label", "group", "time")
     guess.named("features", patterns=False)
-    label = guess.usual("label", guess.free("text", "number", "list"), lambda name: cells[name].could_be_labels)
-    if label is None and labelled and "label" not in guess.chosen:
-        label = _few_values(guess)
-    guess.guess("label", label)
-    if labelled and not guess.get("label"):
-        raise DataError(
-            f"{table.source}: no column looks like a label; name one with --label (there are {listed(table.names)})."
-        )
+    (_guess_number if guess.task == "regress" else _guess_label)(guess, labelled)
     guess.guess("group", guess.repeated(guess.usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
     if guess.get("group"):
         guess.guess("time", guess.usual_time())
@@ -484,6 +477,31 @@ def _of_labels(guess: _Guess, labelled: bool) -> tuple[Columns, list[str]]:
     if columns.text and columns.features:
         raise OptionError("--text and --features exclude one another: a network reads words or numbers.")
     return columns, notes
+
+
+def _guess_label(guess: _Guess, labelled: bool) -> None:
+    """Which column has the labels; DataError if they are needed and none looks like one."""
+    table, cells = guess.table, guess.cells
+    label = guess.usual("label", guess.free("text", "number", "list"), lambda name: cells[name].could_be_labels)
+    if label is None and labelled and "label" not in guess.chosen:
+        label = _few_values(guess)
+    guess.guess("label", label)
+    if labelled and not guess.get("label"):
+        raise DataError(
+            f"{table.source}: no column looks like a label; name one with --label (there are {listed(table.names)})."
+        )
+
+
+def _guess_number(guess: _Guess, labelled: bool) -> None:
+    """Which column has the number to predict: by its name, else the last one."""
+    numbers, source = guess.numbers(), guess.table.source
+    usual = guess.usual("target", numbers) or guess.usual("label", numbers) or next(reversed(numbers), None)
+    guess.guess("target", (usual,) if usual is not None and labelled else ())
+    found = guess.get("target") or ()
+    if len(found) > 1:
+        raise OptionError(f"--target names {len(found)} columns, {listed(found)}; the number to predict is one.")
+    if labelled and not found:
+        raise DataError(f"{source} has no column of numbers to predict; name one with --target.")
 
 
 def _guess_inputs(guess: _Guess) -> None:
@@ -518,7 +536,7 @@ def _grouped_steps(guess: _Guess) -> tuple[str, ...]:
         guess.guessed["time"] = time
         found = guess.telling_apart() or found
         del guess.guessed["time"]
-    label = guess.get("label")
+    label = guess.get("label") or next(iter(guess.get("target") or ()), None)
     if not found or guess.task == "tag" or label is None:
         return found
     keys, text = ", ".join(map(guess.table.text, found)), guess.table.text(label)

@@ -49,13 +49,19 @@ class Sequences:
 
     def __init__(self, records: Sequence[Record], label_type: LabelType = "str") -> None:
         text = bool(records) and records[0].tokens is not None
+        number = bool(records) and records[0].target is not None
         self.records, self.label_type = records, label_type
-        self.columns = Columns(text="text", label="label") if text else Columns(label="label", features=("values",))
+        self.columns = Columns(
+            text="text" if text else None,
+            label=None if number else "label",
+            target=("target",) if number else (),
+            features=() if text else ("values",),
+        )
         self.source = f"{len(records):,} {'texts' if text else 'sequences'} in memory"
         self.notes: list[str] = []
 
     @classmethod
-    def of(cls, inputs: Any, labels: Any = None, per_step: bool = False) -> Self:
+    def of(cls, inputs: Any, labels: Any = None, per_step: bool = False, numbers: bool = False) -> Self:
         """From what people have in memory.
 
         Parameters
@@ -65,7 +71,7 @@ class Sequences:
             is an empty cell; at the end of a sequence of an ``(N, …)`` array it is padding. Texts: N strings, or N
             lists of tokens.
         labels : sequence, optional
-            A label for each sequence or, with ``per_step``, a sequence of labels for each.
+            A label for each sequence; with ``per_step`` a sequence of labels for each; with ``numbers`` a number.
 
         Raises
         ------
@@ -77,6 +83,9 @@ class Sequences:
             return cls([Record([place], *one, None) for place, one in enumerate(found)])
         if len(labels) != len(found):
             raise DataError(f"X has {len(found):,} sequences and y has {len(labels):,} entries: they must be as many.")
+        if numbers:
+            targets = _numbers(labels)
+            return cls([Record([place], *one, None, (), targets[place]) for place, one in enumerate(found)])
         if not per_step:
             kind, names = _labels(labels, "y")
             return cls([Record([place], *found[place], name) for place, name in enumerate(names)], kind)
@@ -176,6 +185,19 @@ def _labels(labels: Any, name: str) -> tuple[LabelType, list[str]]:
         if one is None or not text:
             raise DataError(f"{name}[{place}] is {one!r}, which is not a label.")
     return kind, names
+
+
+def _numbers(numbers: Any) -> list[float]:
+    """Finite numbers; DataError with the place of what is none."""
+    try:
+        found = np.asarray(numbers, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty((0, 0))
+    if found.ndim != 1:
+        raise DataError("y must have one number for each sequence.")
+    if (wrong := np.flatnonzero(~np.isfinite(found))).size:
+        raise DataError(f"y[{wrong[0]}] is {found[wrong[0]]}, which is not a finite number.")
+    return [float(one) for one in found]
 
 
 def label_type_of(source: Table | Sequences, column: str | None) -> LabelType:

@@ -69,7 +69,28 @@ def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record
     DataError
         If a cell is not what its column must contain, with column and row.
     """
-    return _of_groups(table, columns, per_step) if columns.group else _of_rows(table, columns, per_step)
+    found = _of_groups(table, columns, per_step) if columns.group else _of_rows(table, columns, per_step)
+    return _with_targets(found, table, columns.target[0]) if columns.target else found
+
+
+def _with_targets(records: Iterator[Record], table: Table, name: str) -> Iterator[Record]:
+    """Records with the number in a column, which is the same in all rows of one."""
+    table.check_numbers([name])
+    found = [table.matrix(batch, [name])[:, 0] for batch in table.batches(table.numbers([name]))]
+    numbers = np.concatenate(found)
+    for record in records:
+        own = numbers[record.rows]
+        known = np.flatnonzero(own == own)
+        if not len(known) or np.isinf(own[known]).any():
+            what = "there is no number to predict" if not len(known) else "the number to predict is infinite"
+            raise DataError(f"row {record.rows[0] + 1}, column {name!r}: {what}.")
+        if (wrong := np.flatnonzero(own[known] != own[known[0]])).size:
+            raise DataError(
+                f"row {record.rows[known[wrong[0]]] + 1}, column {name!r}: group {' '.join(record.group)!r} has two "
+                f"numbers, {own[known[0]]:g} and {own[known[wrong[0]]]:g}; to forecast a number for each step, --task "
+                "forecast."
+            )
+        yield record._replace(target=float(own[known[0]]))
 
 
 # --- A row is a sequence ----------------------------------------------------------------------------------------------

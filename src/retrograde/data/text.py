@@ -148,7 +148,7 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     elif Path(name).is_dir():
         if is_saved(Path(name)):
             raise DataError(
-                f"{name} is a table (of save_to_disk): say what to learn, --task classify, tag or forecast."
+                f"{name} is a table (of save_to_disk): say what to learn, --task classify, tag, regress or forecast."
             )
         files, notes = _text_files(Path(name), encoding)
         pieces = _joined(decoded(bytes_of(path), encoding, str(path)) for path in files)

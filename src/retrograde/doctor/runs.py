@@ -192,7 +192,7 @@ def _levels(baselines: Mapping[str, Mapping[str, float | None]]) -> tuple[float 
     def loss(*names: str) -> float | None:
         return next((baselines[name].get("loss") for name in names if name in baselines), None)
 
-    return loss("chance", "most frequent", "unigram"), loss("optimum")
+    return loss("chance", "most frequent", "mean", "unigram"), loss("optimum")
 
 
 # --- Before the first update ------------------------------------------------------------------------------------------

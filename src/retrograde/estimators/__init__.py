@@ -7,5 +7,6 @@ there: `save` copies that folder, and `load` makes an estimator of any run of th
 from __future__ import annotations
 
 from .labels import Classifier, Tagger
+from .regressor import Regressor
 
-__all__ = ["Classifier", "Tagger"]
+__all__ = ["Classifier", "Regressor", "Tagger"]

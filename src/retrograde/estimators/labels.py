@@ -76,10 +76,7 @@ class Classifier(ClassifierMixin, _Labels, task="classify"):  # type: ignore[mis
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Share of the labels that are right."""
-        source, column = self._read(X, y)
-        if (column is None and sample_weight is not None) or not hasattr(source, "column_names"):
-            return float(super().score(X, y, sample_weight))
-        return float(self._predictor.evaluate(source).metrics["accuracy"])
+        return self._score("accuracy", super().score, X, y, sample_weight)
 
     def _check_targets(self, y: Any) -> None:
         check_classification_targets(y)

@@ -5,6 +5,7 @@ Tests: `tests/estimators/test_labels.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ class SequenceEstimator(Estimator):
 
     _per_step: ClassVar[bool] = False
     _target: ClassVar[str] = "label"  # the option that names the column of y
+    _numbers: ClassVar[bool] = False  # whether y is numbers
 
     def fit(self, X: Any, y: Any) -> Any:
         """Train on sequences.
@@ -86,7 +88,7 @@ class SequenceEstimator(Estimator):
             X, y = self._of_table(X, y, reset)
         elif y is not None and not self._per_step:
             y = column_or_1d(y, warn=True)
-        found = Sequences.of(X, y, self._per_step)
+        found = Sequences.of(X, y, self._per_step, self._numbers)
         if y is not None:
             self._check_targets(y)
         if reset:
@@ -98,9 +100,10 @@ class SequenceEstimator(Estimator):
     def _of_table(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         """Two dimensions, as scikit-learn checks them: a row is a sequence of one channel."""
         checks: dict[str, Any] = {"reset": reset, "ensure_all_finite": "allow-nan", "dtype": "numeric"}
+        checks["ensure_min_samples"] = 2 if reset else 1  # one is held out
         if y is None:
             return validate_data(self, X, **checks), None
-        found: tuple[Any, Any] = validate_data(self, X, y, **checks)
+        found: tuple[Any, Any] = validate_data(self, X, y, y_numeric=self._numbers, **checks)
         return found
 
     def _of_frame(self, frame: Any, y: Any, reset: bool) -> tuple[pyarrow.Table, str | None]:
@@ -113,6 +116,15 @@ class SequenceEstimator(Estimator):
 
     def _check_targets(self, y: Any) -> None:
         """Refuse targets of a kind that this estimator does not learn."""
+
+    def _score(self, metric: str, usual: Callable[..., float], X: Any, y: Any, weights: Any) -> float:
+        """A metric as scikit-learn computes it from predictions; of a frame, whose rows may be steps, by the task."""
+        source = self._source(X, y)
+        if isinstance(source, Sequences):
+            return float(usual(X, y, weights))
+        if weights is not None:
+            raise OptionError("sample_weight is not for a DataFrame: give X as a list of sequences.")
+        return float(self.run_.predictor.evaluate(source).metrics[metric])
 
     def _predicted(self, X: Any) -> Any:
         """Data to predict for."""

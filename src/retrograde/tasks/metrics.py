@@ -1,4 +1,4 @@
-"""Scores of labels: accuracy, F1, confusion matrix, and whole entities if the labels are BIO."""
+"""Scores of labels (accuracy, F1, confusion matrix, whole entities if the labels are BIO) and of numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["entity_kinds", "of_sequences", "of_steps"]
+__all__ = ["entity_kinds", "of_numbers", "of_sequences", "of_steps"]
 
 Numbers = NDArray[np.int64]
 
@@ -79,6 +79,22 @@ def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequen
             },
         }
     return scores
+
+
+def of_numbers(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> dict[str, float]:
+    """Mean squared and mean absolute error, and R²: the share of the variance that is predicted.
+
+    There is no R² where all numbers are the same.
+
+    Examples
+    --------
+    >>> of_numbers(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0]))
+    {'mse': 0.3333333333333333, 'mae': 0.3333333333333333, 'r2': 0.5}
+    """
+    error, variance = guess - truth, float(truth.var())
+    mse = float((error**2).mean())
+    found = {"mse": mse, "mae": float(np.abs(error).mean())}
+    return found | {"r2": 1 - mse / variance} if variance > 0 else found
 
 
 def entity_kinds(labels: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ TASKS = {  # where the class of each task is; imported when needed, because the 
     "language": "language.LanguageTask",
     "classify": "labelled.LabelledTask",
     "tag": "labelled.TaggingTask",
+    "regress": "regress.RegressionTask",
     "forecast": "forecast.ForecastTask",
     "synthetic": "synthetic.training.SyntheticTraining",
 }
@@ -60,7 +61,9 @@ def task_name(source: Any, asked: str) -> str:
     if in_memory(source):
         if asked in TABLES:
             return asked
-        raise OptionError(f"{name} is a table: say what to learn from it, task='classify', 'tag' or 'forecast'.")
+        raise OptionError(
+            f"{name} is a table: say what to learn from it, task='classify', 'tag', 'regress' or 'forecast'."
+        )
     builtin = name.removeprefix("builtin:").split("?")[0] if name.startswith("builtin:") else None
     if builtin in SYNTHETIC and asked not in ("auto", "synthetic"):
         raise OptionError(f"{name} is a task by itself: leave --task {asked} out.")
@@ -75,7 +78,9 @@ def task_name(source: Any, asked: str) -> str:
             raise OptionError(f"there is no builtin:{builtin}; there are {known}.")
         return BUILTIN[builtin]
     if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES) and not Path(name).is_dir():
-        raise OptionError(f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language.")
+        raise OptionError(
+            f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language, or regress."
+        )
     return "language"
 
 

@@ -1,4 +1,4 @@
-"""What the tasks on tables (classify, tag, forecast) have in common: the parts of the data, and their scores."""
+"""What the tasks on tables (classify, tag, regress, forecast) have in common: the parts of the data, their scores."""
 
 from __future__ import annotations
 

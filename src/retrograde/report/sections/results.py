@@ -19,17 +19,21 @@ METRICS = {  # key of a metric -> its name, and whether it is a share
     "entity_precision": ("entity precision", False),
     "entity_recall": ("entity recall", False),
     "entity_f1": ("entity F1", False),
+    "r2": ("R²", False),
+    "mse": ("MSE", False),
     "mae": ("MAE", False),
     "rmse": ("RMSE", False),
     "mase": ("MASE", False),
     "correct": ("sequences solved", True),
 }
-_CURVES = ("entity_f1", "accuracy", "mase", "correct")  # the first there is, is drawn
+_CURVES = ("entity_f1", "accuracy", "mase", "r2", "correct")  # the first there is, is drawn
 _MEANING = {
     "accuracy": "Accuracy is the share of labels that are right; macro F1 is the mean over the labels of how well each "
     "is found, so that rare ones count as much as frequent ones.",
     "mase": "MAE and RMSE are in the units of the data. MASE is the error in units of what one step of the seasonal "
     "naive forecast misses by in training: below 1 is better than that.",
+    "r2": "R² is the share of the variance that is predicted: 1 is perfect, 0 no better than always saying the mean. "
+    "MSE and MAE are the mean squared and the mean absolute error, in the units of the data.",
     "correct": "A sequence counts as solved by the measure of the paper that set the task.",
 }
 _CLASSES = 30  # rows of the tables by label
@@ -91,7 +95,7 @@ def _figures(run: RunContents) -> list[Figure]:
     return []
 
 
-_OURS = {"most frequent", "naive", "seasonal naive", "chance", "optimum"}  # names that may stand in a figure
+_OURS = {"most frequent", "mean", "naive", "seasonal naive", "chance", "optimum"}  # names that may stand in a figure
 
 
 def _by_label(name: str, found: Part, labels: list[str]) -> list[Table]:
