@@ -22,6 +22,8 @@ from .. import kernels
 from ..cells import Cell, CellName
 from ..errors import FlowError
 
+Steps = int | slice | Tensor | tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -215,7 +217,7 @@ class Trajectory:
 
     def pull(
         self,
-        at: int | slice | Tensor,
+        at: Steps,
         h: Tensor,
         c: Tensor | None,
         out: tuple[Tensor, Tensor | None] | None = None,
@@ -225,7 +227,8 @@ class Trajectory:
         Parameters
         ----------
         at
-            A step, or a slice of steps when the adjoint has steps as an axis before its batch axis.
+            A step, a step of each sequence and their indices, or a slice of steps when the adjoint has steps as an axis
+            before its batch axis.
         h, c
             ∂E/∂h_k `(…, B, P)` and, for an LSTM, ∂E/∂c_k `(…, B, H)` with h_k constant.
         out
@@ -268,7 +271,7 @@ class Trajectory:
         m = h if self.weights.hr is None else h @ self.weights.hr
         return torch.addcmul(c, m, self._coefficients["q"][at])
 
-    def input_side(self, at: int | slice | Tensor, h: Tensor, hidden: Tensor) -> Tensor:
+    def input_side(self, at: Steps, h: Tensor, hidden: Tensor) -> Tensor:
         """∂E/∂(W_ih x + b_ih) from ∂E/∂(W_hh h + b_hh): they differ only in the n of a GRU."""
         if self.cell.summed:
             return hidden

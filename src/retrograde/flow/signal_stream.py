@@ -26,6 +26,7 @@ from .losses import known_lengths
 from .recorded import MeasuredModel
 from .samples import Sample, each_sample
 from .signal import FEWEST, Array, Signal, Tally, add, check
+from .signal_score import SIZE, ScoreTest
 from .signal_sweep import Sides, Stack, Sweep, lags_from_end, stacks_of
 
 __all__ = ["NetworkSignal", "need_of", "signal_left"]
@@ -206,10 +207,11 @@ class _Stream:
         self.model, self.plan, self.constant = model, plan, constant
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.tallies: dict[str, Tally] = {}
+        self.scores: dict[str, ScoreTest] = {}
         self.sequences = self.looks = 0
         self.effort = 0.0
         self.error_share: float | None = None
-        self.varies = False
+        self.varies, self.weak = False, True  # whether no lag has a signal by itself so far
         self.joint = JointTest()
         self.notes: list[str] = []
 
@@ -332,6 +334,7 @@ class _Stream:
             if label not in self.tallies:
                 sides = Sides(run, self.generator, None, self.plan.sequences)
                 self.tallies[label] = Tally(label, STARTS, sides)
+                self.scores[label] = ScoreTest(run, STARTS, self.plan.seed)
         own = {label: self.tallies[label] for label in labels}
         widest = max(run.weights.hh.shape[0] for run in sweep.runs.values())
         most = max(FEWEST, KEPT // (widest * (next(iter(sweep.runs.values())).steps if sweep.final else 1)))
@@ -339,18 +342,31 @@ class _Stream:
         for start, end in pairwise([*starts, sweep.batch_size]):
             part = sweep.of(slice(start, end))
             add(own, part, EXCHANGES, self.generator)
+            if sweep.final and self.weak:
+                self._score(part, labels)
             self.effort += part.effort * part.batch_size * (1 + EXCHANGES)
             if self.effort >= self.plan.effort:
                 break
+
+    def _score(self, sweep: Sweep, labels: list[str]) -> None:
+        """Add a batch to the tests of many lags together."""
+        basis = sweep.error_directions(SIZE)
+        for label, part in sweep.averaged_parts({label: self.scores[label].sides for label in labels}, basis):
+            self.scores[label].add(part)
+        for label in labels:
+            self.scores[label].end()
 
     # --- Looks --------------------------------------------------------------------------------------------------------
 
     def _look(self, *, last: bool) -> NetworkSignal:
         self.looks += 1
         spent = 2 if last else 2 * self.looks * (self.looks + 1)
-        correction = spent * len(self.tallies)
+        correction = spent * len(self.tallies) * 3 / 2  # of three ways to look
         pairs = [tally.judged(self.plan.alpha, correction, []) for tally in self.tallies.values() if not tally.is_empty]
         signals = [signal for signal, _ in pairs]
+        self.weak = not any(signal.significant.any() for signal in signals)
+        if self.weak:
+            signals = [self.scores[signal.layer].joined(signal, 2 * correction) for signal in signals]
         decided = self._is_clear(signals, [deviation for _, deviation in pairs])
         return NetworkSignal(signals, self.sequences, self.looks, decided, self.error_share, not self.varies)
 

@@ -31,6 +31,7 @@ NOT_LOCAL = (
 )
 MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
 SIZE = 16  # of a random projection, to each side of a weight matrix
+DIRECTION = 1e-5  # of the largest, below which a direction of the errors is rounding
 MANY = 2**20  # numbers in all g_b together, above which they are projected
 
 
@@ -45,22 +46,24 @@ class Part(NamedTuple):
 class Sides:
     """The maps that bring the two sides of a layer's ∂E/∂U and ∂E/∂W down to few numbers; None leaves them whole."""
 
-    def __init__(self, run: Trajectory, generator: torch.Generator, exact: bool | None, rows: int) -> None:
+    def __init__(
+        self, run: Trajectory, generator: torch.Generator, exact: bool | None, rows: int, size: int = SIZE
+    ) -> None:
         """``rows`` is the larger of the number of sequences and of lags: so many gradients are kept."""
         width, inputs, states = run.weights.hh.shape[0], run.x.shape[-1], run.h_before.shape[-1]
         self.projected = rows * width * (inputs + states) > MANY if exact is None else not exact
         self.left: Tensor | None = None
         self.right: tuple[Tensor | None, Tensor | None] = (None, None)
         if self.projected:
-            self.left = _projection(width, generator)
-            self.right = (_projection(inputs, generator), _projection(states, generator))
+            self.left = _projection(width, size, generator)
+            self.right = (_projection(inputs, size, generator), _projection(states, size, generator))
 
 
-def _projection(size: int, generator: torch.Generator) -> Tensor | None:
+def _projection(size: int, to: int, generator: torch.Generator) -> Tensor | None:
     """An orthonormal map to fewer dimensions, which keeps angles on average; None where there are few."""
-    if size <= SIZE:
+    if size <= to:
         return None
-    basis: Tensor = torch.linalg.qr(torch.randn(size, SIZE, dtype=torch.float64, generator=generator))[0]
+    basis: Tensor = torch.linalg.qr(torch.randn(size, to, dtype=torch.float64, generator=generator))[0]
     return basis
 
 
@@ -299,6 +302,55 @@ class Sweep:
                 behind = [r[at].reshape(1, self.batch_size, -1) for r in right[label]]
                 yield label, Part(int(lag), 1.0, _outer((pair[0], pair[1]), behind))
 
+    def error_directions(self, most: int) -> Tensor:
+        """With one loss per sequence: an orthonormal basis of the errors, of at most so many directions `(B, r)`."""
+        whole = torch.cat([e.sum(0) for e in self.errors], -1).double()
+        basis, sizes, _ = torch.linalg.svd(whole, full_matrices=False)
+        chosen: Tensor = basis[:, sizes > DIRECTION * sizes[0]][:, :most]
+        return chosen
+
+    def averaged_parts(self, sides: Mapping[str, Sides], basis: Tensor) -> Iterator[tuple[str, Part]]:
+        """With one loss per sequence, the same as `parts` with the mean adjoint in place of each sequence's own.
+
+        What is left of an adjoint is what is linear in the error of its sequence, ``basis`` times a matrix that is the
+        same for all: it does not know what its sequence did after that step. Adjoints have an arbitrary scale at each
+        lag. Nothing where layers of the stack have different lags.
+        """
+        tables = list(self._lag_of.values())
+        same = len(tables) == len(self._stack) and all(torch.equal(tables[0], table) for table in tables)
+        if not same or not basis.shape[1]:
+            return
+        alike = bool(self._live.all()) and bool((tables[0] == tables[0][:, :1]).all())
+        above: dict[int, Tensor] = {}
+        for label, i in sorted(self._place.items(), key=lambda item: -item[1]):
+            run, both = self._stack[i], zip(self._right[label], sides[label].right, strict=True)
+            right = [_mapped(a, by) for a, by in both]
+            errors = self._from_end(self.errors[i]).double()
+            w_ih, w_hh = run.weights.ih.double(), run.weights.hh.double()
+            h_carried = torch.zeros(basis.shape[1], w_hh.shape[1], dtype=torch.float64)
+            c_carried = h_carried.new_zeros(len(h_carried), run.hidden_size)
+            for lag in self.lags(label).tolist():
+                at, live = self._at(tables[0], lag, alike)
+                own = basis if live is None else basis * live  # (B, r)
+                fit = own.T if live is None else torch.linalg.pinv(own)
+                h = fit @ errors[at] + h_carried
+                h = h + above[lag] if lag in above else h
+                scale = max(float(h.abs().max()), float(c_carried.abs().max()))
+                if not scale > 0:
+                    continue
+                alone = [(a / scale).to(run.x.dtype).unsqueeze(1).expand(-1, len(own), -1) for a in (h, c_carried)]
+                pulled = run.pull(at, alone[0], alone[1])  # of every direction by itself (r, B, numbers)
+                inputs = run.input_side(at, alone[0], pulled.hidden)
+                left = _sides(sides[label], inputs, pulled.hidden)
+                found = [_weighed(own, a, r[at]) for a, r in zip(left, right, strict=True)]
+                yield label, Part(lag, scale, torch.cat(found, 1))
+                back = [None if a is None else _fitted(fit, own, a) * scale for a in (*pulled, inputs)]
+                assert back[0] is not None
+                h_carried = back[0] @ w_hh if back[1] is None else back[0] @ w_hh + back[1]
+                c_carried = c_carried if back[2] is None else back[2]
+                if i and back[3] is not None:
+                    above[lag] = back[3] @ w_ih
+
     def _at(self, table: Tensor, lag: int, alike: bool) -> tuple[int | tuple[Tensor, Tensor], Tensor | None]:
         """The step of a lag: one for all sequences, or one of each `(B,)` and whether it has one `(B, 1)`."""
         if alike:
@@ -316,6 +368,19 @@ def _sides(own: Sides, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
 def _outer(left: tuple[Tensor, Tensor], right: list[Tensor]) -> Tensor:
     """g_b of both matrices side by side `(B, numbers)`, from both sides of each, `(rows, B, …)`."""
     return torch.cat([torch.einsum("kbi,kbj->bij", a, r).flatten(1) for a, r in zip(left, right, strict=True)], 1)
+
+
+def _weighed(basis: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Outer products of `(r, B, I)` and `(B, J)`, centered over sequences, summed with weights `(B, r)`: `(B, I·J)`."""
+    whole = torch.einsum("rbi,bj->rbij", left, right)
+    live = basis.ne(0).any(1).to(left.dtype)
+    mean = torch.einsum("rbij,b->rij", whole, live / live.sum().clamp(min=1))
+    return torch.einsum("rbij,br->bij", whole - mean.unsqueeze(1), basis.to(left.dtype)).flatten(1)
+
+
+def _fitted(fit: Tensor, basis: Tensor, a: Tensor) -> Tensor:
+    """What of Σ_r basis_br a_rb is linear in the errors, by direction: `(r, numbers)` of `(r, B, numbers)`."""
+    return fit @ torch.einsum("rbi,br->bi", a.double(), basis)
 
 
 def _in_range(flow: GradientFlow) -> bool:
