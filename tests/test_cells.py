@@ -28,14 +28,23 @@ def cell(request):
     return request.param
 
 
-def torch_layer(cell, *sizes, **options):
+@pytest.fixture(params=CELLS, ids=lambda cell: cell.mode)
+def any_cell(request):
+    """A cell, whether torch has it or not."""
+    return request.param
+
+
+def layer_of(cell, *sizes, **options):
+    """Torch's layer of the cell; of a cell that torch does not have, ours."""
+    if cell not in FUSED:
+        return nn.recurrent_layer(*sizes, cell=cell.name).double()
     if cell.name == "rnn":
         options["nonlinearity"] = cell.nonlinearity
     return getattr(torch.nn, cell.title)(*sizes, **options).double()
 
 
 def test_names_modes_and_numbers_are_those_of_torch_and_the_engine(cell):
-    layer = torch_layer(cell, 3, 4)
+    layer = layer_of(cell, 3, 4)
     assert layer.mode == cell.mode and BY_MODE[cell.mode] is cell
     assert len(layer.weight_hh_l0) == 4 * len(cell.gates)
     assert CELLS[cell.number] is cell
@@ -49,8 +58,8 @@ def test_the_names_of_the_types_and_options_are_those_of_the_cells():
     assert list(get_args(CellName)) == list(BY_NAME)
     assert set(get_args(Nonlinearity)) == {cell.nonlinearity for cell in CELLS}
     assert {Options(cell=name).cell for name in BY_NAME} == set(BY_NAME)
-    with pytest.raises(OptionError, match="there is no cell 'mgu'; choose one of rnn, gru, lstm"):
-        find("mgu")
+    with pytest.raises(OptionError, match="there is no cell 'qrnn'; choose one of rnn, gru, lstm"):
+        find("qrnn")
 
 
 def test_copies_are_the_same_object(cell):
@@ -59,7 +68,7 @@ def test_copies_are_the_same_object(cell):
 
 def problem(cell, projection=0, batch=3, hidden=4, inputs=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    layer = torch_layer(cell, inputs, hidden, **({"proj_size": projection} if projection else {}))
+    layer = layer_of(cell, inputs, hidden, **({"proj_size": projection} if projection else {}))
     with torch.no_grad():
         for p in layer.parameters():
             p.uniform_(-1, 1, generator=generator)
@@ -87,7 +96,8 @@ def test_a_step_is_torchs(cell, projection):
     assert len(computed) == len(cell.computed)
 
 
-def test_a_step_and_all_it_computes_are_the_references(cell):
+def test_a_step_and_all_it_computes_are_the_references(any_cell):
+    cell = any_cell
     layer, x, state = problem(cell, batch=1)
     new, computed = one_step(cell, layer, x, state)
     found = {name: value[0].detach().numpy() for name, value in zip(cell.computed, computed, strict=True)}
@@ -97,12 +107,11 @@ def test_a_step_and_all_it_computes_are_the_references(cell):
         bias = own["bias_ih"] + own["bias_hh"]
         net = reference.Network(own["weight_ih"], own["weight_hh"], np.eye(4), bias, nonlinearity=cell.nonlinearity)
         expected = {"h": reference.step(net, x[0].numpy(), before[0])}
-    elif cell.name == "gru":
-        step = reference.gru_step(reference.GRU(**own), x[0].numpy(), before[0])
-        expected = step._asdict() | {"hn": step.q}
-        del expected["q"]
     else:
-        expected = reference.lstm_step(reference.LSTM(**own), x[0].numpy(), *before)._asdict()
+        parameters, step = getattr(reference, cell.title), getattr(reference, f"{cell.name}_step")
+        expected = step(parameters(**own), x[0].numpy(), *before)._asdict()
+        if "q" in expected:
+            expected["hn"] = expected.pop("q")
     np.testing.assert_allclose(new[0][0].detach().numpy(), expected["h"], atol=1e-12)
     for name in {*cell.gates, *found} & {*expected}:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-12, err_msg=name)
@@ -113,7 +122,8 @@ def test_a_step_and_all_it_computes_are_the_references(cell):
         np.testing.assert_allclose(found[gate], f(total) if gate == cell.candidate else reference.sigmoid(total))
 
 
-def test_a_step_is_differentiable_twice_and_under_vmap(cell):
+def test_a_step_is_differentiable_twice_and_under_vmap(any_cell):
+    cell = any_cell
     layer, x, state = problem(cell, hidden=2, inputs=2, batch=2, seed=2)
     leaves = [x.requires_grad_(), *(s.requires_grad_() for s in state)]
 
@@ -127,9 +137,10 @@ def test_a_step_is_differentiable_twice_and_under_vmap(cell):
         torch.testing.assert_close(whole, alone.expand_as(whole))
 
 
-def test_the_keeping_gate_keeps_the_state(cell):
+def test_the_keeping_gate_keeps_the_state(any_cell):
+    cell = any_cell
     if cell.keeper is None:
-        pytest.skip("the vanilla network has no gate")
+        pytest.skip("no gate keeps the state")
     hidden, kept = 4, torch.randn(2, 4)
     u = torch.full((2, len(cell.gates) * hidden), -50.0)
     u[:, cell.rows(cell.keeper, hidden)] = 50.0
@@ -137,7 +148,8 @@ def test_the_keeping_gate_keeps_the_state(cell):
     torch.testing.assert_close(new[-1], kept)
 
 
-def test_the_slope_is_the_derivative_of_the_nonlinearity(cell):
+def test_the_slope_is_the_derivative_of_the_nonlinearity(any_cell):
+    cell = any_cell
     a = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0], requires_grad=True)
     value = {"tanh": torch.tanh, "relu": torch.relu}[cell.nonlinearity](a)
     torch.testing.assert_close(cell.slope(value.detach()), torch.autograd.grad(value.sum(), a)[0])
@@ -201,14 +213,41 @@ MINIMAL_GATED_UNIT = """if True:
     cell = cells.Cell("mgu", 4, "MGU", "tanh", ("f", "n"), "n", None, ("h",), computed, False, mgu)
     cells.CELLS += (cell,)  # as if it stood in cells.py
     cells.BY_NAME["mgu"] = cells.BY_MODE["MGU"] = cell
+    # Another one with as many gates as the GRU, but none that keeps the state.
+    cells.BY_NAME["three"] = dataclasses.replace(cell, name="three", mode="THREE", gates=("f", "n", "a"))
 
     import retrograde as rg
-    from retrograde.nn.stepwise import StepwiseGRU
+    from retrograde.nn import factory
+    from retrograde.nn.stepwise import _Stepwise
 
-    class StepwiseMGU(StepwiseGRU):
+    class StepwiseMGU(_Stepwise):
         cell_name, groups = "mgu", (1, 1)
 
-    model, x = StepwiseMGU(3, 4).double(), torch.randn(6, 2, 3, dtype=torch.float64)
+    class StepwiseThree(_Stepwise):
+        cell_name, groups = "three", (1, 1, 1)
+
+    factory._STEPWISE |= {"mgu": StepwiseMGU, "three": StepwiseThree}
+
+    def refused(words, **options):
+        try:
+            rg.nn.recurrent_layer(3, 4, **options)
+        except rg.errors.OptionError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(options)
+
+    for name in ("mgu", "three"):
+        rg.nn.recurrent_layer(3, 4, cell=name, init="orthogonal", layer_norm=True)
+        refused("has no gate that keeps the state", cell=name, chrono=10)
+        refused("has gates", cell=name, init="identity")
+        refused("weight drop is for rnn, gru, lstm, not for " + name, cell=name, weight_drop=0.5)
+    gru = rg.nn.recurrent_layer(3, 4, cell="gru", forget_bias=2.0)
+    assert (gru.bias_ih_l0 + gru.bias_hh_l0)[4:8].tolist() == [2, 2, 2, 2]
+    assert rg.doctor.remedies.parts.recurrent_parts(gru)[0].cell == "gru"
+    assert not rg.doctor.remedies.parts.recurrent_parts(StepwiseThree(3, 4))  # what would help it is not known
+
+    model = rg.nn.recurrent_layer(3, 4, cell="mgu").double()
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
     flow = rg.gradient_flow(model, x, loss=lambda output: output[0].square().sum(-1))
     h = model(x)[0]  # ∂E_5/∂h_2, by autograd, through steps written out
     state = h[2].detach().requires_grad_()

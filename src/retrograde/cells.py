@@ -5,17 +5,7 @@ of gates, their order in the rows of a weight, the number of states and the step
 equations of their own: ``reference/`` in float64 NumPy, which the tests compare everything else with, and the C++
 engine. This module does not import torch: it calls methods of the tensors it is given.
 
-How to add a cell
------------------
-1. ``cells.py``: a function for its step and an entry in `CELLS`.
-2. ``reference/<cell>.py``: the same equations in NumPy, and ``tests/reference/test_<cell>.py``. The cell is then a
-   case of ``tests/test_cells.py``, which compares the two.
-3. ``nn/stepwise.py``: a layer, a dozen lines, which trains and is measured through `mark_state`;
-   ``nn/factory.py``: the layer's entry in the table, so that the models can use it.
-4. ``options.py``: its name among the values of ``cell``; the command line follows.
-5. For exact coefficients of its gradient flow instead of those from autograd: ``Trajectory`` in ``flow/cells.py``.
-6. For speed: its number in ``kernels/csrc/layer.hpp`` (its place in `CELLS`), its equations as plain numbers in
-   ``naive.cpp`` there and as vectors in ``cells.hpp``; ``tests/kernels/test_naive.py`` compares the two.
+How to add a cell: CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -29,7 +19,7 @@ from .errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BY_MODE", "BY_NAME", "CELLS", "FUSED", "Cell", "CellName", "Nonlinearity", "find"]
+__all__ = ["BY_GATES", "BY_MODE", "BY_NAME", "CELLS", "FUSED", "Cell", "CellName", "Nonlinearity", "cell_of", "find"]
 
 CellName = Literal["rnn", "gru", "lstm"]
 Nonlinearity = Literal["tanh", "relu"]
@@ -43,12 +33,12 @@ class Cell:
 
     Attributes
     ----------
-    name : {"rnn", "gru", "lstm"}
-        As in options, configurations and results.
+    name : str
+        As in options, configurations and results: a `CellName`.
     number : int
-        Its number in the engine, which is its place in `CELLS`.
+        Its place in `CELLS`, which is its number in the engine.
     mode : str
-        As ``torch.nn.RNNBase.mode`` has it: the name together with the nonlinearity.
+        The name together with the nonlinearity, as in ``torch.nn.RNNBase.mode``; of other cells the name in capitals.
     nonlinearity : {"tanh", "relu"}
         The function f that gives the block `candidate` its value.
     gates : tuple of str
@@ -56,7 +46,7 @@ class Cell:
     candidate : str
         The block that f is applied to; the others are gates between 0 and 1.
     keeper : str or None
-        The gate that says how much of the previous state stays.
+        The gate that says how much of the previous state stays: all of it at 1.
     states : tuple of str
         What a step hands to the next: ``("h",)``, or ``("h", "c")``.
     computed : tuple of str
@@ -86,7 +76,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """``"RNN"``, ``"GRU"`` or ``"LSTM"``: the name of its layer in ``torch.nn``."""
+        """The name in capitals: that of its layer in ``torch.nn`` and of its class in ``reference``."""
         return self.name.upper()
 
     def rows(self, gate: str, hidden_size: int) -> slice:
@@ -185,10 +175,12 @@ CELLS: tuple[Cell, ...] = (
     Cell("gru", 2, "GRU", "tanh", _R_Z_N, "n", "z", ("h",), (*_R_Z_N, *_sums(_R_Z_N), "hn"), False, _gru),
     Cell("lstm", 3, "LSTM", "tanh", _I_F_G_O, "g", "f", ("h", "c"), (*_I_F_G_O, *_sums(_I_F_G_O), "c"), True, _lstm),
 )
-# Those that torch and the engine compute a whole layer of; the others are run step by step (nn/stepwise.py).
+# The cells of which torch and the engine compute a whole layer; the others run step by step (nn/stepwise.py).
 FUSED = tuple(cell for cell in CELLS if cell.name in ("rnn", "gru", "lstm"))
 BY_MODE: dict[str, Cell] = {cell.mode: cell for cell in CELLS}
 BY_NAME: dict[str, Cell] = {cell.name: cell for cell in CELLS if cell.mode != "RNN_RELU"}  # the vanilla cell with tanh
+# Of torch's cells, by the number of gates, which is all that a weight's shape says about its cell.
+BY_GATES: dict[int, Cell] = {len(cell.gates): cell for cell in FUSED if cell.mode != "RNN_RELU"}
 
 
 def find(name: str, nonlinearity: str = "tanh") -> Cell:
@@ -202,3 +194,12 @@ def find(name: str, nonlinearity: str = "tanh") -> Cell:
     if name not in BY_NAME:
         raise OptionError(f"there is no cell {name!r}; choose one of {', '.join(BY_NAME)}.")
     return BY_MODE["RNN_RELU"] if (name, nonlinearity) == ("rnn", "relu") else BY_NAME[name]
+
+
+def cell_of(layer: object, rows: int, hidden_size: int) -> Cell | None:
+    """The cell of a layer whose ``weight_hh`` has so many rows; None if it is not known.
+
+    A layer that runs step by step says it (``layer.cell``); of any other it is torch's cell with that number of gates.
+    """
+    own = getattr(layer, "cell", None)
+    return own if isinstance(own, Cell) else BY_GATES.get(rows // hidden_size)

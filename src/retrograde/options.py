@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from .cells import CellName, Nonlinearity
 from .errors import OptionError
 
 __all__ = [
@@ -251,8 +252,8 @@ class DataOptions:
 class ModelOptions:
     """The network: its size, its kind, and remedies that are part of it."""
 
-    cell: Literal["rnn", "gru", "lstm"] = _model("lstm", "Kind of recurrent layer.")
-    nonlinearity: Literal["tanh", "relu"] = _model("tanh", "Nonlinearity of the RNN cell (only with --cell rnn).")
+    cell: CellName = _model("lstm", "Kind of recurrent layer.")  # noqa: RUF009
+    nonlinearity: Nonlinearity = _model("tanh", "Nonlinearity of the RNN cell (only with --cell rnn).")  # noqa: RUF009
     embedding_size: int = _model(
         64, "Size of the vector for each token.", minimum=1, tasks=TEXT, by_task=dict.fromkeys(SEQUENCES, 128)
     )

@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..cells import BY_NAME, find
+from ..cells import BY_GATES, find
 
 __all__ = ["GRID", "QUICK", "Point", "grid"]
 
+_CELLS = tuple(cell.name for cell in BY_GATES.values())  # those that the peers have too
 GRID: dict[str, tuple[object, ...]] = {
     "num_layers": (1, 2),
     "steps": (50, 200, 1000),
     "batch_size": (1, 8, 32, 128),
     "hidden_size": (32, 64, 128, 256, 512, 1024),
-    "cell": tuple(BY_NAME),
+    "cell": _CELLS,
     "task": ("forward", "train"),
 }
 QUICK: dict[str, tuple[object, ...]] = {
@@ -26,7 +27,7 @@ QUICK: dict[str, tuple[object, ...]] = {
     "steps": (200,),
     "batch_size": (1, 32),
     "hidden_size": (64, 256),
-    "cell": tuple(BY_NAME),
+    "cell": _CELLS,
     "task": ("forward", "train"),
 }
 

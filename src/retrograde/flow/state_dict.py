@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..cells import BY_MODE, BY_NAME, Cell, find
+from ..cells import BY_GATES, BY_MODE, Cell, find
 from ..errors import FlowError, OptionError
 from ..files import check_regular
 
@@ -29,7 +29,6 @@ _NAME = re.compile(
 )
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "ema")
 _FILE_BYTES = 1 << 40  # the largest file of weights that is read
-_BY_GATES = {len(cell.gates): cell for cell in BY_NAME.values()}
 
 
 @dataclass(frozen=True)
@@ -306,12 +305,12 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     projection = own.get((0, False, "weight_hr"))
     rows, width = hh.shape
     hidden = projection[1].shape[1] if projection is not None else width
-    if not hidden or rows % hidden or rows // hidden not in _BY_GATES:
+    if not hidden or rows % hidden or rows // hidden not in BY_GATES:
         raise FlowError(
             f"{name} has shape {tuple(hh.shape)}, which is not that of an RNN (H, H), GRU (3·H, H) or LSTM (4·H, H)"
             + ("." if projection is None else f" with a projection {tuple(projection[1].shape)}.")
         )
-    cell = _BY_GATES[rows // hidden]
+    cell = BY_GATES[rows // hidden]
     kind = cell.title
     if projection is not None and "c" not in cell.states:
         raise FlowError(

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from ..cells import CELLS
+from ..cells import FUSED
 from ..errors import OptionError
 from .conversion import original_class, reason_to_skip, to_engine, to_torch, was_accelerated
 from .layers import GRU, LSTM, RNN, Recurrent
@@ -18,7 +18,7 @@ from .layers import GRU, LSTM, RNN, Recurrent
 __all__ = ["AccelerationReport", "LayerReport", "accelerate_", "acceleration_report", "restore_"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
-_NAMES = {cell.title for cell in CELLS}
+_NAMES = {cell.title for cell in FUSED}
 
 
 @dataclass(frozen=True)

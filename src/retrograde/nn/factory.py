@@ -15,7 +15,8 @@ from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 
 __all__ = ["recurrent_layer"]
 
-_LAYERS: Mapping[str, type[torch.nn.Module]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+# Every cell has a layer that runs step by step; some have one that is computed as a whole, which is faster.
+_WHOLE: Mapping[str, type[torch.nn.Module]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 _STEPWISE: Mapping[str, type[torch.nn.Module]] = {"rnn": StepwiseRNN, "gru": StepwiseGRU, "lstm": StepwiseLSTM}
 
 
@@ -42,7 +43,7 @@ def recurrent_layer(
     ----------
     input_size, hidden_size, num_layers, nonlinearity, dropout, bidirectional
         As in ``torch.nn``; ``nonlinearity`` is for the vanilla cell.
-    cell : {"rnn", "gru", "lstm"}
+    cell : CellName
     layer_norm, recurrent_dropout
         See `StepwiseLSTM`. With either, the layer is computed step by step.
     weight_drop
@@ -63,18 +64,20 @@ def recurrent_layer(
     >>> recurrent_layer(3, 5, cell="rnn", nonlinearity="relu", init="identity")
     RNN(3, 5)
     """
-    stepwise = layer_norm or recurrent_dropout > 0
-    if cell not in _LAYERS:
-        raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(_LAYERS)}.")
-    if stepwise and weight_drop:
+    if cell not in _STEPWISE:
+        raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(_STEPWISE)}.")
+    if weight_drop and cell not in _WHOLE:
+        raise OptionError(f"weight drop is for {', '.join(_WHOLE)}, not for {cell}; leave it out.")
+    normalized = layer_norm or recurrent_dropout > 0
+    if normalized and weight_drop:
         raise OptionError("weight drop excludes layer normalization and recurrent dropout; leave one of them out.")
     options: dict[str, Any] = {"num_layers": num_layers, "bidirectional": bidirectional}
     options["dropout"] = dropout if num_layers > 1 else 0.0
     if cell == "rnn":
         options["nonlinearity"] = nonlinearity
-    if stepwise:
+    if normalized:
         options |= {"layer_norm": layer_norm, "recurrent_dropout": recurrent_dropout}
-    layer = (_STEPWISE if stepwise else _LAYERS)[cell](input_size, hidden_size, **options)
+    layer = (_STEPWISE if normalized or cell not in _WHOLE else _WHOLE)[cell](input_size, hidden_size, **options)
     asked: dict[str, Any] = {"spectral_radius": spectral_radius, "forget_bias": forget_bias, "chrono": chrono}
     if init != "default":
         asked["recurrent"] = init

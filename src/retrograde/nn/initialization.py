@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from ..cells import BY_NAME
+from ..cells import cell_of
 from ..errors import OptionError
 
 __all__ = ["initialize"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
-
-_BY_GATES = {len(cell.gates): cell for cell in BY_NAME.values()}
 
 
 def initialize(
@@ -145,7 +143,10 @@ class _Stack:
         biases = (_parameter(owner, f"bias_ih{suffix}"), _parameter(owner, f"bias_hh{suffix}"))
         self.biases = [bias for bias in biases if bias is not None]
         self.hidden_size = int(owner.hidden_size)  # type: ignore[arg-type]
-        self.cell = _BY_GATES[len(self.weight_hh) // self.hidden_size]
+        rows = len(self.weight_hh)
+        if (cell := cell_of(owner, rows, self.hidden_size)) is None:
+            raise OptionError(f"initialize: {self.name} has {rows} rows for {self.hidden_size} units: no known cell.")
+        self.cell = cell
 
     def blocks(self, weight: Tensor) -> tuple[Tensor, ...]:
         return torch.split(weight, self.hidden_size)
@@ -155,7 +156,7 @@ class _Stack:
             for block in self.blocks(self.weight_hh):
                 _draw(block, how, generator)
             return
-        if self.cell.keeper:
+        if len(self.cell.gates) > 1:
             raise OptionError(
                 f"initialize: recurrent='identity' is for the vanilla network, and {self.name} has gates; "
                 "use 'orthogonal' with forget_bias."
@@ -181,9 +182,8 @@ class _Stack:
         """Set the bias of the gate that keeps the state; with chrono also the negative one of an LSTM's input gate."""
         keeper = self.cell.keeper
         if keeper is None:
-            raise OptionError(
-                f"initialize: {option} sets the bias of a gate, and the layer of {self.name} has no gates."
-            )
+            none = "no gates" if len(self.cell.gates) == 1 else "no gate that keeps the state where it is open"
+            raise OptionError(f"initialize: {option} sets the bias of a gate, and the layer of {self.name} has {none}.")
         if not self.biases:
             raise OptionError(f"initialize: {option} needs a bias; the layer of {self.name} was built with bias=False.")
         values = {keeper: bias}

@@ -27,13 +27,27 @@ State = tuple[Tensor, ...]  # (h,) or (h, c), each (B, H)
 
 
 class _Stepwise(torch.nn.Module):
-    """Base class: the parameters, and the loops over layers, directions and steps."""
+    """Base class: the parameters, and the loops over layers, directions and steps.
+
+    A layer says which cell it computes, and what ``layer_norm`` normalizes.
+
+    Attributes
+    ----------
+    cell_name : CellName
+        The cell, whose equations are in ``cells.py``.
+    norms : tuple of str
+        What is normalized, each with a gain ``gain_<name>``: ``"ih"`` is W_ih x_t, ``"hh"`` is W_hh h_{t-1}.
+    shifts : tuple of str
+        Those of `norms` that have a shift too, because none of torch's biases is added to them.
+    groups : tuple of int
+        How many gates are normalized together: ``(2, 1)`` is the first two, then the third by itself.
+    """
 
     cell_name: ClassVar[CellName]
     nonlinearity = "tanh"
-    norms: ClassVar[tuple[str, ...]]  # the normalizations of a step, each with a gain
-    shifts: ClassVar[tuple[str, ...]] = ()  # those with a shift of their own: none of torch's biases is added to them
-    groups: ClassVar[tuple[int, ...]]  # numbers of gates that are normalized together
+    norms: ClassVar[tuple[str, ...]] = ("ih", "hh")
+    shifts: ClassVar[tuple[str, ...]] = ()
+    groups: ClassVar[tuple[int, ...]]
 
     def __init__(
         self,
@@ -279,7 +293,6 @@ class StepwiseGRU(_Stepwise):
     """
 
     cell_name = "gru"
-    norms = ("ih", "hh")
     groups = (2, 1)
 
 

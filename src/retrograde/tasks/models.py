@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
+from ..cells import CellName, Nonlinearity
 from ..errors import OptionError
 from ..nn import VariationalDropout, recurrent_layer
 from ..options import ModelOptions
@@ -20,7 +21,6 @@ from .task import State
 
 __all__ = ["LanguageModel", "SequenceModel", "evaluation_mode", "without_values"]
 
-Cell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "mean", "max", "none"]
 
 
@@ -64,7 +64,7 @@ class LanguageModel(nn.Module):
     Parameters
     ----------
     vocabulary_size, embedding_size, hidden_size, num_layers : int
-    cell : {"rnn", "gru", "lstm"}
+    cell : CellName
     nonlinearity : {"tanh", "relu"}
         Nonlinearity of the RNN cell.
     dropout : float
@@ -90,8 +90,8 @@ class LanguageModel(nn.Module):
         embedding_size: int = 128,
         hidden_size: int = 256,
         num_layers: int = 1,
-        cell: Cell = "lstm",
-        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        cell: CellName = "lstm",
+        nonlinearity: Nonlinearity = "tanh",
         dropout: float = 0.0,
         tie: bool = False,
         **remedies: Any,

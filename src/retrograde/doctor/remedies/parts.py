@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...cells import BY_NAME
+from ...cells import FUSED, cell_of
 from ...errors import FlowError
 from ...flow import GradientFlow
 from ...nn import GRU, LSTM, RNN
 
 __all__ = ["Part", "recurrent_parts"]
 
-_BY_GATES = {len(cell.gates): cell.name for cell in BY_NAME.values()}
 _LAYERS: dict[str, type[nn.RNNBase]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 _CELLS: dict[str, type[nn.RNNCellBase]] = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
@@ -122,8 +121,10 @@ def recurrent_parts(model: nn.Module, flow: GradientFlow | None = None, labels: 
     for path, module in model.named_modules():
         weight = getattr(module, "weight_hh", getattr(module, "weight_hh_l0", None))
         size = getattr(module, "hidden_size", None)
-        if isinstance(weight, torch.Tensor) and isinstance(size, int) and len(weight) // size in _BY_GATES:
-            found.append(Part(path, module, _BY_GATES[len(weight) // size]))
+        if isinstance(weight, torch.Tensor) and isinstance(size, int):
+            cell = cell_of(module, len(weight), size)
+            if cell is not None and cell in FUSED:  # what remedies do to other cells is not known
+                found.append(Part(path, module, cell.name))
     paths = set(labels)
     for label in labels:
         with suppress(FlowError):  # states that were marked by hand, or a label of a rule's own
