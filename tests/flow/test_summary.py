@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 
 import numpy as np
@@ -222,3 +223,13 @@ def test_a_horizon_that_was_not_reached_is_beyond_the_last_lag() -> None:
 @pytest.mark.parametrize(("curve", "steep"), [(0.5 ** np.arange(20.0), False), (np.r_[1.0, np.full(30, 1e-3)], True)])
 def test_a_steep_beginning_is_said(curve: np.ndarray, steep: bool) -> None:
     assert ("steeply at first" in summarize(with_curve(curve)).verdict[0]) == steep
+
+
+def test_numbers_of_a_layer_are_ready_for_json() -> None:
+    summary = summarize(linear_rnn(1.2))
+    numbers = summary.numbers(0)
+    assert numbers["growth_per_step"] == pytest.approx(1.2) and numbers["kind"] == "exploding"
+    assert numbers["half_life"] is None and numbers["horizon"] is None  # infinite, beyond the last lag
+    assert numbers["by_lag"] == summary.curves[0].tolist()
+    assert summary.numbers(0, digits=3)["by_lag"] == [float(f"{norm:.3g}") for norm in summary.curves[0]]
+    assert "NaN" not in json.dumps(numbers)

@@ -297,25 +297,8 @@ def _one_line(text: str) -> str:
 
 
 def _numbers(found: GradientFlow, summary: Summary) -> dict[str, Any]:
-    layers = [
-        {
-            "layer": label,
-            "cell": found.cells[i],
-            "growth_per_step": _finite(summary.growth_per_step[i]),
-            "half_life": _finite(summary.half_life[i]),
-            "horizon": _finite(summary.horizon[i]),
-            "kind": summary.kinds[i],
-            "verdict": summary.verdict[i],
-            "by_lag": [_finite(value) for value in summary.curves[i]],
-        }
-        for i, label in enumerate(summary.layers)
-    ]
+    layers = [{"layer": label, "cell": found.cells[i], **summary.numbers(i)} for i, label in enumerate(summary.layers)]
     return {"fraction": summary.fraction, "state": found.state, "layers": layers, "notes": summary.notes}
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity and no NaN."""
-    return float(value) if math.isfinite(value) else None
 
 
 def _draw(found: GradientFlow, fraction: float, path: Path) -> None:

@@ -28,6 +28,7 @@ from .torch_patches import without_checkpoints
 __all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "mapped", "scalars"]
 
 Record = dict[str, Any]
+_DIGITS = 6  # of the numbers in a record
 FILE = Path("flow", "recorded.jsonl")
 _RECORDS_BYTES = 1 << 26  # largest file of records that is continued
 
@@ -85,11 +86,12 @@ class GradientFlowRecorder:
     Attributes
     ----------
     records : list of dict
-        ``step``; ``layers``: by label ``norm_at_lag_0`` and ``by_lag`` (‖∂E_t/∂s_{t−lag}‖, mean over t and sequences),
-        ``growth_per_step``, ``half_life`` and ``horizon`` in steps, each None where it has no finite value, and
-        ``verdict``; ``loss``, the mean over what was followed; ``sequences``, ``targets`` and ``steps`` (T) measured;
-        ``skipped``, how many measurements were skipped since the last record to keep the budget; ``cost`` in seconds;
-        ``overhead``; ``notes``. A measurement that failed has ``step`` and ``error``.
+        ``step``; ``layers``: by label ``norm_at_lag_0`` and what `Summary.numbers` has, None where it is not finite:
+        ``growth_per_step``, ``half_life`` and ``horizon`` in steps, ``kind``, ``verdict`` and ``by_lag``
+        (‖∂E_t/∂s_{t−lag}‖, mean over t and sequences); ``loss``, the mean over what was followed; ``sequences``,
+        ``targets`` and ``steps`` (T) measured; ``skipped``, how many measurements were skipped since the last record to
+        keep the budget; ``cost`` in seconds; ``overhead``; ``notes``. A measurement that failed has ``step`` and
+        ``error``.
     overhead : float
         Share of wall time spent here since the first step.
     skipped : int
@@ -284,17 +286,9 @@ class GradientFlowRecorder:
 
     def _described(self, flow: GradientFlow) -> Record:
         summary = summarize(flow, self.fraction)
-        layers = {
-            label: {
-                "norm_at_lag_0": _number(summary.curves[i, 0]),
-                "growth_per_step": _number(summary.growth_per_step[i]),
-                "half_life": _number(summary.half_life[i]),
-                "horizon": _number(summary.horizon[i]),
-                "verdict": summary.verdict[i],
-                "by_lag": [_number(value) for value in summary.curves[i]],
-            }
-            for i, label in enumerate(flow.layers)
-        }
+        layers = {label: summary.numbers(i, _DIGITS) for i, label in enumerate(flow.layers)}
+        for numbers in layers.values():
+            numbers["norm_at_lag_0"] = numbers["by_lag"][0]
         return {
             "layers": layers,
             "loss": _number(flow.losses.mean()),
@@ -403,9 +397,7 @@ def scalars(record: Record) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for label, layer in record.get("layers", {}).items():
-        for name in ("growth_per_step", "half_life", "horizon"):
-            if layer[name] is not None:
-                found[f"flow/{label}/{name}"] = layer[name]
+        found |= {f"flow/{label}/{name}": value for name, value in layer.items() if isinstance(value, float)}
         for lag in (0, *(10**power for power in range(6))):
             if lag < len(layer["by_lag"]) and layer["by_lag"][lag] is not None:
                 found[f"flow/{label}/norm_at_lag_{lag}"] = layer["by_lag"][lag]
@@ -438,8 +430,8 @@ def _batch_first(model: object) -> bool:
 
 
 def _number(value: float) -> float | None:
-    """Six digits; None for infinity and NaN, which JSON does not have."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    """A number of a record; None for infinity and NaN, which JSON does not have."""
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
 
 
 def _line(record: Record) -> bytes:

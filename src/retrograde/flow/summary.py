@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,25 @@ class Summary:
             )
         return table
 
+    def numbers(self, layer: int, digits: int | None = None) -> dict[str, Any]:
+        """The measurements of one layer by name, as JSON has them: None for NaN and infinity.
+
+        With ``digits``, numbers are rounded to so many digits.
+        """
+
+        def number(value: float) -> float | None:
+            rounded = float(value) if digits is None else float(f"{value:.{digits}g}")
+            return rounded if math.isfinite(rounded) else None
+
+        return {
+            "growth_per_step": number(self.growth_per_step[layer]),
+            "half_life": number(self.half_life[layer]),
+            "horizon": number(self.horizon[layer]),
+            "kind": self.kinds[layer],
+            "verdict": self.verdict[layer],
+            "by_lag": [number(norm) for norm in self.curves[layer]],
+        }
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Tables as wide as the terminal, then the verdicts."""
         free = options.update_width(10**6)
@@ -133,8 +152,9 @@ class Summary:
         for table in tables:
             yield table
             yield ""
-        # The row of a layer has its label, the sparkline, and 49 characters of numbers.
-        yield self.measures(max(8, min(32, options.max_width - 49 - max(len(label) for label in self.layers))))
+        widest = 32  # characters of the sparkline, of which a narrow terminal leaves fewer
+        over = console.measure(self.measures(widest), options=free).maximum - options.max_width
+        yield self.measures(max(8, widest - max(0, over)))
         yield ""
         for label, words in zip(self.layers, self.verdict, strict=True):
             yield Text(f"{label}: {words}")

@@ -182,7 +182,7 @@ class _Stack:
         """Set the bias of the gate that keeps the state; with chrono also the negative one of an LSTM's input gate."""
         keeper = self.cell.keeper
         if keeper is None:
-            none = "no gates" if len(self.cell.gates) == 1 else "no gate that keeps the state where it is open"
+            none = "no gates" if len(self.cell.gates) == 1 else "no gate that keeps the state"
             raise OptionError(f"initialize: {option} sets the bias of a gate, and the layer of {self.name} has {none}.")
         if not self.biases:
             raise OptionError(f"initialize: {option} needs a bias; the layer of {self.name} was built with bias=False.")

@@ -1,6 +1,6 @@
 """Which class trains which task, and which task a data source is for: the only place that knows every task.
 
-To add a task, write a module with a `Task` and a `Predictor`, and add its name here and to `DataOptions.task`.
+How to add a task: CONTRIBUTING.md.
 """
 
 from __future__ import annotations
