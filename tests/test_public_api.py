@@ -21,7 +21,7 @@ FUNCTIONS = {
     "train",
     "trial",
 }
-ESTIMATORS = {"Classifier", "Regressor", "Tagger"}
+ESTIMATORS = {"Classifier", "Forecaster", "LanguageModel", "Regressor", "Tagger"}
 CLASSES = {"Diagnosis", "GradientCheck", "GradientFlow", "GradientFlowRecorder", "Trial"} | ESTIMATORS
 MODULES = {"errors", "kernels", "nn", "reference"}
 PACKAGES = {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from . import training as training
     from .doctor import Diagnosis, diagnose
     from .doctor.trial import Trial, trial
-    from .estimators import Classifier, Regressor, Tagger
+    from .estimators import Classifier, Forecaster, LanguageModel, Regressor, Tagger
     from .experiment import load, train
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
@@ -31,9 +31,11 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
 __all__ = [
     "Classifier",
     "Diagnosis",
+    "Forecaster",
     "GradientCheck",
     "GradientFlow",
     "GradientFlowRecorder",
+    "LanguageModel",
     "Regressor",
     "Tagger",
     "Trial",
@@ -73,9 +75,11 @@ _PACKAGES = frozenset(
 _HOMES = {  # public name -> the module that defines it
     "Classifier": "estimators",
     "Diagnosis": "doctor",
+    "Forecaster": "estimators",
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
     "GradientFlowRecorder": "flow",
+    "LanguageModel": "estimators",
     "Regressor": "estimators",
     "Tagger": "estimators",
     "Trial": "doctor.trial",

@@ -55,6 +55,19 @@ def test_what_cannot_be_trained_on(tmp_path, data, more, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame])
+def test_a_run_predicts_frames_texts_and_files(tmp_path, library):
+    frame = library(ROWS)
+    experiment.train(frame, tmp_path / "run", task="classify", max_steps=3, **FAST)
+    run = rg.load(tmp_path / "run")
+    found = run.predict(frame, probabilities=True)
+    assert isinstance(found, library) and next(iter(found.columns)) == "prediction" and len(found) == 40
+    rows = run.predict(ROWS["text"])
+    assert [row["prediction"] for row in rows] == list(found["prediction"])
+    pandas.DataFrame(ROWS).to_csv(tmp_path / "table.csv", index=False)
+    assert run.predict(tmp_path / "table.csv") == rows
+
+
 def test_every_task_is_in_the_registry():
     names = [name for name in OPTIONS["task"].choices if name != "auto"]
     assert sorted(TASKS) == sorted(names)

@@ -77,10 +77,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         super().__init_subclass__(**more)
         if task is None:
             return
+        left_out = _LEFT_OUT - ({"target"} if task == "forecast" else set())
         options = {
             name: option
             for name, option in OPTIONS.items()
-            if name not in _LEFT_OUT and (not option.tasks or task in option.tasks)
+            if name not in left_out and (not option.tasks or task in option.tasks)
         }
         defaults = {name: option.by_task.get(task, option.default) for name, option in options.items()}
         cls._task, cls._defaults = task, defaults | {"random_state": 0}

@@ -15,10 +15,10 @@ from scipy.sparse import issparse  # type: ignore[import-untyped]
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..data.frames import as_frame, is_wide, with_column
 from ..data.memory import Sequences
 from ..errors import DataError, OptionError
 from .base import ROLES, Estimator
-from .frames import as_frame, is_wide, with_column
 
 __all__ = ["SequenceEstimator"]
 

@@ -136,15 +136,15 @@ class LanguagePredictor(Predictor):
         vocabulary = _vocabulary(files)
         return cls(vocabulary, LanguageModel.of(len(vocabulary), options), options.bptt)
 
-    def _read(self, source: str, encoding: str) -> tuple[Text, Rows]:
-        text = read_text(source, encoding)
+    def _read(self, source: str | Text, encoding: str) -> tuple[Text, Rows]:
+        text = source if isinstance(source, Text) else read_text(source, encoding)
         tokens = encoded(self.vocabulary, text.pieces())
         self.notes = list(text.notes)
         if len(tokens) < 2:
-            raise DataError(f"{source} is too short: {len(tokens)} tokens; predicting one from another takes 2.")
+            raise DataError(f"{text.source} is too short: {len(tokens)} tokens; predicting one from another takes 2.")
         return text, tokens
 
-    def evaluate(self, source: str, encoding: str = "utf-8") -> Evaluation:
+    def evaluate(self, source: str | Text, encoding: str = "utf-8") -> Evaluation:
         """Score a text: every token but the first, given all before it."""
         text, tokens = self._read(source, encoding)
         first = self.vocabulary.first_length(next(text.pieces()))
@@ -157,11 +157,20 @@ class LanguagePredictor(Predictor):
         }
         return Evaluation(counts, result.as_dict())
 
-    def probe(self, source: str, encoding: str, count: int, steps: int | None = None) -> Probe:
+    def following(self, text: str) -> NDArray[np.float64]:
+        """The probability of each token after a text, by its number; without a text as after a line end."""
+        numbers = self.vocabulary.encode(text or "\n").astype(np.int64)
+        if not len(numbers):
+            raise DataError(f"{text[:40]!r} has no tokens to go on from.")
+        with evaluation_mode(self.network) as device:
+            logits, _ = self.network(torch.from_numpy(numbers)[:, None].to(device), None)
+        return F.softmax(logits[-1, 0].cpu().double(), dim=-1).numpy()
+
+    def probe(self, source: str | Text, encoding: str, count: int, steps: int | None = None) -> Probe:
         """Windows spread evenly over a text."""
         return _probe(self._read(source, encoding)[1], count, steps, self.bptt)
 
-    def predict(self, source: str, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: str | Text, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
         """Rows for each token but the first: the token, and the most likely one, given all before it."""
         numbers, state = self._read(source, encoding)[1], None
         words = [self.vocabulary.decode([number]) for number in range(len(self.vocabulary))]
@@ -212,6 +221,7 @@ class LanguageTask(Task[Chunk]):
         text = source if isinstance(source, Text) else read_text(source, options.encoding)
         # The text itself is not kept: once it is encoded, it is no longer needed.
         self.source, self.encoding, self.characters = text.source, text.encoding, text.characters
+        self.in_memory = isinstance(source, Text)
         self.fingerprint, self.notes = text.fingerprint, list(text.notes)
         # A tenth; of a large text no more than is needed to tell models apart, because validation takes time too.
         share, tenth = options.validation_fraction, min(text.characters // 10, 100_000)
@@ -350,7 +360,7 @@ class LanguageTask(Task[Chunk]):
             "validation_characters": self.validation_characters,
             "vocabulary_size": len(self.vocabulary),
             "fingerprint": self.fingerprint,
-        }
+        } | ({"in_memory": True} if self.in_memory else {})
 
 
 def score(model: nn.Module, tokens: Rows, characters: int, first: int = 1) -> Score:

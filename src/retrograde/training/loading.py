@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.formats import in_memory
+from ..data.frames import as_frame, frame_of
+from ..data.memory import Sequences
 from ..errors import RunError
 from ..memory import enough_memory, shortage
 from ..runs import Config, Metrics, RunFolder, Summary, digest
@@ -50,6 +53,34 @@ class TrainedRun:
     def vocabulary(self) -> Any:
         """The vocabulary of a language model; None for other tasks."""
         return getattr(self.predictor, "vocabulary", None)
+
+    def predict(self, data: Any, probabilities: bool = False) -> Any:
+        """Apply the network to other data.
+
+        Parameters
+        ----------
+        data : str, Path, DataFrame, or arrays or texts
+            A file as ``retrograde predict`` takes it, a DataFrame with the columns that it was trained with, or
+            sequences as `retrograde.Classifier` takes them. For a text model a str is the name of a file.
+        probabilities : bool
+            Whether to add the probability of every label.
+
+        Returns
+        -------
+        DataFrame or list of dict
+            The rows that ``retrograde predict`` writes; for a DataFrame as one of the same library.
+
+        Examples
+        --------
+        >>> load("runs/stars").predict(frame)["prediction"]  # doctest: +SKIP
+        """
+        frame = as_frame(data)
+        named = in_memory(data) or frame is not None or isinstance(data, str | Path)
+        source = frame.to_arrow() if frame is not None else data if named else Sequences.of(data)
+        rows = list(self.predictor.predict(source, self.config.options.encoding, probabilities))
+        if frame is None:
+            return rows
+        return frame_of({name: [row[name] for row in rows] for name in (rows[0] if rows else ["prediction"])}, frame)
 
     def expect(self, *tasks: str) -> None:
         """Refuse a run of another task.

@@ -1,10 +1,8 @@
-"""DataFrames of pandas, Polars and others, through ``narwhals``: in as tables of Arrow, out as they came.
-
-Tests: `tests/estimators/test_labels.py`.
-"""
+"""DataFrames of pandas, Polars and others, through ``narwhals``: in as tables of Arrow, out as they came."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import narwhals as nw
@@ -13,7 +11,7 @@ import pyarrow
 
 from ..errors import DataError
 
-__all__ = ["as_frame", "is_wide", "with_column"]
+__all__ = ["Frame", "as_frame", "frame_of", "is_wide", "with_column"]
 
 Frame = nw.DataFrame[Any]
 
@@ -47,3 +45,8 @@ def with_column(frame: Frame, usual: str, values: Any) -> tuple[pyarrow.Table, s
         return table.append_column(name, pyarrow.array(cells)), name
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"y cannot be a column of a table: {' '.join(str(error).split()):.200}.") from None
+
+
+def frame_of(columns: Mapping[str, Sequence[Any]], like: Frame) -> Any:
+    """Columns as a frame of the same library as another one."""
+    return nw.from_arrow(pyarrow.table(dict(columns)), backend=like.implementation).to_native()

@@ -1,0 +1,196 @@
+"""Series as people have them (arrays, pandas with times as index, long frames), as a table and back.
+
+Tests: `tests/estimators/test_forecaster.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from ..data.frames import as_frame, frame_of
+from ..errors import DataError
+from ..tasks.forecast import ForecastPredictor
+from ..tasks.task import Row
+
+__all__ = ["GivenSeries"]
+
+Form = Literal["array", "arrays", "pandas", "frame"]
+
+
+@dataclass(frozen=True)
+class GivenSeries:
+    """Series as a table whose rows are steps, with what is needed to return forecasts as they came.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+    form : str
+        What was given: an array, a list of arrays, pandas with the times as index, or a long frame.
+    roles : dict
+        Options that name the columns, where that is known.
+    original : object
+        What was given, without its rows.
+    """
+
+    table: pyarrow.Table
+    form: Form
+    roles: Mapping[str, str] = field(default_factory=dict)
+    original: Any = None
+
+    @classmethod
+    def of(cls, y: Any, X: Any = None) -> Self:
+        """From series and the numbers to read next to them.
+
+        Raises
+        ------
+        DataError
+            If it is none of the forms, or X has other rows than y.
+        """
+        if type(y).__module__.partition(".")[0] == "pandas" and _index_tells(y):
+            return cls._of_pandas(y, X)
+        frame = as_frame(y)
+        if frame is not None:
+            table = frame.to_arrow()
+            if X is not None:
+                table, names = _beside(table, X)
+                return cls(table, "frame", {"features": ",".join(names)}, frame.head(0))
+            return cls(table, "frame", {}, frame.head(0))
+        many = isinstance(y, list | tuple) and len(y) > 0 and np.ndim(y[0]) > 0
+        series = [_matrix(one, "y") for one in (y if many else [y])]
+        more = [] if X is None else [_matrix(one, "X") for one in (X if many else [X])]
+        if more and [len(one) for one in more] != [len(one) for one in series]:
+            raise DataError("X must have a row for each step of y.")
+        if len({one.shape[1] for one in series}) > 1:
+            raise DataError("the series of y differ in their channels: all must have as many.")
+        targets, features = _names("y", series[0].shape[1]), _names("x", more[0].shape[1] if more else 0)
+        numbers = np.concatenate([np.hstack(parts) for parts in zip(series, more, strict=True)] if more else series)
+        columns = {name: pyarrow.array(numbers[:, at]) for at, name in enumerate([*targets, *features])}
+        roles = {"target": ",".join(targets), "features": ",".join(features), "layout": "long", "group": ""}
+        if many:
+            owner = np.repeat(np.arange(len(series)), [len(one) for one in series])
+            columns, roles["group"] = {"series": pyarrow.array(owner), **columns}, "series"
+        roles = {name: value for name, value in roles.items() if value or name == "group"}
+        flat = np.ndim(y[0] if many else y) == 1
+        return cls(pyarrow.table(columns), "arrays" if many else "array", roles, flat)
+
+    @classmethod
+    def _of_pandas(cls, y: Any, X: Any) -> Self:
+        """Times and names of series from the index."""
+        frame = y.to_frame(y.name if y.name is not None else "y") if y.ndim == 1 else y
+        frame = frame.rename(columns=str)
+        targets, index = [str(name) for name in frame.columns], frame.index
+        if X is not None:
+            frame = frame.join(X.rename(columns=str), rsuffix="_x")
+        levels = [str(name) if name is not None else f"level_{at}" for at, name in enumerate(index.names)]
+        if len(levels) == 1 and index.names[0] is None:
+            levels = ["time"]
+        columns: dict[str, Any] = {}
+        for at, name in enumerate(levels):
+            values = index.get_level_values(at)
+            columns[name] = values.to_timestamp() if hasattr(values, "to_timestamp") else values
+        columns |= {str(name): frame[name].to_numpy() for name in frame.columns}
+        roles = {"target": ",".join(targets), "time": levels[-1], "group": ",".join(levels[:-1]), "layout": "long"}
+        if features := [str(name) for name in frame.columns if name not in targets]:
+            roles["features"] = ",".join(features)
+        table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
+        return cls(table, "pandas", roles, y.iloc[:0] if len(levels) > 1 else y.iloc[-1:])
+
+    def followed_by(self, other: GivenSeries) -> pyarrow.Table:
+        """These series with the steps that another part of them has."""
+        if self.form != other.form:
+            raise DataError("y must have the form of the series that fit was given.")
+        return pyarrow.concat_tables([self.table, other.table], promote_options="permissive")
+
+    # --- Back ---------------------------------------------------------------------------------------------------------
+
+    def like(self, rows: Sequence[Row], predictor: ForecastPredictor, steps: NDArray[np.int64]) -> Any:
+        """Forecasts, the rows of a `ForecastPredictor`, in the form of the series."""
+        columns = predictor.reader.columns
+        if columns.layout == "wide":
+            assert self.form == "frame"
+            return frame_of(_transposed(rows, list(rows[0])), self.original)
+        kept = [row for row in rows if row["step"] in set(steps.tolist())]
+        if self.form in ("array", "arrays"):
+            numbers = np.array([[row[name] for name in columns.target] for row in kept], dtype=np.float64)
+            numbers = numbers[:, 0] if self.original else numbers
+            return numbers if self.form == "array" else np.split(numbers, len(kept) // len(steps))
+        when = _times([row.get(str(columns.time)) for row in kept], self.table, columns.time)
+        found = _transposed(kept, [*columns.group, *columns.target])
+        if self.form == "frame":
+            times = {} if columns.time is None or when is None else {columns.time: when}
+            groups = {name: found.pop(name) for name in columns.group}
+            return frame_of({**groups, **(times or {"step": [row["step"] for row in kept]}), **found}, self.original)
+        return self._as_pandas(found, list(columns.group), when, list(columns.target))
+
+    def _as_pandas(self, found: Mapping[str, Any], groups: list[str], when: Any, targets: list[str]) -> Any:
+        import pandas  # type: ignore[import-untyped]  # it came in, so it is there
+
+        own = self.original.index
+        last = own.levels[-1] if groups else own
+        times = (
+            pandas.Index(when.to_pandas() if hasattr(when, "to_pandas") else when)
+            if when is not None
+            else pandas.RangeIndex(len(found[targets[0]]))
+        )
+        if isinstance(last, pandas.PeriodIndex):
+            times = pandas.PeriodIndex(times, freq=last.freq)
+        index = times.rename(own.names[-1])
+        if groups:
+            index = pandas.MultiIndex.from_arrays([*(found[name] for name in groups), times], names=own.names)
+        if self.original.ndim == 1:
+            return pandas.Series(found[targets[0]], index=index, name=self.original.name, dtype=float)
+        return pandas.DataFrame({name: found[name] for name in targets}, index=index, dtype=float)
+
+
+def _transposed(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _index_tells(y: Any) -> bool:
+    """Whether the index of a pandas object has times, or names of series, rather than row numbers."""
+    index = getattr(y, "index", None)
+    return y.ndim == 1 or getattr(index, "nlevels", 1) > 1 or type(index).__name__ in ("DatetimeIndex", "PeriodIndex")
+
+
+def _matrix(one: Any, name: str) -> NDArray[np.float64]:
+    try:
+        found = np.asarray(one, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(())
+    if found.ndim not in (1, 2) or not found.size:
+        raise DataError(f"{name} is not a series of numbers, (T,) or (T, channels), or a list of these.")
+    return found[:, None] if found.ndim == 1 else found
+
+
+def _names(stem: str, count: int) -> list[str]:
+    return [stem] if count == 1 else [f"{stem}_{place}" for place in range(count)]
+
+
+def _beside(table: pyarrow.Table, X: Any) -> tuple[pyarrow.Table, list[str]]:
+    """A table with the columns of a frame next to its own."""
+    other = as_frame(X)
+    if other is None or len(other) != len(table):
+        raise DataError("X must be a DataFrame with a row for each row of y.")
+    more = other.to_arrow()
+    names = [name for name in more.column_names if name not in table.column_names]
+    for name in names:
+        table = table.append_column(name, more[name])
+    return table, names
+
+
+def _times(texts: Sequence[Any], table: pyarrow.Table, column: str | None) -> Any:
+    """Times to come in the type of the table's own; None where there are none."""
+    if column is None or any(text is None for text in texts):
+        return None
+    kind = table.schema.field(column).type
+    if pyarrow.types.is_temporal(kind):
+        utc = np.array([np.datetime64(re.sub(r"(Z|[+-]00:?(00)?)$", "", str(text)), "us") for text in texts])
+        return pyarrow.array(utc, pyarrow.timestamp("us", getattr(kind, "tz", None))).cast(kind)
+    return list(texts)
