@@ -1,0 +1,296 @@
+/** The page: header, story, controls and pictures, drawn again whenever something has changed. */
+import { Controls } from "./controls";
+import { Equation } from "./equation";
+import { h } from "./html";
+import { Laboratory } from "./laboratory";
+import { Panel } from "./panel";
+import { shownFrom, shownOf, withChain } from "./shown";
+import type { Measured, Shown } from "./shown";
+import { STORY } from "./story";
+import { LANGUAGES } from "./text";
+import type { Words } from "./text";
+import { activation } from "./views/activation";
+import { chain } from "./views/chain";
+import { loss, norm } from "./views/curves";
+import { graph } from "./views/graph";
+import { heatmap } from "./views/heatmap";
+import { lags } from "./views/lags";
+import { number, palette } from "./views/pen";
+import type { Palette, Pen } from "./views/pen";
+import type { Picture, Scene } from "./views/picture";
+import { terms } from "./views/terms";
+
+const PICTURES: Picture[] = [graph, heatmap, chain, activation, terms, lags, loss, norm];
+const SPEEDS = { slow: 2, medium: 20, fast: Infinity };
+
+interface Frame { picture: Picture; figure: HTMLElement; canvas: HTMLCanvasElement; title: HTMLElement; caption: HTMLElement; visible: boolean; pen?: Pen }
+
+export class Page {
+  readonly lab: Laboratory;
+  private words: Words = LANGUAGES.en;
+  private built = "";
+  private frames: Frame[] = [];
+  private controls: Controls;
+  private panel: Panel;
+  private equation!: Equation;
+  private equationFigure = h("figure", { class: "equation", "data-picture": "equation" });
+  private bar = h("div", { class: "bar" });
+  private header = h("header");
+  private hint = h("p", { class: "hint quiet" });
+  private status = h("span", { class: "status", role: "status", "aria-live": "off" });
+  private shown?: Shown;
+  private colors?: Palette;
+  private dirty = true;
+  private speed: keyof typeof SPEEDS = "fast";
+  private lastUpdate = 0;
+  private cost = 10;
+  private chainCost = 0;
+  private chainAt = 0;
+  private wordsAt = 0;
+  /** Frames drawn and updates made, for whoever measures the speed. */
+  readonly count = { frames: 0, updates: 0 };
+
+  constructor(private root: HTMLElement, private measured: Measured | null, fragment: string, private address: (fragment: string) => void) {
+    const lang = navigator.language.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
+    this.lab = new Laboratory(measured ? "story=0" : fragment, { lang }, () => (this.dirty = true));
+    if (measured) this.lab.look({ t: measured.T - 1, k: Math.max(0, measured.T - 1 - Math.ceil(measured.T / 3)) });
+    this.controls = new Controls(this.lab);
+    this.panel = new Panel(this.lab);
+    this.build();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.colors = undefined; this.dirty = true; });
+    requestAnimationFrame((now) => this.tick(now));
+  }
+
+  // -- elements -------------------------------------------------------------------------------------------------------
+
+  private build(): void {
+    this.frames = PICTURES.map((picture) => this.frame(picture));
+    const place = h("div");
+    this.equation = new Equation(place);
+    this.equationFigure.append(h("h3"), place);
+    const pictures = h("div", { class: "pictures" }, ...this.frames.map(({ figure }) => figure));
+    pictures.insertBefore(this.equationFigure, pictures.querySelector('[data-picture="lags"]'));
+    const wide = matchMedia("(min-width: 60rem)"), details = h("details", { class: "side", open: wide.matches }, h("summary"), this.controls.element);
+    wide.addEventListener("change", () => (details.open = wide.matches));
+    const side = h("aside", {}, details);
+    this.root.classList.add("lab");
+    this.root.replaceChildren(this.header, this.panel.element, this.bar, h("main", {}, ...(this.measured ? [] : [side]), pictures), this.hint);
+    const sizes = new ResizeObserver(() => { for (const one of this.frames) one.pen = undefined; this.dirty = true; });
+    sizes.observe(pictures);
+    const seen = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        const frame = this.frames.find(({ canvas }) => canvas === entry.target)!;
+        frame.visible = entry.isIntersecting;
+      }
+      this.dirty = true;
+    }, { rootMargin: "60px" });
+    for (const { canvas } of this.frames) seen.observe(canvas);
+  }
+
+  private frame(picture: Picture): Frame {
+    const canvas = h("canvas", { role: "img", tabindex: 0 }), title = h("h3"), caption = h("figcaption");
+    const figure = h("figure", { "data-picture": picture.name }, title, canvas, picture.name === "heatmap" ? this.pair() : null, caption);
+    const frame: Frame = { picture, figure, canvas, title, caption, visible: true };
+    const pick = (event: PointerEvent | MouseEvent) => {
+      const box = canvas.getBoundingClientRect(), scene = this.scene();
+      const found = scene && frame.pen && picture.pick?.(event.clientX - box.left, event.clientY - box.top, frame.pen, scene);
+      if (found) this.lab.look(found);
+    };
+    canvas.addEventListener("click", pick);
+    canvas.addEventListener("pointermove", (event) => { if (event.buttons === 1 && event.pointerType === "mouse") pick(event); });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    return frame;
+  }
+
+  /** The pair of steps on two sliders: for keyboards, fingers and screen readers. */
+  private pair(): HTMLElement {
+    const slider = (key: "t" | "k") => h("label", { class: "slider" }, h("span"), h("output"), h("input", {
+      type: "range", min: 1, max: 12, step: 1, "data-pair": key,
+      oninput: (event: Event) => this.lab.look({ [key]: Number((event.target as HTMLInputElement).value) - 1 }),
+    }));
+    return h("div", { class: "pair" }, slider("t"), slider("k"));
+  }
+
+  private key(event: KeyboardEvent): void {
+    const { t, k } = this.lab.view, moved = { ArrowLeft: { k: k - 1 }, ArrowRight: { k: Math.min(t, k + 1) }, ArrowUp: { t: t - 1 }, ArrowDown: { t: t + 1 } }[event.key];
+    if (!moved || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    if ("k" in moved ? moved.k! >= 0 : moved.t! >= 0) this.lab.look(moved);
+  }
+
+  /** Everything that has words, in the language chosen. */
+  private say(): void {
+    const { lang, theme } = this.lab.view, words = (this.words = LANGUAGES[lang]);
+    this.root.lang = lang;
+    this.root.dataset.theme = theme;
+    this.colors = undefined;
+    const select = (label: string, value: string, names: Record<string, string>, onchange: (value: string) => void) => {
+      const element = h("select", { "aria-label": label, title: label, onchange: () => onchange(element.value) }, ...Object.entries(names).map(([key, name]) => h("option", { value: key, selected: key === value }, name)));
+      return element;
+    };
+    const button = (name: string, text: string, action: () => void, kind = "plain") => h("button", { type: "button", class: kind, "data-action": name, onclick: action }, text);
+    const measured = this.measured, copy = button("link", words.link, () => void this.copy(copy));
+    this.header.replaceChildren(
+      h("div", {}, h("p", { class: "brand" }, h("span", { "aria-hidden": true }, "↺ "), "retrograde ", h("span", { class: "quiet" }, words.page)),
+        h("h1", {}, measured ? `${words.own.title}: ${measured.title}` : words.title),
+        h("p", { class: "quiet" }, measured ? [words.own.measured, measured.layer ? words.own.weights : "", ...measured.notes].join(" ") : words.intro)),
+      h("div", { class: "tools" }, ...(measured ? [] : [button("undo", `↶ ${words.undo}`, () => this.lab.undo()), copy, button("story", words.story, () => this.lab.tell(this.lab.view.story ? 0 : 1))]),
+        select(words.language, lang, { en: "English", "zh-CN": "简体中文" }, (value) => this.lab.look({ lang: value as "en" })),
+        select(words.theme, theme, words.themes, (value) => this.lab.look({ theme: value as "auto" }))));
+    this.bar.hidden = measured !== null;
+    this.bar.replaceChildren(
+      button("train", words.train, () => (this.lab.running ? this.lab.pause() : this.lab.train()), "strong"),
+      button("one", words.one, () => this.lab.train(1)), button("hundred", words.hundred, () => this.lab.train(100)),
+      button("restart", words.restart, () => this.lab.restart()), button("another", words.another, () => this.lab.look({ example: this.lab.view.example + 1 })),
+      select(words.speed, this.speed, words.speeds, (value) => { this.speed = value as "fast"; }), this.status);
+    this.root.querySelector("aside summary")?.replaceChildren(words.controls);
+    for (const { picture, title } of this.frames) title.textContent = words.pictures[picture.name].title;
+    this.equationFigure.querySelector("h3")!.textContent = words.equation.title;
+    this.hint.textContent = words.keys;
+    this.controls.build(words);
+    this.built = [lang, theme].join();
+  }
+
+  private async copy(button: HTMLElement): Promise<void> {
+    const address = location.href.replace(/#.*/, "") + "#" + this.lab.fragment();
+    this.address(this.lab.fragment());
+    await navigator.clipboard?.writeText(address).catch(() => undefined); // the address bar has it too
+    button.textContent = this.words.copied;
+    setTimeout(() => (button.textContent = this.words.link), 1500);
+  }
+
+  // -- one frame ------------------------------------------------------------------------------------------------------
+
+  private tick(now: number): void {
+    if (this.lab.running) this.train(now);
+    if (this.dirty) this.draw(now);
+    requestAnimationFrame((next) => this.tick(next));
+  }
+
+  /** As many updates as fit next to the pictures in a thirtieth of a second. */
+  private train(now: number): void {
+    const rate = SPEEDS[this.speed], { lab } = this;
+    if (rate < Infinity && !lab.replaying) {
+      if (now - this.lastUpdate < 1000 / rate) return;
+      lab.update();
+      this.count.updates++;
+    } else {
+      const until = performance.now() + Math.max(5, (this.cost < 6 ? 14 : 29) - this.cost);
+      do {
+        lab.update();
+        this.count.updates++;
+      } while (lab.running && performance.now() < until);
+    }
+    this.lastUpdate = now;
+    this.shown = undefined;
+    this.dirty = true;
+  }
+
+  private scene(): Scene | undefined {
+    const { lab, measured, words } = this, { training, settings, view: { t, k } } = lab;
+    if (!this.shown) return undefined;
+    if (measured) return { shown: this.shown, t, k, truncation: 0, clip: 0, history: { loss: [], norm: [] }, words };
+    return { shown: this.shown, t, k, truncation: settings.truncation, clip: settings.clip, history: training.history, task: training.task, words };
+  }
+
+  private looked = "";
+  private known: unknown[] = [];
+
+  /** The numbers of the pictures, computed again only where they have changed. */
+  private compute(now: number): void {
+    const { lab, measured } = this, { t, k, example } = lab.view, { training } = lab;
+    const source = [training, training.step, training.settings, example];
+    if (!this.shown || source.some((one, i) => one !== this.known[i])) {
+      const old = this.shown?.chain ?? this.keptChain;
+      this.shown = measured ? shownFrom(measured) : shownOf(training.network, training.example(example));
+      this.known = source;
+      this.looked = "";
+      // While it trains, the chain of a large network takes at most a quarter of the time.
+      if (lab.running && old?.t === t && old.steps.length === this.shown.T && now - this.chainAt < 4 * this.chainCost) {
+        this.shown = { ...this.shown, chain: old };
+        this.looked = [t, k].join();
+      }
+    }
+    if (this.looked !== [t, k].join() || (!lab.running && this.shown.chain === this.keptChain && now - this.chainAt > 4 * this.chainCost && this.stale)) {
+      const start = performance.now();
+      this.shown = withChain(this.shown, t, k);
+      this.chainCost = performance.now() - start;
+      this.chainAt = now;
+      this.looked = [t, k].join();
+      this.stale = false;
+    } else this.stale = lab.running;
+    this.keptChain = this.shown.chain;
+  }
+
+  private keptChain: Shown["chain"];
+  private stale = false;
+
+  private draw(now: number): void {
+    const start = performance.now(), { lab } = this, { lang, theme } = lab.view;
+    this.dirty = false;
+    if (this.built !== [lang, theme].join()) this.say();
+    this.panel.refresh(this.words);
+    if (this.measured && !this.shown) this.known = [];
+    this.compute(now);
+    this.colors ??= palette(this.root);
+    const scene = this.scene()!, spoken = !lab.running || now - this.wordsAt > 250;
+    for (const frame of this.frames) this.paint(frame, scene, spoken);
+    if (spoken) this.speak(now, scene);
+    this.count.frames++;
+    if (lab.running) this.cost += 0.2 * (performance.now() - start - this.cost);
+    else if (this.stale) this.dirty = true; // the last chain of a training that has ended
+    document.documentElement.dataset.drawn = "true";
+  }
+
+  private paint(frame: Frame, scene: Scene, spoken: boolean): void {
+    const { picture, figure, canvas, caption } = frame, fits = picture.fits(scene);
+    if (figure.hidden === fits) figure.hidden = !fits;
+    if (!fits) return;
+    if (spoken) {
+      const words = picture.describe(scene);
+      if (caption.textContent !== words) caption.textContent = words;
+      canvas.setAttribute("aria-label", `${this.words.pictures[picture.name].title}. ${words}`);
+    }
+    if (!frame.visible) return;
+    const width = canvas.clientWidth || canvas.parentElement!.clientWidth, height = picture.height(width, scene), ratio = devicePixelRatio || 1;
+    if (!frame.pen || frame.pen.width !== width || frame.pen.height !== height) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+      canvas.style.height = `${height}px`;
+      frame.pen = { ctx: canvas.getContext("2d")!, width, height, colors: this.colors! };
+    }
+    frame.pen.colors = this.colors!;
+    frame.pen.ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    frame.pen.ctx.clearRect(0, 0, width, height);
+    picture.paint(frame.pen, scene);
+  }
+
+  /** Words and numbers outside the pictures. */
+  private speak(now: number, scene: Scene): void {
+    const { lab, words } = this, { training } = lab, { t, k, story, case: prepared } = lab.view;
+    this.wordsAt = now;
+    this.equation.paint(scene);
+    this.equationFigure.hidden = scene.shown.inside === undefined;
+    for (const [key, value, high] of [["t", t, scene.shown.T], ["k", k, t + 1]] as const) {
+      const input = this.root.querySelector<HTMLInputElement>(`[data-pair="${key}"]`)!;
+      input.max = String(high);
+      input.value = String(value + 1);
+      input.parentElement!.querySelector("span")!.textContent = words.labels[key];
+      input.parentElement!.querySelector("output")!.textContent = String(value + 1);
+    }
+    if (this.measured) return;
+    this.controls.refresh();
+    this.root.classList.toggle("case", prepared > 0);
+    const focus = story ? STORY[story - 1].focus : [];
+    for (const { picture, figure } of this.frames) figure.classList.toggle("focus", focus.includes(picture.name));
+    const { loss: losses, norm: norms } = training.history;
+    this.status.textContent = training.failed ? words.failed : lab.replaying ? words.playing(training.step, lab.replaying)
+      : training.step ? words.status(training.step, number(losses.at(-1)!, 3), number(norms.at(-1)!, 3)) : words.untrained;
+    this.status.classList.toggle("failed", training.failed);
+    const action = (name: string) => this.root.querySelector<HTMLButtonElement>(`[data-action="${name}"]`)!;
+    action("train").textContent = lab.running ? `❚❚ ${words.pause}` : `▶ ${words.train}`;
+    action("undo").disabled = !lab.canUndo;
+    action("story").setAttribute("aria-pressed", String(story > 0));
+    if (!lab.running) this.address(lab.fragment());
+  }
+}
