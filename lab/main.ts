@@ -12,6 +12,7 @@ function mount(root: HTMLElement, measured: Measured | null = null): Page {
     last = fragment;
     history.replaceState(null, "", `#${fragment}`);
   });
+  if (own) requestAnimationFrame(() => requestAnimationFrame(() => (document.documentElement.dataset.drawn = "true")));
   if (own) addEventListener("hashchange", () => {
     if (location.hash.slice(1) !== last) page.lab.open((last = location.hash.slice(1)), page.lab.view);
   });

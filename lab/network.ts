@@ -50,13 +50,15 @@ const tanh = (z: number): number => 1 - 2 / (1 + Math.exp(2 * z)); // right to 1
 
 // -- forward ----------------------------------------------------------------------------------------------------------
 
-export function forward(net: Network, batch: Batch): Run {
+/** The states before the first step are zero, or `initial` of one sequence. */
+export function forward(net: Network, batch: Batch, initial?: { h: ArrayLike<number>; c: ArrayLike<number> }): Run {
   const { cell, D, H, K } = net, { U, W, b, n, V, c: bias } = net.parameters, { T, B, x } = batch;
   const GH = GATES[cell] * H, lstm = cell === "lstm", gru = cell === "gru";
   const z = new Float32Array(T * B * GH), a = new Float32Array(T * B * GH);
   const q = new Float32Array(gru ? T * B * H : 0), h = new Float32Array((T + 1) * B * H);
   const c = new Float32Array(lstm ? (T + 1) * B * H : 0), m = new Float32Array(lstm ? T * B * H : 0);
   const fromState = new Float32Array(B * GH);
+  if (initial) h.set(initial.h), c.set(initial.c);
   for (let row = 0; row < T * B; row++) {
     z.set(b, row * GH); // z = b + U x_t; most entries of x_t are zero
     for (let d = 0; d < D; d++) {

@@ -164,8 +164,15 @@ export class Page {
   private tick(now: number): void {
     if (this.lab.running) this.train(now);
     if (this.dirty) this.draw(now);
-    requestAnimationFrame((next) => this.tick(next));
+    if (!this.stopped) requestAnimationFrame((next) => this.tick(next));
   }
+
+  /** What the pictures show now, for tests. */
+  numbers(): Shown | undefined { return this.shown; }
+
+  private stopped = false;
+  /** Draw no more: the page is being taken away. */
+  stop(): void { this.stopped = true; }
 
   /** As many updates as fit next to the pictures in a thirtieth of a second. */
   private train(now: number): void {
@@ -239,7 +246,7 @@ export class Page {
     this.count.frames++;
     if (lab.running) this.cost += 0.2 * (performance.now() - start - this.cost);
     else if (this.stale) this.dirty = true; // the last chain of a training that has ended
-    document.documentElement.dataset.drawn = "true";
+    this.root.dataset.drawn = "true";
   }
 
   private paint(frame: Frame, scene: Scene, spoken: boolean): void {

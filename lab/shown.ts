@@ -50,7 +50,7 @@ export interface Measured {
   title: string; notes: string[]; cell: Cell | null; H: number; T: number;
   norms: number[]; share: number[] | null; jacobians: number[] | null;
   /** Weights of the layer, its input x (T, D), its initial state, and ∂E_t/∂h_t (T, H), of one sequence. */
-  layer: { D: number; U: number[]; W: number[]; b: number[]; n: number[]; x: number[]; own: number[] } | null;
+  layer: { D: number; U: number[]; W: number[]; b: number[]; n: number[]; x: number[]; h: number[]; c: number[]; own: number[] } | null;
 }
 
 export function shownFrom(measured: Measured): Shown {
@@ -63,7 +63,7 @@ export function shownFrom(measured: Measured): Shown {
   const shape = { cell, D: layer.D, H, K: 0, head: "softmax" as const }, parameters = emptyParameters(shape);
   for (const name of ["U", "W", "b", "n"] as const) parameters[name].set(layer[name]);
   const network = { ...shape, parameters }, x = Float32Array.from(layer.x);
-  const run = forward(network, { T, B: 1, x, y: new Float32Array(), scored: new Float32Array(T) });
+  const run = forward(network, { T, B: 1, x, y: new Float32Array(), scored: new Float32Array(T) }, layer);
   const apart = pairsFrom(network, run, 0, Float32Array.from(layer.own));
   return { T, norms: apart.norms, share: apart.share, inside: { network, run, sequence: 0, pairs: apart } };
 }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from .experiment import load, train
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
+    from .laboratory.widget import lab
     from .nn import mark_state
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "errors",
     "gradient_flow",
     "kernels",
+    "lab",
     "load",
     "mark_state",
     "nn",
@@ -86,6 +88,7 @@ _HOMES = {  # public name -> the module that defines it
     "check_gradients": "gradcheck",
     "diagnose": "doctor",
     "gradient_flow": "flow",
+    "lab": "laboratory.widget",
     "load": "experiment",
     "mark_state": "nn",
     "sequence_gradients": "flow",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class Case:
         self.cell, self.last, self.T = cell, last, steps
         self.rng = rng = np.random.default_rng(seed)
         self.x, self.targets = rng.standard_normal((steps, D)), rng.integers(0, K, steps)
+        self.scored = np.arange(steps) >= (steps - 1 if last else 0)
         outputs = "last" if last else "every"
         nonlinearity = cell if cell in ("tanh", "relu") else "tanh"
         self.net = rg.reference.Network.random(D, H, K, nonlinearity=nonlinearity, outputs=outputs, seed=rng)
@@ -39,10 +41,30 @@ class Case:
                 own |= {"n": self.layer.bias_hh[2 * H :]}
                 own["b"][2 * H :] = self.layer.bias_ih[2 * H :]
         parameters = {name: value.ravel().tolist() for name, value in {**own, **head}.items()}
-        scored = [float(t == self.T - 1 or not self.last) for t in range(self.T)]
+        scored = self.scored.astype(float).tolist()
         y = np.eye(K)[self.targets].ravel().tolist()
         sizes = {"cell": self.cell, "D": D, "H": H, "K": K, "T": self.T}
         return {**sizes, "parameters": parameters, "x": self.x.ravel().tolist(), "y": y, "scored": scored, **more}
+
+    def adopt(self, shown: dict[str, Any]) -> None:
+        """Take the network and the sequence that the page shows; its steps without a loss are those of an echo."""
+        sizes = {"U": "D", "W": "H", "V": "H"}
+        own = {
+            name: np.reshape(values, (-1, shown[sizes[name]])) if name in sizes else np.array(values)
+            for name, values in shown["parameters"].items()
+        }
+        self.x, y = np.reshape(shown["x"], (self.T, -1)), np.reshape(shown["y"], (self.T, -1))
+        self.targets, self.scored = y.argmax(1), np.array(shown["scored"]) > 0
+        head = {"V": own["V"], "c": own["c"]}
+        if self.cell in ("tanh", "relu"):
+            self.net = rg.reference.Network(own["U"], own["W"], b=own["b"], nonlinearity=self.cell, **head)
+            return
+        H, b = shown["H"], own["b"]
+        kind = rg.reference.GRU if self.cell == "gru" else rg.reference.LSTM
+        state_bias = np.zeros(len(b))
+        state_bias[2 * H :][: len(own["n"])] = own["n"]
+        self.layer = kind(own["U"], own["W"], b, state_bias)
+        self.net = rg.reference.Network(np.zeros((H, 1)), np.zeros((H, H)), **head)
 
     # -- the same by the reference -----------------------------------------------------------------------------------
 
@@ -62,20 +84,30 @@ class Case:
     def head(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ŷ (T, K), E_t (T,) and ∂E_t/∂o_t (T, K), zero where there is no loss."""
         o = self.states()[0][1:] @ self.net.V.T + self.net.c
-        y = np.eye(K)[self.targets]
-        scored = np.arange(self.T) >= (self.T - 1 if self.last else 0)
-        losses = np.where(scored, rg.reference.cross_entropy(o, y), 0)
-        return rg.reference.softmax(o), losses, rg.reference.cross_entropy_gradient(o, y) * scored[:, None]
+        y = np.eye(len(self.net.V))[self.targets]
+        losses = np.where(self.scored, rg.reference.cross_entropy(o, y), 0)
+        return rg.reference.softmax(o), losses, rg.reference.cross_entropy_gradient(o, y) * self.scored[:, None]
 
     def gradients(self, truncation: int | None) -> dict[str, np.ndarray]:
         if self.cell in ("tanh", "relu"):
-            found = rg.reference.gradients(self.net, self.x, self.scored_targets, truncation=truncation)
-            return {name: getattr(found, name) for name in ("U", "W", "b", "V", "c")}
+            return self.vanilla_gradients(truncation)
         h, do = self.states()[0], self.head()[2]
         backward = rg.reference.gru_gradients if self.cell == "gru" else rg.reference.lstm_gradients
         found = backward(self.layer, self.x, do @ self.net.V, truncation=truncation)
         b = {"U": found.weight_ih, "W": found.weight_hh, "b": found.bias_ih, "V": do.T @ h[1:], "c": do.sum(0)}
-        return {**b, "n": found.bias_hh[2 * H :]} if self.cell == "gru" else b
+        return {**b, "n": found.bias_hh[2 * h.shape[1] :]} if self.cell == "gru" else b
+
+    def vanilla_gradients(self, truncation: int | None) -> dict[str, np.ndarray]:
+        """Where an early step has no loss: the gradient of the sum less those of the losses that are not scored."""
+        names = ("U", "W", "b", "V", "c")
+        found = rg.reference.gradients(self.net, self.x, self.scored_targets, truncation=truncation)
+        whole = {name: getattr(found, name) for name in names}
+        for t in np.flatnonzero(~self.scored) if not self.last else ():
+            assert truncation is None
+            one = dataclasses.replace(self.net, outputs="last")
+            part = rg.reference.gradients(one, self.x[: t + 1], self.targets[t : t + 1])
+            whole = {name: whole[name] - getattr(part, name) for name in names}
+        return whole
 
     def jacobians(self) -> list[np.ndarray]:
         if self.cell in ("tanh", "relu"):
@@ -99,7 +131,7 @@ class Case:
         found, own = np.zeros((self.T, self.T)), self.head()[2] @ self.net.V
         for t in range(self.T):
             for k, product in enumerate(self.products(t)):
-                found[t, k] = np.linalg.norm(own[t] @ product[:H])  # the output reads h alone
+                found[t, k] = np.linalg.norm(own[t] @ product[: own.shape[1]])  # the output reads h alone
         return found
 
 

@@ -28,6 +28,7 @@ from .evaluate import evaluate
 from .flow import flow
 from .generate import generate
 from .info import info
+from .lab import lab
 from .predict import predict
 from .report import report
 from .terminal import InterruptedCommand, complain, guarded, say, write
@@ -44,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, generate, evaluate, predict, info, report, compare, flow, doctor, bench):
+for _command in (train, generate, evaluate, predict, info, report, compare, flow, doctor, bench, lab):
     app.command()(guarded(_command))
 
 

@@ -1,0 +1,234 @@
+"""The laboratory opened in a real Chromium: what it shows is true, everything works, nothing leaves the page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from test_network import Case, close
+
+from retrograde.laboratory import PAGE
+
+pytestmark = pytest.mark.browser
+LAB = "const page = retrograde.page, lab = page.lab; "
+FRAME = "const done = arguments[arguments.length - 1]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+
+
+@pytest.fixture
+def page(opened: Any) -> Any:
+    def at(fragment: str, width: int = 1280, **media: str) -> Any:
+        browser = opened(PAGE, width, fragment, **media)
+        browser.execute_script("window.lab = retrograde.page.lab")
+        return browser
+
+    return at
+
+
+def drawn(browser: Any) -> None:
+    browser.execute_async_script(FRAME)
+
+
+def view(browser: Any, *names: str) -> list[Any]:
+    drawn(browser)
+    return browser.execute_script("return arguments[0].map((name) => lab.view[name])", names)
+
+
+def waited(browser: Any, condition: str) -> None:
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {condition}"))
+
+
+def test_every_language_width_and_scheme_is_complete_and_fetches_nothing(page: Any) -> None:
+    for width in (390, 1280):
+        for scheme in ("light", "dark"):
+            browser = page("lang=en&story=3", width, prefers_color_scheme=scheme)
+            for language in ("en", "zh-CN"):
+                browser.execute_script("lab.look({ lang: arguments[0] })", language)
+                drawn(browser)
+                wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                assert browser.execute_script(wide) <= 0
+                style = "const { backgroundColor, color } = getComputedStyle(document.querySelector('.lab'));"
+                colors = browser.execute_script(style + "return [backgroundColor, color]")
+                dark = [sum(map(float, color[4:-1].split(","))) < 250 for color in colors]
+                assert dark == [scheme == "dark", scheme == "light"]
+                labels = [one.get_attribute("aria-label") for one in browser.find_elements(By.TAG_NAME, "canvas")]
+                assert len(labels) == 8 and all(len(label) > 15 for label in labels)
+                chinese = [any("一" <= sign <= "鿿" for sign in label) for label in labels]
+                assert chinese == [language == "zh-CN"] * 8
+            assert browser.get_log("browser") == []
+            messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+            asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+            left = {url.partition("#")[0] for url in asked if not url.startswith(("data:", "about:", "chrome:"))}
+            assert left == {PAGE.as_uri()}
+
+
+def test_every_picture_has_something_on_it(page: Any) -> None:
+    browser = page("lang=en&story=0&cell=lstm&T=16")
+    browser.execute_script("lab.train(3)")
+    waited(browser, "!lab.running")
+    browser.execute_script("for (const one of document.querySelectorAll('canvas')) one.scrollIntoView()")
+    colors = """
+      return [...document.querySelectorAll('canvas')].map((one) => {
+        one.scrollIntoView();
+        const data = one.getContext('2d').getImageData(0, 0, one.width, one.height).data, found = new Set();
+        for (let i = 0; i < data.length; i += 4) found.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+        return found.size;
+      });
+    """
+    waited(browser, "(() => {" + colors + "})().every((count) => count > 20)")
+
+
+@pytest.mark.parametrize("cell", ["tanh", "relu", "gru", "lstm"])
+def test_what_is_shown_of_a_trained_network_is_that_of_the_reference(page: Any, cell: str) -> None:
+    browser = page(f"lang=en&story=0&cell={cell}&start=orthogonal&H=6&T=9&lag=2&t=8&k=4")
+    browser.execute_script("lab.train(20)")
+    waited(browser, "!lab.running")
+    got = browser.execute_script("return retrograde.now(retrograde.page)")
+    case = Case(cell, last=False, steps=9)
+    case.adopt(got)
+    numbers = got["numbers"]
+    close(numbers["losses"], case.head()[1])
+    close(numbers["norms"], case.norms())
+    for name, expected in case.gradients(None).items():
+        close(numbers["gradients"][name], expected)
+    shown = browser.find_element(By.CSS_SELECTOR, "figure[data-picture=heatmap] figcaption").text
+    assert float(shown.split("= ")[1].split(";")[0]) == pytest.approx(case.norms()[8, 4], rel=6e-3)
+
+
+def test_a_pair_is_chosen_by_click_by_keys_and_by_sliders(page: Any) -> None:
+    browser = page("lang=en&story=0&T=12&t=11&k=5")
+    heatmap = browser.find_element(By.CSS_SELECTOR, "figure[data-picture=heatmap] canvas")
+    script = """
+      const box = arguments[0].getBoundingClientRect(), side = Math.min(box.width - 54, box.height - 82);
+      const at = (part) => (part + 0.5) / 12 * side, [t, k] = arguments[1];
+      const place = { clientX: box.left + 40 + at(k), clientY: box.top + 8 + at(t) };
+      arguments[0].dispatchEvent(new MouseEvent('click', place));
+    """
+    browser.execute_script(script, heatmap, [7, 2])
+    assert view(browser, "t", "k") == [7, 2]
+    heatmap.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.ARROW_UP)
+    assert view(browser, "t", "k") == [5, 3]
+    heatmap.send_keys(*[Keys.ARROW_LEFT] * 6)
+    assert view(browser, "t", "k") == [5, 0]
+    browser.find_element(By.CSS_SELECTOR, "[data-pair=k]").send_keys(Keys.ARROW_RIGHT)
+    assert view(browser, "t", "k") == [5, 1]
+    assert "∂E₆/∂s₂" in heatmap.get_attribute("aria-label")
+    equation = browser.find_element(By.CSS_SELECTOR, ".equation")
+    assert "the chain of Jacobians, 4 factors" in equation.text
+
+
+def test_controls_act_at_once_and_undo_takes_them_back(page: Any) -> None:
+    browser = page("lang=en&story=0&start=orthogonal")
+    radius = "return lab.training.radius()"
+    before = browser.execute_script(radius)
+    assert before == pytest.approx(1, abs=1e-4)
+    slider = "const one = document.querySelector('[data-key=radius]'); one.value = 0.5;"
+    browser.execute_script(slider + "one.dispatchEvent(new Event('input'))")
+    drawn(browser)
+    assert browser.execute_script(radius) == pytest.approx(0.5, abs=1e-4)
+    chain = browser.find_element(By.CSS_SELECTOR, "figure[data-picture=chain] figcaption").text
+    assert chain.startswith("6 Jacobians between the two steps, 6 of them with a norm below 1.")
+    Select(browser.find_element(By.CSS_SELECTOR, "[data-key=cell]")).select_by_visible_text("LSTM")
+    assert browser.execute_script("return lab.settings.cell") == "lstm"
+    for expected in ("tanh", 1.0):
+        browser.find_element(By.CSS_SELECTOR, "[data-action=undo]").click()
+        drawn(browser)
+        got = browser.execute_script("return [lab.settings.cell, lab.training.radius()]")
+        assert expected == got[0] or got[1] == pytest.approx(expected, abs=1e-4)
+    assert not browser.find_element(By.CSS_SELECTOR, "[data-action=undo]").is_enabled()
+
+
+def test_training_learns_and_an_address_brings_the_same_case_back(page: Any) -> None:
+    browser = page("lang=en&story=0&lag=1&start=orthogonal&rate=0.02")
+    browser.find_element(By.CSS_SELECTOR, "[data-action=hundred]").click()
+    waited(browser, "!lab.running && lab.training.step === 100")
+    browser.execute_script("lab.set({ rate: 0.01, clip: 2 }); lab.set({ T: 14 }); lab.train(10)")
+    waited(browser, "!lab.running && lab.training.step === 110")
+    drawn(browser)
+    state = "return [lab.fragment(), [...lab.training.network.parameters.W], lab.training.history.loss.at(-1)]"
+    fragment, weights, loss = browser.execute_script(state)
+    assert loss < 0.3
+    assert browser.execute_script("return location.hash.slice(1)") == fragment
+    again = page(fragment)
+    waited(again, "!lab.running && lab.training.step === 110")
+    same, other, _ = again.execute_script(state)
+    assert same == fragment
+    np.testing.assert_array_equal(other, weights)
+
+
+def test_a_loss_that_is_no_number_stops_training_and_says_so(page: Any) -> None:
+    browser = page("lang=en&story=0&cell=relu&start=orthogonal&scale=2&T=40&optimizer=sgd&rate=1")
+    browser.execute_script("lab.train(50)")
+    waited(browser, "!lab.running")
+    drawn(browser)
+    assert browser.execute_script("return lab.training.failed")
+    assert "no number any more" in browser.find_element(By.CSS_SELECTOR, ".status").text
+    assert browser.get_log("browser") == []
+
+
+def test_the_story_asks_first_and_then_lets_the_reader_find_out(page: Any) -> None:
+    browser = page("lang=en")
+    for step in range(1, 8):
+        panel = browser.find_element(By.CSS_SELECTOR, ".panel")
+        assert f"Step {step} of 7" in panel.text
+        tries = panel.find_elements(By.CSS_SELECTOR, ".try")
+        assert tries and not any(one.is_displayed() for one in tries)
+        panel.find_elements(By.CSS_SELECTOR, ".answer input")[1].click()
+        assert all(one.is_displayed() for one in tries)
+        browser.execute_script("arguments[0].click()", tries[0])
+        drawn(browser)
+        if step < 7:
+            browser.execute_script("lab.pause()")
+            panel.find_elements(By.CSS_SELECTOR, ".turn button")[-1].click()
+            drawn(browser)
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("case", range(1, 6))
+def test_a_prepared_case_stays_ill_and_its_cure_helps(page: Any, case: int) -> None:
+    browser = page(f"lang=en&case={case}")
+    waited(browser, "!lab.running")
+    drawn(browser)
+    assert not browser.find_element(By.TAG_NAME, "aside").is_displayed()
+    mean = "return lab.training.history.loss.slice(-20).reduce((sum, one) => sum + one / 20, 0)"
+    ill, chance = browser.execute_script(mean), browser.execute_script("return lab.training.task.chance")
+    assert case == 3 or ill > 0.9 * chance
+    browser.find_element(By.CSS_SELECTOR, ".panel summary").click()
+    browser.find_element(By.CSS_SELECTOR, ".panel .try").click()
+    waited(browser, "!lab.running && lab.training.step === 600")
+    assert browser.execute_script(mean) < 0.6 * chance
+
+
+@pytest.mark.parametrize("task", ["echo", "adding", "copy", "order", "text"])
+@pytest.mark.parametrize("loss", ["every", "last"])
+def test_every_task_at_every_length(page: Any, task: str, loss: str) -> None:
+    browser = page("lang=en&story=0")
+    script = """
+      lab.set({ task: arguments[0], loss: arguments[1] });
+      return [3, 4, 7, 20].map((T) => {
+        lab.set({ T });
+        lab.update();
+        const { x, scored } = lab.training.example(1), D = lab.training.task.D;
+        return [lab.training.failed, x.length === T * D, scored.some(Boolean), scored.slice(0, -1).some(Boolean)];
+      });
+    """
+    for failed, whole, some, early in browser.execute_script(script, task, loss):
+        assert not failed and whole and some
+        assert not early or loss == "every"
+    drawn(browser)
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize(
+    "fragment", ["H=1e9&T=-5&t=99&k=99", "cell=%00&lag=x&changes=;;1:cell:gru&steps=-3", "%E0%A4%A", "case=99&story=9"]
+)
+def test_a_broken_address_opens_all_the_same(page: Any, fragment: str) -> None:
+    browser = page(fragment + "&lang=en")
+    drawn(browser)
+    settings = browser.execute_script("return [lab.settings.H, lab.settings.T, lab.view.t, lab.view.k]")
+    assert 2 <= settings[0] <= 64 and 3 <= settings[1] <= 100 and settings[3] <= settings[2] < settings[1]
+    assert browser.get_log("browser") == []

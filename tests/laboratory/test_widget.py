@@ -1,0 +1,80 @@
+"""`rg.lab`: the page as a widget, drawn in real Chromium as a notebook draws it, with what Python measured."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import retrograde as rg
+
+T = 7
+HOST = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><div id="cell"></div>
+<script>globalThis.retrograde = undefined;</script>
+<script type="module">
+const module = await import("data:text/javascript;base64,MODULE");
+const measured = MEASURED;
+window.clean = module.default.render({ model: { get: (name) => measured }, el: document.getElementById("cell") });
+await new Promise((done) => setTimeout(done, 400));
+document.documentElement.dataset.drawn = "true";
+</script>"""
+
+
+def hosted(widget: Any, folder: Path) -> Path:
+    """A page that shows a widget as a notebook does."""
+    module = base64.b64encode(widget._esm.encode()).decode()
+    page = folder / "notebook.html"
+    page.write_text(HOST.replace("MODULE", module).replace("MEASURED", json.dumps(widget.measured)), encoding="utf-8")
+    return page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_readers_own_network_is_drawn(opened: Any, tmp_path: Path, inside: bool) -> None:
+    pytest.importorskip("anywidget")
+    torch.manual_seed(0)
+    model, x = torch.nn.GRU(3, 5), torch.randn(T, 2, 3)
+
+    def loss(output: Any) -> torch.Tensor:
+        return (output[0] if inside else output[0].cumsum(0)).square().sum(-1)
+
+    widget = rg.lab(model, x, loss=loss, sequence=1)
+    browser = opened(hosted(widget, tmp_path))
+    assert browser.get_log("browser") == []
+    shown = """
+      const root = document.getElementById('cell').shadowRoot;
+      const there = [...root.querySelectorAll('figure')].filter((one) => !one.hidden).map((one) => one.dataset.picture);
+      const caption = root.querySelector('figure[data-picture=heatmap] figcaption').textContent;
+      return [there, caption, root.querySelector('h1').textContent, root.querySelectorAll('aside').length];
+    """
+    there, caption, title, controls = browser.execute_script(shown)
+    assert "GRU" in title and controls == 0
+    known = {"graph", "heatmap", "chain", "lags"}
+    assert set(there) == (known | {"activation", "terms", "equation"} if inside else known)
+    norms = rg.gradient_flow(model, x, loss=loss, reduce="none").norms[0, :, :, 1]
+    assert f"= {norms[T - 1, T - 4]:.3g}"[:6] in caption
+    if inside:  # the page's own network, from the weights, comes to the norms measured
+        browser.execute_script("window.page = retrograde.mount(document.body, arguments[0])", widget.measured)
+        got = browser.execute_async_script(
+            "const done = arguments[0]; setTimeout(() => done([...window.page.numbers().norms]), 300)"
+        )
+        np.testing.assert_allclose(np.reshape(got, (T, T)), norms, rtol=1e-4, atol=1e-6)
+    assert browser.execute_script("window.clean(); return true")
+
+
+def test_without_anywidget_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    rg.lab.__globals__["_widget"].cache_clear()
+    with pytest.raises((rg.errors.MissingExtraError, ModuleNotFoundError), match="anywidget"):
+        rg.lab()
+
+
+def test_a_loss_is_needed() -> None:
+    with pytest.raises(rg.errors.OptionError, match="loss="):
+        rg.lab(torch.nn.RNN(1, 2), torch.randn(3, 1, 1))
