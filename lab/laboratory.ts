@@ -31,6 +31,8 @@ export class Laboratory {
   /** The update up to which a case is being trained again, or 0. */
   get replaying(): number { return this.running && this.target === this.replayed ? this.target : 0; }
   private replayed = 0;
+  /** The pair of a case that is trained again; a later change of T may give it room. */
+  private wanted: View = VIEW;
 
   /** Open the case of an address. */
   open(fragment: string, preferred: Partial<View> = {}): void {
@@ -53,6 +55,7 @@ export class Laboratory {
     this.initial = { ...settings, text };
     this.changes = [];
     this.due = [...due].sort((a, b) => a.step - b.step);
+    this.wanted = view;
     this.training = new Training(this.initial);
     this.view = within(view, settings.T);
     this.target = this.replayed = target;
@@ -149,7 +152,7 @@ export class Laboratory {
       const change = this.due.shift()!;
       this.changes.push(change);
       this.training.change({ ...this.settings, [change.key]: change.value });
-      this.view = within(this.view, this.settings.T);
+      this.view = within({ ...this.view, t: this.wanted.t, k: this.wanted.k }, this.settings.T);
     }
     this.training.update();
     if (this.training.failed) this.target = this.training.step;

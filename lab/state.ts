@@ -94,7 +94,6 @@ export function fromFragment(fragment: string): Case {
     else if (key in DEFAULTS) found.initial = { ...found.initial, [key]: value };
     else if (key in VIEW) found.view = { ...found.view, [key]: value };
   }
-  found.view = within(found.view, found.initial.T);
   return found;
 }
 

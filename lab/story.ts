@@ -57,14 +57,14 @@ export const STORY: StoryStep[] = [
 export interface PreparedCase { settings: Partial<Settings>; steps: number; look: Partial<View>; cure: Partial<Settings> }
 
 export const CASES: PreparedCase[] = [
-  { settings: { ...COPY, scale: 0.5 }, steps: 300, look: { t: 19, k: 3 }, cure: { start: "orthogonal", scale: 1 } },
-  { settings: { ...COPY, start: "orthogonal", input: 20 }, steps: 300, look: { t: 19, k: 3 }, cure: { input: 1 } },
+  { settings: { ...COPY, scale: 0.5 }, steps: 200, look: { t: 19, k: 3 }, cure: { start: "orthogonal", scale: 1 } },
+  { settings: { ...COPY, start: "orthogonal", input: 20 }, steps: 200, look: { t: 19, k: 3 }, cure: { input: 1 } },
   {
     settings: { ...WILD, rate: 0.06, seed: 2 }, steps: 15,
     look: { t: 29, k: 20 }, cure: { clip: 1 },
   },
-  { settings: { ...COPY, start: "orthogonal", truncation: 4 }, steps: 300, look: { t: 19, k: 3 }, cure: { truncation: 0 } },
-  { settings: { ...COPY, cell: "lstm", keep: -5 }, steps: 300, look: { t: 19, k: 3 }, cure: { keep: 3 } },
+  { settings: { ...COPY, start: "orthogonal", truncation: 4 }, steps: 200, look: { t: 19, k: 3 }, cure: { truncation: 0 } },
+  { settings: { ...COPY, cell: "lstm", keep: -5 }, steps: 200, look: { t: 19, k: 3 }, cure: { keep: 3 } },
 ];
 
 export const begun = (patch: Partial<Settings>): Settings => ({ ...DEFAULTS, ...patch });

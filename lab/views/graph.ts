@@ -1,5 +1,5 @@
 /** The unrolled network: inputs, states, outputs and losses, and the way of the gradient from E_t back to s_k. */
-import { BLUE, cells, diverging, line, number, ORANGE, up, write } from "./pen";
+import { BLUE, diverging, largest, line, number, ORANGE, sheet, up, write } from "./pen";
 import type { Frame, Pen } from "./pen";
 import type { Picture, Scene } from "./picture";
 import type { Shown } from "../shown";
@@ -22,37 +22,32 @@ function symbols({ shown: { inside, batch }, task }: Scene, t: number): [string,
   const at = (values: Float32Array, size: number) => values.subarray(t * size, (t + 1) * size);
   const name = (values: Float32Array, names: string[], size: number) => {
     const own = at(values, size);
-    return names.length ? names[own.indexOf(Math.max(...own))].replace(" ", "␣") : own[0].toFixed(1);
+    return names.length ? (names[own.indexOf(Math.max(...own))] ?? "–").replace(" ", "␣") : own[0].toFixed(1);
   };
   const marked = !task.inputs.length && x[t * D + 1] ? "*" : "";
   const scored = batch.scored[t] > 0;
   return [name(x, task.inputs, D) + marked, scored ? name(y, task.outputs, K) : "", scored ? name(inside.run.y, task.outputs, K) : ""];
 }
 
+/** All states as one sheet of cells, each column of it then drawn at its place. */
 function paintStates(pen: Pen, own: Layout, shown: Shown): void {
   const { inside, T } = shown, { ctx, colors } = pen, height = own.bottom - own.top;
-  for (let t = -1; t < T; t++) {
-    const x = t < 0 ? own.left - own.column * 0.42 : center(own, t) - own.block / 2, width = t < 0 ? Math.min(own.block, own.column * 0.3) : own.block;
-    if (inside) {
-      const { run, network: { H }, sequence } = inside, o = ((t + 1) * run.B + sequence) * H;
-      const columns = t < 0 ? 1 : Math.max(1, Math.min(H, Math.round(Math.sqrt((H * own.block) / height)))), rows = Math.ceil(H / columns);
-      const range = network(inside) === "relu" ? Math.max(1e-9, peak(run.h)) : 1;
-      cells(pen, rows, columns, x, own.top, width, height, (row, column) => {
-        const unit = row * columns + column;
-        return unit < H ? diverging(run.h[o + unit] / range, colors.dark) : null;
-      });
-    }
-    ctx.strokeStyle = colors.line;
-    ctx.lineWidth = 1;
-    ctx.strokeRect(x - 0.5, own.top - 0.5, width + 1, height + 1);
+  const place = (t: number): [number, number] =>
+    t < 0 ? [own.left - own.column * 0.42, Math.min(own.block, own.column * 0.3)] : [center(own, t) - own.block / 2, own.block];
+  if (inside) {
+    const { run, network: { H, cell }, sequence } = inside;
+    const columns = Math.max(1, Math.min(H, Math.round(Math.sqrt((H * own.block) / height)))), rows = Math.ceil(H / columns);
+    const range = cell === "relu" ? Math.max(1e-9, largest(run.h)) : 1;
+    sheet(rows, columns * (T + 1), (row, column) => {
+      const t = Math.floor(column / columns), unit = row * columns + (column % columns);
+      return unit < H ? diverging(run.h[(t * run.B + sequence) * H + unit] / range, colors.dark) : null;
+    }, (image) => {
+      for (let t = -1; t < T; t++) ctx.drawImage(image, (t + 1) * columns, 0, columns, rows, place(t)[0], own.top, place(t)[1], height);
+    }, pen);
   }
-}
-
-const network = (inside: NonNullable<Shown["inside"]>): string => inside.network.cell;
-function peak(values: Float32Array): number {
-  let found = 0;
-  for (const value of values) found = Math.max(found, Math.abs(value));
-  return found;
+  ctx.strokeStyle = colors.line;
+  ctx.lineWidth = 1;
+  for (let t = -1; t < T; t++) ctx.strokeRect(place(t)[0] - 0.5, own.top - 0.5, place(t)[1] + 1, height + 1);
 }
 
 /** Between two states: thick and orange where the Jacobian stretches, thin and blue where it shrinks. */

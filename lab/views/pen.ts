@@ -112,17 +112,16 @@ export function diverging(part: number, dark: boolean): [number, number, number]
   return [mix(0), mix(1), mix(2)];
 }
 
-const sheet = typeof document === "undefined" ? null : document.createElement("canvas");
+const paper = typeof document === "undefined" ? null : document.createElement("canvas");
 
-/** A matrix (rows × columns) as sharp colored cells; `color` may return null for a cell without a color. */
-export function cells(
-  pen: Pen, rows: number, columns: number, x: number, y: number, width: number, height: number,
-  color: (row: number, column: number) => [number, number, number] | null,
-): void {
-  if (!sheet || !rows || !columns) return;
-  sheet.width = columns;
-  sheet.height = rows;
-  const own = sheet.getContext("2d", { willReadFrequently: true })!, image = own.createImageData(columns, rows);
+type Color = (row: number, column: number) => [number, number, number] | null;
+
+/** A matrix as an image of one pixel per entry, drawn without smoothing; no color where `color` returns null. */
+export function sheet(rows: number, columns: number, color: Color, draw: (image: HTMLCanvasElement) => void, pen: Pen): void {
+  if (!paper || !rows || !columns) return;
+  paper.width = columns;
+  paper.height = rows;
+  const own = paper.getContext("2d", { willReadFrequently: true })!, image = own.createImageData(columns, rows);
   for (let row = 0, p = 0; row < rows; row++)
     for (let column = 0; column < columns; column++, p += 4) {
       const found = color(row, column);
@@ -132,7 +131,14 @@ export function cells(
     }
   own.putImageData(image, 0, 0);
   pen.ctx.imageSmoothingEnabled = false;
-  pen.ctx.drawImage(sheet, x, y, width, height);
+  draw(paper);
+}
+
+/** A matrix (rows × columns) as sharp colored cells. */
+export function cells(
+  pen: Pen, rows: number, columns: number, x: number, y: number, width: number, height: number, color: Color,
+): void {
+  sheet(rows, columns, color, (image) => pen.ctx.drawImage(image, x, y, width, height), pen);
 }
 
 /** A matrix as a small picture in a frame; colors end at ± `largest`. */

@@ -196,17 +196,15 @@ def test_a_prepared_case_stays_ill_and_its_cure_helps(page: Any, case: int) -> N
     assert not browser.find_element(By.TAG_NAME, "aside").is_displayed()
     mean = "return lab.training.history.loss.slice(-20).reduce((sum, one) => sum + one / 20, 0)"
     ill, chance = browser.execute_script(mean), browser.execute_script("return lab.training.task.chance")
-    assert case == 3 or ill > 0.9 * chance
+    assert case == 3 or ill > 0.95 * chance
     browser.find_element(By.CSS_SELECTOR, ".panel summary").click()
     browser.find_element(By.CSS_SELECTOR, ".panel .try").click()
-    waited(browser, "!lab.running && lab.training.step === 600")
-    assert browser.execute_script(mean) < 0.6 * chance
+    browser.execute_script("while (lab.training.step < 250) lab.update(); lab.pause()")  # without pictures
+    assert browser.execute_script(mean) < 0.8 * chance
 
 
-@pytest.mark.parametrize("task", ["echo", "adding", "copy", "order", "text"])
-@pytest.mark.parametrize("loss", ["every", "last"])
-def test_every_task_at_every_length(page: Any, task: str, loss: str) -> None:
-    browser = page("lang=en&story=0")
+def test_every_task_at_every_length(page: Any) -> None:
+    browser = page("lang=en&story=0&H=4&B=2")
     script = """
       lab.set({ task: arguments[0], loss: arguments[1] });
       return [3, 4, 7, 20].map((T) => {
@@ -216,19 +214,23 @@ def test_every_task_at_every_length(page: Any, task: str, loss: str) -> None:
         return [lab.training.failed, x.length === T * D, scored.some(Boolean), scored.slice(0, -1).some(Boolean)];
       });
     """
-    for failed, whole, some, early in browser.execute_script(script, task, loss):
-        assert not failed and whole and some
-        assert not early or loss == "every"
-    drawn(browser)
+    for task in ("echo", "adding", "copy", "order", "text"):
+        for loss in ("every", "last"):
+            for failed, whole, some, early in browser.execute_script(script, task, loss):
+                assert not failed and whole and some
+                assert not early or loss == "every"
+            drawn(browser)
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize(
-    "fragment", ["H=1e9&T=-5&t=99&k=99", "cell=%00&lag=x&changes=;;1:cell:gru&steps=-3", "%E0%A4%A", "case=99&story=9"]
-)
-def test_a_broken_address_opens_all_the_same(page: Any, fragment: str) -> None:
-    browser = page(fragment + "&lang=en")
-    drawn(browser)
-    settings = browser.execute_script("return [lab.settings.H, lab.settings.T, lab.view.t, lab.view.k]")
-    assert 2 <= settings[0] <= 64 and 3 <= settings[1] <= 100 and settings[3] <= settings[2] < settings[1]
+BROKEN = ["%E0%A4%A", "H=1e9&T=-5&t=99&k=99", "cell=%00&lag=x&changes=;;1:cell:gru&steps=-3", "case=99&story=9"]
+
+
+def test_a_broken_address_opens_all_the_same(page: Any) -> None:
+    browser = page(BROKEN[0])
+    for fragment in BROKEN:
+        browser.execute_script("lab.open(arguments[0])", fragment)
+        drawn(browser)
+        H, T, t, k = browser.execute_script("return [lab.settings.H, lab.settings.T, lab.view.t, lab.view.k]")
+        assert 2 <= H <= 64 and 3 <= T <= 100 and k <= t < T
     assert browser.get_log("browser") == []
