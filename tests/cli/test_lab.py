@@ -29,7 +29,7 @@ def test_it_writes_the_page_and_opens_nothing(retrograde, opened, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["--case", "6"], "6"), (["--out", "/nowhere/page.html"], "/nowhere"), (["--out", "."], ".")],
+    [(["--case", "6"], "--case"), (["--out", "/nowhere/page.html"], "/nowhere"), (["--out", "."], ".")],
 )
 def test_bad_input_gets_one_line(retrograde, opened, arguments, named):
     outcome = retrograde("lab", *arguments)
