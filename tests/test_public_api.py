@@ -15,6 +15,7 @@ FUNCTIONS = {
     "check_gradients",
     "diagnose",
     "gradient_flow",
+    "lab",
     "load",
     "mark_state",
     "sequence_gradients",
