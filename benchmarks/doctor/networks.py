@@ -64,6 +64,17 @@ class Network(nn.Module):
         h, state = self.states(x, state)
         return self.read(x, h if self.norm is None else self.norm(h), lengths), state
 
+    def truncated(self, x: Tensor, length: int, lengths: Tensor | None = None) -> Tensor:
+        """Outputs of whole sequences, of which no gradient passes from one window to the one before."""
+        whole = x if self.embedding is None else self.embedding(x)
+        state, found = None, []
+        for part in whole.split(length, self.time):
+            h, state = self.states(part, state)
+            state = detached(state)
+            found.append(h)
+        h = torch.cat(found, self.time)
+        return self.read(x, h if self.norm is None else self.norm(h), lengths)
+
     def states(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         return self.rnn(x, state)
 
@@ -74,6 +85,13 @@ class Network(nn.Module):
         if lengths is None:
             return h.select(self.time, -1)
         return h[lengths - 1, torch.arange(h.shape[1])]
+
+
+def detached(state: Any) -> Any:
+    """A state without its gradient."""
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else state.detach()
+    return tuple(s.detach() for s in state)
 
 
 class StepByStep(Network):
@@ -102,7 +120,7 @@ class LeakingState(Network):
         if self.kept is not None and _first(self.kept).shape[1] == x.shape[1 - self.time]:
             state = self.kept
         h, state = self.rnn(x, state)
-        self.kept = state.detach() if isinstance(state, Tensor) else tuple(s.detach() for s in state)
+        self.kept = detached(state)
         return h, state
 
 

@@ -1,7 +1,9 @@
 """Is the first prescription better than no treatment, a placebo, and a random remedy at equal cost?
 
 All arms have the same number of updates and see the same batches; the placebo differs in the seed of the weights only.
-A prescription is carried out as it is printed: its options of training, or its lines of Python.
+A prescription is carried out as it is printed: its options of training, or its lines of Python, in which `model` is the
+network, `x` a batch of inputs and `inputs` all that the network is called with. Lines that begin with a place ("# where
+the layer is called") are for the user's own code: a script cannot put them there, so these prescriptions are not tried.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import retrograde as rg
 from .case import Case, Remedy
 from .networks import Network
 from .tasks import Batch
-from .training import train
+from .training import Trained, train
 
 UPDATES = 800  # at least: a remedy is to be seen working
 TRAINING = {"lr": "lr", "clip_norm": "clip", "bptt": "bptt", "optimizer": "optimizer"}  # options, and what we call them
@@ -36,11 +38,17 @@ class Treatment:
         changes = {TRAINING[name]: value for name, value in self.options.items() if name in TRAINING}
         return replace(case, training=replace(case.training, **changes))
 
-    def on_model(self, network: Network) -> Any:
+    @property
+    def by_hand(self) -> bool:
+        """Whether the lines belong into code that only the user has."""
+        return not set(self.options) & set(TRAINING) and self.python.startswith("# where")
+
+    def on_model(self, network: Network, batch: Batch) -> Any:
         """Run the lines that are about the model; return what is to be called after each backward pass, if anything."""
         if set(self.options) & set(TRAINING) or not self.python or self._on_data:
             return None
-        names: dict[str, Any] = {"model": network, "rg": rg, "torch": torch}
+        inputs = (batch.inputs,) if batch.lengths is None else (batch.inputs, batch.lengths)
+        names: dict[str, Any] = {"model": network, "rg": rg, "torch": torch, "x": batch.inputs, "inputs": inputs}
         exec(self.python.partition("# in the training loop")[0], names)
         regularizer = names.get("regularizer")
         return None if regularizer is None else regularizer.add_gradients
@@ -79,13 +87,25 @@ def random_remedy(case: Case, seed: int) -> Remedy:
     )
 
 
-def shares(case: Case, treatment: Treatment, seed: int) -> dict[str, float]:
-    """Of each arm, the share of the loss at chance that is left on unseen sequences; infinite after NaN."""
-    case = replace(case, training=replace(case.training, updates=max(case.training.updates, UPDATES)))
-    arms = {
-        "prescription": train(treatment.on_training(case), seed, treatment=treatment),
-        "untreated": train(case, seed),
-        "placebo": train(case, seed, weights_seed=seed + 1000),
-        "random": train(case.cured(random_remedy(case, seed)), seed),
+def controls(case: Case, seed: int) -> dict[str, float]:
+    """The arms next to the prescription: the share of the loss at chance that is left; infinite after NaN."""
+    case = _long(case)
+    return {
+        "untreated": share_of(train(case, seed)),
+        "placebo": share_of(train(case, seed, weights_seed=seed + 1000)),
+        "random": share_of(train(case.cured(random_remedy(case, seed)), seed)),
     }
-    return {name: min(arm.loss / arm.chance, 1e9) if arm.loss == arm.loss else 1e9 for name, arm in arms.items()}
+
+
+def treated(case: Case, treatment: Treatment, seed: int) -> dict[str, float]:
+    """The arm of the prescription."""
+    return {"prescription": share_of(train(treatment.on_training(_long(case)), seed, treatment=treatment))}
+
+
+def _long(case: Case) -> Case:
+    return replace(case, training=replace(case.training, updates=max(case.training.updates, UPDATES)))
+
+
+def share_of(arm: Trained) -> float:
+    """Of the loss at chance, on unseen sequences."""
+    return min(arm.loss / arm.chance, 1e9) if arm.loss == arm.loss else 1e9

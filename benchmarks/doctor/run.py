@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,10 +23,10 @@ from retrograde.flow.samples import samples_of
 
 from . import peers
 from .case import Case
-from .proof import UPDATES, Treatment, shares
+from .proof import UPDATES, Treatment, controls, share_of, treated
 from .training import Trained, batches, train
 
-EXAMINED = 64  # batches given to the doctor
+EXAMINED = 128  # batches given to the doctor
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Outcome:
     share: float | None = None  # loss over the loss at chance, on unseen sequences; None: not finite
     cured_by: str | None = None  # the first listed remedy that reached the goal
     cured_share: float | None = None
+    untreated_share: float | None = None  # without the remedy, after as many updates as it had
     training_seconds: float = 0.0
     gradient_norm: float | None = None  # median of the last twenty, as the optimizer got them, before clipping
     spectral_radius: float = 0.0  # largest of the recurrent matrices' (of a gate's block, for GRU and LSTM)
@@ -77,6 +78,8 @@ def run(case: Case, seed: int, known: Outcome | None, cache: Path, rules: str, p
     if known is None or known.key != case_key(case):
         trained = _trained(case, seed, cache)
         known = _after_training(case, seed, trained)
+    if known.cured_by is not None and known.untreated_share is None:
+        known.untreated_share = _untreated(case, seed, known)
     if known.rules != rules:
         _examine(known, case, trained or _trained(case, seed, cache))
         known.rules = rules
@@ -127,6 +130,16 @@ def _after_training(case: Case, seed: int, trained: Trained) -> Outcome:
     return outcome
 
 
+def _untreated(case: Case, seed: int, known: Outcome) -> float:
+    """The share that is left without the remedy that cured, after as many updates: a sick training fails then, too."""
+    (remedy,) = (one for one in case.remedies if one.name == known.cured_by)
+    updates = case.cured(remedy).training.updates
+    if updates <= case.training.updates:
+        return 1e9 if known.share is None else known.share
+    trained = train(replace(case, training=replace(case.training, updates=updates)), seed)
+    return share_of(trained)
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -157,7 +170,7 @@ def _examine(outcome: Outcome, case: Case, trained: Trained) -> None:
         diagnosis = diagnosed(trained.network, case, trained.record)
         outcome.seconds = time.perf_counter() - began
         how = case.training
-        plan = TrainingRecord(how.optimizer, how.lr, how.clip, how.bptt, 0, chance=trained.chance)
+        plan = TrainingRecord(how.optimizer, how.lr, how.clip, how.bptt, 0, chance=trained.chance, planned=how.updates)
         first = diagnosed(trained.initial, case, plan)
         outcome.error = ""
     except Exception as error:  # a crash counts as a finding missed, and is shown
@@ -188,13 +201,18 @@ def _prove(outcome: Outcome, case: Case, trained: Trained) -> None:
         return
     if outcome.prescription is None:
         outcome.prescription = _first(diagnosed(trained.network, case, trained.record))
-    if not outcome.prescription:
-        outcome.proved, outcome.shares = "", {}
+    found = outcome.prescription
+    treatment = Treatment(found["options"], found["python"]) if found else None
+    if treatment is None or treatment.by_hand:
+        outcome.proved = ""
+        outcome.shares.pop("prescription", None)
         return
-    key = hashlib.sha256(repr((outcome.prescription, UPDATES)).encode()).hexdigest()[:12]
+    if not outcome.shares:
+        outcome.shares = controls(case, outcome.seed)
+    key = hashlib.sha256(repr((found, UPDATES)).encode()).hexdigest()[:12]
     if outcome.proved != key:
-        treatment = Treatment(outcome.prescription["options"], outcome.prescription["python"])
-        outcome.shares, outcome.proved = shares(case, treatment, outcome.seed), key
+        outcome.shares |= treated(case, treatment, outcome.seed)
+        outcome.proved = key
 
 
 def _need(diagnosis: Diagnosis, case: Case, trained: Trained) -> float | None:
@@ -208,6 +226,6 @@ def _need(diagnosis: Diagnosis, case: Case, trained: Trained) -> float | None:
 
 
 def risk_of(diagnosis: Diagnosis) -> float:
-    """The doctor's own figure, or one derived from its verdict."""
+    """The doctor's own figure; where it has none, even odds unless nothing was found."""
     own = diagnosis.risk
-    return own if math.isfinite(own) else {"sick": 1.0, "cannot tell": 0.5}.get(diagnosis.verdict, 0.0)
+    return own if math.isfinite(own) else {"healthy": 0.0}.get(diagnosis.verdict, 0.5)

@@ -17,7 +17,7 @@ import retrograde as rg
 from retrograde.doctor import TrainingRecord
 
 from .case import Case
-from .networks import Network
+from .networks import Network, detached
 from .tasks import Batch
 
 PROBES = 20  # updates at which weights, gradients and activations are recorded
@@ -70,7 +70,7 @@ def batches(case: Case, seed: int, count: int, sequences: int | None = None) -> 
 class Treatment(Protocol):
     """What a prescription does to a training."""
 
-    def on_model(self, network: Network) -> Callable[[], object] | None: ...
+    def on_model(self, network: Network, batch: Batch) -> Callable[[], object] | None: ...
     def on_batch(self, batch: Batch) -> Batch: ...
 
 
@@ -79,7 +79,10 @@ def train(case: Case, seed: int = 0, *, weights_seed: int | None = None, treatme
     began = time.perf_counter()
     network = case.model.build(case.task, seed if weights_seed is None else weights_seed)
     treat = (lambda batch: batch) if treatment is None else treatment.on_batch
-    after_backward = None if treatment is None else treatment.on_model(network)
+    after_backward = None
+    if treatment is not None:
+        (first,) = batches(case, 1000 + seed, 1)
+        after_backward = treatment.on_model(network, treat(first))
     initial = copy.deepcopy(network)
     rg.nn.accelerate_(network)  # the same numbers, in a fraction of the time
     how = case.training
@@ -131,17 +134,20 @@ def _update(
     norms: list[float],
     after_backward: Callable[[], object] | None,
 ) -> float:
-    """One update, or one for each window of truncated backpropagation; returns the mean loss."""
+    """One update, or one for each window of truncated backpropagation that has a target; returns the mean loss."""
     how, state, found = case.training, None, []
     windows = [(batch.inputs, batch.targets)]
-    if how.bptt is not None:
+    if how.bptt is not None and network.each:
         time_axis = network.time
         windows = list(
             zip(batch.inputs.split(how.bptt, time_axis), batch.targets.split(how.bptt, time_axis), strict=True)
         )
     for x, target in windows:
-        output, state = network.window(x, state, batch.lengths)
-        state = _detached(state)
+        if how.bptt is None or network.each:
+            output, state = network.window(x, state, batch.lengths)
+            state = detached(state)
+        else:
+            output = network.truncated(x, how.bptt, batch.lengths)
         if not target.is_floating_point() and bool((target < 0).all()):
             continue
         loss = case.task.mean_loss(output, target)
@@ -154,12 +160,6 @@ def _update(
             optimizer.step()
         found.append(float(loss.detach()))
     return sum(found) / len(found)
-
-
-def _detached(state: Any) -> Any:
-    if state is None or isinstance(state, Tensor):
-        return None if state is None else state.detach()
-    return tuple(s.detach() for s in state)
 
 
 def _clipped(network: Network, clip: float | None) -> Tensor:

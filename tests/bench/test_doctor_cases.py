@@ -19,7 +19,7 @@ from benchmarks.doctor import peers, table, training
 from benchmarks.doctor.case import Case, Remedy, Training
 from benchmarks.doctor.cases import CASES
 from benchmarks.doctor.networks import WIRINGS, Model
-from benchmarks.doctor.proof import Treatment, random_remedy, shares
+from benchmarks.doctor.proof import Treatment, controls, random_remedy, treated
 from benchmarks.doctor.run import Outcome, case_key, run
 from benchmarks.doctor.scoring import Count, auc, counts, is_alarm, need_is_right
 from benchmarks.doctor.tasks import FAMILIES, SKIPPED, Task
@@ -216,12 +216,36 @@ def test_a_prescription_changes_what_it_says():
     assert (how.lr, how.clip, how.bptt) == (0.5, 2.0, 5)
     network = case.model.build(case.task, 0)
     start = Treatment({"init": "identity"}, "rg.nn.initialize(model.rnn, recurrent='identity')")
-    assert start.on_model(network) is None and torch.equal(network.rnn.weight_hh_l0, torch.eye(4))
-    assert start.on_training(case) == case
     batch = case.task.draw(8, torch.Generator().manual_seed(0))
+    assert start.on_model(network, batch) is None and torch.equal(network.rnn.weight_hh_l0, torch.eye(4))
+    assert start.on_training(case) == case
     scaled = Treatment({}, "x = (x - 1) / 10")
     assert torch.allclose(scaled.on_batch(batch).inputs, (batch.inputs - 1) / 10)
     assert torch.equal(start.on_batch(batch).inputs, batch.inputs)
+
+
+def test_lines_find_a_batch_and_those_for_code_of_the_user_are_not_tried():
+    case = Case("x", Task("padded echo", 12, 1), Model("tanh", 4))
+    (batch,) = training.batches(case, 0, 1)
+    network = case.model.build(case.task, 0)
+    before = network.rnn.weight_hh_l0.clone()
+    flossing = Treatment({"floss": 2}, "rg.nn.floss(model, *inputs, exponents=2)")
+    assert flossing.on_model(network, batch) is None and not torch.equal(network.rnn.weight_hh_l0, before)
+    assert Treatment({}, "# where the layer is called\nx = pack(x, lengths)").by_hand and not flossing.by_hand
+
+
+@pytest.mark.parametrize("family", ["late sum", "padded last"])
+def test_truncation_with_one_target_per_sequence_keeps_the_outputs_and_cuts_the_gradient(family):
+    case = Case("x", Task(family, 9, 2), Model("lstm", 4), Training(updates=2, batch=4, bptt=3))
+    (batch,) = training.batches(case, 0, 1)
+    network = case.model.build(case.task, 0)
+    output = network.truncated(batch.inputs, 3, batch.lengths)
+    assert torch.allclose(output, network(batch.inputs, batch.lengths), atol=1e-6)
+    x = batch.inputs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network.truncated(x, 3, batch.lengths)[0].sum(), x)
+    last = 8 if batch.lengths is None else int(batch.lengths[0]) - 1
+    assert gradient[last].any() and not gradient[: last // 3 * 3].any()
+    assert training.train(case).record.updates == 2
 
 
 def test_a_regularizer_is_called_after_every_backward_pass():
@@ -238,7 +262,8 @@ def test_a_regularizer_is_called_after_every_backward_pass():
 
 def test_arms_are_compared_from_the_same_start(monkeypatch):
     monkeypatch.setattr("benchmarks.doctor.proof.UPDATES", 3)
-    nothing = shares(replace(CASE, training=Training(updates=3, batch=8)), Treatment({}, ""), 0)
+    case = replace(CASE, training=Training(updates=3, batch=8))
+    nothing = controls(case, 0) | treated(case, Treatment({}, ""), 0)
     assert set(nothing) == {"prescription", "untreated", "placebo", "random"}
     assert nothing["prescription"] == nothing["untreated"] != nothing["placebo"]
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "diagnose"]
 
-MOST_BATCHES = 64  # that are looked at
+MOST_BATCHES = 128  # that are looked at: of 32 sequences each, as many as the signal by lag takes
 
 Verdict = Literal["sick", "healthy", "cannot tell"]
 
@@ -317,7 +317,7 @@ def _outlook(examination: Examination, sick: Sequence[Finding]) -> tuple[float, 
         risk = examination.risk
     except Exception:
         risk = math.nan
-    if any(finding.kind != Kind.VANISHING_HURTS for finding in sick):
+    if any(finding.kind != Kind.VANISHING_HURTS and not finding.about.spares_training for finding in sick):
         risk = max(THRESHOLDS.risk_of_finding.value, 0.0 if math.isnan(risk) else risk)
     return remaining, risk
 

@@ -27,6 +27,7 @@ __all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "Travel", "sampl
 
 Array = NDArray[np.float64]
 EFFORT = 2e10  # multiplications of one measurement of the flow: some seconds of one core
+SECOND_EFFORT = 5e9  # of looking for a need again, in the trained network
 MOST, FEWEST = 32, 8  # sequences whose gradients are followed
 FEWEST_TARGETS = 8  # steps with a loss that are followed
 RISK_WIDTH = 0.5  # decades of the gradient over which the risk falls from 73 % to 27 %
@@ -54,6 +55,8 @@ class TrainingRecord:
         Whether training ended with a loss or gradient that was NaN or infinite.
     torch_optimizer : torch.optim.Optimizer or None
         The optimizer itself: its state says how it scales each parameter's update.
+    planned : int or None
+        How many updates are to be made, of a network that is untrained.
     """
 
     optimizer: str | None = None
@@ -67,6 +70,7 @@ class TrainingRecord:
     floor: float | None = None
     diverged: bool = False
     torch_optimizer: torch.optim.Optimizer | None = None
+    planned: int | None = None
 
 
 @dataclass(frozen=True)
@@ -252,10 +256,16 @@ class Examination:
 
     @cached_property
     def need(self) -> Need | None:
-        """The lags that the data asks for; None without any signal."""
+        """The lags that the data asks for; None without any signal.
+
+        Where no gradient of the untrained network shows one, inputs and errors are compared directly; then the network
+        as it is takes the place of its twin, if it has learned nothing, again with the errors of a constant output.
+        """
         asked = self.asked
-        if asked.need is None and self.record.updates and self.unlearned:  # it may be clearer in the trained network
-            asked = self.left
+        if asked.need is None and asked.joint is not None and asked.joint.by_lag:
+            return _need_by(np.arange(len(asked.joint.by_lag)), np.array(asked.joint.by_lag))
+        if asked.need is None and self.record.updates and self.unlearned:
+            asked = need_of(self.model, self.samples, _own, alpha=THRESHOLDS.alpha.value, effort=SECOND_EFFORT)
         lags = np.unique(np.concatenate([signal.last for signal in asked.layers]))
         alone, together = np.zeros(len(lags)), np.zeros(len(lags))
         for signal in asked.layers:  # the last lags of a bin may differ by layer
@@ -267,11 +277,7 @@ class Examination:
         consistency = alone if alone.any() else together
         if not consistency.any():
             return None
-        needed = consistency >= THRESHOLDS.need_share.value * consistency.max()
-        sums = np.cumsum(consistency[needed][::-1])
-        middle = lags[needed][::-1][np.searchsorted(sums, sums[-1] / 2)]
-        longest = lags[needed][-1] if alone.any() else (asked.need or 0)
-        return Need(int(longest), int(middle), lags.astype(np.float64), consistency)
+        return _need_by(lags, consistency, None if alone.any() else asked.need)
 
     @property
     def middle(self) -> int:
@@ -387,6 +393,15 @@ def _same_place(leaf: Any, values: Iterator[Tensor]) -> Any:
     data = leaf.data if isinstance(leaf, PackedSequence) else leaf
     new = next(values) if data.is_floating_point() else data
     return leaf._replace(data=new) if isinstance(leaf, PackedSequence) else new
+
+
+def _need_by(lags: NDArray[np.int64], consistency: Array, longest: int | None = None) -> Need:
+    """The need by how consistent each lag is; ``longest`` where only many lags together show it."""
+    needed = consistency >= THRESHOLDS.need_share.value * consistency.max()
+    sums = np.cumsum(consistency[needed][::-1])
+    middle = lags[needed][::-1][np.searchsorted(sums, sums[-1] / 2)]
+    longest = lags[needed][-1] if longest is None else longest
+    return Need(int(longest), int(middle), lags.astype(np.float64), consistency)
 
 
 def _own(*_: Any) -> Tensor:

@@ -54,6 +54,7 @@ class About:
     severity: Severity  # "sick": training suffers from it; "unknown": it cannot be decided; "note": worth knowing
     meaning: str  # a sentence or two for someone who has never seen the term
     source: str = ""  # paper or text
+    spares_training: bool = False  # a mistake with which the loss can fall all the same
 
 
 FINDINGS: Mapping[Kind, About] = {
@@ -156,13 +157,19 @@ FINDINGS: Mapping[Kind, About] = {
         "wrong axis taken as time", "sick", "The layer runs over the batch, not over time (batch_first?)."
     ),
     Kind.STATE_LEAKS: About(
-        "state leaks between sequences", "sick", "What one sequence contains changes the output of another."
+        "state leaks between sequences",
+        "sick",
+        "What one sequence contains changes the output of another.",
+        spares_training=True,
     ),
     Kind.STATE_NOT_CARRIED: About(
         "state not carried over", "sick", "The state is reset at every step or window, so nothing can be remembered."
     ),
     Kind.LAYER_NOT_CALLED: About(
-        "layer never called", "sick", "A recurrent layer of the model does not take part in the output."
+        "layer never called",
+        "sick",
+        "A recurrent layer of the model does not take part in the output.",
+        spares_training=True,
     ),
     Kind.DEAD_HEAD: About("dead head", "sick", "The output does not depend on the recurrent states."),
     Kind.MASK_ERROR: About(

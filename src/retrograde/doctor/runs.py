@@ -19,6 +19,7 @@ from ..tasks.registry import open_predictor, open_task, task_info, task_name
 from ..tasks.task import Probe, Task
 from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
+from ..training.schedule import planned_steps
 from .examination import EFFORT, Examination, Origin, Sample, TrainingRecord
 
 __all__ = ["after_training", "examination_of", "is_run", "prognosis_of"]
@@ -228,6 +229,7 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
         updates=0,
         chance=chance,
         floor=floor,
+        planned=planned_steps(options, task),
     )
     written = source if isinstance(source, str) and source != "-" else ""
     origin = Origin(options, written, "", _must_name(written, name), _resolved(options, None))

@@ -69,6 +69,17 @@ class THRESHOLDS:
         "gradient of the recurrent weights, in its part of one lag, above which memory is a curse",
         "docs/doctor.md",
     )
+    sensitivity = Threshold(
+        100.0,
+        "relative change of the loss over that of the recurrent weights above which their gradient is huge",
+        "1 % of the weights changes the loss by all of its size",
+    )
+    least_effect = Threshold(
+        0.1,
+        "share of the errors' variance that one lag must explain to be seen, above which sequences are too few to "
+        "speak of no signal",
+        "a correlation of 0.32",
+    )
     # Units and gates
     flat_slope = Threshold(0.1, "f' below which a tanh unit is saturated: |tanh| > 0.95", "docs/flow.md: saturation")
     hard_slope = Threshold(

@@ -83,7 +83,8 @@ def _plain(found: NetworkSignal) -> dict[str, Any]:
 
 def _network(given: Mapping[str, Any]) -> NetworkSignal:
     own = {field.name: given[field.name] for field in fields(NetworkSignal)}
-    joint = None if own["joint"] is None else Joint(**own["joint"])
+    known = own["joint"]
+    joint = None if known is None else Joint(**known | {"by_lag": tuple(known.get("by_lag", ()))})
     return NetworkSignal(**own | {"layers": [_signal(layer) for layer in own["layers"]], "joint": joint})
 
 

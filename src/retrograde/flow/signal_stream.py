@@ -62,7 +62,8 @@ class NetworkSignal:
     constant : bool
         Whether the error is the same for all sequences: there is nothing to learn.
     joint : Joint or None
-        Where no lag has a signal: whether the targets depend on the inputs in a way that no gradient shows.
+        Where no lag has a signal: whether the targets depend on the inputs in a way that no gradient shows, and at
+        which lags by themselves.
     notes : list of str
         What a reader must know.
     """
@@ -109,7 +110,7 @@ class NetworkSignal:
             return f"a signal up to lag {self.need}{most} ({seen})"
         if self.constant:
             return f"no signal: the error is the same for all of {seen}"
-        if self.joint is not None and self.joint.found:
+        if self.joint is not None and (self.joint.found or self.joint.by_lag):
             return f"no signal that a gradient can see ({seen}); {self.joint}"
         return (
             f"no signal that a gradient can see ({seen}): the targets may be noise, or depend on several steps only "

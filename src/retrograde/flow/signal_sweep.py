@@ -233,17 +233,20 @@ class Sweep:
         part._right = {label: [a[:, some] for a in both] for label, both in self._right.items()}
         return part
 
-    def windows(self, targets: Tensor | None, most: int) -> tuple[list[Tensor], list[Tensor]]:
-        """For some targets (the last ``most``): the inputs, latest first `(lags, B, I)`, and the errors `(B, P)`."""
+    def windows(self, targets: Tensor | None, most: int) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        """For some targets (the last ``most``): the inputs, latest first `(lags, B, I)`, and the errors `(B, P)`.
+
+        With one loss per sequence also the step of lag 0 of each `(B,)`.
+        """
         x = self._stack[0].x
         if not self.final:
             chosen = (self.targets if targets is None else targets)[-most:].tolist()
             together = torch.cat(self.errors, -1)
-            return [x[: t + 1].flip(0) for t in chosen], [together[t] for t in chosen]
+            return [x[: t + 1].flip(0) for t in chosen], [together[t] for t in chosen], None
         last = next(iter(self._lag_of.values()))[0].clamp(min=0)  # the step of lag 0
         k = last.unsqueeze(0) - torch.arange(len(x)).unsqueeze(1)
         latest = x.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(x)) * (k >= 0).unsqueeze(-1)
-        return [latest], [torch.cat(self.errors, -1).sum(0)]
+        return [latest], [torch.cat(self.errors, -1).sum(0)], last
 
     def _from_end(self, e: Tensor) -> Tensor:
         """Steps counted back from each sequence's last, or forth again: `(T, B, P)`."""

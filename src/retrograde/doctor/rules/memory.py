@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ...flow import jacobians
 from ...flow.cells import Trajectory
 from ..examination import Array, Examination, Need, Travel
 from ..findings import Chart, Curve, Finding, Kind
+from ..forward import answers
 from ..thresholds import THRESHOLDS
 
 __all__ = ["RULES", "by_lag"]
@@ -162,37 +164,61 @@ def no_signal(exam: Examination) -> Iterable[Finding]:
         return
     if asked.constant or not max(sizes, default=0.0) > 0:
         raise FlowError("No gradient differs between sequences, so what the data asks for is not known.")
+    count = sum(int((~np.isnan(signal.p_value)).sum()) for signal in asked.layers)
+    least_effect = _least_effect(asked.sequences, max(1, count))
     together = ""
-    if asked.joint is not None and asked.joint.found:
+    if asked.joint is None or not asked.joint.found:
+        if least_effect > THRESHOLDS.least_effect.value:
+            raise FlowError(
+                f"{asked.sequences:,} sequences are too few to say that there is no signal: a lag that explains less "
+                f"than {least_effect:.0%} of the errors is not seen."
+            )
+    else:
         together = f" A test of dependence shows that targets depend on the inputs: {asked.joint}."
     least = min((float(np.nanmin(s.p_value)) for s in asked.layers if not np.isnan(s.p_value).all()), default=1.0)
     yield Finding(
         Kind.NO_FIRST_ORDER_SIGNAL,
         f"no lag has a gradient that {asked.sequences:,} sequences agree on: the targets are noise, or depend on "
-        f"several steps only together, or the signal is too weak for so few sequences.{together}",
-        {"sequences": asked.sequences, "p_value": least, "remaining": exam.progress.remaining},
+        f"several steps only together, or a signal is so weak that it explains less than {least_effect:.1%} of the "
+        f"errors, the least that so many sequences show.{together}",
+        {
+            "sequences": asked.sequences,
+            "p_value": least,
+            "least_effect": least_effect,
+            "remaining": exam.progress.remaining,
+        },
         f"p {least:.2g} >= {THRESHOLDS.alpha.value:g} at every lag, and {unlearned}",
         ruled_out=("a gradient that does not arrive: its size is not 0", f"a solved task: {unlearned}"),
     )
 
 
+def _least_effect(sequences: int, lags: int) -> float:
+    """Share of the errors' variance that a lag must explain to be significant: z² / n for a correlation of n pairs."""
+    return NormalDist().inv_cdf(1 - THRESHOLDS.alpha.value / (2 * lags)) ** 2 / sequences
+
+
 def truncation(exam: Examination) -> Iterable[Finding]:
-    """Truncated BPTT leaves out lags that the data asks for, and so points elsewhere."""
+    """Truncated BPTT leaves out lags that the data asks for, and so points elsewhere, or leaves out most of them."""
     length, need = exam.record.bptt, exam.need
     if length is None or need is None or exam.solved or need.lag < length or length >= exam.steps:
         return
     found, least = exam.flow.truncation(), THRESHOLDS.truncation_cosine.value
     cosines = np.cos(np.radians(found.angle))
     cosine = float(cosines[np.searchsorted(found.length, length)])
-    if not cosine < least:
+    # The cosine is of a gradient that is mostly noise, and large at short lags; the signal says what it is to teach.
+    beyond = need.middle >= length
+    if not cosine < least and not beyond:
         return
     shortest = found.shortest(least)
+    half = f"half of the signal is at lag {need.middle} or beyond" if beyond else ""
+    rule = f"cosine {cosine:.3g} < {least:g}" if cosine < least else half
     yield Finding(
         Kind.TRUNCATION,
-        f"gradients are cut off after {length} steps, and the data asks for {need.lag}; the gradient of training "
-        f"has cosine {cosine:.2g} with the full one. Its share is complete to {least:.0%} from {shortest} steps on.",
-        {"bptt": length, "need": need.lag, "cosine": cosine, "shortest": shortest},
-        f"need {need.lag} >= bptt {length} and cosine {cosine:.3g} < {least:g}",
+        f"gradients are cut off after {length} steps, and the data asks for {need.lag}{half and f': {half}'}; the "
+        f"gradient of training has cosine {cosine:.2g} with the full one. Its share is complete to {least:.0%} from "
+        f"{shortest} steps on.",
+        {"bptt": length, "need": need.lag, "middle": need.middle, "cosine": cosine, "shortest": shortest},
+        f"need {need.lag} >= bptt {length} and {rule}",
         ruled_out=(f"nothing to learn beyond {length} steps: there is a signal up to lag {need.lag}",),
         chart=Chart(
             "Cosine of the truncated with the full gradient",
@@ -205,9 +231,9 @@ def truncation(exam: Examination) -> Iterable[Finding]:
 
 
 def one_direction(exam: Examination) -> Iterable[Finding]:
-    """The gradient arrives at the needed lag, but in fewer directions than the errors have."""
+    """At the needed lag the gradient arrives in the best direction, but in fewer than the errors have."""
     unlearned, need, travel = exam.unlearned, exam.need, exam.travel
-    if not unlearned or need is None or need.lag < 1 or need.lag > travel.reach or exam.flow.linearization is None:
+    if not unlearned or need is None or need.lag < 1 or exam.flow.linearization is None:
         return
     run = exam.flow.linearization.runs.get(travel.layer)
     if run is None or run.reverse:
@@ -220,8 +246,10 @@ def one_direction(exam: Examination) -> Iterable[Finding]:
         return
     spectrum = np.exp(jacobians.log_singular_values(run, last - need.lag, last))
     relative, least = spectrum / spectrum[:, :1], THRESHOLDS.direction_share.value
-    arriving = float(np.median((relative >= least).sum(1)))
+    arriving, best = float(np.median((relative >= least).sum(1))), float(np.median(spectrum[:, 0]))
     asked = exam.error_directions
+    if not best >= THRESHOLDS.reach_fraction.value:  # no direction is left: the gradient vanishes
+        return
     if math.isnan(asked) or arriving + 0.5 > asked or not np.isfinite(relative).all():
         return
     second = float(np.median(relative[:, 1]))
@@ -230,9 +258,10 @@ def one_direction(exam: Examination) -> Iterable[Finding]:
         f"over {need.lag} steps the gradient arrives in {arriving:.0f} of {run.state_size} directions of the state, "
         f"and the errors have {asked:.1f}: the second is {second:.1g} of the first, so most of what is to be "
         "remembered is lost.",
-        {"directions": arriving, "asked": asked, "second": second, "need": need.lag, "condition": 1 / second},
+        {"directions": arriving, "asked": asked, "first": best, "second": second, "need": need.lag}
+        | {"condition": 1 / max(second, 1e-300)},
         f"directions above {least:.0%} of the largest {arriving:.0f} < {asked:.1f} of the errors, and {unlearned}",
-        ruled_out=(f"vanishing: need {need.lag} <= reach {travel.reach:.0f}",),
+        ruled_out=(f"vanishing in all directions: the first keeps {best:.2g} over {need.lag} steps",),
         chart=Chart(
             f"Singular values of the Jacobians' product over {need.lag} steps",
             "direction",
@@ -258,17 +287,29 @@ def curse(exam: Examination) -> Iterable[Finding]:
     own = exam.flow.contributions(exam.flow.weight(label))
     first = float(own.norm[np.flatnonzero(own.norm)[0]]) if own.norm.any() else math.nan
     whole = float(np.abs(np.sum(own.cosine * own.norm, where=np.isfinite(own.cosine))))
-    amplified = whole / first
-    if not amplified > THRESHOLDS.amplified.value:
+    amplified, sensitivity, huge = (
+        whole / first,
+        _sensitivity(exam, exam.flow.weight(label)),
+        THRESHOLDS.sensitivity.value,
+    )
+    if not amplified > THRESHOLDS.amplified.value or not sensitivity > huge:
         return
     yield Finding(
         Kind.CURSE_OF_MEMORY,
         f"units remember for {memory:.0f} steps (1 / (1 − λ²)), the gradient of the states grows at most to "
         f"×{travel.growth:.2g}, but that of the recurrent weights is {amplified:.0f} times its part of one lag: the "
-        f"parts of all lags add up. Its variance goes as (1 − λ²)^-3 = {span**3:.1g}.",
-        {"memory": memory, "amplified": amplified, "growth": travel.growth, "cube": span**3},
+        f"parts of all lags add up. Its variance goes as (1 − λ²)^-3 = {span**3:.1g}: recurrent weights that change by "
+        f"0.1 % change the loss by {sensitivity / 1000:.0%}.",
+        {
+            "memory": memory,
+            "amplified": amplified,
+            "growth": travel.growth,
+            "cube": span**3,
+            "sensitivity": sensitivity,
+        },
         f"memory {span:.0f} > {THRESHOLDS.long_memory.value:g} steps, parameter gradient ×{amplified:.0f} > "
-        f"{THRESHOLDS.amplified.value:g}, state gradient ×{travel.growth:.2g} <= {calm:g}, and {unlearned}",
+        f"{THRESHOLDS.amplified.value:g} and {sensitivity:.3g} > {huge:g} relative to weights and "
+        f"loss, state gradient ×{travel.growth:.2g} <= {calm:g}, and {unlearned}",
         ruled_out=(f"exploding states: their gradient grows to ×{travel.growth:.2g}",),
         chart=Chart(
             "Gradient of the recurrent weights by lag",
@@ -281,6 +322,18 @@ def curse(exam: Examination) -> Iterable[Finding]:
             log=True,
         ),
     )
+
+
+def _sensitivity(exam: Examination, name: str) -> float:
+    """Relative change of the loss over that of a weight that changes along its gradient: ‖∂E/∂W‖ · ‖W‖ / E."""
+    sample, weight = exam.samples[0], exam.model.get_parameter(name)
+    with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+        losses = ask(sample.inputs, sample.loss).losses
+        mean = losses[losses != 0].mean()
+        if not mean.requires_grad or not weight.requires_grad:
+            return math.nan
+        (gradient,) = torch.autograd.grad(mean, weight)  # the flow has seen that it is used
+    return float(gradient.double().norm() * weight.detach().double().norm() / mean.detach().abs().clamp_min(1e-30))
 
 
 RULES = (vanishing, no_signal, truncation, one_direction, curse)

@@ -21,6 +21,7 @@ from ..thresholds import THRESHOLDS
 
 __all__ = ["RULES", "learning_rate_from_start"]
 
+_BATCHES = 8  # whose gradient norms are measured before training
 _ITERATIONS = 30  # of the power iteration
 _UPDATES = 20  # of a trial of the learning rate
 _RATES = 5  # most learning rates of a trial, each a tenth of the one before
@@ -42,14 +43,24 @@ def _chart(record: TrainingRecord, norms: Sequence[float]) -> Chart:
 
 
 def clipping(exam: Examination) -> Iterable[Finding]:
-    """The recorded gradient norms against the threshold: never above it, always above it, or above it in spikes."""
+    """The recorded gradient norms against the threshold: never above it, always above it, or above it in spikes.
+
+    Before training, those of the first batches stand for those to come, if it is known how many updates are planned.
+    """
     record, norms = exam.record, _norms(exam.record)
-    if not record.clip_norm or len(norms) < 2:
+    if not record.clip_norm:
         return
-    clip = float(record.clip_norm)
+    clip, planned = float(record.clip_norm), 0
+    if record.updates == 0 and record.planned:
+        norms, planned = _first_norms(exam), record.planned
+    if len(norms) < 2:
+        return
     clipped = float(np.mean([norm > clip for norm in norms]))
     median, largest = float(np.median(norms)), max(norms)
     numbers = {"clip_norm": clip, "clipped": clipped, "median": median, "largest": largest}
+    if planned:
+        yield from _too_tight(exam, norms, clip, numbers, planned)
+        return
     if not clipped:
         yield Finding(
             Kind.CLIPPING_NEVER_ACTIVE,
@@ -59,7 +70,7 @@ def clipping(exam: Examination) -> Iterable[Finding]:
             chart=_chart(record, norms),
         )
         return
-    yield from _too_tight(exam, norms, clip, numbers)
+    yield from _too_tight(exam, norms, clip, numbers, len(norms))
     factor, most = THRESHOLDS.spike.value, THRESHOLDS.spikes_share.value
     spikes = float(np.mean([norm > factor * median for norm in norms]))
     if largest > clip and 0 < spikes <= most:
@@ -74,7 +85,23 @@ def clipping(exam: Examination) -> Iterable[Finding]:
         )
 
 
-def _too_tight(exam: Examination, norms: Sequence[float], clip: float, numbers: dict[str, float]) -> Iterable[Finding]:
+def _first_norms(exam: Examination) -> list[float]:
+    """Norms of the gradients of the first batches, with the weights as they are."""
+    parameters, found = [p for p in exam.model.parameters() if p.requires_grad], list[float]()
+    for sample in exam.samples[:_BATCHES]:
+        with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+            losses = ask(sample.inputs, sample.loss).losses
+            scored = losses[losses != 0]
+            if not parameters or not scored.requires_grad or not scored.numel():
+                return []
+            gradients = torch.autograd.grad(scored.mean(), parameters, allow_unused=True)
+        found.append(math.sqrt(sum(float(g.double().square().sum()) for g in gradients if g is not None)))
+    return [norm for norm in found if math.isfinite(norm)]
+
+
+def _too_tight(
+    exam: Examination, norms: Sequence[float], clip: float, numbers: dict[str, float], updates: int
+) -> Iterable[Finding]:
     """Nearly every gradient is clipped, and the steps that remain cannot take the weights anywhere."""
     record, most, least = exam.record, THRESHOLDS.clipped_share.value, THRESHOLDS.path_share.value
     unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
@@ -89,7 +116,7 @@ def _too_tight(exam: Examination, norms: Sequence[float], clip: float, numbers: 
         rule = f"clipped gradients {each:.1g} a parameter <= 10 × {what} {_EPSILON:g}"
         numbers = numbers | {"each": each}
     else:
-        path = record.lr / (1 - _momentum(record)) * sum(min(norm, clip) for norm in norms)
+        path = record.lr / (1 - _momentum(record)) * updates * float(np.mean([min(norm, clip) for norm in norms]))
         whole = record.lr / (1 - _momentum(record)) * numbers["median"] / size
         if path >= least * size or whole > 1:  # without clipping, one update would replace the weights
             return
@@ -100,8 +127,9 @@ def _too_tight(exam: Examination, norms: Sequence[float], clip: float, numbers: 
         numbers = numbers | {"path": path, "weights": size}
     yield Finding(
         Kind.CLIPPING_TOO_TIGHT,
-        f"{numbers['clipped']:.0%} of the gradients were scaled down to {clip:g} (their median was "
-        f"{numbers['median']:.3g}): {rule}, so that training could not take the network anywhere. Raise the threshold.",
+        f"{numbers['clipped']:.0%} of the gradients {'are' if record.updates == 0 else 'were'} scaled down to {clip:g} "
+        f"(median {numbers['median']:.3g}): {rule} in {updates:,} updates, so that training cannot take the network "
+        "anywhere. Raise the threshold.",
         numbers,
         f"clipped {numbers['clipped']:.0%} >= {most:.0%}, {rule}, and {unsolved}",
         ruled_out=(
