@@ -11,6 +11,7 @@ from retrograde.doctor.findings import FINDINGS, Kind
 
 from . import peers
 from .case import Case
+from .proof import Treatment
 from .run import Outcome
 from .scoring import auc, counts, is_alarm, need_is_right
 
@@ -92,7 +93,7 @@ def per_finding(pairs: Pairs) -> str:
 def proof(pairs: Pairs) -> str:
     """The first prescription against the other arms, by case: the mean over seeds of the logarithm of the loss."""
     ill = {c.name: c for c, _ in pairs if not c.healthy and any(FINDINGS[k].severity == "sick" for k in c.findings)}
-    tried = {name: [o for c, o in pairs if c.name == name and o.shares] for name in ill}
+    tried = {name: [o for c, o in pairs if c.name == name and "prescription" in o.shares] for name in ill}
     tried = {name: found for name, found in tried.items() if found}
     if not tried:
         return ""
@@ -106,11 +107,19 @@ def proof(pairs: Pairs) -> str:
     }
     total = sum(map(len, tried.values()))
     reached = ", ".join(f"{arm} {count}" for arm, count in solved.items())
+    by_hand = sum(any(c.name == name and _by_hand(o) for c, o in pairs) for name in ill)
+    none = sum(any(c.name == name and o.prescription == {} for c, o in pairs) for name in ill)
     return (
-        f"The first prescription was tried in {len(tried)} of {len(ill)} sick cases.\n\n"
+        f"The first prescription was tried in {len(tried)} of {len(ill)} sick cases; {none} have none, and those of "
+        f"{by_hand} are lines for code that only the user has.\n\n"
         + _rows(["first prescription better than", "cases"], rows)
         + f"\n\nTrainings that reached their goal, of {total} each: {reached}."
     )
+
+
+def _by_hand(outcome: Outcome) -> bool:
+    found = outcome.prescription
+    return bool(found) and Treatment(found["options"], found["python"]).by_hand
 
 
 def _mean_log(found: list[Outcome], arm: str) -> float:
@@ -121,7 +130,7 @@ def summary(pairs: Pairs) -> str:
     """Need, time, and how many cases are what they are said to be."""
     needs = [(c.lag, o.need) for c, o in pairs if c.measurable]
     right = sum(need_is_right(need, lag) for lag, need in needs)
-    true = sum(o.solved == c.healthy or bool(c.built and not c.healthy) for c, o in pairs)
+    true = sum(_as_said(c, o) for c, o in pairs)
     cured = [o for c, o in pairs if not c.healthy and c.remedies and o.seed == 0]
     seconds = [o.seconds for _, o in pairs if not o.error]
     return "\n".join(
@@ -135,6 +144,14 @@ def summary(pairs: Pairs) -> str:
         if seconds
         else ["- Nothing examined."]
     )
+
+
+def _as_said(case: Case, outcome: Outcome) -> bool:
+    """Whether a healthy case is solved, and a sick one not, even by as many updates as its remedy had."""
+    if case.healthy or case.built:
+        return outcome.solved or bool(case.built)
+    later = outcome.untreated_share
+    return not outcome.solved and (later is None or later > case.goal)
 
 
 def report(pairs: Pairs) -> str:

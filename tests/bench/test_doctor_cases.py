@@ -316,6 +316,16 @@ def test_a_run_resumes_and_only_examines_again_when_rules_change(tmp_path, monke
     assert case_key(replace(CASE, goal=0.1)) != case_key(CASE)
 
 
+def test_a_case_is_only_sick_if_it_stays_so_without_its_remedy(tmp_path, monkeypatch):
+    """A training that was ended early is not sick: given as many updates as the remedy had, it comes to its goal."""
+    monkeypatch.setattr("benchmarks.doctor.run.EXAMINED", 2)
+    case = replace(CASE, remedies=(Remedy("longer", training={"updates": 4}),), goal=1e6)
+    longer = run(case, 0, None, tmp_path, "rules")
+    assert longer.cured_by == "longer" and longer.untreated_share is not None
+    assert not table._as_said(case, replace(longer, solved=False))
+    assert table._as_said(replace(case, goal=1e-9), replace(longer, solved=False))
+
+
 def test_the_command_writes_a_line_per_run_and_the_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.doctor.run.EXAMINED", 2)
     monkeypatch.setattr(command, "CASES", [CASE])

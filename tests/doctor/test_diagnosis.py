@@ -178,3 +178,19 @@ def test_large_batches_are_followed_in_part():
     x, y = sequences(slice(-2, None), count=300)
     exam = rg.doctor.Examination(Last(), samples_of((x, y), squared), Last())
     assert exam.flow.losses.shape[1] == 32 and exam.asked.sequences > 32
+
+
+def test_a_mistake_that_spares_training_does_not_raise_the_risk():
+    """A second layer that is never called is sick, and the first learns all the same."""
+
+    class Spare(Last):
+        def __init__(self):
+            super().__init__(nn.GRU)
+            self.second = nn.GRU(16, 4)
+
+    torch.manual_seed(0)
+    diagnosis = rg.diagnose(Spare(), sequences(slice(-2, None)), squared, record=UNTRAINED)
+    assert diagnosis.verdict == "sick" and [f.kind for f in diagnosis.findings if f.severity == "sick"] == [
+        "layer_not_called"
+    ]
+    assert diagnosis.risk < 0.3

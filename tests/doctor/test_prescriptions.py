@@ -208,6 +208,31 @@ def test_chaos_is_cut_at_its_predictable_time():
     assert by_name(prescriptions, "predictable").options == {"bptt": 7}  # ln 2 / 0.1
 
 
+def test_chaos_whose_predictable_time_is_shorter_than_the_need_is_calmed_instead():
+    torch.manual_seed(0)
+    model = Last()
+    radius = torch.linalg.eigvals(model.layer.weight_hh_l0.detach()).abs().max().item()
+    every = remedies(model, Kind.CHAOS, lyapunov=0.1, need=NEED)
+    one = by_name(every, "spectral radius")
+    assert one.options["spectral_radius"] == pytest.approx(radius * math.exp(-0.1), rel=0.01)
+    assert not any("bptt" in other.options for other in every) and "largest Lyapunov exponent is 0.1" in one.arithmetic
+
+
+def test_padding_in_the_loss_is_masked_there_and_padding_that_is_read_is_packed():
+    (mask,) = remedies(Last(), Kind.MASK_ERROR, padding_share=0.4)
+    names = {"torch": torch, "losses": torch.arange(6.0).reshape(3, 2), "lengths": torch.tensor([1, 3])}
+    exec(mask.python, names)
+    assert names["loss"] == (0 + 1 + 3 + 5) / 4
+    (pack,) = remedies(Last(nn.GRU), Kind.MASK_ERROR, changed=2)
+    names = {"torch": torch, "model": Last(nn.GRU), "x": torch.randn(3, 2, 1), "lengths": torch.tensor([1, 3])}
+    exec(pack.python, names)
+    assert not names["output"][1:, 0].any() and torch.equal(names["state"][0, 0], names["output"][0, 0])
+
+
+def test_inputs_that_are_all_the_same_have_no_remedy_in_training():
+    assert remedies(Last(), Kind.CONSTANT_OUTPUT, inputs=1.0) and not remedies(Last(), Kind.CONSTANT_OUTPUT, inputs=0.0)
+
+
 def test_flossing_pushes_as_many_exponents_as_directions_are_asked_for():
     one = by_name(remedies(Last(), Kind.ONE_DIRECTION, asked=2.3), "flossing")
     assert one.options == {"floss": 3} and "2.3 directions" in one.arithmetic

@@ -36,6 +36,16 @@ def test_clipping_that_does_no_harm(how):
     assert "clipping_too_tight" not in trained(updates=60, **how)
 
 
+def test_clipping_before_the_first_update_is_judged_by_the_updates_planned():
+    def before(**how):
+        record = TrainingRecord(optimizer="sgd", lr=0.1, clip_norm=1e-3, updates=0, **how)
+        return found([training.clipping], Net(nn.GRU), record=record, batches=3)
+
+    (own,) = before(planned=100)["clipping_too_tight"]
+    assert own.numbers["path"] == pytest.approx(100 * 0.1 * 1e-3)
+    assert not before(planned=100_000) and not before()
+
+
 def test_clipping_so_tight_that_adam_sees_nothing():
     assert "clipping_too_tight" in trained(clip=1e-8, updates=30)
 

@@ -186,6 +186,32 @@ def test_noise_and_parity_cannot_be_told():
     assert not found([memory.no_signal], Net(), late)
 
 
+def test_few_sequences_do_not_say_that_there_is_no_signal():
+    """In 40 of them a lag must explain a quarter of the errors to be seen."""
+    torch.manual_seed(1)
+    x = torch.randn(10, 40, 1)
+    few = rg.diagnose(Net(), (x, torch.randn(40)), squared, record=UNTRAINED)
+    assert few.verdict == "cannot tell" and not few.found("no_first_order_signal")
+    assert any("40 sequences are too few" in note for note in few.notes)
+
+
+def test_the_first_step_of_sequences_that_end_at_different_steps_is_a_need():
+    """Every sequence has it at another lag, at which its gradient has another size."""
+
+    class Ends(Net):
+        def forward(self, x, lengths):
+            return self.head(self.layer(x)[0][lengths - 1, torch.arange(x.shape[1])]).squeeze(-1)
+
+    lengths = torch.randint(20, 41, (600,), generator=torch.Generator().manual_seed(0))
+    x = (
+        torch.randn(40, 600, 1, generator=torch.Generator().manual_seed(1))
+        * (torch.arange(40)[:, None] < lengths)[..., None]
+    )
+    diagnosis = rg.diagnose(Ends(nn.GRU), (x, lengths, x[0, :, 0]), squared, record=UNTRAINED)
+    (finding,) = diagnosis.found("vanishing_hurts")
+    assert 36 <= finding.numbers["need"] <= 39
+
+
 # --- Truncation -------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +225,14 @@ def test_truncation_hides_lags_that_the_data_asks_for():
     (finding,) = rule(3, 5)["truncation"]
     assert finding.numbers["need"] == 5 and finding.numbers["bptt"] == 3 and finding.numbers["cosine"] < 0.99
     assert not rule(8, 5) and not rule(3, 1)
+
+
+def test_truncation_hides_the_signal_although_the_gradient_beyond_is_small():
+    """Of a gradient that shrinks fast the truncated one has its direction, which is that of noise."""
+    model = started(Each(inputs=3, outputs=3, last=False), 0.1)
+    record = TrainingRecord(bptt=3, updates=0)
+    (finding,) = found([memory.truncation], model, echo, each, record=record, untrained=model, lag=5)["truncation"]
+    assert finding.numbers["cosine"] > 0.99 and "half of the signal is at lag 5" in finding.rule
 
 
 # --- Directions -------------------------------------------------------------------------------------------------------
@@ -215,6 +249,19 @@ def test_one_direction_is_found_where_the_errors_have_three():
     assert finding.numbers["directions"] == 1 and finding.numbers["asked"] == pytest.approx(3, abs=0.2)
     model = started(Net(inputs=3, outputs=3, last=False), 1.0)
     assert not found([memory.one_direction], model, echo, by_step, record=UNTRAINED, untrained=model, lag=4)
+
+
+def test_one_direction_is_found_where_even_that_one_shrinks():
+    """The first keeps 3 %, less than 1 % of the gradient of all."""
+    model = Net(inputs=3, outputs=3, last=False)
+    basis = nn.init.orthogonal_(torch.empty(16, 16))
+    with torch.no_grad():
+        model.layer.weight_hh_l0.copy_(basis @ torch.diag(torch.tensor([0.6] + [0.05] * 15)) @ basis.T)
+    kinds = found(
+        [memory.vanishing, memory.one_direction], model, echo, by_step, record=UNTRAINED, untrained=model, lag=6
+    )
+    assert set(kinds) == {"vanishing_hurts", "one_direction"}
+    assert 0.01 < kinds["one_direction"][0].numbers["first"] < 0.1
 
 
 # --- The curse of memory ----------------------------------------------------------------------------------------------
@@ -237,7 +284,12 @@ def test_a_long_memory_with_a_calm_state_and_a_huge_parameter_gradient_is_a_curs
     }
     (finding,) = kinds[0.999]["curse_of_memory"]
     assert finding.numbers["growth"] <= 1.01 and finding.numbers["amplified"] > 30
+    assert finding.numbers["sensitivity"] > 100
     assert not kinds[0.8]
+    keeps = Net(nn.LSTM, last=True)  # for long, at a small gradient of its weights
+    with torch.no_grad():
+        keeps.layer.bias_ih_l0[16:32] = 6.0
+    assert not found([memory.curse], keeps, late, record=UNTRAINED, untrained=keeps, steps=120, count=64)
 
 
 def test_the_thresholds_are_written_in_the_table_only():

@@ -51,17 +51,6 @@ VANISHING = [
         (start("chrono", 80, lr=0.02, updates=1000), start("update bias", 4.4, lr=0.02, updates=1000)),
     ),
     sick(
-        "echo 20, tanh",
-        V,
-        Task("echo", 50, 20, symbols=2),
-        Model("tanh", 32),
-        Training(0.001, 150),
-        (
-            start("orthogonal", 1.0, hidden=64, lr=0.003, updates=2000),
-            start("identity", 1.0, "relu", lr=0.003, updates=2000),
-        ),
-    ),
-    sick(
         "early sum of 40, tanh",
         V,
         Task("early sum", 40),

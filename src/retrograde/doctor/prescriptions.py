@@ -31,8 +31,9 @@ class Prescription:
     command : str
         The exact command, where a run folder or data is known; empty otherwise.
     python : str
-        The lines for a model in Python, where it is ``model`` and retrograde is ``rg``. A new start or cell is for a
-        model that is then trained from the beginning.
+        The lines for a model in Python, where it is ``model`` and retrograde is ``rg``; ``x`` is a batch of inputs,
+        ``inputs`` all that the model is called with, ``target`` the targets. A new start or cell is for a model that
+        is then trained from the beginning. Lines that begin with ``# where`` belong into the user's own code.
     apply : callable or None
         Applies it in place to a model of the same structure that is to be trained from the start; None where that is
         impossible (another kind of cell).

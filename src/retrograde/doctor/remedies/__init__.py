@@ -48,10 +48,10 @@ LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
 def prescribe(examination: Examination, findings: Sequence[Finding]) -> list[Prescription]:
     """Remedies for all findings that make a training sick: the first of every cause, then the second of every cause."""
     sick = [finding for finding in findings if finding.severity == "sick"]
-    if any(
-        finding.kind == Kind.DEAD_HEAD for finding in sick
-    ):  # the constant output is its consequence, and no option of training cures it
-        sick = [finding for finding in sick if finding.kind != Kind.CONSTANT_OUTPUT]
+    # No option of training cures an output that is constant because of a dead head, or of inputs that are all the same.
+    dead = any(finding.kind == Kind.DEAD_HEAD for finding in sick)
+    alike = [f for f in sick if f.kind == Kind.CONSTANT_OUTPUT and (dead or f.numbers.get("inputs") == 0)]
+    sick = [finding for finding in sick if finding not in alike]
     # Data that is not finite is cured in the data.
     sick = [finding for finding in sick if not (finding.kind == Kind.NOT_FINITE and "batch" in finding.numbers)]
     by_kind = [

@@ -7,7 +7,7 @@ gradient of the copy reaches, and remedies whose copy reaches as far as the data
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -290,6 +290,11 @@ def chaos(case: Case) -> Iterator[Prescription]:
     if exponent is None or exponent <= 0:
         return
     steps = max(1, round(math.log(2) / exponent))
+    if case.need is not None and case.need >= steps:  # gradients so short do not see what is to be learned
+        if before <= 0 and case.only("rnn"):
+            why = f"the largest Lyapunov exponent is {exponent:.3g}"
+            yield from scaled(case, math.exp(-exponent), why, case.measured)
+        return
     arithmetic = (
         f"the largest Lyapunov exponent is {exponent:.3g} per step; tau = ln 2 / {exponent:.3g} = {steps} steps"
     )
@@ -332,10 +337,11 @@ def _layers(case: Case) -> list[str]:
     return named or case.examination.flow.layers
 
 
-def scaled(case: Case, factor: float, why: str) -> Iterator[Prescription]:
-    """The largest spectral radius of the untrained weights, times a factor."""
+def scaled(case: Case, factor: float, why: str, parts: Sequence[Part] | None = None) -> Iterator[Prescription]:
+    """The largest spectral radius of the untrained weights, or of those of other parts, times a factor."""
     try:
-        radii = [float(torch.linalg.eigvals(part.weight.detach().double()).abs().max()) for part in case.parts]
+        weights = [part.weight.detach().double() for part in parts or case.parts]
+        radii = [float(torch.linalg.eigvals(weight).abs().max()) for weight in weights]
     except RuntimeError:  # projected: not square
         return
     radius = float(short(max(radii) * factor))

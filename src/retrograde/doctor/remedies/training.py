@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import FlowError
 from ...flow import sequence_gradients
+from ..findings import Kind
 from ..prescriptions import Prescription
 from .case import Case, short
 from .memory import scaled
@@ -99,6 +100,8 @@ def clipping(case: Case) -> Iterator[Prescription]:
     found = replayed(norms)
     if found is None:
         return
+    if not found.clipped and case.kind != Kind.CLIPPING_TOO_TIGHT:
+        return  # the norms are alike: clipping them changes nothing but their length, as the learning rate does
     threshold = float(short(found.threshold))
     middle = float(np.median(norms))
     arithmetic = (
@@ -160,7 +163,7 @@ def learning_rate(case: Case) -> Iterator[Prescription]:
 def adaptive(case: Case) -> Iterator[Prescription]:
     """An optimizer that divides by the size of each parameter's gradient."""
     record = case.examination.record
-    norms = [norm for norm in record.gradient_norms if math.isfinite(norm) and norm > 0]
+    norms = [norm for norm in record.gradient_norms or _of_sequences(case) if math.isfinite(norm) and norm > 0]
     if record.optimizer != "sgd" or record.lr is None or not norms:
         return
     parameters = sum(parameter.numel() for parameter in case.examination.model.parameters())

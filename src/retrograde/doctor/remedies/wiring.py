@@ -30,14 +30,25 @@ def time_axis(case: Case) -> Iterator[Prescription]:
 
 
 def padding(case: Case) -> Iterator[Prescription]:
-    """Packed sequences, so that no step beyond the end of a sequence is read."""
-    if not case.parts:
+    """Losses of real steps only, or packed sequences, so that no step beyond the end of a sequence is read."""
+    found = case.findings[0].numbers
+    numbers = ", ".join(f"{name} = {value:.3g}" for name, value in found.items())
+    if "padding_share" in found:
+        python = (
+            "# where the loss is taken; losses: (T, B) of every step, lengths: (B,), the steps of each sequence\n"
+            "real = torch.arange(len(losses), device=losses.device)[:, None] < lengths\n"
+            "loss = losses[real].mean()"
+        )
+        yield case.prescription("the losses of real steps only", f"measured: {numbers}", python)
         return
-    batch_first = bool(getattr(case.parts[0].module, "batch_first", False))
-    numbers = ", ".join(f"{name} = {value:.3g}" for name, value in case.findings[0].numbers.items())
+    part = next((part for part in case.parts if isinstance(part.module, nn.RNNBase)), None)
+    if part is None:
+        return
+    first = ", batch_first=True" if part.module.batch_first else ""
     python = (
-        "# where the layer is called; lengths: (B,), the steps of each sequence\n"
-        "x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False"
-        + (", batch_first=True)" if batch_first else ")")
+        "# where the layer is called; x: its input, lengths: (B,), the steps of each sequence\n"
+        f"x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(){first}, enforce_sorted=False)\n"
+        f"output, state = {part.python}(x)  # state: that after the last step of each sequence\n"
+        f"output, _ = torch.nn.utils.rnn.pad_packed_sequence(output{first})"
     )
     yield case.prescription("packed sequences", f"measured: {numbers}", python)
