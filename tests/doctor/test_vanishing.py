@@ -252,16 +252,15 @@ def test_one_direction_is_found_where_the_errors_have_three():
 
 
 def test_one_direction_is_found_where_even_that_one_shrinks():
-    """The first keeps 3 %, less than 1 % of the gradient of all."""
-    model = Net(inputs=3, outputs=3, last=False)
+    """It keeps more than 1 % of its gradient, but of a gradient in twelve directions less than 1 % is left."""
+    model = Net(inputs=12, outputs=12, last=False)
     basis = nn.init.orthogonal_(torch.empty(16, 16))
     with torch.no_grad():
-        model.layer.weight_hh_l0.copy_(basis @ torch.diag(torch.tensor([0.6] + [0.05] * 15)) @ basis.T)
-    kinds = found(
-        [memory.vanishing, memory.one_direction], model, echo, by_step, record=UNTRAINED, untrained=model, lag=6
-    )
-    assert set(kinds) == {"vanishing_hurts", "one_direction"}
-    assert 0.01 < kinds["one_direction"][0].numbers["first"] < 0.1
+        model.layer.weight_hh_l0.copy_(basis @ torch.diag(torch.tensor([0.62] + [0.05] * 15)) @ basis.T)
+    rules = [memory.vanishing, memory.one_direction]
+    kinds = found(rules, model, echo, by_step, record=UNTRAINED, untrained=model, lag=6, inputs=12)
+    assert "vanishing_harmless" not in kinds  # need > reach
+    assert 0.01 < kinds["one_direction"][0].numbers["first"] < 0.02
 
 
 # --- The curse of memory ----------------------------------------------------------------------------------------------

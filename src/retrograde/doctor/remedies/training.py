@@ -100,7 +100,7 @@ def clipping(case: Case) -> Iterator[Prescription]:
     found = replayed(norms)
     if found is None:
         return
-    if not found.clipped and case.kind != Kind.CLIPPING_TOO_TIGHT:
+    if not found.clipped and record.gradient_norms and case.kind != Kind.CLIPPING_TOO_TIGHT:
         return  # the norms are alike: clipping them changes nothing but their length, as the learning rate does
     threshold = float(short(found.threshold))
     middle = float(np.median(norms))
