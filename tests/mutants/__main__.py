@@ -6,9 +6,10 @@
 
 The sample is the same for the same seed and source. Each mutant is written into a copy of the package under
 ``build/mutants``, with an environment that imports it from there. Only the tests that execute the changed statement run
-(coverage.py tells which, once for each part), quick ones first, in a forked process, up to the first failure or a time
-limit. A mutant that no test executes is a survivor. Results are appended to ``build/mutants/results.jsonl``; mutants
-that are in it are not run again. C++ mutants that do not compile are left out of the sample.
+(coverage.py tells which, once for each test file), in a forked process, up to the first failure or a time limit: first
+those of the test file of the same name, then those of the part. A mutant that no test executes is a survivor. Results
+are appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again, except survivors with
+``--again``. C++ mutants that do not compile are left out of the sample.
 """
 
 from __future__ import annotations
@@ -54,18 +55,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpp", action="store_true", help="mutants of the engine instead of those of the package")
     parser.add_argument("--only", nargs="*", help="parts of the package, such as flow or errors.py")
+    parser.add_argument("--again", action="store_true", help="run the survivors again, after tests were added")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after this time")
     arguments = parser.parse_args()
 
     os.chdir(ROOT)
     chosen = sample(arguments.count, arguments.seed, arguments.cpp)
+    sources = [] if arguments.cpp else [file for file, _ in chosen]
     if arguments.only:
         chosen = [(file, mutant) for file, mutant in chosen if part_of(file) in arguments.only]
     known = {row["id"]: row for row in read_results()}
+    if arguments.again:
+        known = {name: row for name, row in known.items() if row["outcome"] != "survived"}
     python, started = prepare(), time.monotonic()
     engine = cpp.Engine(TREE, TREE.parent / "objects") if arguments.cpp else None
-    server, maps = Server(python, TREE), dict[str, Covering]()
-    compiled = 0
+    server, compiled = Server(python, TREE), 0
+    covering = Covering(server, TREE, sources)
     for file, mutant in chosen:
         if compiled == arguments.count:
             break
@@ -75,27 +80,29 @@ def main() -> None:
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break
-        if part not in maps:
-            maps[part] = Covering(server, TREE, cpp.TESTS if engine else tests_of_part(part))
-        covering = maps[part]
-        tests = covering.everything() if engine else covering.tests(file, mutant)
-        limit = 30 + 5 * sum(covering.seconds[test] for test in tests)
         changed = TREE / file
         whole = changed.read_text(encoding="utf-8")
-        changed.write_text(mutant.apply(whole), encoding="utf-8")
-        try:
-            valid = engine is None or engine.build(file)
-            files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-            code = server.run(limit, tests=tests, files=files) if valid and tests else 0
-        finally:
-            changed.write_text(whole, encoding="utf-8")
+        valid, code, ran = True, 0, 0
+        for files in [list(cpp.TESTS)] if engine else stages(file):
+            tests = covering.everything(files) if engine else covering.tests(file, mutant, files)
+            changed.write_text(mutant.apply(whole), encoding="utf-8")
+            try:
+                valid = engine is None or engine.build(file)
+                limit = 30 + 5 * sum(covering.seconds[test] for test in tests)
+                named = list(dict.fromkeys(test.split("::")[0] for test in tests))
+                code = server.run(limit, tests=tests, files=named) if valid and tests else 0
+            finally:
+                changed.write_text(whole, encoding="utf-8")
+            ran += len(tests)
+            if code != 0:
+                break
         compiled += valid
         outcome = {0: "survived", None: "timeout"}.get(code, "killed") if valid else "invalid"
         known[name] = {"id": name, "part": part, "outcome": outcome, "old": mutant.old, "new": mutant.new}
         with RESULTS.open("a", encoding="utf-8") as results:
             results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
-        ran = f"({len(tests)} tests)" if tests else "(no test executes it)"
-        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}  {ran}", flush=True)
+        took = f"({ran} tests)" if ran else "(no test executes it)"
+        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}  {took}", flush=True)
     server.close()
     rows = [known[name] for one in chosen if (name := name_of(*one)) in known]
     report([row for row in rows if row["outcome"] != "invalid"][: arguments.count])
@@ -122,10 +129,15 @@ def part_of(file: Path) -> str:
     return file.relative_to(SOURCE).parts[0]
 
 
-def tests_of_part(part: str) -> list[str]:
-    """The test files of a part of the package, and the examples in its modules."""
+def stages(source: Path) -> list[list[str]]:
+    """The test files of a module: that of its name, then those of its part with the examples in its modules."""
+    part = part_of(source)
     own = TESTS.get(part) or [f"tests/{part}" if (SOURCE / part).is_dir() else f"tests/test_{part}"]
-    return [path for path in [*own, str(SOURCE / part)] if Path(path).exists()]
+    paths = [Path(path) for path in own]
+    files = sorted(file for path in paths for file in (path.rglob("test_*.py") if path.is_dir() else [path]))
+    everything = list(dict.fromkeys(str(file) for file in [*files, SOURCE / part] if file.exists()))
+    first = [file for file in everything if Path(file).name == f"test_{source.stem.strip('_')}.py"]
+    return [found for found in (first, [file for file in everything if file not in first]) if found]
 
 
 def prepare() -> Path:

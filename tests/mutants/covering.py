@@ -37,30 +37,47 @@ class Server:
 
 
 class Covering:
-    """The map from lines to tests of some test files. It is measured again when the sources or the tests change."""
+    """The map from lines of ``sources`` to tests, file by file. A file is run again when it or the package changes."""
 
-    def __init__(self, server: Server, tree: Path, files: list[str]) -> None:
-        self.tree, self.files = tree, files
-        sources = sorted(file for folder in ("src", "tests") for file in (tree / folder).rglob("*.py"))
-        content = repr(files).encode() + b"".join(file.read_bytes() for file in sources)
-        kept = tree.parent / f"map-{hashlib.sha256(content).hexdigest()[:16]}.json"
-        if not kept.exists():
-            server.run(7200, files=files, map=str(kept))
-        found = json.loads(kept.read_text("utf-8"))
-        self.seconds: dict[str, float] = found["seconds"]
-        self.lines: dict[str, dict[str, list[str]]] = found["lines"]
+    def __init__(self, server: Server, tree: Path, sources: list[Path]) -> None:
+        self.server, self.tree, self.sources = server, tree, sorted(map(str, set(sources)))
+        self.seconds: dict[str, float] = {}  # of CPU time
+        self._lines: dict[str, dict[str, dict[str, list[str]]]] = {}
+        helpers = (path for path in (tree / "tests").rglob("*.py") if not path.name.startswith("test_"))
+        shared = sorted([*(tree / "src").rglob("*.py"), *helpers])
+        self._shared = hashlib.sha256(repr(self.sources).encode() + b"".join(path.read_bytes() for path in shared))
 
-    def tests(self, file: Path, mutant: Mutant) -> list[str]:
-        """The tests that execute the statement which the mutant changes; all of the file's where importing does."""
-        lines = self.lines.get(str(file), {})
-        found = {test for line in self._statement(file, mutant) for test in lines.get(str(line), ())}
+    def tests(self, source: Path, mutant: Mutant, files: list[str]) -> list[str]:
+        """The tests of the files that execute the statement which the mutant changes; all where importing does."""
+        lines: dict[str, set[str]] = {}
+        for file in files:
+            for line, own in self._map(file).get(str(source), {}).items():
+                lines.setdefault(line, set()).update(own)
+        found = {test for line in self._statement(source, mutant) for test in lines.get(str(line), ())}
         if "" in found:  # a constant, a default, a decorator: whoever uses the file may notice
-            found |= {test for tests in lines.values() for test in tests}
+            found = {test for tests in lines.values() for test in tests}
         return self._ordered(found - {""})
 
-    def everything(self) -> list[str]:
+    def _map(self, file: str) -> dict[str, dict[str, list[str]]]:
+        if file not in self._lines:
+            key = self._shared.copy()
+            key.update(file.encode())
+            if (self.tree / file).is_file():
+                key.update((self.tree / file).read_bytes())
+            kept = self.tree.parent / f"map-{key.hexdigest()[:16]}.json"
+            if not kept.exists():
+                self.server.run(3600, files=[file], map=str(kept), sources=self.sources)
+            # A file that did not end in time: none of its tests is known to pass.
+            found = json.loads(kept.read_text("utf-8")) if kept.exists() else {"seconds": {}, "lines": {}}
+            self.seconds |= found["seconds"]
+            self._lines[file] = found["lines"]
+        return self._lines[file]
+
+    def everything(self, files: list[str]) -> list[str]:
         """All tests of the files."""
-        return self._ordered(set(self.seconds))
+        for file in files:
+            self._map(file)
+        return self._ordered({test for test in self.seconds if test.split("::")[0] in files})
 
     def _statement(self, file: Path, mutant: Mutant) -> range:
         """The lines of the innermost statement, without those of the statements in it."""

@@ -1,17 +1,20 @@
 """Run tests of the tree of mutants in forked processes that have the libraries, but not the package, imported.
 
 Reads one request per line (JSON) and answers each with one line: the exit code of pytest, None after the time limit.
-A request with ``map`` runs whole test files instead, traces them with coverage.py and writes into the file named which
-test executes which lines: ``{"seconds": {test: …}, "lines": {file: {line: [test, …]}}}``. What runs when a file is
+The limit is in seconds of CPU time, and ten times as many by the clock. A request with ``map`` runs whole test files
+instead, traces the ``sources`` with coverage.py and writes into the file named which test executes which lines:
+``{"seconds": {test: …}, "lines": {file: {line: [test, …]}}}``. What runs when a file is
 imported is listed under the test ``""``. What a test sets up may be shared with its file, so it is listed under every
 test of that file. Lines that only processes started by a test execute are not seen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -26,7 +29,7 @@ import pytest
 
 LIBRARIES = ("torch", "numpy", "scipy", "matplotlib.pyplot", "rich", "typer", "safetensors.torch", "sklearn", "duckdb")
 LIBRARIES += ("tokenizers", "plotly", "pandas")  # none of them starts threads when it is imported
-OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--durations=0"]
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--durations=0", "-o", "timeout=0"]
 
 
 class Selection:
@@ -42,18 +45,18 @@ class Selection:
 class Trace:
     """Plugin that notes what each test executes, how long it takes and whether it passes."""
 
-    def __init__(self, source: Path) -> None:
-        self.coverage = coverage.Coverage(data_file=None, config_file=False, source=[str(source)])
+    def __init__(self, sources: list[str]) -> None:
+        self.coverage = coverage.Coverage(data_file=None, config_file=False, include=sources)
         self.seconds: dict[str, float] = {}
         self.failed: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        started = time.monotonic()
+        started = sum(os.times()[:4])  # with that of ended children
         try:
             return (yield)
         finally:
-            self.seconds[item.nodeid] = time.monotonic() - started
+            self.seconds[item.nodeid] = sum(os.times()[:4]) - started
             self.coverage.switch_context("")
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -89,7 +92,7 @@ def child(request: dict[str, Any]) -> int:
     hypothesis.settings.load_profile("mutants")
     if "map" not in request:
         return int(pytest.main([*OPTIONS, "-x", *request["files"]], plugins=[Selection(request["tests"])]))
-    trace = Trace(Path("src/retrograde"))
+    trace = Trace([str(Path(source).resolve()) for source in request["sources"]])
     trace.coverage.start()
     code = int(pytest.main([*OPTIONS, *request["files"]], plugins=[trace]))
     trace.coverage.stop()
@@ -103,21 +106,24 @@ def fork(request: dict[str, Any]) -> int | None:
         code = 3
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(request["limit"]) + 1, resource.RLIM_INFINITY))
             silence = os.open(os.devnull, os.O_RDWR)
             for descriptor in range(3):
                 os.dup2(silence, descriptor)
             code = child(request)
         finally:
             os._exit(code)
-    end = time.monotonic() + request["limit"]
-    while time.monotonic() < end:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
+    end, found = time.monotonic() + 10 * request["limit"], 0
+    while not found and time.monotonic() < end:
         time.sleep(0.02)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+        found, status = os.waitpid(pid, os.WNOHANG)
+    with contextlib.suppress(ProcessLookupError):  # what the tests started may still run
+        os.killpg(pid, signal.SIGKILL)
+    if not found:
+        os.waitpid(pid, 0)
+        return None
+    code = os.waitstatus_to_exitcode(status)
+    return None if code == -signal.SIGXCPU else code
 
 
 def main() -> None:
