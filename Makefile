@@ -32,7 +32,7 @@ lint: $(READY) ## style (ruff, clang-format) and types (mypy --strict on the pac
 	$(BIN)/mypy
 
 test: lint browser ## lint, then the whole test suite; what CI runs (CI=true: fail if the engine was not built)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)
 	$(BIN)/python -m benchmarks

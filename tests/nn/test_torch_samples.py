@@ -1,21 +1,28 @@
 """PyTorch's own module samples and error samples for its recurrent layers, run against ours."""
 
+from functools import cache
+
 import pytest
 import torch
-
-pytest.importorskip("expecttest", reason="torch's own samples need expecttest")
-from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import retrograde as rg
 
 # torch says so of its own LSTM too
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
-INFOS = {
-    info.module_cls.__name__: info
-    for info in module_db
-    if info.module_cls in (torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM)
-}
+
+@cache
+def torchs_own():
+    """torch's samples, imported by the process that uses them: that takes seconds."""
+    pytest.importorskip("expecttest", reason="torch's own samples need expecttest")
+    from torch.testing._internal import common_modules
+
+    return common_modules
+
+
+def info_of(kind):
+    (info,) = (info for info in torchs_own().module_db if info.module_cls is getattr(torch.nn, kind))
+    return info
 
 
 def floats(value):
@@ -26,9 +33,8 @@ def floats(value):
 
 def samples(kind, dtype, training):
     packed = {} if kind == "LSTM" else {"with_packed_sequence": True}
-    return INFOS[kind].module_inputs_func(
-        INFOS[kind], device="cpu", dtype=dtype, requires_grad=True, training=training, **packed
-    )
+    info = info_of(kind)
+    return info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training, **packed)
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
@@ -58,10 +64,10 @@ def test_torchs_samples(kind, dtype, training):
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_torchs_error_samples(kind, dtype):
-    info = INFOS[kind]
+    info = info_of(kind)
     for sample in info.module_error_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=False):
         built, call = sample.module_error_input.constructor_input, sample.module_error_input.forward_input
-        if sample.error_on is ModuleErrorEnum.CONSTRUCTION_ERROR:
+        if sample.error_on is torchs_own().ModuleErrorEnum.CONSTRUCTION_ERROR:
             with pytest.raises(sample.error_type, match=sample.error_regex):
                 getattr(rg.nn, kind)(*built.args, **built.kwargs)
         else:

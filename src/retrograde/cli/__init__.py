@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 import typer
@@ -37,6 +38,8 @@ from .train import train
 __all__ = ["app", "main"]
 
 LONGEST = 1500  # characters of an error
+# Where a program calls `main` often, typer reads the signatures once: that takes longer than a quick command.
+_commands_of = cache(typer.main.get_command)
 
 app = typer.Typer(
     name="retrograde",
@@ -91,7 +94,7 @@ def _run(arguments: list[str]) -> int:
         return _complain(f"{option} is empty: give a name (. is the current folder).", 2)
     try:
         with _ends_by_signals():
-            code = typer.main.get_command(app).main(arguments, prog_name="retrograde", standalone_mode=False)
+            code = _commands_of(app).main(arguments, prog_name="retrograde", standalone_mode=False)
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except DivergedError as error:

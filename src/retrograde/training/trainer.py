@@ -59,9 +59,10 @@ class Trainer:
         self.callbacks = CallbackList(callbacks)
         self.model: nn.Module = task.model()
         self.regularizer = VanishingGradientRegularizer(self.model, options.omega) if options.omega else None
-        optimizer = make_optimizer(options, self.model, context.accelerator.device)
-        # The wrapped model averages gradients over the processes; its parameters are those of `model`.
-        self.wrapped_model, self.optimizer = context.accelerator.prepare(self.model, optimizer)
+        # The wrapped model averages gradients over the processes; its parameters are those of `model`. No precision on
+        # offer scales the loss, so the optimizer needs no wrapping (whose every step would search for packages).
+        self.wrapped_model = context.accelerator.prepare(self.model)
+        self.optimizer = make_optimizer(options, self.model, context.accelerator.device)
         self.clipping = Clipping(options.clip_norm, options.clip_value, options.clip_quantile)
         self.progress = Progress()
         self.carried: State = None
@@ -198,7 +199,7 @@ class Trainer:
         """Everything that changes while training. All processes must call this."""
         return TrainerState(
             model=self.model.state_dict(),
-            optimizer=self.optimizer.optimizer.state_dict(),
+            optimizer=self.optimizer.state_dict(),
             clipping=self.clipping.state_dict(),
             carried=self.context.gather_state(self.carried),
             progress=self.progress,
@@ -215,7 +216,7 @@ class Trainer:
         """
         self.model.load_state_dict(state.model)
         self.clipping.load_state_dict(state.clipping)
-        self.optimizer.optimizer.load_state_dict(state.optimizer)
+        self.optimizer.load_state_dict(state.optimizer)
         device = self.context.accelerator.device
         self.carried = self.context.scatter_state(map_state(state.carried, lambda part: part.to(device)))
         self.progress = state.progress
