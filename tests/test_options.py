@@ -121,3 +121,8 @@ def test_schedules():
     assert cosine == sorted(cosine, reverse=True) and cosine[50] == pytest.approx(0.505)
     assert rates(schedule="step", decay_every=2, decay_factor=0.1)[45] == pytest.approx(0.01)
     assert rates(warmup=5)[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_a_network_is_one_layer_in_one_direction_without_dropout_unless_asked():
+    options = Options.of({})
+    assert (options.num_layers, options.dropout, options.bidirectional, options.tie) == (1, 0.0, False, False)

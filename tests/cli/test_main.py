@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+
+from retrograde.cli import main
 
 
 def test_help_does_not_wait_for_torch():
@@ -81,3 +84,21 @@ def test_names_that_lead_nowhere_or_have_no_end(retrograde, tmp_path, monkeypatc
 
 def test_an_empty_prompt_is_no_empty_name(retrograde, tmp_path):
     assert "does not exist" in retrograde("generate", tmp_path / "none", "--prompt", "").err
+
+
+def test_a_reader_that_has_enough_ends_the_command(monkeypatch):
+    """As in ``retrograde generate run | head``."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+        def fileno(self):
+            return descriptor
+
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    os.close(descriptor)
+    assert caught.value.code == 141

@@ -132,3 +132,19 @@ def test_a_table_of_one_machine_cannot_be_split(tmp_path):
     (tmp_path / "a.csv").write_text("machine,t,x,state\n" + "".join(rows))
     with pytest.raises(DataError, match="has 1 of machine: too few to train and validate with"):
         labelled("classify", str(tmp_path / "a.csv"), label="state")
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "found"),
+    [(2, 9, True), (3, 9, False), (11, 55, True), (12, 55, False), (50, 400, True), (51, 400, False)],
+)
+def test_a_label_is_guessed_where_values_repeat(tmp_path, labels, rows, found):
+    """At most a fifth of the rows, at most 50, but always two."""
+    lines = [f"a text of some words number {n},c{n % labels}\n" for n in range(rows)]
+    (tmp_path / "a.csv").write_text("text,kind\n" + "".join(lines))
+    table = open_table(tmp_path / "a.csv")
+    if found:
+        assert columns_for("classify", table, {"text": "text"})[0].label == "kind"
+    else:
+        with pytest.raises(DataError, match="label"):
+            columns_for("classify", table, {"text": "text"})

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from retrograde.data import text as texts
 from retrograde.data.files import decoded as _decoded
+from retrograde.data.files import some_of
 from retrograde.data.text import Text, read_text
 from retrograde.data.vocabulary import Vocabulary
 from retrograde.errors import DataError, OptionError, RunError
@@ -207,3 +208,7 @@ def test_a_damaged_gzip_says_so_even_where_its_rubble_is_no_text(tmp_path):
     (tmp_path / "a.gz").write_bytes(packed)
     with pytest.raises(DataError, match="damaged gzip file"):
         read_text(tmp_path / "a.gz")
+
+
+def test_three_names_are_listed_and_more_are_hinted_at():
+    assert some_of(["a", "b", "c"]) == "a, b, c" and some_of(["a", "b", "c", "d"]) == "a, b, c, …"

@@ -170,6 +170,7 @@ def test_every_finding_with_a_chart_is_drawn(diagnosis):
 def test_a_diagnosis_becomes_json_and_back(diagnosis):
     again = rg.doctor.Diagnosis.of(json.loads(diagnosis.to_json()))
     assert again.findings == diagnosis.findings and again.risk == diagnosis.risk and again.verdict == "sick"
+    assert "\\u" not in diagnosis.to_json(), "signs of mathematics are readable in the file"
     assert str(again) == str(diagnosis)
 
 

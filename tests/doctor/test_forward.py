@@ -77,3 +77,14 @@ def test_outputs_in_dicts_and_objects(kind):
     mine = [rule for rule in RULES if rule.__module__.rpartition(".")[2] not in ("memory", "explosion")]
     assert not found(mine, model, loss=loss, count=32)
     assert math.isnan(progress(model, sums(), loss).remaining) is (kind is not dict)
+
+
+def test_a_task_that_a_constant_solves_leaves_nothing_to_compare_with():
+    model = Net()
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    x, _ = sums()
+    own = progress(model, (x, torch.zeros(x.shape[1])), lambda output, target: squared(output, target) + 0 * target)
+    assert own.loss == 0 and (math.isnan(own.remaining) or own.remaining == 1)
+    own = progress(Net(), (x, torch.zeros(x.shape[1])), squared)
+    assert own.loss > 0 and own.chance == 0 and own.remaining == 1

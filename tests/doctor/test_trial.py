@@ -86,6 +86,9 @@ def test_pairs_of_remedies_that_do_not_contradict_each_other():
     seen = []
     rg.trial(lambda seed, remedy: seen.append(remedy) or 1.0, [{"a": 1}, {"b": 2}, {"a": 3}], seeds=1, workers=1)
     assert {"a": 1, "b": 2} in seen and {"b": 2, "a": 3} in seen and sum(r is not None for r in seen) == 5
+    seen.clear()  # of the first three remedies only
+    rg.trial(lambda seed, remedy: seen.append(remedy) or 1.0, [{name: 1} for name in "abcd"], seeds=1, workers=1)
+    assert {"b": 1, "c": 1} in seen and not any(remedy and len(remedy) == 2 and "d" in remedy for remedy in seen)
 
 
 # --- Budget, interruption, going on -----------------------------------------------------------------------------------
@@ -194,7 +197,7 @@ def test_native_runs_are_matched_and_do_not_disturb_the_caller():
 
     assert torch.equal(torch.get_rng_state(), state)
     plain, again, other = run(None), run(None), run(None, 2)
-    assert plain.value == again.value != other.value and plain.reach == again.reach
+    assert plain.value == again.value != other.value and plain.reach == again.reach and 0 < plain.seconds < 600
     # With a learning rate near 0 the loss is that of the start: a remedy that changes no weight starts the same, and
     # another cell has the same head.
     still = {"lr": 1e-12}

@@ -160,6 +160,7 @@ def test_gates_show_every_unit_and_the_forget_time() -> None:
     assert f"units remember {tau:.2g} steps" in " ".join(ax.get_title(loc="left").split())
     assert sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() == "o") == 3 * 8
     assert "100 %" in [text.get_text() for text in ax.texts]  # f = 0.98: all above 0.9
+    assert all(0 < text.get_position()[0] < 1 for text in ax.texts), "inside the axes"
 
 
 def test_activation_shows_the_arguments_of_f() -> None:

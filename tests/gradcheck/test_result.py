@@ -21,6 +21,12 @@ def test_the_table_shows_the_worst_first_in_every_form():
     assert sum(line.endswith("WRONG") for line in lines) == 1
 
     out = io.StringIO()
+    Console(file=out, width=200, force_terminal=True, color_system="standard").print(check)
+    (wrong,) = (line for line in out.getvalue().splitlines() if "WRONG" in line)
+    (right, *_) = (line for line in out.getvalue().splitlines() if line.rstrip("│ \x1b[0m").endswith("ok"))
+    assert "\x1b[1;31m" in wrong and "\x1b[1;31m" not in right  # bold red
+
+    out = io.StringIO()
     Console(file=out, width=200).print(check)
     assert "weight_hh" in out.getvalue() and "WRONG" in out.getvalue() and "not the derivative" in out.getvalue()
     assert "<pre>" in check._repr_html_() and "weight_hh" in check._repr_html_()

@@ -7,17 +7,20 @@
 The sample is the same for the same seed and source. Each mutant is written into a copy of the package under
 ``build/mutants``, with an environment that imports it from there. Only the tests that execute the changed statement run
 (coverage.py tells which, once for each test file), in a forked process, up to the first failure or a time limit: first
-those of the test file of the same name, then those of the part. A mutant that no test executes is a survivor. Results
-are appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again, except survivors with
+those of the test file of the same name, or that the module names, then those of its part. What only processes started
+by tests execute is not seen: a mutant that no test executes is a survivor, to be looked at by hand. Results are
+appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again, except survivors with
 ``--again``. C++ mutants that do not compile are left out of the sample.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +45,7 @@ TESTS = {
     "training": ["tests/training", "tests/cli/test_train.py"],
     "runs": ["tests/runs", "tests/cli"],
     "bench": ["tests/bench/test_bench.py"],
+    "files.py": ["tests/test_files.py", "tests/test_writing.py"],
     "cells.py": ["tests/test_cells.py", "tests/nn"],
     "experiment.py": ["tests/training", "tests/cli/test_train.py"],
     "extras.py": ["tests/test_public_api.py"],
@@ -130,13 +134,15 @@ def part_of(file: Path) -> str:
 
 
 def stages(source: Path) -> list[list[str]]:
-    """The test files of a module: that of its name, then those of its part with the examples in its modules."""
-    part = part_of(source)
+    """The test files of a module: those of its name or that it names, then its part's with the examples in modules."""
+    part, text = part_of(source), source.read_text(encoding="utf-8")
     own = TESTS.get(part) or [f"tests/{part}" if (SOURCE / part).is_dir() else f"tests/test_{part}"]
     paths = [Path(path) for path in own]
     files = sorted(file for path in paths for file in (path.rglob("test_*.py") if path.is_dir() else [path]))
-    everything = list(dict.fromkeys(str(file) for file in [*files, SOURCE / part] if file.exists()))
-    first = [file for file in everything if Path(file).name == f"test_{source.stem.strip('_')}.py"]
+    named = re.findall(r"tests/[\w/]+\.py", (ast.get_docstring(ast.parse(text)) or "").partition("Tests: ")[2])
+    everything = list(dict.fromkeys(str(file) for file in [*named, *files, SOURCE / part] if Path(file).exists()))
+    same = f"test_{source.stem.strip('_')}.py"
+    first = [file for file in everything if file in named or Path(file).name == same]
     return [found for found in (first, [file for file in everything if file not in first]) if found]
 
 

@@ -123,3 +123,9 @@ def test_recomputing_changes_no_bit(kind, options):
     for module in (layer, again):
         module(x)[0].square().sum().backward()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(layer.parameters(), again.parameters(), strict=True))
+
+
+def test_a_trace_is_a_mapping_of_its_layers():
+    layer = rg.nn.GRU(2, 3, num_layers=2)
+    trace = layer.trace(torch.randn(4, 2, 2))
+    assert list(trace) == ["l0", "l1"] and len(trace) == 2

@@ -16,7 +16,7 @@ from retrograde.cli import main
 from retrograde.errors import RunError
 from retrograde.experiment import train
 from retrograde.runs import RunFolder
-from retrograde.runs.folder import LIMITS, LINES
+from retrograde.runs.folder import LIMITS, LINES, limit_of
 
 pytestmark = pytest.mark.timeout(60)
 SMALL = {"hidden_size": 6, "max_steps": 8, "eval_every": 4, "threads": 1}
@@ -186,3 +186,8 @@ def test_links_within_the_run_are_followed(run: Path) -> None:
 def test_an_empty_name_is_no_run() -> None:
     with pytest.raises(RunError, match="the name of the run folder is empty"):
         RunFolder("")
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("flow/recorded.jsonl", 64), ("summary.json", 16), ("sample.txt", 1)])
+def test_files_are_read_up_to_their_limit(name, megabytes):
+    assert limit_of(name) == megabytes << 20

@@ -1,0 +1,44 @@
+"""What training shows, drawn without a training."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from retrograde.cli.display import Display
+from retrograde.training.state import Progress
+
+
+class Lines(io.StringIO):
+    """A file that counts how often it was flushed."""
+
+    flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+def test_the_live_figures_are_those_of_the_last_steps() -> None:
+    shown = Display(Console(file=io.StringIO(), width=120))
+    shown.progress, shown.planned, shown.unit = Progress(step=3), 10, "tokens"
+    shown.recent.extend([(100.0, 500), (101.0, 700), (104.0, 2_100)])
+    shown.losses.extend([2.0, 1.0])
+    shown.clipped.extend([True, False, False, False])
+    shown.norm, shown.max_time = 0.25, 75.0
+    shown.first_step = 3
+    out = io.StringIO()
+    Console(file=out, width=120).print(shown)
+    words = out.getvalue().split()
+    assert "400" in words  # 1,600 tokens in 4 seconds
+    assert {"1.5000", "4.48", "0.25", "25%", "3/10"} <= set(words) and "1m" in words and "15s" in words
+
+
+def test_each_line_arrives_at_once_where_the_output_is_a_file() -> None:
+    file = Lines()
+    shown = Display(Console(file=file, width=120))
+    result = SimpleNamespace(summary=SimpleNamespace(status="finished", message="all steps", best={}, goal=None))
+    before = file.flushed
+    shown._print(f"{result.summary.status}: {result.summary.message}")
+    assert file.getvalue() == "finished: all steps\n" and file.flushed > before
