@@ -13,10 +13,10 @@ from tests.cli.tiny import TINY
 COLUMNS = ("--task", "classify", "--group", "id", "--time", "t", "--label", "label", "--features", "x")
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sequences whose label is the sign of their first number."""
-    draw, file = random.Random(0), tmp_path / "my table.csv"
+    draw, file = random.Random(0), tmp_path_factory.mktemp("data") / "my table.csv"
     with file.open("w") as out:
         out.write("id,t,x,label\n")
         for sequence in range(120):
@@ -27,11 +27,9 @@ def table(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(retrograde, table, tmp_path) -> Path:
-    folder = tmp_path / "run"
+def run(trained, table) -> Path:
     options = ("--cell", "rnn", "--hidden-size", "8", "--threads", "1", "--quiet", "--no-report", "--max-steps", "4")
-    assert retrograde("train", table, "--out", folder, *COLUMNS, *options).code == 0
-    return folder
+    return trained(table, *COLUMNS, *options)
 
 
 def test_a_run_gets_a_verdict_a_number_and_a_command_that_works(retrograde, run):

@@ -17,13 +17,13 @@ import retrograde as rg
 FAST = ["--hidden-size", "8", "--max-steps", "2", "--threads", "1", "--quiet", "--no-report"]
 
 
+FEW = [*TINY, "--max-steps", 3, "--cell", "gru", "--num-layers", 2]
+
+
 @pytest.fixture
-def run(text, tmp_path, retrograde):
+def run(book, trained):
     """A language run of a few steps."""
-    folder = tmp_path / "run"
-    done = retrograde("train", text, "--out", folder, *TINY, "--max-steps", 3, "--cell", "gru", "--num-layers", 2)
-    assert done.code == 0, done.err
-    return folder
+    return trained(book, *FEW)
 
 
 @pytest.fixture
@@ -88,7 +88,9 @@ def test_text_shorter_than_asked(run, tmp_path, retrograde):
     assert "too short" in retrograde("flow", run, short).err
 
 
-def test_training_text_that_is_gone_or_changed(run, text, retrograde):
+def test_training_text_that_is_gone_or_changed(text, tmp_path, retrograde):
+    run = tmp_path / "run"
+    assert retrograde("train", text, "--out", run, *FEW).code == 0
     text.write_text(text.read_text() + "More of it, much later than the training.\n")
     done = retrograde("flow", run)
     assert done.code == 0 and "has changed since training" in done.err

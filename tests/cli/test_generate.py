@@ -12,10 +12,8 @@ from retrograde.cli.terminal import printable
 
 
 @pytest.fixture
-def run(retrograde, text, tmp_path):
-    folder = tmp_path / "run"
-    assert retrograde("train", text, "--out", folder, *TINY, "--lr", "0.02", "--max-steps", 60).code == 0
-    return folder
+def run(book, trained):
+    return trained(book, *TINY, "--lr", "0.02", "--max-steps", 60)
 
 
 def test_the_same_seed_writes_the_same_and_exactly_so_much(retrograde, run):

@@ -154,10 +154,10 @@ def test_many_lines_are_read_fast_or_refused_at_once(run: Path, capsys: pytest.C
     # Processor time, so that other work on the machine does not count.
     metrics = run / "metrics.jsonl"
     line = metrics.read_text().splitlines()[-1]
-    metrics.write_text(f"{line}\n" * 100_000)
+    metrics.write_text(f"{line}\n" * 25_000)
     began = time.process_time()
     assert command(capsys, "info", run)[0] == 0
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 2
     metrics.write_bytes(b"{}\n" * 3_000_000)
     began = time.process_time()
     code, said = command(capsys, "info", run)
