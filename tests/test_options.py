@@ -99,7 +99,10 @@ def test_tasks_have_their_own_defaults_and_options():
 
 
 def test_what_may_change_when_a_run_is_resumed():
-    when, where = {"epochs", "max_steps", "max_time"}, {"threads", "device", "stall_minutes", "validation", "test"}
+    when, where = (
+        {"epochs", "max_steps", "max_time", "patience"},
+        {"threads", "device", "stall_minutes", "validation", "test"},
+    )
     assert when | where | {"checkpoint_minutes", "keep_checkpoints"} == Options.MAY_CHANGE
 
 

@@ -33,6 +33,7 @@ __all__ = [
 LABELLED = ("classify", "tag")
 SEQUENCES = (*LABELLED, "regress")
 TEXT, TABLES = ("language", *SEQUENCES), (*SEQUENCES, "forecast")
+WHOLE, DATA = ("classify", "regress"), ("language", *TABLES)  # WHOLE: one answer to a sequence
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Option:
         Tasks that have this option; all if empty.
     by_task : dict
         Defaults of tasks that differ from the usual one.
+    by_data : tuple of str
+        Tasks whose data decides about it where it is not given (`retrograde.defaults`).
     may_change : bool
         Whether a run may be resumed with another value.
     otherwise : str
@@ -73,6 +76,7 @@ class Option:
     below: float | None = None
     tasks: tuple[str, ...] = ()
     by_task: Mapping[str, Any] = field(default_factory=dict)
+    by_data: tuple[str, ...] = ()
     may_change: bool = False
     otherwise: str = ""
     names: tuple[str, ...] = ()
@@ -94,6 +98,16 @@ class Option:
         """Its name on the command line."""
         return flag(self.name)
 
+    def words(self, value: Any) -> list[str]:
+        """What to write on the command line for a value; nothing for one that no word stands for."""
+        if self.kind is bool:
+            yes, _, no = (self.names or (self.flag,))[0].partition("/")
+            return list(filter(None, [yes if value else no]))
+        if value is None:
+            return [self.flag, "0"] if self.minimum == 0 else []
+        text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+        return [self.flag, text + "s" if self.parse else text]
+
     def default_words(self) -> str:
         """The default in words, with those of single tasks; empty where None or False needs no explanation."""
         shown = self.kind is not bool and self.default not in (None, "auto")
@@ -101,6 +115,7 @@ class Option:
         for task, value in self.by_task.items():
             tasks.setdefault(_text(value), []).append(task)
         own = [f"{', '.join(names)}: {value}" for value, names in tasks.items()]
+        own += [f"{', '.join(self.by_data)}: by the data"] if self.by_data else []
         return "; ".join([*([_text(self.default)] if shown else []), *own, *filter(None, [self.otherwise])])
 
     def check(self, value: Any) -> None:
@@ -196,7 +211,12 @@ class DataOptions:
         otherwise="all characters, 10,000 words or 1,000 byte pairs; classify, tag: 20,000 words or 4,000 byte pairs",
     )
     min_count: int | None = _data(
-        None, "Treat tokens that occur less often as unknown.", minimum=1, tasks=TEXT, otherwise="1; byte pairs: 2"
+        None,
+        "Treat tokens that occur less often as unknown.",
+        minimum=1,
+        tasks=TEXT,
+        by_data=WHOLE,
+        otherwise="1; byte pairs: 2",
     )
     validation_fraction: float | None = _data(
         None,
@@ -252,7 +272,7 @@ class DataOptions:
 class ModelOptions:
     """The network: its size, its kind, and remedies that are part of it."""
 
-    cell: CellName = _model("lstm", "Kind of recurrent layer.")  # noqa: RUF009
+    cell: CellName = _model("lstm", "Kind of recurrent layer.", by_data=(*WHOLE, "forecast"))  # noqa: RUF009
     nonlinearity: Nonlinearity = _model("tanh", "Nonlinearity of the RNN cell (only with --cell rnn).")  # noqa: RUF009
     embedding_size: int = _model(
         64, "Size of the vector for each token.", minimum=1, tasks=TEXT, by_task=dict.fromkeys(SEQUENCES, 128)
@@ -261,18 +281,30 @@ class ModelOptions:
         256,
         "Units per recurrent layer.",
         minimum=1,
+        by_data=WHOLE,
         by_task=dict.fromkeys(SEQUENCES, 128) | {"forecast": 64, "synthetic": 128},
     )
     # More than the maximum would build layers until memory is full.
     num_layers: int = _model(1, "Number of recurrent layers.", minimum=1, maximum=1000)
     dropout: float = _model(
-        0.0, "Share of activations to drop before, between and after the layers.", minimum=0, below=1
+        0.0,
+        "Share of activations to drop before, between and after the layers.",
+        minimum=0,
+        below=1,
+        by_data=WHOLE,
     )
-    bidirectional: bool = _model(False, "Read sequences backward too (classify, tag, regress).", tasks=SEQUENCES)
+    bidirectional: bool = _model(
+        False,
+        "Read sequences backward too (classify, tag, regress).",
+        tasks=SEQUENCES,
+        by_data=WHOLE,
+        names=("--bidirectional/--no-bidirectional",),
+    )
     pooling: Literal["last", "mean", "max"] = _model(
         "last",
         "State that decides: the one after the last step, or the mean or maximum over all steps.",
-        tasks=("classify", "regress"),
+        tasks=WHOLE,
+        by_data=WHOLE,
     )
     tie: bool = _model(False, "Use the embedding as output weights too (language).", tasks=("language",))
     init: Literal["default", "orthogonal", "identity", "xavier"] = _remedy(
@@ -283,7 +315,7 @@ class ModelOptions:
     )
     forget_bias: float | None = _remedy(None, "Initial bias of the gate that keeps the state (lstm, gru).")
     chrono: int | None = _remedy(
-        None, "Initialize gate biases for lags of up to this many steps (lstm, gru).", minimum=3
+        None, "Initialize gate biases for lags of up to this many steps (lstm, gru).", minimum=3, by_data=WHOLE
     )
     layer_norm: bool = _remedy(False, "Apply layer normalization at every step (slower).")
     recurrent_dropout: float = _remedy(
@@ -331,12 +363,13 @@ class TrainingOptions:
         minimum=1,
     )
     optimizer: Literal["sgd", "adam", "adamw"] = _learning("adam", "Optimizer.")
-    lr: float | None = _learning(None, "Learning rate.", above=0, otherwise="0.002; sgd: 1")
+    lr: float | None = _learning(None, "Learning rate.", above=0, by_data=WHOLE, otherwise="else 0.002; sgd: 1")
     momentum: float = _learning(0.0, "Momentum (only with --optimizer sgd).", minimum=0, below=1)
     weight_decay: float = _learning(0.0, "Weight decay.", minimum=0)
     schedule: Literal["constant", "cosine", "linear", "step"] = _learning(
         "constant",
         "Learning rate over time: {choices}; cosine and linear fall to a hundredth at the last planned step.",
+        by_data=WHOLE,
     )
     warmup: int = _learning(0, "Number of steps in which the learning rate rises from 0.", minimum=0)
     decay_every: float = _learning(1.0, "Epochs between two decays of --schedule step.", above=0)
@@ -370,10 +403,19 @@ class TrainingOptions:
         "Passes over the training data; in a synthetic task one is 100 batches.",
         above=0,
         by_task={"synthetic": 50.0},
+        by_data=DATA,
         may_change=True,
         otherwise="with --max-steps: no limit",
     )
     max_steps: int | None = _stopping(None, "Number of training steps.", minimum=1, may_change=True)
+    patience: int | None = _stopping(
+        None,
+        "End training when this many evaluations in a row were no better than the best (0: never); the best weights "
+        "are kept.",
+        minimum=0,
+        may_change=True,
+        by_data=DATA,
+    )
     max_time: float | None = _stopping(
         None, "Training time of this session: 90s, 5m, 1h30m.", above=0, may_change=True, parse=seconds
     )
@@ -384,7 +426,11 @@ class RunOptions:
     """What is kept of a run, and on what it is computed."""
 
     eval_every: int | None = _run(
-        None, "Steps between two evaluations.", minimum=1, otherwise="half an epoch, at least 10 and at most 500"
+        None,
+        "Steps between two evaluations.",
+        minimum=1,
+        by_data=(*DATA, "synthetic"),
+        otherwise="half an epoch, at least 10 and at most 500",
     )
     checkpoint_minutes: float = _run(
         10.0,

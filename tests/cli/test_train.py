@@ -55,8 +55,8 @@ def test_a_run_folder_holds_what_other_commands_read(retrograde, text, tmp_path)
     assert config["options"]["hidden_size"] == 12 and config["options"]["lr"] == 0.002
     assert config["data"]["characters"] == len(text.read_text())
     assert config["parameters"] == sum(v.numel() for v in load_file(run / "model.safetensors").values())
-    assert [line["step"] for line in lines(run)] == [10, 20, 30]
-    for line in lines(run):
+    assert [line["step"] for line in lines(run)] == [0, 10, 20, 30]
+    for line in lines(run)[1:]:
         assert 0 < line["gradient_norm_min"] <= line["gradient_norm_median"] <= line["gradient_norm_max"]
         assert line["validation_bits_per_character"] == pytest.approx(line["validation_loss"] / 0.6931471805599453)
     assert summary["status"] == "finished" and summary["step"] == 30
@@ -177,11 +177,11 @@ def test_a_loss_that_is_no_number_stops_with_what_to_change(retrograde, text, tm
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "diverged" and summary["message"] in outcome.err
     assert all(torch.isfinite(tensor.double()).all() for tensor in newest(run).values())
+    assert lines(run)[0]["step"] == 0 and (len(lines(run)) > 1) == (eval_every == 1)
+    assert retrograde("generate", run, "--length", 5).code == 0  # the good weights before it are kept
+    (run / "model.safetensors").unlink()
     written = retrograde("generate", run, "--length", 5)
-    if eval_every == 1:  # the good weights before it are kept
-        assert lines(run) and written.code == 0
-    else:
-        assert written.code == 2 and "before its first evaluation" in written.err
+    assert written.code == 2 and "before its first evaluation" in written.err
 
 
 def test_an_output_folder_is_never_overwritten_by_surprise(retrograde, text, tmp_path):
@@ -438,7 +438,7 @@ def test_a_line_per_evaluation_where_the_output_is_no_terminal(retrograde, text,
     loud = [option for option in TINY if option != "--quiet"]
     outcome = retrograde("train", text, "--out", tmp_path / "run", *loud, "--max-steps", 20, "--eval-every", 5)
     evaluations = [line for line in outcome.out.splitlines() if line.startswith("step ")]
-    assert len(evaluations) == 4
+    assert len(evaluations) == 5  # that of step 0 too
     for word in ("train loss", "perplexity", "bits/character", "tokens/s", "gradient norm", "clipped", "left"):
         assert word in evaluations[1]
     assert "\x1b" not in outcome.out

@@ -52,7 +52,8 @@ def test_ts_of_one_channel(write):
 def test_ts_of_several_channels(write):
     path = write("a.ts", TS.format(univariate="false", rows="1,2,3:4,5,6:up\n7,8:9,10:down\n"))
     assert open_table(path).names == ["channel_1", "channel_2", "label"]
-    _, found = records(path, features="channel_*")
+    columns, found = records(path)
+    assert columns.features == ("channel_1", "channel_2")  # all channels, without being told
     assert found[0].values.tolist() == [[1, 4], [2, 5], [3, 6]] and found[1].values.shape == (2, 2)
 
 

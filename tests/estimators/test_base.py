@@ -27,12 +27,14 @@ def fitted():
 
 def test_parameters_are_the_options_of_the_task():
     parameters = rg.Classifier().get_params()
-    assert parameters["hidden_size"] == Options().for_task("classify", {}).hidden_size
+    assert parameters["embedding_size"] == Options().for_task("classify", {}).embedding_size
+    assert parameters["hidden_size"] is None  # the data decides
     assert {"pooling", "chrono", "random_state"} <= set(parameters) and not {"horizon", "task", "seed"} & set(
         parameters
     )
     assert all(name == "random_state" or name in OPTIONS for name in parameters)
-    assert "cell='lstm'" in str(inspect.signature(rg.Classifier)) and OPTIONS["chrono"].help in rg.Classifier.__doc__
+    signature = str(inspect.signature(rg.Classifier))  # None: the data decides
+    assert "cell=None" in signature and "num_layers=1" in signature and OPTIONS["chrono"].help in rg.Classifier.__doc__
     assert clone(rg.Classifier(cell="gru")).set_params(lr=0.1).get_params()["cell"] == "gru"
 
 
@@ -88,11 +90,11 @@ def test_pickles_and_copies_have_a_folder_of_their_own(fitted):
 
 def test_flow_diagnosis_and_page(fitted, tmp_path):
     model, X, y = fitted
-    assert model.flow().layers == ["l0"] and model.flow(X[:9], y[:9]).norms.shape[0] == 1
+    assert model.flow().layers == ["l0", "l0_reverse"] and model.flow(X[:9], y[:9]).norms.shape[0] == 2
     page = model.report()
     assert page.name == "report.html" and "until 1 % of the gradient" in page.read_text()
     again = rg.Classifier.load(model.save(tmp_path / "run"))
-    assert (tmp_path / "run" / "report.html").exists() and again.flow(X, y).layers == ["l0"]
+    assert (tmp_path / "run" / "report.html").exists() and again.flow(X, y).layers == ["l0", "l0_reverse"]
     with pytest.raises(OptionError, match="its training data is not there: give X and y"):
         again.diagnose()
 

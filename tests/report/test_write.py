@@ -174,7 +174,9 @@ def test_a_missing_part_is_said_and_the_rest_is_shown(make_run: Make, gone: str)
     whole = rg.report.write(make_run("whole")).read_text()
     of_flow = {"truncation"}  # sections that only runs with a flow have
     assert sections(whole) - sections(html) == (of_flow if gone == "flow" else set())
-    assert len(sections(whole)) == len(SECTIONS) - 4  # results: other tasks; recorded, signal, doctor: where asked for
+    assert (
+        len(sections(whole)) == len(SECTIONS) - 5
+    )  # results, forecasts: other tasks; recorded, signal, doctor: where asked for
     assert len(figures(run)) == {"metrics": 5, "summary": 7, "sample": 7, "flow": 2}[gone]
 
 
@@ -402,14 +404,24 @@ def test_the_by_lag_curve_is_the_flow_s_own(make_run: Make, flows: Any) -> None:
         assert cells["1"][column] == words.share(curve[1] / curve[0])
 
 
-def test_one_loss_per_sequence_gives_one_row(make_run: Make) -> None:
+def test_one_loss_per_sequence_gives_a_curve(make_run: Make) -> None:
     run = make_run(flow=())
     gru = torch.nn.GRU(3, 4)
-    rg.gradient_flow(gru, torch.randn(12, 2, 3), loss=lambda output: output[0][-1].sum(-1)).save(run / "flow/trained")
+    flow = rg.gradient_flow(gru, torch.randn(12, 2, 3), loss=lambda output: output[0][-1].sum(-1))
+    flow.save(run / "flow/trained")
     html = rg.report.write(run).read_text()
-    assert "one error per sequence, at its end, so the map has one row" in html
-    packed = next(f for f in figures(run) if f["data"][0]["type"] == "heatmap")["data"][0]["meta"]["packed"]
-    assert (packed["rows"], packed["columns"]) == (1, 12)
+    assert "one error per sequence, at its end" in html
+    shown = figures(run)
+    assert not any(trace["type"] == "heatmap" for figure in shown for trace in figure["data"])
+    drawn = next(f for f in shown if f["layout"]["yaxis"]["title"]["text"] == "‖∂E/∂sₖ‖")["data"][0]["y"]
+    np.testing.assert_allclose(plotted(drawn), flow.norms[0, 0])
+
+
+def plotted(values: Any) -> np.ndarray:
+    """Numbers as plotly writes them: a list, or the bytes of an array in base64."""
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
+    return np.asarray(values, dtype=float)
 
 
 def test_a_reverse_layer_is_blank_on_the_other_side(make_run: Make) -> None:
@@ -515,9 +527,9 @@ def test_what_is_below_the_range_is_no_zero_on_the_page(make_run: Make) -> None:
     for name in ("trained", "untrained"):
         flow.save(run / "flow" / name)
     html = rg.report.write(run).read_text(encoding="utf-8")
-    assert f"{int(flow.below.sum())} values are too small to be measured: their cells are blank." in html
+    assert f"{2 * int(flow.below.sum())} values are too small to be measured: they have no point." in html
     assert "below the range of float32" in html
-    packed = [t["meta"]["packed"] for f in figures(run) for t in f["data"] if "packed" in t.get("meta", {})]
-    for own in packed:
-        codes = np.frombuffer(zlib.decompress(base64.b64decode(own["deflated"])), "<i2")
-        np.testing.assert_array_equal(codes == 32764, flow.below[0].ravel())
+    drawn = next(f for f in figures(run) if f["layout"]["yaxis"]["title"]["text"] == "‖∂E/∂sₖ‖")["data"]
+    assert len(drawn) == 2
+    for trace in drawn:
+        np.testing.assert_array_equal(np.isnan(plotted(trace["y"])), flow.below[0].ravel())

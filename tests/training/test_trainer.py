@@ -10,7 +10,7 @@ import torch
 
 from retrograde.options import Options
 from retrograde.runs import Metrics, RunFolder
-from retrograde.tasks.registry import open_task
+from retrograde.tasks.registry import new_task, open_task
 from retrograde.training import Callback, Trainer, checkpoint, load, train
 from retrograde.training.callback import CallbackList
 from retrograde.training.prefetch import prefetched
@@ -116,7 +116,7 @@ def test_batches_come_in_order_and_only_as_many_as_there_are(first: int, stop: i
 
 class StopAtFirstEvaluation(Callback):
     def on_evaluate(self, trainer: Trainer, metrics: Metrics) -> None:
-        trainer.should_stop = True
+        trainer.should_stop = metrics.step > 0
 
 
 def test_a_callback_ends_a_run_which_can_be_resumed(tmp_path: Path) -> None:
@@ -130,3 +130,62 @@ def test_a_callback_ends_a_run_which_can_be_resumed(tmp_path: Path) -> None:
     run, whole = (load(tmp_path / name).model.state_dict() for name in ("run", "whole"))
     assert all(torch.equal(run[name], whole[name]) for name in whole)
     assert not (tmp_path / "run" / "report.html").exists()  # which retrograde.experiment writes
+
+
+def test_the_weights_to_begin_with_are_a_candidate_for_the_best(tmp_path: Path) -> None:
+    spoiling = SMALL | {"optimizer": "sgd", "lr": 100.0, "eval_every": 2, "max_steps": 4}
+    result = train("builtin:latch?length=5", tmp_path / "run", **spoiling)
+    assert [line.step for line in load(tmp_path / "run").metrics] == [0, 2, 4]
+    assert result.summary.best_step == 0
+    torch.manual_seed(0)
+    begun = trainer(**spoiling).model.state_dict()
+    kept = load(tmp_path / "run").model.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in begun.items())
+
+
+def test_patience_ends_a_run_which_goes_on_to_the_same_weights_with_more_of_it(tmp_path: Path) -> None:
+    options = SMALL | {"optimizer": "sgd", "lr": 100.0, "eval_every": 2, "max_steps": 10}
+    source = "builtin:latch?length=5"
+    ended = train(source, tmp_path / "run", patience=2, **options).summary
+    assert (ended.status, ended.step) == ("finished", 4) and "2 evaluations in a row were no better" in ended.message
+    log = Notes()
+    assert train(None, tmp_path / "run", resume=True, callbacks=[log]).summary.step == 4
+    assert "nothing is left to train at step 4: raise --patience to go on." in log.notes
+    train(None, tmp_path / "run", resume=True, patience=0)
+    train(source, tmp_path / "whole", patience=0, **options)
+    last = [
+        RunFolder(tmp_path / name).read_tensors("checkpoints/step-000000010.safetensors")[0]
+        for name in ("run", "whole")
+    ]
+    assert last[0].keys() == last[1].keys() and all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+class Notes(Callback):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_what_the_data_decided_is_kept_with_its_reason_and_what_is_given_wins(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "so good,up\nso bad,down\n" * 10)
+    tiny = {"task": "classify", "hidden_size": 2, "embedding_size": 2, "max_steps": 1, "cell": "lstm"}
+    train(tmp_path / "a.csv", tmp_path / "run", **tiny)
+    config = RunFolder(tmp_path / "run").config()
+    assert config.options.cell == "lstm" and "cell" not in config.chosen
+    assert config.options.bidirectional and config.chosen["bidirectional"]
+    train(None, tmp_path / "run", resume=True, max_steps=2)
+    again = RunFolder(tmp_path / "run").config()
+    assert again.chosen == config.chosen and again.options.pooling == config.options.pooling
+
+
+def test_over_a_few_validation_sequences_later_weights_are_kept_unless_clearly_worse(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "so good,up\nso bad,down\n" * 25)
+    task = new_task(tmp_path.joinpath("a.csv").as_posix(), {"task": "classify", "validation_fraction": 0.2})
+    right = {"accuracy": 0.9, "loss": 0.1}
+    assert task.improves({"accuracy": 0.8, "loss": 3.0}, [right])  # one of ten sequences, whatever the loss
+    assert not task.improves({"accuracy": 0.7, "loss": 0.05}, [right])
+    assert not task.improves({"accuracy": 0.7, "loss": 0.05}, [right, {"accuracy": 0.8, "loss": 3.0}])
+    many = new_task((tmp_path / "a.csv").as_posix(), {"task": "classify", "validation_fraction": 0.9})
+    assert many.improves({"accuracy": 0.91, "loss": 3.0}, [right]) and not many.improves(right, [right])

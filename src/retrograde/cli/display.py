@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..runs import Metrics
+from ..options import OPTIONS
+from ..runs import Metrics, Scores, not_better_than
 from ..training import Callback, Result, Trainer
 from ..training.state import Progress
 from .advice import advice
@@ -69,6 +70,8 @@ class Display(Callback):
             f"{self.planned:,} steps of {task.batch_words()}"
             + (f", from step {trainer.progress.step:,}" if trainer.progress.step else "")
         )
+        for name, why in task.chosen.items():
+            self._print(f"  {' '.join(OPTIONS[name].words(getattr(options, name)))}: {why}")
 
     def on_step_end(self, trainer: Trainer) -> None:
         """Update the live figures."""
@@ -115,11 +118,11 @@ class Display(Callback):
         summary = result.summary
         self._print(f"{summary.status}: {summary.message}.")
         if summary.best:
-            self._print(f"Best on validation (step {summary.best_step:,}): {', '.join(scores(summary.best))}.")
-            for name, values in (summary.baselines or {}).items():
-                self._print(f"  compared with {name}: {', '.join(scores(values))}.")
-            if "test" in (summary.results or {}):
-                self._print(f"On the test part: {', '.join(scores((summary.results or {})['test']))}.")
+            self._print(f"Best on validation (step {summary.best_step:,}): {', '.join(scores(summary.scores))}.")
+            self._compare(summary.scores, summary.baselines, summary.best_step == 0)
+            if (tested := (summary.results or {}).get("test")) is not None:
+                self._print(f"On the test part: {', '.join(scores(tested))}.")
+                self._compare(tested, summary.test_baselines)
         if goal := summary.goal:
             missed = "" if goal.mean_error is None else f", the mean error was {goal.mean_error:.4f}"
             self._print(
@@ -130,6 +133,13 @@ class Display(Callback):
             self._print(text)
         page = result.folder / "report.html"
         self._print(f"Run folder: {result.folder}" + (f"   Page: {page}" if page.exists() else ""))
+
+    def _compare(self, own: Scores, baselines: Mapping[str, Scores] | None, untrained: bool = False) -> None:
+        """Print what simple methods reach on the same data, and whether the network is no better."""
+        for name, values in (baselines or {}).items():
+            self._print(f"  compared with {name}: {', '.join(scores(values))}.")
+        if verdict := not_better_than(own, baselines):
+            self._print(f"It is {verdict}{': the best weights are those before training' if untrained else ''}.")
 
     def _print(self, text: str) -> None:
         self.console.print(Text(printable(text, lines=False)))

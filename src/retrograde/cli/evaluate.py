@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..runs import not_better_than
 from .terminal import note, say, say_json, scores
 
 __all__ = ["evaluate"]
@@ -44,11 +45,14 @@ def evaluate(
     found = loaded.predictor.evaluate(data, encoding or loaded.config.options.encoding)
     for remark in loaded.predictor.notes:
         note(remark)
+    verdict = not_better_than(found.metrics, found.baselines)
     if json:
-        say_json({"run": str(run), "data": data, **found.as_dict()})
+        say_json({"run": str(run), "data": data, **found.as_dict(), "verdict": verdict})
         return
     counts = [f"{count:,} {name.replace('_', ' ')}" for name, count in found.counts.items()]
     say(f"{data}: {', '.join(counts)}")
     say(", ".join(scores(found.metrics)))
     for name, values in found.baselines.items():
         say(f"{name}: {', '.join(scores(values))}")
+    if verdict:
+        say(f"It is {verdict}.")

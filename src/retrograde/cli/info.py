@@ -65,7 +65,8 @@ def _rows(config: Config, summary: Summary | None, metrics: list[Metrics]) -> li
         rows.append(("status", f"{summary.status}: {summary.message}"))
     scored = [line for line in metrics if line.validation.get("loss") is not None]
     if scored:
-        best = min(scored, key=lambda line: line.loss)
+        kept = None if summary is None else summary.best_step
+        best = next((line for line in scored if line.step == kept), min(scored, key=lambda line: line.loss))
         rows.append(("best", f"step {best.step:,}: validation {', '.join(scores(best.validation))}"))
     if summary is not None:
         compared = {**(summary.baselines or {}), **(summary.results or {})}

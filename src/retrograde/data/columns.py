@@ -515,7 +515,12 @@ def _guess_inputs(guess: _Guess) -> None:
     if text is not None:
         guess.guess("text", text)
     elif lists:
-        guess.guess("features", (guess.usual("features", lists) or lists[0],))
+        numbered = [name for name in lists if re.fullmatch(r".*?\d+", name)]
+        stems = {re.sub(r"\d+$", "", name) for name in numbered}
+        usual = guess.usual("features", lists)
+        # channel_1, channel_2, …: the channels of one sequence
+        channels = numbered if usual is None and len(stems) == 1 and len(numbered) == len(lists) else ()
+        guess.guess("features", tuple(channels) or (usual or lists[0],))
     else:
         guess.guess("features", tuple(numbers))
         odd = guess.odd_one("number", lambda name: name.lower() not in _COUNTERS) if numbers else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -86,15 +86,15 @@ class Origin:
         The run folder; empty before training.
     name_task : bool
         Whether the command must name the task.
-    resolved : tuple of str
-        Options that training itself computed, so that the command leaves them out.
+    chosen : collection of str
+        Options that the data decided, so that the command leaves them out.
     """
 
     options: Options
     source: str
     out: str = ""
     name_task: bool = False
-    resolved: tuple[str, ...] = ()
+    chosen: Collection[str] = ()
 
 
 @dataclass(frozen=True)

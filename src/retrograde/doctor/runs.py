@@ -15,7 +15,7 @@ from ..data.formats import name_of
 from ..errors import OptionError, RetrogradeError, RunError
 from ..options import Options
 from ..runs import Config, Metrics, RunFolder, Summary
-from ..tasks.registry import open_predictor, open_task, task_info, task_name
+from ..tasks.registry import new_task, open_predictor, open_task, task_info, task_name
 from ..tasks.task import Probe, Task
 from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
@@ -92,7 +92,7 @@ def _examination(
         "" if config.data.lost else source,
         str(folder.path),
         _must_name(source, config.task),
-        _resolved(config.options, task),
+        config.chosen,
     )
     record = _record(config, folder.summary(), folder.metrics(), notes)
     return Examination(model, samples, untrained, record, notes, origin=origin, deadline=time.perf_counter() + seconds)
@@ -213,11 +213,9 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
     ------
     DataError, OptionError
     """
-    options, source = Options.of(given), str(data) if isinstance(data, Path) else data
-    name = task_name(source, options.task)
-    Options.check_task(name, given)
-    options = options.for_task(name, given)
-    task, notes = open_task(source, options), list[str]()
+    source = str(data) if isinstance(data, Path) else data
+    task, notes = new_task(source, given), list[str]()
+    options = task.options
     model = _untrained(options, None, name_of(source), task)
     samples = _samples(model, task.examples, options, seconds, notes)
     chance, floor = _levels(task.baselines())
@@ -232,7 +230,7 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
         planned=planned_steps(options, task),
     )
     written = source if isinstance(source, str) and source != "-" else ""
-    origin = Origin(options, written, "", _must_name(written, name), _resolved(options, None))
+    origin = Origin(options, written, "", _must_name(written, task.name), task.chosen)
     notes = [*task.notes, *notes]
     return Examination(model, samples, model, record, notes, origin=origin, deadline=time.perf_counter() + seconds)
 
@@ -274,11 +272,3 @@ def _must_name(source: str, task: str) -> bool:
         return task_name(source, "auto") != task
     except RetrogradeError:
         return True
-
-
-def _resolved(options: Options, task: Task[Any] | None) -> tuple[str, ...]:
-    """Options that training computed from the data, because none was given."""
-    if task is None:
-        return ()
-    every = max(10, min(500, math.ceil(task.steps_per_epoch / 2)))
-    return ("eval_every",) if options.eval_every == every else ()

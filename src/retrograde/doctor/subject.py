@@ -11,7 +11,7 @@ from ..data.formats import name_of
 from ..errors import OptionError
 from ..options import Options, flag
 from ..runs import RunFolder
-from ..tasks.registry import open_task, task_name
+from ..tasks.registry import new_task, open_task
 from ..training.schedule import planned_steps
 from .matched import NativeTraining, UserTraining
 from .runs import is_run
@@ -62,13 +62,11 @@ def subject_of(subject: Any, given: Mapping[str, Any]) -> Subject:
         if given:
             raise OptionError(f"{flag(next(iter(given)))} is for data; {subject} is a run, which has its own options.")
         return _run(RunFolder(subject))
-    options, source = Options.of(given), str(subject) if isinstance(subject, Path) else subject
-    task = task_name(source, options.task)
-    Options.check_task(task, given)
-    options = options.for_task(task, given)
-    opened, source = open_task(source, options), _absolute(source)
+    source = str(subject) if isinstance(subject, Path) else subject
+    task, source = new_task(source, given), _absolute(source)
+    options = task.options
     native = NativeTraining(source, options)
-    return Subject(f"{name_of(source)} {options}", native, options, planned_steps(options, opened), options.seed)
+    return Subject(f"{name_of(source)} {options}", native, options, planned_steps(options, task), options.seed)
 
 
 def _run(folder: RunFolder) -> Subject:

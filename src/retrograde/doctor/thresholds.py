@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..runs.records import BETTER
+
 __all__ = ["THRESHOLDS", "Threshold"]
 
 
@@ -22,7 +24,9 @@ class THRESHOLDS:
     reach_fraction = Threshold(0.01, "share of the gradient at lag 0 at which its reach ends", "docs/flow.md: horizon")
     alpha = Threshold(0.01, "family-wise error rate of a signal", "Holm 1979; one healthy run in a hundred")
     no_better = Threshold(
-        0.01, "share of a baseline's loss that a run must be below it to count as better", "as the report page says it"
+        BETTER,
+        "share of a baseline's loss that a run must be below it to count as better",
+        "as the report page says it",
     )
     solved_share = Threshold(
         0.05, "share of the loss at chance below which a task counts as solved", "benchmarks/doctor"

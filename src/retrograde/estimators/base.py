@@ -83,7 +83,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             for name, option in OPTIONS.items()
             if name not in left_out and (not option.tasks or task in option.tasks)
         }
-        defaults = {name: option.by_task.get(task, option.default) for name, option in options.items()}
+        # None: the data decides, as where an option is not given on the command line
+        defaults = {
+            name: None if task in option.by_data else option.by_task.get(task, option.default)
+            for name, option in options.items()
+        }
         cls._task, cls._defaults = task, defaults | {"random_state": 0}
         cls.__init__ = _constructor(cls._defaults)  # type: ignore[method-assign]
         described = [

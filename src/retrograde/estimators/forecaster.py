@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ..errors import DataError, OptionError
-from ..tasks.forecast import ForecastPredictor, key_of
+from ..tasks.forecast import ForecastPredictor
+from ..tasks.forecast_reader import key_of
 from .base import Estimator
 from .series import GivenSeries
 

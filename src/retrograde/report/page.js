@@ -4,12 +4,22 @@
   const NO_PATH = 32767, ZERO = 32766, INFINITE = 32765, NAN = 32764; // as in sections/heatmap.py
   const figures = [];
 
+  async function inflated(base64, format) {
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format)));
+  }
+
+  // plotly.js comes compressed; the policy of the page names its hash.
+  async function load() {
+    const script = document.createElement("script");
+    script.textContent = await (await inflated(document.getElementById("plotly").textContent, "gzip")).text();
+    document.head.append(script);
+  }
+
   // A heat map comes as 16-bit codes of log10, deflated, in base64; see pack() in sections/heatmap.py.
   async function unpack(trace) {
     const { rows, columns, unit, deflated } = trace.meta.packed;
-    const bytes = Uint8Array.from(atob(deflated), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const view = new DataView(await new Response(stream).arrayBuffer());
+    const view = new DataView(await (await inflated(deflated, "deflate")).arrayBuffer());
     trace.z = [];
     trace.customdata = [];
     for (let row = 0; row < rows; row++) {
@@ -31,6 +41,7 @@
   const shown = (trace, choice) => trace.meta?.choice === undefined || trace.meta.choice === choice;
 
   async function draw(plot) {
+    await loaded;
     const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
     await Promise.all(data.filter((trace) => trace.meta?.packed).map(unpack));
     for (const trace of data) trace.visible = shown(trace, 0);
@@ -55,6 +66,7 @@
     for (const plot of figures) Plotly.relayout(plot, { width: null, autosize: true });
   });
 
+  const loaded = load();
   const drawings = [...document.querySelectorAll(".plot")].map((plot) =>
     draw(plot).catch((error) => {
       plot.textContent = `This figure could not be drawn here (${error.message}).`;

@@ -8,12 +8,25 @@
 from __future__ import annotations
 
 from .folder import RunFolder, digest
-from .records import FORMAT, Config, DataDescription, Goal, Metrics, Part, Results, Scores, Summary
+from .records import (
+    FORMAT,
+    Config,
+    DataDescription,
+    Forecast,
+    Goal,
+    Metrics,
+    Part,
+    Results,
+    Scores,
+    Summary,
+    not_better_than,
+)
 
 __all__ = [
     "FORMAT",
     "Config",
     "DataDescription",
+    "Forecast",
     "Goal",
     "Metrics",
     "Part",
@@ -22,4 +35,5 @@ __all__ = [
     "Scores",
     "Summary",
     "digest",
+    "not_better_than",
 ]

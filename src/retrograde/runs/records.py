@@ -15,12 +15,24 @@ from typing import Any, ClassVar, NoReturn, Self
 from ..errors import OptionError
 from ..options import Options
 
-__all__ = ["FORMAT", "Config", "DataDescription", "Goal", "Metrics", "Part", "Results", "Scores", "Summary"]
+__all__ = [
+    "FORMAT",
+    "Config",
+    "DataDescription",
+    "Goal",
+    "Metrics",
+    "Part",
+    "Results",
+    "Scores",
+    "Summary",
+    "not_better_than",
+]
 
 FORMAT = 1  # version of the files of a run folder
 PREFIX = "validation_"  # of a task's own metrics in metrics.jsonl and summary.json
 
 Json = Mapping[str, Any]
+Numbers = list[float | None]  # None where JSON has null
 Scores = Mapping[str, float | None]  # metrics by name; None where JSON has null: not finite, or not measured
 
 
@@ -58,8 +70,16 @@ def _objects(value: Any, read: Callable[[Any], Any]) -> dict[str, Any] | None:
     return {key: read(one) for key, one in value.items()}
 
 
+def _dicts(value: Any) -> list[Json]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 def _rows(value: Any) -> Any:
     return value if isinstance(value, list) and all(isinstance(row, list) for row in value) else None
+
+
+def _numbers(value: Any) -> Numbers | None:
+    return [number(one) for one in value] if isinstance(value, list) else None
 
 
 _READ: dict[str, Callable[[Any], Any]] = {  # by annotation of the field; None: the value has another type
@@ -71,6 +91,8 @@ _READ: dict[str, Callable[[Any], Any]] = {  # by annotation of the field; None: 
     "Scores": _scores,
     "Mapping[str, Scores]": lambda value: _objects(value, _scores),
     "list[list[object]]": _rows,
+    "Numbers": _numbers,
+    "list[Forecast]": lambda value: [Forecast.of(one) for one in _dicts(value)],
     "Goal": lambda value: Goal.of(value) if isinstance(value, dict) else None,
 }
 
@@ -149,6 +171,7 @@ class Config:
     data: DataDescription
     parameters: int  # number of trained numbers
     environment: Json  # versions, platform, threads and instruction set
+    chosen: Mapping[str, str] = field(default_factory=dict)  # options that the data decided, and why
 
     @classmethod
     def of(cls, json: Json) -> Config:
@@ -166,7 +189,10 @@ class Config:
         created, data = json.get("created"), DataDescription.of(json["data"])
         created = created if isinstance(created, str) else None
         own = (json["retrograde"], json["task"], created, options, data, json["parameters"], json["environment"])
-        return cls(*own)
+        chosen = json.get("chosen", {})
+        if not isinstance(chosen, dict) or not all(isinstance(why, str) for why in chosen.values()):
+            _refuse(json, "chosen")
+        return cls(*own, chosen)
 
     def as_dict(self) -> dict[str, Any]:
         """The content of the file."""
@@ -176,6 +202,7 @@ class Config:
             "task": self.task,
             "created": self.created,
             "options": self.options.as_dict(),
+            **({"chosen": dict(self.chosen)} if self.chosen else {}),
             "data": dict(self.data.details),
             "parameters": self.parameters,
             "environment": dict(self.environment),
@@ -247,12 +274,27 @@ class Goal(Record):
 
 
 @dataclass(frozen=True)
+class Forecast(Record):
+    """A forecast of a channel of a series next to what came, in the units of the data."""
+
+    series: str
+    channel: str
+    past: Numbers  # the steps that were read
+    actual: Numbers  # this and the next two: the steps that were forecast
+    forecast: Numbers
+    baseline: Numbers  # the naive forecast that the network adds to
+
+
+@dataclass(frozen=True)
 class Part(Record):
     """How good the trained network is on one part of the data, in detail."""
 
     classes: Mapping[str, Scores] = field(default_factory=dict)  # metrics by label
     entities: Mapping[str, Scores] = field(default_factory=dict)  # metrics by kind of entity
     confusion_matrix: list[list[object]] = field(default_factory=list)  # a row for each true label
+    baselines: Mapping[str, Scores] = field(default_factory=dict)  # metrics of simple methods
+    series: Mapping[str, Scores] = field(default_factory=dict)  # errors by series
+    forecasts: list[Forecast] = field(default_factory=list)  # the last of some series
     scores: Scores = field(default_factory=dict)  # single numbers
 
     @classmethod
@@ -290,7 +332,13 @@ class Summary(Record):
     best: Scores = field(default_factory=dict)  # metrics of the validation part at that step
     baselines: Mapping[str, Scores] | None = None  # metrics of simple methods; None: not measured
     results: Mapping[str, Scores] | None = None  # metrics of the trained network on each part
+    test_baselines: Mapping[str, Scores] | None = None  # metrics of simple methods on the test part, if there is one
     goal: Goal | None = None  # of a synthetic task
+
+    @property
+    def scores(self) -> Scores:
+        """Metrics of the trained network on the validation part; of the best evaluation if training has not ended."""
+        return (self.results or {}).get("validation") or self.best
 
     @classmethod
     def of(cls, json: Json) -> Summary:
@@ -313,8 +361,43 @@ class Summary(Record):
             "message": self.message,
             "baselines": self.baselines,
             **({} if self.results is None else {"results": self.results}),
+            **({} if self.test_baselines is None else {"test_baselines": self.test_baselines}),
             **({} if self.goal is None else {"goal": self.goal.as_dict()}),
         }
 
 
 _BEST = ("loss", "bits_per_character")
+
+
+# --- Better than a simple method? -------------------------------------------------------------------------------------
+
+BETTER = 0.01  # share of a simple method's loss or error that a network must be below it to count as better
+_JUDGED_BY = {"mase": False, "accuracy": True, "loss": False}  # the first that both have; True: more is better
+
+
+def not_better_than(scores: Scores, baselines: Mapping[str, Scores] | None) -> str:
+    """The simple method that a network is no better than, with both their scores in words; empty if it is better.
+
+    Judged by the MASE of forecasts, the accuracy of labels, and else the loss; the best of the simple methods counts.
+
+    Examples
+    --------
+    >>> not_better_than({"loss": 0.3, "mase": 0.695}, {"naive": {"mase": 0.81}, "seasonal naive": {"mase": 0.575}})
+    'not better than seasonal naive (MASE 0.695, seasonal naive 0.575)'
+    >>> not_better_than({"loss": 1.2}, {"unigram": {"loss": 2.9}})
+    ''
+    """
+    rivals = {name: values for name, values in (baselines or {}).items() if name != "optimum"}
+    for metric, more in _JUDGED_BY.items():
+        known = {name: found for name, values in rivals.items() if (found := values.get(metric)) is not None}
+        own = scores.get(metric)
+        if own is None or not known:
+            continue
+        name = (max if more else min)(known, key=lambda one: known[one])
+        if own > known[name] if more else own < (1 - BETTER) * known[name]:
+            return ""
+        shown = [f"{value:.1%}" if more else f"{value:.4g}" for value in (own, known[name])]
+        return (
+            f"not better than {name} ({metric.upper() if metric == 'mase' else metric} {shown[0]}, {name} {shown[1]})"
+        )
+    return ""

@@ -1,15 +1,14 @@
 """Forecasting: the next steps of a series of numbers, with one channel or many, from the steps before.
 
-The network adds to the seasonal naive forecast (the value one season before; the last value if there is no season), so
-it starts at that baseline and learns what the baseline gets wrong.
+The network adds to the seasonal naive forecast (the value one season before) or to the naive one (the last value),
+whichever forecasts the held-out part better, so it starts at that baseline and learns what the baseline gets wrong.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,219 +16,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.columns import Columns
 from ..data.dates import as_written
 from ..data.encoding import Scaler
-from ..data.formats import open_table
 from ..data.grid import Regular
 from ..data.series import Series, continued, guess_season, irregular, names_after, read_series, times_after
-from ..data.storage import Ragged, Rows
-from ..errors import DataError, OptionError, RunError
-from ..options import ModelOptions, Options
+from ..errors import DataError, OptionError
+from ..options import Options
+from .forecast_reader import ORIGINS, TOGETHER, ForecastReader, Part, key_of
 from .models import SequenceModel, evaluation_mode
-from .tables import TableTask, to_json
+from .tables import TableTask
 from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo
-from .windows import ForecastBatch, ForecastPlan, Windows, fill_by_season, naive, naive_error
+from .windows import ForecastBatch, ForecastPlan, Windows
 
 __all__ = ["ForecastPredictor", "ForecastReader", "ForecastTask"]
 
 Floats = NDArray[np.float64]
-Name = tuple[str, ...]  # of a series: what its group columns contain
-Part = tuple[Windows, Sequence[Name]]  # windows, and the names of their series
-# From scaled windows (context, B, C + F), and which channels were observed in them, to forecasts (horizon, B, C), and
-# which of these are made.
-Method = Callable[[NDArray[np.float32], NDArray[np.bool_]], tuple[NDArray[Any], NDArray[np.bool_] | bool]]
-ORIGINS = 2000  # the most forecasts made to score a model
-TOGETHER = 256  # forecasts made at once
-
-
-# --- Between a table and the network ----------------------------------------------------------------------------------
-
-
-@dataclass
-class ForecastReader:
-    """Turns tables into scaled series and windows, and scores forecasts.
-
-    Attributes
-    ----------
-    columns : Columns
-    plan : ForecastPlan
-    scalers : dict
-        Of each series by its name, fitted on its training part: channels, then features.
-    units : dict
-        Error of the seasonal naive forecast by one step in that part, of each channel: the unit of MASE (Hyndman and
-        Koehler 2006).
-    """
-
-    columns: Columns
-    plan: ForecastPlan
-    scalers: dict[str, Scaler] = field(default_factory=dict)
-    units: dict[str, Floats] = field(default_factory=dict)
-
-    def files(self) -> dict[str, str]:
-        """What a run folder keeps of it, by file name."""
-        kept = {
-            "columns": self.columns.as_dict(),
-            "plan": asdict(self.plan),
-            "scalers": {name: scaler.as_dict() for name, scaler in self.scalers.items()},
-            "units": {name: unit.tolist() for name, unit in self.units.items()},
-        }
-        return {"preprocessing.json": to_json(kept)}
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, str]) -> Self:
-        """Undo `files`; RunError if they are damaged."""
-        try:
-            kept = json.loads(files["preprocessing.json"])
-            scalers = {name: Scaler.from_dict(scaler) for name, scaler in kept["scalers"].items()}
-            units = {name: np.asarray(unit, dtype=np.float64) for name, unit in kept["units"].items()}
-            return cls(Columns.from_dict(kept["columns"]), ForecastPlan(**kept["plan"]), scalers, units)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"preprocessing.json is missing or damaged: {error}.") from None
-
-    def network(self, options: ModelOptions) -> SequenceModel:
-        """A new network, initialized from torch's random state."""
-        plan, direct = self.plan, self.plan.strategy == "direct"
-        outputs = plan.channels * (plan.horizon if direct else 1)
-        return SequenceModel.of(plan.channels + plan.features, outputs, options, "last" if direct else "none")
-
-    def read(self, source: Any, encoding: str) -> tuple[Series, list[str]]:
-        """The series of a table, and the names of its columns; DataError if a column is missing."""
-        table = open_table(source, encoding)
-        self.columns.check(table)
-        found = read_series(table, self.columns, self.plan.regular)
-        if found.channels != self.plan.channels:
-            raise DataError(f"{source} has {found.channels} channels; the model was trained with {self.plan.channels}.")
-        return found, table.names
-
-    def fit(self, name: Name, rows: Rows, start: int, stop: int) -> None:
-        """Fit scale and unit of a series on some of its rows, unless it has them."""
-        key, width = key_of(name), self.plan.channels + self.plan.features
-        if key not in self.scalers:
-            self.scalers[key] = Scaler.fit(rows.pieces(start, stop), width)
-        if key not in self.units:
-            self.units[key] = naive_error(rows, start, stop, self.plan)
-
-    def scaled(self, found: Series, padding: NDArray[np.int64]) -> tuple[Ragged, Ragged, int]:
-        """Series as the network reads them, what was observed of them, and how many empty cells were filled.
-
-        Before the beginning of a series its first numbers are repeated, ``padding`` times. A series that does not occur
-        in the training data is scaled by its own numbers.
-
-        Returns
-        -------
-        values, truths : Ragged
-            ``(T, C + F)`` and ``(T, C)`` each, see `Windows`.
-        filled : int
-        """
-        values, truths, filled = Rows(np.float32), Rows(np.float32), 0
-        channels, width = self.plan.channels, self.plan.channels + self.plan.features
-        for place, name in enumerate(found.names):
-            start, stop = int(found.numbers.starts[place]), int(found.numbers.starts[place + 1])
-            self.fit(name, found.numbers.rows, start, stop)
-            before, pad = np.full((self.plan.lag, width), np.nan), int(padding[place])
-            truths.append(np.full((pad, channels), np.nan))
-            if start == stop:
-                values.append(np.zeros((pad, width)))
-            for piece in found.numbers.rows.pieces(start, stop):
-                whole = fill_by_season(np.concatenate([before, piece]), self.plan)
-                before, filled = whole[len(piece) :], filled + int(np.isnan(piece).sum())
-                ready = np.nan_to_num(self.scalers[key_of(name)](whole[self.plan.lag :]), nan=0.0)
-                values.append(np.repeat(ready[:1], pad, axis=0))
-                pad = 0
-                values.append(ready)
-                truths.append(np.where(np.isnan(piece), np.nan, ready)[:, :channels])
-        lengths = found.numbers.lengths + padding
-        return Ragged(values, lengths), Ragged(truths, lengths), filled
-
-    def windows(self, found: Series, bounds: Sequence[tuple[int, int]] | None = None) -> Windows:
-        """Every window of some series, or of a part of each; one of each series that is too short for a window."""
-        lengths = found.numbers.lengths
-        bounds = bounds if bounds is not None else [(0, int(length)) for length in lengths]
-        padding = self.plan.padding(lengths)
-        values, truths, _ = self.scaled(found, padding)
-        return Windows(self.plan, values, truths, padding, bounds, True)
-
-    # --- Forecasts and their scores -----------------------------------------------------------------------------------
-
-    def outputs(self, network: Any, past: Tensor) -> Tensor:
-        """Scaled forecasts ``(horizon, B, C)`` of a network from scaled windows ``(context, B, C + F)``."""
-        plan = self.plan
-        channels = past[..., : plan.channels]
-        if plan.strategy == "direct":
-            change = network(past).view(-1, plan.horizon, plan.channels).transpose(0, 1)
-            return plan.repeated(channels, plan.lag) + change  # type: ignore[no-any-return]
-        network = getattr(network, "module", network)
-        hidden, state = network.recurrent(past)
-        known = list(channels.unbind(0))
-        for _ in range(plan.horizon):
-            value = network.output(hidden[-1]) + known[-plan.lag]
-            known.append(value)
-            # The features are not known ahead: they stay as they were last.
-            step = torch.cat([value, past[-1, :, plan.channels :]], dim=-1)
-            hidden, state = network.recurrent(step[None], state)
-        return torch.stack(known[-plan.horizon :])
-
-    def score(self, network: nn.Module, part: Part) -> dict[str, float]:
-        """Scores of a network, see `judge`; DataError if nothing was observed."""
-        with evaluation_mode(network) as device:
-            scores = self.judge(part, lambda past, _: (self._forecast(network, device, past), True))
-        if scores is None:
-            raise DataError("there is no number to compare a forecast with: the target cells are empty.")
-        return scores
-
-    def _forecast(self, network: nn.Module, device: torch.device, past: NDArray[np.float32]) -> NDArray[Any]:
-        return self.outputs(network, torch.from_numpy(past).to(device)).float().cpu().numpy()
-
-    def baselines(self, part: Part) -> dict[str, dict[str, float]]:
-        """Scores of the naive and, with a season, the seasonal naive forecast, on the same windows.
-
-        They know only what was observed within the context: the last number there, or the last one at that place of
-        the season. Without one they make no forecast; ``coverage`` is then the share of numbers that are forecast.
-        """
-        plan, found = self.plan, {}
-        for name, season in {"naive": 1, "seasonal naive": plan.season}.items():
-            if season > plan.context or (name != "naive" and season == 1):
-                continue
-
-            def method(
-                past: NDArray[np.float32], observed: NDArray[np.bool_], season: int = season
-            ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-                return naive(past[..., : plan.channels], observed, season, plan.horizon)
-
-            if (scores := self.judge(part, method)) is not None:
-                found[name] = scores
-        return found
-
-    def judge(self, part: Part, method: Method) -> dict[str, float] | None:
-        """Loss (scaled), MAE and RMSE (in the units of the data) and MASE of a method; None if nothing was observed."""
-        (windows, names), plan = part, self.plan
-        chosen = windows.thinned(ORIGINS)
-        sums, count, most = np.zeros(4), 0, 0
-        for start in range(0, len(chosen), TOGETHER):
-            some = chosen[start : start + TOGETHER]
-            truths = windows.cut(windows.truths, some)
-            past, truth = windows.cut(windows.values, some, 0, plan.context), truths[plan.context :]
-            known = ~np.isnan(truth)
-            made, available = method(past, ~np.isnan(truths[: plan.context]))
-            most += int(known.sum())
-            known = known & available
-            error = np.where(known, made - truth, 0).astype(np.float64)
-            owners = [key_of(names[place]) for place in windows.owners(some)]
-            real = error * np.stack([self.scalers[key].scale[: plan.channels] for key in owners])
-            relative = np.abs(real) / np.stack([self.units[key] for key in owners])
-            sums += [(error**2).sum(), np.abs(real).sum(), (real**2).sum(), relative.sum()]
-            count += int(known.sum())
-        if not count:
-            return None
-        loss, mae, mse, mase = (sums / count).tolist()
-        found = {"loss": loss, "mae": mae, "rmse": math.sqrt(mse), "mase": mase}
-        return found if count == most else found | {"coverage": count / most}
-
-
-def key_of(name: Name) -> str:
-    """Name of a series as a key of a JSON object."""
-    return name[0] if len(name) == 1 else json.dumps(name, ensure_ascii=False) if name else ""
+LUCK = 1.0  # standard errors up to which a gain may be luck; from one more on it is forecast in full
+LEAST = 0.01  # share of what a network adds to its baseline that always stays
 
 
 # --- The trained network ----------------------------------------------------------------------------------------------
@@ -393,6 +196,8 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         self.plan, self.gaps, self.names = self.reader.plan, found.gaps, found.names
         self.train_steps = sum(train for train, _, _ in bounds)
         self._load(found, bounds)
+        if files is None:
+            self._start_from_the_better_baseline()
         self.shuffle = self._shuffled(len(self.training), len(self.training))
 
     # --- Reading ------------------------------------------------------------------------------------------------------
@@ -431,7 +236,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             self.notes.append(f"{horizon} steps are forecast from {context} (--horizon and --context give others).")
         return ForecastPlan(
             horizon, context, season, options.strategy, found.channels, features,
-            found.freq, options.gaps, options.duplicates,
+            found.freq, options.gaps, options.duplicates, relative=options.strategy == "direct",
         )  # fmt: skip
 
     def _load(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> None:
@@ -462,6 +267,18 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             test = windows([(end, stop) for _, end, stop in bounds], True)
             self.test = self._part("test", self.options.test, found, test)
 
+    def _start_from_the_better_baseline(self) -> None:
+        """Let the network add to the naive forecast where the seasonal one is worse."""
+        scores = {name: found["mase"] for name, found in self.baselines().items() if "coverage" not in found}
+        if len(scores) > 1 and scores["naive"] < scores["seasonal naive"]:
+            self.plan = self.reader.plan = replace(self.plan, base=1)
+            for part in (self.training, self.validation[0], *([self.test[0]] if self.test else [])):
+                part.plan = self.plan
+            self.notes.append(
+                f"forecasts start from the last value, whose MASE of {scores['naive']:.3f} on the validation part is "
+                f"below the {scores['seasonal naive']:.3f} of the value a season before."
+            )
+
     def _part(self, name: str, other: str | None, found: Series, held_out: Windows) -> Part:
         """Windows to score with, and the names of their series: the held-out ends, or a file of their own."""
         part: Part = held_out, found.names
@@ -488,6 +305,23 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         nn.init.zeros_(network.output.bias)
         return network
 
+    def settle(self, network: nn.Module) -> str:
+        """See `Task.settle`.
+
+        Scales what the network adds to the baseline, where it is better than that by few standard errors on the
+        validation part: a gain that may be luck is not forecast in full. The weights were chosen for that part, so
+        without this a forecast may lose to its baseline later (docs/tasks.md has the measurements).
+        """
+        certainty = self.reader.certainty(network, self.validation)
+        factor = min(1.0, max(LEAST, certainty - LUCK))
+        with torch.no_grad():
+            for parameter in network.get_submodule("output").parameters():
+                parameter.mul_(factor)
+        return (
+            f"the network is better than its baseline by {certainty:.1f} standard errors on the validation part, so "
+            f"{factor:.0%} of what it adds to that is forecast."
+        )
+
     def files(self) -> dict[str, str]:
         """``preprocessing.json``."""
         return self.reader.files()
@@ -504,9 +338,16 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         """Every metric of a network on a part of the data."""
         return self.reader.score(model, part)
 
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Scores of the naive and, with a season, the seasonal naive forecast on the validation part."""
-        return self.reader.baselines(self.validation)
+    def simple_scores(self, part: Part) -> dict[str, dict[str, float]]:
+        """Scores of the naive and, with a season, the seasonal naive forecast."""
+        return self.reader.baselines(part)
+
+    def details(self, model: nn.Module, part: Part) -> dict[str, Any]:
+        """See `TableTask.details`; and the errors of each series, and the last forecasts."""
+        return super().details(model, part) | {
+            "series": self.reader.by_series(model, part),
+            "forecasts": self.reader.latest(model, part),
+        }
 
     def probe(self, count: int, steps: int | None = None) -> Probe:
         """Windows of the validation part, spread evenly; their length is fixed."""

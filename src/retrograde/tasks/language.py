@@ -20,7 +20,7 @@ from ..errors import DataError, OptionError, RunError
 from ..options import Options
 from .generation import generate
 from .models import LanguageModel, evaluation_mode
-from .ngrams import Score, baselines
+from .ngrams import Score, baselines, own_unigram
 from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, Row, State, Task, TaskInfo
 
 __all__ = ["Chunk", "LanguageModel", "LanguagePredictor", "LanguageTask", "generate", "score"]
@@ -155,7 +155,9 @@ class LanguagePredictor(Predictor):
             "characters": result.characters,
             "unknown_tokens": 0 if unknown is None else _occurrences(tokens, unknown, 1),
         }
-        return Evaluation(counts, result.as_dict())
+        counted = own_unigram(tokens, result.characters)
+        simple = {"loss": counted.loss, "bits_per_character": counted.bits_per_character}
+        return Evaluation(counts, result.as_dict(), {"unigram of this text": simple})
 
     def following(self, text: str) -> NDArray[np.float64]:
         """The probability of each token after a text, by its number; without a text as after a line end."""

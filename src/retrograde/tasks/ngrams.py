@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..data.storage import Rows
 
-__all__ = ["Baselines", "Score", "baselines"]
+__all__ = ["Baselines", "Score", "baselines", "own_unigram"]
 
 PAIRS = 1 << 20  # pairs of tokens counted at once
 
@@ -93,6 +93,20 @@ def baselines(tokens: Rows, trained: int, characters: int, vocabulary_size: int)
     return Baselines(
         Score(final.unigram(uniform), count, characters), Score(final.bigram(uniform, prior), count, characters)
     )
+
+
+def own_unigram(tokens: Rows, characters: int) -> Score:
+    """Score of the unigram that was counted in the very text it predicts, all but its first token.
+
+    No unigram is better, so a network that is worse has not learned to use what comes before.
+    """
+    counts = np.zeros(0, np.int64)
+    for at in range(1, len(tokens), PAIRS):
+        found = np.bincount(tokens[at : at + PAIRS])
+        counts = np.pad(counts, (0, max(0, len(found) - len(counts))))
+        counts[: len(found)] += found
+    shares = counts[counts > 0] / counts.sum()
+    return Score(float(-(np.log(shares) * counts[counts > 0]).sum()), len(tokens) - 1, characters)
 
 
 _Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # pairs v w as the number v V + w, in order, and their counts

@@ -5,21 +5,33 @@ How to add a task: CONTRIBUTING.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..data.formats import SUFFIXES, fingerprint, in_memory, name_of
 from ..data.text import Text
+from ..defaults import chosen
 from ..errors import OptionError, RunError
 from ..files import KEPT_BYTES, read_file
 from ..options import TABLES, Options
 from .synthetic import SYNTHETIC
 from .task import Predictor, Task, TaskInfo
 
-__all__ = ["KEPT", "TASKS", "fingerprint_of", "kept_files", "open_predictor", "open_task", "task_info", "task_name"]
+__all__ = [
+    "KEPT",
+    "TASKS",
+    "fingerprint_of",
+    "kept_files",
+    "new_task",
+    "open_predictor",
+    "open_task",
+    "task_info",
+    "task_name",
+]
 
 TASKS = {  # where the class of each task is; imported when needed, because the readers of data are heavy
     "language": "language.LanguageTask",
@@ -98,6 +110,30 @@ def open_task(source: Any, options: Options, run: Path | None = None) -> Task[An
     files = kept_files(run) if run is not None else None
     with _located(run):
         return task_class(options.task)(source, options, files)
+
+
+def new_task(source: Any, given: Mapping[str, Any]) -> Task[Any]:
+    """Open data to start a training on. What is not given is chosen for its task and its data (`Task.chosen`).
+
+    Parameters
+    ----------
+    source : str or frame
+    given : mapping
+        Options of training by name.
+
+    Raises
+    ------
+    DataError, OptionError
+    """
+    options = Options.of(given)
+    name = task_name(source, options.task)
+    Options.check_task(name, given)
+    task = open_task(source, options.for_task(name, given))
+    task.options = replace(task.options, batch_size=task.batch_size)
+    choices = chosen(task.shape(), task.options, given)
+    task.options = replace(task.options, **{name: choice.value for name, choice in choices.items()})
+    task.chosen = {name: choice.why for name, choice in choices.items()}
+    return task
 
 
 def open_predictor(run: Path, options: Options, source: str) -> Predictor:

@@ -131,7 +131,7 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
                     numbers.append(np.nan if record.target is None else record.target)
                     yield record
 
-        encoder = self._encoder(training())
+        encoder = self._encoder(training(), int((parts == 0).sum()))
         return RegressionReader(columns, encoder, Scaler.fit([np.array(numbers)[:, None]], 1))
 
     def batch(self, step: int) -> NumberBatch:
@@ -142,6 +142,6 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
         """Mean squared error of the scaled numbers; no state is carried."""
         return batch.losses(model(batch.inputs, batch.lengths)).mean(), None
 
-    def baselines(self) -> dict[str, dict[str, float]]:
+    def simple_scores(self, part: Encoded) -> dict[str, dict[str, float]]:
         """The scores of always predicting the mean of the training part."""
-        return {"mean": self.reader.judge(np.zeros(len(self.validation[0])), self.validation)}
+        return {"mean": self.reader.judge(np.zeros(len(part[0])), part)}

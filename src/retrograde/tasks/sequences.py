@@ -26,6 +26,7 @@ from ..data.memory import Sequences, records_of
 from ..data.sequences import Record
 from ..data.storage import Ragged
 from ..data.table import Table
+from ..defaults import DataShape, least_count
 from ..errors import DataError, RunError
 from ..options import DataOptions, ModelOptions, Options
 from .models import SequenceModel, evaluation_mode
@@ -236,7 +237,11 @@ class SequencePredictor(Predictor, Generic[R]):
         """Every metric on data with targets."""
         data = self.reader.read(self.reader.open(source, encoding))
         counts = {"sequences": len(data[0]), "steps": int(data[0].lengths.sum())}
-        return Evaluation(counts, self.reader.score(self.network, data))
+        return Evaluation(counts, self.reader.score(self.network, data), self._baselines(data))
+
+    def _baselines(self, data: Encoded) -> dict[str, dict[str, float]]:
+        """Metrics of simple methods on the same data."""
+        return {}
 
     def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
         """The longest sequences of data with targets that have at most ``steps`` steps."""
@@ -309,12 +314,14 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
     def _fit(self, parts: NDArray[np.int8], table: Table | Sequences, columns: Columns) -> R:
         """A reader fitted on the training sequences."""
 
-    def _encoder(self, records: Iterator[Record]) -> Encoder:
-        """An encoder with vocabulary or scale of training sequences."""
+    def _encoder(self, records: Iterator[Record], count: int) -> Encoder:
+        """An encoder with vocabulary or scale of ``count`` training sequences."""
         asked, per_step = self.options, self.reader_type.per_step
         lowercase = not per_step if asked.lowercase is None else asked.lowercase
         max_length = asked.max_length or (None if per_step else 1000)
-        options: DataOptions = replace(asked, lowercase=lowercase, max_length=max_length)
+        options: DataOptions = replace(
+            asked, lowercase=lowercase, max_length=max_length, min_count=least_count(asked, count)
+        )
         return Encoder.fit(records, options)
 
     def _split(self, table: Table | Sequences, columns: Columns) -> NDArray[np.int8]:
@@ -371,6 +378,12 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         return parts
 
     # --- Training -----------------------------------------------------------------------------------------------------
+
+    def shape(self) -> DataShape:
+        """What of the data decides about options that are not given."""
+        lengths = self.training[0].lengths
+        steps = int(np.quantile(lengths, 0.9))
+        return DataShape(self.name, self.steps_per_epoch, len(lengths), steps, self.reader.encoder.reads_tokens)
 
     def model(self) -> SequenceModel:
         """A new network, initialized from torch's random state."""

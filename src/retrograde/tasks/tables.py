@@ -89,10 +89,22 @@ class TableTask(Task[B], Generic[B, Part]):
         scores = self.score(model, self.validation)
         return {f"validation_{name}": value for name, value in scores.items() if isinstance(value, int | float)}
 
+    def simple_scores(self, part: Part) -> dict[str, dict[str, float]]:
+        """Metrics of simple methods on a part of the data, by their names."""
+        return {}
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Metrics of simple methods on the validation part, by their names."""
+        return self.simple_scores(self.validation)
+
+    def details(self, model: nn.Module, part: Part) -> dict[str, Any]:
+        """What else ``evaluation.json`` contains about a part, for `retrograde.runs.Part`."""
+        return {"baselines": self.simple_scores(part)}
+
     def results(self, model: nn.Module) -> dict[str, str]:
-        """``evaluation.json``: every metric of every part."""
+        """``evaluation.json``: every metric of every part, next to those of simple methods."""
         parts = {"validation": self.validation} | ({} if self.test is None else {"test": self.test})
-        scores = {name: self.score(model, part) for name, part in parts.items()}
+        scores = {name: self.score(model, part) | self.details(model, part) for name, part in parts.items()}
         return {"evaluation.json": to_json(self._about_results() | scores)}
 
     def _about_results(self) -> dict[str, Any]:

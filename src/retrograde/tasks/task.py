@@ -7,14 +7,16 @@ A predictor (`Predictor`) is made from a run folder. It applies the trained netw
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..defaults import DataShape
 from ..options import Options
+from ..runs import Scores
 
 __all__ = ["PROBE_STEPS", "Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task", "TaskInfo"]
 
@@ -134,6 +136,8 @@ class TaskInfo:
         If True, the run has a text that the network wrote, ``sample.txt``, instead of ``evaluation.json``.
     bptt : int or None
         Steps that truncated backpropagation went back; None if whole sequences were trained on.
+    scored : str
+        What is scored, in the plural: ``Task.unit``.
     """
 
     training: str
@@ -143,6 +147,7 @@ class TaskInfo:
     predicts_tokens: bool = False
     writes_text: bool = False
     bptt: int | None = None
+    scored: str = "tokens"
 
 
 B = TypeVar("B", bound=Batch)
@@ -170,6 +175,8 @@ class Task(ABC, Generic[B]):
         The name of the data.
     fingerprint : str
         Hash of the content of the data; a run is resumed only with the same.
+    chosen : dict
+        Options that the data decided, and why (`retrograde.defaults`).
     notes : list of str
         What a user should know about the data: guesses, gaps, unknown tokens.
     batch_size : int
@@ -197,11 +204,16 @@ class Task(ABC, Generic[B]):
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         self.name, self.options = options.task, options
         self.notes: list[str] = []
+        self.chosen: dict[str, str] = {}
+
+    def shape(self) -> DataShape:
+        """What of the data decides about options that are not given."""
+        return DataShape(self.name, self.steps_per_epoch, self.batch_size * self.steps_per_epoch)
 
     @classmethod
     def info(cls, options: Options) -> TaskInfo:
         """What a page about a run with these options must know of the task."""
-        return TaskInfo(f"was trained on the task “{options.task}” of")
+        return TaskInfo(f"was trained on the task “{options.task}” of", scored=cls.unit)
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -218,6 +230,15 @@ class Task(ABC, Generic[B]):
     @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics of the validation part, each name with the prefix ``validation_``; draws no random numbers."""
+
+    def improves(self, scores: Scores, earlier: Sequence[Scores]) -> bool:
+        """Whether weights with these scores on the validation part are kept instead of the best of earlier ones."""
+        own = scores.get("loss")
+        return own is not None and all(own < loss for one in earlier if (loss := one.get("loss")) is not None)
+
+    def settle(self, network: nn.Module) -> str:
+        """Change the network with the best weights for good, at the end of training; what there is to say about it."""
+        return ""
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Metrics of simple methods on the validation part, by their names."""

@@ -37,6 +37,11 @@ class ForecastPlan:
         Numbers to forecast, and further numbers to read, at each step.
     freq, gaps, duplicates : str
         See `retrograde.data.grid.Regular`.
+    base : int or None
+        Steps back to the value that the network adds to; None: as many as ``lag``.
+    relative : bool
+        Whether the network reads channels as differences from the last step read, so that it forecasts a level it has
+        never seen as well as others (NLinear; Zeng et al. 2023, arXiv:2205.13504). Only of the direct strategy.
     """
 
     horizon: int
@@ -48,6 +53,8 @@ class ForecastPlan:
     freq: str = ""  # as in runs before version 0.2: rows are steps
     gaps: Literal["fill", "split", "error"] = "fill"
     duplicates: Literal["error", "first", "last", "mean"] = "error"
+    base: int | None = None  # this and the next: as in runs before version 0.2
+    relative: bool = False
 
     @property
     def regular(self) -> Regular:
@@ -56,8 +63,21 @@ class ForecastPlan:
 
     @property
     def lag(self) -> int:
-        """Steps back to the value that the network adds to: a season, if that many steps are read."""
+        """Steps back to the value that an empty cell is filled with: a season, if that many steps are read."""
         return self.season if self.season <= self.context else 1
+
+    @property
+    def added_to(self) -> int:
+        """Steps back to the value that the network adds to."""
+        return self.base or self.lag
+
+    def read(self, past: Any) -> Any:
+        """Windows ``(T, B, C + F)`` as the network reads them."""
+        if not self.relative:
+            return past
+        found = past.clone() if isinstance(past, Tensor) else past.copy()
+        found[..., : self.channels] -= past[-1:, :, : self.channels]
+        return found
 
     def padding(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of steps that series of these lengths are too short for one window."""
@@ -183,15 +203,16 @@ class Windows:
         plan = self.plan
         if plan.strategy == "direct":
             values = self.cut(self.values, chosen, 0, plan.context)
-            base = plan.repeated(values[..., : plan.channels], plan.lag)
+            base = plan.repeated(values[..., : plan.channels], plan.added_to)
+            values = plan.read(values)
             truths = self.cut(self.truths, chosen, plan.context)
         else:
-            # Step t predicts t + 1, added to the value a season before that; the first steps have none.
+            # Step t predicts t + 1, added to the value `added_to` steps before that; the first steps have none.
             values = self.cut(self.values, chosen, 0, plan.context + plan.horizon - 1)
             channels = values[..., : plan.channels]
-            base = np.concatenate([channels[: plan.lag - 1], channels])[: len(channels)]
+            base = np.concatenate([channels[: plan.added_to - 1], channels])[: len(channels)]
             truths = self.cut(self.truths, chosen, 1)
-            truths[: plan.lag - 1] = np.nan
+            truths[: plan.added_to - 1] = np.nan
         return ForecastBatch(torch.from_numpy(values), torch.from_numpy(truths), torch.from_numpy(base))
 
     def probe(self, count: int) -> Probe:

@@ -18,9 +18,10 @@ from ..flow.recorder import GradientFlowRecorder, mapped
 from ..runs import Metrics, RunFolder, digest
 from . import checkpoint
 from .callback import Callback
+from .state import Progress
 from .trainer import Trainer
 
-__all__ = ["Checkpointing", "Evaluation", "FlowRecording", "StopAfter", "StopOnSignal"]
+__all__ = ["Checkpointing", "Evaluation", "FlowRecording", "Patience", "StopAfter", "StopOnSignal"]
 
 FLOW_SEQUENCES = 8  # of a measurement of the gradient flow
 FLOW_BUDGET: float | None = 0.03  # share of the time that FlowRecording may take
@@ -42,6 +43,20 @@ class StopAfter(Callback):
 
     def on_step_begin(self, trainer: Trainer) -> None:
         trainer.should_stop |= self.seconds is not None and time.perf_counter() - self._began >= self.seconds
+
+
+class Patience(Callback):
+    """Stops training when so many evaluations have not improved on the best one; never, if that is 0 or None."""
+
+    def __init__(self, evaluations: int | None) -> None:
+        self.evaluations = evaluations
+
+    def is_over(self, progress: Progress) -> bool:
+        """Whether training has waited long enough."""
+        return bool(self.evaluations) and progress.waited >= (self.evaluations or 0)
+
+    def on_step_begin(self, trainer: Trainer) -> None:
+        trainer.should_stop |= self.is_over(trainer.progress)
 
 
 class StopOnSignal(Callback):

@@ -46,7 +46,7 @@ class TrainedRun:
 
     @property
     def model(self) -> nn.Module:
-        """The network with the weights of the best validation loss, in eval mode, on the CPU."""
+        """The network with the weights that did best on the validation part, in eval mode, on the CPU."""
         return self.predictor.network
 
     @property

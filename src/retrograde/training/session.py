@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,10 +19,10 @@ from ..errors import DataError, DivergedError, OptionError
 from ..memory import enough_memory
 from ..options import Options
 from ..runs import Config, DataDescription, Results, RunFolder, Summary
-from ..tasks.registry import open_task, task_name
+from ..tasks.registry import new_task, task_name
 from ..tasks.task import Task
 from .callback import Callback, CallbackList
-from .callbacks import REQUEUE, Checkpointing, Evaluation, FlowRecording, StopAfter, StopOnSignal
+from .callbacks import REQUEUE, Checkpointing, Evaluation, FlowRecording, Patience, StopAfter, StopOnSignal
 from .checkpoint import latest
 from .distributed import DistributedContext
 from .resume import PreviousRun
@@ -72,20 +71,14 @@ def train(
             torch.set_num_threads(options.threads)
         context = make_context(options)
         source = _source(data, previous, out)
-        name = task_name(source, options.task)
-        Options.check_task(name, given)
         if previous:
+            Options.check_task(task_name(source, options.task), given)
             previous.find_checkpoint(folder, user)
             context.wait()  # for the files that the first process may have restored
             task = previous.open_task(source, options, folder)
         else:
-            options = options.for_task(name, given)
-            task = open_task(source, options)
-        options = replace(
-            options,
-            batch_size=task.batch_size,
-            eval_every=options.eval_every or max(10, min(500, math.ceil(task.steps_per_epoch / 2))),
-        )
+            task = new_task(source, given)
+        options = task.options
         check_model(options, task)
         if context.size > task.batch_size:
             raise OptionError(
@@ -132,7 +125,8 @@ def _run(
     recording = FlowRecording(folder, resume=found is not None) if record_flow else None
     signals = StopOnSignal(user)
     own = [checkpointing, *([recording] if recording else [])]
-    trainer = Trainer(task, options, context, [*own, user, evaluation, StopAfter(options.max_time), signals])
+    stops = [Patience(options.patience), StopAfter(options.max_time), signals]
+    trainer = Trainer(task, options, context, [*own, user, evaluation, *stops])
     if previous and found:
         previous.resume(trainer, folder)
         folder.remove("doctor.json")  # it is of the network as it was
@@ -143,7 +137,7 @@ def _run(
         folder.clear()
         if options.floss:
             user.on_note(str(trainer.floss(options.floss)))
-    folder.write_config(_config(trainer, previous.config.created if previous else None))
+    folder.write_config(_config(trainer, previous.config if previous else None))
     if not found:
         for name, content in files.items():
             folder.write(name, content)
@@ -153,8 +147,9 @@ def _run(
     for note in task.notes:
         user.on_note(note)
     progress = trainer.progress
-    if found and progress.step >= trainer.planned_steps:
-        user.on_note(f"nothing is left to train at step {progress.step:,}: raise --epochs or --max-steps to go on.")
+    if found and (progress.step >= trainer.planned_steps or Patience(options.patience).is_over(progress)):
+        which = "--epochs or --max-steps" if progress.step >= trainer.planned_steps else "--patience"
+        user.on_note(f"nothing is left to train at step {progress.step:,}: raise {which} to go on.")
     with signals, context.explain_lost_processes(lambda: progress.step):
         trainer.callbacks.on_train_begin(trainer)
         ended_by, failure = _fit(trainer, checkpointing, signals)
@@ -174,6 +169,8 @@ def _run(
 def _fit(trainer: Trainer, checkpointing: Checkpointing, signals: StopOnSignal) -> tuple[int, DivergedError | None]:
     """Train, and save and evaluate the last step; the signal that ended training (0: none), and how it diverged."""
     try:
+        if not trainer.progress.step and not trainer.progress.metrics:
+            trainer.evaluate()  # the weights to begin with are a candidate for the best
         trainer.fit()
         ended_by, progress = trainer.context.max(signals.received), trainer.progress
         if ended_by == REQUEUE:  # the job ends soon: a checkpoint, and nothing that takes long
@@ -194,29 +191,35 @@ def _write_results(trainer: Trainer, folder: RunFolder, summary: Summary) -> Sum
     trainer.callbacks.on_stage("counting the baselines")
     summary = replace(summary, baselines=trainer.task.baselines())
     folder.write_summary(summary)
+    model = trainer.model.cpu().eval()
     if (folder / "model.safetensors").exists():
-        weights = folder.read_tensors("model.safetensors")[0]
+        weights, about = folder.read_tensors("model.safetensors")
+        model.load_state_dict(weights)
+        if text := trainer.task.settle(model):
+            trainer.callbacks.on_note(text)
+            folder.write_tensors("model.safetensors", model.state_dict(), about)
     else:  # training diverged before the first evaluation
-        weights = latest(folder).state.model
-    trainer.model.load_state_dict(weights)
+        model.load_state_dict(latest(folder).state.model)
     trainer.callbacks.on_stage("evaluating the trained network")
-    for name, content in trainer.task.results(trainer.model.cpu().eval()).items():
+    for name, content in trainer.task.results(model).items():
         folder.write(name, content)
         if name == "evaluation.json":
             found = Results.of(json.loads(content))
             scores = {part: result.scores for part, result in found.parts.items()}
-            summary = replace(summary, results=scores, goal=found.goal)
+            simple = found.parts["test"].baselines if "test" in found.parts else None
+            summary = replace(summary, results=scores, goal=found.goal, test_baselines=simple)
             folder.write_summary(summary)
     return summary
 
 
-def _config(trainer: Trainer, created: str | None) -> Config:
+def _config(trainer: Trainer, before: Config | None) -> Config:
     return Config(
         version=__version__,
         task=trainer.task.name,
-        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+        created=(before and before.created) or datetime.now(UTC).isoformat(timespec="seconds"),
         options=trainer.options,
         data=DataDescription.of(trainer.task.describe()),
+        chosen=before.chosen if before else trainer.task.chosen,
         parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
         environment={
             "python": platform.python_version(),
@@ -238,7 +241,11 @@ def _summary(trainer: Trainer, ended_by: int, failure: DivergedError | None) -> 
     elif progress.step < planned:
         status = "finished"
         why = "a callback ended training" if trainer.options.max_time is None else "the time was up"
-        message = f"{why} at step {progress.step:,} of {planned:,}; --resume goes on from there"
+        how = "--resume goes on from there"
+        if Patience(trainer.options.patience).is_over(progress):
+            why = f"{progress.waited} evaluations in a row were no better than the best (--patience)"
+            how = "--resume with more of it goes on from there"
+        message = f"{why} at step {progress.step:,} of {planned:,}; {how}"
     else:
         status, message = "finished", f"all {planned:,} steps taken"
     return Summary(

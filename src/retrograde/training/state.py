@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,9 @@ from ..tasks.task import State
 from .distributed import DistributedContext
 
 __all__ = ["Progress", "RandomStates", "TrainerState", "Window"]
+
+
+Improves = Callable[[Scores, Sequence[Scores]], bool]
 
 
 @dataclass
@@ -39,8 +43,13 @@ class Progress:
     tokens: int = 0  # targets trained on
     seconds: float = 0.0  # of training and evaluation
     metrics: list[Metrics] = field(default_factory=list)
-    best: Metrics | None = None  # the evaluation with the lowest validation loss
+    best: Metrics | None = None  # the evaluation whose weights are kept
     window: Window = field(default_factory=Window)
+
+    @property
+    def waited(self) -> int:
+        """Number of evaluations since the best one."""
+        return sum(self.best is not None and line.step > self.best.step for line in self.metrics)
 
     def count(self, size: int, seconds: float, waiting: float) -> None:
         """Add a step with ``size`` targets."""
@@ -50,8 +59,12 @@ class Progress:
         self.window.seconds += seconds
         self.window.waiting += waiting
 
-    def add_evaluation(self, scores: Scores, **more: float | None) -> Metrics:
-        """Summarize the window together with the scores of the validation part, and start a new window."""
+    def add_evaluation(self, scores: Scores, improves: Improves, **more: float | None) -> Metrics:
+        """Summarize the window together with the scores of the validation part, and start a new window.
+
+        ``improves`` says whether its weights are to be kept instead of the best before, by its scores and all earlier
+        ones.
+        """
         window = self.window
         tokens = sum(window.sizes)
         weighted = sum(loss * size for loss, size in zip(window.losses, window.sizes, strict=True))
@@ -69,9 +82,9 @@ class Progress:
             validation=scores,
             **more,
         )
-        self.metrics.append(line)
-        if self.best is None or line.loss < self.best.loss:
+        if self.best is None or improves(scores, [earlier.validation for earlier in self.metrics]):
             self.best = line
+        self.metrics.append(line)
         self.window = Window(start=self.step)
         return line
 

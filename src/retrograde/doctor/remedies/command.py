@@ -76,16 +76,14 @@ def command(options: Options, origin: Origin, changes: Mapping[str, Any]) -> str
     words += ["--out", shlex.quote(_folder(origin.out, changes))]
     for name, option in OPTIONS.items():
         value, usual = getattr(options, name), option.by_task.get(options.task, option.default)
-        if name in ("task", *origin.resolved) or value == usual or (name == "lr" and value == _usual_lr(options)):
+        usual = _usual_lr(options) if name == "lr" else usual
+        decided = options.task in option.by_data  # left out, the data would decide about it
+        if name == "task" or (name in origin.chosen and name not in changes) or (value == usual and not decided):
             continue
         if name == "clip_norm" and value is None:
             words += [] if options.clip_value or options.clip_quantile else ["--no-clip"]
-        elif option.kind is bool:
-            yes, _, no = (option.names or (option.flag,))[0].partition("/")
-            words.append(yes if value else no or f"--no-{name.replace('_', '-')}")
-        elif value is not None:
-            text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
-            words += [option.flag, shlex.quote(text + "s" if option.parse else text)]
+        else:
+            words += map(shlex.quote, option.words(value))
     return " ".join(words)
 
 

@@ -15,6 +15,7 @@ from . import (
     by_lag,
     configuration,
     doctor,
+    forecasts,
     gradient_norms,
     heatmap,
     recorded,
@@ -30,15 +31,16 @@ __all__ = ["SECTIONS"]
 
 SECTIONS: list[Callable[[RunContents], Section | None]] = [
     verdict.section,
-    doctor.section,
     results.section,
+    forecasts.section,
+    sample.section,
     training_curve.section,
+    doctor.section,
     heatmap.section,
     by_lag.section,
     signal.section,
     truncation.section,
     gradient_norms.section,
     recorded.section,
-    sample.section,
     configuration.section,
 ]

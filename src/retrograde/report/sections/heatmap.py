@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from ..run import RunContents
 from ..section import Figure, Section
-from ..style import plot
+from ..style import BLUE, GREY, curve, mode_of, plot
 from ..words import count, number
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ _READING = (
     "diagonal: the network feels, and can learn from, what happened long ago. Dark right next to it: the gradient has "
     "vanished. The scale is logarithmic: each step of it is a factor of ten."
 )
-_ONE_ROW = (
-    "There is one error per sequence, at its end, so the map has one row: how strongly that error pulls on the state "
-    "of the network at step k, ‖∂E/∂sₖ‖. Start at the right end and go left, back in time. Bright far to the left: "
-    "the network feels, and can learn from, how the sequence began. The scale is logarithmic: each step of it is a "
-    "factor of ten."
+_ONE_ERROR = (
+    "There is one error per sequence, at its end. The curve is how strongly that error pulls on the state of the "
+    "network at step k, ‖∂E/∂sₖ‖. Start at the right end and go left, back in time. High far to the left: the network "
+    "feels, and can learn from, how the sequence began. The scale is logarithmic: each step of it is a factor of ten."
 )
 
 Norms = npt.NDArray[np.float64]
@@ -52,7 +51,7 @@ def section(run: RunContents) -> Section:
         why = run.missing.get("flow/trained", "it was not measured")
         return Section("heat-map", title, [f"There is no gradient flow in this run: {why}."])
     first = next(iter(run.flows.values()))
-    words = [_ONE_ROW if first.final else _READING]
+    words = [_ONE_ERROR if first.final else _READING]
     if any(first.reverse):
         words.append("A layer named _reverse reads the sequence from its end: go right instead of left.")
     words += [
@@ -60,6 +59,8 @@ def section(run: RunContents) -> Section:
         for name in _TITLES
         if name not in run.flows
     ]
+    if first.final:
+        return Section("heat-map", title, words, figures=[_curves(run.flows)], choices=run.layers)
     scales = [_scale([flow.norms[i] for flow in run.flows.values()]) for i in range(len(run.layers))]
     figures = [_figure(name, flow, scales) for name, flow in run.flows.items()]
     return Section("heat-map", title, words, figures=figures, choices=run.layers)
@@ -97,9 +98,33 @@ def _scale(matrices: list[Norms]) -> tuple[float, float, bool]:
     return (bottom if bottom < top else top - 1), top, least < bottom
 
 
+def _curves(flows: dict[str, GradientFlow]) -> Figure:
+    """Where there is one error: what a heat map of one row would show, as curves."""
+    traces, beyond, below_range = [], 0, 0
+    looks: dict[str, dict[str, Any]] = {"trained": {"color": BLUE}, "untrained": {"color": GREY, "dash": "dot"}}
+    for name, flow in flows.items():
+        for choice, count_of_steps in enumerate(flow.steps):
+            norms = np.asarray(flow.norms[choice, 0, :count_of_steps], dtype=np.float64)
+            lost = np.zeros(len(norms), bool) if flow.below is None else flow.below[choice, 0, :count_of_steps]
+            beyond, below_range = beyond + int(np.count_nonzero(~np.isfinite(norms))), below_range + int(lost.sum())
+            shown = np.where(np.isfinite(norms) & (norms > 0) & ~lost, norms, np.nan)
+            look = looks[name] | {"meta": {"choice": choice}, "mode": mode_of(shown)}
+            hover = "state at step k = %{x}<br>norm %{y:.3g}"
+            traces.append(curve(np.arange(len(shown)), shown, _TITLES[name], hover=hover, **look))
+    axis = {"title": {"text": "‖∂E/∂sₖ‖"}, "type": "log", "exponentformat": "power"}
+    broken = f" {count(beyond)} values are too large to be measured." if beyond else ""
+    broken += f" {count(below_range)} values are too small to be measured: they have no point." if below_range else ""
+    return Figure(
+        plot(*traces, xaxis={"title": {"text": "state at step k"}}, yaxis=axis),
+        "From the error back to every step",
+        f"Point at a curve to read its value; a value of 0 has no point.{broken}",
+        "Line chart of the gradient norm at each step, trained and untrained; the section on how far back the gradient "
+        "reaches gives the same in numbers.",
+    )
+
+
 def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool]]) -> Figure:
     traces, floors, beyond, below_range = [], [], 0, 0
-    one_row = len(flow.targets) == 1
     for choice, (bottom, top, below) in enumerate(scales):
         norms = np.asarray(flow.norms[choice, :, : flow.steps[choice]], dtype=np.float64)
         beyond += int(np.count_nonzero(~np.isfinite(norms)))
@@ -118,18 +143,18 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
                 colorscale="Viridis",
                 hoverongaps=False,
                 hovertemplate="error at step t = %{y}<br>state at step k = %{x}<br>norm %{customdata}<extra></extra>",
-                colorbar=_color_bar(bottom, top, below) | {"y": -0.6 if one_row else -0.16},
+                colorbar=_color_bar(bottom, top, below) | {"y": -0.16},
             )
         )
     figure = plot(
         *traces,
-        height=230 if one_row else 490,
+        height=490,
         margin={"l": 62, "r": 12, "t": 34, "b": 48},
         xaxis={"title": {"text": "state at step k"}, "constrain": "domain", "showgrid": False},
         yaxis={
-            "title": {"text": "error" if one_row else "error at step t"},
+            "title": {"text": "error at step t"},
             "autorange": "reversed",
-            "scaleanchor": None if one_row else "x",
+            "scaleanchor": "x",
             "constrain": "domain",
             "showgrid": False,
         },
@@ -151,8 +176,8 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
 def _rows(flow: GradientFlow) -> list[Any]:
     """The step t of each row, as numbers while they are evenly spaced (plotly then draws exact cells)."""
     steps = np.asarray(flow.targets).tolist()
-    if flow.final or len(steps) < 2:
-        return ["last" if flow.final else str(step) for step in steps]
+    if len(steps) < 2:
+        return list(map(str, steps))
     return steps if len(set(np.diff(steps).tolist())) == 1 else list(map(str, steps))
 
 

@@ -43,7 +43,11 @@ def section(run: RunContents) -> Section | None:
     """The metrics of every part, the baselines, and for labels each label and what it is taken for."""
     if run.task.writes_text:
         return None
-    parts: dict[str, Scores] = {"validation": run.outcome.best, **(run.outcome.results or {}), **run.baselines}
+    tested = (run.outcome.results or {}).get("test")
+    simple = {name: values for name, values in (run.outcome.test_baselines or {}).items() if tested is not None}
+    parts: dict[str, Scores] = {"validation": run.outcome.scores, **(run.baselines if simple else {})}
+    parts |= {} if tested is None else {"test": tested}
+    parts |= {f"test: {name}": values for name, values in simple.items()} or run.baselines
     shown = [key for key in METRICS if any(math.isfinite(real(scores.get(key))) for scores in parts.values())]
     rows = [[name, *(_form(key, real(scores.get(key))) for key in shown)] for name, scores in parts.items()]
     words = [meaning for key, meaning in _MEANING.items() if key in shown]
@@ -62,7 +66,7 @@ def section(run: RunContents) -> Section | None:
 
 def facts(run: RunContents) -> list[Fact]:
     """The one number worth a large type."""
-    best = run.outcome.best
+    best = run.outcome.scores
     for key in _CURVES:
         if math.isfinite(value := real(best.get(key))):
             others = {name: real(values.get(key)) for name, values in run.baselines.items()}
@@ -87,12 +91,20 @@ def _figures(run: RunContents) -> list[Figure]:
         for dash, (which, scores) in zip(("dash", "dot", "dashdot"), run.baselines.items(), strict=False):
             if math.isfinite(value := real(scores.get(key))) and which in _OURS:
                 traces.append(level(max(run.steps), value, which, dash=dash, hoverinfo=None))
-        figure = plot(*traces, xaxis={"title": {"text": "training step"}}, yaxis={"title": {"text": name}})
+        axis = {"title": {"text": name}} | ({"range": [_chance(run, key, values), 1.02]} if METRICS[key][1] else {})
+        figure = plot(*traces, xaxis={"title": {"text": "training step"}}, yaxis=axis)
         better = "lower is better" if key == "mase" else "higher is better"
         last = next(value for value in reversed(values) if math.isfinite(value))
         alt = f"Line chart of validation {name} by training step; it ends at {_form(key, last)}."
         return [Figure(figure, f"Validation {name} while training", f"On data it never trained on; {better}.", alt)]
     return []
+
+
+def _chance(run: RunContents, key: str, values: list[float]) -> float:
+    """Where the axis of a share begins: at the best of the simple methods, or below it where a run is worse."""
+    levels = [real(scores.get(key)) for name, scores in run.baselines.items() if name != "optimum"]
+    known = [level for level in levels if math.isfinite(level)]
+    return max(0.0, min([max(known, default=0.0), *filter(math.isfinite, values)]) - 0.02)
 
 
 _OURS = {"most frequent", "mean", "naive", "seasonal naive", "chance", "optimum"}  # names that may stand in a figure

@@ -108,11 +108,11 @@ def _table(run: RunContents) -> Table:
         "perplexity": (lambda line: line.validation.get("perplexity"), number),
         "bits per character": (lambda line: line.validation.get("bits_per_character"), number),
         "learning rate": (lambda line: line.learning_rate, number),
-        "tokens per second": (lambda line: line.tokens_per_second, number),
+        f"{run.task.scored} per second": (lambda line: line.tokens_per_second, number),
     }
     columns = {name: column for name, column in columns.items() if any(column[0](row) is not None for row in rows)}
     return Table(
         "Every evaluation" if stride == 1 else f"One evaluation in {stride} (all are in metrics.jsonl)",
-        [[form(real(value(row))) for value, form in columns.values()] for row in rows],
+        [["–" if value(row) is None else form(real(value(row))) for value, form in columns.values()] for row in rows],
         tuple(columns),
     )

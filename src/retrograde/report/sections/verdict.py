@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ...runs import Metrics
+from ...runs import Metrics, not_better_than
 from ..run import RunContents, real
 from ..section import Fact, Section
 from ..words import count, duration, listing, number, share, times
@@ -210,6 +210,9 @@ def _against_baselines(run: RunContents) -> list[str]:
     for name in ("unigram", "bigram"):
         if loss >= run.baseline(name):
             return [f"It does no better than the {name} baseline: it has not yet learned to use what came before."]
+    if not run.task.predicts_tokens and (verdict := not_better_than(run.outcome.scores, run.baselines)):
+        untrained = " The best weights are those before training." if run.outcome.best_step == 0 else ""
+        return [f"It is {verdict}.{untrained}"]
     vocabulary = real(run.config.data.amount("vocabulary_size"))
     return ["It does worse than guessing all tokens alike."] if perplexity >= vocabulary else []
 

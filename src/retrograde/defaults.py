@@ -1,0 +1,133 @@
+"""Defaults that fit the data: what a training uses for options that were not given, and why.
+
+`chosen` is the only place where the data decides about an option. Each rule is one line of the table in
+docs/training.md, which has the measurements it rests on. A run that is resumed, and one written before these rules,
+keeps the options of its ``config.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .options import DATA, WHOLE, DataOptions, Options
+
+__all__ = ["Choice", "DataShape", "chosen", "least_count"]
+
+LEAST_UPDATES = 600  # however small the data is
+LEAST_OF_NUMBERS = 1500  # the same, to classify or regress sequences of numbers
+EVALUATIONS = 50  # of a training whose epochs are short, about
+PATIENCE = 12  # evaluations
+TEXTS = 200  # sequences from which words that occur once are treated as unknown
+LONG = 400  # steps from which a sequence counts as long
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What of the data decides about options.
+
+    Attributes
+    ----------
+    task : str
+        As in ``--task``.
+    batches : int
+        Updates that make one pass over the training data.
+    sequences : int
+        Number of sequences to train on: windows of series, chunks of text.
+    steps : int
+        Length of a long one: nine in ten are no longer. 0 where it decides nothing.
+    reads_tokens : bool
+        Whether the steps are tokens of a text; else they are numbers.
+    """
+
+    task: str
+    batches: int
+    sequences: int
+    steps: int = 0
+    reads_tokens: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The value of an option, and why the data asks for it."""
+
+    value: Any
+    why: str
+
+
+def least_count(options: DataOptions, sequences: int) -> int | None:
+    """How often a word must occur to be told from unknown ones, in so many texts; None: as usual."""
+    rare = options.task in WHOLE and options.tokens == "word" and sequences >= TEXTS
+    return 2 if options.min_count is None and rare else options.min_count
+
+
+def chosen(shape: DataShape, options: Options, given: Collection[str]) -> dict[str, Choice]:
+    """Choose the options that were not given.
+
+    Parameters
+    ----------
+    shape : DataShape
+    options : Options
+        Those given, the rest by default.
+    given : collection of str
+        Names of the options that were given; they are never changed.
+
+    Returns
+    -------
+    dict
+        What differs from the default, by name of the option.
+    """
+    found: dict[str, Choice] = {}
+    rules = [*_network(shape, options, given), *_learning(shape, options, given)]
+    for name, value, why in rules:
+        if name not in given and getattr(options, name) != value:
+            found[name] = Choice(value, why)
+    updates = _updates(shape, options, found)
+    every = max(10, min(500, math.ceil(max(shape.batches / 2, updates / EVALUATIONS))))
+    if options.eval_every is None:
+        found["eval_every"] = Choice(every, f"half an epoch, and at most {EVALUATIONS} times in {updates:,} updates")
+    if "patience" not in given and shape.task in DATA:
+        found["patience"] = Choice(PATIENCE, "longer without a better evaluation hardly ever helped")
+    return found
+
+
+Rule = tuple[str, Any, str]
+
+
+def _network(shape: DataShape, options: Options, given: Collection[str]) -> Iterator[Rule]:
+    """Cell, direction, pooling, initialization and dropout."""
+    if shape.task in (*WHOLE, "forecast") and options.nonlinearity == "tanh":
+        yield "cell", "gru", "learned more than an LSTM in the same time"
+    if shape.task in WHOLE:
+        yield "bidirectional", True, "the whole sequence is there before the answer"
+        yield "pooling", "max", "what tells classes apart may be short and anywhere"
+        if shape.steps >= LONG and not shape.reads_tokens:
+            if options.cell != "rnn" and "forget_bias" not in given:
+                yield "chrono", shape.steps, f"sequences of {shape.steps:,} steps: gates that keep the state that long"
+            yield "hidden_size", 64, "long sequences take long: more updates in the same time"
+    if shape.reads_tokens:
+        why = "words that occur once teach what an unknown one means"
+        yield "min_count", least_count(options, shape.sequences), why
+    if shape.reads_tokens and shape.task in WHOLE:
+        yield "dropout", 0.5, "rare words are learned by heart otherwise"
+
+
+def _learning(shape: DataShape, options: Options, given: Collection[str]) -> Iterator[Rule]:
+    """Learning rate and its schedule, and the number of updates."""
+    if shape.task in WHOLE and options.optimizer != "sgd":
+        yield "lr", 0.005, "learns faster than 0.002, and the schedule makes the last steps small"
+        yield "schedule", "cosine", "the last steps are small, so that the result does not depend on where it ends"
+    numbers = shape.task in WHOLE and not shape.reads_tokens
+    least = LEAST_OF_NUMBERS if numbers else LEAST_UPDATES if shape.task in DATA else 0
+    if options.epochs is not None and options.max_steps is None and options.epochs * shape.batches < least:
+        why = f"at least {least:,} updates: an epoch has {shape.batches:,}"
+        yield "epochs", float(math.ceil(least / shape.batches)), why
+
+
+def _updates(shape: DataShape, options: Options, found: dict[str, Choice]) -> int:
+    """Updates of the whole training."""
+    epochs = found["epochs"].value if "epochs" in found else options.epochs
+    limits = [] if options.max_steps is None else [options.max_steps]
+    return min([*limits, *([] if epochs is None else [max(1, round(epochs * shape.batches))])])

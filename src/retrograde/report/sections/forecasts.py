@@ -1,0 +1,66 @@
+"""Forecasts next to what came, and the error of each series."""
+
+from __future__ import annotations
+
+from ...runs import Forecast, Part
+from ..run import RunContents, real
+from ..section import Figure, Section, Table
+from ..style import BLUE, GREY, ORANGE, curve, plot
+from ..words import number
+
+__all__ = ["section"]
+
+_ROWS = 30  # of the table of series
+_PAST = 3  # horizons of what was read that are drawn
+
+
+def section(run: RunContents) -> Section | None:
+    """The last forecasts of the part that is judged last, as curves, and the errors by series; None of other tasks."""
+    name, part = next(
+        ((name, run.results.parts[name]) for name in ("test", "validation") if name in run.results.parts)
+        if run.results is not None
+        else iter(()),
+        ("", Part()),
+    )
+    if not part.forecasts:
+        return None
+    words = [
+        f"The last forecast of the {name} part, made from the steps on the left of it alone. The dashed line is the "
+        "naive forecast that the network adds to: where both lie on each other, it adds nothing."
+    ]
+    tables = [_by_series(part)] if len(part.series) > 1 else []
+    return Section("forecasts", "Forecasts", words, figures=[_figure(one) for one in part.forecasts], tables=tables)
+
+
+def _figure(one: Forecast) -> Figure:
+    past = list(map(real, one.past))[-_PAST * len(one.actual) :]
+    actual, forecast, baseline = (list(map(real, values)) for values in (one.actual, one.forecast, one.baseline))
+    before, after = list(range(1 - len(past), 1)), list(range(0 if past else 1, len(actual) + 1))
+    start = past[-1:]  # so that no curve begins in mid-air
+    traces = [
+        curve(before, past, "read", GREY, hoverinfo=None),
+        curve(after, start + actual, "what came", BLUE, mode="lines+markers", hoverinfo=None),
+        curve(after, start + forecast, "forecast", ORANGE, mode="lines+markers", hoverinfo=None),
+        curve(after, start + baseline, "naive", GREY, dash="dash", hoverinfo=None),
+    ]
+    name = " ".join(filter(None, [one.series, one.channel]))
+    missed = [abs(a - b) for a, b in zip(actual, forecast, strict=False) if a == a and b == b]
+    mean = f"; it misses by {number(sum(missed) / len(missed))} on average" if missed else ""
+    return Figure(
+        plot(*traces, xaxis={"title": {"text": "steps after the last one read"}}, yaxis={"title": {"text": "value"}}),
+        name,
+        f"{len(actual)} steps, in the units of the data{mean}.",
+        f"Line chart of {name}: what was read, what came, the forecast, and the naive forecast{mean}.",
+    )
+
+
+def _by_series(part: Part) -> Table:
+    keys = {"mase": "MASE", "baseline_mase": "naive: MASE", "mae": "MAE"}
+    ordered = sorted(part.series.items(), key=lambda item: -real(item[1].get("mase")))
+    rows = [[name, *(number(real(scores.get(key))) for key in keys)] for name, scores in ordered[:_ROWS]]
+    title = (
+        "Error of each series, the worst first"
+        if len(ordered) <= _ROWS
+        else f"The {_ROWS} series with the largest error"
+    )
+    return Table(title, rows, ("series", *keys.values()))
