@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .options import DATA, WHOLE, DataOptions, Options
+from .options import DATA, DataOptions, Options
 
 __all__ = ["Choice", "DataShape", "chosen", "least_count"]
 
 LEAST_UPDATES = 600  # however small the data is
-LEAST_OF_NUMBERS = 1500  # the same, to classify or regress sequences of numbers
+LEAST_OF_NUMBERS = 1500  # the same, to classify sequences of numbers
 EVALUATIONS = 50  # of a training whose epochs are short, about
 PATIENCE = 12  # evaluations
 TEXTS = 200  # sequences from which words that occur once are treated as unknown
@@ -59,7 +59,7 @@ class Choice:
 
 def least_count(options: DataOptions, sequences: int) -> int | None:
     """How often a word must occur to be told from unknown ones, in so many texts; None: as usual."""
-    rare = options.task in WHOLE and options.tokens == "word" and sequences >= TEXTS
+    rare = options.task == "classify" and options.tokens == "word" and sequences >= TEXTS
     return 2 if options.min_count is None and rare else options.min_count
 
 
@@ -98,9 +98,9 @@ Rule = tuple[str, Any, str]
 
 def _network(shape: DataShape, options: Options, given: Collection[str]) -> Iterator[Rule]:
     """Cell, direction, pooling, initialization and dropout."""
-    if shape.task in (*WHOLE, "forecast") and options.nonlinearity == "tanh":
+    if shape.task in ("classify", "forecast") and options.nonlinearity == "tanh":
         yield "cell", "gru", "learned more than an LSTM in the same time"
-    if shape.task in WHOLE:
+    if shape.task == "classify":
         yield "bidirectional", True, "the whole sequence is there before the answer"
         yield "pooling", "max", "what tells classes apart may be short and anywhere"
         if shape.steps >= LONG and not shape.reads_tokens:
@@ -110,16 +110,16 @@ def _network(shape: DataShape, options: Options, given: Collection[str]) -> Iter
     if shape.reads_tokens:
         why = "words that occur once teach what an unknown one means"
         yield "min_count", least_count(options, shape.sequences), why
-    if shape.reads_tokens and shape.task in WHOLE:
+    if shape.reads_tokens and shape.task == "classify":
         yield "dropout", 0.5, "rare words are learned by heart otherwise"
 
 
 def _learning(shape: DataShape, options: Options, given: Collection[str]) -> Iterator[Rule]:
     """Learning rate and its schedule, and the number of updates."""
-    if shape.task in WHOLE and options.optimizer != "sgd":
+    if shape.task == "classify" and options.optimizer != "sgd":
         yield "lr", 0.005, "learns faster than 0.002, and the schedule makes the last steps small"
         yield "schedule", "cosine", "the last steps are small, so that the result does not depend on where it ends"
-    numbers = shape.task in WHOLE and not shape.reads_tokens
+    numbers = shape.task == "classify" and not shape.reads_tokens
     least = LEAST_OF_NUMBERS if numbers else LEAST_UPDATES if shape.task in DATA else 0
     if options.epochs is not None and options.max_steps is None and options.epochs * shape.batches < least:
         why = f"at least {least:,} updates: an epoch has {shape.batches:,}"

@@ -33,7 +33,7 @@ __all__ = [
 LABELLED = ("classify", "tag")
 SEQUENCES = (*LABELLED, "regress")
 TEXT, TABLES = ("language", *SEQUENCES), (*SEQUENCES, "forecast")
-WHOLE, DATA = ("classify", "regress"), ("language", *TABLES)  # WHOLE: one answer to a sequence
+CLASSIFY, DATA = ("classify",), ("language", *TABLES)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class DataOptions:
         "Treat tokens that occur less often as unknown.",
         minimum=1,
         tasks=TEXT,
-        by_data=WHOLE,
+        by_data=CLASSIFY,
         otherwise="1; byte pairs: 2",
     )
     validation_fraction: float | None = _data(
@@ -272,7 +272,7 @@ class DataOptions:
 class ModelOptions:
     """The network: its size, its kind, and remedies that are part of it."""
 
-    cell: CellName = _model("lstm", "Kind of recurrent layer.", by_data=(*WHOLE, "forecast"))  # noqa: RUF009
+    cell: CellName = _model("lstm", "Kind of recurrent layer.", by_data=(*CLASSIFY, "forecast"))  # noqa: RUF009
     nonlinearity: Nonlinearity = _model("tanh", "Nonlinearity of the RNN cell (only with --cell rnn).")  # noqa: RUF009
     embedding_size: int = _model(
         64, "Size of the vector for each token.", minimum=1, tasks=TEXT, by_task=dict.fromkeys(SEQUENCES, 128)
@@ -281,7 +281,7 @@ class ModelOptions:
         256,
         "Units per recurrent layer.",
         minimum=1,
-        by_data=WHOLE,
+        by_data=CLASSIFY,
         by_task=dict.fromkeys(SEQUENCES, 128) | {"forecast": 64, "synthetic": 128},
     )
     # More than the maximum would build layers until memory is full.
@@ -291,20 +291,20 @@ class ModelOptions:
         "Share of activations to drop before, between and after the layers.",
         minimum=0,
         below=1,
-        by_data=WHOLE,
+        by_data=CLASSIFY,
     )
     bidirectional: bool = _model(
         False,
         "Read sequences backward too (classify, tag, regress).",
         tasks=SEQUENCES,
-        by_data=WHOLE,
+        by_data=CLASSIFY,
         names=("--bidirectional/--no-bidirectional",),
     )
     pooling: Literal["last", "mean", "max"] = _model(
         "last",
         "State that decides: the one after the last step, or the mean or maximum over all steps.",
-        tasks=WHOLE,
-        by_data=WHOLE,
+        tasks=("classify", "regress"),
+        by_data=CLASSIFY,
     )
     tie: bool = _model(False, "Use the embedding as output weights too (language).", tasks=("language",))
     init: Literal["default", "orthogonal", "identity", "xavier"] = _remedy(
@@ -315,7 +315,7 @@ class ModelOptions:
     )
     forget_bias: float | None = _remedy(None, "Initial bias of the gate that keeps the state (lstm, gru).")
     chrono: int | None = _remedy(
-        None, "Initialize gate biases for lags of up to this many steps (lstm, gru).", minimum=3, by_data=WHOLE
+        None, "Initialize gate biases for lags of up to this many steps (lstm, gru).", minimum=3, by_data=CLASSIFY
     )
     layer_norm: bool = _remedy(False, "Apply layer normalization at every step (slower).")
     recurrent_dropout: float = _remedy(
@@ -363,13 +363,13 @@ class TrainingOptions:
         minimum=1,
     )
     optimizer: Literal["sgd", "adam", "adamw"] = _learning("adam", "Optimizer.")
-    lr: float | None = _learning(None, "Learning rate.", above=0, by_data=WHOLE, otherwise="else 0.002; sgd: 1")
+    lr: float | None = _learning(None, "Learning rate.", above=0, by_data=CLASSIFY, otherwise="else 0.002; sgd: 1")
     momentum: float = _learning(0.0, "Momentum (only with --optimizer sgd).", minimum=0, below=1)
     weight_decay: float = _learning(0.0, "Weight decay.", minimum=0)
     schedule: Literal["constant", "cosine", "linear", "step"] = _learning(
         "constant",
         "Learning rate over time: {choices}; cosine and linear fall to a hundredth at the last planned step.",
-        by_data=WHOLE,
+        by_data=CLASSIFY,
     )
     warmup: int = _learning(0, "Number of steps in which the learning rate rises from 0.", minimum=0)
     decay_every: float = _learning(1.0, "Epochs between two decays of --schedule step.", above=0)
