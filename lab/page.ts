@@ -44,6 +44,9 @@ export class Page {
   private speed: keyof typeof SPEEDS = "fast";
   private lastUpdate = 0;
   private cost = 10;
+  private updateCost = 2;
+  private pairsCost = 0;
+  private pairsAt = 0;
   private chainCost = 0;
   private chainAt = 0;
   private wordsAt = 0;
@@ -174,7 +177,7 @@ export class Page {
   /** Draw no more: the page is being taken away. */
   stop(): void { this.stopped = true; }
 
-  /** As many updates as fit next to the pictures in a thirtieth of a second. */
+  /** As many updates as fit next to the pictures in a thirtieth of a second; on a slow machine, two thirds of their time. */
   private train(now: number): void {
     const rate = SPEEDS[this.speed], { lab } = this;
     if (rate < Infinity && !lab.replaying) {
@@ -182,11 +185,15 @@ export class Page {
       lab.update();
       this.count.updates++;
     } else {
-      const until = performance.now() + Math.max(5, (this.cost < 6 ? 14 : 29) - this.cost);
+      let at = performance.now();
+      const until = at + Math.max(0.67 * this.cost, (this.cost < 6 ? 14 : 29) - this.cost);
       do {
+        const start = at;
         lab.update();
         this.count.updates++;
-      } while (lab.running && performance.now() < until);
+        at = performance.now();
+        this.updateCost += 0.2 * (at - start - this.updateCost);
+      } while (lab.running && at + this.updateCost < until);
     }
     this.lastUpdate = now;
     this.shown = undefined;
@@ -209,28 +216,38 @@ export class Page {
     const source = [training, training.step, training.settings, example];
     if (!this.shown || source.some((one, i) => one !== this.known[i])) {
       const old = this.shown?.chain ?? this.keptChain;
-      this.shown = measured ? shownFrom(measured) : shownOf(training.network, training.example(example));
+      // While a large network trains, all pairs take at most a seventh of the time, and the chain a tenth.
+      const sized = [training.settings.cell, training.settings.H, training.settings.T, training.settings.task].join();
+      const keep = lab.running && this.keptPairs?.of === sized && now - this.pairsAt < 7 * this.pairsCost;
+      const start = performance.now();
+      this.shown = measured ? shownFrom(measured) : shownOf(training.network, training.example(example), keep ? this.keptPairs?.pairs : undefined);
+      if (!keep) {
+        this.pairsCost = performance.now() - start;
+        this.pairsAt = now;
+        if (this.shown.inside) this.keptPairs = { of: sized, pairs: this.shown.inside.pairs };
+      } else this.behind = true;
       this.known = source;
       this.looked = "";
-      // While it trains, the chain of a large network takes at most a quarter of the time.
-      if (lab.running && old?.t === t && old.steps.length === this.shown.T && now - this.chainAt < 4 * this.chainCost) {
+      if (lab.running && old?.t === t && old.steps.length === this.shown.T && now - this.chainAt < 10 * this.chainCost) {
         this.shown = { ...this.shown, chain: old };
         this.looked = [t, k].join();
+        this.behind = true;
       }
     }
-    if (this.looked !== [t, k].join() || (!lab.running && this.shown.chain === this.keptChain && now - this.chainAt > 4 * this.chainCost && this.stale)) {
+    if (this.looked !== [t, k].join()) {
       const start = performance.now();
       this.shown = withChain(this.shown, t, k);
       this.chainCost = performance.now() - start;
       this.chainAt = now;
       this.looked = [t, k].join();
-      this.stale = false;
-    } else this.stale = lab.running;
+    }
     this.keptChain = this.shown.chain;
   }
 
   private keptChain: Shown["chain"];
-  private stale = false;
+  private keptPairs?: { of: string; pairs: NonNullable<Shown["inside"]>["pairs"] };
+  /** Some pictures are of a moment before; they are drawn again when training has ended. */
+  private behind = false;
 
   private draw(now: number): void {
     const start = performance.now(), { lab } = this, { lang, theme } = lab.view;
@@ -245,7 +262,12 @@ export class Page {
     if (spoken) this.speak(now, scene);
     this.count.frames++;
     if (lab.running) this.cost += 0.2 * (performance.now() - start - this.cost);
-    else if (this.stale) this.dirty = true; // the last chain of a training that has ended
+    else if (this.behind) {
+      this.shown = undefined;
+      this.keptPairs = this.keptChain = undefined;
+      this.behind = false;
+      this.dirty = true;
+    }
     this.root.dataset.drawn = "true";
   }
 

@@ -20,8 +20,9 @@ export interface Shown {
 /** Right enough for a picture, and fast. */
 const PICTURE = 1e-4;
 
-export function shownOf(network: Network, batch: Batch): Shown {
-  const run = forward(network, batch), apart = pairs(network, batch, run, 0);
+/** `kept`: the gradient of a moment before, to be shown on instead of the present one. */
+export function shownOf(network: Network, batch: Batch, kept?: Pairs): Shown {
+  const run = forward(network, batch), apart = kept ?? pairs(network, batch, run, 0);
   return { T: batch.T, norms: apart.norms, share: apart.share, inside: { network, run, sequence: 0, pairs: apart }, batch };
 }
 

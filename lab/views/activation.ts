@@ -68,14 +68,14 @@ export const activation: Picture = {
     const all = curves(scene), each = (pen.height - 20) / all.length, H = scene.shown.inside!.network.H;
     all.forEach((curve, i) => {
       const z = preactivations(scene, curve.gate), reach = 4.6;
-      const own: Frame = { left: 30, right: pen.width - 10, top: 30 + i * each, bottom: i * each + each - 6, x: [-reach, reach], y: curve.y };
+      const own: Frame = { left: 30, right: pen.width - 10, top: 34 + i * each, bottom: i * each + each - 18, x: [-reach, reach], y: curve.y };
       write(pen, curve.title, own.left, own.top - 16, { align: "left", color: pen.colors.text, size: 12, bold: true });
-      const at = own.left + 26 + 8 * curve.title.length;
+      const at = own.left + pen.ctx.measureText(curve.title).width + 12;
       line(pen, [[at, own.top - 16], [at + 16, own.top - 16]], BLUE, 2.2);
       write(pen, "f", at + 24, own.top - 16);
       line(pen, [[at + 40, own.top - 16], [at + 58, own.top - 16]], ORANGE, 2.2, [6, 4]);
       write(pen, "f′", at + 67, own.top - 16);
-      write(pen, `${scene.words.mean} f′ = ${number(mean(z, curve.slope))}`, own.right, own.top - 16, { align: "right", color: pen.colors.text });
+      write(pen, `${scene.words.mean} f′ = ${number(mean(z, curve.slope))}`, own.right, own.top - 1, { align: "right", color: pen.colors.text });
       paintCurve(pen, own, curve, z, z.subarray(scene.t * H, (scene.t + 1) * H));
     });
   },
