@@ -12,7 +12,7 @@ from torch import nn
 import retrograde as rg
 from retrograde.doctor import Examination, Finding, Kind, TrainingRecord
 from retrograde.doctor.remedies import LADDERS, prescribe
-from retrograde.doctor.remedies.training import replayed
+from retrograde.flow.clip import replayed
 
 STEPS, NEED = 24, 20
 

@@ -384,3 +384,31 @@ def test_our_own_layers_and_a_compiled_model() -> None:
         )
         record = recorder.step(torch.randn(T, B, 3), target=torch.randn(T, B, 4))
         assert record is not None and list(record["layers"]) == ["l0"]
+
+
+def test_the_clip_value_follows_from_the_norms_given(tmp_path):
+    layer = nn.LSTM(2, 3)
+    recorder = rg.GradientFlowRecorder(layer, lambda output: output[0].sum(-1), every=2, budget=None, run=tmp_path)
+    x = torch.randn(4, 2, 2)
+    for norm in (1.0, 1.1, torch.tensor(0.9), 50.0, 1.0, 1.2):
+        recorder.step(x, gradient_norm=norm)
+    assert recorder.gradient_norms == pytest.approx([1.0, 1.1, 0.9, 50.0, 1.0, 1.2])
+    found = recorder.suggest_clip()
+    assert (
+        found.value == 1.2
+        and "6 updates (median 1.05, largest 50)" in found.arithmetic
+        and found.replay.clipped == 1 / 6
+    )
+    again = rg.GradientFlowRecorder(layer, lambda output: output[0].sum(-1), run=tmp_path, resume=True)
+    assert again.suggest_clip().value == 1.2
+
+
+def test_no_clip_value_without_norms_or_from_clipped_ones():
+    recorder = rg.GradientFlowRecorder(nn.LSTM(2, 3), lambda output: output[0].sum(-1))
+    with pytest.raises(rg.errors.FlowError, match="0 gradient norms are known, and two are needed"):
+        recorder.suggest_clip()
+    recorder.gradient_norms += [0.3, 0.5, *[1.0] * 9]
+    with pytest.raises(rg.errors.FlowError, match="were clipped before they were recorded"):
+        recorder.suggest_clip()
+    recorder.gradient_norms[:] = [1.0] * 20
+    assert recorder.suggest_clip().value == 1.0

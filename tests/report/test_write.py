@@ -533,3 +533,24 @@ def test_what_is_below_the_range_is_no_zero_on_the_page(make_run: Make) -> None:
     assert len(drawn) == 2
     for trace in drawn:
         np.testing.assert_array_equal(np.isnan(plotted(trace["y"])), flow.below[0].ravel())
+
+
+def test_the_folder_of_a_recorder_has_a_page(tmp_path):
+    layer, x = torch.nn.LSTM(2, 3), torch.randn(9, 2, 2)
+    for name, norms in (("norms", (1.0, 2.0, 30.0, 1.5)), ("none", (None,) * 4)):
+        recorder = rg.GradientFlowRecorder(
+            layer, lambda output: output[0].sum(-1), every=2, budget=None, run=tmp_path / name
+        )
+        for norm in norms:
+            recorder.step(x, gradient_norm=norm)
+    page = rg.report.write(tmp_path / "norms")
+    text = page.read_text()
+    assert page == tmp_path / "norms" / "report.html" and "It was measured 2 times while training" in text
+    assert "clip the gradient norm to" in text and "Replayed the gradient norms of 4 updates" in text
+    with (tmp_path / "none" / "flow" / "recorded.jsonl").open("a") as file:
+        file.write("broken\n")
+    text = rg.report.write(tmp_path / "none").read_text()
+    assert "no gradient norms were recorded" in text and "1 line of flow/recorded.jsonl cannot be read" in text
+    (tmp_path / "none" / "flow" / "recorded.jsonl").write_text("")
+    with pytest.raises(rg.errors.RunError, match="has no records"):
+        rg.report.write(tmp_path / "none")

@@ -13,7 +13,9 @@ __all__ = ["report"]
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(help="A run folder, or the folder of a GradientFlowRecorder.", show_default=False)
+    ],
 ) -> None:
     """Write the page of a run again from what its folder contains, and print where it is.
 

@@ -19,6 +19,7 @@ from ..errors import OptionError, RunError
 from ..files import read_file, write_file
 from ..measuring import random_states_kept
 from .batches import SequenceSubset, mapped
+from .clip import ClipSuggestion, suggested
 from .isolation import isolated, modules_behind
 from .measure import State, gradient_flow
 from .result import GradientFlow
@@ -96,6 +97,8 @@ class GradientFlowRecorder:
         Share of wall time spent here since the first step.
     skipped : int
         Measurements skipped so far.
+    gradient_norms : list of float
+        Those given to `step`; records of a run folder contain them as ``gradient_norms``.
 
     Raises
     ------
@@ -164,6 +167,8 @@ class GradientFlowRecorder:
         self.path = None if run is None else Path(run) / FILE
         self.records: list[Record] = [] if self.path is None else _opened(self.path, resume)
         self.skipped = 0
+        self.gradient_norms = [norm for record in self.records for norm in record.get("gradient_norms", []) if norm]
+        self._norms_before = len(self.gradient_norms)  # at the last record
         self.steps: int = self.records[-1]["step"] if self.records else 0  # the step last seen
         self._began: float | None = None
         self._spent = 0.0
@@ -194,6 +199,7 @@ class GradientFlowRecorder:
         loss: Callable[..., Tensor] | None = None,
         lengths: Any = None,
         step: int | None = None,
+        gradient_norm: float | Tensor | None = None,
     ) -> Record | None:
         """Count one training step; measure if it is time.
 
@@ -209,6 +215,8 @@ class GradientFlowRecorder:
             Of padded sequences `(B,)`, as in ``gradient_flow``.
         step
             The number of this step, where the loop counts its own; otherwise one more than the last.
+        gradient_norm
+            What ``torch.nn.utils.clip_grad_norm_`` returned, the norm before clipping, for `suggest_clip`.
 
         Returns
         -------
@@ -218,6 +226,8 @@ class GradientFlowRecorder:
         start = time.perf_counter()
         first = self._began is None
         began = self._began = start if self._began is None else self._began
+        if gradient_norm is not None:
+            self.gradient_norms.append(float(gradient_norm))
         self.steps = self.steps + 1 if step is None else int(step)
         if not _is_first_process():
             return None
@@ -249,6 +259,24 @@ class GradientFlowRecorder:
         finally:
             self._spent += time.perf_counter() - start
 
+    def suggest_clip(self) -> ClipSuggestion:
+        """The threshold for ``clip_grad_norm_`` that the gradient norms given to `step` call for, with its arithmetic.
+
+        Raises
+        ------
+        FlowError
+            If fewer than two were given, or they look as if they had been clipped already.
+
+        Examples
+        --------
+        >>> recorder = GradientFlowRecorder(nn.LSTM(1, 1), lambda output: output[0].sum(-1), every=1000)
+        >>> for norm in [1.0] * 99 + [1000.0]:
+        ...     recorder.gradient_norms.append(norm)  # as step(…, gradient_norm=norm) does
+        >>> recorder.suggest_clip().value
+        1.0
+        """
+        return suggested(self.gradient_norms)
+
     def _next(self, step: int) -> int:
         """The multiple of ``every`` at or after a step; with a budget not step 0, when no time has passed."""
         found = -(-step // self.every) * self.every
@@ -269,6 +297,9 @@ class GradientFlowRecorder:
         now = time.perf_counter()
         record["overhead"] = (self._spent + now - start) / max(now - began, 1e-9)
         self._skipped_before = self.skipped
+        if norms := self.gradient_norms[self._norms_before :]:
+            record["gradient_norms"] = [_number(norm) for norm in norms]
+        self._norms_before = len(self.gradient_norms)
         self.records.append(record)
         try:
             self._append(record)

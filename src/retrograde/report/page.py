@@ -20,6 +20,7 @@ from markupsafe import Markup
 from ..errors import RetrogradeError, RunError
 from ..files import write_file
 from . import comparison
+from .recording import is_recording, read_recording, sections_of_recording
 from .run import RunContents, read
 from .section import Figure, Section
 from .sections import SECTIONS, verdict
@@ -29,15 +30,26 @@ __all__ = ["compared", "write", "write_comparison"]
 
 
 def write(run: str | os.PathLike[str]) -> Path:
-    """Write RUN/report.html from what the run folder contains, and return its path.
+    """Write RUN/report.html from what the folder of a run, or of a `GradientFlowRecorder`, contains; return its path.
 
     The file needs no network and no other file. It is replaced atomically.
 
     Raises
     ------
     RunError
-        If `run` is not a run folder, has a newer format, or cannot be written to.
+        If `run` is no such folder, has a newer format, or cannot be written to.
     """
+    if is_recording(run):
+        recording = read_recording(run)
+        about: dict[str, str | None] = {
+            "kind": "recorded gradient flow",
+            "name": recording.folder.resolve().name,
+            "status": "",
+            "created": "",
+            "source": "what a GradientFlowRecorder wrote",
+        }
+        title = f"The gradient flow of {recording.folder.resolve().name} while training"
+        return _replace(recording.folder / "report.html", _rendered(title, sections_of_recording(recording), about))
     found = read(run)
     found, sections = _built(found)
     about = {

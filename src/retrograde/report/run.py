@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ class Record:
     skipped: int  # measurements left out since the one before
     overhead: float  # share of the training time spent on measuring
     error: str  # why it failed
+    gradient_norms: Sequence[float] = ()  # of the updates since the record before, where they were recorded
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Record:
@@ -53,7 +54,9 @@ class Record:
             norms = values.get("by_lag") if isinstance(values, dict) else None
             by_lag[label] = [real(norm) for norm in norms] if isinstance(norms, list) else []
         skipped = int(skipped) if math.isfinite(skipped) else 0
-        return cls(step, by_lag, skipped, real(row.get("overhead")), str(row.get("error", "")))
+        norms = row.get("gradient_norms")
+        known = [real(norm) for norm in norms] if isinstance(norms, list) else []
+        return cls(step, by_lag, skipped, real(row.get("overhead")), str(row.get("error", "")), known)
 
 
 @dataclass(frozen=True)

@@ -3,92 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FlowError
 from ...flow import sequence_gradients
+from ...flow.clip import replayed
 from ..findings import Kind
 from ..prescriptions import Prescription
 from .case import Case, short
 from .memory import scaled
 
 __all__ = [
-    "Replay",
     "adaptive",
     "biases",
     "clipping",
     "input_scale",
     "layer_norm",
     "learning_rate",
-    "replayed",
     "spread",
     "target_scale",
 ]
-
-
-class Replay(NamedTuple):
-    """What clipping to the best threshold would have done to the gradient norms of a training.
-
-    Attributes
-    ----------
-    threshold : float
-    clipped : float
-        Share of the updates that it scales down.
-    before, after : float
-        Share of the summed norms that those updates have, before and after clipping.
-    """
-
-    threshold: float
-    clipped: float
-    before: float
-    after: float
-
-
-def replayed(norms: Sequence[float]) -> Replay | None:
-    """Replay recorded gradient norms under every threshold, and return the best.
-
-    The best threshold c maximizes the product of two shares: of the updates that it leaves as they are, and of the
-    updates that effectively contribute, (Σ m)² / (N Σ m²) with m = min(norm, c), which is 1 where all have the same
-    length and 1/N where one has all of it. Nothing is gained by clipping where norms are alike, so that the best
-    threshold is then the largest norm.
-
-    Parameters
-    ----------
-    norms : sequence of float
-        Global gradient norms before clipping.
-
-    Returns
-    -------
-    Replay or None
-        None without two norms that are finite and positive.
-
-    Examples
-    --------
-    >>> found = replayed([1.0] * 99 + [1000.0])
-    >>> found.threshold, found.clipped, round(found.before, 3)
-    (1.0, 0.01, 0.91)
-    """
-    found = np.asarray(norms, dtype=np.float64)
-    found = np.sort(found[np.isfinite(found) & (found > 0)])
-    count = len(found)
-    if count < 2:
-        return None
-    # With norms in rising order, a threshold at the i-th leaves i + 1 as they are and cuts the rest to it.
-    rest = count - 1 - np.arange(count)
-    unit = found / found[-1]
-    sums, squares = np.cumsum(unit) + rest * unit, np.cumsum(unit**2) + rest * unit**2
-    kept: NDArray[np.float64] = np.searchsorted(found, found, side="right") / count
-    best = int(np.flatnonzero((score := kept * sums**2 / (count * squares)) >= score.max() * (1 - 1e-12))[-1])
-    above = found > found[best]
-    clipped = float(above.mean())
-    after = above.sum() * found[best] / np.minimum(found, found[best]).sum()
-    return Replay(float(found[best]), clipped, float(found[above].sum() / found.sum()), float(after))
 
 
 def clipping(case: Case) -> Iterator[Prescription]:
@@ -103,18 +41,7 @@ def clipping(case: Case) -> Iterator[Prescription]:
     if not found.clipped and record.gradient_norms and case.kind != Kind.CLIPPING_TOO_TIGHT:
         return  # the norms are alike: clipping them changes nothing but their length, as the learning rate does
     threshold = float(short(found.threshold))
-    middle = float(np.median(norms))
-    arithmetic = (
-        f"replayed the gradient norms of {len(norms):,} {what} (median {short(middle)}, largest {short(max(norms))}) "
-        f"under every threshold: share left as it is × share that counts is largest at {short(threshold)}"
-    )
-    if found.clipped:
-        arithmetic += (
-            f", where {found.clipped:.2g} of them are scaled down, and have {found.after:.2g} of the summed length "
-            f"instead of {found.before:.2g}"
-        )
-    else:
-        arithmetic += ", the largest: none of them is scaled down"
+    arithmetic = found.arithmetic(f"{len(norms):,} {what}", float(np.median(norms)), max(norms))
     python = (
         "# in the training loop, between loss.backward() and optimizer.step():\n"
         f"torch.nn.utils.clip_grad_norm_(model.parameters(), {short(threshold)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..run import Record, RunContents
@@ -10,7 +11,7 @@ from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, curve, plot, share_left_axis
 from ..words import number, share, times
 
-__all__ = ["section"]
+__all__ = ["section", "section_of"]
 
 _LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _LOOK = ((BLUE, "solid"), (ORANGE, "dash"), (GREY, "dot"), (BLUE, "dashdot"))
@@ -18,29 +19,34 @@ _LOOK = ((BLUE, "solid"), (ORANGE, "dash"), (GREY, "dot"), (BLUE, "dashdot"))
 
 def section(run: RunContents) -> Section | None:
     """The share of the gradient left at some lags, against the training step; None where nothing was recorded."""
-    records = [record for record in run.recorded if record.by_lag]
+    return section_of(run.recorded, "on the same held-out sequences")
+
+
+def section_of(recorded: Sequence[Record], where: str) -> Section | None:
+    """The section of some records; ``where`` says on which sequences they were measured."""
+    records = [record for record in recorded if record.by_lag]
     if not records:
         return None
     title = "The reach of the gradient while training"
     layers = [label for label in records[0].by_lag if all(label in record.by_lag for record in records)]
     skipped = sum(record.skipped for record in records)
-    words = [f"It was measured {times(len(records), 'time')} while training, on the same held-out sequences."]
+    words = [f"It was measured {times(len(records), 'time')} while training, {where}."]
     overhead = records[-1].overhead
     if math.isfinite(overhead):
         words[0] += f" That took {share(overhead)} of the time"
         words[0] += (
             f"; {times(skipped, 'measurement')} more would have taken too much and were left out." if skipped else "."
         )
-    failed = len(run.recorded) - len(records)
-    warnings = [f"{times(failed, 'measurement')} failed: {_reason(run)}."] if failed else []
+    failed = len(recorded) - len(records)
+    warnings = [f"{times(failed, 'measurement')} failed: {_reason(recorded)}."] if failed else []
     steps = [record.step for record in records]
     curves = {label: [_curve(record, label) for record in records] for label in layers}
     figures = [_figure(steps, curves)] if layers else []
     return Section("recorded", title, words, warnings=warnings, figures=figures, choices=layers)
 
 
-def _reason(run: RunContents) -> str:
-    return next((record.error[:200].rstrip(".") for record in run.recorded if record.error), "no layer was measured")
+def _reason(recorded: Sequence[Record]) -> str:
+    return next((record.error[:200].rstrip(".") for record in recorded if record.error), "no layer was measured")
 
 
 def _curve(record: Record, label: str) -> list[float]:
