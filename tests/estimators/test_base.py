@@ -113,6 +113,13 @@ def test_a_run_of_the_command_line_is_an_estimator():
     assert model.classes_.dtype.kind == "U" and len(model.predict(["some words", "others"])) == 2
 
 
+def test_a_value_that_is_set_is_kept_where_the_data_would_decide():
+    X, y = ragged(20)
+    for cell in ("lstm", "gru"):
+        options = rg.Classifier(cell=cell, bidirectional=False, **TINY).fit(X, y).run_.config.options
+        assert options.cell == cell and options.bidirectional is False
+
+
 def test_notes_say_what_was_guessed():
     X, y = ragged(20)
     X[3][1, 0] = np.nan

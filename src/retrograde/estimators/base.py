@@ -90,10 +90,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         }
         cls._task, cls._defaults = task, defaults | {"random_state": 0}
         cls.__init__ = _constructor(cls._defaults)  # type: ignore[method-assign]
-        described = [
-            f"{name} : default {defaults[name]!r}\n    {option.help.format(choices=', '.join(option.choices))}"
-            for name, option in options.items()
-        ]
+        described = []
+        for name, option in options.items():
+            usual = "by the data" if task in option.by_data else repr(defaults[name])
+            described.append(f"{name} : default {usual}\n    {option.help.format(choices=', '.join(option.choices))}")
         described.append("random_state : int, RandomState or None, default 0\n    Seed of the training.")
         parameters = textwrap.indent("\n".join(["Parameters", "----------", *described]), "    ")
         cls.__doc__ = (cls.__doc__ or "").replace("    Attributes\n", f"{parameters}\n\n    Attributes\n", 1)
