@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retrograde.runs import Config, Goal, Metrics, Results, RunFolder, Summary
+from retrograde.runs import Config, Goal, Metrics, Results, RunFolder, Summary, not_better_than
 
 RELEASED = sorted(path.parent for path in Path(__file__).parent.glob("released/*/*/config.json"))
 
@@ -111,3 +111,19 @@ def test_results_of_labels_and_of_a_goal() -> None:
     for wrong in ({"labels": 3}, {"test": {"classes": 3}}, {"test": {"confusion_matrix": [3]}}, goal | {"wrong": "x"}):
         with pytest.raises(ValueError, match="its '"):
             Results.of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("scores", "baselines", "verdict"),
+    [
+        ({"accuracy": 0.6, "loss": 0.5}, {"most frequent": {"accuracy": 0.6, "loss": 0.7}}, "most frequent"),
+        ({"accuracy": 0.61, "loss": 0.9}, {"most frequent": {"accuracy": 0.6, "loss": 0.7}}, ""),
+        ({"loss": 0.2}, {"chance": {"loss": 0.7}, "optimum": {"loss": 0.0}}, ""),
+        ({"loss": 2.4}, {"unigram": {"loss": 3.0}, "bigram": {"loss": 2.4}}, "bigram"),
+        ({"mase": 0.579}, {"naive": {"mase": 0.8}, "seasonal naive": {"mase": 0.58}}, "seasonal naive"),
+        ({"mase": 0.5}, None, ""),
+    ],
+)
+def test_no_better_than_a_simple_method(scores: Any, baselines: Any, verdict: str) -> None:
+    found = not_better_than(scores, baselines)
+    assert found.startswith(f"not better than {verdict} (") if verdict else not found
