@@ -121,6 +121,23 @@ def test_outputs_that_may_be_the_same():
     assert "constant_output" not in found(RULES, Net(), same)
 
 
+def test_a_network_that_found_nothing_better_than_the_best_constant_is_not_ill_of_its_output():
+    """Targets that have nothing to do with the inputs: training takes the outputs to their mean."""
+
+    def noise(seed):
+        x, y = sums(seed=seed)
+        return x, y.roll(1)
+
+    model = Net()
+    with torch.no_grad():
+        model.head.weight.mul_(1e-4)
+        model.head.bias.fill_(float(noise(0)[1].mean()))
+    assert "constant_output" not in found(RULES, model, noise, record=TrainingRecord(updates=100))
+    with torch.no_grad():
+        model.head.bias.fill_(5.0)  # not at the best constant
+    assert "constant_output" in found(RULES, model, noise, record=TrainingRecord(updates=100))
+
+
 def test_classes():
     def classes(seed):
         x, y = sums(seed=seed)
