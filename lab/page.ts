@@ -228,7 +228,9 @@ export class Page {
       } else this.behind = true;
       this.known = source;
       this.looked = "";
-      if (lab.running && old?.t === t && old.steps.length === this.shown.T && now - this.chainAt < 10 * this.chainCost) {
+      // A chain that takes long also follows a control one frame later than the other pictures.
+      const late = (lab.running || this.chainCost > 12) && this.chainOf === [sized, t].join();
+      if (old && late && now - this.chainAt < 10 * this.chainCost) {
         this.shown = { ...this.shown, chain: old };
         this.looked = [t, k].join();
         this.behind = true;
@@ -239,12 +241,14 @@ export class Page {
       this.shown = withChain(this.shown, t, k);
       this.chainCost = performance.now() - start;
       this.chainAt = now;
+      this.chainOf = [training.settings.cell, training.settings.H, training.settings.T, training.settings.task, t].join();
       this.looked = [t, k].join();
     }
     this.keptChain = this.shown.chain;
   }
 
   private keptChain: Shown["chain"];
+  private chainOf = "";
   private keptPairs?: { of: string; pairs: NonNullable<Shown["inside"]>["pairs"] };
   /** Some pictures are of a moment before; they are drawn again when training has ended. */
   private behind = false;
