@@ -103,7 +103,7 @@ def test_an_orthogonal_network_keeps_every_direction() -> None:
     assert bounds.norm == pytest.approx(1) and bounds.radius == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("scale", "steps"), [(0.5, 10_000), (2.0, 2000)])
+@pytest.mark.parametrize(("scale", "steps"), [(0.5, 2000), (2.0, 2000)])
 def test_a_scaled_identity_grows_or_shrinks_by_its_scale_and_neither_overflows_nor_vanishes(
     scale: float, steps: int
 ) -> None:
