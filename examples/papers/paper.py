@@ -45,6 +45,7 @@ class Paper:
     full_data: str = ""  # with --full
     full_options: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 2
+    reported: str = ""  # the paper's own figure
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def is_kept(folder: Path, options: Mapping[str, Any]) -> bool:
     """Whether a complete run with these options is there."""
     if not (folder / "evaluation.json").exists():
         return False
-    known = rg.load(folder).config.options
-    return all(getattr(known, name) == value for name, value in options.items())
+    run = rg.load(folder)
+    same = all(getattr(run.config.options, name) == value for name, value in options.items())
+    return same and run.summary is not None and run.summary.status in ("finished", "diverged")
 
 
 def trained(paper: Paper, arm: Arm, seed: int, root: Path) -> Outcome:
@@ -162,6 +164,7 @@ def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: s
         "",
         f"**Claim.** {paper.claim}",
         "",
+        *([f"**In the paper**: {paper.reported}", ""] if paper.reported else []),
         f"Data: `{paper.data}`. Common options: {options_words(paper.options)}.",
     ]
     if paper.scaled:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+import retrograde as rg
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "papers"
 
@@ -41,3 +45,35 @@ def test_arms_are_trained_diagnosed_and_trained_again_with_other_options(paper, 
     assert weights.stat().st_mtime_ns == before  # complete runs are kept
     paper.main(replace(tried, arms=[paper.Arm("small", {"lr": 0.1}, learns=True)]))
     assert weights.stat().st_mtime_ns > before  # unless their options are others
+
+
+def test_a_run_that_was_interrupted_is_not_kept(paper, tmp_path):
+    rg.train(
+        "builtin:adding?length=20", tmp_path / "run", cell="rnn", hidden_size=4, batch_size=4, max_steps=2, report=False
+    )
+    assert paper.is_kept(tmp_path / "run", {"hidden_size": 4})
+    summary = tmp_path / "run" / "summary.json"
+    summary.write_text(summary.read_text().replace('"finished"', '"interrupted"'))
+    assert not paper.is_kept(tmp_path / "run", {"hidden_size": 4})
+
+
+@pytest.mark.parametrize("tau", [1, 4, 20])
+def test_a_forecaster_in_few_calls_is_the_one_step_by_step(paper, tau):
+    script = importlib.import_module("mikhaeil2022")
+    torch.manual_seed(0)
+    model, x = script.Forecaster(tau), torch.randn(20, 3, 3)
+    torch.testing.assert_close(model.fast(x), model(x))
+
+
+def test_scripts_with_a_training_of_their_own_train(paper, tmp_path):
+    share, _ = importlib.import_module("le2015_digits").train("IRNN", 1, 0)
+    assert 0 <= share <= 1
+    script, data = importlib.import_module("mikhaeil2022"), torch.randn(300, 3)
+    first = script.trained(20, 0, data, 2, tmp_path)[0]
+    again = script.trained(20, 0, data, 2, tmp_path)[0]  # from its file
+    torch.testing.assert_close(first.head.weight, again.head.weight)
+
+
+def test_the_text_is_long_enough_to_train_on(paper, tmp_path):
+    found = importlib.import_module("tallec2018").text(tmp_path / "text.txt")
+    assert (tmp_path / "text.txt").stat().st_size > 100_000 and found.data.endswith("text.txt")
