@@ -65,13 +65,11 @@ def test_a_forecaster_in_few_calls_is_the_one_step_by_step(paper, tau):
     torch.testing.assert_close(model.fast(x), model(x))
 
 
-def test_scripts_with_a_training_of_their_own_train(paper, tmp_path):
+def test_scripts_with_a_training_of_their_own_train(paper):
     share, _ = importlib.import_module("le2015_digits").train("IRNN", 1, 0)
     assert 0 <= share <= 1
-    script, data = importlib.import_module("mikhaeil2022"), torch.randn(300, 3)
-    first = script.trained(20, 0, data, 2, tmp_path)[0]
-    again = script.trained(20, 0, data, 2, tmp_path)[0]  # from its file
-    torch.testing.assert_close(first.head.weight, again.head.weight)
+    script = importlib.import_module("mikhaeil2022")
+    assert len(script.train(script.Forecaster(script.STEPS), torch.randn(300, 3), 1)) == 1
 
 
 def test_the_text_is_long_enough_to_train_on(paper, tmp_path):
