@@ -248,6 +248,7 @@ def early(retrograde, tmp_path):
     rows = [f"{i},{t},{v:.4f},{'up' if row[0] > 0 else 'down'}" for i, row in enumerate(x) for t, v in enumerate(row)]
     file.write_text("\n".join(["id,t,x,label", *rows]))
     columns = ["--task", "classify", "--group", "id", "--time", "t", "--label", "label", "--features", "x"]
+    columns += ["--no-bidirectional", "--pooling", "last", "--schedule", "constant", "--lr", 0.002]  # not by the data
     done = retrograde("train", file, "--out", folder, *columns, *FAST, "--cell", "rnn")
     assert done.code == 0, done.err
     return folder
