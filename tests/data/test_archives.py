@@ -5,13 +5,14 @@ import json
 import openpyxl
 import pytest
 
-from retrograde.data.columns import columns_for
+from retrograde.data.columns import Predicts, columns_for
 from retrograde.data.formats import open_table
 from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.errors import DataError
 from retrograde.options import Options
 from retrograde.tasks.forecast import ForecastTask
+from retrograde.tasks.registry import task_class
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ TS = """# a remark
 
 def records(path, task="classify", **given):
     table = open_table(path)
-    columns, _ = columns_for(task, table, given)
+    columns, _ = columns_for(task_class(task).PREDICTS, table, given)
     return columns, list(sequences(table, columns, False))
 
 
@@ -106,7 +107,7 @@ def test_tsf(write):
     path = write("a.tsf", text)
     table = open_table(path)
     assert table.names == ["series_name", "start_timestamp", "target"] and table.frequency == "1h"
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     assert (columns.layout, columns.group, columns.target) == ("wide", ("series_name",), ("target",))
     found = read_series(table, columns)
     assert found.names == [("T0",), ("T1",), ("T2",)] and found.numbers.lengths.tolist() == [200, 201, 202]
@@ -129,7 +130,7 @@ def test_xlsx(tmp_path):
     book.save(tmp_path / "a.xlsx")
     table = open_table(tmp_path / "a.xlsx")
     assert any("the first is read" in note for note in table.notes)
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     assert (columns.time, columns.target) == ("day", ("value",))
     assert table.sample()["day"][0] == "2020-01-01" and table.sample()["value"][:2] == ["1.5", "3"]
     (tmp_path / "b.xlsx").write_bytes(b"PK\x03\x04junk")

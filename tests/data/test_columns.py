@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrograde.data.columns import columns_for, unused
+from retrograde.data.columns import Predicts, columns_for, unused
 from retrograde.data.formats import open_table
 from retrograde.data.sequences import sequences
 from retrograde.errors import DataError
@@ -40,7 +40,7 @@ def machines(tmp_path):
 @pytest.mark.parametrize("time", ["when", "time"])
 def test_groups_and_times_are_guessed_to_classify_as_to_forecast(machines, group, time):
     table = open_table(machines(group, time))
-    columns, notes = columns_for("classify", table, {"label": "state"})
+    columns, notes = columns_for(Predicts.LABEL, table, {"label": "state"})
     assert (columns.group, columns.time, columns.features) == ((group,), time, ("x", "y"))
     assert f"group: '{group}' (a guess; --group names another)" in notes
     found = list(sequences(table, columns, False))
@@ -76,14 +76,14 @@ def test_rows_with_labels_of_their_own_are_held_out_by_machine(machines):
 
 def test_a_group_can_be_refused(machines):
     table = open_table(machines())
-    columns, _ = columns_for("classify", table, {"label": "state", "group": "", "features": "x,y"})
+    columns, _ = columns_for(Predicts.LABEL, table, {"label": "state", "group": "", "features": "x,y"})
     assert columns.group == () and len(list(sequences(table, columns, False))) == 240
 
 
 def test_texts_that_share_an_author_are_texts_by_themselves(tmp_path):
     rows = [f"user{n % 5},a text of some words {n},{'ab'[n % 2]}\n" for n in range(40)]
     (tmp_path / "a.csv").write_text("user,text,label\n" + "".join(rows))
-    columns, _ = columns_for("classify", open_table(tmp_path / "a.csv"), {})
+    columns, _ = columns_for(Predicts.LABEL, open_table(tmp_path / "a.csv"), {})
     assert (columns.group, columns.text, columns.label) == ((), "text", "label")
 
 
@@ -95,7 +95,7 @@ def test_columns_that_are_not_read_are_told(machines, tmp_path):
     wide = "id,kind,v1,v2,v3,v4,v5,v6\n" + "".join(f"s{n},k,1,2,3,4,5,6\n" for n in range(9))
     (tmp_path / "c.csv").write_text(wide)
     table = open_table(tmp_path / "c.csv")
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     assert columns.layout == "wide" and unused(table, columns) == [
         "not read: 'kind' (--features names the columns to read)."
     ]
@@ -105,25 +105,25 @@ def test_counts_since_1970_are_times(tmp_path):
     for unit, form in ((1, "epoch s"), (1000, "epoch ms"), (1_000_000, "epoch us")):
         rows = [f"{(1_600_000_000 + 60 * n) * unit},{n % 5}\n" for n in range(40)]
         (tmp_path / "a.csv").write_text("ts,value\n" + "".join(rows))
-        columns, notes = columns_for("forecast", open_table(tmp_path / "a.csv"), {})
+        columns, notes = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {})
         assert (columns.time, columns.date_form) == ("ts", form)
         assert f"times are read as {form}: '{1_600_000_000 * unit}' is 2020-09-13T12:26:40." in notes
     (tmp_path / "a.csv").write_text("t,value\n" + "".join(f"{n},{n}\n" for n in range(40)))
-    assert columns_for("forecast", open_table(tmp_path / "a.csv"), {})[0].date_form == ""
+    assert columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {})[0].date_form == ""
 
 
 def test_days_and_months_are_told_apart_by_all_of_a_column(tmp_path):
     """The first 1,200 dates could be either; the last one cannot."""
     rows = [f"{n % 12 + 1:02}/{n % 11 + 1:02}/{1900 + n},{n}\n" for n in range(1_200)]
     (tmp_path / "a.csv").write_text("date,value\n" + "".join(rows) + "25/03/3200,5\n")
-    columns, _ = columns_for("forecast", open_table(tmp_path / "a.csv"), {"time": "date", "target": "value"})
+    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {"time": "date", "target": "value"})
     assert columns.date_form == "%d/%m/%Y"
 
 
 def test_a_series_whose_target_repeats_is_no_group(tmp_path):
     rows = [f"2020-01-{n % 28 + 1:02},{n % 7}\n" for n in range(30)]
     (tmp_path / "a.csv").write_text("date,value\n" + "".join(rows))
-    columns, _ = columns_for("forecast", open_table(tmp_path / "a.csv"), {})
+    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {})
     assert (columns.group, columns.target) == ((), ("value",))
 
 

@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pytest
 
-from retrograde.data.columns import columns_for
+from retrograde.data.columns import Predicts, columns_for
 from retrograde.data.dates import as_iso, as_written, date_form, looks_like_date, moments
 from retrograde.data.formats import open_table
 from retrograde.data.series import read_series, times_after
@@ -26,7 +26,7 @@ def test_days_are_recognised_and_ordered(tmp_path, form):
     rows = [f'"{DAYS[place].strftime(form)}",{place}' for place in order]
     (tmp_path / "a.csv").write_text("day of trade,price\n" + "\n".join(rows) + "\n")
     table = open_table(tmp_path / "a.csv")
-    columns, notes = columns_for("forecast", table, {})
+    columns, notes = columns_for(Predicts.FUTURE, table, {})
     assert (columns.time, columns.target) == ("day of trade", ("price",))
     found = read_series(table, columns)
     assert found.numbers[0][:, 0].tolist() == list(range(len(DAYS)))
@@ -44,7 +44,7 @@ def test_a_form_is_that_of_the_whole_table(tmp_path):
     text = "date,x\n" + "".join(f"{day:%d/%m/%Y},{place}\n" for place, day in enumerate(days))
     (tmp_path / "a.csv").write_text(text)
     table = open_table(tmp_path / "a.csv")
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     assert columns.date_form == "%d/%m/%Y"
     found = read_series(table, columns)
     assert found.numbers[0][:, 0].tolist() == list(range(len(days)))

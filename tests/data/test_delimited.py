@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from retrograde.data.columns import columns_for
+from retrograde.data.columns import Predicts, columns_for
 from retrograde.data.formats import open_table
 from retrograde.data.sequences import sequences
 from retrograde.errors import DataError
@@ -62,7 +62,7 @@ def test_carriage_returns_within_lines_split_no_row(table):
     rows = [f"a text\rover two lines {n},{'xy'[n % 2]}" for n in range(40)] + [f"a plain one {n},x" for n in range(40)]
     found = table("text,label\n" + "\n".join(rows) + "\n")
     assert len(found) == 80
-    columns, _ = columns_for("classify", found, {})
+    columns, _ = columns_for(Predicts.LABEL, found, {})
     records = list(sequences(found, columns, False))
     assert {record.label for record in records} == {"x", "y"} and all(record.tokens for record in records)
     assert records[3].tokens == "a text over two lines 3"
@@ -100,19 +100,19 @@ def test_blank_lines_hold_nothing_but_in_a_column_of_its_own_an_empty_cell(table
 
 def test_decimal_commas(table):
     found = table("day;value;count\n" + "".join(f"2020-01-{n:02};{n},5;{n}\n" for n in range(1, 29)))
-    columns, _ = columns_for("forecast", found, {})
+    columns, _ = columns_for(Predicts.FUTURE, found, {})
     assert (columns.time, columns.target) == ("day", ("value",))
     (batch,) = found.batches(found.numbers(columns.target))
     assert found.matrix(batch, columns.target)[:, 0].tolist() == [n + 0.5 for n in range(1, 29)]
     assert "numbers of 'value' are read with a decimal comma." in found.notes
     thousands = table("day;value\n" + "".join(f"2020-01-{n:02};{n},500\n" for n in range(1, 29)))
     with pytest.raises(DataError, match=r"no column of numbers to forecast.*'1,500' is not a number; write 1234\.5"):
-        columns_for("forecast", thousands, {})
+        columns_for(Predicts.FUTURE, thousands, {})
 
 
 def test_a_bad_cell_is_named_wherever_it_is(table):
     found = table("x,label\n" + "1.5,a\n" * 5_000 + "1.5.2,b\n" + "2,a\n")
-    columns, _ = columns_for("classify", found, {"features": "x"})
+    columns, _ = columns_for(Predicts.LABEL, found, {"features": "x"})
     with pytest.raises(DataError, match=r"row 5001, column 'x': '1\.5\.2' is not a number"):
         list(sequences(found, columns, False))
 

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from retrograde.data import database, limits, remote
-from retrograde.data.columns import columns_for
+from retrograde.data.columns import Predicts, columns_for
 from retrograde.data.database import Database, connect
 from retrograde.data.formats import fingerprint, is_frame, name_of, open_table
 from retrograde.data.sequences import sequences
@@ -59,7 +59,7 @@ def test_nested_fields_have_dotted_names(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     table = open_table(path)
     assert table.names == ["meta.id", "meta.who.name", "text", "label"]
-    columns, _ = columns_for("classify", table, {"text": "meta.who.name"})
+    columns, _ = columns_for(Predicts.LABEL, table, {"text": "meta.who.name"})
     assert [one.tokens for one in sequences(table, columns, False)] == ["n0", "n1", "n2", "n3"]
 
 
@@ -165,7 +165,7 @@ def test_a_table_is_parsed_once(tmp_path, monkeypatch, suffix):
         )
     monkeypatch.setattr(database, "connect", lambda **settings: Recorded(connect(**settings), queries))
     table = open_table(path)
-    columns, _ = columns_for("classify", table, {})
+    columns, _ = columns_for(Predicts.LABEL, table, {})
     for _ in range(3):
         assert len(list(sequences(table, columns, False))) == 40
     assert sum(query.startswith("CREATE") and str(path) in query for query in queries) == 1
@@ -323,7 +323,7 @@ def test_frames_are_tables(kind):
 def test_an_index_of_dates_orders_a_frame():
     days = [datetime.datetime(2020, 1, day) for day in range(1, 31)]
     frame = pandas.DataFrame({"y": np.arange(30.0)[::-1]}, index=days[::-1])
-    columns, _ = columns_for("forecast", open_table(frame), {})
+    columns, _ = columns_for(Predicts.FUTURE, open_table(frame), {})
     assert (columns.time, columns.target) == ("index", ("y",))
 
 
@@ -374,17 +374,17 @@ def test_very_many_columns(tmp_path, suffix):
                 file.write_table(table)
     table = open_table(path)
     if suffix == "npy":
-        columns, _ = columns_for("forecast", table, {"layout": "long"})
+        columns, _ = columns_for(Predicts.FUTURE, table, {"layout": "long"})
         (batch,) = table.batches(table.numbers(columns.target))
         np.testing.assert_array_equal(table.matrix(batch, columns.target), values)
         return
-    columns, _ = columns_for("classify", table, {})
+    columns, _ = columns_for(Predicts.LABEL, table, {})
     assert columns.label == "label" and len(columns.features) == width
     found = np.stack([one.values[:, 0] for one in sequences(table, columns, False)])
     np.testing.assert_allclose(found, values, rtol=1e-6)
     if suffix == "csv":
         with pytest.raises(OptionError, match=r"column 'p7' of .* is one of .* columns of numbers"):
-            list(sequences(table, columns_for("classify", table, {"label": "p7"})[0], False))
+            list(sequences(table, columns_for(Predicts.LABEL, table, {"label": "p7"})[0], False))
         wrong = lines[3].split(",")
         wrong[2500] = "oops"
         path.write_text("\n".join([*lines[:1], *lines[1:3] * 40, ",".join(wrong)]) + "\n")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retrograde.data.columns import Columns, columns_for
+from retrograde.data.columns import Columns, Predicts, columns_for
 from retrograde.data.formats import open_table
 from retrograde.data.grid import Grid, Regular, infer
 from retrograde.data.series import read_series
@@ -68,7 +68,7 @@ def test_half_a_percent_of_the_rows(tmp_path):
     path = write(tmp_path / "a.csv", STAMPS["1d"], kept)
     assert ForecastTask(path, OPTIONS).baselines()["seasonal naive"]["mase"] == pytest.approx(0, abs=1e-6)
     table = open_table(path)
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     raw, filled = read_series(table, columns), read_series(table, columns, Regular())
     assert len(raw.numbers[0]) == kept.sum() and len(filled.numbers[0]) == 2000
     np.testing.assert_array_equal(np.isnan(filled.numbers[0][:, 0]), ~kept)
@@ -160,7 +160,7 @@ def test_times_that_come_twice(tmp_path):
     with pytest.raises(DataError, match=r"row 201, column 'date': time '2015-01-05' comes twice.*--duplicates first"):
         ForecastTask(path, OPTIONS)
     table = open_table(path)
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     for keep, wanted in (("first", [4, 5, 6]), ("last", [94, 5, 95]), ("mean", [49, 5, 50.5])):
         found = read_series(table, columns, Regular(duplicates=keep))
         assert found.numbers[0][4:7, 0].tolist() == wanted and len(found.numbers[0]) == 200
@@ -197,7 +197,7 @@ def test_columns_that_are_missing_from_a_wide_table(tmp_path):
         f"shop,{','.join(months)}\n" + "".join(f"s{k},{','.join(values)}\n" for k in range(3))
     )
     table = open_table(tmp_path / "a.csv")
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     found = read_series(table, columns, Regular())
     assert found.freq == "1mo" and found.numbers.lengths.tolist() == [48] * 3
     assert np.flatnonzero(np.isnan(found.numbers[0][:, 0])).tolist() == [10, 20, 21]

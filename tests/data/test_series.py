@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrograde.data.columns import Columns, columns_for, step_columns
+from retrograde.data.columns import Columns, Predicts, columns_for, step_columns
 from retrograde.data.dates import moments
 from retrograde.data.formats import open_table
 from retrograde.data.series import guess_season, irregular, names_after, read_series, times_after
@@ -24,7 +24,7 @@ def read(tmp_path):
         path = tmp_path / name
         path.write_text(content)
         table = open_table(path)
-        columns, notes = columns_for("forecast", table, given)
+        columns, notes = columns_for(Predicts.FUTURE, table, given)
         found = read_series(table, columns)
         return columns, notes, {" ".join(name): found.numbers[place] for place, name in enumerate(found.names)}
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrograde.data.columns import Columns, columns_for
+from retrograde.data.columns import Columns, Predicts, columns_for
 from retrograde.data.formats import fingerprint, open_table
 from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.data.text import read_text
 from retrograde.errors import DataError, OptionError
+from retrograde.tasks.registry import task_class
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def write(tmp_path):
 
 def read(path, task="classify", **given_columns):
     table = open_table(path, given_columns.pop("encoding", "utf-8"))
-    columns, _ = columns_for(task, table, given_columns)
+    columns, _ = columns_for(task_class(task).PREDICTS, table, given_columns)
     if task == "forecast":
         found = read_series(table, columns)
         return columns, [(name, found.numbers[place]) for place, name in enumerate(found.names)]
@@ -133,13 +134,13 @@ def test_series_by_date_and_group(write):
 def test_guesses_are_told_and_flags_go_before_them(write):
     path = write("a.csv", "title,text,stars,label\nt1,long text,5,x\nt2,more text,4,y\n")
     table = open_table(path)
-    columns, notes = columns_for("classify", table, {})
+    columns, notes = columns_for(Predicts.LABEL, table, {})
     assert columns == Columns(text="text", label="label")
     assert notes == ["label: 'label' (a guess; --label names another)", "text: 'text' (a guess; --text names another)"]
-    columns, notes = columns_for("classify", table, {"text": "title", "label": "stars"})
+    columns, notes = columns_for(Predicts.LABEL, table, {"text": "title", "label": "stars"})
     assert (columns, notes) == (Columns(text="title", label="stars"), [])
     with pytest.raises(OptionError, match="no such column; there are 'title', 'text', 'stars', 'label'"):
-        columns_for("classify", table, {"text": "body"})
+        columns_for(Predicts.LABEL, table, {"text": "body"})
 
 
 def test_a_pattern_leaves_out_columns_with_another_role(write):
@@ -157,8 +158,8 @@ def test_a_pattern_leaves_out_columns_with_another_role(write):
 def test_prediction_needs_no_label(write):
     table = open_table(write("a.csv", "text\nhello\nyou\n"))
     with pytest.raises(DataError, match="no column looks like a label; name one with --label"):
-        columns_for("classify", table, {})
-    assert columns_for("classify", table, {}, labelled=False)[0] == Columns(text="text")
+        columns_for(Predicts.LABEL, table, {})
+    assert columns_for(Predicts.LABEL, table, {}, labelled=False)[0] == Columns(text="text")
 
 
 def test_builtins():
@@ -251,11 +252,11 @@ def test_a_matrix_beside_times_is_one_series(tmp_path):
     values = np.arange(60.0).reshape(20, 3)
     np.savez(tmp_path / "a.npz", data=values, time=np.datetime64("2024-01-01") + np.arange(20))
     table = open_table(tmp_path / "a.npz")
-    columns, _ = columns_for("forecast", table, {})
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
     found = read_series(table, columns)
     assert (columns.layout, columns.time, columns.target) == ("long", "time", ("data_0", "data_1", "data_2"))
     assert len(found) == 1 and np.array_equal(found.numbers[0], values)
-    assert columns_for("forecast", table, {"target": "data"})[0].target == columns.target
+    assert columns_for(Predicts.FUTURE, table, {"target": "data"})[0].target == columns.target
     np.savez(tmp_path / "b.npz", data=values, y=np.arange(20) % 2)  # beside labels each row is a sequence
     assert open_table(tmp_path / "b.npz").names == ["data", "y"]
 
@@ -271,7 +272,7 @@ def test_truths_and_the_index_of_pandas_are_no_guesses(tmp_path):
         {"f": [True, False] * 10, "n": range(20), "label": ["a", "b"] * 10, "__index_level_0__": [0, 1] * 10}
     )
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
-    columns, _ = columns_for("classify", open_table(tmp_path / "t.parquet"), {})
+    columns, _ = columns_for(Predicts.LABEL, open_table(tmp_path / "t.parquet"), {})
     assert (columns.label, columns.features) == ("label", ("n",))
 
 
@@ -304,13 +305,13 @@ def test_a_cell_that_spoils_a_column_is_named(write):
 
 def test_a_feature_that_is_left_out_for_a_cell_is_named(write):
     path = write("a.csv", "x1,x2,label\n" + "1,2,a\n2,1,b\n" * 9 + "oops,2,a\n")
-    columns, notes = columns_for("classify", open_table(path), {})
+    columns, notes = columns_for(Predicts.LABEL, open_table(path), {})
     assert columns.features == ("x2",)
     said = "row 19, column 'x1': 'oops' is not a number, as the other cells are: the column is left out"
     assert any(note.startswith(said) for note in notes)
     with pytest.raises(DataError, match="row 19, column 'x1': 'oops' is not a number"):
         read(path, features="x1,x2")
-    _, notes = columns_for("classify", open_table(write("b.csv", "x,y,label\n" + "1,red,a\n2,blue,b\n" * 9)), {})
+    _, notes = columns_for(Predicts.LABEL, open_table(write("b.csv", "x,y,label\n" + "1,red,a\n2,blue,b\n" * 9)), {})
     assert not any("left out" in note for note in notes)
 
 
@@ -420,7 +421,9 @@ def test_rows_of_several_series_are_not_mixed_unsaid(write):
     columns, found = read(write("a.csv", long), "forecast")
     assert (columns.group, columns.time, columns.target) == (("store",), "when", ("sales",))
     assert [len(one) for _, one in found] == [24, 24]
-    _, notes = columns_for("forecast", open_table(write("b.csv", long.replace("when", "w").replace(",202", ",x"))), {})
+    _, notes = columns_for(
+        Predicts.FUTURE, open_table(write("b.csv", long.replace("when", "w").replace(",202", ",x"))), {}
+    )
     assert "all rows are read as one series; if 'store', 'w' tell series apart, name the --group." in notes
 
 
@@ -429,7 +432,7 @@ def test_years_and_months_in_two_columns(write):
     path = write("a.csv", "year,month,sales\n" + rows)
     columns, ((_, one),) = read(path, "forecast")
     assert (columns.group, columns.time, columns.target, len(one)) == ((), None, ("sales",), 36)
-    _, notes = columns_for("forecast", open_table(path), {})
+    _, notes = columns_for(Predicts.FUTURE, open_table(path), {})
     assert any(note.startswith("times are spread over 'year', 'month': rows are read in the order") for note in notes)
 
 
@@ -437,10 +440,10 @@ def test_times_and_numbers_that_are_not_understood(write):
     with pytest.raises(DataError, match="row 29, column 'day': '2020-02-30' is not a time"):
         read(write("a.csv", "day,value,more\n" + DAILY + "2020-02-30,1,1\n"), "forecast")
     weeks = "date,value\n" + "".join(f"2020-W{week:02},{week}\n" for week in range(1, 30))
-    _, notes = columns_for("forecast", open_table(write("b.csv", weeks)), {})
+    _, notes = columns_for(Predicts.FUTURE, open_table(write("b.csv", weeks)), {})
     assert any(note.startswith("column 'date' puts nothing in order: '2020-W01' is not a time") for note in notes)
     short = "date,value\n2020-01-01,3\n2020-02-30,4\n2020-03-01,5\n"  # too few rows to tell a slip: said, not refused
-    _, notes = columns_for("forecast", open_table(write("d.csv", short)), {})
+    _, notes = columns_for(Predicts.FUTURE, open_table(write("d.csv", short)), {})
     assert any(note.startswith("column 'date' puts nothing in order: '2020-02-30' is not a time") for note in notes)
     dollars = "date,value\n" + "".join(f"2020-01-{day:02},${day}\n" for day in range(1, 29))
     with pytest.raises(DataError, match=r"no column of numbers to forecast; .* '\$1' is not a number; write 1234\.5"):

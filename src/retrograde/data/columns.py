@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,16 @@ from .dates import as_iso, form_of, looks_like_date, moments
 from .steps import listed, step_columns, step_label
 from .table import Table
 
-__all__ = ["Columns", "columns_for", "step_columns", "step_label", "unused"]
+__all__ = ["Columns", "Predicts", "columns_for", "step_columns", "step_label", "unused"]
+
+
+class Predicts(Enum):
+    """What a task predicts from a table, which decides the roles of the columns."""
+
+    LABEL = "a label for each sequence"
+    STEP_LABELS = "a label for each step"
+    NUMBER = "a number for each sequence"
+    FUTURE = "the next steps of a series"
 
 
 @dataclass(frozen=True)
@@ -110,12 +120,15 @@ _COUNTERS = {*_USUAL["group"], "index", "column 1", "unnamed: 0", "rownames"}  #
 _MANY = ("group", "target", "features")  # roles that several columns may have
 
 
-def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: bool = True) -> tuple[Columns, list[str]]:
+def columns_for(
+    predicts: Predicts, table: Table, given: Mapping[str, Any], labelled: bool = True
+) -> tuple[Columns, list[str]]:
     """Decide the columns of a task: those given, else those that look like it.
 
     Parameters
     ----------
-    task : {"classify", "tag", "regress", "forecast"}
+    predicts : Predicts
+        What the task predicts.
     given : mapping
         ``text``, ``label``, ``time``: a column's name. ``group``, ``target``, ``features``: names, a comma between, or
         patterns such as ``pixel*``. ``layout``: ``long`` or ``wide`` to forecast.
@@ -135,8 +148,8 @@ def columns_for(task: str, table: Table, given: Mapping[str, Any], labelled: boo
     DataError
         If no column has a role that is needed.
     """
-    guess = _Guess(task, table, given)
-    return _of_series(guess) if task == "forecast" else _of_labels(guess, labelled)
+    guess = _Guess(predicts, table, given)
+    return _of_series(guess) if predicts is Predicts.FUTURE else _of_labels(guess, labelled)
 
 
 def unused(table: Table, columns: Columns) -> list[str]:
@@ -161,8 +174,8 @@ class _Guess:
         Columns that must not be guessed to have a role.
     """
 
-    def __init__(self, task: str, table: Table, given: Mapping[str, Any]) -> None:
-        self.task, self.table = task, table
+    def __init__(self, predicts: Predicts, table: Table, given: Mapping[str, Any]) -> None:
+        self.predicts, self.table = predicts, table
         self.cells = {name: Cells(cells) for name, cells in table.sample().items()}
         for name, cells in self.cells.items():
             of_text = cells.kind == table.types[name] == "text"
@@ -457,9 +470,10 @@ def _channels_named(guess: _Guess, role: str, channels: dict[str, list[str]]) ->
 
 def _of_labels(guess: _Guess, labelled: bool) -> tuple[Columns, list[str]]:
     table = guess.table
-    guess.named("text", "target" if guess.task == "regress" else "label", "group", "time")
+    of_number = guess.predicts is Predicts.NUMBER
+    guess.named("text", "target" if of_number else "label", "group", "time")
     guess.named("features", patterns=False)
-    (_guess_number if guess.task == "regress" else _guess_label)(guess, labelled)
+    (_guess_number if of_number else _guess_label)(guess, labelled)
     guess.guess("group", guess.repeated(guess.usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
     if guess.get("group"):
         guess.guess("time", guess.usual_time())
@@ -542,7 +556,7 @@ def _grouped_steps(guess: _Guess) -> tuple[str, ...]:
         found = guess.telling_apart() or found
         del guess.guessed["time"]
     label = guess.get("label") or next(iter(guess.get("target") or ()), None)
-    if not found or guess.task == "tag" or label is None:
+    if not found or guess.predicts is Predicts.STEP_LABELS or label is None:
         return found
     keys, text = ", ".join(map(guess.table.text, found)), guess.table.text(label)
     if guess.table.database.execute(f"SELECT 1 FROM cells GROUP BY {keys} HAVING count(DISTINCT {text}) > 1 LIMIT 1"):

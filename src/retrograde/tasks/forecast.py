@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data.columns import Predicts
 from ..data.dates import as_written
 from ..data.encoding import Scaler
 from ..data.grid import Regular
@@ -169,6 +170,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
     """
 
     COLUMNS = ("group", "time", "target", "features", "layout")
+    PREDICTS = Predicts.FUTURE
     predictor = ForecastPredictor
     unit = "numbers"
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.columns import Columns
+from ..data.columns import Columns, Predicts
 from ..data.encoding import Encoder
 from ..data.memory import LabelType, Sequences, label_type_of, records_of, typed_labels
 from ..data.sequences import Record
@@ -248,6 +248,7 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
     """Learn labels from sequences: one for each sequence, or one for each step. See `SequenceTask`."""
 
     COLUMNS = ("text", "label", "group", "time", "features")
+    PREDICTS = Predicts.LABEL
     predictor = LabelledPredictor
     reader_type: ClassVar[type[LabelledReader]] = LabelledReader
 
@@ -383,6 +384,7 @@ class TaggingPredictor(LabelledPredictor):
 class TaggingTask(LabelledTask):
     """A label for each step of a sequence."""
 
+    PREDICTS = Predicts.STEP_LABELS
     predictor = TaggingPredictor
     reader_type = TaggingReader
     unit = "labels"

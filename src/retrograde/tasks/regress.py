@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.columns import Columns
+from ..data.columns import Columns, Predicts
 from ..data.encoding import Encoder, Scaler
 from ..data.memory import Sequences, records_of
 from ..data.sequences import Record
@@ -114,6 +114,7 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
     """Learn a number for each sequence. See `SequenceTask`."""
 
     COLUMNS = ("text", "target", "group", "time", "features")
+    PREDICTS = Predicts.NUMBER
     predictor = RegressionPredictor
     reader_type = RegressionReader
 

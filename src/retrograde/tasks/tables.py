@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
-from ..data.columns import Columns, columns_for, unused
+from ..data.columns import Columns, Predicts, columns_for, unused
 from ..data.formats import fingerprint, in_memory, name_of, open_table
 from ..data.shuffle import Shuffle
 from ..data.table import Table
@@ -45,6 +45,8 @@ class TableTask(Task[B], Generic[B, Part]):
 
     COLUMNS: tuple[str, ...]
     """Options that name columns."""
+    PREDICTS: ClassVar[Predicts]
+    """What is predicted, which decides the roles of the columns."""
 
     validation: Part
     test: Part | None = None
@@ -60,7 +62,7 @@ class TableTask(Task[B], Generic[B, Part]):
 
     def _columns(self, table: Table) -> Columns:
         """Which columns play which part, as the options say or by a guess."""
-        columns, notes = columns_for(self.name, table, {name: getattr(self.options, name) for name in self.COLUMNS})
+        columns, notes = columns_for(self.PREDICTS, table, {name: getattr(self.options, name) for name in self.COLUMNS})
         self.notes += [*table.notes, *notes, *unused(table, columns)]
         return columns
 
