@@ -144,7 +144,7 @@ def test_a_label_is_guessed_where_values_repeat(tmp_path, labels, rows, found):
     (tmp_path / "a.csv").write_text("text,kind\n" + "".join(lines))
     table = open_table(tmp_path / "a.csv")
     if found:
-        assert columns_for("classify", table, {"text": "text"})[0].label == "kind"
+        assert columns_for(Predicts.LABEL, table, {"text": "text"})[0].label == "kind"
     else:
         with pytest.raises(DataError, match="label"):
-            columns_for("classify", table, {"text": "text"})
+            columns_for(Predicts.LABEL, table, {"text": "text"})

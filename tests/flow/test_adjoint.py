@@ -1,4 +1,4 @@
-"""The walk by lag in the native engine beside the same in torch's operators."""
+"""The walk by lag in the native engine, compared with the same walk in torch's operators."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def linear(scale, dtype=torch.float64):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [3.0, 1e-3])
 def test_gradients_beyond_every_range_are_infinite_or_zero_but_never_nan(monkeypatch, dtype, scale):
-    """Infinity meets slopes of 0, and scales of 0 or infinity meet in the lower layer."""
+    """Infinity is multiplied by slopes of 0, and the lower layer gets scales of 0 and infinity."""
     steps = 700 if scale > 1 else 160
     model, x = linear(scale, dtype), torch.zeros(steps, 1, 4, dtype=dtype)
 

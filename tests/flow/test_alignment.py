@@ -1,4 +1,4 @@
-"""Lags where the loss has other steps than the layer: from the measurement, as stated, or refused."""
+"""Lags where the loss has other steps than the layer: measured, given by the user, or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seeded() -> None:
 
 
 def fading(gain: float = 0.5, kind: type[nn.RNNBase] = nn.RNN) -> nn.RNNBase:
-    """A layer whose gradient loses half a step."""
+    """A layer whose gradient shrinks by the factor ``gain`` at each step, if it is an RNN."""
     module = kind(3, H, dtype=torch.float64)
     if kind is nn.RNN:
         nn.init.orthogonal_(module.weight_hh_l0, gain=gain)
@@ -119,7 +119,7 @@ def test_a_pyramid_counts_the_steps_of_each_layer() -> None:
 
 
 class Repeating(nn.Module):
-    """An autoencoder: the decoder reads the encoder's last output at every step; of as many steps, if wanted."""
+    """An autoencoder: the decoder reads the encoder's last output at every step, optionally over as many steps."""
 
     def __init__(self, how: str, bidirectional: bool = False) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def test_padded_sequences_read_at_their_own_ends_count_from_there_without_being_
 
 
 def test_sequences_turned_around_within_their_lengths() -> None:
-    """E_t reads output n − 1 − t of a sequence of n steps: a line for each, with an offset of its own."""
+    """E_t reads output n − 1 − t of a sequence of n steps: the offset differs between sequences."""
     module, data, lengths = fading(), x(6), torch.tensor([3, 6, 4])
     at = (lengths - 1 - torch.arange(6).unsqueeze(1)).clamp(min=0)
     live = torch.arange(6).unsqueeze(1) < lengths

@@ -1,4 +1,4 @@
-"""Where ∂E/∂W comes from, against an unrolled twin that has parameters of its own at every step."""
+"""Where ∂E/∂W comes from, compared with an unrolled network that has its own parameters at every step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def head(mixing: bool):
 
 
 def parts(module: nn.RNNBase, x: Tensor, losses) -> dict[str, np.ndarray]:
-    """∂E_t/∂(parameter at step k) `(T, T, …)`: the module applied step by step, with a copy of itself at each."""
+    """∂E_t/∂(parameter at step k) `(T, T, …)`: the module is applied step by step, with one copy per step."""
     state = None
     outputs, copies = [], []
     for k in range(T):
@@ -141,7 +141,7 @@ def test_an_input_written_to_in_place_is_named() -> None:
 
 
 def test_adjoints_of_a_step_loop_are_kept_within_a_bound_on_memory() -> None:
-    """As many losses at once as a call over all steps takes, not as a call of one step would."""
+    """The block of losses is as large as for a call over all steps, not as for a call of one step."""
     cell, rnn, x = nn.RNNCell(2, 64), nn.RNN(2, 64), torch.randn(300, 16, 2)
 
     def loop(x: Tensor) -> Tensor:

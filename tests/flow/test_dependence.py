@@ -1,4 +1,4 @@
-"""``dependence.py``: spans of steps; how they are found is tested in ``test_positions.py``."""
+"""``dependence.py``: spans of steps. ``test_positions.py`` tests how they are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples run as they are, on models that know nothing of retrograde."""
+"""The examples run unchanged; their models do not import retrograde."""
 
 from __future__ import annotations
 

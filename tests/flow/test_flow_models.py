@@ -1,4 +1,4 @@
-"""Models as users have them: packed, stepped cell by cell, with an encoder and a decoder, and wrong in many ways."""
+"""Models as users write them: packed sequences, loops over cells, encoder and decoder, and many mistakes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_one_loss_a_sequence_counts_lags_from_each_end(kind: str) -> None:
 
 
 class Loop(nn.Module):
-    """A two-layer network stepped by hand."""
+    """A two-layer network that loops over its steps."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def test_cells_in_a_loop_are_the_layers_of_a_stack(kind: str) -> None:
 
 
 class Translator(nn.Module):
-    """Encoder, decoder with attention, the decoder called one step at a time."""
+    """An encoder, and a decoder with attention that is called one step at a time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def test_encoder_and_decoder_equal_autograd() -> None:
 
 
 class Residual(nn.Module):
-    """Two modules in a row, the head reading both; dropout between; weights of the second tied to nothing."""
+    """Two modules in a row with dropout between; the head reads both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -499,7 +499,7 @@ def test_stacks_side_by_side_go_the_short_way(restricted: bool) -> None:
 
 
 class Changing(nn.Module):
-    """Writes into what its layers give out, before and between them."""
+    """Writes in place into the outputs of its layers, between them and after them."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -535,7 +535,7 @@ def test_an_output_may_be_written_into(depth: int) -> None:
 
 
 class Between(nn.Module):
-    """Does something to what one layer hands to the next; ``plain`` does the same by operators that autograd sees."""
+    """Changes what one layer passes to the next; ``plain`` does the same with operators that autograd sees."""
 
     def __init__(self, way: str, plain: bool, batch_first: bool) -> None:
         super().__init__()
@@ -562,7 +562,7 @@ class Between(nn.Module):
 
 
 class Tripled(torch.autograd.Function):
-    """The gradient three times."""
+    """Multiplies the gradient by 3."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -659,7 +659,7 @@ def test_another_thread_keeps_its_checkpoints() -> None:
 
 
 class Anew(torch.autograd.Function):
-    """A reentrant checkpoint of one's own."""
+    """A reentrant checkpoint written by the user."""
 
     @staticmethod
     def forward(ctx: Any, run: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
@@ -717,7 +717,7 @@ def test_a_frozen_layer_has_no_gradient(frozen: Callable[[], Any], own_function:
 
 
 class Attending(nn.Module):
-    """An encoder of packed sequences, and a decoder as long as the target is, which attends to it."""
+    """An encoder of packed sequences, and a decoder with attention that is as long as the target."""
 
     def __init__(self) -> None:
         super().__init__()

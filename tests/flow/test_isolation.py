@@ -1,4 +1,4 @@
-"""A measurement leaves no trace: awkward models train bit for bit as they would without it."""
+"""A measurement leaves no trace: difficult models train bit for bit as they do without it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def seeded() -> Iterator[None]:
 
 
 class Stateful(nn.Module):
-    """Carries its state from batch to batch; ``how`` it is cut off the last graph."""
+    """Carries its state from batch to batch; ``how`` says how the state is detached from the last graph."""
 
     def __init__(self, how: str = "detach") -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Stateful(nn.Module):
 
 
 class Lists(nn.Module):
-    """Keeps states in a list, a dict, a deque, an object, and a buffer that is written to."""
+    """Keeps states in a list, a dict, a deque, an object and a buffer that it writes to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Lists(nn.Module):
 
 
 class Norms(nn.Module):
-    """Batch normalisation, dropout, an attribute that counts, a generator of its own, seeded numbers."""
+    """Batch normalization, dropout, a counter, its own random generator, and numbers from a fixed seed."""
 
     def __init__(self, *, trains_itself: bool = False, seeds: bool = False) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Norms(nn.Module):
 
 
 class WeightDrop(nn.Module):
-    """As in AWD-LSTM (salesforce, fastai): the raw weight is kept, the layer gets a dropped one at every call."""
+    """As in AWD-LSTM (salesforce, fastai): keeps the raw weight and gives the layer a dropped one at each call."""
 
     def __init__(self, style: str) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class WeightDrop(nn.Module):
 
 
 class Renormed(nn.Module):
-    """An embedding that scales its own weights as it looks them up, tied to the head."""
+    """An embedding that scales its own weights in each call; the head shares them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Lazy(nn.Module):
 
 
 class Shared(nn.Module):
-    """One layer under two names, one more in a list that registers nothing."""
+    """One layer under two names, and one in a plain list, which registers nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class First(nn.Module):
 
 
 def everything(value: Any, seen: dict[int, int] | None = None) -> Any:
-    """The whole state of a module or object as plain comparable data: contents, kinds, and which object is which."""
+    """The whole state of a module or object as plain data to compare: contents, types and identities."""
     seen = {} if seen is None else seen
     if isinstance(value, Tensor):
         number = seen.setdefault(id(value), len(seen))
@@ -280,7 +280,7 @@ def train(
     steps: int = 4,
     call: Callable[[nn.Module], Callable[..., Any]] = lambda model: model,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """The state of everything after some training, and the records."""
+    """The state of everything after a short training, and the records."""
     seed(0)
     model = make()
     model.train()
@@ -326,7 +326,7 @@ def test_training_with_the_recorder_is_training_without_it(name: str) -> None:
 
 
 class Agent:
-    """No module, but it holds some: one at once, one two objects further down, one in a dict."""
+    """Not a module, but it contains some: one directly, one two objects deeper, one in a dict."""
 
     __slots__ = ("__dict__", "count")
     scale = 1.0
@@ -363,7 +363,7 @@ def by_global(model: nn.Module) -> Callable[..., Any]:
 
 
 class Proxy:
-    """Reaches the model by a way that cannot be followed: what it holds is a number."""
+    """Reaches the model in a way that cannot be followed: it contains only a number."""
 
     def __init__(self, model: nn.Module) -> None:
         self.number = id(model)
@@ -407,7 +407,7 @@ CALLS: dict[str, Callable[[nn.Module], Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_however_the_model_is_called(call: str) -> None:
-    """Dropout, batch normalisation and attributes behind functions: measured in eval mode, left as they were."""
+    """Dropout, batch normalization and attributes behind functions: measured in eval mode and restored."""
     without, _ = train(Norms, recorded=False, call=CALLS[call])
     found, records = train(Norms, recorded=True, call=CALLS[call])
     assert found == without
@@ -451,7 +451,7 @@ def test_module_names_what_cannot_be_found() -> None:
     model = Norms()
 
     class Hidden:
-        """Calls no module, but uses its weights."""
+        """Uses the weights of a module without calling it."""
 
         def __call__(self, x: Tensor) -> Tensor:
             found = REGISTRY["hidden"]
@@ -556,7 +556,7 @@ def test_a_measurement_leaves_no_trace(
 
 
 def test_a_backward_pass_of_the_training_goes_on_after_a_measurement() -> None:
-    """Values written in place and put back have their old version again."""
+    """Tensors that are written in place and restored have their old version again."""
     model = Renormed()
     x = torch.randn(T, B, D)
     loss = by_step(model(x)).mean()
@@ -565,7 +565,7 @@ def test_a_backward_pass_of_the_training_goes_on_after_a_measurement() -> None:
 
 
 def test_weights_shared_with_other_processes_are_not_set_back() -> None:
-    """What other workers (Hogwild) write while this one measures stays."""
+    """What other workers (Hogwild) write during a measurement is kept."""
     model = nn.GRU(D, H).share_memory()
     loss_ran = []
 
@@ -613,7 +613,7 @@ def test_a_check_of_gradients_keeps_all_random_states() -> None:
 
 
 def test_random_states_of_other_devices_are_asked_of_their_own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices this machine does not have, by fakes: each kind is forked as itself."""
+    """Devices that this machine does not have, as fakes: the random state of each is read from its own module."""
     from retrograde.flow import isolation
 
     states = {"mps": torch.zeros(2), "xpu": torch.zeros(2)}
@@ -650,7 +650,7 @@ def test_a_model_without_values_is_refused_in_one_line() -> None:
 
 
 def test_what_a_deep_copy_shares_stays_apart() -> None:
-    """Two measurements of one model give the same, whatever state it keeps."""
+    """Two measurements of one model give the same result, whatever state the model keeps."""
     for name in ("stateful", "containers", "seeds", "norms and counters"):
         seed(0)
         model = ZOO[name]().eval()
@@ -662,7 +662,7 @@ def test_what_a_deep_copy_shares_stays_apart() -> None:
 
 
 def test_layers_made_as_the_model_runs_and_weights_made_in_inference_mode() -> None:
-    """Packed sequences keep the user's order where the layer is not known beforehand."""
+    """Packed sequences keep the user's order also in a layer that is only found while the model runs."""
     packed = nn.utils.rnn.pack_padded_sequence(torch.randn(7, 3, D), [4, 7, 2], enforce_sorted=False)
 
     class Made(nn.Module):

@@ -1,4 +1,4 @@
-"""Jacobians, their products and spectra: against autograd, against exact arithmetic, against theory."""
+"""Jacobians, their products and spectra, compared with autograd, exact arithmetic and theory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def one_thread() -> None:
 
 
 def linear_rnn(weight: Tensor, nonlinearity: str = "relu") -> nn.RNN:
-    """A network that is linear along its run: ReLU units kept positive, or tanh units at 0."""
+    """A network that is linear along its run: its ReLU units stay positive, or its tanh units stay at 0."""
     size = len(weight)
     module = nn.RNN(1, size, nonlinearity=nonlinearity, bias=False, dtype=torch.float64)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_jacobians_equal_autograds(kind: str, reverse: bool) -> None:
 
 
 def exact_determinant_and_norm(matrices: list[list[list[Fraction]]]) -> tuple[float, float]:
-    """log |det| and log ‖·‖_F of a product of 2×2 matrices, in rationals."""
+    """log |det| and log ‖·‖_F of a product of 2×2 matrices, in rational numbers."""
     p = [[Fraction(1), Fraction(0)], [Fraction(0), Fraction(1)]]
     for m in matrices:
         p = [[sum(m[i][k] * p[k][j] for k in range(2)) for j in range(2)] for i in range(2)]

@@ -1,4 +1,4 @@
-"""What is refused, in words that say what to do: losses of another form, models in which nothing can be seen."""
+"""What is refused, with a message that says what to do: losses of the wrong form, models without a visible layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_flattened_loss_is_told_its_shape() -> None:
 
 
 class Tagger(nn.Module):
-    """Tags words, each read character by character: the first layer runs over T·B words."""
+    """A tagger that reads words character by character: the first layer runs over T·B words."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Recurrences written by hand: their marked states are measured as those of a layer with the same equations are."""
+"""Recurrences written by hand: marked states give the same numbers as a layer with the same equations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def losses(output: Tensor) -> Tensor:
 
 
 class ByHand(nn.Module):
-    """A stack of LSTMs in plain operators, the last layer backwards if wanted, with the parameters of a layer."""
+    """A stack of LSTMs in plain operators with the parameters of a layer; optionally the last layer runs backwards."""
 
     def __init__(self, layer: nn.LSTM) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def test_what_a_mark_cannot_tell_is_said() -> None:
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 def test_stepwise_layers(kind: str) -> None:
-    """Plain, they are torch's layers, gates and all; normalised, their states are marked."""
+    """Without normalization they are measured as torch's layers, gates included; with it, as marked states."""
     step = getattr(rg.nn, f"Stepwise{kind}")(2, 3, 2, bidirectional=True, recurrent_dropout=0.5).double()
     plain = getattr(nn, kind)(2, 3, 2, bidirectional=True).double()
     plain.load_state_dict(step.state_dict())

@@ -1,4 +1,4 @@
-"""``gradient_flow`` against autograd over unrolled float64 twins, on models of many shapes."""
+"""``gradient_flow`` compared with autograd over unrolled float64 networks, on models of many shapes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def local_head(output: Tensor) -> Tensor:
 
 
 def mixing_head(output: Tensor) -> Tensor:
-    """Attention of every step over all steps."""
+    """Self-attention: every step attends to all steps."""
     scores = torch.einsum("tbh,sbh->tsb", output, output).softmax(1)
     return local_head(torch.einsum("tsb,sbh->tbh", scores, output) + output)
 
@@ -260,7 +260,7 @@ def test_dropout_is_off_unless_asked_and_said() -> None:
 
 @pytest.mark.parametrize("measure", ["gradient_flow", "sequence_gradients"])
 def test_training_true_measures_in_training_mode(measure: str) -> None:
-    """A model in eval mode is put into it; one in training mode keeps the parts that are in eval mode."""
+    """``training=True`` puts a model in eval mode into training mode; a model in training mode keeps its eval parts."""
     modes: list[tuple[bool, bool]] = []
     model = nn.Sequential(nn.Dropout(0.5), nn.RNN(3, 4))
     model[1].register_forward_hook(lambda *_: modes.append((model.training, model[0].training)))
@@ -288,7 +288,7 @@ def test_a_layer_is_named_by_label_or_index() -> None:
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM"])
 def test_lengths_leave_padding_out(kind: str) -> None:
-    """Padded, each sequence is what it is alone; losses and states beyond its end do not count."""
+    """A padded sequence gives the same numbers as alone; losses and states beyond its end do not count."""
     lengths, (steps, batch) = [7, 4, 1], (7, 3)
     layer, x = make(kind, 2, 3), torch.randn(steps, batch, 2, dtype=torch.float64)
     flow, mean = (

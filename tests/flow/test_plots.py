@@ -1,4 +1,4 @@
-"""``plots.py`` and ``layer_plots.py``: on axes given or new, with the flow's numbers and a title that states them."""
+"""``plots.py`` and ``layer_plots.py``: given or new axes, the flow's numbers, a title that states the finding."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which layers go along the losses, found through the layers that they feed: gradients alone do not tell it.
+"""Which layers have the steps of the losses: found through the layers that they feed; gradients alone do not show it.
 
-Above a layer that runs backwards every loss has a gradient of every state, as it has of an encoder.
+If a layer above runs backwards, every loss has a gradient of every state, as with an encoder.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Normed(nn.Module):
 
 
 class Stack(nn.Module):
-    """A bidirectional layer, or one made by hand of two, under layers that run forwards."""
+    """A bidirectional layer, or one built from two layers, under layers that run forwards."""
 
     def __init__(self, flipped: bool) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_layers_under_one_that_runs_backwards_are_no_encoder(cut: str) -> None:
 
 
 def test_a_lower_layer_whose_gradient_leaves_the_range_stands_where_it_feeds() -> None:
-    """What the losses look at ends where a float32 does, at another step for each of them."""
+    """The gradient of each loss ends at another step, where it falls below the range of float32."""
     rnn, x = nn.GRU(INPUTS, H, 2, bidirectional=True), torch.randn(300, 2, INPUTS)
     with torch.no_grad():
         for p in rnn.parameters():
@@ -117,7 +117,7 @@ def test_a_layer_measured_alone_stands_where_it_does_among_all(how: dict[str, ob
 
 
 def test_layers_under_sequences_turned_around_within_their_lengths_are_refused() -> None:
-    """Each sequence stands at another step of the lower layer: no one table of lags holds for all."""
+    """The sequences are at different steps of the lower layer: no table of lags is right for all of them."""
     lengths = torch.tensor([5, 8, 3])
     at = torch.arange(T)[:, None]
     turned = torch.where(at < lengths, lengths - 1 - at, at)[..., None]
@@ -200,7 +200,7 @@ def test_a_pyramid_under_a_decoder_is_an_encoder(steps: int) -> None:
 def test_a_head_that_forecasts_from_the_last_state_makes_an_encoder(
     layers: int, bidirectional: bool, horizon: int
 ) -> None:
-    """As many steps of forecast as of history are still a forecast."""
+    """A forecast with as many steps as its history is still a forecast."""
     rnn = layer(INPUTS, num_layers=layers, bidirectional=bidirectional)
     head = nn.Linear(H * (1 + bidirectional), horizon, dtype=torch.float64)
     flow = rg.gradient_flow(lambda x: head(rnn(x)[0][-1]).T, randn(T, B, INPUTS), loss=torch.square)
@@ -253,7 +253,7 @@ def test_several_decoders_each_count_from_their_own_first_step() -> None:
 
 
 class Documents(nn.Module):
-    """Reads sentences of words one after the other, then the sentences."""
+    """Reads each sentence word by word, then the sequence of sentences."""
 
     def __init__(self, bidirectional: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Lyapunov spectra of recurrences written by hand, against figures that others have printed."""
+"""Lyapunov spectra of recurrences written by hand, compared with published figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``GradientFlowRecorder`` in training loops of many kinds."""
+"""``GradientFlowRecorder`` in many kinds of training loops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def seeded() -> None:
 
 
 class Tagger(nn.Module):
-    """Embedding, a recurrent layer with dropout, batch normalisation, a head; tokens `(B, T)` or `(T, B)`."""
+    """Embedding, a recurrent layer with dropout, batch normalization, a head; tokens `(B, T)` or `(T, B)`."""
 
     def __init__(self, kind: str = "LSTM", batch_first: bool = False) -> None:
         super().__init__()

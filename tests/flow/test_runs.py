@@ -1,4 +1,4 @@
-"""One layer called several times: one recurrence where a call goes on from another, separate runs elsewhere."""
+"""One layer called several times: one recurrence where a call continues another, otherwise separate runs."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_batch_that_shrinks_as_sequences_end_is_refused_by_name() -> None:
 
 
 class Zoneout(nn.Module):
-    """Units keep their state with a fixed rate, as zoneout does in evaluation (Krueger et al. 2017)."""
+    """The state is mixed with the previous one at a fixed rate, as zoneout does in evaluation (Krueger et al. 2017)."""
 
     def __init__(self, kind: str = "RNN", rate: float = 0.3) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ def test_weights_that_change_from_step_to_step_are_followed_as_they_are() -> Non
 
 
 def test_a_layer_of_the_same_numbers_made_afresh_is_one_layer() -> None:
-    """One step at a time by a weight that has no module and is a new tensor at every step."""
+    """One step at a time, with a weight that belongs to no module and is a new tensor at every step."""
     w = [nn.Parameter(p) for p in (randn(H, 2), randn(H, H) / 3, randn(H), randn(H))]
 
     def model(x: Tensor) -> Tensor:
@@ -299,7 +299,7 @@ class Cell(nn.Module):
 
 
 class TwoMarks(nn.Module):
-    """Two recurrences in one module, both marked without a label: side by side, or one above the other."""
+    """Two recurrences in one module, both marked without a label: in parallel, or one above the other."""
 
     def __init__(self, stacked: bool, one_line: bool) -> None:
         super().__init__()
@@ -420,7 +420,7 @@ def test_marks_that_cannot_be_told_apart_are_refused() -> None:
 
 
 class Unmarked(nn.Module):
-    """A known encoder and a decoder written by hand, marked or not."""
+    """An encoder of torch and a decoder written by hand, marked or not."""
 
     def __init__(self, marked: bool, final: bool = False) -> None:
         super().__init__()
@@ -507,7 +507,7 @@ def test_batch_normalization_in_training_is_said_to_mix_sequences(where: str) ->
 @pytest.mark.parametrize(("of", "on"), [(0, 1), (1, 0), (2, 0), (0, 3)])
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_sequences_that_are_mixed_in_one_direction_are_noted(of: int, on: int, bidirectional: bool) -> None:
-    """The loss of one sequence depends on the states of one other."""
+    """The loss of one sequence also depends on the states of another one."""
     mixing = torch.eye(4).index_put((torch.tensor([of]), torch.tensor([on])), torch.tensor(0.5))
     layer, x = nn.GRU(2, 3, bidirectional=bidirectional), torch.randn(5, 4, 2)
 

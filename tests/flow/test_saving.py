@@ -1,4 +1,4 @@
-"""``saving.py``: files of a flow, its table as CSV, its arrays for xarray."""
+"""``saving.py``: the files of a flow, its CSV table, its xarray arrays."""
 
 from __future__ import annotations
 

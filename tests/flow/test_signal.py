@@ -1,4 +1,4 @@
-"""The learning signal by lag, compared with unrolled twins and with tasks whose lag is known."""
+"""The learning signal by lag, compared with unrolled networks and with tasks of known lag."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrograde.errors import FlowError
 
 
 def tokens(lag: int | None, *, steps: int = 14, sequences: int = 100, cell: type[nn.RNNBase] = nn.RNN, seed: int = 0):
-    """The flow of an untrained network that is to repeat what it read ``lag`` steps before (None: noise)."""
+    """The flow of an untrained network whose target is the input ``lag`` steps before (None: noise)."""
     torch.manual_seed(seed)
     x = torch.randint(4, (steps, sequences))
     y = torch.randint(4, (steps, sequences)) if lag is None else x.roll(lag, 0)
@@ -26,7 +26,7 @@ def tokens(lag: int | None, *, steps: int = 14, sequences: int = 100, cell: type
 
 
 def last(which: slice | None, *, steps: int = 20, sequences: int = 150, scale: float = 1.0, seed: int = 0, **layer):
-    """The flow of an untrained network that is to sum some steps of its input at the end (None: noise)."""
+    """The flow of an untrained network whose target is the sum of some input steps, at the end (None: noise)."""
     torch.manual_seed(seed)
     x = torch.randn(steps, sequences, 1)
     y = torch.randn(sequences) if which is None else x[which].sum((0, 2))

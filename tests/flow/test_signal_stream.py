@@ -1,4 +1,4 @@
-"""The signal by lag over many batches: what the data asks for, what is left to learn, and what cannot be told."""
+"""The signal by lag over many batches: what the data asks for, what is left to learn, and what cannot be known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrograde.errors import FlowError
 
 
 class Net(nn.Module):
-    """A layer and a head, at every step or the last."""
+    """A layer and a head that reads every step, or only the last."""
 
     def __init__(self, inputs=1, outputs=1, *, cell=nn.RNN, size=16, last=True, then=None, **options):
         super().__init__()
@@ -86,7 +86,7 @@ def test_looking_several_times_keeps_the_error_rate():
 
 
 def test_weak_signals_of_many_lags_add_up():
-    """The adding problem, in which a single step says almost nothing."""
+    """The adding problem, in which a single step carries almost no signal."""
 
     def make(size):
         steps, b = 30, torch.arange(size)

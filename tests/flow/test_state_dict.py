@@ -225,7 +225,7 @@ def test_no_recurrent_weights_lists_what_is_there():
 
 
 class Wrapped(nn.Module):
-    """Dropout of weights as AWD-LSTM's code has it: the raw weight beside the layer it belongs to."""
+    """Weight drop as in AWD-LSTM's code: the raw weight is stored next to the layer that it belongs to."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Loops over single steps, recorded in blocks: equal to the same loop unrolled under autograd, whatever is between."""
+"""Loops over single steps, recorded in blocks: the same numbers as autograd, whatever happens between the steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def squares(output: Tensor) -> Tensor:
 
 
 class Twin(nn.Module):
-    """A cell written out, whose states are kept: h, or h and c as independent coordinates."""
+    """A cell in plain operators that keeps its states: h, or h and c as independent coordinates."""
 
     def __init__(self, cell: nn.RNNCellBase) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def by_cell(cell: nn.Module) -> Step:
 
 
 def by_twin(twin: Twin, *, layer: bool) -> Step:
-    """The output of a layer is not the tensor that its state is."""
+    """The output of a layer and its final state are two tensors."""
     run = by_cell(twin)
 
     def step(x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -94,7 +94,7 @@ def by_layer(layer: nn.RNNBase) -> Step:
 
 
 def pair(kind: str, how: str, inputs: int = INPUTS) -> tuple[nn.Module, Step, Twin]:
-    """A module, what runs a step of it, and its twin."""
+    """A module, a function that runs one step of it, and the same network under autograd."""
     cell = getattr(nn, f"{kind}Cell")(inputs, H, dtype=torch.float64)
     if how == "cell":
         return cell, by_cell(cell), Twin(cell)
@@ -132,7 +132,7 @@ def from_states(step: Step, x: Tensor) -> Tensor:
 
 
 def with_cells_in_sight(step: Step, x: Tensor) -> Tensor:
-    """The last state counts too: of an LSTM the cell state, which only the loop hands on otherwise."""
+    """The output includes the last state: of an LSTM the cell state, which otherwise only passes from step to step."""
     state, outputs = None, []
     for x_t in x:
         output, state = step(x_t, state)
@@ -151,7 +151,7 @@ def one_input_buffer(step: Step, x: Tensor) -> Tensor:
 
 
 def written_into(step: Step, x: Tensor) -> Tensor:
-    """Each output is scaled where it lies, after the step that follows has run."""
+    """A copy of each output is scaled in place."""
     state, outputs = None, []
     for x_t in x:
         output, state = step(x_t, state)
@@ -181,7 +181,7 @@ def cumulative(step: Step, x: Tensor) -> Tensor:
 
 
 def masked(step: Step, x: Tensor) -> Tensor:
-    """The state stays where a mask says so."""
+    """The state is kept where a mask says so."""
     state, outputs = None, []
     for k, x_t in enumerate(x):
         output, new = step(x_t, state)
@@ -202,7 +202,7 @@ def now_and_then_reset(step: Step, x: Tensor) -> Tensor:
 
 
 def fed_back(step: Step, x: Tensor) -> Tensor:
-    """Every third input is made from the output before it."""
+    """Every third input is computed from the previous output."""
     state, outputs = None, []
     for k, x_t in enumerate(x):
         x_t = outputs[-1][:, : x_t.shape[1]] + 0.1 * x_t if k % 3 == 2 else x_t
@@ -212,7 +212,7 @@ def fed_back(step: Step, x: Tensor) -> Tensor:
 
 
 def looking_back(step: Step, x: Tensor) -> Tensor:
-    """Inputs look at all states before them."""
+    """From the eleventh step on, inputs depend on all outputs before them."""
     state, outputs = None, []
     for x_t in x:
         seen = torch.stack(outputs).mean(0)[:, : x_t.shape[1]] if len(outputs) > 9 else 0
@@ -222,7 +222,7 @@ def looking_back(step: Step, x: Tensor) -> Tensor:
 
 
 def hooked(step: Step, x: Tensor) -> Tensor:
-    """Gradients of states are scaled on their way back."""
+    """A hook on each state scales its gradient."""
     state, outputs = None, []
     for x_t in x:
         output, state = step(x_t, state)
@@ -243,7 +243,7 @@ def hooked_copy(step: Step, x: Tensor) -> Tensor:
 
 
 def hooked_later(step: Step, x: Tensor) -> Tensor:
-    """The same, when the next step has run already."""
+    """The same, but the hook is registered after the next step has run."""
     state, before, outputs = None, None, []
     for x_t in x:
         output, state = step(x_t, state)
@@ -255,7 +255,7 @@ def hooked_later(step: Step, x: Tensor) -> Tensor:
 
 
 def differentiating(step: Step, x: Tensor) -> Tensor:
-    """A number from a gradient through earlier steps enters the output, as a constant."""
+    """The output contains a number, as a constant, from a gradient through earlier steps."""
     state, outputs, states = None, [], []
     for x_t in x:
         output, state = step(x_t, state)
@@ -309,7 +309,7 @@ def test_a_loop_over_steps_equals_its_twin(kind: str, how: str, loop: Loop) -> N
 @pytest.mark.parametrize("how", ["cell", "layer"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_contributions_are_of_the_inputs_that_a_step_had(kind: str, how: str) -> None:
-    """Not of what the buffer that they came in holds at the end."""
+    """The inputs are those at the time of the step, not what their buffer contains at the end."""
     module, step, _ = pair(kind, how)
     x, name = randn(T, B, INPUTS), f"weight_ih{'' if how == 'cell' else '_l0'}"
     flows = [
@@ -335,13 +335,13 @@ def test_so_does_a_loss_at_the_last_step_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("loop", [hooked, hooked_copy, hooked_later, differentiating, state_written_into])
 def test_so_does_a_loop_that_only_a_node_for_every_step_shows(loop: Loop) -> None:
-    """A hook on a state, a gradient asked for by the model, a state that is written into."""
+    """A hook on a state, a gradient that the model computes, and an in-place write into a state."""
     for how in ("cell", "layer"):
         check(*pair("GRU", how), loop)
 
 
 class Stacked(nn.Module):
-    """Two cells, one above the other, with what is given between them."""
+    """Two cells, one above the other, with a given function between them."""
 
     def __init__(self, steps: list[Step], between: Callable[[int, Tensor], Tensor]) -> None:
         super().__init__()
@@ -385,7 +385,7 @@ def test_two_in_one_loop_are_a_stack(kind: str, how: str) -> None:
 
 
 def written_into_later() -> Callable[[int, Tensor], Tensor]:
-    """What was given to the upper one is written into when the step that follows has run."""
+    """The input of the upper cell is written in place after the next step has run."""
     given: list[Tensor] = []
 
     def between(k: int, h: Tensor) -> Tensor:
@@ -409,7 +409,7 @@ def test_so_are_two_with_something_between(kind: str, how: str) -> None:
 
 
 class Masked(nn.Module):
-    """A parametrization that drops other weights each time."""
+    """A parametrization that drops different weights each time."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * (torch.rand_like(weight) > 0.3)
@@ -438,7 +438,7 @@ def test_weights_that_are_made_afresh_at_every_step_are_followed() -> None:
 
 
 def test_users_of_a_module_see_no_difference_afterwards() -> None:
-    """Calls are watched while a measurement runs, and only in its thread."""
+    """Calls are watched only while a measurement runs, and only in its thread."""
     before = nn.GRUCell.__call__
     cell, step, _ = pair("GRU", "cell")
     x = randn(T, B, INPUTS)

@@ -1,4 +1,4 @@
-"""The few numbers and words of a flow."""
+"""The summary of a flow: growth, half-life, horizon, verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retrograde.flow.summary import sparkline, summarize
 
 
 def linear_rnn(scale: float, steps: int = 30) -> rg.GradientFlow:
-    """A ReLU layer kept positive, so that every Jacobian is ``scale`` times the identity."""
+    """The flow of a ReLU layer whose units stay positive, so that every Jacobian is ``scale`` times the identity."""
     torch.manual_seed(0)
     rnn = torch.nn.RNN(2, 3, nonlinearity="relu", dtype=torch.float64)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_nothing_passes_where_w_is_zero() -> None:
 
 
 def test_a_direction_read_at_one_step_only_is_named() -> None:
-    """``output[-1]`` of a bidirectional layer holds the reverse direction's first step: a classic mistake."""
+    """``output[-1]`` of a bidirectional layer is the reverse direction's first step: a classic mistake."""
     lstm = torch.nn.LSTM(2, 4, bidirectional=True)
     flow = rg.gradient_flow(lstm, torch.randn(9, 3, 2), loss=lambda output: output[0][-1].square().sum(-1))
     summary = summarize(flow)
@@ -135,7 +135,7 @@ def test_a_slow_growth_is_called_by_what_it_comes_to(scale: float, steps: int, k
 
 
 def test_a_curve_that_was_never_that_high_does_not_explode() -> None:
-    """What the fitted line promises counts as far as it was measured."""
+    """Growth of the fitted line counts only as far as the norm was measured to grow."""
     curve = np.array([[1.0, 1.0, 1.0, 1e-3, 1.0, 50.0]])
     flow = linear_rnn(1.0, 6)
     flow.norms = np.zeros_like(flow.norms)
@@ -145,7 +145,7 @@ def test_a_curve_that_was_never_that_high_does_not_explode() -> None:
 
 
 def test_everything_begins_at_the_first_lag_that_has_any() -> None:
-    """A loss that looks two steps back only: horizon, shares, table and the report agree on where 100 % is."""
+    """A loss that depends only on the state two steps before: horizon, shares and table agree on where 100 % is."""
     torch.manual_seed(0)
     rnn = torch.nn.RNN(2, 4)
     flow = rg.gradient_flow(
@@ -160,7 +160,7 @@ def test_everything_begins_at_the_first_lag_that_has_any() -> None:
 
 
 def with_curve(curve: np.ndarray) -> rg.GradientFlow:
-    """A flow whose mean norms by lag are these."""
+    """A flow with these mean norms by lag."""
     flow = linear_rnn(1.0, len(curve))
     flow.norms = np.zeros_like(flow.norms)
     for lag, norm in enumerate(curve):

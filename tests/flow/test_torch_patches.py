@@ -1,4 +1,4 @@
-"""Autocast and half precision: measured in the model's own type and said, or refused in one line."""
+"""Autocast and half precision: measured in the model's own type with a note, or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients below the range of their type: right, or said to be too small; a true zero stays zero."""
+"""Gradients below the range of their type: measured correctly, or reported as too small; a true zero stays zero."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def by_step(output: Any) -> Tensor:
 
 
 def looks_back(output: Any) -> Tensor:
-    """Mixes steps, so that the graph is walked; E_t sees its own state and the one before."""
+    """A loss that mixes steps, so that the model's graph is used: E_t depends on its own state and the one before."""
     whole = output[0]
     return (whole + torch.cat([whole[:1], whole[:-1]])).square().sum(-1)
 
@@ -105,7 +105,7 @@ def test_what_is_below_the_range_is_no_number_anywhere(tmp_path: Path) -> None:
 
 
 def test_a_mean_over_sequences_of_which_some_are_below_the_range() -> None:
-    """A short memory beside a long one: what is lost does not count where the rest is large."""
+    """A short memory next to a long one: norms below the range do not matter where the others are large."""
     rnn = nn.RNN(1, 1, nonlinearity="relu", bias=False)
     with torch.no_grad():
         rnn.weight_hh_l0.fill_(1.0)
@@ -136,7 +136,7 @@ def test_a_mean_over_sequences_of_which_some_are_below_the_range() -> None:
 
 @pytest.mark.parametrize("loss", [last, pooled, by_step, looks_back])
 def test_a_true_zero_stays_zero(loss: Callable[[Any], Tensor]) -> None:
-    """Dead units and paths that are not there, next to large and to small gradients."""
+    """Dead units and missing paths, next to large and to small gradients."""
     rnn = nn.RNN(3, 8, nonlinearity="relu")
     with torch.no_grad():
         rnn.weight_hh_l0.mul_(0.3)
@@ -168,7 +168,7 @@ def test_half_precision_reaches_as_far_as_it_can() -> None:
 
 
 def test_a_hook_that_clips_is_not_measured_with_larger_losses() -> None:
-    """Then the gradient is no multiple of the loss: what is small is marked and not scaled."""
+    """A clipped gradient is not proportional to the loss: small norms are marked and not scaled."""
     layer, x = forgetting(), torch.randn(120, 2, 3)
 
     class Clipped(nn.Module):

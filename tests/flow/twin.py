@@ -1,4 +1,4 @@
-"""The models of these tests once more, unrolled step by step under autograd: what the flow has to equal."""
+"""The layers of these tests, unrolled step by step under autograd: the reference for the flow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 def unrolled(
     module: nn.RNNBase, x: Tensor, *, lengths: list[int] | None = None, free_cell: bool = True
 ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-    """Outputs `(T, B, ·)` of a layer written as loops over cells, and its states s_k by layer and step.
+    """Outputs `(T, B, ·)` of a layer, computed by loops over cells, and its states s_k by layer and step.
 
-    A state is one tensor, (h, c) side by side for an LSTM when ``free_cell``: h and c independent coordinates.
-    Else it is the tensor c_k that h_k was computed from.
+    A state is one tensor. Of an LSTM it is (h, c) concatenated, as independent coordinates, if ``free_cell``; otherwise
+    the tensor c_k from which h_k was computed.
     """
     assert not module.batch_first
     steps, batch = x.shape[:2]
@@ -60,7 +60,7 @@ def unrolled(
 
 
 def norms(losses: Tensor, states: dict[str, list[Tensor]]) -> np.ndarray:
-    """‖∂E_{t,b}/∂s_{k,b}‖ `(layers, targets, T, B)` by one backward pass a target; ``losses`` is `(targets, B)`."""
+    """‖∂E_{t,b}/∂s_{k,b}‖ `(layers, targets, T, B)`, by one backward pass per target; ``losses`` is `(targets, B)`."""
     flat = [s for track in states.values() for s in track]
     rows = []
     for row in losses:

@@ -1,4 +1,4 @@
-"""Memory that cannot be had: a clean exception, and right numbers at the next call."""
+"""Memory that cannot be allocated: a clean exception, and correct numbers at the next call."""
 
 from __future__ import annotations
 

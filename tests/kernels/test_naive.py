@@ -1,4 +1,4 @@
-"""Every instruction set against naive.cpp, the engine's kernels as plain loops over single numbers."""
+"""Every instruction set compared with naive.cpp, the engine's kernels as plain loops over single numbers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_one_step(cell, B):
 
 
 def stack(cells, T, B, H, dtype, generator, scale=1.0):
-    """Layers for adjoint_norms with coefficients drawn at random; from the bottom."""
+    """Layers for adjoint_norms with random coefficients, the bottom layer first."""
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)

@@ -1,4 +1,4 @@
-"""The native kernels against torch in float64, on every instruction set, for any number of threads."""
+"""The native kernels compared with torch in float64, on every instruction set, for any number of threads."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def one_thread():
 
 
 def layer(cell, x, h_0, c_0, weights, *, bias=True, bidirectional=False, batch_sizes=None, recompute=False):
-    """One layer by the engine."""
+    """One layer computed by the engine."""
     spec = operators.spec_of(cell, weights, bias, bidirectional, recompute)
     return operators.layer(spec, Inputs(x, h_0, c_0, weights, batch_sizes))
 
 
 class Problem:
-    """A layer and its input, drawn once; computed by the engine or by torch, in either precision."""
+    """A random layer and its input, computed by the engine or by torch, in either precision."""
 
     def __init__(
         self, cell, T, B, inputs, H, *, D=1, bias=True, proj=0, states=True, packed=False, recompute=False, scale=1.0
@@ -64,7 +64,7 @@ class Problem:
         self.grads = [draw(*self.x.shape[:-1], D * R), draw(D, B, R)] + ([draw(D, B, H)] if cell == "LSTM" else [])
 
     def run(self, engine, dtype=torch.float64):
-        """Outputs, then the gradients of x, the states and the weights."""
+        """Outputs, followed by the gradients of x, the states and the weights."""
 
         def cast(t):
             return t.to(dtype).requires_grad_() if t is not None else None
@@ -104,7 +104,7 @@ class Problem:
 
 
 def error(ours, theirs):
-    """The largest difference, each tensor's measured against its own largest number."""
+    """The largest difference, relative to the largest number of each tensor."""
     assert [t.shape for t in ours] == [t.shape for t in theirs]
     pairs = [(a.double(), b.double()) for a, b in zip(ours, theirs, strict=True) if b.numel()]
     return max([0.0] + [float((a - b).abs().max() / (1 + b.abs().max())) for a, b in pairs])

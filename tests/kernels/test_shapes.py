@@ -1,4 +1,4 @@
-"""Tensors that do not fit are refused before the engine reads them: fuzzed in a process of its own, to see crashes."""
+"""Tensors that do not fit are refused before the engine reads them: fuzzed in a separate process, to detect crashes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ RUINED_SIZES = {
 
 
 def ruin(data, named, but=()):
-    """One tensor made to fit no longer; returns what was done."""
+    """Change one tensor so that it no longer fits; returns what was changed."""
     name = data.draw(st.sampled_from(sorted(set(named) - set(but))))
     fits = {"growing"} if name == "targets" else set()
     if name == "x" and "batch_sizes" not in named:

@@ -1,7 +1,7 @@
-"""Record a model's recurrent layers as they run, without changing the model.
+"""Record a model's recurrent layers while they run, without changing the model.
 
 PyTorch's layers end in a handful of fused operators (``lstm``, ``gru``, ``rnn_tanh``, ``lstm_cell`` …). A torch
-function mode sees those calls wherever they come from, runs each layer and direction by itself, and records what its
+function mode sees these calls wherever they come from, runs each layer and direction separately, and records what its
 adjoint needs. The rest of the user's forward pass (embedding, attention, head, hooks) runs as usual.
 """
 
@@ -33,8 +33,8 @@ _CELLS = {f"{name}_cell": cell for name, cell in _LAYERS.items()}
 _DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
-_TAILS = 64  # earlier runs of a layer that a state outside the graph is compared with
-# Nodes that pass a tensor's numbers on unchanged, in another shape or as a part.
+_TAILS = 64  # a state outside the graph is compared with so many earlier runs of its layer
+# Autograd nodes that leave a tensor's numbers unchanged: they change its shape or take a part of it.
 VIEWS = frozenset(
     f"{name}Backward"
     for name in (
@@ -45,38 +45,40 @@ VIEWS = frozenset(
 
 
 class NeedsEveryCall(Exception):
-    """Blocks of steps do not show what a loop does between its steps: measure with a node for every step."""
+    """A loop does something between its steps that blocks of steps cannot record: measure with one node per step."""
 
 
 class CallRecorder(TorchFunctionMode):
     """Records every recurrent layer that runs while it is active."""
 
-    needs_torch_operators = True  # our own layers then leave the engine aside and call what this mode sees
+    needs_torch_operators = True  # our own layers then call torch's operators, which this mode sees, not the engine
 
     def __init__(self, *, loops: bool = False) -> None:
         super().__init__()
         self.calls: list[AnyCall] = []
         self.exposed: list[Exposed] = []
-        self.running: list[tuple[str, int]] = []  # modules that are running, the innermost last: name, number of call
+        self.running: list[tuple[str, int]] = []  # name and call number of the modules that run, the innermost last
         self._recurrent: list[str] = []  # names of the recurrent modules among them
-        self.order: Tensor | None = None  # of the packed sequence it was given
-        self.kept_parameters: Callable[[], list[Tensor]] = list  # the parameters in the user's graph
+        self.order: Tensor | None = None  # the order of the packed sequence that the running layer was given
+        self.kept_parameters: Callable[[], list[Tensor]] = list  # the copies of parameters in the user's graph
         self._numbers = itertools.count(1)
-        self._names: dict[int, tuple[str, object]] = {}  # of things without a module's name, which are kept alive
+        self._names: dict[
+            int, tuple[str, object]
+        ] = {}  # by id, of layers that no module names; kept alive with their names
         self._weights: dict[tuple[tuple[int, int], ...], tuple[Weights, list[Tensor]]] = {}
         self._probes: dict[tuple[str, str], Tensor] = {}
         self._latest: dict[tuple[str, str], Weights] = {}
         self._outputs: dict[int, Handed] = {}
         self._finals: dict[int, Handed] = {}
         self._tails: dict[tuple[str, str], list[Call]] = {}  # calls that no later one continues
-        self._walked: dict[tuple[str, str], set[Any]] = {}  # nodes of the graph that were already walked
+        self._walked: dict[tuple[str, str], set[Any]] = {}  # nodes of the graph that were already visited
         self._together: dict[tuple[Any, ...], list[Call]] = {}
         self._without_gradient = False  # whether the user's code has disabled gradients
         self._single: Call | None = None  # the step that a layer or cell has just run
         self._loops = Loops() if loops else None
-        self.named: set[int] = set()  # modules with hooks that call enter and leave
-        self.asks_for_gradients = False  # whether the user's code asks for gradients itself
-        self.hooked = False  # or registers a hook on a tensor
+        self.named: set[int] = set()  # ids of the modules whose hooks call enter and leave
+        self.asks_for_gradients = False  # whether the user's code computes gradients itself
+        self.hooked = False  # whether it registers a hook on a tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -92,12 +94,12 @@ class CallRecorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """After the model has run: nothing more is recorded inside the block.
+        """To be used after the model has run: nothing more is recorded while the context is active.
 
         Raises
         ------
         NeedsEveryCall
-            Blocks of steps do not show what a loop did.
+            A loop did something that blocks of steps cannot record.
         """
         with _torch_private.no_torch_functions():
             self._settle_loops()
@@ -111,13 +113,13 @@ class CallRecorder(TorchFunctionMode):
 
     @property
     def in_blocks(self) -> bool:
-        """Whether steps were recorded in blocks, as far as the model has run."""
+        """Whether steps have been recorded in blocks so far."""
         return self._loops is not None and bool(self._loops.blocks)
 
     # --- Loops of single steps ----------------------------------------------------------------------------------------
 
     def take_step(self, module: nn.Module, x: Any, hx: Any) -> Any:
-        """The result of a call that is the next step of a loop, recorded in a block; None for other calls."""
+        """Record a call that is the next step of a loop in a block and return its result; None for any other call."""
         if self._loops is None:
             return None
         with _torch_private.no_torch_functions():
@@ -138,7 +140,7 @@ class CallRecorder(TorchFunctionMode):
         return handed[0], handed[1] if len(handed) == 2 else handed[1:]
 
     def began(self, module: nn.Module, x: Any, result: Any) -> None:
-        """Note that a layer or a cell ran: if that was a single step, the next may continue it."""
+        """Called after a layer or a cell has run: if that was a single step, a loop may begin with it."""
         call, self._single = self._single, None
         if call is None or self._loops is None or not isinstance(x, Tensor):
             return
@@ -174,12 +176,12 @@ class CallRecorder(TorchFunctionMode):
         )
         if mixed:
             raise NeedsEveryCall
-        if loops.latest is not None:  # in the order in which they ended: the last is the nearest to the loss
+        if loops.latest is not None:  # calls are sorted by their end: the last one is the nearest to the loss
             self.calls.remove(loops.latest)
             self.calls.append(loops.latest)
 
     def enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Note that a module of the model begins to run."""
+        """Called before a module of the model runs."""
         self.running.append((name, next(self._numbers)))
         if isinstance(module, _RECURRENT):
             self._recurrent.append(name)
@@ -187,22 +189,22 @@ class CallRecorder(TorchFunctionMode):
             self.order = None if packed is None else packed.unsorted_indices
 
     def leave(self, module: nn.Module) -> None:
-        """Note that a module of the model has run."""
+        """Called after a module of the model has run."""
         self.running.pop()
         if isinstance(module, _RECURRENT):
             self._recurrent.pop()
             self.order = None
 
     def name_of(self, thing: object) -> str:
-        """A name for a layer that the model does not name: that of its module, or one for its weights."""
-        if isinstance(thing, nn.Module) and self._recurrent:  # a layer that computes by another one
+        """A name for a layer without one: that of the recurrent module that calls it, otherwise ``recurrent0``, …."""
+        if isinstance(thing, nn.Module) and self._recurrent:  # a layer inside another one
             return self._recurrent[-1]
         return self._names.setdefault(id(thing), (f"recurrent{len(self._names)}", thing))[0]
 
     # --- Marked states ------------------------------------------------------------------------------------------------
 
     def mark(self, states: tuple[Tensor, ...], label: str, live: Tensor | None) -> tuple[Tensor, ...]:
-        """Record a state that ``mark_state`` was called with."""
+        """Record the state that ``mark_state`` was called with."""
         self._check_visible(label)
         probe = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
         if live is not None:
@@ -218,9 +220,9 @@ class CallRecorder(TorchFunctionMode):
     def _behind(
         self, tensors: tuple[Tensor, ...], track: tuple[str, str], *, through: bool
     ) -> tuple[list[AnyCall], bool]:
-        """The calls of a track that tensors follow from, none of the same between; and whether they were only viewed.
+        """The latest calls of a track that tensors depend on, and whether the tensors are only views of their results.
 
-        ``through`` says whether the way may lead through other recorded layers.
+        ``through`` says whether the path may pass other recorded layers.
         """
         walked = self._walked.setdefault(track, set())
         found: dict[int, AnyCall] = {}
@@ -232,7 +234,7 @@ class CallRecorder(TorchFunctionMode):
             node, row = open_nodes.pop()
             block = blocks.get(node)
             if block is not None and block.track == track and block.block is not None and row < block.block.ran - 1:
-                continue  # the loop has continued from this state
+                continue  # a later step of the loop starts from this state
             call = call_of(node)
             if call is not None and call.track == track:
                 found[id(call)] = call
@@ -252,11 +254,11 @@ class CallRecorder(TorchFunctionMode):
         if self._recurrent:
             return self._recurrent[-1]
         if id(weight) not in self._names and id(state) in self._finals:
-            return self._finals[id(state)].calls[0].track[0]  # weights computed again at every step
+            return self._finals[id(state)].calls[0].track[0]  # the weights are computed again at every step
         return self.name_of(weight)
 
     def _check_visible(self, layer: str) -> None:
-        """Refuse a layer inside a ``torch.autograd.Function``, whose gradient takes a path that cannot be seen."""
+        """Refuse a layer inside a ``torch.autograd.Function``, where the path of its gradient cannot be seen."""
         frame = None if self._without_gradient or torch.is_inference_mode_enabled() else sys._getframe(1)
         while frame is not None:
             if frame.f_code is _APPLY:
@@ -312,8 +314,8 @@ class CallRecorder(TorchFunctionMode):
                 fed_by, fed = call if directions == 1 else None, None
                 if dropout and train and layer < layers - 1:
                     x, fed_by = nn.functional.dropout(x, dropout, True), None
-        # What leaves the module gets tensors of its own, to separate gradients through the rest of the model from those
-        # inside; and a copy, because the model may write into what it gets.
+        # The module returns new tensors, which separate gradients through the rest of the model from those inside the
+        # layer; and copies, because the model may write into them.
         seen = x.view_as(x)
         final = [torch.stack(end) for end in ends]
         one_way = directions == 1
@@ -353,7 +355,7 @@ class CallRecorder(TorchFunctionMode):
         return ends[0] if len(ends) == 1 else tuple(ends)
 
     def _hand(self, to: dict[int, Handed], tensor: Tensor, values: Tensor, *calls: Call, **how: bool) -> None:
-        if not tensor.is_inference():  # without a version, changes cannot be detected
+        if not tensor.is_inference():  # inference tensors have no version: changes cannot be detected
             to[id(tensor)] = Handed.of(tensor, values, *calls, **how)
 
     def _run(
@@ -370,7 +372,7 @@ class CallRecorder(TorchFunctionMode):
     ) -> tuple[Call, Tensor, list[Tensor]]:
         """Run one layer in one direction; returns the call, its outputs `(T, B, P)` and its final states.
 
-        ``handed`` are the initial states of all layers from the user's code, and the index of this layer's.
+        ``handed`` contains the initial states of all layers, as the user's code passed them, and this layer's index.
         """
         self._check_visible(".".join(part for part in track if part))
         if track not in self._probes:
@@ -381,7 +383,7 @@ class CallRecorder(TorchFunctionMode):
         parts = tuple(StatePart(tensor, rows) for tensor in handed[0])
         call = Call(track, self._probes[track], None, states=tuple(state), handed=parts, x=x)
         with torch.no_grad():
-            # Copies, because the user's code may write into what it passed.
+            # Copies, because the user's code may write into the tensors that it passed.
             given, h_0, *cell_state = (tensor.detach().clone() for tensor in (x, *state))
             c_0 = cell_state[0] if cell_state else None
             if single:
@@ -404,7 +406,7 @@ class CallRecorder(TorchFunctionMode):
         return (call, found[0].unsqueeze(0), list(found)) if single else (call, found[0], list(found[1:]))
 
     def _one_step(self, call: Call, step: Step) -> list[Tensor]:
-        """One step by torch's cell; its coefficients are computed later, for all steps together."""
+        """Run one step with torch's cell; its coefficients are computed later, for all steps together."""
         ends = list(one_step(step, step.h_0, step.c_0, step.x[0]))
         self._note_step(call, step)
         return ends
@@ -416,13 +418,13 @@ class CallRecorder(TorchFunctionMode):
         call.together.append(call)
 
     def _copied(self, track: tuple[str, str], weights: Weights) -> Weights:
-        """A copy of the weights; the same object as long as they do not change."""
+        """A copy of the weights: the same object as long as the weights do not change."""
         tensors = weights.tensors()
         if any(w.is_inference() for w in tensors):
             return weights.copied()
         key = tuple((id(w), w._version) for w in tensors)
         if key not in self._weights:
-            last = self._latest.get(track)  # the same numbers computed again, as by a parametrization
+            last = self._latest.get(track)  # a parametrization computes the same numbers again
             if last is None or not last.equals(weights):
                 last = weights.copied()
             self._weights[key] = last, tensors
@@ -430,7 +432,7 @@ class CallRecorder(TorchFunctionMode):
         return self._latest[track]
 
     def _link(self, call: Call, handed: tuple[Tensor, ...], index: int) -> tuple[Call | None, Link | None]:
-        """The call that this one continues, and how its initial state comes from that one's final state."""
+        """The call that this one continues, and how its initial state depends on the final state of that call."""
         tails = self._tails.setdefault(call.track, [])
         before, link = self._predecessor(call, tails, handed, index)
         self._add_tail(call, before)
@@ -466,20 +468,20 @@ class CallRecorder(TorchFunctionMode):
 
 
 class _Saved:
-    """What autograd saves for the user's graph: copies of parameters, because training changes them in place."""
+    """Saves copies of parameters for the user's graph, because training changes parameters in place."""
 
     def __init__(self) -> None:
         self._copies: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
-        """A parameter, or a view of one, as a copy; anything else with the version it has."""
+        """A copy of a parameter or of a view of one; any other tensor as it is. Both with their version."""
         base = tensor if tensor._base is None else tensor._base
         if not isinstance(base, nn.Parameter):
             return tensor, tensor._version
         key = (id(base), base._version, tensor.shape, tensor.stride(), tensor.storage_offset())
         if key not in self._copies:
             copy = tensor.detach().clone(memory_format=torch.preserve_format)
-            self._copies[key] = copy, base  # kept alive, so that its id stays its own
+            self._copies[key] = copy, base  # base is kept alive, so that its id is not used again
         return self._copies[key][0], self._copies[key][0]._version
 
     def parameters(self) -> list[Tensor]:
@@ -499,14 +501,14 @@ class _Saved:
 
 @contextlib.contextmanager
 def recording(model: object, *, loops: bool = False) -> Iterator[CallRecorder]:
-    """Record recurrent layers inside the block; names them by the modules of ``model`` if it has any.
+    """Record the recurrent layers that run while the context is active, under the names of the modules of ``model``.
 
-    ``loops`` says whether loops of single steps may be recorded in blocks.
+    ``loops`` says whether loops over single steps may be recorded in blocks.
 
     Raises
     ------
     NeedsEveryCall
-        They may not.
+        A loop does something that blocks cannot record.
     """
     recorder, saved = CallRecorder(loops=loops), _Saved()
     recorder.kept_parameters = saved.parameters
@@ -528,10 +530,10 @@ def recording(model: object, *, loops: bool = False) -> Iterator[CallRecorder]:
                 known[id(module)] = module
                 recorder.named.add(id(module))
                 handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
-                # After the user's own hooks, which may mark the module's state.
+                # This hook runs after the user's own hooks, which may mark the module's state.
                 handles.append(module.register_forward_hook(leave, always_call=True))
 
-    # Layers inside a function, or made as the model runs, are only met as they run.
+    # Layers inside a function, and layers that the model creates while it runs, are found only when they run.
 
     def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, _RECURRENT) and id(module) not in known:
@@ -557,7 +559,7 @@ def recording(model: object, *, loops: bool = False) -> Iterator[CallRecorder]:
             try:
                 yield recorder
             except Exception:
-                if recorder.in_blocks and recorder.asks_for_gradients:  # which blocks do not give
+                if recorder.in_blocks and recorder.asks_for_gradients:  # inside blocks there are none
                     raise NeedsEveryCall from None
                 raise
     finally:

@@ -1,10 +1,11 @@
-"""Loops that call a layer or a cell once for each step, recorded in blocks of steps.
+"""Loops that call a layer or a cell once per step, recorded in blocks of steps.
 
-The first step of a loop is recorded as any call is. A step that continues it as a loop does (with the state as the
-layer returned it, the same weights, and an input that no gradient passes, or that comes from the output of a loop
-below at the same step alone) needs neither the checks of ``torch.nn`` nor a node of its own in the user's graph: a
-block of steps is one node, made before its first step runs, whose outputs are handed out one by one. Blocks grow with
-the loop, so that T steps are about log T calls. Every other step is recorded as a call of its own.
+The first step of a loop is recorded like any other call. A later step belongs to the loop if it starts from the very
+state that the layer returned, with the same weights, and if its input has no gradient or comes only from the output of
+a lower loop at the same step. Such a step skips the checks of ``torch.nn`` and has no node of its own in the user's
+graph: one node stands for a block of steps. It is created before the first of them runs, and its outputs are given to
+the model one by one. Blocks grow with the loop, so that T steps become about log T calls. Every other step is recorded
+as a call of its own.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from .cells import Step
 __all__ = ["Loops", "Taken", "Watcher", "one_step", "taking_steps"]
 
 _FIRST = 8  # steps of a loop's first block
-_MOST_NUMBERS = 2**22  # of the states of one block, which are laid out before its steps run
-_MOST_NODES = 200  # of autograd between the output of one loop and the input of another
+_MOST_NUMBERS = 2**22  # in the states of one block, whose memory is allocated before its steps run
+_MOST_NODES = 200  # autograd nodes that are searched between the output of one loop and the input of another
 _STEPS = {cell: getattr(torch, f"{cell.mode.lower()}_cell") for cell in FUSED}
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_CLASSES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # whose calls are watched
+_CLASSES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # classes whose calls are watched
 _ALL = (
     calling._global_forward_hooks,
     calling._global_forward_pre_hooks,
     calling._global_backward_hooks,
     calling._global_backward_pre_hooks,
 )
-_OF_ALL = (1, 2, 0, 0)  # how many of these a measurement has
+_OF_ALL = (1, 2, 0, 0)  # how many of these hooks a measurement registers
 _FORWARDS = {
     kind.forward
     for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell, ours.RNN, ours.GRU, ours.LSTM)
@@ -49,7 +50,7 @@ _FORWARDS = {
 
 
 def one_step(step: Step, h_0: Tensor, c_0: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
-    """The states after one step of torch's cell, from `(B, I)`."""
+    """The states after one step of torch's cell, for an input `(B, I)`."""
     weights = step.weights
     hx = h_0 if c_0 is None else (h_0, c_0)
     found = _STEPS[step.cell](x, hx, weights.ih, weights.hh, weights.bias_ih, weights.bias_hh)
@@ -61,25 +62,25 @@ class Taken(NamedTuple):
 
     loop: _Loop
     below: Call | None  # the block that its input comes from, if any
-    lay_out: bool  # whether it needs a new block
+    lay_out: bool  # whether a new block begins with it
 
 
 @dataclass(eq=False)
 class _Loop:
-    """A chain of single steps of one layer, so far."""
+    """A loop over the steps of one layer, as far as it has run."""
 
     module: nn.Module
     names: tuple[str, ...]  # of the module's parameters
-    parameters: tuple[Tensor | None, ...]  # as they were
-    versions: list[int]
-    hooks: tuple[int, ...]  # that a call of it runs: those of the measurement and no others
+    parameters: tuple[Tensor | None, ...]  # at the first step
+    versions: list[int]  # of the parameters: how often each had been written to
+    hooks: tuple[int, ...]  # how many a call runs: only those of the measurement
     x: Tensor  # the first input
-    call: Call  # that its last step is in
-    state: tuple[Tensor, ...]  # as its last step handed it out
-    made: list[tuple[Any, int, None]]  # of each: the node that made it, how often it was written to, and no hook
+    call: Call  # the call or block that contains its last step
+    state: tuple[Tensor, ...]  # the tensors that its last step returned
+    made: list[tuple[Any, int, None]]  # for each of these: its autograd node, its version, and no hook
     steps: int = 1
-    below: Call | None = None  # the block whose outputs this block's inputs are, or are made from step by step
-    rows: list[tuple[Tensor, ...]] = field(default_factory=list)  # what the next steps hand out, the next step last
+    below: Call | None = None  # the block from whose outputs the inputs of this block are computed, step by step
+    rows: list[tuple[Tensor, ...]] = field(default_factory=list)  # outputs of the coming steps, the next step last
 
     def goes_on(self, module: nn.Module, x: Any, handed: tuple[Any, ...]) -> bool:
         """Whether a call of the module is the next step of this loop, with nothing changed since the last."""
@@ -102,23 +103,23 @@ class _Loop:
 
 
 class Loops:
-    """The loops that run, and the blocks of steps they were recorded in."""
+    """The loops of a model while it runs, and the blocks in which their steps are recorded."""
 
     def __init__(self) -> None:
         self.blocks: list[Call] = []
-        self.unbound: dict[Any, Call] = {}  # by the nodes that hand out a block's rows
-        self.latest: Call | None = None  # the last call that ran, if that was a step of a block
-        self._open: dict[int, _Loop] = {}  # by the state that the next step starts from
+        self.unbound: dict[Any, Call] = {}  # blocks, by the autograd nodes that split their outputs into steps
+        self.latest: Call | None = None  # the block of the last call, if that call was a step of a block
+        self._open: dict[int, _Loop] = {}  # loops, by the id of the state from which the next step starts
 
     def begin(self, module: nn.Module, x: Tensor, call: Call, state: tuple[Tensor, ...], *, named: bool) -> None:
-        """Note a step that was recorded by itself: others may continue it.
+        """Remember a step that was recorded as a call of its own: it may be the first of a loop.
 
-        ``named`` says whether the recorder has hooks on the module.
+        ``named`` says whether the recorder has registered hooks on the module.
         """
         names = tuple(module._flat_weights_names) if isinstance(module, nn.RNNBase) else _CELL_WEIGHTS
         own = tuple(module._parameters.get(name) for name in names)
         hooks = (named, named, 0, 0, *_OF_ALL)
-        known = all(name in module._parameters for name in names)  # rather than computed by a parametrization
+        known = all(name in module._parameters for name in names)  # not computed by a parametrization
         if known and _hooks(module) == hooks and not any(p is not None and p.requires_grad for p in own):
             versions = [p._version for p in own if p is not None]
             made = [(s.grad_fn, s._version, None) for s in state]
@@ -126,7 +127,7 @@ class Loops:
             self._open[id(state[0])] = loop
 
     def next_of(self, module: nn.Module, x: Any, handed: tuple[Any, ...]) -> Taken | None:
-        """The loop whose next step a call is."""
+        """The loop that a call continues, if it is the next step of one."""
         loop = self._open.get(id(handed[0])) if handed else None
         if loop is None or not loop.goes_on(module, x, handed):
             return None
@@ -143,7 +144,7 @@ class Loops:
         return Taken(loop, below, False) if goes_along else None
 
     def _source(self, x: Tensor) -> tuple[Call, int] | None:
-        """The block whose output at one step a tensor is, or is made from; None if it comes from elsewhere, too."""
+        """The block and the step from whose output alone a tensor is computed; None if it depends on anything else."""
         found: tuple[Call, int] | None = None
         seen: set[Any] = set()
         open_nodes: list[tuple[Any, int]] = [(x.grad_fn, x.output_nr)]
@@ -165,7 +166,7 @@ class Loops:
         return found
 
     def lay_out(self, loop: _Loop, below: Call | None) -> tuple[Call, list[Exposed]]:
-        """A block for the next steps of a loop, in the user's graph, and what the model sees of it."""
+        """Create a block for the next steps of a loop in the user's graph; returns it and its outputs."""
         before = loop.call
         step = before.step if before.block is None else before.block.step
         assert step is not None
@@ -191,7 +192,7 @@ class Loops:
         )
         banks = record_block(call, steps, 2 if layer else 1)
         block.outputs = banks[0]
-        unbind: Any = torch.unbind_copy  # whose results may be written into
+        unbind: Any = torch.unbind_copy  # the user's code may write into its results
         rows = []
         for i, bank in enumerate(banks):
             shaped = bank.unsqueeze(2 if i == 0 and loop.module.batch_first else 1) if layer else bank
@@ -205,15 +206,15 @@ class Loops:
         return call, [Exposed(b, None if i == c else (call,), call.track[0], (call,)) for i, b in enumerate(banks)]
 
     def step(self, loop: _Loop, x: Tensor) -> tuple[Tensor, ...]:
-        """Run the next step; returns what it hands out: of a layer the output, then its final state."""
+        """Run the next step; returns what the call returns: for a layer the output, then the final state."""
         call, block, handed = loop.call, loop.call.block, loop.rows.pop()
         assert block is not None
-        own = (x.detach() if x.requires_grad else x).clone()  # for the user's code may write into it
+        own = (x.detach() if x.requires_grad else x).clone()  # because the user's code may write into x
         if own.dim() == 3:
             own = own.view(-1, own.shape[-1])
         h_0, *c_0 = block.states[-1]
         ends = one_step(block.step, h_0, c_0[0] if c_0 else None, own)
-        if len(handed) > len(ends):  # of a layer
+        if len(handed) > len(ends):  # a layer, which returns its output too
             handed[0].data.copy_(ends[0].unsqueeze(1) if loop.module.batch_first else ends[0])
         for tensor, values in zip(handed[-len(ends) :], ends, strict=True):
             tensor.data.copy_(values)
@@ -223,13 +224,13 @@ class Loops:
         loop.state = handed[-len(ends) :]
         self._open[id(loop.state[0])] = loop
         if x.requires_grad:
-            block.inputs.append(get_gradient_edge(x))  # what the user's code writes into x later is no part of it
+            block.inputs.append(get_gradient_edge(x))  # the edge stays the same if the user's code writes into x later
         loop.steps += 1
         self.latest = call
         return handed
 
     def are_as_recorded(self) -> bool:
-        """Whether the states that the steps handed out are as they were."""
+        """Whether the states that the steps returned are unchanged."""
         for call in self.blocks:
             block = call.block
             assert block is not None
@@ -245,29 +246,29 @@ class Loops:
 
 
 def _hooks(module: nn.Module) -> tuple[int, ...]:
-    """How many hooks of each kind a call of the module runs."""
+    """How many hooks of each type a call of the module runs."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return tuple(map(len, (*own, *_ALL)))
 
 
 class Watcher(Protocol):
-    """Replaces calls of layers and cells."""
+    """What takes the place of calls of layers and cells."""
 
     def take_step(self, module: nn.Module, x: Any, hx: Any) -> Any:
         """The result of a call that is the next step of a loop; None for any other."""
 
     def began(self, module: nn.Module, x: Any, result: Any) -> None:
-        """Note that a layer or a cell ran."""
+        """Called after a layer or a cell has run in the usual way."""
 
 
 _local = threading.local()
 _lock = threading.Lock()
-_measuring = 0  # in all threads
+_measuring = 0  # how many measurements run, in all threads
 
 
 @contextlib.contextmanager
 def taking_steps(watcher: Watcher) -> Iterator[None]:
-    """Inside the block, ``watcher`` computes the steps of loops in this thread."""
+    """Let ``watcher`` compute the steps of loops that run in this thread, while the context is active."""
     global _measuring
     outer = getattr(_local, "watcher", None)
     with _lock:
@@ -287,7 +288,7 @@ def taking_steps(watcher: Watcher) -> Iterator[None]:
 
 
 def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Call a layer or a cell, instead of ``torch.nn.Module.__call__``."""
+    """Replacement of ``torch.nn.Module.__call__`` for layers and cells."""
     watcher: Watcher | None = getattr(_local, "watcher", None)
     if watcher is None or type(module).forward not in _FORWARDS or "forward" in module.__dict__:
         return nn.Module.__call__(module, *args, **kwargs)
