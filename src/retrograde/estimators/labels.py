@@ -60,7 +60,7 @@ class Classifier(ClassifierMixin, _Labels, task="classify"):  # type: ignore[mis
     >>> random = np.random.default_rng(0)
     >>> X = [random.normal(size=(length, 2)) for length in random.integers(5, 15, size=60)]
     >>> y = ["rising" if x[-1, 0] > 0 else "falling" for x in X]
-    >>> model = rg.Classifier(hidden_size=8, lr=0.02, max_steps=60, threads=1).fit(X, y)
+    >>> model = rg.Classifier(hidden_size=16, pooling="last", lr=0.02, max_steps=100, threads=1).fit(X, y)
     >>> model.classes_.tolist(), model.predict_proba(X).shape, bool(model.score(X, y) > 0.9)
     (['falling', 'rising'], (60, 2), True)
     """

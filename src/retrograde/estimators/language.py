@@ -35,8 +35,8 @@ class LanguageModel(Estimator, task="language"):
     --------
     >>> import retrograde as rg
     >>> model = rg.LanguageModel(hidden_size=16, lr=0.02, bptt=20, max_steps=60, threads=1).fit("to be or not " * 100)
-    >>> model.predict(["to b", "or no"]), model.generate("to ", length=10, temperature=0)
-    (array(['e', 't'], dtype='<U1'), 'be or not ')
+    >>> model.predict(["to b", "or no"]).tolist(), model.generate("to ", length=10, temperature=0)
+    (['e', 't'], 'be or not ')
     """
 
     def fit(self, X: str | Sequence[str], y: Any = None) -> LanguageModel:
