@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 INTERFACE: int
+STREAM_PAD: int
 
 class Layer:
     def __init__(
@@ -23,6 +24,24 @@ class Layer:
     ) -> None: ...
 
 class AdjointLayer: ...
+
+class Stream:
+    def __init__(self, float64: bool, B: int, sums: Tensor) -> None: ...
+    def add(
+        self,
+        cell: int,
+        I: int,
+        H: int,
+        R: int,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        w_hr: Tensor | None,
+        b: Tensor | None,
+        b_hn: Tensor | None,
+        h: Tensor,
+        c: Tensor | None,
+    ) -> None: ...
+    def step(self, x: Tensor, out: Tensor) -> None: ...
 
 def instruction_set() -> str: ...
 def runnable() -> list[str]: ...

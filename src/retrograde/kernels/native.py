@@ -42,7 +42,7 @@ else:
     try:
         from . import _engine
 
-        _NOT_BUILT = "" if getattr(_engine, "INTERFACE", 1) == 2 else "was built from other sources; install again"
+        _NOT_BUILT = "" if getattr(_engine, "INTERFACE", 1) == 3 else "was built from other sources; install again"
     except ImportError:  # installed where no C++ compiler was found
         _NOT_BUILT = "was not built on this machine"
 _BUILT = not _NOT_BUILT

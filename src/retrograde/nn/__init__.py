@@ -16,6 +16,7 @@ from .layers import GRU, LSTM, RNN, explain
 from .marking import mark_state
 from .paths import Explanation
 from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+from .streaming import Stream
 from .trace import Trace
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "StepwiseGRU",
     "StepwiseLSTM",
     "StepwiseRNN",
+    "Stream",
     "Trace",
     "VariationalDropout",
     "WeightDrop",

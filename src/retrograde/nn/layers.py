@@ -20,6 +20,7 @@ from ..errors import OptionError
 from ..kernels import native
 from .compilation import admit_to_graphs, exporting
 from .paths import Explanation, ForwardPass, compute, compute_traced, explanation, state_of_torch
+from .streaming import Stream
 from .trace import Trace
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "explain"]
@@ -182,6 +183,31 @@ class Recurrent(torch.nn.RNNBase):
         along = 1 if self.batch_first else 0
         output, state = self.forward(input.unsqueeze(along), hx)
         return output.squeeze(along), state
+
+    def stream(self, batch_size: int | None = None, hx: Any = None) -> Stream:
+        """Make a :class:`Stream` of this layer: it takes one step a call, holds the state, and is faster than `step`.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Sequences that are read side by side; one without a batch dimension by default.
+        hx : Tensor or (Tensor, Tensor), optional
+            The first state, as for :meth:`forward`; zeros by default.
+
+        Raises
+        ------
+        OptionError
+            The layer is bidirectional, or in training with dropout; or a shape does not fit.
+
+        Examples
+        --------
+        >>> import torch, retrograde as rg
+        >>> layer = rg.nn.LSTM(3, 4, num_layers=2)
+        >>> stream, x = layer.stream(), torch.randn(5, 3)
+        >>> torch.allclose(torch.stack([stream(x_t) for x_t in x]), layer(x)[0], atol=1e-6)
+        True
+        """
+        return Stream(self, batch_size, hx)
 
     def _call(self, input: Any, hx: Any, weights: list[Any]) -> ForwardPass | None:
         """The forward pass in tensors, or None if the layer does not take this input and state."""

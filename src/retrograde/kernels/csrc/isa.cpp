@@ -2,32 +2,48 @@
 #include "adjoint.hpp"
 #include "backward.hpp"
 #include "forward.hpp"
+#include "stream.hpp"
 
 namespace retrograde {
 namespace RETROGRADE_SET {
 namespace {
 
 // Calls run(number, cell), whose types say which precision and which cell to compile for.
-template <class Run> void dispatch(const Layer& l, Run run) {
+template <class Run> void dispatch(bool float64, Cell cell, Run run) {
   const auto with_type = [&](auto number) {
-    switch (l.cell) {
+    switch (cell) {
       case Cell::kTanh: return run(number, std::integral_constant<Cell, Cell::kTanh>());
       case Cell::kRelu: return run(number, std::integral_constant<Cell, Cell::kRelu>());
       case Cell::kGru: return run(number, std::integral_constant<Cell, Cell::kGru>());
       case Cell::kLstm: return run(number, std::integral_constant<Cell, Cell::kLstm>());
     }
   };
-  if (l.float64) with_type(double());
+  if (float64) with_type(double());
   else with_type(float());
 }
 
 void run_forward(const Layer& l) {
-  dispatch(l, [&](auto number, auto cell) { forward<decltype(number), cell.value>(l); });
+  dispatch(l.float64, l.cell, [&](auto number, auto cell) { forward<decltype(number), cell.value>(l); });
 }
 void run_backward(const Layer& l) {
-  dispatch(l, [&](auto number, auto cell) { backward<decltype(number), cell.value>(l); });
+  dispatch(l.float64, l.cell, [&](auto number, auto cell) { backward<decltype(number), cell.value>(l); });
 }
 void run_adjoints(const Adjoints& a) { return a.float64 ? adjoints<double>(a) : adjoints<float>(a); }
+
+void run_stream(const Stream& s) {
+  const FlushSubnormals flush;
+  const std::size_t size = s.float64 ? sizeof(double) : sizeof(float);
+  for (Index b = 0; b < s.B; ++b) {
+    const void* x = static_cast<const char*>(s.x) + static_cast<std::size_t>(b * s.layer[0].I) * size;
+    for (Index i = 0; i < s.layers; ++i)
+      dispatch(s.float64, s.layer[i].cell, [&](auto number, auto cell) {
+        using T = decltype(number);
+        x = stream_layer<T, cell.value>(s.layer[i], b, static_cast<const T*>(x), static_cast<T*>(s.sums));
+      });
+    const std::size_t row = static_cast<std::size_t>(s.layer[s.layers - 1].R) * size;
+    std::memcpy(static_cast<char*>(s.out) + static_cast<std::size_t>(b) * row, x, row);
+  }
+}
 
 template <class T>
 void matmul(T* c, const T* a, const T* b, bool b_transposed, Index M, Index N, Index K, int threads) {
@@ -112,7 +128,7 @@ double run_flops(int threads, Index repeats) {
 #define RG_NAME_(x) #x
 #define RG_NAME(x) RG_NAME_(x)
 extern const Kernels kernels;
-const Kernels kernels = {RG_NAME(RETROGRADE_SET), run_forward, run_backward, run_adjoints, run_matmul,
+const Kernels kernels = {RG_NAME(RETROGRADE_SET), run_forward, run_backward, run_adjoints, run_stream, run_matmul,
                          run_activation,          run_flops};
 
 }  // namespace RETROGRADE_SET

@@ -10,6 +10,7 @@
 //   sweep.hpp     the way through time, and how threads share it (with a picture)
 //   forward.hpp, backward.hpp    the two passes of a layer
 //   adjoint.hpp   norms of the gradient for all pairs of steps
+//   stream.hpp    one step of a stack of layers that keeps its state
 //   isa.cpp       the table of kernels, compiled once for each instruction set
 //   pool.hpp      threads and working memory
 //
@@ -88,12 +89,34 @@ struct Adjoints {
   AdjointLayer layer[kMaxAdjointLayers];  // from the bottom of the stack
 };
 
+// A layer that takes one step at a time and keeps its state. Its weights are packed by input: row i has what number i
+// of the input adds to each sum, gate after gate. A gate has P columns, H rounded up to kStreamPad, of which those
+// beyond H have weights of zero and are never read; P' is R rounded up.
+constexpr std::int64_t kStreamPad = 16;  // numbers of the widest vector
+inline std::int64_t stream_padded(std::int64_t n) { return (n + kStreamPad - 1) / kStreamPad * kStreamPad; }
+struct StreamLayer {
+  Cell cell;
+  std::int64_t I, H, R;
+  const void *w_ih, *w_hh, *w_hr;  // (I, G P), (R, G P), (H, P'); w_hr null without a projection
+  const void *b, *b_hn;            // (G P) b_ih + b_hh, (P) of a GRU's n b_hn alone; null without biases
+  void *h, *c;                     // (B, P'), (B, P)
+};
+struct Stream {
+  bool float64;
+  std::int64_t B, layers;
+  const StreamLayer* layer;  // from the bottom of the stack
+  const void* x;             // (B, I)
+  void* out;                 // (B, R) of the last layer
+  void* sums;                // working memory: 9 P of the widest layer
+};
+
 // Built once per instruction set.
 struct Kernels {
   const char* name;
   void (*forward)(const Layer&);
   void (*backward)(const Layer&);
   void (*adjoints)(const Adjoints&);
+  void (*stream)(const Stream&);
   // c (M x N) = a (M x K) b (K x N), or b given as (N x K)
   void (*matmul)(bool float64, void* c, const void* a, const void* b, bool b_transposed, std::int64_t M, std::int64_t N,
                  std::int64_t K, int threads);

@@ -253,6 +253,37 @@ void matmul(bool float64, nb::handle c, nb::handle a, nb::handle b, bool b_trans
   chosen->matmul(float64, to, left, right, b_transposed, M, N, K, threads);
 }
 
+// A stack of layers that keeps its state. Like a LayerCall it keeps no reference to the tensors.
+class StreamCall {
+ public:
+  StreamCall(bool float64, Index B, nb::handle sums) : float64_(float64), B_(B), sums_(pointer(sums)) {
+    require(B >= 1 && sums_, "a stream needs a sequence and working memory");
+  }
+
+  void add(int cell, Index I, Index H, Index R, nb::handle w_ih, nb::handle w_hh, nb::handle w_hr, nb::handle b,
+           nb::handle b_hn, nb::handle h, nb::handle c) {
+    require(cell >= 0 && cell <= 3 && I >= 1 && H >= 1 && R >= 1, "a layer has no such cell, no units or no input");
+    const StreamLayer l{
+        static_cast<Cell>(cell), I,          H,         R, pointer(w_ih), pointer(w_hh), pointer(w_hr), pointer(b),
+        pointer(b_hn),           pointer(h), pointer(c)};
+    require(l.w_ih && l.w_hh && l.h && (l.cell != Cell::kLstm || l.c) && (l.w_hr || R == H),
+            "a layer lacks a tensor that its cell needs");
+    require(layers_.empty() || layers_.back().R == I, "a layer's input must be the output of the one below");
+    layers_.push_back(l);
+  }
+
+  void step(nb::handle x, nb::handle out) const {
+    require(!layers_.empty(), "a stream needs a layer");
+    chosen->stream({float64_, B_, static_cast<Index>(layers_.size()), layers_.data(), pointer(x), pointer(out), sums_});
+  }
+
+ private:
+  bool float64_;
+  Index B_;
+  void* sums_;
+  std::vector<StreamLayer> layers_;
+};
+
 Index chunk_steps_of(int cell, bool float64, Index T, Index B, Index H) {
   Layer l{};
   l.cell = static_cast<Cell>(cell), l.float64 = float64, l.T = T, l.B = B, l.H = H;
@@ -278,7 +309,7 @@ void translate(const std::exception_ptr& thrown, void*) {
 NB_MODULE(_engine, m) {
   using namespace retrograde;
   m.doc() = "Native kernels of retrograde.";
-  m.attr("INTERFACE") = 2;  // another number in native.py: Python does not use this build
+  m.attr("INTERFACE") = 3;  // another number in native.py: Python does not use this build
   nb::register_exception_translator(&translate);
   m.def("instruction_set", [] { return std::string(chosen->name); });
   m.def("runnable", [] {
@@ -301,6 +332,12 @@ NB_MODULE(_engine, m) {
         "passed"_a.none(), "w_hh"_a, "w_ih"_a, "local"_a, "norms"_a);
   m.def("adjoint_norms", &adjoint_norms, "float64"_a, "state"_a, "threads"_a, "T"_a, "B"_a, "targets"_a, "count"_a,
         "layers"_a);
+  nb::class_<StreamCall>(m, "Stream")
+      .def(nb::init<bool, Index, nb::handle>(), "float64"_a, "B"_a, "sums"_a)
+      .def("add", &StreamCall::add, "cell"_a, "I"_a, "H"_a, "R"_a, "w_ih"_a, "w_hh"_a, "w_hr"_a.none(), "b"_a.none(),
+           "b_hn"_a.none(), "h"_a, "c"_a.none())
+      .def("step", &StreamCall::step, "x"_a, "out"_a);
+  m.attr("STREAM_PAD") = kStreamPad;
   m.def("chunk_steps", &chunk_steps_of, "cell"_a, "float64"_a, "T"_a, "B"_a, "H"_a);
   m.def("matmul", &matmul, "float64"_a, "c"_a, "a"_a, "b"_a, "b_transposed"_a, "M"_a, "N"_a, "K"_a, "threads"_a);
   m.def("activation", [](bool float64, bool logistic, nb::handle y, nb::handle x, Index n) {

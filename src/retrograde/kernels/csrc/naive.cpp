@@ -287,6 +287,41 @@ template <class T> void adjoints(const Adjoints& a) {
     }
 }
 
+// ---- a stream ------------------------------------------------------------------------------------------------
+
+// Sum j of a layer: start + what each input adds to it.
+template <class T> T stream_sum(const void* start, const void* w, Index columns, const T* in, Index K, Index j) {
+  T sum = start ? row<T>(start, 0, 0)[j] : T(0);
+  for (Index k = 0; k < K; ++k) sum += row<T>(w, k, columns)[j] * in[k];
+  return sum;
+}
+template <class T> void stream(const Stream& s) {
+  for (Index b = 0; b < s.B; ++b) {
+    const T* x = row<T>(s.x, b, s.layer[0].I);
+    for (Index i = 0; i < s.layers; ++i) {
+      const StreamLayer& l = s.layer[i];
+      const Index G = gates_of(l.cell), P = stream_padded(l.H);
+      T *const h = row<T>(l.h, b, stream_padded(l.R)), *const c = row<T>(l.c, b, P);
+      Vector<T> raw;
+      for (Index j = 0; j < l.H; ++j) {
+        T x_j[4], u_j[4];
+        for (Index g = 0; g < G; ++g) {
+          x_j[g] = stream_sum(l.b, l.w_ih, G * P, x, l.I, g * P + j);
+          u_j[g] = stream_sum<T>(nullptr, l.w_hh, G * P, h, l.R, g * P + j);
+        }
+        if (l.b_hn) u_j[2] += row<T>(l.b_hn, 0, 0)[j];
+        const Unit<T> unit = cell_forward(l.cell, x_j, u_j, l.w_hr ? T(0) : h[j], c ? c[j] : T(0));
+        raw.push_back(unit.h);
+        if (c) c[j] = unit.c;
+      }
+      for (Index j = 0; j < l.R; ++j)
+        h[j] = l.w_hr ? stream_sum<T>(nullptr, l.w_hr, stream_padded(l.R), raw.data(), l.H, j) : raw[j];
+      x = h;
+    }
+    std::copy_n(x, s.layer[s.layers - 1].R, row<T>(s.out, b, s.layer[s.layers - 1].R));
+  }
+}
+
 // ---- the table of kernels --------------------------------------------------------------------------------
 
 template <class T> void matmul(T* c, const T* a, const T* b, bool b_transposed, Index M, Index N, Index K) {
@@ -308,6 +343,7 @@ const Kernels kernels = {
     [](const Layer& l) { l.float64 ? forward<double>(l) : forward<float>(l); },
     [](const Layer& l) { l.float64 ? backward<double>(l) : backward<float>(l); },
     [](const Adjoints& a) { a.float64 ? adjoints<double>(a) : adjoints<float>(a); },
+    [](const Stream& s) { s.float64 ? stream<double>(s) : stream<float>(s); },
     [](bool float64, void* c, const void* a, const void* b, bool b_transposed, Index M, Index N, Index K, int) {
       if (float64) matmul(row<double>(c, 0, 0), row<double>(a, 0, 0), row<double>(b, 0, 0), b_transposed, M, N, K);
       else matmul(row<float>(c, 0, 0), row<float>(a, 0, 0), row<float>(b, 0, 0), b_transposed, M, N, K);
