@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from .doctor.trial import Trial, trial
     from .estimators import Classifier, Forecaster, LanguageModel, Regressor, Tagger
     from .experiment import load, train
+    from .exporting import Export, export
     from .flow import GradientFlow, GradientFlowRecorder, gradient_flow, sequence_gradients
     from .gradcheck import GradientCheck, check_gradients
     from .laboratory.widget import lab
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
 __all__ = [
     "Classifier",
     "Diagnosis",
+    "Export",
     "Forecaster",
     "GradientCheck",
     "GradientFlow",
@@ -44,6 +46,7 @@ __all__ = [
     "check_gradients",
     "diagnose",
     "errors",
+    "export",
     "gradient_flow",
     "kernels",
     "lab",
@@ -77,6 +80,7 @@ _PACKAGES = frozenset(
 _HOMES = {  # public name -> the module that defines it
     "Classifier": "estimators",
     "Diagnosis": "doctor",
+    "Export": "exporting",
     "Forecaster": "estimators",
     "GradientCheck": "gradcheck",
     "GradientFlow": "flow",
@@ -87,6 +91,7 @@ _HOMES = {  # public name -> the module that defines it
     "Trial": "doctor.trial",
     "check_gradients": "gradcheck",
     "diagnose": "doctor",
+    "export": "exporting",
     "gradient_flow": "flow",
     "lab": "laboratory.widget",
     "load": "experiment",

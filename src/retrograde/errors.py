@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "DataError",
     "DivergedError",
+    "ExportError",
     "FlowError",
     "MissingExtraError",
     "OptionError",
@@ -38,6 +39,10 @@ class DivergedError(RetrogradeError, ArithmeticError):
 
 class FlowError(RetrogradeError, ValueError):
     """The gradient flow of this model, input or loss cannot be measured as asked."""
+
+
+class ExportError(RetrogradeError, ValueError):
+    """An exported program computes something else than the model."""
 
 
 class MissingExtraError(RetrogradeError, ImportError):
