@@ -61,7 +61,7 @@ sanitize: $(READY) ## tests of the kernels over an engine built with SANITIZER=a
 	  PYTHONPATH=$(INSTRUMENTED)/package $(BIN)/python -c \
 	  "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]; \
 	  import pytest, retrograde; assert 'package' in retrograde.__file__; \
-	  sys.exit(pytest.main(['tests/kernels/test_native.py', 'tests/kernels/test_naive.py', 'tests/flow/test_adjoint.py', '-p', 'no:cacheprovider', '-k', 'not fork']))"
+	  sys.exit(pytest.main(['tests/kernels/test_native.py', 'tests/kernels/test_naive.py', 'tests/nn/test_streaming.py', 'tests/flow/test_adjoint.py', '-p', 'no:cacheprovider', '-k', 'not fork']))"
 
 browser: # Chromium for the tests that open pages; without it they are skipped, and say so
 	@command -v chromium chromedriver >/dev/null || { \
