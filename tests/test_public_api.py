@@ -14,6 +14,7 @@ from retrograde.extras import import_or_explain, missing_extra
 FUNCTIONS = {
     "check_gradients",
     "diagnose",
+    "export",
     "gradient_flow",
     "lab",
     "load",
@@ -23,7 +24,7 @@ FUNCTIONS = {
     "trial",
 }
 ESTIMATORS = {"Classifier", "Forecaster", "LanguageModel", "Regressor", "Tagger"}
-CLASSES = {"Diagnosis", "GradientCheck", "GradientFlow", "GradientFlowRecorder", "Trial"} | ESTIMATORS
+CLASSES = {"Diagnosis", "Export", "GradientCheck", "GradientFlow", "GradientFlowRecorder", "Trial"} | ESTIMATORS
 MODULES = {"errors", "kernels", "nn", "reference"}
 PACKAGES = {
     "doctor",
