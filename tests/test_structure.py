@@ -31,7 +31,7 @@ BASE = {"cells", "defaults", "options", "errors", "files", "memory", "measuring"
 FLOORS = [
     {"kernels", "reference"},
     {"nn", "runs", "data"},
-    {"flow", "gradcheck", "tasks"},
+    {"exporting", "flow", "gradcheck", "tasks"},
     {"training"},
     {"doctor"},
     {"report"},
