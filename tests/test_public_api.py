@@ -54,6 +54,7 @@ def test_the_public_names_of_the_parts() -> None:
     errors = {
         "DataError",
         "DivergedError",
+        "ExportError",
         "FlowError",
         "MissingExtraError",
         "OptionError",
