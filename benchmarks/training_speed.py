@@ -50,7 +50,7 @@ class Watch(Callback):
 def short_training(data: str, cell: str, steps: int, layers: dict[str, type]) -> Watch:
     """Train for `steps` steps with the layer classes given."""
     watch = Watch()
-    with tempfile.TemporaryDirectory() as folder, patch.dict(rg.nn.factory._LAYERS, layers):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(rg.nn.factory._WHOLE, layers):
         train(data, Path(folder) / "run", cell=cell, max_steps=steps, eval_every=steps, report=False, callbacks=[watch])
     return watch
 

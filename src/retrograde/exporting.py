@@ -280,8 +280,8 @@ def _written(program: _Program, time: int) -> bytes:
     batch = program.example.shape[1 - time]
     module = program.module if program.shapes else _OutputOnly(program.module)
     axes = {"x": {1 - time: "batch"} | ({} if program.shapes else {time: "steps"}), "output": {1 - time: "batch"}}
-    for name in (*program.inputs[1:], *program.outputs[1:]):
-        axes[name] = {1: "batch"}
+    after_layers = 1  # the axis of the sequences in a state
+    axes |= {name: {after_layers: "batch"} for name in (*program.inputs[1:], *program.outputs[1:])}
     with torch.no_grad():
         shape = module(program.example, *program.zeros(batch))
     output = shape if isinstance(shape, Tensor) else shape[0]

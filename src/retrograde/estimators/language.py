@@ -1,4 +1,7 @@
-"""`LanguageModel`: the next token of a text."""
+"""`LanguageModel`: the next token of a text.
+
+Tests: tests/estimators/test_language_model.py
+"""
 
 from __future__ import annotations
 
