@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from paper import write_page
 from torch import Tensor, nn
 
 import retrograde as rg
 
-RESULTS = Path(__file__).parent / "results"
 STEPS, BATCH, HIDDEN = 120, 16, 64
 ARMS = ("as torch starts it", "orthogonal", "flossed")
 
@@ -107,9 +106,7 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "engelken2023.md").write_text(text, encoding="utf-8")
-    print(text)
+    write_page("engelken2023.md", text)
 
 
 if __name__ == "__main__":

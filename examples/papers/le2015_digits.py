@@ -8,15 +8,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from paper import write_page
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import retrograde as rg
 
-RESULTS = Path(__file__).parent / "results"
 HIDDEN, BATCH, TESTED = 100, 16, 360
 ARMS = {"tanh": 0.001, "IRNN": 0.0001}  # with their learning rates
 
@@ -99,9 +98,7 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "le2015-digits.md").write_text(text, encoding="utf-8")
-    print(text)
+    write_page("le2015-digits.md", text)
 
 
 if __name__ == "__main__":

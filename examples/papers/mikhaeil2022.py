@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from paper import write_page
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import retrograde as rg
 
-RESULTS = Path(__file__).parent / "results"
 DT, EXPONENT = 0.05, 0.9056  # time of a step; the largest Lyapunov exponent of the system (Sprott 2003)
 STEPS, BATCH, HIDDEN = 200, 16, 64
 
@@ -195,9 +195,7 @@ def main() -> None:
         lines.append(f"| {tau} | {' | '.join(cells)} | {sum(o.seconds for o in own):.0f} | {verdict} | {first} |")
         print(lines[-1], flush=True)
     text = page(lines, best, asked.updates, asked.seeds, (time.perf_counter() - began) / 60)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "mikhaeil2022.md").write_text(text, encoding="utf-8")
-    print(text)
+    write_page("mikhaeil2022.md", text)
 
 
 def page(lines: list[str], best: int, updates: int, seeds: int, minutes: float) -> str:

@@ -80,11 +80,15 @@ def main(paper: Paper) -> None:
     if treated is not None:  # is the first prescription for an arm that fails a cure?
         arm = Arm(f"{treated.arm.name}, as prescribed", {**treated.arm.options, **treated.changes}, learns=True)
         outcomes += [trained(paper, arm, seed, root) for seed in range(asked.seeds)]
-    RESULTS.mkdir(exist_ok=True)
     name = paper.key + ("-full" if asked.full else "")
+    write_page(f"{name}.md", page(paper, outcomes, verdicts, name, time.perf_counter() - began))
     draw(outcomes, paper.citation, RESULTS / f"{name}.png")
-    text = page(paper, outcomes, verdicts, name, time.perf_counter() - began)
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def write_page(name: str, text: str) -> None:
+    """Write a page into the folder of results, and print it."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -58,7 +58,7 @@ class Choice:
 
 
 def least_count(options: DataOptions, sequences: int) -> int | None:
-    """How often a word must occur to be told from unknown ones, in so many texts; None: as usual."""
+    """How many times a word must occur to be in the vocabulary; None: whatever is usual for the tokens."""
     rare = options.task == "classify" and options.tokens == "word" and sequences >= TEXTS
     return 2 if options.min_count is None and rare else options.min_count
 

@@ -1,4 +1,4 @@
-"""Export to ONNX with a proof: the file is run beside the model for thousands of steps, and kept only if both agree.
+"""Export to ONNX: program and model are run on the same input, and the file is written only if they agree.
 
 A sequence model becomes a program that reads a whole sequence, or (``streaming=True``) one step, with the state of
 every recurrent layer as input and output. The step is written in elementary operators, by the equations of
@@ -84,7 +84,7 @@ def export(
     steps: int = STEPS,
     seed: int = 0,
 ) -> Export:
-    """Write a model as ONNX, run it beside the model on random and hostile input, and refuse if they differ.
+    """Write a model as ONNX, after comparing the program with the model on random and extreme input.
 
     Parameters
     ----------
@@ -402,7 +402,7 @@ def _largest(x: Tensor) -> float:
 
 
 def _inputs(model: nn.Module, example: Tensor, time: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Random and hostile sequences: a row of the batch each."""
+    """Random and extreme sequences: a row of the batch each."""
     shape = (steps, *example.shape[2:])
     if not example.is_floating_point():
         most = next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), int(example.max()) + 1)

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_native import CELLS, GATES, Problem, error
 
+from instruction_sets import SETS, chosen
 from retrograde import kernels
 from retrograde.kernels import native, shapes
 from retrograde.kernels.shapes import Inputs, LayerSpec
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the engine was not built here")
-SETS = native._engine.runnable() if kernels.available() else []
 DTYPES = {torch.float32: 2e-5, torch.float64: 1e-12}
 SIZES = st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 31, 33])
-
-
-@contextlib.contextmanager
-def chosen(name):
-    before = native._engine.instruction_set()
-    native._engine.choose(name)
-    try:
-        yield
-    finally:
-        native._engine.choose(before)
 
 
 def by_naive(compute):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +50,7 @@ class _Kept(Callback):
         self.task = trainer.task
 
 
-class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Base class of estimators; a subclass names the ``task`` whose options it takes as parameters.
 
     Attributes
@@ -181,9 +182,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
     # --- Measuring ----------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _source(self, X: Any, y: Any) -> Any:
         """Data as training takes it."""
-        raise NotImplementedError
 
     def flow(self, X: Any = None, y: Any = None) -> GradientFlow:
         """Measure how the gradient of the trained network travels through time, by default on held-out sequences.

@@ -7,7 +7,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 
 from ..tasks.labelled import LabelledPredictor
@@ -41,7 +40,7 @@ class Classifier(ClassifierMixin, _Labels, task="classify"):  # type: ignore[mis
 
     The options of training are its parameters; each that is not given has the default of
     ``retrograde train --task classify``. A part of the data, ``validation_fraction``, is held out: the weights kept are
-    those with the lowest loss there.
+    those that get the most labels right there.
 
     Attributes
     ----------
@@ -80,11 +79,6 @@ class Classifier(ClassifierMixin, _Labels, task="classify"):  # type: ignore[mis
 
     def _check_targets(self, y: Any) -> None:
         check_classification_targets(y)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = tags.input_tags.three_d_array = tags.input_tags.string = True
-        return tags
 
 
 class Tagger(_Labels, task="tag"):

@@ -7,7 +7,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.utils import Tags
 
 from ..tasks.regress import RegressionPredictor
 from .sequences import SequenceEstimator
@@ -52,8 +51,3 @@ class Regressor(RegressorMixin, SequenceEstimator, task="regress"):  # type: ign
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R², the share of the variance that is predicted."""
         return self._score("r2", super().score, X, y, sample_weight)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = tags.input_tags.three_d_array = tags.input_tags.string = True
-        return tags

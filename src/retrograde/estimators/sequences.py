@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 from scipy.sparse import issparse  # type: ignore[import-untyped]
-from sklearn.utils import column_or_1d
+from sklearn.utils import Tags, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..data.frames import as_frame, is_wide, with_column
@@ -130,6 +130,11 @@ class SequenceEstimator(Estimator):
         """Data to predict for."""
         check_is_fitted(self, "run_")
         return self._read(X)[0]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.three_d_array = tags.input_tags.string = True
+        return tags
 
 
 def _is_flat(array: NDArray[Any]) -> bool:

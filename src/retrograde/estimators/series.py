@@ -51,7 +51,7 @@ class GivenSeries:
         Raises
         ------
         DataError
-            If it is none of the forms, or X has other rows than y.
+            If y has none of these forms, or X has another number of rows than y.
         """
         if type(y).__module__.partition(".")[0] == "pandas" and _index_tells(y):
             return cls._of_pandas(y, X)

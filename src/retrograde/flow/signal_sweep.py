@@ -25,9 +25,9 @@ __all__ = ["SIZE", "Part", "Sides", "Stack", "Sweep", "lags_from_end", "stacks_o
 
 NEVER = np.iinfo(np.int64).min  # the lag of a pair without one
 NOT_LOCAL = (
-    "The signal by lag gives each sequence the error of another: that takes layers which run forward in time, each fed "
-    "by the one below, under a head that looks at one step at a time (or a loss per sequence), and the flow that "
-    "gradient_flow returns."
+    "The signal by lag is not defined for this network: all of its layers must run forward in time, each fed by the "
+    "one below, and its head must look at one step at a time. Measure the same network without a second direction and "
+    "without pooling (bidirectional=False, pooling='last'), by gradient_flow."
 )
 MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
 SIZE = 16  # of a random projection, to each side of a weight matrix

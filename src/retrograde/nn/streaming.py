@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class Stream:
             self._native = NativeStream(layer.mode, stack, batch_size or 1, layer.hidden_size, layer.bias)
             self._step = self._native.step
         else:
-            self._copy = _copied(layer)
+            self._copy = copy.deepcopy(layer).eval()
         sizes = {"h": layer.proj_size or layer.hidden_size, "c": layer.hidden_size}
         self._shapes = [(layer.num_layers, *rows, sizes[name]) for name in BY_MODE[layer.mode].states]
         self.reset(hx)
@@ -146,8 +147,9 @@ class Stream:
 
     def _torch_step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            output, state = self._copy(x.unsqueeze(0), self._state if len(self._state) > 1 else self._state[0])
-        found: Tensor = output.squeeze(0)
+            along = 1 if self._copy.batch_first and self.batch_size is not None else 0
+            output, state = self._copy(x.unsqueeze(along), self._state if len(self._state) > 1 else self._state[0])
+        found: Tensor = output.squeeze(along)
         self._state = state if isinstance(state, tuple) else (state,)
         return found
 
@@ -164,19 +166,3 @@ def _check(layer: Any, batch_size: int | None) -> None:
         raise OptionError("stream: a bidirectional layer needs a sequence's end; call it on whole sequences")
     if layer.training and layer.dropout and layer.num_layers > 1:
         raise OptionError(f"stream: the layer is in training with dropout={layer.dropout}; call layer.eval() first")
-
-
-def _copied(layer: Any) -> Any:
-    """The layer with weights of its own, time first."""
-    kind = next(kind for kind in type(layer).__mro__ if kind.__module__ == "torch.nn.modules.rnn")
-    first = layer._flat_weights[0]
-    options: dict[str, Any] = {"num_layers": layer.num_layers, "bias": layer.bias}
-    if layer.proj_size:
-        options["proj_size"] = layer.proj_size
-    if layer.mode.startswith("RNN_"):
-        options["nonlinearity"] = BY_MODE[layer.mode].nonlinearity
-    copy = kind(layer.input_size, layer.hidden_size, **options, device=first.device, dtype=first.dtype).eval()
-    with torch.no_grad():
-        for own, given in zip(copy._flat_weights, layer._flat_weights, strict=True):
-            own.copy_(given)
-    return copy
