@@ -316,8 +316,8 @@ assert all(map(torch.equal, before, problem.run(engine=True, dtype=torch.float32
 
 
 SHARED = """
-import sys, time
-sys.path.insert(0, {folder!r})
+import pathlib, sys, time
+sys.path[:0] = [{folder!r}, str(pathlib.Path({folder!r}).parent)]
 import torch
 from test_native import Problem
 from test_naive import stack
