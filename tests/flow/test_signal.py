@@ -215,3 +215,20 @@ def test_an_output_that_depends_on_no_state_is_refused():
     flow = rg.gradient_flow(model, x, loss=lambda output: head(output[0][-1]).softmax(-1)[:, 0] - x[3, :, 0])
     with pytest.raises(FlowError, match="No loss has a gradient"):
         flow.signal_by_lag()
+
+
+def test_a_signal_of_a_few_sequences_is_flagged():
+    torch.manual_seed(0)
+    rnn, head, x, target = nn.RNN(2, 8), nn.Linear(8, 1), torch.randn(12, 128, 2), torch.randn(128)
+
+    def loss(output, target):
+        return (head(output[0][-1])[:, 0] - target).square()
+
+    x[5, :2], target[:2] = 100.0, 300.0  # two sequences outweigh all others, and agree
+    found = rg.flow.need_of(rnn, [(x, target)], loss)
+    assert found.need is not None and "a few of 128 sequences hold most of the gradient" in " ".join(found.notes)
+    few = rg.flow.need_of(rnn, [(torch.randn(12, 128, 2), torch.randn(128))], loss)
+    assert not [note for note in few.notes if "hold most" in note]
+    even = torch.randn(12, 256, 2)
+    clear = rg.flow.need_of(rnn, [(even, even[7, :, 0])], loss)
+    assert clear.need == 4 and not [note for note in clear.notes if "hold most" in note]

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 NOT_FINITE = "The gradients of {} are not finite: the signal by lag cannot be known."
 FEWEST = 8  # sequences: with fewer, hardly an exchange differs from the data
+FEW = 8  # sequences: if so few or fewer hold a lag's gradient, its p-value is not to be trusted
 PAIRED = 128  # sequences of which all pairs are looked at, to find the variance under the null hypothesis
 
 
@@ -167,13 +168,20 @@ class _Lag:
         self.size = size
         self.total: Tensor | None = None  # Σ_b g_b
         self.own = self.mean = 0.0  # Σ_b ‖g_b‖², and what Σ_{b≠b'} ⟨g_b, g_b'⟩ is on average without a signal
+        self.fourth = 0.0  # Σ_b ‖g_b‖⁴
 
     def add(self, gradients: Tensor) -> None:
         """Add what a batch contributes `(B, numbers)`."""
         own, total = _square(gradients), gradients.sum(0, dtype=torch.float64)
         self.own += own
+        self.fourth += float(gradients.double().square().sum(1).square().sum())
         self.mean += own / (len(gradients) - 1)  # as both sides are centered over the batch
         self.total = total if self.total is None else self.total.add_(total)
+
+    @property
+    def effective(self) -> float:
+        """How many sequences of equal size would weigh as much (Kish 1965): (Σ_b ‖g_b‖²)² / Σ_b ‖g_b‖⁴."""
+        return self.own**2 / self.fourth if self.fourth > 0 else np.inf
 
     @property
     def pairs(self) -> float:
@@ -248,10 +256,11 @@ class Tally:
         n, by_place = self.sequences, dict[int, list[int]]()
         for lag in sorted(self._lags):
             by_place.setdefault(self._place(lag), []).append(lag)
-        found, size, beyond, after = [], [], [], np.zeros(3)
+        found, size, beyond, after, effective = [], [], [], np.zeros(3), []
         for place, lags in reversed(by_place.items()):
             known = [one for lag in lags if (one := self._lags[lag]) is not None]
             size.append(float(np.hypot.reduce([one.size * (one.own / n) ** 0.5 for one in known])) if known else 0.0)
+            effective.append(min((one.effective for one in known), default=np.inf))
             sums = np.array([[one.pairs, one.mean, one.own] for one in known]).reshape(-1, 3).sum(0)
             after = after + sums
             found.append(_judged(sums, self._bins.get(place), n))
@@ -259,6 +268,11 @@ class Tally:
         statistic, deviation, z, p = np.array(found[::-1]).T
         tails = np.array(beyond[::-1])
         tails[~np.isnan(tails)] = np.maximum.accumulate(tails[~np.isnan(tails)])
+        p, tails = np.minimum(holm(p) * 2 * correction, 1), np.minimum(tails * 2 * correction, 1)
+        notes = [
+            *notes,
+            *_dominated(np.where((p < alpha) | (tails < alpha), effective[::-1], np.inf), list(by_place.values()), n),
+        ]
         if self.sides.projected:
             notes = [*notes, f"the gradients were projected to {SIZE} x {SIZE} numbers a matrix, at random"]
         return (
@@ -270,8 +284,8 @@ class Tally:
                 statistic / (n - 1),
                 np.array(size[::-1]),
                 z,
-                np.minimum(holm(p) * 2 * correction, 1),
-                np.minimum(tails * 2 * correction, 1),
+                p,
+                tails,
                 n,
                 self.exchanges,
                 alpha,
@@ -279,6 +293,17 @@ class Tally:
             ),
             deviation,
         )
+
+
+def _dominated(effective: Array, bins: list[list[int]], n: int) -> list[str]:
+    """A note where the signal of a lag may be chance, as a few sequences hold most of its gradient."""
+    if not len(effective) or effective.min() > FEW:
+        return []
+    least = int(effective.argmin())
+    return [
+        f"a few of {n} sequences hold most of the gradient at lag {bins[least][0]} (like {effective[least]:.0f} equal "
+        "ones), so that its signal may be chance: bring the sequences to one scale"
+    ]
 
 
 def _judged(sums: Array, null: Moments | None, n: int) -> tuple[float, float, float, float]:

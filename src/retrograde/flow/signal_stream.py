@@ -389,7 +389,8 @@ class _Stream:
             joint = self.joint.result(self.plan.alpha, self.generator)
         if not found.decided and self.effort >= self.plan.effort and found.sequences < self.plan.sequences:
             self._note(f"stopped after {found.sequences:,} sequences: more would take too long (effort)")
-        return replace(found, joint=joint, notes=self.notes)
+        of_layers = [f"{signal.layer}: {note}" for signal in found.layers for note in signal.notes]
+        return replace(found, joint=joint, notes=[*self.notes, *of_layers])
 
 
 def _at_least(left: int) -> int:
