@@ -1,0 +1,287 @@
+"""On a machine with CUDA: layers, measurements, doctor and commands give there what they give on the CPU.
+
+Skipped where there is no such machine, as in continuous integration.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import retrograde as rg
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+
+KINDS = ["RNN", "GRU", "LSTM"]
+T, B, C, H = 14, 6, 3, 8
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+class Tagger(nn.Module):
+    """Two recurrent layers with dropout between, both directions if asked, and a head at every step."""
+
+    def __init__(self, kind: str, package: object = nn, bidirectional: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layer = getattr(package, kind)(C, H, 2, dropout=dropout, bidirectional=bidirectional)
+        self.head = nn.Linear(H * (1 + bidirectional), 2)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is None:
+            return self.head(self.layer(x)[0])
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return self.head(pad_packed_sequence(self.layer(packed)[0], total_length=len(x))[0])
+
+
+class Loop(nn.Module):
+    """A cell in a loop."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.cell, self.head = getattr(nn, kind + "Cell")(C, H), nn.Linear(H, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, outputs = None, []
+        for step in x:
+            state = self.cell(step, state)
+            outputs.append(self.head(state[0] if isinstance(state, tuple) else state))
+        return torch.stack(outputs)
+
+
+def squared(output: Tensor) -> Tensor:
+    return output.square().sum(-1)
+
+
+def by_step(output: Tensor, target: Tensor) -> Tensor:
+    return (output[..., 0].float() - target).square()
+
+
+def both(model: nn.Module, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+    """The same model on the CPU and on the GPU."""
+    model = model.to(dtype)
+    return model, copy.deepcopy(model).cuda()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_equal_torch_and_our_own_on_the_cpu(kind, packed):
+    ours, there = both(Tagger(kind, rg.nn, bidirectional=True))
+    torchs = Tagger(kind, bidirectional=True).double().cuda()
+    torchs.load_state_dict(there.state_dict())
+    x, lengths = torch.randn(T, B, C, dtype=torch.float64), torch.tensor([T, 3, 9, 1, T, 7]) if packed else None
+    results = []
+    for model in (ours, there, torchs):
+        own = x.to(model.head.weight.device).requires_grad_()
+        model(own, lengths).square().sum().backward()
+        results.append([own.grad, *(p.grad for p in model.parameters())])
+    for here, gpu, peer in zip(*results, strict=True):
+        assert gpu.is_cuda
+        torch.testing.assert_close(gpu.cpu(), here, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(gpu, peer, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accelerated_models_move_to_the_gpu_and_back(kind):
+    model, x = Tagger(kind), torch.randn(T, B, C)
+    before = model(x)
+    rg.nn.accelerate_(model).cuda()
+    moved = model(x.cuda())
+    assert "cuda" in str(rg.nn.explain(model.layer, x.cuda()))
+    torch.testing.assert_close(moved.cpu(), before, rtol=1e-3, atol=1e-4)  # TF32 may be on
+    torch.testing.assert_close(model.cpu()(x), before)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert model.cuda()(x.cuda()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_streams_and_traces(kind):
+    layer = getattr(rg.nn, kind)(C, H).double()
+    x = torch.randn(T, 1, C, dtype=torch.float64)
+    expected = layer(x)[0]
+    layer.cuda()
+    state, outputs, stream = None, [], layer.stream()
+    for step in x.cuda():
+        output, state = layer.step(step, state)
+        outputs.append(output)
+        torch.testing.assert_close(stream(step[0]).view(-1).cpu(), expected[len(outputs) - 1, 0])
+    torch.testing.assert_close(torch.stack(outputs).cpu(), expected)
+    torch.testing.assert_close(layer.trace(x.cuda()).output.cpu(), expected)
+
+
+def measures(flow: rg.GradientFlow) -> dict[str, np.ndarray]:
+    found = {
+        "norms": flow.norms,
+        "horizon": np.asarray(flow.horizon(0.01)),
+        "exponents": np.asarray(flow.lyapunov_exponents()),
+        "jacobians": np.asarray(flow.jacobian_norms()),
+    }
+    return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("model", [Tagger, lambda kind: Tagger(kind, rg.nn), Loop])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_flow_is_the_same(kind, model):
+    here, there = both(model(kind))
+    x = torch.randn(T, B, C, dtype=torch.float64)
+    a, b = rg.gradient_flow(here, x, loss=squared), rg.gradient_flow(there, x.cuda(), loss=squared)
+    assert a.layers == b.layers and a.notes == b.notes
+    for name, value in measures(a).items():
+        np.testing.assert_allclose(measures(b)[name], value, rtol=1e-7, atol=1e-12, err_msg=name)
+    weight = "layer.weight_hh_l0" if hasattr(here, "layer") else "cell.weight_hh"
+    np.testing.assert_allclose(b.share_by_lag(weight), a.share_by_lag(weight), rtol=1e-7, atol=1e-12)
+    assert a.truncation(weight).shortest(0.99) == b.truncation(weight).shortest(0.99)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_directions_and_packed_sequences(kind):
+    here, there = both(Tagger(kind, bidirectional=True))
+    x, lengths = torch.randn(T, B, C, dtype=torch.float64), torch.tensor([T, 3, 9, 1, T, 7])
+    a = rg.gradient_flow(here, x, lengths, loss=squared, lengths=lengths)
+    b = rg.gradient_flow(there, x.cuda(), lengths, loss=squared, lengths=lengths)
+    np.testing.assert_allclose(b.norms, a.norms, rtol=1e-7, atol=1e-12)
+
+
+def test_the_models_state_and_the_random_states_of_the_gpu_are_left_alone():
+    model = Tagger("LSTM", dropout=0.4).cuda().train()
+    x = torch.randn(T, B, C, device="cuda")
+    before, weights = torch.cuda.get_rng_state(), copy.deepcopy(model.state_dict())
+    rg.gradient_flow(model, x, loss=squared)
+    assert torch.equal(before, torch.cuda.get_rng_state()) and model.training
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_autocast(dtype):
+    model, x = Tagger("GRU").cuda(), torch.randn(T, B, C, device="cuda")
+    full = rg.gradient_flow(model, x, loss=squared)
+    with torch.autocast("cuda", dtype):
+        cast = rg.gradient_flow(model, x, loss=squared)
+    assert any("autocast" in note for note in cast.notes)
+    np.testing.assert_allclose(cast.norms, full.norms, rtol=1e-2, atol=1e-5)
+    half = rg.gradient_flow(copy.deepcopy(model).to(dtype), x.to(dtype), loss=squared)
+    assert np.isfinite(half.norms[0, T - 1, T - 2])
+
+
+def test_signal_need_sequences_clip_and_check():
+    here, there = both(Tagger("RNN"))
+    x = torch.randn(T, 128, C, dtype=torch.float64)
+    target = x[..., 0].roll(3, 0)
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return (output[..., 0] - target).square()
+
+    needs = [
+        rg.flow.need_of(model, [(x.to(device), target.to(device))], loss).need
+        for model, device in ((here, "cpu"), (there, "cuda"))
+    ]
+    assert needs[0] == needs[1] == 3
+    found = rg.gradient_flow(there, x.cuda(), loss=lambda output: loss(output, target.cuda())).signal_by_lag()
+    assert found.need == 3
+    sizes = [rg.sequence_gradients(model, x.to(d), loss=squared) for model, d in ((here, "cpu"), (there, "cuda"))]
+    for name, value in sizes[0].norms.items():
+        np.testing.assert_allclose(sizes[1].norms[name], value, rtol=1e-7)
+    assert rg.check_gradients(there, x[:, :4].cuda()).ok
+    assert rg.check_gradients(Tagger("LSTM", rg.nn).cuda(), torch.randn(T, 4, C, device="cuda")).ok
+
+
+def test_the_recorder_while_a_network_trains_with_autocast_and_scaling(tmp_path):
+    model = rg.nn.accelerate_(Tagger("LSTM", dropout=0.2)).cuda()
+    optimizer, scaler = torch.optim.Adam(model.parameters(), 0.01), torch.amp.GradScaler("cuda")
+    recorder = rg.GradientFlowRecorder(model, by_step, run=tmp_path, every=5, budget=None)
+    for _ in range(15):
+        x = torch.randn(T, B, C, device="cuda")
+        with torch.autocast("cuda", torch.float16):
+            losses = by_step(model(x), x.sum(-1))
+        scaler.scale(losses.mean()).backward()
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        recorder.step(x, target=x.sum(-1), gradient_norm=norm)
+    assert len(recorder.records) == 3 and recorder.suggest_clip().value > 0
+    assert any(tmp_path.iterdir())
+
+
+def test_the_doctor_says_the_same():
+    here = Tagger("RNN")
+    there = copy.deepcopy(here).cuda()
+    x = torch.randn(40, 64, C)
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return (output[..., 0] - target).square()
+
+    a = rg.diagnose(here, [(x, x[..., 0].roll(4, 0))], loss=loss)
+    b = rg.diagnose(there, [(x.cuda(), x[..., 0].roll(4, 0).cuda())], loss=loss)
+    assert [f.kind for f in a.findings] == [f.kind for f in b.findings]
+
+
+def test_export_of_a_model_that_lies_on_the_gpu(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    rg.export(rg.nn.GRU(C, H).cuda(), tmp_path / "m.onnx", streaming=True)
+    assert (tmp_path / "m.onnx").stat().st_size > 0
+
+
+def test_compiled_models_train():
+    model = rg.nn.accelerate_(Tagger("GRU")).cuda()
+    x = torch.randn(T, B, C, device="cuda")
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-4)
+    compiled(x).sum().backward()
+
+
+def run(*arguments: object, folder: Path, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "retrograde", *map(str, arguments)], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_commands_train_go_on_measure_and_predict(tmp_path, precision):
+    (tmp_path / "book.txt").write_text("the quick brown fox jumps over the lazy dog, again and again. " * 300)
+    tiny = ["--hidden-size", 24, "--bptt", 20, "--batch-size", 8, "--no-report", "--eval-every", 20]
+    tiny += ["--precision", precision]
+    run("train", "book.txt", "--out", "whole", "--device", "cuda", *tiny, "--max-steps", 80, folder=tmp_path)
+    run("train", "book.txt", "--out", "parts", "--device", "cuda", *tiny, "--max-steps", 40, folder=tmp_path)
+    run("train", "--resume", "--out", "parts", "--max-steps", 80, folder=tmp_path)
+    last = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("whole", "parts")]
+    assert last[0]["step"] == last[1]["step"] == 80
+    assert last[0]["validation_loss"] == pytest.approx(last[1]["validation_loss"], rel=1e-3)
+    assert last[0]["validation_loss"] < 2.5
+    run("train", "book.txt", "--out", "cpu", "--device", "cpu", *tiny, "--max-steps", 80, folder=tmp_path)
+    there = json.loads((tmp_path / "cpu" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last[0]["validation_loss"] == pytest.approx(there["validation_loss"], rel=0.1)
+    for command in (
+        ["flow", "whole"],
+        ["flow", "whole", "--signal"],
+        ["doctor", "whole"],
+        ["evaluate", "whole", "book.txt"],
+    ):
+        run(*command, folder=tmp_path)
+    assert len(run("generate", "whole", "--length", 40, folder=tmp_path)) >= 40
+    run("report", "whole", folder=tmp_path)
+
+
+def test_estimators_train_on_the_gpu():
+    random = np.random.default_rng(0)
+    X = [random.normal(size=(12, 2)) for _ in range(80)]
+    y = np.array(["up" if x[:, 0].sum() > 0 else "down" for x in X])
+    model = rg.Classifier(hidden_size=16, lr=0.01, max_steps=60, device="cuda").fit(X, y)
+    assert model.score(X, y) > 0.8
+    assert np.isfinite(model.predict_proba(X[:4])).all()
