@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import time
+from pathlib import Path
 
 from selenium import webdriver
 
@@ -37,7 +38,9 @@ next();
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--page", type=Path, default=PAGE, help="another build of the page, to compare with")
+    arguments = parser.parse_args()
+    seconds, page = arguments.seconds, arguments.page.resolve()
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for flag in FLAGS:
@@ -56,7 +59,7 @@ def main() -> None:
     try:
         for cell in ("tanh", "relu", "gru", "lstm"):
             browser.get("about:blank")
-            browser.get(f"{PAGE.as_uri()}#lang=en&story=0&cell={cell}&H=32&T=50&B=16&lag=10&t=49&k=20")
+            browser.get(f"{page.as_uri()}#lang=en&story=0&cell={cell}&H=32&T=50&B=16&lag=10&t=49&k=20")
             browser.execute_script("window.page = retrograde.page; page.lab.train()")
             time.sleep(2)  # until the page has settled
             before = clock()

@@ -1,4 +1,5 @@
 /** Dense linear algebra on Float32Array, and random numbers that a seed repeats. No recurrent network is here. */
+import * as vectors from "./vectors";
 
 /**
  * C (M × N) = A (M × L) · B (L × N), or C + A · B if `add`. Every matrix is given by the place of its first entry and
@@ -11,6 +12,7 @@ export function product(
   B: Float32Array, b0: number, br: number, bc: number,
   M: number, N: number, L: number, add: boolean,
 ): void {
+  if (vectors.product(C, c0, cr, A, a0, ar, ac, B, b0, br, bc, M, N, L, add)) return;
   for (let m = 0; m < M; m += 4) {
     const m0 = a0 + m * ar;
     if (m + 4 > M) {
@@ -54,9 +56,9 @@ function rowProduct(
   B: Float32Array, b0: number, br: number, bc: number, N: number, L: number, add: boolean,
 ): void {
   for (let n = 0; n < N; n++) {
-    let sum = add ? C[c0 + n] : 0;
+    let sum = 0;
     for (let l = 0, i = a0, j = b0 + n * bc; l < L; l++, i += ac, j += br) sum += A[i] * B[j];
-    C[c0 + n] = sum;
+    C[c0 + n] = add ? sum + C[c0 + n] : sum;
   }
 }
 
@@ -73,32 +75,31 @@ export function norm(a: Float32Array, from = 0, to = a.length): number {
  * takes a few rounds.
  */
 export function spectralNorm(A: Float32Array, n: number, start: Float64Array, tolerance = 1e-11): number {
-  let size = 0;
+  let size = 0, found = 0, round = 0;
   for (let i = 0; i < n * n; i++) size = Math.max(size, Math.abs(A[i]));
   if (!(size > 0 && size < Infinity)) return size; // zero, infinite, or not a number
-  const right = new Float64Array(n);
-  let found = 0;
-  for (let round = 0; round < 500; round++) {
-    right.fill(0);
-    for (let i = 0, p = 0; i < n; i++) {
-      const v = start[i] / size;
-      for (let j = 0; j < n; j++) right[j] += A[p++] * v;
-    }
+  const next = (v: Float64Array): boolean => { // v = A Aᵀ times a unit vector
     let squares = 0;
+    for (let i = 0; i < n; i++) squares += v[i] * v[i];
+    const last = found;
+    found = Math.sqrt(Math.sqrt(squares)); // ‖A Aᵀ v‖ is σ² for the singular vector v
+    const nothing = !(found > 1e-30 * size); // the guess was orthogonal to all that A keeps
+    for (let i = 0; i < n; i++) v[i] = nothing ? Math.cos(1 + i * (round + 1)) / Math.sqrt(n) : v[i] / found ** 2;
+    if (nothing) found = 0;
+    return nothing ? round++ < 4 : ++round < 500 && !(round > 1 && Math.abs(found - last) < tolerance * found);
+  };
+  if (vectors.bounce(A, n, start, next)) return found;
+  const right = new Float64Array(n);
+  do {
+    right.fill(0);
+    for (let i = 0, p = 0; i < n; i++) for (let j = 0; j < n; j++) right[j] += A[p++] * start[i];
     for (let i = 0, p = 0; i < n; i++) {
       let sum = 0;
       for (let j = 0; j < n; j++) sum += A[p++] * right[j];
-      start[i] = sum / size;
-      squares += start[i] * start[i];
+      start[i] = sum;
     }
-    const next = Math.sqrt(Math.sqrt(squares)); // ‖A Aᵀ v‖ is σ² for the singular vector v
-    const nothing = !(next > 1e-30); // the guess was orthogonal to all that A keeps
-    for (let i = 0; i < n; i++) start[i] = nothing ? Math.cos(1 + i * (round + 1)) / Math.sqrt(n) : start[i] / next ** 2;
-    if (nothing && round > 3) return 0;
-    if (round > 0 && Math.abs(next - found) < tolerance * next) return next * size;
-    found = next;
-  }
-  return found * size;
+  } while (next(start));
+  return found;
 }
 
 /** ρ(A), the largest absolute eigenvalue of a square matrix: lim ‖A^m‖^(1/m), by squaring A twenty times. */

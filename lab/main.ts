@@ -2,6 +2,7 @@
 import { compute, numbers } from "./api";
 import { Page } from "./page";
 import type { Measured } from "./shown";
+import { available } from "./vectors";
 
 /** Draw the laboratory into an element. */
 function mount(root: HTMLElement, measured: Measured | null = null): Page {
@@ -30,7 +31,7 @@ function now(page: Page) {
   };
 }
 
-Object.assign(globalThis, { retrograde: { mount, compute, now } });
+Object.assign(globalThis, { retrograde: { mount, compute, now, vectors: available } });
 const place = document.getElementById("laboratory");
 if (place && document.documentElement.dataset.retrograde === "page")
   Object.assign((globalThis as unknown as { retrograde: object }).retrograde, { page: mount(place) });
