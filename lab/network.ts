@@ -178,7 +178,7 @@ export function gradients(net: Network, batch: Batch, run: Run, truncation = Inf
   const whole = truncation >= T, ages = whole ? 1 : truncation, found = emptyParameters(net);
   const dy = outputGradient(net, batch, run);
   const dh = new Float32Array(ages * B * H), dc = new Float32Array(cell === "lstm" ? ages * B * H : 0);
-  const q = new Float32Array(ages * B * GH), p = cell === "gru" ? new Float32Array(ages * B * GH) : q;
+  const q = new Float32Array(whole ? 0 : ages * B * GH), p = cell === "gru" ? new Float32Array(q.length) : q;
   const Q = new Float32Array(T * B * GH), P = cell === "gru" ? new Float32Array(T * B * GH) : Q;
   for (let t = T - 1, age = 0; t >= 0; t--) {
     if (!whole) { // E_t joins as the youngest; the oldest has gone far enough
@@ -187,12 +187,13 @@ export function gradients(net: Network, batch: Batch, run: Run, truncation = Inf
       age = Math.min(age + 1, ages);
     }
     product(dh, 0, H, dy, t * B * K, K, 1, V, 0, H, 1, B, H, K, true); // ∂E_t/∂s_t = Vᵀ (ŷ_t − y_t)
-    stepBack(net, run, t, 0, B, (whole ? 1 : age) * B, dh, dc, p, q);
-    for (let own = 0; own < (whole ? 1 : age); own++)
-      for (let i = 0, from = own * B * GH, to = t * B * GH; i < B * GH; i++) {
-        Q[to + i] += q[from + i];
-        if (P !== Q) P[to + i] += p[from + i];
-      }
+    const at = t * B * GH, ownQ = Q.subarray(at, at + B * GH), ownP = P === Q ? ownQ : P.subarray(at, at + B * GH);
+    if (whole) stepBack(net, run, t, 0, B, B, dh, dc, ownP, ownQ);
+    else stepBack(net, run, t, 0, B, age * B, dh, dc, p, q);
+    for (let i = 0, n = B * GH; i < age * n; i++) {
+      ownQ[i % n] += q[i];
+      if (P !== Q) ownP[i % n] += p[i];
+    }
   }
   product(found.W, 0, H, Q, 0, 1, GH, run.h, 0, H, 1, GH, H, T * B, false); // ∂E/∂W = Σ_t ∂E/∂z_t ⊗ s_{t−1}
   product(found.V, 0, H, dy, 0, 1, K, run.h, B * H, H, 1, K, H, T * B, false); // ∂E/∂V = Σ_t (ŷ_t − y_t) ⊗ s_t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -240,3 +241,28 @@ def test_fifty_steps_and_thirty_two_units(compute: Any) -> None:
             close(got["gradients"][name], expected)
     finally:
         H = before
+
+
+def test_a_browser_without_vectors_computes_the_same(browser: Any, tmp_path: Path) -> None:
+    """Bit for bit, so that an address brings the same training back everywhere; norms of matrices are iterated."""
+    plain = tmp_path / "plain.html"
+    plain.write_text(PAGE.read_text(encoding="utf-8").replace(" 'wasm-unsafe-eval'", ""), encoding="utf-8")
+    train = """
+      const page = retrograde.page, { lab } = page;
+      return ['tanh', 'relu', 'gru', 'lstm'].map((cell, i) => {
+        lab.open(`lang=en&story=0&cell=${cell}&H=${[13, 32, 10, 16][i]}&T=11&B=5&truncation=${4 * (i % 2)}`);
+        for (let step = 0; step < 6; step++) lab.update();
+        const { loss, losses, h, y, gradients, norms, share, jacobians, products } = retrograde.now(page).numbers;
+        return [{ loss, losses, h, y, gradients, norms, share }, [jacobians, products]];
+      });
+    """
+    found = []
+    for page, vectors in ((PAGE, True), (plain, False)):
+        browser.get("about:blank")
+        browser.get(page.as_uri())
+        assert browser.execute_script("return retrograde.vectors") == vectors
+        found.append(browser.execute_script(train))
+    for (exact, iterated), (same, near) in zip(*found, strict=True):
+        assert exact == same
+        for one, other in zip(iterated, near, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
