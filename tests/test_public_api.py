@@ -19,12 +19,21 @@ FUNCTIONS = {
     "lab",
     "load",
     "mark_state",
+    "search",
     "sequence_gradients",
     "train",
     "trial",
 }
 ESTIMATORS = {"Classifier", "Forecaster", "LanguageModel", "Regressor", "Tagger"}
-CLASSES = {"Diagnosis", "Export", "GradientCheck", "GradientFlow", "GradientFlowRecorder", "Trial"} | ESTIMATORS
+CLASSES = {
+    "Diagnosis",
+    "Export",
+    "GradientCheck",
+    "GradientFlow",
+    "GradientFlowRecorder",
+    "Search",
+    "Trial",
+} | ESTIMATORS
 MODULES = {"errors", "kernels", "nn", "reference"}
 PACKAGES = {
     "doctor",

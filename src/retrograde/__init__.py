@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from .gradcheck import GradientCheck, check_gradients
     from .laboratory.widget import lab
     from .nn import mark_state
+    from .searching import Search, search
 
 __all__ = [
     "Classifier",
@@ -40,6 +41,7 @@ __all__ = [
     "GradientFlowRecorder",
     "LanguageModel",
     "Regressor",
+    "Search",
     "Tagger",
     "Trial",
     "__version__",
@@ -54,6 +56,7 @@ __all__ = [
     "mark_state",
     "nn",
     "reference",
+    "search",
     "sequence_gradients",
     "train",
     "trial",
@@ -87,6 +90,7 @@ _HOMES = {  # public name -> the module that defines it
     "GradientFlowRecorder": "flow",
     "LanguageModel": "estimators",
     "Regressor": "estimators",
+    "Search": "searching",
     "Tagger": "estimators",
     "Trial": "doctor.trial",
     "check_gradients": "gradcheck",
@@ -96,6 +100,7 @@ _HOMES = {  # public name -> the module that defines it
     "lab": "laboratory.widget",
     "load": "experiment",
     "mark_state": "nn",
+    "search": "searching",
     "sequence_gradients": "flow",
     "train": "experiment",
     "trial": "doctor.trial",

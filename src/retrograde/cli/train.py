@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..options import OPTIONS
+from .search import OnRay, SearchTime, Trials, Workers, asked_for, search_and_show
 from .terminal import say_json
 from .training_options import given, switch, with_training_options
 
@@ -17,38 +18,38 @@ __all__ = ["train"]
 RUN, LEARNING = OPTIONS["seed"].panel, OPTIONS["clip_norm"].panel
 
 
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        help="A text file (plain or .gz), a folder of text files, [bold]-[/bold] for standard input, or "
+        "[bold]builtin:stdlib[/bold] (the source text of Python's own library). For classify, tag, regress and "
+        "forecast: a table (.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll, or a folder of texts per "
+        "label), [bold]builtin:digits[/bold] or [bold]builtin:eeg[/bold]. A synthetic task: "
+        "[bold]builtin:adding?length=100[/bold]. Not needed with --resume.",
+        show_default=False,
+    ),
+]
+_RESUME = "Continue the run in --out as if it had never stopped (DATA: where its data is now)."
+_RECORD = "Measure the gradient flow during training too, in at most 3 % of the time."
+_JSON = "Print the result as JSON to stdout, everything else to stderr."
+
+
 @with_training_options
 def train(
     invocation: typer.Context,
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            help="A text file (plain or .gz), a folder of text files, [bold]-[/bold] for standard input, or "
-            "[bold]builtin:stdlib[/bold] (the source text of Python's own library). For classify, tag, regress and "
-            "forecast: a table (.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll, or a folder of texts per "
-            "label), [bold]builtin:digits[/bold] or [bold]builtin:eeg[/bold]. A synthetic task: "
-            "[bold]builtin:adding?length=100[/bold]. Not needed with --resume.",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
     *,
     out: Annotated[Path, switch("--out -o", RUN, "Run folder to write.")],
-    resume: Annotated[
-        bool,
-        switch("--resume", RUN, "Continue the run in --out as if it had never stopped (DATA: where its data is now)."),
-    ] = False,
+    resume: Annotated[bool, switch("--resume", RUN, _RESUME)] = False,
     overwrite: Annotated[bool, switch("--overwrite", RUN, "Replace the run in --out.")] = False,
-    record_flow: Annotated[
-        bool,
-        switch("--record-flow", RUN, "Measure the gradient flow during training too, in at most 3 % of the time."),
-    ] = False,
-    no_report: Annotated[
-        bool, switch("--no-report", RUN, "Skip the gradient flow and report.html at the end.")
-    ] = False,
+    record_flow: Annotated[bool, switch("--record-flow", RUN, _RECORD)] = False,
+    no_report: Annotated[bool, switch("--no-report", RUN, "Skip gradient flow and report.html at the end.")] = False,
     quiet: Annotated[bool, switch("--quiet -q", RUN, "Print errors only.")] = False,
-    json: Annotated[
-        bool, switch("--json", RUN, "Print the result as JSON to stdout, everything else to stderr.")
-    ] = False,
+    json: Annotated[bool, switch("--json", RUN, _JSON)] = False,
+    search: Trials = None,
+    search_time: SearchTime = None,
+    workers: Workers = None,
+    ray: OnRay = False,
     no_clip: Annotated[bool, switch("--no-clip", LEARNING, "Do not clip the gradient.")] = False,
     **options: Any,
 ) -> None:
@@ -75,22 +76,21 @@ def train(
     retrograde train reviews.csv --task classify --text review --label stars --out runs/stars
 
     retrograde train sales.csv --task forecast --time month --target sales --out runs/sales
+
+    retrograde train sales.csv --task forecast --out runs/best --search 30
     """
+    chosen = given(invocation, options, no_clip)
+    kept = {"resume": resume, "overwrite": overwrite, "report": not no_report, "record_flow": record_flow}
+    if asked_for(search, search_time=search_time, workers=workers, ray=ray):
+        how = {"trials": search, "budget": search_time, "workers": workers or 1, "ray": ray}
+        search_and_show(data, out, quiet=quiet, json=json, **how, **kept, **chosen)
+        return
     from ..experiment import train as train_run
     from .display import display
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, only the first prints
     with display(quiet=quiet or not first, to_stderr=json) as shown:
-        result = train_run(
-            data,
-            out,
-            resume=resume,
-            overwrite=overwrite,
-            report=not no_report,
-            record_flow=record_flow,
-            callbacks=[shown],
-            **given(invocation, options, no_clip),
-        )
+        result = train_run(data, out, callbacks=[shown], **kept, **chosen)
     if first and json:
         say_json({"run": str(result.folder), **result.summary.as_dict()})
     elif first:

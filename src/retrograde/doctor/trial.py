@@ -1,7 +1,7 @@
 """``trial``: matched runs that prove whether a remedy helps.
 
-`arms` says what is compared, `matched` is one run, `evidence` the statistics, `pools` where runs are computed, `ledger`
-what is kept of them; here is the order in which runs are made, and when that ends.
+`arms` says what is compared, `matched` is one run, `evidence` the statistics, `retrograde.pools` where runs are
+computed, `ledger` what is kept of them; here is the order in which runs are made, and when that ends.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 
 from ..errors import OptionError
 from ..options import seconds
+from ..pools import Pool, available_cores, open_pool
 from ..runs.lock import Lock
 from .arms import Arm, drawn, named, pairs, random_remedies, treated
 from .evidence import Evidence, bar, fewest_seeds, judge
 from .ledger import RESULT, Ledger
 from .matched import EVALUATIONS, Job, NativeTraining, Outcome, ShouldStop
-from .pools import Pool, available_cores, open_pool
 from .prescriptions import Prescription
 from .subject import Subject, subject_of
 from .trial_result import ArmResult, Trial, equal_seconds, median_curve

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ from .records import FORMAT, Config, Metrics, Results, Summary
 if TYPE_CHECKING:  # reading JSON does not need torch, which takes seconds to import
     from torch import Tensor
 
-__all__ = ["LIMITS", "RunFolder", "digest", "limit_of", "without_nan"]
+__all__ = ["LIMITS", "SEARCH_JOURNAL", "SEARCH_TABLE", "RunFolder", "digest", "limit_of", "without_nan"]
 
 T = TypeVar("T")
 MIB = 1 << 20
+SEARCH_TABLE, SEARCH_JOURNAL = "search.json", "search.log"
 LIMITS: Mapping[str, int] = {  # bytes of a file that are read at most; weights: as much as the machine has memory
     "config.json": 16 * MIB,
     "vocabulary.json": KEPT_BYTES,
@@ -36,6 +37,8 @@ LIMITS: Mapping[str, int] = {  # bytes of a file that are read at most; weights:
     "doctor.json": 16 * MIB,
     "doctor-trial.json": 16 * MIB,
     "doctor-trial.jsonl": 64 * MIB,
+    SEARCH_TABLE: 16 * MIB,
+    SEARCH_JOURNAL: 256 * MIB,
     "sample.txt": MIB,
     "flow/trained.json": 16 * MIB,
     "flow/untrained.json": 16 * MIB,
@@ -208,7 +211,7 @@ class RunFolder:
             raise OptionError(f"--out {path} cannot be written: {parent} is not a folder that you may write to.")
 
     def _owns(self, file: Path) -> bool:
-        return file.name == LOCK or file.name.endswith(DRAFT)
+        return file.name in (LOCK, SEARCH_JOURNAL) or file.name.endswith(DRAFT)
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
@@ -251,8 +254,8 @@ class RunFolder:
                 "written. If it was renamed, --resume goes on from the last checkpoint in it."
             )
 
-    def clear(self) -> None:
-        """Remove the files of a run, and no others; ``config.json`` stays until another replaces it.
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Remove the files of a run but those to keep, and no others; ``config.json`` stays until another replaces it.
 
         A folder without it is no run, so after a crash in between every command would refuse the folder.
         """
@@ -261,7 +264,7 @@ class RunFolder:
         self.check_alive()
         for pattern in OWNED:
             for file in self.path.glob(pattern):
-                if file.name not in (LOCK, "config.json"):
+                if file.name not in (LOCK, "config.json", *keep):
                     self.remove(str(file.relative_to(self.path)))
         for name in ("flow", "checkpoints"):
             with suppress(OSError):  # missing, or it contains a file of somebody else

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections import Counter
@@ -324,12 +325,23 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
         arXiv:1706.04599). A few sequences do not tell weights apart: there the later are kept, which have seen more
         updates, unless they label two sequences fewer right than the best.
         """
-        metric = "macro_f1" if self.options.class_weights == "balanced" else "accuracy"
-        own, others = scores.get(metric), [one.get(metric) or 0.0 for one in earlier]
+        own, others = scores.get(self._metric), [one.get(self._metric) or 0.0 for one in earlier]
         if self.name != "classify" or own is None or not others:
             return super().improves(scores, earlier)
         count = len(self.validation[0])
         return own >= max(others) - 1.5 / count if count < FEW else own > max(others)
+
+    def cost(self, scores: Scores) -> float:
+        """See `Task.cost`: the share that is wrong; of two that are alike, the one with the lower loss costs less."""
+        own, loss = scores.get(self._metric), super().cost(scores)
+        if self.name != "classify" or own is None:
+            return loss
+        return 1 - own + (loss / (1 + loss) if math.isfinite(loss) else 1) / (len(self.validation[0]) + 1)
+
+    @property
+    def _metric(self) -> str:
+        """By what weights are judged."""
+        return "macro_f1" if self.options.class_weights == "balanced" else "accuracy"
 
     def batch(self, step: int) -> LabelledBatch:
         """The batch of a training step."""

@@ -6,6 +6,7 @@ A predictor (`Predictor`) is made from a run folder. It applies the trained netw
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -235,6 +236,11 @@ class Task(ABC, Generic[B]):
         """Whether weights with these scores on the validation part are kept instead of the best of earlier ones."""
         own = scores.get("loss")
         return own is not None and all(own < loss for one in earlier if (loss := one.get("loss")) is not None)
+
+    def cost(self, scores: Scores) -> float:
+        """What a search over options minimizes, by scores on the validation part: usually the loss."""
+        own = scores.get("loss")
+        return math.inf if own is None else own
 
     def settle(self, network: nn.Module) -> str:
         """Change the network with the best weights for good, at the end of training; what there is to say about it."""

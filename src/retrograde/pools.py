@@ -1,4 +1,4 @@
-"""Where the runs of a trial are computed: in this process, in processes of this machine, or on a Ray cluster.
+"""Where many trainings are computed: in this process, in processes of this machine, or on a Ray cluster.
 
 A pool has ``workers``, ``submit(run, job)``, which returns a `concurrent.futures.Future`, and ``close()``.
 """
@@ -10,14 +10,14 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from ..extras import import_or_explain
-from .matched import Job, Outcome
+from .extras import import_or_explain
 
 __all__ = ["HerePool", "Pool", "available_cores", "open_pool"]
 
-Run = Callable[[Job], Outcome]
+J = TypeVar("J")
+R = TypeVar("R")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -26,7 +26,7 @@ class Pool(Protocol):
 
     workers: int
 
-    def submit(self, run: Run, job: Job) -> Future[Outcome]:
+    def submit(self, run: Callable[[J], R], job: J) -> Future[R]:
         """Start a run."""
 
     def close(self) -> None:
@@ -58,9 +58,9 @@ class HerePool:
 
     workers = 1
 
-    def submit(self, run: Run, job: Job) -> Future[Outcome]:
+    def submit(self, run: Callable[[J], R], job: J) -> Future[R]:
         """Run it now."""
-        future: Future[Outcome] = Future()
+        future: Future[R] = Future()
         try:
             future.set_result(run(job))
         except Exception as error:
@@ -79,8 +79,8 @@ class _ProcessPool:
         loky = import_or_explain("joblib.externals.loky")
         self._executor = loky.ProcessPoolExecutor(max_workers=workers, env=ONE_THREAD, initializer=_leave_interrupts)
 
-    def submit(self, run: Run, job: Job) -> Future[Outcome]:
-        future: Future[Outcome] = self._executor.submit(run, job)
+    def submit(self, run: Callable[[J], R], job: J) -> Future[R]:
+        future: Future[R] = self._executor.submit(run, job)
         return future
 
     def close(self) -> None:
@@ -98,8 +98,8 @@ class _RayPool:
         self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._task = self._ray.remote(num_cpus=1, max_retries=3)(_call)  # Ray gives it one thread
 
-    def submit(self, run: Run, job: Job) -> Future[Outcome]:
-        future: Future[Outcome] = self._task.remote(run, job).future()
+    def submit(self, run: Callable[[J], R], job: J) -> Future[R]:
+        future: Future[R] = self._task.remote(run, job).future()
         return future
 
     def close(self) -> None:
@@ -113,5 +113,5 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _call(run: Run, job: Job) -> Outcome:
+def _call(run: Callable[[J], R], job: J) -> R:
     return run(job)

@@ -1,0 +1,8 @@
+"""Search for the options that train best: `space` says over what, `trial` is one training, `study` the whole."""
+
+from __future__ import annotations
+
+from .space import Choices, Range
+from .study import Search, SearchedTrial, search
+
+__all__ = ["Choices", "Range", "Search", "SearchedTrial", "search"]
