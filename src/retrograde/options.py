@@ -27,13 +27,14 @@ __all__ = [
     "RunOptions",
     "TrainingOptions",
     "flag",
+    "quantile_levels",
     "seconds",
 ]
 
 LABELLED = ("classify", "tag")
 SEQUENCES = (*LABELLED, "regress")
 TEXT, TABLES = ("language", *SEQUENCES), (*SEQUENCES, "forecast")
-CLASSIFY, DATA = ("classify",), ("language", *TABLES)
+CLASSIFY, DATA, NUMBERS = ("classify",), ("language", *TABLES), ("regress", "forecast")
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,23 @@ def seconds(text: str, name: str = "--max-time") -> float:
     return sum(float(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
 
 
+def quantile_levels(text: str) -> tuple[float, ...]:
+    """Levels of quantiles, in rising order.
+
+    Examples
+    --------
+    >>> quantile_levels("0.9, 0.1,0.5")
+    (0.1, 0.5, 0.9)
+    """
+    try:
+        found = sorted({float(one) for one in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 < one < 1 for one in found):
+        raise OptionError(f"--quantiles {text!r:.60} is impossible: write levels between 0 and 1, such as 0.1,0.5,0.9.")
+    return tuple(found)
+
+
 def _option(panel: str, default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, panel, **more)})
 
@@ -238,11 +256,17 @@ class DataOptions:
     target: str | None = _table(
         None,
         "Columns to forecast: a,b or pattern*; for regress the column with the number to predict.",
-        tasks=("regress", "forecast"),
+        tasks=NUMBERS,
         otherwise="guessed",
     )
     features: str | None = _table(
         None, "Columns with numbers to read: a,b or pattern*.", tasks=TABLES, otherwise="guessed"
+    )
+    quantiles: str | None = _table(
+        None,
+        "Levels to predict besides the usual number, such as 0.1,0.5,0.9, by the pinball loss; the number predicted is "
+        "then the median instead of the mean.",
+        tasks=NUMBERS,
     )
     validation: str | None = _table(
         None, "Table to validate with, instead of a part of DATA.", tasks=TABLES, may_change=True
@@ -475,7 +499,7 @@ class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOp
         OptionError
             If one is unknown or impossible, or two contradict one another.
         """
-        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+        given = {name: _as_text(value) for name, value in given.items()}
         if unknown := sorted(set(given) - set(OPTIONS)):
             raise OptionError(f"there is no training option {unknown[0]!r}; there are {', '.join(sorted(OPTIONS))}.")
         for name, value in given.items():
@@ -531,8 +555,22 @@ class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOp
                 f"--update-every {self.update_every} would skip steps: give at most {self.bptt}, the --bptt steps over "
                 "which the gradient goes back."
             )
+        if self.quantiles is not None:
+            quantile_levels(self.quantiles)
+            if self.strategy == "autoregressive":
+                raise OptionError(
+                    "--quantiles is for --strategy direct: autoregressive reads each forecast before the next, and a "
+                    "quantile of one step does not tell those of later ones."
+                )
         if self.momentum and self.optimizer != "sgd":
             raise OptionError(f"--momentum is for --optimizer sgd; {self.optimizer} has its own: leave it out.")
+
+
+def _as_text(value: Any) -> Any:
+    """Paths and lists, which Python has and a command line does not, as they are written there."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def _options() -> Iterator[Option]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 from ..runs.folder import without_nan
+from ..runs.records import interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -253,12 +254,13 @@ def scores(values: Mapping[str, Any]) -> list[str]:
 
     Examples
     --------
-    >>> scores({"accuracy": 0.8412, "loss": 0.4})
-    ['loss 0.4000', 'accuracy 84.12%']
+    >>> scores({"accuracy": 0.8412, "loss": 0.4, "within_80": 0.78})
+    ['loss 0.4000', 'accuracy 84.12%', '78.0% in the 80 % interval']
     """
     found = []
     for key, (name, form) in _SCORES.items():
         value = values.get(key)
         if value is not None:
             found.append(f"{name} {form.format(value)}".strip())
-    return found
+    shares = {words: values[key] for key in values if (words := interval(key))}
+    return found + [f"{share:.1%} {words}" for words, share in shares.items() if share is not None]

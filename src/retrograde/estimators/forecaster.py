@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..errors import DataError, OptionError
 from ..tasks.forecast import ForecastPredictor
 from ..tasks.forecast_reader import key_of
+from ..tasks.quantiles import middle_of, places_of
 from .base import Estimator
 from .series import GivenSeries
 
@@ -107,12 +108,40 @@ class Forecaster(Estimator, task="forecast"):
             The same as the series came in: arrays ``(steps,)`` or ``(steps, C)``; for pandas the times that follow as
             index; of a long DataFrame one with its columns of groups, times and targets.
         """
+        return self._forecast(fh, X, y)
+
+    def predict_quantiles(self, fh: Any = None, X: Any = None, alpha: Any = None, y: Any = None) -> Any:
+        """Forecast quantiles of the steps after series.
+
+        Parameters
+        ----------
+        fh, X, y
+            As in `predict`.
+        alpha : float or sequence of float, optional
+            Levels; by default the ``quantiles`` that it was trained with.
+
+        Returns
+        -------
+        array, list or DataFrame
+            Arrays ``(steps, levels)`` or ``(steps, C, levels)``; for pandas with the times as index, columns of two
+            levels, name and level, as sktime has them; of a long DataFrame a column ``y quantile 0.1`` for each.
+
+        Raises
+        ------
+        OptionError
+            If it was not trained with these ``quantiles``.
+        """
+        check_is_fitted(self, "run_")
+        levels = [level for level, _ in places_of(alpha, self._predictor.reader.plan.quantiles)]
+        return self._forecast(fh, X, y, levels)
+
+    def _forecast(self, fh: Any, X: Any, y: Any, levels: Sequence[float] | None = None) -> Any:
         check_is_fitted(self, "run_")
         if X is not None:
             raise OptionError("X has numbers of steps to come, and the features of this forecast are not known ahead.")
         steps = self._check(_steps(fh) if fh is not None else self._fh)
         given = GivenSeries.of(y) if y is not None else self._own()
-        return given.like(list(self._predictor.predict(given.table)), self._predictor, steps)
+        return given.like(list(self._predictor.predict(given.table)), self._predictor, steps, levels)
 
     def _own(self) -> GivenSeries:
         if self._given_series is None:
@@ -137,7 +166,8 @@ class Forecaster(Estimator, task="forecast"):
         before, _ = reader.read(own.table, "utf-8")
         after, _ = reader.read(own.followed_by(GivenSeries.of(y, X)), "utf-8")
         place_of, errors = {name: place for place, name in enumerate(after.names)}, []
-        for place, forecast in self._predictor.forecast(before):
+        for place, levels in self._predictor.forecast(before):
+            forecast = levels[middle_of(reader.plan.levels)]
             name = before.names[place]
             start = int(after.numbers.starts[place_of[name]]) + int(before.numbers.lengths[place])
             stop = int(after.numbers.starts[place_of[name] + 1])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
+from ..tasks.quantiles import middle_of, places_of
 from ..tasks.regress import RegressionPredictor
 from .sequences import SequenceEstimator
 
@@ -18,7 +19,7 @@ class Regressor(RegressorMixin, SequenceEstimator, task="regress"):  # type: ign
     """Predict a number from each sequence with a recurrent network.
 
     Numbers are scaled by the mean and the standard deviation of the training part; the loss is the mean squared error
-    of scaled numbers.
+    of scaled numbers, with ``quantiles`` the pinball loss.
 
     Attributes
     ----------
@@ -43,10 +44,37 @@ class Regressor(RegressorMixin, SequenceEstimator, task="regress"):  # type: ign
     _target, _numbers = "target", True
 
     def predict(self, X: Any) -> NDArray[np.float64]:
-        """The number of each sequence, ``(N,)``; for a frame with ``group=``, of each group as they come."""
+        """The number of each sequence, ``(N,)``; for a frame with ``group=``, of each group as they come.
+
+        With ``quantiles`` it is the median, else the mean.
+        """
+        return self._levels(X)[:, middle_of(self._predictor.reader.levels)]
+
+    def predict_quantiles(self, X: Any, alpha: Any = None) -> NDArray[np.float64]:
+        """Quantiles of the number of each sequence, ``(N, levels)``.
+
+        Parameters
+        ----------
+        X : like that of `fit`
+        alpha : float or sequence of float, optional
+            Levels; by default the ``quantiles`` that it was trained with.
+
+        Raises
+        ------
+        OptionError
+            If it was not trained with these ``quantiles``.
+        """
+        found = self._levels(X)
+        return found[:, [place for _, place in places_of(alpha, self._predictor.reader.quantiles)]]
+
+    @property
+    def _predictor(self) -> RegressionPredictor:
+        return cast(RegressionPredictor, self.run_.predictor)
+
+    def _levels(self, X: Any) -> NDArray[np.float64]:
         source = self._predicted(X)
-        predictor = cast(RegressionPredictor, self.run_.predictor)
-        return np.array([number for _, number in predictor.numbers(source)], dtype=np.float64)
+        found = [numbers for _, numbers in self._predictor.numbers(source)]
+        return np.array(found, dtype=np.float64).reshape(-1, self._predictor.reader.outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R², the share of the variance that is predicted."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..data.frames import as_frame, frame_of
 from ..errors import DataError
 from ..tasks.forecast import ForecastPredictor
+from ..tasks.quantiles import MEDIAN, QUANTILE, column
 from ..tasks.task import Row
 
 __all__ = ["GivenSeries"]
@@ -110,26 +111,38 @@ class GivenSeries:
 
     # --- Back ---------------------------------------------------------------------------------------------------------
 
-    def like(self, rows: Sequence[Row], predictor: ForecastPredictor, steps: NDArray[np.int64]) -> Any:
-        """Forecasts, the rows of a `ForecastPredictor`, in the form of the series."""
+    def like(
+        self,
+        rows: Sequence[Row],
+        predictor: ForecastPredictor,
+        steps: NDArray[np.int64],
+        levels: Sequence[float] | None = None,
+    ) -> Any:
+        """Forecasts, the rows of a `ForecastPredictor`, in the form of the series; or quantiles of some levels."""
         columns = predictor.reader.columns
         if columns.layout == "wide":
             assert self.form == "frame"
-            return frame_of(_transposed(rows, list(rows[0])), self.original)
+            return frame_of(_transposed(*_of_levels(rows, columns.group, levels)), self.original)
         kept = [row for row in rows if row["step"] in set(steps.tolist())]
+        named: dict[Any, str] = {name: name for name in columns.target}  # columns of the result -> of the rows
+        if levels is not None:
+            named = {(name, one): column(name, one) for name in columns.target for one in levels}
+            kept = [row | {column(name, MEDIAN): row[name] for name in columns.target} for row in kept]
+        found = _transposed(kept, [*columns.group, *named.values()])
         if self.form in ("array", "arrays"):
-            numbers = np.array([[row[name] for name in columns.target] for row in kept], dtype=np.float64)
+            numbers = np.array([found[name] for name in named.values()], dtype=np.float64).T
+            if levels is not None:
+                numbers = numbers.reshape(len(kept), -1, len(levels))
             numbers = numbers[:, 0] if self.original else numbers
             return numbers if self.form == "array" else np.split(numbers, len(kept) // len(steps))
         when = _times([row.get(str(columns.time)) for row in kept], self.table, columns.time)
-        found = _transposed(kept, [*columns.group, *columns.target])
         if self.form == "frame":
             times = {} if columns.time is None or when is None else {columns.time: when}
             groups = {name: found.pop(name) for name in columns.group}
             return frame_of({**groups, **(times or {"step": [row["step"] for row in kept]}), **found}, self.original)
-        return self._as_pandas(found, list(columns.group), when, list(columns.target))
+        return self._as_pandas(found, list(columns.group), when, named)
 
-    def _as_pandas(self, found: Mapping[str, Any], groups: list[str], when: Any, targets: list[str]) -> Any:
+    def _as_pandas(self, found: Mapping[str, Any], groups: list[str], when: Any, named: Mapping[Any, str]) -> Any:
         import pandas  # type: ignore[import-untyped]  # it came in, so it is there
 
         own = self.original.index
@@ -137,20 +150,35 @@ class GivenSeries:
         times = (
             pandas.Index(when.to_pandas() if hasattr(when, "to_pandas") else when)
             if when is not None
-            else pandas.RangeIndex(len(found[targets[0]]))
+            else pandas.RangeIndex(len(next(iter(found.values()))))
         )
         if isinstance(last, pandas.PeriodIndex):
             times = pandas.PeriodIndex(times, freq=last.freq)
         index = times.rename(own.names[-1])
         if groups:
             index = pandas.MultiIndex.from_arrays([*(found[name] for name in groups), times], names=own.names)
-        if self.original.ndim == 1:
-            return pandas.Series(found[targets[0]], index=index, name=self.original.name, dtype=float)
-        return pandas.DataFrame({name: found[name] for name in targets}, index=index, dtype=float)
+        values = {name: found[given] for name, given in named.items()}
+        if self.original.ndim == 1 and isinstance(next(iter(values)), str):
+            return pandas.Series(*values.values(), index=index, name=self.original.name, dtype=float)
+        return pandas.DataFrame(values, index=index, dtype=float)
 
 
 def _transposed(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in names}
+
+
+def _of_levels(
+    rows: Sequence[Row], groups: Sequence[str], levels: Sequence[float] | None
+) -> tuple[Sequence[Row], list[str]]:
+    """Rows of a wide table with the forecasts alone, or with quantiles of some levels; and their columns."""
+    if levels is None:
+        return rows, [name for name in rows[0] if QUANTILE not in name or name in groups]
+    medians = [
+        row | {column(name, MEDIAN): row[name] for name in row if QUANTILE not in name and name not in groups}
+        for row in rows
+    ]
+    wanted = {column("", level) for level in levels}
+    return medians, [name for name in medians[0] if name in groups or name.endswith(tuple(wanted))]
 
 
 def _index_tells(y: Any) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from .folder import RunFolder, digest
 from .records import (
     FORMAT,
+    Backtest,
+    BacktestRow,
     Config,
     DataDescription,
     Forecast,
@@ -19,11 +21,14 @@ from .records import (
     Results,
     Scores,
     Summary,
+    interval,
     not_better_than,
 )
 
 __all__ = [
     "FORMAT",
+    "Backtest",
+    "BacktestRow",
     "Config",
     "DataDescription",
     "Forecast",
@@ -35,5 +40,6 @@ __all__ = [
     "Scores",
     "Summary",
     "digest",
+    "interval",
     "not_better_than",
 ]

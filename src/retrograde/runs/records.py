@@ -7,6 +7,7 @@ itself back into one (``as_dict``). Nothing else knows the keys of these files.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
@@ -17,14 +18,18 @@ from ..options import Options
 
 __all__ = [
     "FORMAT",
+    "Backtest",
+    "BacktestRow",
     "Config",
     "DataDescription",
+    "Forecast",
     "Goal",
     "Metrics",
     "Part",
     "Results",
     "Scores",
     "Summary",
+    "interval",
     "not_better_than",
 ]
 
@@ -92,7 +97,11 @@ _READ: dict[str, Callable[[Any], Any]] = {  # by annotation of the field; None: 
     "Mapping[str, Scores]": lambda value: _objects(value, _scores),
     "list[list[object]]": _rows,
     "Numbers": _numbers,
+    "Mapping[str, Numbers]": lambda value: {key: _numbers(one) or [] for key, one in value.items()},
     "list[Forecast]": lambda value: [Forecast.of(one) for one in _dicts(value)],
+    "Backtest": lambda value: Backtest.of(value) if isinstance(value, dict) else None,
+    "BacktestRow": lambda value: BacktestRow.of(value) if isinstance(value, dict) else None,
+    "list[BacktestRow]": lambda value: [BacktestRow.of(one) for one in _dicts(value)],
     "Goal": lambda value: Goal.of(value) if isinstance(value, dict) else None,
 }
 
@@ -283,6 +292,26 @@ class Forecast(Record):
     actual: Numbers  # this and the next two: the steps that were forecast
     forecast: Numbers
     baseline: Numbers  # the naive forecast that the network adds to
+    quantiles: Mapping[str, Numbers] = field(default_factory=dict)  # of the forecast, in rising order
+
+
+@dataclass(frozen=True)
+class BacktestRow(Record):
+    """Errors of some of the forecasts of a backtest: from one origin, at one step of the horizon, or of all."""
+
+    name: str
+    scores: Scores
+    baselines: Mapping[str, Scores] = field(default_factory=dict)  # of the same numbers
+
+
+@dataclass(frozen=True)
+class Backtest(Record):
+    """Errors of forecasts from several origins, one after the other."""
+
+    stride: int  # steps between two origins
+    overall: BacktestRow
+    origins: list[BacktestRow]  # the earliest first
+    steps: list[BacktestRow]  # of the horizon
 
 
 @dataclass(frozen=True)
@@ -295,6 +324,7 @@ class Part(Record):
     baselines: Mapping[str, Scores] = field(default_factory=dict)  # metrics of simple methods
     series: Mapping[str, Scores] = field(default_factory=dict)  # errors by series
     forecasts: list[Forecast] = field(default_factory=list)  # the last of some series
+    backtest: Backtest | None = None  # of a forecast, where it was asked for
     scores: Scores = field(default_factory=dict)  # single numbers
 
     @classmethod
@@ -367,6 +397,20 @@ class Summary(Record):
 
 
 _BEST = ("loss", "bits_per_character")
+
+
+def interval(metric: str) -> str:
+    """The interval or quantile that a metric such as ``within_80`` judges, in words; empty of other metrics.
+
+    Examples
+    --------
+    >>> interval("within_80"), interval("below_95"), interval("mae")
+    ('in the 80 % interval', 'below the 95 % quantile', '')
+    """
+    kind, _, nominal = metric.partition("_")
+    if not re.fullmatch(r"[\d.]+", nominal):
+        return ""
+    return {"within": f"in the {nominal} % interval", "below": f"below the {nominal} % quantile"}.get(kind, "")
 
 
 # --- Better than a simple method? -------------------------------------------------------------------------------------

@@ -16,18 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.columns import Predicts
+from ..data.columns import Columns, Predicts
 from ..data.dates import as_written
 from ..data.encoding import Scaler
 from ..data.grid import Regular
 from ..data.series import Series, continued, guess_season, irregular, names_after, read_series, times_after
 from ..errors import DataError, OptionError
 from ..options import Options
+from . import quantiles
 from .forecast_reader import ORIGINS, TOGETHER, ForecastReader, Part, key_of
+from .forecast_scores import Judge
 from .models import SequenceModel, evaluation_mode
+from .quantiles import QUANTILE, column, middle_of, places_of
 from .tables import TableTask
 from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo
-from .windows import ForecastBatch, ForecastPlan, Windows
+from .windows import ForecastBatch, ForecastPlan, Past, Windows
 
 __all__ = ["ForecastPredictor", "ForecastReader", "ForecastTask"]
 
@@ -70,8 +73,8 @@ class ForecastPredictor(Predictor):
             raise DataError(
                 f"{source}: no series has the {plan.horizon + 1} steps that one forecast and its check need."
             )
-        counts = {"series": len(found), "forecasts": len(part[0].thinned(ORIGINS))}
-        return Evaluation(counts, self.reader.score(self.network, part), self.reader.baselines(part))
+        counts, judge = {"series": len(found), "forecasts": len(part[0].thinned(ORIGINS))}, Judge(self.reader)
+        return Evaluation(counts, judge.score(self.network, part), judge.baselines(part))
 
     def _note(self, found: Series, steps: int) -> None:
         """Note series that have fewer steps than needed, or that do not occur in the training data."""
@@ -89,25 +92,28 @@ class ForecastPredictor(Predictor):
             )
 
     def forecast(self, found: Series) -> Iterator[tuple[int, Floats]]:
-        """The steps after each series: its place, and ``(horizon, C)`` in the units of the data.
+        """The steps after each series: its place, and ``(levels, horizon, C)`` in the units of the data.
 
-        NaN after a series that has no numbers at all and does not occur in the training data.
+        Without quantiles there is one level. NaN after a series that has no numbers at all and does not occur in the
+        training data.
         """
         reader, plan, lengths = self.reader, self.reader.plan, found.numbers.lengths
         self._note(found, plan.context)
         known = {key for key in map(key_of, found.names) if key in reader.scalers}
-        data, _, _ = reader.scaled(found, np.maximum(0, plan.context - lengths))
+        data, truths, _ = reader.scaled(found, np.maximum(0, plan.context - lengths))
         for start in range(0, len(found), TOGETHER):
             places = range(start, min(start + TOGETHER, len(found)))
             ends = [int(data.starts[place + 1]) for place in places]
-            past = np.stack([data.rows[end - plan.context : end] for end in ends], axis=1)
-            with evaluation_mode(self.network) as device:
-                result = reader._forecast(self.network, device, past)
-            for column, place in enumerate(places):
+            values = np.stack([data.rows[end - plan.context : end] for end in ends], axis=1)
+            observed = np.stack([~np.isnan(truths.rows[end - plan.context : end]) for end in ends], axis=1)
+            past = Past(values, reader.ahead(found, places), reader.static(found)[list(places)], observed)
+            with evaluation_mode(self.network):
+                result = reader.forecast(self.network, past)
+            for place in places:
                 key = key_of(found.names[place])
                 channels = Scaler(*(part[: plan.channels] for part in reader.scalers[key]))
-                values = channels.undo(result[:, column])
-                yield place, values if lengths[place] or key in known else values * np.nan
+                made = channels.undo(result[:, :, place - start])
+                yield place, made if lengths[place] or key in known else made * np.nan
 
     def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
         """Windows of the series of a table, spread evenly; their length is fixed."""
@@ -121,28 +127,40 @@ class ForecastPredictor(Predictor):
         """
         if probabilities:
             raise OptionError("--probabilities: a forecast has none; leave it out.")
-        columns, horizon = self.reader.columns, self.reader.plan.horizon
+        columns, plan = self.reader.columns, self.reader.plan
         found, names = self.reader.read(source, encoding)
         later = {}
         if columns.layout == "wide":
             steps = {name: columns.steps(names, name) for name in columns.target}
-            later = {name: names_after(some, horizon) for name, some in steps.items() if some != [name]}
-        for place, values in self.forecast(found):
+            later = {name: names_after(some, plan.horizon) for name, some in steps.items() if some != [name]}
+        for place, made in self.forecast(found):
             row: Row = dict(zip(columns.group, found.names[place], strict=True))
-            channels: dict[str, list[Any]]
-            channels = {name: _known(values[:, channel]) for channel, name in enumerate(columns.target)}
             if columns.layout == "wide":
-                if len(values[0]) > len(channels):  # lists of several channels
-                    channels = {columns.target[0]: [_known(step) for step in values]}
-                for name, numbers in channels.items():
-                    row |= dict(zip(later[name], numbers, strict=True)) if name in later else {name: numbers}
+                for title, numbers in self._columns(made):
+                    name = title.partition(QUANTILE)[0]
+                    after = [step + title.removeprefix(name) for step in later.get(name, [])]
+                    row |= dict(zip(after, numbers, strict=True)) if name in later else {title: numbers}
                 yield row
                 continue
-            times = times_after(found.times[place], horizon)
+            times = times_after(found.times[place], plan.horizon)
             times = as_written(times, columns.date_form) if times is not None else None
-            for step in range(horizon):
+            for step in range(plan.horizon):
                 when = {columns.time: times[step]} if columns.time is not None and times is not None else {}
-                yield row | when | {"step": step + 1} | {name: numbers[step] for name, numbers in channels.items()}
+                values = {title: numbers[step] for title, numbers in self._columns(made)}
+                yield row | when | {"step": step + 1} | values
+
+    def _columns(self, made: Floats) -> Iterator[tuple[str, list[Any]]]:
+        """Columns of forecasts ``(levels, horizon, C)``: each channel, then its quantiles."""
+        plan, target = self.reader.plan, self.reader.columns.target
+        asked = places_of(None, plan.quantiles) if plan.quantiles else []
+        if made.shape[-1] > len(target):  # lists of several channels
+            values: dict[str, list[list[Any]]]
+            values = {target[0]: [[_known(step) for step in level] for level in made]}
+        else:
+            values = {name: [_known(level[:, at]) for level in made] for at, name in enumerate(target)}
+        for name, levels in values.items():
+            yield name, levels[middle_of(plan.levels)]
+            yield from ((column(name, level), levels[at]) for level, at in asked)
 
 
 def _known(numbers: Floats) -> list[float | None]:
@@ -192,15 +210,22 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             found = read_series(table, columns, Regular(options.freq, options.gaps, options.duplicates))
             self.notes += found.notes
             bounds = self._bounds(found)
-            self.reader = ForecastReader(columns, self._plan(found, bounds, len(columns.features)))
+            self.reader = ForecastReader(columns, self._plan(found, bounds, columns))
             for series, start, (train, _, _) in zip(found.names, found.numbers.starts.tolist(), bounds, strict=False):
                 self.reader.fit(series, found.numbers.rows, start, start + train)
+        if options.quantiles:
+            self.notes.append(quantiles.note(options.quantiles))
         self.plan, self.gaps, self.names = self.reader.plan, found.gaps, found.names
         self.train_steps = sum(train for train, _, _ in bounds)
         self._load(found, bounds)
         if files is None:
             self._start_from_the_better_baseline()
         self.shuffle = self._shuffled(len(self.training), len(self.training))
+
+    @property
+    def judge(self) -> Judge:
+        """What scores forecasts."""
+        return Judge(self.reader)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -217,7 +242,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             bounds.append((end - (max(held, least) if end > 2 * least else held), end, steps))
         return bounds
 
-    def _plan(self, found: Series, bounds: Sequence[tuple[int, int, int]], features: int) -> ForecastPlan:
+    def _plan(self, found: Series, bounds: Sequence[tuple[int, int, int]], columns: Columns) -> ForecastPlan:
         options, season = self.options, self.options.season
         if season is None:
             when = found.times[int(found.numbers.lengths.argmax())]
@@ -237,8 +262,9 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         if not options.horizon or not options.context:
             self.notes.append(f"{horizon} steps are forecast from {context} (--horizon and --context give others).")
         return ForecastPlan(
-            horizon, context, season, options.strategy, found.channels, features,
+            horizon, context, season, options.strategy, found.channels, len(columns.features),
             found.freq, options.gaps, options.duplicates, relative=options.strategy == "direct",
+            quantiles=options.quantiles,
         )  # fmt: skip
 
     def _load(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> None:
@@ -263,6 +289,8 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         self.training = windows([(0, train) for train, _, _ in bounds], False)
         if not len(self.training):
             raise DataError(f"{self.source} has no {plan.context + plan.horizon} steps in a row to train on.")
+        if plan.levels and not self.reader.spreads:
+            self.reader.fit_spreads(self.training)
         validation = windows([(train, end) for train, end, _ in bounds], True)
         self.validation = self._part("validation", self.options.validation, found, validation)
         if self.options.test or self.options.test_fraction:
@@ -294,18 +322,29 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
                 f"the {name} part is shorter than the horizon of {self.plan.horizon} steps: give more of it "
                 f"(--{name}-fraction) or a lower --horizon."
             )
-        if self.reader.judge(part, lambda past, _: (past[:1, :, :1], True)) is None:
+        if self.judge.judge(part, self.judge.of_base) is None:
             raise DataError(f"the {name} part has no number to compare a forecast with: its target cells are empty.")
         return part
 
     # --- Training -----------------------------------------------------------------------------------------------------
 
     def model(self) -> SequenceModel:
-        """A new network, initialized from torch's random state; its output layer starts small, near the baseline."""
+        """A new network, initialized from torch's random state; its output layer starts small, near the baseline.
+
+        Its quantiles start as those of the baseline's errors in the training part.
+        """
         network = self.reader.network(self.options)
         nn.init.normal_(network.output.weight, std=0.01)
-        nn.init.zeros_(network.output.bias)
+        with torch.no_grad():
+            network.output.bias.copy_(self._initial_bias(network))
         return network
+
+    def _initial_bias(self, network: nn.Module) -> Tensor:
+        bias: Tensor = network.get_submodule("output").bias  # type: ignore[assignment]
+        if not self.plan.levels:
+            return torch.zeros_like(bias)
+        spread = self.reader.spreads[self.plan.added_to].transpose(1, 0, 2)  # (horizon, levels, C), as outputs are
+        return torch.from_numpy((spread.mean(0) if self.plan.by_step else spread).ravel()).to(bias)
 
     def settle(self, network: nn.Module) -> str:
         """See `Task.settle`.
@@ -314,11 +353,13 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         validation part: a gain that may be luck is not forecast in full. The weights were chosen for that part, so
         without this a forecast may lose to its baseline later (docs/tasks.md has the measurements).
         """
-        certainty = self.reader.certainty(network, self.validation)
+        certainty = self.judge.certainty(network, self.validation)
         factor = min(1.0, max(LEAST, certainty - LUCK))
         with torch.no_grad():
-            for parameter in network.get_submodule("output").parameters():
-                parameter.mul_(factor)
+            output: Any = network.get_submodule("output")
+            start = self._initial_bias(network)
+            output.weight.mul_(factor)
+            output.bias.sub_(start).mul_(factor).add_(start)
         return (
             f"the network is better than its baseline by {certainty:.1f} standard errors on the validation part, so "
             f"{factor:.0%} of what it adds to that is forecast."
@@ -333,22 +374,22 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         return self.training.batch(self.shuffle(step))
 
     def loss(self, model: nn.Module, batch: ForecastBatch, state: State) -> tuple[Tensor, None]:
-        """Mean squared error of the scaled numbers; no state is carried."""
-        return batch.errors(model(batch.inputs)).sum() / max(1, batch.size), None
+        """Mean squared error of the scaled numbers, or pinball loss of their quantiles; no state is carried."""
+        return batch.losses(model(batch.inputs)).sum() / max(1, batch.size), None
 
     def score(self, model: nn.Module, part: Part) -> dict[str, Any]:
         """Every metric of a network on a part of the data."""
-        return self.reader.score(model, part)
+        return self.judge.score(model, part)
 
     def simple_scores(self, part: Part) -> dict[str, dict[str, float]]:
         """Scores of the naive and, with a season, the seasonal naive forecast."""
-        return self.reader.baselines(part)
+        return self.judge.baselines(part)
 
     def details(self, model: nn.Module, part: Part) -> dict[str, Any]:
         """See `TableTask.details`; and the errors of each series, and the last forecasts."""
         return super().details(model, part) | {
-            "series": self.reader.by_series(model, part),
-            "forecasts": self.reader.latest(model, part),
+            "series": self.judge.by_series(model, part),
+            "forecasts": [one.as_dict() for one in self.judge.latest(model, part)],
         }
 
     def probe(self, count: int, steps: int | None = None) -> Probe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +18,9 @@ from ..data.sequences import Record
 from ..data.table import Table
 from ..errors import DataError, OptionError
 from ..options import Options
-from . import metrics
+from . import metrics, quantiles
+from .models import SequenceModel
+from .quantiles import Intervals, column, levels_of, middle_of, ordered, pinball, places_of
 from .sequences import Encoded, SequenceBatch, SequencePredictor, SequenceReader, SequenceTask, padded, scored_batches
 from .task import Row, State
 
@@ -27,7 +29,15 @@ __all__ = ["RegressionPredictor", "RegressionReader", "RegressionTask"]
 
 @dataclass(frozen=True)
 class NumberBatch(SequenceBatch):
-    """Sequences side by side, the longest first, each with a scaled number: ``(B,)``."""
+    """Sequences side by side, the longest first, each with a scaled number: ``(B,)``.
+
+    Attributes
+    ----------
+    levels : tuple of float
+        Levels of the quantiles that the network puts out; none: the number alone.
+    """
+
+    levels: tuple[float, ...] = ()
 
     @property
     def size(self) -> int:
@@ -35,8 +45,9 @@ class NumberBatch(SequenceBatch):
         return len(self.targets)
 
     def losses(self, outputs: Tensor) -> Tensor:
-        """Squared error of every scaled number, ``(B,)``."""
-        return (outputs[:, 0] - self.targets) ** 2
+        """Squared error of every scaled number, or pinball loss of its quantiles, ``(B,)``."""
+        found: Tensor = pinball(outputs.T - self.targets, self.levels)
+        return found
 
 
 @dataclass
@@ -47,20 +58,33 @@ class RegressionReader(SequenceReader):
     ----------
     target : Scaler
         Scale of the numbers, fitted on the training part.
+    quantiles : str or None
+        As in ``--quantiles``.
+    usual : list of float
+        The scaled quantiles of the numbers of the training part, of each level that the network puts out.
     """
 
     target: Scaler
-    outputs = 1
+    quantiles: str | None = None
+    usual: list[float] = field(default_factory=list)
     target_type = np.float32
+
+    def __post_init__(self) -> None:
+        self.levels = levels_of(self.quantiles)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network puts out: one, or the quantiles."""
+        return max(1, len(self.levels))
 
     def kept(self) -> dict[str, Any]:
         """See `SequenceReader.kept`."""
-        return {"target": self.target.as_dict()}
+        return {"target": self.target.as_dict(), "quantiles": self.quantiles, "usual": self.usual}
 
     @classmethod
     def of(cls, columns: Columns, encoder: Encoder, kept: Mapping[str, Any]) -> Self:
         """See `SequenceReader.of`."""
-        return cls(columns, encoder, Scaler.from_dict(kept["target"]))
+        return cls(columns, encoder, Scaler.from_dict(kept["target"]), kept.get("quantiles"), kept.get("usual", []))
 
     def targets(self, record: Record, steps: int, source: str) -> NDArray[np.float32]:
         """The scaled number of a record, ``(1,)``; DataError if there is none."""
@@ -71,20 +95,26 @@ class RegressionReader(SequenceReader):
     def batch(self, data: Encoded, chosen: NDArray[np.int64]) -> NumberBatch:
         """Some sequences as a batch; the longest come first."""
         inputs, lengths = padded(data[0], chosen)
-        return NumberBatch(inputs, torch.from_numpy(data[1].padded(chosen)[0]), lengths)
+        return NumberBatch(inputs, torch.from_numpy(data[1].padded(chosen)[0]), lengths, self.levels)
 
     def score(self, network: nn.Module, data: Encoded) -> dict[str, Any]:
-        """Loss (mean squared error of scaled numbers) and every metric of `retrograde.tasks.metrics.of_numbers`."""
-        found = np.empty(len(data[0]))
+        """Loss and every metric of `retrograde.tasks.metrics.of_numbers`, see `judge`."""
+        found = np.empty((self.outputs, len(data[0])))
         for chosen, outputs in scored_batches(network, data[0]):
-            found[chosen] = outputs[:, 0].numpy()
+            found[:, chosen] = ordered(outputs.T, self.levels).numpy()
         return self.judge(found, data)
 
     def judge(self, found: NDArray[np.float64], data: Encoded) -> dict[str, Any]:
-        """The same of scaled predictions ``(N,)``."""
+        """Scores of scaled predictions ``(levels, N)``.
+
+        The loss is the mean squared error of scaled numbers, or the pinball loss of their quantiles; then there is the
+        share of the truth in each interval too.
+        """
         truth = np.concatenate([data[1][place] for place in range(len(data[1]))]).astype(np.float64)
-        loss = float(((found - truth) ** 2).mean())
-        return {"loss": loss, **metrics.of_numbers(self.target.undo(truth), self.target.undo(found))}
+        error, intervals = found - truth, Intervals(self.levels)
+        numbers = self.target.undo(truth), self.target.undo(found[middle_of(self.levels)])
+        shares = dict(zip(intervals.names, intervals.holds(error).mean(1).tolist(), strict=True))
+        return {"loss": float(pinball(error, self.levels).mean()), **metrics.of_numbers(*numbers), **shares}
 
 
 class RegressionPredictor(SequencePredictor[RegressionReader]):
@@ -96,18 +126,21 @@ class RegressionPredictor(SequencePredictor[RegressionReader]):
         reader = RegressionReader.from_files(files)
         return cls(reader, reader.network(options))
 
-    def numbers(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, float]]:
-        """Each sequence of a source with the number predicted for it."""
+    def numbers(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, NDArray[np.float64]]]:
+        """Each sequence of a source with what is predicted for it, ``(levels,)``; one number without quantiles."""
         for record, outputs in self.outputs(source, encoding):
-            yield record, float(self.reader.target.undo(outputs)[0])
+            yield record, self.reader.target.undo(ordered(torch.from_numpy(outputs), self.reader.levels).numpy())
 
     def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
         """Rows with ``prediction``, in the order of the source: for each row that is a sequence, or each group."""
         if probabilities:
             raise OptionError("--probabilities: a number has none; leave it out.")
-        for record, number in self.numbers(source, encoding):
-            row: Row = dict(zip(self.reader.columns.group, record.group, strict=False))
-            yield row | {"prediction": number}
+        reader = self.reader
+        asked = places_of(None, reader.quantiles) if reader.quantiles else []
+        for record, numbers in self.numbers(source, encoding):
+            row: Row = dict(zip(reader.columns.group, record.group, strict=False))
+            row["prediction"] = float(numbers[middle_of(reader.levels)])
+            yield row | {column("", level): float(numbers[at]) for level, at in asked}
 
 
 class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
@@ -133,16 +166,31 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
                     yield record
 
         encoder = self._encoder(training(), int((parts == 0).sum()))
-        return RegressionReader(columns, encoder, Scaler.fit([np.array(numbers)[:, None]], 1))
+        target, asked = np.array(numbers)[:, None], self.options.quantiles
+        if asked:
+            self.notes.append(quantiles.note(asked))
+        scaler = Scaler.fit([target], 1)
+        usual = np.quantile(scaler(target[:, 0]), levels_of(asked)).tolist()
+        return RegressionReader(columns, encoder, scaler, asked, usual)
+
+    def model(self) -> SequenceModel:
+        """A new network, initialized from torch's random state; its quantiles start as those of the training part."""
+        network = super().model()
+        if self.reader.levels:
+            with torch.no_grad():
+                network.output.bias.copy_(torch.tensor(self.reader.usual))
+        return network
 
     def batch(self, step: int) -> NumberBatch:
         """The batch of a training step."""
         return self.reader.batch(self.training, self.shuffle(step))
 
     def loss(self, model: nn.Module, batch: NumberBatch, state: State) -> tuple[Tensor, None]:
-        """Mean squared error of the scaled numbers; no state is carried."""
+        """Mean squared error of the scaled numbers, or pinball loss of their quantiles; no state is carried."""
         return batch.losses(model(batch.inputs, batch.lengths)).mean(), None
 
     def simple_scores(self, part: Encoded) -> dict[str, dict[str, float]]:
-        """The scores of always predicting the mean of the training part."""
-        return {"mean": self.reader.judge(np.zeros(len(part[0])), part)}
+        """The scores of always predicting the mean of the training part, or with quantiles its quantiles."""
+        usual = np.array(self.reader.usual or [0.0])[:, None]
+        name = "median" if self.reader.levels else "mean"
+        return {name: self.reader.judge(np.repeat(usual, len(part[0]), axis=1), part)}

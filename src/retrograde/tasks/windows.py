@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +14,34 @@ from torch import Tensor
 from ..data.encoding import fill
 from ..data.grid import Gap, Regular
 from ..data.storage import PIECE, Ragged, Rows
+from ..errors import DataError
+from .quantiles import levels_of, pinball
 from .task import Batch, Probe
 
-__all__ = ["ForecastBatch", "ForecastPlan", "Windows", "fill_by_season", "naive", "naive_error"]
+__all__ = ["ForecastBatch", "ForecastPlan", "Past", "Windows", "fill_by_season", "naive", "naive_error"]
 
 Floats = NDArray[np.float64]
+
+
+class Past(NamedTuple):
+    """What forecasts are made from, side by side, scaled. Arrays of NumPy, or tensors.
+
+    Attributes
+    ----------
+    values : array
+        ``(context, B, C + F + K)``: channels, features, and features that are known ahead.
+    ahead : array
+        ``(horizon, B, K)``: these at the steps to come.
+    static : array
+        ``(B, S)``: what is the same at all steps of a series.
+    observed : array
+        ``(context, B, C)``: which numbers of the channels were observed.
+    """
+
+    values: Any
+    ahead: Any
+    static: Any
+    observed: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -35,6 +58,10 @@ class ForecastPlan:
         Forecast all steps at once after the last step read, or one by one, each read before the next.
     channels, features : int
         Numbers to forecast, and further numbers to read, at each step.
+    known, static : int
+        Features that are known at the steps to come too, and features of a whole series.
+    quantiles : str or None
+        As in ``--quantiles``.
     freq, gaps, duplicates : str
         See `retrograde.data.grid.Regular`.
     base : int or None
@@ -53,8 +80,11 @@ class ForecastPlan:
     freq: str = ""  # as in runs before version 0.2: rows are steps
     gaps: Literal["fill", "split", "error"] = "fill"
     duplicates: Literal["error", "first", "last", "mean"] = "error"
-    base: int | None = None  # this and the next: as in runs before version 0.2
+    base: int | None = None  # this and the following: as in runs before version 0.2
     relative: bool = False
+    known: int = 0
+    static: int = 0
+    quantiles: str | None = None
 
     @property
     def regular(self) -> Regular:
@@ -71,13 +101,56 @@ class ForecastPlan:
         """Steps back to the value that the network adds to."""
         return self.base or self.lag
 
-    def read(self, past: Any) -> Any:
-        """Windows ``(T, B, C + F)`` as the network reads them."""
-        if not self.relative:
-            return past
-        found = past.clone() if isinstance(past, Tensor) else past.copy()
-        found[..., : self.channels] -= past[-1:, :, : self.channels]
-        return found
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Levels of the quantiles that the network puts out; none: only the number that is forecast."""
+        return levels_of(self.quantiles)
+
+    @property
+    def width(self) -> int:
+        """Numbers at each step of a table of series: channels, features, and those known ahead."""
+        return self.channels + self.features + self.known
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the network reads the steps to come, and puts out the forecast of each there."""
+        return self.strategy == "direct" and self.known > 0
+
+    @property
+    def input_size(self) -> int:
+        """Numbers at each step that the network reads."""
+        return self.width + self.static + self.by_step
+
+    def read(self, past: Past) -> Tensor:
+        """What the network reads of tensors, ``(T, B, input_size)``.
+
+        With features known ahead T has the steps to come too: there the channels are as the network's baseline has
+        them, other features as they were last, and a last number says that the step is to come.
+        """
+        values, steps = past.values, self.context
+        last = values[-1:, :, : self.channels] if self.relative else None
+        if self.by_step:
+            later = values[-1:].repeat(self.horizon, 1, 1)
+            later[..., : self.channels] = self.repeated(values[..., : self.channels], self.added_to)
+            later[..., self.width - self.known :] = past.ahead
+            values, steps = torch.cat([values, later]), steps + self.horizon
+        if last is not None:
+            values = torch.cat([values[..., : self.channels] - last, values[..., self.channels :]], dim=-1)
+        parts = [values, past.static.expand(steps, -1, -1)] if self.static else [values]
+        if self.by_step:
+            to_come = torch.zeros(steps, values.shape[1], 1, device=values.device)
+            to_come[self.context :] = 1
+            parts.append(to_come)
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else values
+
+    def one_ahead(self, values: Tensor, known: Tensor, static: Tensor) -> Tensor:
+        """What the network reads, ``(T, B, input_size)``, where each step predicts the next.
+
+        Of the features known ahead it reads those of the next step, ``(T, B, K)``.
+        """
+        parts = [values[..., : self.width - self.known], known] if self.known else [values]
+        parts += [static.expand(len(values), -1, -1)] if self.static else []
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else values
 
     def padding(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of steps that series of these lengths are too short for one window."""
@@ -96,26 +169,36 @@ class ForecastBatch(Batch):
     Attributes
     ----------
     inputs : Tensor
-        ``(T, B, C + F)``: channels first, then features.
+        ``(T, B, input_size)``: channels first, see `ForecastPlan.read`.
     targets : Tensor
-        ``(horizon, B, C)``, or ``(T, B, C)`` where every step predicts the next; NaN where nothing was observed.
+        ``(horizon, B, C)``, or ``(T, B, C)`` where steps have an output each; NaN where there is no target.
     base : Tensor
         What outputs are added to, in the shape of the targets.
+    levels : tuple of float
+        See `ForecastPlan.levels`.
     """
 
     base: Tensor
+    levels: tuple[float, ...] = ()
 
     @property
     def size(self) -> int:
         """Number of observed targets."""
         return int((~self.targets.isnan()).sum())
 
-    def errors(self, outputs: Tensor) -> Tensor:
-        """Squared errors of the network's outputs, in the shape of the targets; 0 where nothing was observed."""
-        if outputs.dim() == 2:  # all steps at once
-            outputs = outputs.view(-1, len(self.targets), self.targets.shape[-1]).transpose(0, 1)
-        error: Tensor = self.base + outputs - self.targets.nan_to_num(0.0)
-        return error**2 * ~self.targets.isnan()
+    def losses(self, outputs: Tensor) -> Tensor:
+        """Loss of the network's outputs, in the shape of the targets; 0 where nothing was observed."""
+        error = self.base + split(outputs, self.targets, len(self.levels)) - self.targets.nan_to_num(0.0)
+        found: Tensor = pinball(error, self.levels)
+        return found * ~self.targets.isnan()
+
+
+def split(outputs: Tensor, targets: Tensor, levels: int) -> Tensor:
+    """Outputs of a network, of each sequence or of each step, as ``(levels, T, B, C)``."""
+    steps, _, channels = targets.shape
+    if outputs.dim() == 2:  # all steps at once
+        return outputs.view(-1, steps, max(1, levels), channels).permute(2, 1, 0, 3)
+    return outputs.view(len(outputs), -1, max(1, levels), channels).permute(2, 0, 1, 3)
 
 
 class Windows:
@@ -124,7 +207,7 @@ class Windows:
     Parameters
     ----------
     values, truths : Ragged
-        Of each series, float32: its numbers, scaled and filled, ``(T, C + F)``; and those of its channels that were
+        Of each series, float32: its numbers, scaled and filled, ``(T, C + F + K)``; and those of its channels that were
         observed, NaN elsewhere, ``(T, C)``. See `ForecastReader.scaled`.
     padding : array
         Number of these steps that come before the series begins.
@@ -134,6 +217,8 @@ class Windows:
         Whether steps before the part may be read.
     gaps : sequence of Gap
         Missing steps; no window may contain one.
+    static : array, optional
+        Of each series what is the same at all its steps, ``(series, S)``.
     """
 
     def __init__(
@@ -145,8 +230,10 @@ class Windows:
         bounds: Sequence[tuple[int, int]],
         history: bool,
         gaps: Sequence[Gap] = (),
+        static: NDArray[np.float32] | None = None,
     ) -> None:
         self.plan, self.values, self.truths = plan, values, truths
+        self.static = np.empty((len(bounds), 0), np.float32) if static is None else static
         begin, end = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
         begin, end = np.where(begin > 0, begin + padding, 0), end + padding
         # At least one of the steps read is real.
@@ -176,6 +263,36 @@ class Windows:
         """Numbers of at most ``most`` windows, spread evenly."""
         return np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64))
 
+    def origins(self, count: int) -> tuple[int, list[NDArray[np.int64]]]:
+        """The last windows of each series from which ``count`` rolling origins forecast, the earliest origin first.
+
+        Returns
+        -------
+        stride : int
+            Steps between two origins: the horizon, or fewer where the longest series is too short for that.
+        windows : list of array
+            Of each origin: numbers of windows. A series that is too short, or has a gap there, has none.
+
+        Raises
+        ------
+        DataError
+            If no series has so many windows.
+        """
+        most = int(self._counts.max(initial=0))
+        if most < count:
+            raise DataError(
+                f"--backtest {count} needs {count} forecasts of {self.plan.horizon} steps one after the other, and the "
+                f"longest series has room for {most}: ask for fewer."
+            )
+        stride = min(self.plan.horizon, (most - 1) // max(1, count - 1)) if count > 1 else self.plan.horizon
+        found = []
+        for back in range((count - 1) * stride, -1, -stride) if count > 1 else [0]:
+            chosen = (self._ends - 1 - back)[self._counts > back]
+            if self._kept is not None:
+                chosen = np.searchsorted(self._kept, np.intersect1d(chosen, self._kept))
+            found.append(chosen)
+        return stride, found
+
     def owners(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """The places of the series that windows belong to."""
         return np.searchsorted(self._ends, self._numbered(chosen), side="right")
@@ -198,35 +315,55 @@ class Windows:
             return found
         return np.stack([part.rows[at + begin : at + end] for at in start.tolist()], axis=1)
 
+    def past(self, chosen: NDArray[np.int64]) -> Past:
+        """What forecasts in the windows of these numbers are made from."""
+        plan = self.plan
+        ahead = self.cut(self.values, chosen, plan.context)[..., plan.width - plan.known :]
+        observed = ~np.isnan(self.cut(self.truths, chosen, 0, plan.context))
+        return Past(self.cut(self.values, chosen, 0, plan.context), ahead, self._static_of(chosen), observed)
+
+    def _static_of(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.static[self.owners(chosen)]
+
     def batch(self, chosen: NDArray[np.int64]) -> ForecastBatch:
         """The windows of these numbers as the strategy is trained on them."""
         plan = self.plan
         if plan.strategy == "direct":
-            values = self.cut(self.values, chosen, 0, plan.context)
-            base = plan.repeated(values[..., : plan.channels], plan.added_to)
-            values = plan.read(values)
-            truths = self.cut(self.truths, chosen, plan.context)
-        else:
-            # Step t predicts t + 1, added to the value `added_to` steps before that; the first steps have none.
-            values = self.cut(self.values, chosen, 0, plan.context + plan.horizon - 1)
-            channels = values[..., : plan.channels]
-            base = np.concatenate([channels[: plan.added_to - 1], channels])[: len(channels)]
-            truths = self.cut(self.truths, chosen, 1)
-            truths[: plan.added_to - 1] = np.nan
-        return ForecastBatch(torch.from_numpy(values), torch.from_numpy(truths), torch.from_numpy(base))
+            past = tensors(self.past(chosen))
+            inputs, truths = plan.read(past), torch.from_numpy(self.cut(self.truths, chosen, plan.context))
+            base = plan.repeated(past.values[..., : plan.channels], plan.added_to)
+            if plan.by_step:  # the steps that are read have no target
+                truths = torch.cat([torch.full((plan.context, *truths.shape[1:]), torch.nan), truths])
+                base = torch.cat([torch.zeros(plan.context, *base.shape[1:]), base])
+            return ForecastBatch(inputs, truths, base, plan.levels)
+        # Step t predicts t + 1, added to the value `added_to` steps before that; the first steps have none.
+        values = torch.from_numpy(self.cut(self.values, chosen, 0, plan.context + plan.horizon))
+        static = torch.from_numpy(self._static_of(chosen))
+        channels = values[:-1, :, : plan.channels]
+        base = torch.cat([channels[: plan.added_to - 1], channels])[: len(channels)]
+        truths = torch.from_numpy(self.cut(self.truths, chosen, 1))
+        truths[: plan.added_to - 1] = torch.nan
+        inputs = plan.one_ahead(values[:-1], values[1:, :, plan.width - plan.known :], static)
+        return ForecastBatch(inputs, truths, base)
 
     def probe(self, count: int) -> Probe:
-        """Windows spread evenly, and the sum of the squared errors of each window or of each step."""
+        """Windows spread evenly, and the sum of the losses of each window or of each step."""
         return self._probe_of(self.batch(self.thinned(count)))
 
     def _probe_of(self, batch: ForecastBatch) -> Probe:
-        summed = (0, 2) if self.plan.strategy == "direct" else (2,)
+        summed = (2,) if self.plan.by_step or self.plan.strategy == "autoregressive" else (0, 2)
 
         def part(rank: int, size: int) -> Probe:
             return self._probe_of(batch.part(rank, size) or batch)
 
         target = (batch.targets - batch.base).nan_to_num(0.0)
-        return Probe((batch.inputs,), lambda outputs: batch.errors(outputs).sum(summed), part=part, target=target)
+        return Probe((batch.inputs,), lambda outputs: batch.losses(outputs).sum(summed), part=part, target=target)
+
+
+def tensors(past: Past, device: torch.device | None = None) -> Past:
+    """The same on a device, what was observed left as it is."""
+    values, ahead, static = (torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in past[:3])
+    return Past(values, ahead, static, past.observed)
 
 
 # --- Naive forecasts: what a network is compared with, and what empty cells are filled with ---------------------------

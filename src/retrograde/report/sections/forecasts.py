@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import plotly.graph_objects as go
+
 from ...runs import Forecast, Part
 from ..run import RunContents, real
 from ..section import Figure, Section, Table
@@ -12,6 +17,7 @@ __all__ = ["section"]
 
 _ROWS = 30  # of the table of series
 _PAST = 3  # horizons of what was read that are drawn
+_BAND = "rgba(217, 113, 31, 0.22)"  # orange, through which the curves are seen
 
 
 def section(run: RunContents) -> Section | None:
@@ -28,6 +34,11 @@ def section(run: RunContents) -> Section | None:
         f"The last forecast of the {name} part, made from the steps on the left of it alone. The dashed line is the "
         "naive forecast that the network adds to: where both lie on each other, it adds nothing."
     ]
+    if part.forecasts[0].quantiles:
+        words.append(
+            "The band lies between the quantiles that were forecast. Half of what comes shall be above the forecast, "
+            "their median, and as much of it inside an interval as its name says: the results have how much was."
+        )
     tables = [_by_series(part)] if len(part.series) > 1 else []
     return Section("forecasts", "Forecasts", words, figures=[_figure(one) for one in part.forecasts], tables=tables)
 
@@ -38,6 +49,7 @@ def _figure(one: Forecast) -> Figure:
     before, after = list(range(1 - len(past), 1)), list(range(0 if past else 1, len(actual) + 1))
     start = past[-1:]  # so that no curve begins in mid-air
     traces = [
+        *_bands(one, after, start),
         curve(before, past, "read", GREY, hoverinfo=None),
         curve(after, start + actual, "what came", BLUE, mode="lines+markers", hoverinfo=None),
         curve(after, start + forecast, "forecast", ORANGE, mode="lines+markers", hoverinfo=None),
@@ -52,6 +64,19 @@ def _figure(one: Forecast) -> Figure:
         f"{len(actual)} steps, in the units of the data{mean}.",
         f"Line chart of {name}: what was read, what came, the forecast, and the naive forecast{mean}.",
     )
+
+
+def _bands(one: Forecast, steps: list[int], start: list[float]) -> Iterator[go.Scatter]:
+    """The area between each pair of quantiles, the widest first, and a line for one without partner."""
+    levels = {float(name.rpartition(" ")[2]): list(map(real, curve)) for name, curve in one.quantiles.items()}
+    low, high = sorted(level for level in levels if level < 0.5), sorted(level for level in levels if level > 0.5)[::-1]
+    for below, above in zip(low, high, strict=False):
+        quiet: dict[str, Any] = {"width": 0.5, "hoverinfo": None}
+        name = f"{100 * (above - below):.4g} % interval"
+        yield curve(steps, start + levels[below], name, ORANGE, showlegend=False, **quiet)
+        yield curve(steps, start + levels[above], name, ORANGE, fill="tonexty", fillcolor=_BAND, **quiet)
+    for level in [*low[len(high) :], *high[len(low) :]]:
+        yield curve(steps, start + levels[level], f"{100 * level:.4g} % quantile", ORANGE, dash="dot", hoverinfo=None)
 
 
 def _by_series(part: Part) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ...runs import Part, Scores
+from ...runs import Part, Scores, interval
 from ..run import RunContents, real
 from ..section import Fact, Figure, Section, Table
 from ..style import BLUE, curve, level, plot
@@ -36,6 +36,11 @@ _MEANING = {
     "MSE and MAE are the mean squared and the mean absolute error, in the units of the data.",
     "correct": "A sequence counts as solved by the measure of the paper that set the task.",
 }
+_OF_QUANTILES = (
+    "The loss is twice the pinball loss, the mean over the quantiles. An interval is well calibrated where the share "
+    "of what came that lies in it is the one in its name. The quantiles of the simple rules are those that their own "
+    "errors had in the training part."
+)
 _CLASSES = 30  # rows of the tables by label
 
 
@@ -48,14 +53,17 @@ def section(run: RunContents) -> Section | None:
     parts: dict[str, Scores] = {"validation": run.outcome.scores, **(run.baselines if simple else {})}
     parts |= {} if tested is None else {"test": tested}
     parts |= {f"test: {name}": values for name, values in simple.items()} or run.baselines
-    shown = [key for key in METRICS if any(math.isfinite(real(scores.get(key))) for scores in parts.values())]
+    metrics = METRICS | {key: (name, True) for scores in parts.values() for key in scores if (name := interval(key))}
+    shown = [key for key in metrics if any(math.isfinite(real(scores.get(key))) for scores in parts.values())]
     rows = [[name, *(_form(key, real(scores.get(key))) for key in shown)] for name, scores in parts.items()]
     words = [meaning for key, meaning in _MEANING.items() if key in shown]
+    if len(metrics) > len(METRICS):
+        words.append(_OF_QUANTILES)
     if run.results is not None and (goal := run.results.goal) is not None:
         solved = "The published goal is met" if goal.solved else "The published goal is not met"
         mean = "" if goal.mean_error is None else f", the mean error was {goal.mean_error:.4f}"
         words.append(f"{solved}: {goal.criterion}. {goal.wrong:,} of {goal.sequences:,} were wrong{mean}.")
-    tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(METRICS[key][0] for key in shown)))]
+    tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(metrics[key][0] for key in shown)))]
     for name in ("test", "validation"):
         if run.results is not None and (found := run.results.parts.get(name)) is not None:
             tables += _by_label(name, found, run.results.labels)
@@ -78,7 +86,7 @@ def facts(run: RunContents) -> list[Fact]:
 def _form(key: str, value: float) -> str:
     if not math.isfinite(value):
         return "–"
-    return share(value) if METRICS[key][1] else number(value)
+    return share(value) if key not in METRICS or METRICS[key][1] else number(value)
 
 
 def _figures(run: RunContents) -> list[Figure]:
