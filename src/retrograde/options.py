@@ -362,6 +362,12 @@ class ForecastOptions:
     season: int | None = _forecast(
         None, "Number of steps after which a series repeats.", minimum=1, otherwise="guessed from the times"
     )
+    backtest: int | None = _forecast(
+        None,
+        "Test with forecasts from this many origins at the end of each series, a horizon apart; without --test or "
+        "--test-fraction, these steps are held out.",
+        minimum=1,
+    )
     strategy: Literal["direct", "autoregressive"] = _forecast(
         "direct", "Forecast all steps at once (direct), or one after the other, each from those before it."
     )

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..options import OPTIONS
-from ..runs import Metrics, Scores, not_better_than
+from ..runs import Metrics, RunFolder, Scores, not_better_than
 from ..training import Callback, Result, Trainer
 from ..training.state import Progress
 from .advice import advice
-from .terminal import console, described, note, printable, scores
+from .terminal import backtest_lines, console, described, note, printable, scores
 
 __all__ = ["Display", "display"]
 
@@ -123,6 +123,7 @@ class Display(Callback):
             if (tested := (summary.results or {}).get("test")) is not None:
                 self._print(f"On the test part: {', '.join(scores(tested))}.")
                 self._compare(tested, summary.test_baselines)
+                self._backtested(result)
         if goal := summary.goal:
             missed = "" if goal.mean_error is None else f", the mean error was {goal.mean_error:.4f}"
             self._print(
@@ -140,6 +141,13 @@ class Display(Callback):
             self._print(f"  compared with {name}: {', '.join(scores(values))}.")
         if verdict := not_better_than(own, baselines):
             self._print(f"It is {verdict}{': the best weights are those before training' if untrained else ''}.")
+
+    def _backtested(self, result: Result) -> None:
+        """Print the errors by origin and by step, where these were asked for."""
+        results = RunFolder(result.folder).results()
+        if results is not None and (part := results.parts.get("test")) is not None and part.backtest is not None:
+            for line in backtest_lines(part.backtest):
+                self._print(line)
 
     def _print(self, text: str) -> None:
         self.console.print(Text(printable(text, lines=False)))

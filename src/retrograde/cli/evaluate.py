@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..runs import not_better_than
-from .terminal import note, say, say_json, scores
+from .terminal import backtest_lines, note, say, say_json, scores
 
 __all__ = ["evaluate"]
 
@@ -22,6 +22,15 @@ def evaluate(
             show_default=False,
         ),
     ],
+    backtest: Annotated[
+        int | None,
+        typer.Option(
+            help="Score forecasts from this many origins at the end of each series, a horizon apart, by origin and by "
+            "step.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     encoding: Annotated[str | None, typer.Option(help="Text encoding. [dim]\\[default: the run's][/dim]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -37,12 +46,19 @@ def evaluate(
     """
     import torch
 
+    from ..tasks.registry import fingerprint_of
     from ..training import load
 
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(run)
-    found = loaded.predictor.evaluate(data, encoding or loaded.config.options.encoding)
+    encoding = encoding or loaded.config.options.encoding
+    if backtest is None:
+        found = loaded.predictor.evaluate(data, encoding)
+    else:
+        found = loaded.predictor.backtest(data, encoding, backtest)
+        if fingerprint_of(data, loaded.config.options) == loaded.config.data.fingerprint:
+            note("the model was trained on this data: only forecasts of steps that it held out say how good it is.")
     for remark in loaded.predictor.notes:
         note(remark)
     verdict = not_better_than(found.metrics, found.baselines)
@@ -56,3 +72,6 @@ def evaluate(
         say(f"{name}: {', '.join(scores(values))}")
     if verdict:
         say(f"It is {verdict}.")
+    if found.backtest is not None:
+        for line in backtest_lines(found.backtest):
+            say(line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import re
 import sys
 import warnings
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 from ..runs.folder import without_nan
-from ..runs.records import interval
+from ..runs.records import Backtest, Scores, interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,6 +192,9 @@ class _Door(io.TextIOBase):
         return super().__getattribute__(name)
 
 
+STEPS = 24  # lines about steps of the horizon, at most
+
+
 def _one_line(text: str) -> str:
     text = printable(text, lines=False)
     if len(text) > LONGEST:  # it names something from data that is as long as a book
@@ -264,3 +268,18 @@ def scores(values: Mapping[str, Any]) -> list[str]:
             found.append(f"{name} {form.format(value)}".strip())
     shares = {words: values[key] for key in values if (words := interval(key))}
     return found + [f"{share:.1%} {words}" for words, share in shares.items() if share is not None]
+
+
+def backtest_lines(found: Backtest) -> Iterator[str]:
+    """Errors by origin and by step of the horizon, next to those of the naive forecasts; of many steps only some."""
+    apart = f", {found.stride} step{'s' * (found.stride != 1)} apart" if len(found.origins) > 1 else ""
+    yield f"Backtest from {len(found.origins)} origin{'s' * (len(found.origins) != 1)}{apart}, MASE:"
+    every = max(1, math.ceil(len(found.steps) / STEPS))
+    for row in [*found.origins, *found.steps[::every]]:
+        others = ", ".join(f"{name} {_mase(scores)}" for name, scores in row.baselines.items())
+        yield f"  {row.name}: {_mase(row.scores)}{f' ({others})' if others else ''}"
+
+
+def _mase(scores: Scores) -> str:
+    value = scores.get("mase")
+    return "nothing to compare with" if value is None else f"{value:.3f}"

@@ -59,10 +59,17 @@ class ForecastPredictor(Predictor):
 
     def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
         """Scores of forecasts from everywhere in the series of a table, and those of the baselines."""
+        return self._evaluated(source, encoding, None)
+
+    def backtest(self, source: Any, encoding: str, count: int) -> Evaluation:
+        """See `Predictor.backtest`."""
+        return self._evaluated(source, encoding, count)
+
+    def _evaluated(self, source: Any, encoding: str, origins: int | None) -> Evaluation:
         (found, _), plan = self.reader.read(source, encoding), self.reader.plan
         needed = plan.context + plan.horizon
         self._note(found, needed)
-        if (found.numbers.lengths >= needed).any():
+        if origins is None and (found.numbers.lengths >= needed).any():
             self.notes.append(
                 f"a forecast reads the {plan.context} steps before it from this file only, so the first {plan.context} "
                 "of each series are read, not scored; to score these too, put the end of the data before them into the "
@@ -73,7 +80,12 @@ class ForecastPredictor(Predictor):
             raise DataError(
                 f"{source}: no series has the {plan.horizon + 1} steps that one forecast and its check need."
             )
-        counts, judge = {"series": len(found), "forecasts": len(part[0].thinned(ORIGINS))}, Judge(self.reader)
+        judge = Judge(self.reader)
+        if origins is not None:
+            tested = judge.backtest(self.network, part, origins)
+            overall, counts = tested.overall, {"series": len(found), "origins": origins}
+            return Evaluation(counts, dict(overall.scores), dict(overall.baselines), tested)
+        counts = {"series": len(found), "forecasts": len(part[0].thinned(ORIGINS))}
         return Evaluation(counts, judge.score(self.network, part), judge.baselines(part))
 
     def _note(self, found: Series, steps: int) -> None:
@@ -204,13 +216,17 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             self.reader = ForecastReader.from_files(files)
             self.reader.columns.check(table)
             found = read_series(table, self.reader.columns, self.reader.plan.regular)
-            bounds = self._bounds(found)
+            bounds = self._bounds(found, self.reader.plan.horizon if options.backtest else options.horizon)
         else:
             columns = self._columns(table)
             found = read_series(table, columns, Regular(options.freq, options.gaps, options.duplicates))
             self.notes += found.notes
-            bounds = self._bounds(found)
-            self.reader = ForecastReader(columns, self._plan(found, bounds, columns))
+            season, horizon = self._season(found), options.horizon
+            if options.backtest and horizon is None:
+                longest = int(found.numbers.lengths.max())
+                horizon = min(season if season > 1 else 12, max(1, longest // (4 + options.backtest)))
+            bounds = self._bounds(found, horizon)
+            self.reader = ForecastReader(columns, self._plan(found, bounds, columns, season, horizon))
             for series, start, (train, _, _) in zip(found.names, found.numbers.starts.tolist(), bounds, strict=False):
                 self.reader.fit(series, found.numbers.rows, start, start + train)
         if options.quantiles:
@@ -229,30 +245,45 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
-    def _bounds(self, found: Series) -> list[tuple[int, int, int]]:
+    def _bounds(self, found: Series, horizon: int | None) -> list[tuple[int, int, int]]:
         """Where training, validation and test end in each series."""
         validation, test = self._shares(usual=0.2)
         # Unless a share was asked for, at least one forecast is scored.
         asked = self.options.validation_fraction
-        least = 0 if asked or not validation else self.options.horizon or 0
+        least = 0 if asked or not validation else horizon or 0
+        origins = 0 if self.options.test or self.options.test_fraction else self.options.backtest or 0
         bounds = []
         for steps in found.numbers.lengths.tolist():
             end = steps - math.ceil(test * steps)
+            if origins and horizon:  # of a short series fewer of them
+                end = steps - horizon * min(origins, steps // 2 // horizon)
             held = math.ceil(validation * steps)
             bounds.append((end - (max(held, least) if end > 2 * least else held), end, steps))
         return bounds
 
-    def _plan(self, found: Series, bounds: Sequence[tuple[int, int, int]], columns: Columns) -> ForecastPlan:
-        options, season = self.options, self.options.season
-        if season is None:
-            when = found.times[int(found.numbers.lengths.argmax())]
-            season, why = guess_season(when, found.freq)
-            if not found.freq and irregular(when):
-                self.notes.append("steps are missing between the dates: rows are read as steps, one after the other.")
-            if season > 1:
-                self.notes.append(f"season: {season} steps ({why}; a guess; --season gives another)")
+    def _season(self, found: Series) -> int:
+        """The season asked for, else that of the times."""
+        if self.options.season is not None:
+            return self.options.season
+        when = found.times[int(found.numbers.lengths.argmax())]
+        season, why = guess_season(when, found.freq)
+        if not found.freq and irregular(when):
+            self.notes.append("steps are missing between the dates: rows are read as steps, one after the other.")
+        if season > 1:
+            self.notes.append(f"season: {season} steps ({why}; a guess; --season gives another)")
+        return season
+
+    def _plan(
+        self,
+        found: Series,
+        bounds: Sequence[tuple[int, int, int]],
+        columns: Columns,
+        season: int,
+        horizon: int | None,
+    ) -> ForecastPlan:
+        options = self.options
         longest = max(train for train, _, _ in bounds)
-        horizon = options.horizon or min(season if season > 1 else 12, max(1, longest // 4))
+        horizon = horizon or min(season if season > 1 else 12, max(1, longest // 4))
         context = options.context or max(1, min(max(2 * season, 3 * horizon, 24), longest // 2))
         if context + horizon > longest:
             raise DataError(
@@ -293,9 +324,11 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             self.reader.fit_spreads(self.training)
         validation = windows([(train, end) for train, end, _ in bounds], True)
         self.validation = self._part("validation", self.options.validation, found, validation)
-        if self.options.test or self.options.test_fraction:
+        if self.options.test or self.options.test_fraction or self.options.backtest:
             test = windows([(end, stop) for _, end, stop in bounds], True)
             self.test = self._part("test", self.options.test, found, test)
+            if self.options.backtest:
+                self.test[0].origins(self.options.backtest)  # refused before training rather than after it
 
     def _start_from_the_better_baseline(self) -> None:
         """Let the network add to the naive forecast where the seasonal one is worse."""
@@ -387,10 +420,19 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
 
     def details(self, model: nn.Module, part: Part) -> dict[str, Any]:
         """See `TableTask.details`; and the errors of each series, and the last forecasts."""
-        return super().details(model, part) | {
-            "series": self.judge.by_series(model, part),
-            "forecasts": [one.as_dict() for one in self.judge.latest(model, part)],
-        }
+        return (
+            super().details(model, part)
+            | {
+                "series": self.judge.by_series(model, part),
+                "forecasts": [one.as_dict() for one in self.judge.latest(model, part)],
+            }
+            | self._backtest(model, part)
+        )
+
+    def _backtest(self, model: nn.Module, part: Part) -> dict[str, Any]:
+        if self.options.backtest is None or part is not self.test:
+            return {}
+        return {"backtest": self.judge.backtest(model, part, self.options.backtest).as_dict()}
 
     def probe(self, count: int, steps: int | None = None) -> Probe:
         """Windows of the validation part, spread evenly; their length is fixed."""

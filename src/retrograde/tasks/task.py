@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..defaults import DataShape
+from ..errors import OptionError
 from ..options import Options
-from ..runs import Scores
+from ..runs import Backtest, Scores
 
 __all__ = ["PROBE_STEPS", "Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task", "TaskInfo"]
 
@@ -106,15 +107,19 @@ class Evaluation:
         Values by name, the loss first. Those that are single numbers are shown.
     baselines : dict
         Metrics of simple methods on the same data, by their names.
+    backtest : Backtest or None
+        Metrics by origin and by step, where these were asked for.
     """
 
     counts: dict[str, int]
     metrics: dict[str, Any]
-    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    baselines: Mapping[str, Scores] = field(default_factory=dict)
+    backtest: Backtest | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """One flat dictionary, as ``retrograde evaluate --json`` prints it."""
-        return self.counts | self.metrics | ({"baselines": self.baselines} if self.baselines else {})
+        found = self.counts | self.metrics | ({"baselines": self.baselines} if self.baselines else {})
+        return found if self.backtest is None else found | {"backtest": self.backtest.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -317,6 +322,16 @@ class Predictor(ABC):
     @abstractmethod
     def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
         """Score the network on other data with known answers."""
+
+    def backtest(self, source: Any, encoding: str, count: int) -> Evaluation:
+        """Score forecasts from ``count`` origins at the end of each series of other data.
+
+        Raises
+        ------
+        OptionError
+            If the network does not forecast.
+        """
+        raise OptionError("--backtest is for --task forecast: leave it out.")
 
     @abstractmethod
     def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ...runs import Forecast, Part
+from ...runs import BacktestRow, Forecast, Part
 from ..run import RunContents, real
 from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, curve, plot
@@ -17,6 +17,7 @@ __all__ = ["section"]
 
 _ROWS = 30  # of the table of series
 _PAST = 3  # horizons of what was read that are drawn
+_ORDER = {"traceorder": "normal"}  # of the legend, which areas turn around otherwise
 _BAND = "rgba(217, 113, 31, 0.22)"  # orange, through which the curves are seen
 
 
@@ -40,7 +41,15 @@ def section(run: RunContents) -> Section | None:
             "their median, and as much of it inside an interval as its name says: the results have how much was."
         )
     tables = [_by_series(part)] if len(part.series) > 1 else []
-    return Section("forecasts", "Forecasts", words, figures=[_figure(one) for one in part.forecasts], tables=tables)
+    figures = [_figure(one) for one in part.forecasts]
+    if (tested := part.backtest) is not None:
+        apart = f", {tested.stride} steps apart" if len(tested.origins) > 1 else ""
+        words.append(
+            f"The backtest forecasts from {len(tested.origins)} origins{apart}: the network stays as it is, and reads "
+            "what came before each origin."
+        )
+        figures += [_backtest("origin", tested.origins)] * (len(tested.origins) > 1) + [_backtest("step", tested.steps)]
+    return Section("forecasts", "Forecasts", words, figures=figures, tables=tables)
 
 
 def _figure(one: Forecast) -> Figure:
@@ -59,10 +68,42 @@ def _figure(one: Forecast) -> Figure:
     missed = [abs(a - b) for a, b in zip(actual, forecast, strict=False) if a == a and b == b]
     mean = f"; it misses by {number(sum(missed) / len(missed))} on average" if missed else ""
     return Figure(
-        plot(*traces, xaxis={"title": {"text": "steps after the last one read"}}, yaxis={"title": {"text": "value"}}),
+        plot(
+            *traces,
+            legend=_ORDER,
+            xaxis={"title": {"text": "steps after the last one read"}},
+            yaxis={"title": {"text": "value"}},
+        ),
         name,
         f"{len(actual)} steps, in the units of the data{mean}.",
         f"Line chart of {name}: what was read, what came, the forecast, and the naive forecast{mean}.",
+    )
+
+
+def _backtest(by: str, rows: list[BacktestRow]) -> Figure:
+    """MASE of the network and of the naive forecasts, by origin or by step of the horizon."""
+    x = list(range(1, len(rows) + 1))
+    mase = [real(row.scores.get("mase")) for row in rows]
+    names = list(dict.fromkeys(name for row in rows for name in row.baselines))
+    others = {name: [real(row.baselines.get(name, {}).get("mase")) for row in rows] for name in names}
+    traces = [curve(x, mase, "network", BLUE, mode="lines+markers", hoverinfo=None)]
+    traces += [
+        curve(x, values, name, GREY, dash=dash, hoverinfo=None)
+        for dash, (name, values) in zip(("dash", "dot"), others.items(), strict=False)
+    ]
+    title = "origin, the last on the right" if by == "origin" else "step of the horizon"
+    axes: dict[str, Any] = {
+        "xaxis": {"title": {"text": title}},
+        "yaxis": {"title": {"text": "MASE"}, "rangemode": "tozero"},
+    }
+    columns = (by, "MASE", *(f"{name}: MASE" for name in others))
+    values = zip(rows, mase, *others.values(), strict=True)
+    return Figure(
+        plot(*traces, **axes),
+        f"Backtest: error by {by}",
+        "Below 1 is better than what one step of the seasonal naive forecast misses by in training.",
+        f"Line chart of the MASE by {by}; the largest is {number(max(mase, default=float('nan')))}.",
+        Table(f"Backtest by {by}", [[row.name, *map(number, some)] for row, *some in values], columns),
     )
 
 
