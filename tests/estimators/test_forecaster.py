@@ -96,6 +96,30 @@ def test_a_long_frame_comes_back_with_its_columns(library, tmp_path):
     assert model.score(later) == pytest.approx(-abs(found["y"][0] - 50) / unit, rel=1e-5)
 
 
+def test_quantiles_come_as_the_series_do():
+    options = {**FAST, "quantiles": [0.1, 0.9], "horizon": 3}
+    model = rg.Forecaster(**options).fit(np.stack([Y, -Y], 1))
+    found = model.predict_quantiles()
+    assert found.shape == (3, 2, 2) and (found[..., 0] <= found[..., 1]).all()
+    assert np.array_equal(model.predict_quantiles(alpha=[0.1, 0.5], fh=[2])[0, :, 1], model.predict(fh=2)[0])
+    with pytest.raises(OptionError, match=r"quantile 0\.25 was not trained: the model has 0\.1, 0\.5, 0\.9"):
+        model.predict_quantiles(alpha=0.25)
+    days = pandas.date_range("2024-01-01", periods=48, name="day")
+    model = rg.Forecaster(**options).fit(pandas.Series(Y, days, name="sales"))
+    found = model.predict_quantiles(fh=[1, 3])
+    assert list(found.columns) == [("sales", 0.1), ("sales", 0.9)] and list(found.index) == list(
+        model.predict(fh=[1, 3]).index
+    )
+    frame = pandas.DataFrame({"unique_id": "a", "ds": days, "y": Y})
+    found = rg.Forecaster(**options).fit(frame).predict_quantiles()
+    assert list(found.columns) == ["unique_id", "ds", "y quantile 0.1", "y quantile 0.9"]
+
+
+def test_quantiles_that_were_not_trained(fitted):
+    with pytest.raises(OptionError, match="trained without quantiles: train with --quantiles"):
+        fitted.predict_quantiles()
+
+
 def test_flow_and_page(fitted):
     assert fitted.flow().steps == {"l0": 8} or fitted.flow().layers == ["l0"]
     assert fitted.report().exists()

@@ -69,3 +69,12 @@ def test_frames(library, numbers):
 def test_what_is_no_number(y, message):
     with pytest.raises(DataError, match=message):
         rg.Regressor(**TINY).fit([np.zeros(3)] * 3, y)
+
+
+def test_quantiles(numbers):
+    X, y = numbers
+    model = rg.Regressor(quantiles=[0.1, 0.9], **FAST).fit(X, y)
+    found = model.predict_quantiles(X)
+    assert found.shape == (len(X), 2) and (found[:, 0] <= model.predict(X)).all()
+    assert ((found[:, 0] <= y) & (y <= found[:, 1])).mean() > 0.5
+    assert np.array_equal(model.predict_quantiles(X, alpha=0.5)[:, 0], model.predict(X))

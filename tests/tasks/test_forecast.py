@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from retrograde.errors import DataError
 from retrograde.report.run import read
 from retrograde.report.sections import forecasts
 from retrograde.runs import RunFolder, not_better_than
 from retrograde.tasks.forecast import LEAST
 from retrograde.tasks.registry import new_task
-from retrograde.training import train
+from retrograde.training import load, train
 
 TINY = {"task": "forecast", "hidden_size": 3, "context": 12, "horizon": 4, "season": 6, "threads": 1}
 
@@ -87,3 +88,104 @@ def test_the_results_have_curves_and_errors_by_series_and_the_page_draws_them(tm
     assert section is not None and len(section.figures) == 2 and len(section.tables[0].rows) == 2
     assert {trace.name for trace in section.figures[0].plot.data} == {"read", "what came", "forecast", "naive"}
     assert json.loads((tmp_path / "run" / "config.json").read_text())["chosen"]["cell"]
+
+
+# --- Quantiles, rolling origins ---------------------------------------------------------------------------------------
+
+LEVELS = (0.1, 0.5, 0.75, 0.9)
+
+
+def test_quantiles_start_as_those_of_the_baselines_errors_around_the_baseline(seasonal: str) -> None:
+    task = new_task(seasonal, {**TINY, "quantiles": "0.1,0.75,0.9"})
+    assert any("the number predicted is the median" in note for note in task.notes) and task.plan.levels == LEVELS
+    network = task.model()
+    torch.nn.init.zeros_(network.output.weight)
+    scores, simple = task.score(network, task.validation), task.baselines()["seasonal naive"]
+    assert scores == pytest.approx(simple, rel=1e-3) and {"within_80", "below_75"} < set(scores)
+    plain = new_task(seasonal, TINY).baselines()["seasonal naive"]
+    assert all(simple[name] == pytest.approx(plain[name]) for name in ("mae", "rmse", "mase"))
+    windows, errors = task.training, []
+    for at in range(len(windows)):
+        cut = windows.cut(windows.truths, np.array([at]))[:, 0, 0]
+        errors.append(cut[12:] - cut[6:10])
+    expected = np.quantile(errors, LEVELS, axis=0)
+    expected[1] = 0
+    np.testing.assert_allclose(task.reader.spreads[6][:, :, 0], expected, atol=1e-6)
+
+
+def test_quantiles_never_cross_whatever_the_network_puts_out(seasonal: str) -> None:
+    task = new_task(seasonal, {**TINY, "quantiles": "0.1,0.75,0.9"})
+    network = task.model()
+    torch.nn.init.normal_(network.output.weight, std=9)
+    past = torch.randn(12, 30, 1)
+    with torch.no_grad():
+        found = task.reader.outputs(network, past)
+        raw = network(task.plan.read(task.training.past(np.arange(3))._replace(values=past)))
+    assert (found.diff(dim=0) >= 0).all()
+    raw = raw.view(30, 4, 4, 1).permute(2, 1, 0, 3)
+    assert (raw.diff(dim=0) < 0).any()
+    torch.testing.assert_close(found[1], task.plan.repeated(past, 6) + raw[1])  # the median stays as it is
+
+
+def test_the_loss_of_quantiles_is_the_pinball_loss_and_their_scores_count_what_lies_inside(walk: str) -> None:
+    task = new_task(walk, {**TINY, "quantiles": "0.2,0.8"})
+    network, batch = task.model(), task.batch(0)
+    with torch.no_grad():
+        made = task.reader.outputs(network, batch.inputs + 0)
+        loss, _ = task.loss(network, batch, None)
+        change = network(batch.inputs).view(-1, 4, 3, 1).permute(2, 1, 0, 3)
+    error = batch.base + change - batch.targets
+    by_level = [torch.maximum(-q * one, (1 - q) * one).mean() for q, one in zip((0.2, 0.5, 0.8), error, strict=True)]
+    assert float(loss) == pytest.approx(2 * sum(map(float, by_level)) / 3, rel=1e-5) and made.shape[0] == 3
+    scores = task.score(network, task.validation)
+    windows = task.validation[0]
+    chosen = np.arange(len(windows))
+    found = task.reader.forecast(network, windows.past(chosen))
+    truth = windows.cut(windows.truths, chosen, 12)
+    assert scores["within_60"] == pytest.approx(float(((found[0] <= truth) & (truth <= found[2])).mean()))
+
+
+def test_a_run_with_quantiles_and_a_backtest_from_training_to_the_page(seasonal: str, tmp_path: Path) -> None:
+    options = {**TINY, "quantiles": [0.1, 0.9], "backtest": 3, "max_steps": 2}
+    train(seasonal, tmp_path / "run", **options)
+    run = load(tmp_path / "run")
+    (first, *_), forecast = rows = run.predict(seasonal), RunFolder(tmp_path / "run").results().parts["test"]
+    assert len(rows) == 2 and list(first) == ["step", "y", "y quantile 0.1", "y quantile 0.9"]
+    assert all(row["y quantile 0.1"] <= row["y"] <= row["y quantile 0.9"] for row in run.predict(seasonal))
+    assert set(forecast.forecasts[0].quantiles) == {"quantile 0.1", "quantile 0.9"}
+
+    tested = forecast.backtest
+    assert tested is not None and tested.stride == 4 and [len(tested.origins), len(tested.steps)] == [3, 4]
+    again = run.predictor.backtest(seasonal, "utf-8", 3)
+    assert again.backtest == tested  # the whole series, read again, has the same steps before each origin
+    values = np.array([float(line) for line in Path(seasonal).read_text().split()[1:]])
+    unit = np.abs(values[6:-36] - values[:-42]).mean()  # 12 steps of the backtest, 24 of validation
+    for origin, end in zip(tested.origins, (112, 116, 120), strict=True):
+        error = np.abs(values[end - 4 : end] - values[end - 10 : end - 6]).mean()
+        assert origin.baselines["seasonal naive"]["mase"] == pytest.approx(error / unit, rel=1e-3)
+    for scores in (row.scores for row in (*tested.origins, *tested.steps)):
+        assert {"mae", "mase", "within_80"} <= set(scores)
+    assert np.mean([row.scores["mase"] for row in tested.steps]) == pytest.approx(tested.overall.scores["mase"])
+    with pytest.raises(DataError, match="--backtest 500 needs 500 forecasts of 4 steps"):
+        run.predictor.backtest(seasonal, "utf-8", 500)
+
+    section = forecasts.section(read(tmp_path / "run"))
+    assert section is not None and [figure.title for figure in section.figures][1:] == [
+        "Backtest: error by origin",
+        "Backtest: error by step",
+    ]
+    assert "80 % interval" in {trace.name for trace in section.figures[0].plot.data}
+
+
+def test_origins_come_closer_where_a_part_is_short_and_of_many_series_each_has_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "two.csv"
+    lengths = {"long": 60, "short": 30}
+    rows = [f"{name},{t},{t % 6}" for name, steps in lengths.items() for t in range(steps)]
+    path.write_text("shop,t,y\n" + "\n".join(rows) + "\n")
+    windows, _ = new_task(path, {**TINY, "group": "shop", "test_fraction": 0.2}).test
+    assert len(windows) == (12 - 4 + 1) + (6 - 4 + 1)
+    stride, found = windows.origins(3)
+    assert stride == 4 and [windows.owners(some).tolist() for some in found] == [[0], [0], [0, 1]]
+    assert windows.origins(5)[0] == 2 and [len(some) for some in windows.origins(5)[1]] == [1, 1, 1, 2, 2]
+    with pytest.raises(DataError, match=r"--backtest 10 needs 10 forecasts .* room for 9: ask for fewer"):
+        windows.origins(10)

@@ -92,3 +92,34 @@ def test_what_cannot_be_learned(tmp_path, columns, rows, options, message):
     path.write_text("\n".join([columns, *rows]) + "\n")
     with pytest.raises((DataError, OptionError), match=message):
         train(path, tmp_path / "run", task="regress", **options, **FAST)
+
+
+def test_quantiles_start_as_those_of_the_training_part_and_never_cross(lists, tmp_path):
+    task = opened(lists, quantiles="0.1,0.9", validation_fraction=0.5)
+    seen = np.concatenate([task.training[1][n] for n in range(10)])
+    network = task.model()
+    assert network.output.bias.tolist() == pytest.approx(np.quantile(seen, (0.1, 0.5, 0.9)).tolist(), rel=1e-5)
+    found = task.baselines()["median"]
+    held = np.concatenate([task.validation[1][n] for n in range(10)])
+    low, middle, high = np.quantile(seen, (0.1, 0.5, 0.9))
+    assert found["within_80"] == pytest.approx(((low <= held) & (held <= high)).mean())
+    assert found["mae"] == pytest.approx(np.abs(held - middle).mean() * task.reader.target.scale[0], rel=1e-5)
+
+    train(lists, tmp_path / "run", task="regress", quantiles=(0.9, 0.1), **FAST)
+    run = load(tmp_path / "run")
+    torch.nn.init.normal_(run.model.output.weight, std=30)
+    rows = run.predict(str(lists))
+    assert list(rows[0]) == ["prediction", "quantile 0.1", "quantile 0.9"]
+    assert all(row["quantile 0.1"] <= row["prediction"] <= row["quantile 0.9"] for row in rows)
+    assert {"within_80", "r2", "loss"} <= set(run.predictor.evaluate(str(lists)).metrics)
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "said"),
+    [("0.5,1.5", "levels between 0 and 1"), ("ten", "such as 0.1,0.5,0.9"), ([], "levels between 0 and 1")],
+)
+def test_impossible_quantiles(quantiles, said):
+    with pytest.raises(OptionError, match=said):
+        Options.of({"quantiles": quantiles})
+    with pytest.raises(OptionError, match="--quantiles is for --strategy direct"):
+        Options.of({"quantiles": "0.1", "strategy": "autoregressive"})

@@ -86,7 +86,7 @@ def _backtest(by: str, rows: list[BacktestRow]) -> Figure:
     mase = [real(row.scores.get("mase")) for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row.baselines))
     others = {name: [real(row.baselines.get(name, {}).get("mase")) for row in rows] for name in names}
-    traces = [curve(x, mase, "network", BLUE, mode="lines+markers", hoverinfo=None)]
+    traces = [curve(x, mase, "network", ORANGE, mode="lines+markers", hoverinfo=None)]
     traces += [
         curve(x, values, name, GREY, dash=dash, hoverinfo=None)
         for dash, (name, values) in zip(("dash", "dot"), others.items(), strict=False)
