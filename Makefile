@@ -8,7 +8,7 @@ WORKERS ?= auto
 ENGINE := CMakeLists.txt $(wildcard src/retrograde/kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sanitize faults fuzz mutants browser clean
+.PHONY: help setup demo docs test lint bench sanitize faults fuzz mutants browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,13 @@ $(READY): pyproject.toml constraints.txt $(ENGINE)
 
 demo: $(READY) ## train an RNN and an LSTM on real text and see their gradients (about 4 minutes)
 	$(BIN)/python examples/demo.py --out runs/demo
+
+docs: $(VENV)/.docs ## build the site of pages and docstrings, build/site/index.html (a minute); a broken link is an error
+	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'
+	touch $@
 
 lint: $(READY) ## style (ruff, clang-format) and types (mypy --strict on the package)
 	$(BIN)/ruff check .

@@ -36,10 +36,10 @@ class GradientError:
         What it is compared with: the module itself in float64 on the CPU, or differences of its forward in float64.
     shape : tuple of int
     max_abs_error : float
-        The largest |found − expected| over the entries compared.
+        The largest ``|found − expected|`` over the entries compared.
     relative_error : float
-        The same, divided by the largest |expected| of the whole tensor. The divisor is never below the rounding error
-        that the largest of all gradients (or outputs) explains.
+        The same, divided by the largest ``|expected|`` of the whole tensor. The divisor is never below the rounding
+        error that the largest of all gradients (or outputs) explains.
     where : tuple of int or None
         The entry with the largest error; None if there is none, or if the error shows in random directions only.
     found, expected : float

@@ -55,7 +55,7 @@ def floss(
 
     A direction of the state whose exponent is 0 neither shrinks nor grows over the sequence: so many numbers can be
     remembered, and their gradients arrive. It is done before training, with sequences of the training data. It makes
-    Adam updates of the layers' own parameters on L = Σ_i λ_i² / k, until every |λ_i| is below 1 / T, at which a
+    Adam updates of the layers' own parameters on L = Σ_i λ_i² / k, until every ``|λ_i|`` is below 1 / T, at which a
     gradient changes by a factor of e at most over the T steps of a sequence, or for so many updates.
 
     Parameters

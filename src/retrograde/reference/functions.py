@@ -35,7 +35,7 @@ def activation_gradient(nonlinearity: Nonlinearity, s: Array) -> Array:
 
 
 def sigmoid(z: Array) -> Array:
-    """σ(z), the logistic function, without overflow for large |z|; σ′ = σ(1 − σ)."""
+    """σ(z), the logistic function, without overflow for large ``|z|``; σ′ = σ(1 − σ)."""
     e = np.exp(-np.abs(z))  # the exponent is never positive
     return np.asarray(np.where(z >= 0.0, 1.0, e) / (1.0 + e))  # σ(z) = 1 / (1 + e^{−z}) = e^z / (1 + e^z)
 
