@@ -28,8 +28,8 @@ Workers = Annotated[int | None, switch("--workers", PANEL, "Trainings at a time;
 OnRay = Annotated[bool, switch("--ray", PANEL, "Train on the Ray cluster at RAY_ADDRESS, or on a local one.")]
 
 
-def asked_for(search: int | None, **more: Any) -> bool:
-    """Whether to search; options of a search without one are refused.
+def asked_for(search: int | None, *, track: str | None, **more: Any) -> bool:
+    """Whether to search; options of a search without one are refused, and those that a search has not.
 
     Raises
     ------
@@ -38,6 +38,8 @@ def asked_for(search: int | None, **more: Any) -> bool:
     given = [name for name, value in more.items() if value not in (None, False)]
     if search is None and given:
         raise OptionError(f"{flag(given[0])} is for --search: give that too, or leave it out.")
+    if search is not None and track is not None:
+        raise OptionError("--track follows one training; what a search tried is in search.json: leave one of them out.")
     return search is not None
 
 

@@ -31,6 +31,7 @@ Data = Annotated[
 ]
 _RESUME = "Continue the run in --out as if it had never stopped (DATA: where its data is now)."
 _RECORD = "Measure the gradient flow during training too, in at most 3 % of the time."
+_TRACK = "Send numbers to tensorboard, mlflow, wandb, trackio (a,b); offline unless their own settings say otherwise."
 _JSON = "Print the result as JSON to stdout, everything else to stderr."
 
 
@@ -46,6 +47,7 @@ def train(
     no_report: Annotated[bool, switch("--no-report", RUN, "Skip gradient flow and report.html at the end.")] = False,
     quiet: Annotated[bool, switch("--quiet -q", RUN, "Print errors only.")] = False,
     json: Annotated[bool, switch("--json", RUN, _JSON)] = False,
+    track: Annotated[str | None, switch("--track", RUN, _TRACK)] = None,
     search: Trials = None,
     search_time: SearchTime = None,
     workers: Workers = None,
@@ -81,16 +83,18 @@ def train(
     """
     chosen = given(invocation, options, no_clip)
     kept = {"resume": resume, "overwrite": overwrite, "report": not no_report, "record_flow": record_flow}
-    if asked_for(search, search_time=search_time, workers=workers, ray=ray):
+    if asked_for(search, search_time=search_time, workers=workers, ray=ray, track=track):
         how = {"trials": search, "budget": search_time, "workers": workers or 1, "ray": ray}
         search_and_show(data, out, quiet=quiet, json=json, **how, **kept, **chosen)
         return
     from ..experiment import train as train_run
+    from ..integrations.tracking import Tracking
     from .display import display
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, only the first prints
     with display(quiet=quiet or not first, to_stderr=json) as shown:
-        result = train_run(data, out, callbacks=[shown], **kept, **chosen)
+        tracking = [] if track is None or not first else [Tracking(track, out)]
+        result = train_run(data, out, callbacks=[shown, *tracking], **kept, **chosen)
     if first and json:
         say_json({"run": str(result.folder), **result.summary.as_dict()})
     elif first:

@@ -22,11 +22,12 @@ from .records import FORMAT, Config, Metrics, Results, Summary
 if TYPE_CHECKING:  # reading JSON does not need torch, which takes seconds to import
     from torch import Tensor
 
-__all__ = ["LIMITS", "SEARCH_JOURNAL", "SEARCH_TABLE", "RunFolder", "digest", "limit_of", "without_nan"]
+__all__ = ["LIMITS", "SEARCH_JOURNAL", "SEARCH_TABLE", "TENSORBOARD", "RunFolder", "digest", "limit_of", "without_nan"]
 
 T = TypeVar("T")
 MIB = 1 << 20
 SEARCH_TABLE, SEARCH_JOURNAL = "search.json", "search.log"
+TENSORBOARD = "tensorboard"  # folder with the files of TensorBoard
 LIMITS: Mapping[str, int] = {  # bytes of a file that are read at most; weights: as much as the machine has memory
     "config.json": 16 * MIB,
     "vocabulary.json": KEPT_BYTES,
@@ -52,6 +53,8 @@ OWNED = (
     "flow/trained.safetensors",
     "flow/untrained.safetensors",
     "checkpoints/*.safetensors",
+    f"{TENSORBOARD}/**/events.out.tfevents.*",
+    f"{TENSORBOARD}/**/hparams.yml",
     f"**/.*{DRAFT}",
     LOCK,
 )
