@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 import retrograde as rg
@@ -42,7 +45,7 @@ def test_the_page_draws_every_figure_and_fetches_nothing(make_run: Any, opened: 
     page = rg.report.write(make_run())
     browser = opened(page)
     plots = browser.find_elements(By.CSS_SELECTOR, ".plot")
-    assert len(plots) == 7
+    assert len(plots) == 8
     for plot in plots:
         assert plot.find_elements(By.CSS_SELECTOR, "svg.main-svg .xtick")
         assert plot.find_elements(By.CSS_SELECTOR, ".scatterlayer path.js-line, .heatmaplayer image, .barlayer path")
@@ -61,6 +64,49 @@ def test_the_heat_map_in_the_page_holds_the_norms_measured(make_run: Any, opened
     for t, k in ((29, 29), (29, 0), (12, 5)):
         assert float(shown[t][k]) == pytest.approx(norms[t, k], rel=6e-3)  # three digits
     assert shown[5][12] is None
+
+
+STATE = """
+const figure = document.querySelector('.path'), plot = figure.querySelector('.plot');
+const [row, column] = [...figure.querySelectorAll('input')].map((input) => Number(input.value));
+return { row, column, words: figure.querySelector('.told').textContent, y: [...plot.data[0].y],
+         shapes: document.querySelector('#heat-map .plot').layout.shapes.length,
+         table: figure.querySelectorAll('tr').length };
+"""
+
+
+def test_a_cell_shows_the_path_of_its_gradient(make_run: Any, opened: Any, flows: Any) -> None:
+    browser = opened(rg.report.write(make_run(layers=2)), prefers_reduced_motion="reduce")
+    norms = flows[2, "trained"].norms[0]
+    place = """
+      const plot = document.querySelector('#heat-map .plot'), { xaxis, yaxis } = plot._fullLayout;
+      plot.scrollIntoView({ block: 'center' });
+      const box = plot.getBoundingClientRect(), [t, k] = arguments;
+      return [box.left + xaxis._offset + xaxis.l2p(k), box.top + yaxis._offset + yaxis.l2p(t)];
+    """
+    x, y = browser.execute_script(place, 25, 10)
+    chain = webdriver.ActionChains(browser)
+    chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+    chain.w3c_actions.pointer_action.click()
+    chain.perform()
+    state = browser.execute_script(STATE)
+    assert (state["row"], state["column"], state["table"]) == (25, 10, 17)
+    assert "15 Jacobians lie between them" in state["words"]
+    assert state["shapes"] == 4
+    np.testing.assert_allclose(state["y"], norms[25, 25::-1], rtol=3e-3)
+    left = float(re.search(r"Trained: .*?: ([\d.]+) % of it is left", state["words"])[1])
+    assert left == pytest.approx(100 * norms[25, 10] / norms[25, 25], rel=0.06)
+    sliders = browser.find_elements(By.CSS_SELECTOR, ".path input")
+    sliders[1].send_keys(Keys.ARROW_LEFT)
+    sliders[0].send_keys(Keys.ARROW_RIGHT)
+    browser.find_element(By.CSS_SELECTOR, "#heat-map .plot").send_keys(Keys.ARROW_DOWN, Keys.ARROW_LEFT)
+    state = browser.execute_script(STATE)
+    assert (state["row"], state["column"]) == (27, 8)
+    Select(browser.find_element(By.CSS_SELECTOR, "#heat-map select")).select_by_visible_text("l1")
+    other = browser.execute_script(STATE)
+    assert (other["row"], other["column"]) == (27, 8)
+    np.testing.assert_allclose(other["y"], flows[2, "trained"].norms[1][27, 27::-1], rtol=3e-3)
+    assert browser.get_log("browser") == []
 
 
 def test_one_layer_is_shown_at_a_time(make_run: Any, opened: Any) -> None:

@@ -380,13 +380,19 @@ def test_a_flow_whose_labels_contradict_its_numbers_is_left_out(tmp_path: Path) 
     assert html.rstrip().endswith("</html>") and "it is damaged (KeyError" in html
 
 
+def unpacked(packed: dict[str, Any]) -> np.ndarray:
+    """The codes of a heat map."""
+    low, high = np.frombuffer(zlib.decompress(base64.b64decode(packed["deflated"])), np.uint8).reshape(2, -1)
+    steps = np.stack([low, high], 1).copy().view("<i2").reshape(packed["rows"], packed["columns"])
+    return np.cumsum(steps, 1, dtype=np.int16)
+
+
 def test_heat_maps_keep_every_cell(make_run: Make, flows: Any) -> None:
     maps = [trace for figure in figures(make_run()) for trace in figure["data"] if trace["type"] == "heatmap"]
     assert len(maps) == 2
     for trace, name in zip(maps, ("trained", "untrained"), strict=True):
         packed = trace["meta"]["packed"]
-        codes = np.frombuffer(zlib.decompress(base64.b64decode(packed["deflated"])), "<i2")
-        codes = codes.reshape(packed["rows"], packed["columns"])
+        codes = unpacked(packed)
         norms = flows[1, name].norms[0]
         path = norms > 0
         np.testing.assert_allclose(10.0 ** (codes[path] * packed["unit"]), norms[path], rtol=3e-3)
@@ -402,6 +408,17 @@ def test_the_by_lag_curve_is_the_flow_s_own(make_run: Make, flows: Any) -> None:
     for column, name in enumerate(("trained", "untrained")):
         curve = flows[1, name].by_lag()[0]
         assert cells["1"][column] == words.share(curve[1] / curve[0])
+
+
+def test_the_page_of_a_large_run_stays_small(make_run: Make) -> None:
+    """Four layers and 300 steps, each measured twice."""
+    run, layers, T = make_run(flow=(), layers=4, evaluations=500, sample="x" * 60_000), 4, 300
+    flow = rg.gradient_flow(torch.nn.RNN(2, 2, num_layers=layers), torch.randn(T, 1, 2), loss=lambda o: o[0].sum(-1))
+    rng = np.random.default_rng(0)
+    flow.norms *= rng.lognormal(0, 0.1, flow.norms.shape)  # the noise of a real measurement compresses badly
+    for name in ("trained", "untrained"):
+        flow.save(run / "flow" / name, trajectory=False)
+    assert rg.report.write(run).stat().st_size < 1_500_000
 
 
 def test_one_loss_per_sequence_gives_a_curve(make_run: Make) -> None:
@@ -430,7 +447,7 @@ def test_a_reverse_layer_is_blank_on_the_other_side(make_run: Make) -> None:
     rg.gradient_flow(gru, torch.randn(9, 2, 3), loss=lambda output: output[0].sum(-1)).save(run / "flow/trained")
     assert "reads the sequence from its end" in rg.report.write(run).read_text()
     forward, backward = (
-        np.frombuffer(zlib.decompress(base64.b64decode(trace["meta"]["packed"]["deflated"])), "<i2").reshape(9, 9)
+        unpacked(trace["meta"]["packed"])
         for trace in next(f for f in figures(run) if f["data"][0]["type"] == "heatmap")["data"]
     )
     np.testing.assert_array_equal(forward == 32767, np.triu(np.ones((9, 9), bool), 1))

@@ -57,7 +57,7 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, in the order shown: facts, words, warnings, figures, snippets, text, tables."""
+    """A part of the page, in the order shown: facts, words, warnings, figures, path, snippets, text, tables."""
 
     key: str
     title: str
@@ -65,6 +65,7 @@ class Section:
     facts: Sequence[Fact] = ()
     warnings: Sequence[str] = ()
     figures: Sequence[Figure] = ()
+    path: Figure | None = None  # follows one gradient through `figures`; page.js draws it for the pair that is chosen
     choices: Sequence[str] = ()  # e.g. the layers: one selector for all figures of the section
     snippets: Sequence[Snippet] = ()
     text: str | None = None

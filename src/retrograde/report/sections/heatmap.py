@@ -29,11 +29,13 @@ _CAPTIONS = {
     "untrained": "The same network with the weights it began with, on the same color scale.",
 }
 
+_LOOKS: dict[str, dict[str, Any]] = {"trained": {"color": BLUE}, "untrained": {"color": GREY, "dash": "dot"}}
+
 _READING = (
     "Each cell is one pair of moments: how strongly the error at step t (row) pulls on the state of the network at "
     "step k (column), ‖∂Eₜ/∂sₖ‖. Start on the diagonal, where k = t, and go left, back in time. Bright far from the "
     "diagonal: the network feels, and can learn from, what happened long ago. Dark right next to it: the gradient has "
-    "vanished. The scale is logarithmic: each step of it is a factor of ten."
+    "vanished. The scale is logarithmic: each step of it is a factor of ten. Click a cell to follow its path."
 )
 _ONE_ERROR = (
     "There is one error per sequence, at its end. The curve is how strongly that error pulls on the state of the "
@@ -60,30 +62,55 @@ def section(run: RunContents) -> Section:
         if name not in run.flows
     ]
     if first.final:
-        return Section("heat-map", title, words, figures=[_curves(run.flows)], choices=run.layers)
+        return Section("heat-map", title, words, figures=[_curves(run.flows)], path=_path(run), choices=run.layers)
     scales = [_scale([flow.norms[i] for flow in run.flows.values()]) for i in range(len(run.layers))]
     figures = [_figure(name, flow, scales) for name, flow in run.flows.items()]
-    return Section("heat-map", title, words, figures=figures, choices=run.layers)
+    return Section("heat-map", title, words, figures=figures, path=_path(run), choices=run.layers)
+
+
+def _path(run: RunContents) -> Figure:
+    """The norms along one row, back from the error to the state that is chosen; page.js fills in the numbers."""
+    traces = [curve([], [], _TITLES[name], hover="norm %{y:.3g}", **_LOOKS[name]) for name in run.flows]
+    axis = {"title": {"text": "‖∂Eₜ/∂sₖ‖"}, "type": "log", "exponentformat": "power"}
+    return Figure(
+        plot(*traces, height=300, xaxis={"title": {"text": "state at step k"}}, yaxis=axis, hovermode="x"),
+        "The path of one gradient",
+        "The gradient of one error on its way back to the state chosen (shaded). Between two states lies one Jacobian; "
+        "its factor is what the norm is multiplied by on this step, and the product of the factors is the share left.",
+        "Line chart of the gradient norm at each step of the path; the words above it and the table below have the "
+        "numbers.",
+    )
+
+
+def _way(flow: GradientFlow, layer: int) -> dict[str, Any]:
+    """For page.js: the column where the path of each row starts (−1: nowhere), and its direction."""
+    lag = flow.lag(layer)[:, : flow.steps[layer]]
+    ahead = np.where(lag < 0, np.iinfo(np.int64).max, lag)
+    start = np.where((lag < 0).all(1), -1, ahead.argmin(1))
+    return {"choice": layer, "start": start.tolist(), "back": 1 if flow.reverse[layer] else -1}
 
 
 def pack(norms: Norms, no_path: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """A matrix of norms as small as a page wants it, no cell left out.
 
     Each cell becomes one 16-bit code, log10 of the norm in steps of ``unit`` (so fine that for values within
-    1e±40 it is right to 0.3 %), row after row, deflated, in base64. Zeros where `no_path` leads are left blank.
+    1e±80 it is right to 0.3 %). Each code less the one to its left, low bytes first and then high bytes, which
+    compresses best, is deflated and written in base64. Zeros where `no_path` leads are left blank.
     """
     rows, columns = norms.shape
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(norms)
     usual = np.isfinite(logs)
-    unit = max(float(np.abs(logs[usual]).max()) if usual.any() else 1.0, 1.0) / 32_000
+    unit = max(0.0025, float(np.abs(logs[usual]).max(initial=0)) / 32_000)
     codes = np.zeros(norms.shape, dtype=np.int16)
     codes[usual] = np.round(logs[usual] / unit).astype(np.int16)
     codes[norms == 0] = _ZERO
     codes[(norms == 0) & no_path] = _NO_PATH
     codes[np.isposinf(norms)] = _INFINITE
     codes[np.isnan(norms)] = _NAN
-    data = base64.b64encode(zlib.compress(codes.astype("<i2").tobytes(), 9)).decode("ascii")
+    steps = np.diff(codes, axis=1, prepend=np.int16(0)).astype("<i2")  # modulo 2^16, and so are the sums of page.js
+    split = np.ascontiguousarray(steps).view(np.uint8).reshape(-1, 2).T.tobytes()
+    data = base64.b64encode(zlib.compress(split, 9)).decode("ascii")
     return {"rows": rows, "columns": columns, "unit": unit, "deflated": data}
 
 
@@ -101,14 +128,14 @@ def _scale(matrices: list[Norms]) -> tuple[float, float, bool]:
 def _curves(flows: dict[str, GradientFlow]) -> Figure:
     """Where there is one error: what a heat map of one row would show, as curves."""
     traces, beyond, below_range = [], 0, 0
-    looks: dict[str, dict[str, Any]] = {"trained": {"color": BLUE}, "untrained": {"color": GREY, "dash": "dot"}}
     for name, flow in flows.items():
         for choice, count_of_steps in enumerate(flow.steps):
             norms = np.asarray(flow.norms[choice, 0, :count_of_steps], dtype=np.float64)
             lost = np.zeros(len(norms), bool) if flow.below is None else flow.below[choice, 0, :count_of_steps]
             beyond, below_range = beyond + int(np.count_nonzero(~np.isfinite(norms))), below_range + int(lost.sum())
             shown = np.where(np.isfinite(norms) & (norms > 0) & ~lost, norms, np.nan)
-            look = looks[name] | {"meta": {"choice": choice}, "mode": mode_of(shown)}
+            logs = [None if np.isnan(value) else round(float(np.log10(value)), 4) for value in shown]
+            look = _LOOKS[name] | {"meta": _way(flow, choice) | {"logs": [logs]}, "mode": mode_of(shown)}
             hover = "state at step k = %{x}<br>norm %{y:.3g}"
             traces.append(curve(np.arange(len(shown)), shown, _TITLES[name], hover=hover, **look))
     axis = {"title": {"text": "‖∂E/∂sₖ‖"}, "type": "log", "exponentformat": "power"}
@@ -117,7 +144,7 @@ def _curves(flows: dict[str, GradientFlow]) -> Figure:
     return Figure(
         plot(*traces, xaxis={"title": {"text": "state at step k"}}, yaxis=axis),
         "From the error back to every step",
-        f"Point at a curve to read its value; a value of 0 has no point.{broken}",
+        f"Point at a curve to read its value, click it to follow the gradient; a value of 0 has no point.{broken}",
         "Line chart of the gradient norm at each step, trained and untrained; the section on how far back the gradient "
         "reaches gives the same in numbers.",
     )
@@ -137,7 +164,8 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
         traces.append(
             go.Heatmap(
                 y=_rows(flow),
-                meta={"choice": choice, "packed": pack(norms, np.broadcast_to(ahead, norms.shape))},
+                name=_TITLES[name],
+                meta=_way(flow, choice) | {"packed": pack(norms, np.broadcast_to(ahead, norms.shape))},
                 zmin=bottom,
                 zmax=top,
                 colorscale="Viridis",
@@ -167,7 +195,7 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
     return Figure(
         figure,
         _TITLES[name],
-        f"{_CAPTIONS[name]} Point at a cell to read its value.{floor}{broken}",
+        f"{_CAPTIONS[name]} Point at a cell to read its value, click it to follow its path.{floor}{broken}",
         f"Heat map of the gradient norm of the {name} network for each pair of steps; "
         "the section on how far back the gradient reaches gives the same in numbers.",
     )
