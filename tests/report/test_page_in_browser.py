@@ -11,7 +11,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 import retrograde as rg
 
@@ -106,6 +106,11 @@ def test_a_cell_shows_the_path_of_its_gradient(make_run: Any, opened: Any, flows
     other = browser.execute_script(STATE)
     assert (other["row"], other["column"]) == (27, 8)
     np.testing.assert_allclose(other["y"], flows[2, "trained"].norms[1][27, 27::-1], rtol=3e-3)
+    x, y = browser.execute_script(place, 20, 5)
+    for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):  # a finger
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    WebDriverWait(browser, 10).until(lambda driver: driver.execute_script(STATE)["row"] == 20)
+    assert browser.execute_script(STATE)["column"] == 5
     assert browser.get_log("browser") == []
 
 
@@ -160,6 +165,11 @@ def test_words_and_figures_are_legible_in_either_scheme(make_run: Any, opened: A
         "#training .scatterlayer .trace:nth-child(2) .js-line",
     ):
         assert contrast(luminance(browser, line, "stroke"), card) >= 3
+    scheme_and_paper = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme_and_paper)
+    assert luminance(browser, "body", "background-color") == 1
+    assert contrast(luminance(browser, ".plot .xtick text", "fill"), 1) >= 4.5
+    assert not browser.find_element(By.CSS_SELECTOR, ".pair").is_displayed()
 
 
 @pytest.mark.parametrize("width", [320, 800])

@@ -101,7 +101,8 @@
     function tell(all, row, path) {
       const [from, column, n] = [path[0], path.at(-1), path.length - 1], t = label(all[0].trace, row);
       const jacobians = n === 0 ? "No Jacobian lies between them" : n === 1 ? "One Jacobian lies between them" : `${n} Jacobians lie between them`;
-      const words = [`From the error at ${t === "the end" ? t : `step ${t}`}, which reaches the layer at step ${from}, back to the state at step ${column}. ${jacobians}.`];
+      const reaches = String(t) === String(from) ? "" : `, which reaches the layer at step ${from},`;
+      const words = [`From the error at ${t === "the end" ? t : `step ${t}`}${reaches} back to the state at step ${column}. ${jacobians}.`];
       for (const { trace: { name, meta } } of all) {
         const logs = path.map((j) => meta.logs[row][j]), [a, b] = [logs[0], logs.at(-1)];
         let text = `${name}: the norm is ${number(a)} at step ${from}`;
