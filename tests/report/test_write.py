@@ -177,7 +177,7 @@ def test_a_missing_part_is_said_and_the_rest_is_shown(make_run: Make, gone: str)
     assert (
         len(sections(whole)) == len(SECTIONS) - 5
     )  # results, forecasts: other tasks; recorded, signal, doctor: where asked for
-    assert len(figures(run)) == {"metrics": 5, "summary": 7, "sample": 7, "flow": 2}[gone]
+    assert len(figures(run)) == {"metrics": 6, "summary": 8, "sample": 8, "flow": 2}[gone]
 
 
 def test_shares_and_truncation_are_those_of_the_flow(make_run: Make, flows: Any) -> None:
