@@ -41,7 +41,7 @@ def overflow(browser: webdriver.Chrome) -> int:
     return int(browser.execute_script(script))
 
 
-def test_the_page_draws_every_figure_and_fetches_nothing(make_run: Any, opened: Any) -> None:
+def test_the_page_draws_every_figure_fetches_nothing_and_leads_everywhere(make_run: Any, opened: Any) -> None:
     page = rg.report.write(make_run())
     browser = opened(page)
     plots = browser.find_elements(By.CSS_SELECTOR, ".plot")
@@ -55,15 +55,10 @@ def test_the_page_draws_every_figure_and_fetches_nothing(make_run: Any, opened: 
     assert [url for url in requests(browser) if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
     assert browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)") == []
     assert overflow(browser) <= 0
-
-
-def test_the_heat_map_in_the_page_holds_the_norms_measured(make_run: Any, opened: Any, flows: Any) -> None:
-    browser = opened(rg.report.write(make_run()))
-    shown = browser.execute_script("return document.querySelector('#heat-map .plot').data[0].customdata")
-    norms = flows[1, "trained"].norms[0]
-    for t, k in ((29, 29), (29, 0), (12, 5)):
-        assert float(shown[t][k]) == pytest.approx(norms[t, k], rel=6e-3)  # three digits
-    assert shown[5][12] is None
+    assert len(browser.find_elements(By.TAG_NAME, "h1")) == 1
+    for link in browser.find_elements(By.CSS_SELECTOR, "nav a"):
+        target = browser.find_element(By.ID, link.get_attribute("href").partition("#")[2])
+        assert target.find_element(By.TAG_NAME, "h2").text == link.text
 
 
 STATE = """
@@ -75,9 +70,13 @@ return { row, column, words: figure.querySelector('.told').textContent, y: [...p
 """
 
 
-def test_a_cell_shows_the_path_of_its_gradient(make_run: Any, opened: Any, flows: Any) -> None:
+def test_a_cell_shows_the_path_of_its_gradient_in_the_layer_chosen(make_run: Any, opened: Any, flows: Any) -> None:
     browser = opened(rg.report.write(make_run(layers=2)), prefers_reduced_motion="reduce")
     norms = flows[2, "trained"].norms[0]
+    shown = browser.execute_script("return document.querySelector('#heat-map .plot').data[0].customdata")
+    for t, k in ((29, 29), (29, 0), (12, 5)):
+        assert float(shown[t][k]) == pytest.approx(norms[t, k], rel=6e-3)  # three digits
+    assert shown[5][12] is None
     place = """
       const plot = document.querySelector('#heat-map .plot'), { xaxis, yaxis } = plot._fullLayout;
       plot.scrollIntoView({ block: 'center' });
@@ -111,19 +110,11 @@ def test_a_cell_shows_the_path_of_its_gradient(make_run: Any, opened: Any, flows
         browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     WebDriverWait(browser, 10).until(lambda driver: driver.execute_script(STATE)["row"] == 20)
     assert browser.execute_script(STATE)["column"] == 5
-    assert browser.get_log("browser") == []
-
-
-def test_one_layer_is_shown_at_a_time(make_run: Any, opened: Any) -> None:
-    browser = opened(rg.report.write(make_run(layers=2)))
-    visible = "return [...document.querySelectorAll('#by-lag .plot')].map(p => p.data.map(t => t.visible && t.meta))[0]"
-
-    def choices() -> set[int]:
-        return {meta["choice"] for meta in browser.execute_script(visible) if isinstance(meta, dict)}
-
-    assert choices() == {0}
-    Select(browser.find_element(By.CSS_SELECTOR, "#by-lag select")).select_by_visible_text("l1")
-    assert choices() == {1}
+    visible = "return document.querySelector('#by-lag .plot').data.map((trace) => trace.visible && trace.meta)"
+    for choice, layer in enumerate(("l0", "l1")):
+        Select(browser.find_element(By.CSS_SELECTOR, "#by-lag select")).select_by_visible_text(layer)
+        metas = [meta for meta in browser.execute_script(visible) if isinstance(meta, dict)]
+        assert {meta["choice"] for meta in metas} == {choice}
     assert browser.get_log("browser") == []
 
 
@@ -190,11 +181,3 @@ def test_the_page_reads_without_scripts(make_run: Any, browser: webdriver.Chrome
         assert "The words and tables are complete without it" in browser.find_element(By.TAG_NAME, "noscript").text
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-
-
-def test_headings_and_contents_lead_everywhere(make_run: Any, opened: Any) -> None:
-    browser = opened(rg.report.write(make_run()))
-    assert len(browser.find_elements(By.TAG_NAME, "h1")) == 1
-    for link in browser.find_elements(By.CSS_SELECTOR, "nav a"):
-        target = browser.find_element(By.ID, link.get_attribute("href").partition("#")[2])
-        assert target.find_element(By.TAG_NAME, "h2").text == link.text

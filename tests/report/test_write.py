@@ -183,7 +183,7 @@ def test_a_missing_part_is_said_and_the_rest_is_shown(make_run: Make, gone: str)
 def test_shares_and_truncation_are_those_of_the_flow(make_run: Make, flows: Any) -> None:
     run = make_run()
     html = rg.report.write(run).read_text()
-    bars, sums = figures(run)[4]["data"]
+    bars, sums = figures(run)[5]["data"]
     share, cut = flows[1, "trained"].share_by_lag(), flows[1, "trained"].truncation()
     assert numbers(bars["y"]) == pytest.approx(share) and numbers(sums["y"]) == pytest.approx(share.cumsum())
     norm, cosine, *_ = figures(run)[5]["data"]
