@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,15 @@ return { row, column, words: figure.querySelector('.told').textContent, y: [...p
 """
 
 
+@pytest.fixture
+def touched(browser: webdriver.Chrome) -> Iterator[None]:
+    """A screen that is touched."""
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    yield
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+@pytest.mark.usefixtures("touched")
 def test_a_cell_shows_the_path_of_its_gradient_in_the_layer_chosen(make_run: Any, opened: Any, flows: Any) -> None:
     browser = opened(rg.report.write(make_run(layers=2)), prefers_reduced_motion="reduce")
     norms = flows[2, "trained"].norms[0]
