@@ -186,7 +186,7 @@ def test_shares_and_truncation_are_those_of_the_flow(make_run: Make, flows: Any)
     bars, sums = figures(run)[5]["data"]
     share, cut = flows[1, "trained"].share_by_lag(), flows[1, "trained"].truncation()
     assert numbers(bars["y"]) == pytest.approx(share) and numbers(sums["y"]) == pytest.approx(share.cumsum())
-    norm, cosine, *_ = figures(run)[5]["data"]
+    norm, cosine, *_ = figures(run)[6]["data"]
     assert numbers(norm["y"]) == pytest.approx(cut.norm)
     assert numbers(cosine["y"]) == pytest.approx(np.cos(np.radians(cut.angle)))
     steps = cut.shortest(0.99)
