@@ -419,6 +419,12 @@ def test_the_page_of_a_large_run_stays_small(make_run: Make) -> None:
     for name in ("trained", "untrained"):
         flow.save(run / "flow" / name, trajectory=False)
     assert rg.report.write(run).stat().st_size < 1_500_000
+    maps = [trace for figure in figures(run) for trace in figure["data"] if trace["type"] == "heatmap"]
+    assert len(maps) == 2 * layers and maps[0]["y"] == list(range(1, T, 2))
+    packed, norms = maps[0]["meta"]["packed"], flow.norms[0, 1::2]
+    path = norms > 0
+    shown = 10.0 ** (packed["unit"] * unpacked(packed)[path])
+    np.testing.assert_allclose(shown, norms[path], rtol=1.2 * packed["unit"])
 
 
 def test_one_loss_per_sequence_gives_a_curve(make_run: Make) -> None:

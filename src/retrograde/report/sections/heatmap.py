@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["pack", "section"]
 
 _DECADES = 8  # colors span at most so many powers of ten below the largest value
+_CELLS = 500_000  # in all heat maps: that many make a page of at most 1.5 MB
 _NO_PATH, _ZERO, _INFINITE, _NAN = 32767, 32766, 32765, 32764  # codes that are no logarithm; page.js knows them too
 _TITLES = {"trained": "Trained", "untrained": "Before training"}
 _CAPTIONS = {
@@ -64,7 +65,10 @@ def section(run: RunContents) -> Section:
     if first.final:
         return Section("heat-map", title, words, figures=[_curves(run.flows)], path=_path(run), choices=run.layers)
     scales = [_scale([flow.norms[i] for flow in run.flows.values()]) for i in range(len(run.layers))]
-    figures = [_figure(name, flow, scales) for name, flow in run.flows.items()]
+    every = -(-sum(flow.norms.size for flow in run.flows.values()) // _CELLS)
+    if every > 1:
+        words.append(f"Of every {count(every)} errors one is shown, so that the page stays small.")
+    figures = [_figure(name, flow, scales, every) for name, flow in run.flows.items()]
     return Section("heat-map", title, words, figures=figures, path=_path(run), choices=run.layers)
 
 
@@ -82,9 +86,9 @@ def _path(run: RunContents) -> Figure:
     )
 
 
-def _way(flow: GradientFlow, layer: int) -> dict[str, Any]:
+def _way(flow: GradientFlow, layer: int, rows: slice = slice(None)) -> dict[str, Any]:
     """For page.js: the column where the path of each row starts (−1: nowhere), and its direction."""
-    lag = flow.lag(layer)[:, : flow.steps[layer]]
+    lag = flow.lag(layer)[rows, : flow.steps[layer]]
     ahead = np.where(lag < 0, np.iinfo(np.int64).max, lag)
     start = np.where((lag < 0).all(1), -1, ahead.argmin(1))
     return {"choice": layer, "start": start.tolist(), "back": 1 if flow.reverse[layer] else -1}
@@ -150,22 +154,23 @@ def _curves(flows: dict[str, GradientFlow]) -> Figure:
     )
 
 
-def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool]]) -> Figure:
+def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool]], every: int) -> Figure:
+    rows = slice((len(flow.targets) - 1) % every, None, every)  # the last error is one of them
     traces, floors, beyond, below_range = [], [], 0, 0
     for choice, (bottom, top, below) in enumerate(scales):
-        norms = np.asarray(flow.norms[choice, :, : flow.steps[choice]], dtype=np.float64)
+        norms = np.asarray(flow.norms[choice, rows, : flow.steps[choice]], dtype=np.float64)
         beyond += int(np.count_nonzero(~np.isfinite(norms)))
         if flow.below is not None:
-            lost = flow.below[choice, :, : flow.steps[choice]]
+            lost = flow.below[choice, rows, : flow.steps[choice]]
             below_range += int(lost.sum())
             norms = np.where(lost, np.nan, norms)
         floors.append(10**bottom if below else 0.0)
-        ahead = flow.lag(choice)[:, : flow.steps[choice]] < 0  # a loss does not depend on states yet to come
+        ahead = flow.lag(choice)[rows, : flow.steps[choice]] < 0  # a loss does not depend on states yet to come
         traces.append(
             go.Heatmap(
-                y=_rows(flow),
+                y=_rows(flow.targets[rows]),
                 name=_TITLES[name],
-                meta=_way(flow, choice) | {"packed": pack(norms, np.broadcast_to(ahead, norms.shape))},
+                meta=_way(flow, choice, rows) | {"packed": pack(norms, np.broadcast_to(ahead, norms.shape))},
                 zmin=bottom,
                 zmax=top,
                 colorscale="Viridis",
@@ -201,9 +206,9 @@ def _figure(name: str, flow: GradientFlow, scales: list[tuple[float, float, bool
     )
 
 
-def _rows(flow: GradientFlow) -> list[Any]:
+def _rows(targets: npt.NDArray[np.int64]) -> list[Any]:
     """The step t of each row, as numbers while they are evenly spaced (plotly then draws exact cells)."""
-    steps = np.asarray(flow.targets).tolist()
+    steps = targets.tolist()
     if len(steps) < 2:
         return list(map(str, steps))
     return steps if len(set(np.diff(steps).tolist())) == 1 else list(map(str, steps))
