@@ -53,7 +53,7 @@ def test_the_page_draws_every_figure_fetches_nothing_and_leads_everywhere(make_r
         assert plot.get_attribute("role") == "img"
         assert len(plot.get_attribute("aria-label")) > 40
     assert browser.get_log("browser") == []
-    assert [url for url in requests(browser) if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
+    assert [url for url in requests(browser) if not url.startswith(("data:", "blob:", "chrome:"))] == [page.as_uri()]
     assert browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)") == []
     assert overflow(browser) <= 0
     assert len(browser.find_elements(By.TAG_NAME, "h1")) == 1
