@@ -9,6 +9,8 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,11 @@ def seeded() -> None:
 class Tagger(nn.Module):
     """Two recurrent layers with dropout between, both directions if asked, and a head at every step."""
 
-    def __init__(self, kind: str, package: object = nn, bidirectional: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, kind: Callable[..., nn.RNNBase], bidirectional: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layer = getattr(package, kind)(C, H, 2, dropout=dropout, bidirectional=bidirectional)
-        self.head = nn.Linear(H * (1 + bidirectional), 2)
+        self.layer = kind(C, H, 2, dropout=dropout, bidirectional=bidirectional)
+        size = (self.layer.proj_size or H) * (1 + bidirectional)
+        self.head = nn.Linear(size, 2)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         if lengths is None:
@@ -77,13 +80,13 @@ def both(model: nn.Module, dtype: torch.dtype = torch.float64) -> tuple[nn.Modul
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_equal_torch_and_our_own_on_the_cpu(kind, packed):
-    ours, there = both(Tagger(kind, rg.nn, bidirectional=True))
-    torchs = Tagger(kind, bidirectional=True).double().cuda()
+    ours, there = both(Tagger(getattr(rg.nn, kind), bidirectional=True))
+    torchs = Tagger(getattr(nn, kind), bidirectional=True).double().cuda()
     torchs.load_state_dict(there.state_dict())
     x, lengths = torch.randn(T, B, C, dtype=torch.float64), torch.tensor([T, 3, 9, 1, T, 7]) if packed else None
     results = []
     for model in (ours, there, torchs):
-        own = x.to(model.head.weight.device).requires_grad_()
+        own = x.detach().clone().to(model.head.weight.device).requires_grad_()
         model(own, lengths).square().sum().backward()
         results.append([own.grad, *(p.grad for p in model.parameters())])
     for here, gpu, peer in zip(*results, strict=True):
@@ -94,7 +97,7 @@ def test_layers_equal_torch_and_our_own_on_the_cpu(kind, packed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_accelerated_models_move_to_the_gpu_and_back(kind):
-    model, x = Tagger(kind), torch.randn(T, B, C)
+    model, x = Tagger(getattr(nn, kind)), torch.randn(T, B, C)
     before = model(x)
     rg.nn.accelerate_(model).cuda()
     moved = model(x.cuda())
@@ -120,33 +123,90 @@ def test_steps_streams_and_traces(kind):
     torch.testing.assert_close(layer.trace(x.cuda()).output.cpu(), expected)
 
 
-def measures(flow: rg.GradientFlow) -> dict[str, np.ndarray]:
-    found = {
-        "norms": flow.norms,
-        "horizon": np.asarray(flow.horizon(0.01)),
-        "exponents": np.asarray(flow.lyapunov_exponents()),
-        "jacobians": np.asarray(flow.jacobian_norms()),
+def everything(flow: rg.GradientFlow) -> dict[str, object]:
+    """All that a flow knows, by name, or why it does not."""
+    asked = {
+        "norms": lambda label: flow.norms,
+        "by_lag": lambda label: flow.by_lag(),
+        "horizon": lambda label: flow.horizon(0.01),
+        "share": lambda label: flow.share_by_lag(flow.weight(label)),
+        "pairs": lambda label: flow.pair_contributions(flow.weight(label)).share,
+        "truncation": lambda label: flow.truncation(flow.weight(label)).shortest(0.99),
+        "jacobians": lambda label: flow.jacobian_norms(label),
+        "radii": lambda label: flow.spectral_radii(label),
+        "singular": lambda label: flow.singular_values(2, T - 1, label),
+        "exponents": lambda label: flow.lyapunov_exponents(label),
+        "largest": lambda label: flow.largest_exponents(label),
+        "bounds": lambda label: flow.bounds(label).norm,
+        "saturation": lambda label: flow.saturation(label).derivative_by_step,
+        "gates": lambda label: [np.asarray(gate.mean) for gate in flow.gates(label).values()],
+        "summary": lambda label: str(rg.flow.summarize(flow)),
     }
-    return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
+    found: dict[str, object] = {}
+    for label in flow.layers:
+        for name, ask in asked.items():
+            try:
+                found[f"{name} of {label}"] = ask(label)
+            except (rg.errors.RetrogradeError, AttributeError) as error:
+                found[f"{name} of {label}"] = str(error)
+    return found
 
 
-@pytest.mark.parametrize("model", [Tagger, lambda kind: Tagger(kind, rg.nn), Loop])
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradient_flow_is_the_same(kind, model):
-    here, there = both(model(kind))
+def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, str | int | None):
+            assert found[name] == value, name
+        else:
+            for one, other in zip(np.atleast_1d(found[name]), np.atleast_1d(value), strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-11, err_msg=name)
+
+
+class Marked(nn.Module):
+    """A recurrence of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.w, self.head = nn.Linear(C, H), nn.Linear(H, H), nn.Linear(H, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, outputs = x.new_zeros(x.shape[1], H), []
+        for step in x:
+            h = rg.mark_state(torch.sin(self.u(step) + self.w(h)))
+            outputs.append(self.head(h))
+        return torch.stack(outputs)
+
+
+MODELS = {
+    "ReLU": lambda: Tagger(partial(nn.RNN, nonlinearity="relu")),
+    "GRU": lambda: Tagger(nn.GRU),
+    "LSTM of ours": lambda: Tagger(rg.nn.LSTM),
+    "projected": lambda: Tagger(partial(nn.LSTM, proj_size=4)),
+    "both directions": lambda: Tagger(nn.GRU, bidirectional=True),
+    "LSTM cells": lambda: Loop("LSTM"),
+    "RNN cells": lambda: Loop("RNN"),
+    "marked": Marked,
+}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_gradient_flow_is_the_same(name, last, tmp_path):
+    here, there = both(MODELS[name]())
     x = torch.randn(T, B, C, dtype=torch.float64)
-    a, b = rg.gradient_flow(here, x, loss=squared), rg.gradient_flow(there, x.cuda(), loss=squared)
-    assert a.layers == b.layers and a.notes == b.notes
-    for name, value in measures(a).items():
-        np.testing.assert_allclose(measures(b)[name], value, rtol=1e-7, atol=1e-12, err_msg=name)
-    weight = "layer.weight_hh_l0" if hasattr(here, "layer") else "cell.weight_hh"
-    np.testing.assert_allclose(b.share_by_lag(weight), a.share_by_lag(weight), rtol=1e-7, atol=1e-12)
-    assert a.truncation(weight).shortest(0.99) == b.truncation(weight).shortest(0.99)
+
+    def loss(output: Tensor) -> Tensor:
+        return squared(output[-1] if last else output)
+
+    flow = rg.gradient_flow(there, x.cuda(), loss=loss)
+    assert_same(everything(flow), everything(rg.gradient_flow(here, x, loss=loss)))
+    flow.save(tmp_path / "flow")
+    np.testing.assert_array_equal(rg.GradientFlow.load(tmp_path / "flow").norms, flow.norms)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_directions_and_packed_sequences(kind):
-    here, there = both(Tagger(kind, bidirectional=True))
+    here, there = both(Tagger(getattr(nn, kind), bidirectional=True))
     x, lengths = torch.randn(T, B, C, dtype=torch.float64), torch.tensor([T, 3, 9, 1, T, 7])
     a = rg.gradient_flow(here, x, lengths, loss=squared, lengths=lengths)
     b = rg.gradient_flow(there, x.cuda(), lengths, loss=squared, lengths=lengths)
@@ -154,7 +214,7 @@ def test_both_directions_and_packed_sequences(kind):
 
 
 def test_the_models_state_and_the_random_states_of_the_gpu_are_left_alone():
-    model = Tagger("LSTM", dropout=0.4).cuda().train()
+    model = Tagger(nn.LSTM, dropout=0.4).cuda().train()
     x = torch.randn(T, B, C, device="cuda")
     before, weights = torch.cuda.get_rng_state(), copy.deepcopy(model.state_dict())
     rg.gradient_flow(model, x, loss=squared)
@@ -164,7 +224,7 @@ def test_the_models_state_and_the_random_states_of_the_gpu_are_left_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_and_autocast(dtype):
-    model, x = Tagger("GRU").cuda(), torch.randn(T, B, C, device="cuda")
+    model, x = Tagger(nn.GRU).cuda(), torch.randn(T, B, C, device="cuda")
     full = rg.gradient_flow(model, x, loss=squared)
     with torch.autocast("cuda", dtype):
         cast = rg.gradient_flow(model, x, loss=squared)
@@ -175,7 +235,7 @@ def test_half_precision_and_autocast(dtype):
 
 
 def test_signal_need_sequences_clip_and_check():
-    here, there = both(Tagger("RNN"))
+    here, there = both(Tagger(nn.RNN))
     x = torch.randn(T, 128, C, dtype=torch.float64)
     target = x[..., 0].roll(3, 0)
 
@@ -193,11 +253,11 @@ def test_signal_need_sequences_clip_and_check():
     for name, value in sizes[0].norms.items():
         np.testing.assert_allclose(sizes[1].norms[name], value, rtol=1e-7)
     assert rg.check_gradients(there, x[:, :4].cuda()).ok
-    assert rg.check_gradients(Tagger("LSTM", rg.nn).cuda(), torch.randn(T, 4, C, device="cuda")).ok
+    assert rg.check_gradients(Tagger(rg.nn.LSTM).cuda(), torch.randn(T, 4, C, device="cuda")).ok
 
 
 def test_the_recorder_while_a_network_trains_with_autocast_and_scaling(tmp_path):
-    model = rg.nn.accelerate_(Tagger("LSTM", dropout=0.2)).cuda()
+    model = rg.nn.accelerate_(Tagger(nn.LSTM, dropout=0.2)).cuda()
     optimizer, scaler = torch.optim.Adam(model.parameters(), 0.01), torch.amp.GradScaler("cuda")
     recorder = rg.GradientFlowRecorder(model, by_step, run=tmp_path, every=5, budget=None)
     for _ in range(15):
@@ -215,28 +275,66 @@ def test_the_recorder_while_a_network_trains_with_autocast_and_scaling(tmp_path)
     assert any(tmp_path.iterdir())
 
 
-def test_the_doctor_says_the_same():
-    here = Tagger("RNN")
+class Classifier(nn.Module):
+    """One output for a sequence, by its last state or by the mean over its steps."""
+
+    def __init__(self, kind: str, pooled: bool = False, **options: object) -> None:
+        super().__init__()
+        self.layer, self.pooled = getattr(nn, kind)(C, H, **options), pooled
+        self.head = nn.Linear(H * (1 + self.layer.bidirectional), 1)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is not None:
+            x = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+        output = self.layer(x)[0]
+        if lengths is not None:
+            output, _ = pad_packed_sequence(output)
+        return self.head(output.mean(0) if self.pooled else output[-1])[:, 0]
+
+
+CASES = {
+    "last state": lambda: Classifier("RNN"),
+    "pooled": lambda: Classifier("GRU", pooled=True, bidirectional=True),
+    "large": lambda: Classifier("RNN", nonlinearity="relu"),
+    "LSTM": lambda: Classifier("LSTM"),
+}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_the_doctor_says_the_same(name, padded):
+    here = CASES[name]().eval()
+    if name == "large":
+        here.layer.weight_hh_l0.data *= 4
     there = copy.deepcopy(here).cuda()
-    x = torch.randn(40, 64, C)
+    x, lengths = torch.randn(24, 64, C), torch.randint(8, 24, (64,))
+    target = x[20, :, 0]
+    found = []
+    for model, device in ((here, "cpu"), (there, "cuda")):
+        inputs = (x.to(device), lengths.to(device)) if padded else (x.to(device),)
+        diagnosis = rg.diagnose(
+            model, [(*inputs, target.to(device))], loss=lambda output, target: (output - target).square()
+        )
+        assert not model.training and str(diagnosis)
+        found.append(diagnosis)
+    assert [f.kind for f in found[1].findings] == [f.kind for f in found[0].findings]
+    assert [p.remedy for p in found[1].prescriptions] == [p.remedy for p in found[0].prescriptions]
 
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        return (output[..., 0] - target).square()
 
-    a = rg.diagnose(here, [(x, x[..., 0].roll(4, 0))], loss=loss)
-    b = rg.diagnose(there, [(x.cuda(), x[..., 0].roll(4, 0).cuda())], loss=loss)
-    assert [f.kind for f in a.findings] == [f.kind for f in b.findings]
+def test_a_start_is_set_on_the_gpu():
+    model = rg.nn.initialize(Tagger(nn.LSTM).cuda(), recurrent="orthogonal", chrono=20)
+    assert 0 < model.layer.bias_hh_l0.add(model.layer.bias_ih_l0)[H : 2 * H].max() < 3
 
 
-def test_export_of_a_model_that_lies_on_the_gpu(tmp_path):
+def test_export_asks_for_a_model_on_the_cpu(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    rg.export(rg.nn.GRU(C, H).cuda(), tmp_path / "m.onnx", streaming=True)
-    assert (tmp_path / "m.onnx").stat().st_size > 0
+    with pytest.raises(rg.errors.RetrogradeError, match=r"cuda.*export model.float\(\).cpu\(\)"):
+        rg.export(rg.nn.GRU(C, H).cuda(), tmp_path / "m.onnx", streaming=True)
 
 
 def test_compiled_models_train():
-    model = rg.nn.accelerate_(Tagger("GRU")).cuda()
+    model = rg.nn.accelerate_(Tagger(nn.GRU)).cuda()
     x = torch.randn(T, B, C, device="cuda")
     compiled = torch.compile(model, backend="aot_eager")
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-4)
@@ -278,10 +376,14 @@ def test_commands_train_go_on_measure_and_predict(tmp_path, precision):
     run("report", "whole", folder=tmp_path)
 
 
-def test_estimators_train_on_the_gpu():
+def test_labels_forecasts_and_doctors_of_runs(tmp_path):
     random = np.random.default_rng(0)
-    X = [random.normal(size=(12, 2)) for _ in range(80)]
+    X = [random.normal(size=(random.integers(8, 14), 2)) for _ in range(80)]
     y = np.array(["up" if x[:, 0].sum() > 0 else "down" for x in X])
     model = rg.Classifier(hidden_size=16, lr=0.01, max_steps=60, device="cuda").fit(X, y)
     assert model.score(X, y) > 0.8
     assert np.isfinite(model.predict_proba(X[:4])).all()
+    assert str(model.diagnose()) and model.flow().layers
+    series = np.sin(np.arange(300) / 5) + random.normal(size=300) / 20
+    forecast = rg.Forecaster(horizon=6, max_steps=60, device="cuda").fit(series).predict()
+    assert np.isfinite(np.asarray(forecast, dtype=float)).all()

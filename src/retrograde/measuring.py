@@ -19,7 +19,14 @@ from .errors import FlowError, OptionError
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
-__all__ = ["check_loss", "check_values", "differentiable_losses", "dropout_notes", "random_states_kept"]
+__all__ = [
+    "backward_in_eval_mode",
+    "check_loss",
+    "check_values",
+    "differentiable_losses",
+    "dropout_notes",
+    "random_states_kept",
+]
 
 
 def check_loss(loss: object) -> None:
@@ -76,6 +83,13 @@ def check_values(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> Non
                     "model (model.to_empty(device='cpu')) and load its weights, then measure."
                 )
     raise FlowError("An input is on the device 'meta', which holds no values: measure with a batch that has some.")
+
+
+@contextlib.contextmanager
+def backward_in_eval_mode() -> Iterator[None]:
+    """Compute recurrent layers without cuDNN, which has no backward pass for networks in eval mode."""
+    with torch.backends.cudnn.flags(enabled=False):
+        yield
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
 from ..flow.summary import sparkline
+from ..measuring import backward_in_eval_mode
 from ..runs.folder import without_nan
 from .charts import drawn
 from .examination import Examination, TrainingRecord, samples_of, untrained_twin
@@ -190,6 +191,7 @@ class Diagnosis:
         return json.dumps(without_nan(self.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
 
 
+@backward_in_eval_mode()
 def diagnose(
     model: nn.Module | str | Path | TrainedRun,
     batches: Any = None,
@@ -257,6 +259,7 @@ def diagnose(
     return examined(examination, began)
 
 
+@backward_in_eval_mode()
 def examined(
     examination: Examination, began: float | None = None, stage: Callable[[str], None] = lambda text: None
 ) -> Diagnosis:

@@ -84,7 +84,7 @@ class Linearization:
     def total(self) -> dict[str, Adjoints]:
         """Adjoints of E = Σ_t Σ_b E_{t,b} over the targets followed: N = 1, pre-activations kept."""
         if self.local is not None:
-            chosen = torch.zeros(self.local[0].shape[0], 1, 1, dtype=torch.bool)
+            chosen = torch.zeros(self.local[0].shape[0], 1, 1, dtype=torch.bool, device=self.local[0].device)
             chosen[self.targets] = True
             return self._through_stack([(g * chosen)[None] for g in self.local])
         directions = torch.zeros_like(self._graph.losses)

@@ -239,7 +239,7 @@ class Norms:
                     run = linearization.runs[labels[j]]
                     into.copy_(torch.linalg.vector_norm(run.total_cell(step.at, step.h, step.c), dim=-1))
                 if step.scale is not None:
-                    into *= step.scale
+                    into *= step.scale.cpu()
                 if lag == 0:
                     here = here | into.cpu().ne(0)
             if lag % block == block - 1 or lag == int(self.rows[-1]):

@@ -116,7 +116,10 @@ def _of_the_mean(losses: Tensor, output: Tensor) -> Tensor | None:
             if size == losses.shape[axis]
             and i not in axes
             and all(g is not None and bool(g.eq(whole).select(i, j).all()) for j, g in enumerate(alone))
-            and all(g is not None and not g.index_fill(i, torch.tensor(j), 0).any() for j, g in enumerate(alone))
+            and all(
+                g is not None and not g.index_fill(i, torch.tensor(j, device=g.device), 0).any()
+                for j, g in enumerate(alone)
+            )
         ]
         if len(places) != 1:
             return None

@@ -193,9 +193,9 @@ def _run(layer: Any, suffix: str, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     sizes = [layer.proj_size or H, H][: len(cell.states)]
     driven = torch.nn.functional.linear(x, w_ih, b_ih)
     state = x.new_zeros(x.shape[1], sum(sizes))
-    directions = torch.linalg.qr(torch.randn(sum(sizes), k, generator=torch.Generator().manual_seed(0)).to(x))[
-        0
-    ].expand(x.shape[1], -1, -1)
+    directions = torch.linalg.qr(
+        torch.randn(sum(sizes), k, generator=torch.Generator().manual_seed(0), device="cpu").to(x)
+    )[0].expand(x.shape[1], -1, -1)
     logs, outputs = x.new_zeros(x.shape[1], k), []
     for t in range(len(x)):
 

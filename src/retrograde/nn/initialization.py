@@ -96,7 +96,7 @@ def initialize(
             if forget_bias is not None:
                 stack.set_keeping_bias(torch.full((stack.hidden_size,), float(forget_bias)), "forget_bias")
             if chrono is not None:
-                spread = torch.rand(stack.hidden_size, generator=generator)
+                spread = torch.rand(stack.hidden_size, generator=generator, device="cpu")
                 stack.set_keeping_bias((1 + spread * (chrono - 2)).log(), "chrono")
     return module
 

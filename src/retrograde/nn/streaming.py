@@ -65,6 +65,7 @@ class Stream:
             self._step = self._native.step
         else:
             self._copy = copy.deepcopy(layer).eval()
+            self._copy.flatten_parameters()  # cuDNN wants the weights side by side
         sizes = {"h": layer.proj_size or layer.hidden_size, "c": layer.hidden_size}
         self._shapes = [(layer.num_layers, *rows, sizes[name]) for name in BY_MODE[layer.mode].states]
         self.reset(hx)
