@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ ROWS = 14
 def show_signal(run: Path, data: str | None, fraction: float, *, json: bool) -> None:
     """Measure, print, and keep in the run folder if it is of the run's own data."""
     from ..doctor.runs import examination_of
+    from ..doctor.travel import travels_of
     from ..flow.signal_saving import NAME, RunSignal, save
     from ..flow.signal_stream import need_of, signal_left
     from ..runs import RunFolder
@@ -29,10 +31,8 @@ def show_signal(run: Path, data: str | None, fraction: float, *, json: bool) -> 
         exam = examination_of(run, data)
         asked = need_of(exam.untrained, exam.samples)
         left = signal_left(exam.model, exam.samples)
-        flow = exam.flow
-        known = flow.known_layers
-        reach = dict(zip(flow.layers, flow.horizon(fraction).tolist(), strict=True)) if known else {}
-    found = RunSignal(asked, left, {label: reach[label] for label in known})
+        reach = {own.layer: math.nan if math.isinf(own.reach) else own.reach for own in travels_of(exam.flow, fraction)}
+    found = RunSignal(asked, left, reach)
     if data is None:
         save(found, RunFolder(run))
     for remark in exam.notes:

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ..errors import FlowError
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
 from ..flow.batches import SequenceSubset, mapped
-from ..flow.curves import shares
 from ..options import Options
 from .forward import Answer, Progress, answer, answers, progress, tensors
 from .thresholds import THRESHOLDS
+from .travel import Travel, travel_of
 
-__all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "Travel", "samples_of", "travel_of"]
+__all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "samples_of"]
 
 Array = NDArray[np.float64]
 EFFORT = 2e10  # multiplications of one measurement of the flow: some seconds of one core
@@ -95,36 +94,6 @@ class Origin:
     out: str = ""
     name_task: bool = False
     chosen: Collection[str] = ()
-
-
-@dataclass(frozen=True)
-class Travel:
-    """How far the gradient travels back in a network as a whole: in the layer where it fades the least.
-
-    Attributes
-    ----------
-    layer : str
-        Label of that layer.
-    lags, share : ndarray
-        By lag, what is left of the gradient at the first lag that has one; NaN where not known, 0 below the range.
-    reach : float
-        The first lag at which less than 1 % is left; infinite if there is none.
-    """
-
-    layer: str
-    lags: Array
-    share: Array
-    reach: float
-
-    def at(self, lag: int) -> float:
-        """What is left at a lag, or at the last lag measured before it."""
-        known = np.flatnonzero(np.isfinite(self.share[: lag + 1]))
-        return float(self.share[known[-1]]) if len(known) else math.nan
-
-    @property
-    def growth(self) -> float:
-        """The largest share at any lag."""
-        return float(np.nanmax(self.share))
 
 
 @dataclass(frozen=True)
@@ -407,32 +376,6 @@ def _need_by(lags: NDArray[np.int64], consistency: Array, longest: int | None = 
 def _own(*_: Any) -> Tensor:
     """Samples have their own loss."""
     raise AssertionError
-
-
-def travel_of(flow: GradientFlow) -> Travel:
-    """How far back the gradient of a network reaches: judged by the layer where it fades the least.
-
-    Raises
-    ------
-    FlowError
-        Lags are not known of any layer.
-    """
-    fraction, curves = THRESHOLDS.reach_fraction.value, flow.by_lag()
-    found: list[Travel] = []
-    for label in flow.known_layers:
-        if flow.reverse[flow.layer_index(label)]:
-            continue
-        curve = np.asarray(curves[flow.layer_index(label)])
-        if not (np.isfinite(curve) & (curve > 0)).any():
-            continue
-        share = shares(curve)
-        share[share > np.finfo(np.float64).max] = np.nan
-        reach = float(flow.horizon(fraction)[flow.layer_index(label)])
-        reach = math.inf if math.isnan(reach) else reach
-        found.append(Travel(label, np.arange(len(share), dtype=np.float64), share, reach))
-    if not found:
-        raise FlowError("No layer that runs forward in time has a gradient at a known lag.")
-    return max(found, key=lambda own: (own.reach, own.at(len(own.share))))
 
 
 def untrained_twin(model: nn.Module, seed: int = 0, notes: list[str] | None = None) -> nn.Module:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import DivergedError, FlowError, OptionError, RetrogradeError
-from ..flow import gradient_flow, summarize
+from ..flow import gradient_flow
 from ..options import Options
 from ..tasks.registry import open_task
 from ..training import Callback, Trainer
@@ -26,7 +26,7 @@ from ..training.callbacks import Evaluation
 from ..training.setup import check_model, make_context, seed_everything
 from .arms import changed_options
 from .forward import layers_of
-from .thresholds import THRESHOLDS
+from .travel import travels_of
 
 __all__ = ["Job", "NativeTraining", "Outcome", "ShouldStop", "UserTraining"]
 
@@ -248,14 +248,13 @@ def _mechanism(model: nn.Module, probe: Any) -> tuple[float, float] | None:
         if next(model.parameters()).device.type != "cpu":
             model = copy.deepcopy(model).cpu()
         flow = gradient_flow(model, *probe.inputs, loss=probe.loss)
-        reach = flow.horizon(THRESHOLDS.reach_fraction.value)
-        growth = summarize(flow).growth_per_step
+        known = travels_of(flow)
     except FlowError:
         return None
-    known = [flow.layer_index(label) for label in flow.known_layers]
     if not known:
         return None
-    return float(min(np.nan_to_num(reach[known], nan=np.inf))), float(np.nan_to_num(growth[known], nan=1.0).max())
+    growth = [1.0 if math.isnan(own.per_step) else own.per_step for own in known]
+    return min(own.reach for own in known), max(growth)
 
 
 def _change(before: Any, after: Any, which: int) -> tuple[float, float] | None:

@@ -96,6 +96,8 @@ class Call:
     order: Tensor | None = None  # packed input: the place of each of the user's sequences in the run
     keep: bool = False  # whether the sweep keeps the adjoints of the pre-activations
     closed: bool = False  # whether nothing is sent back through it
+    listens: bool = False  # whether it keeps what arrives at its outputs and final states
+    arrived: tuple[Tensor, ...] | None = None  # the gradients of outputs `(T, B, P)` and final states of one loss
     adjoints: adjoint.Adjoints | None = None
 
     @property
@@ -327,10 +329,12 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         call: Call = ctx.recorded
+        if call.run.mask is not None and (call.listens or not call.closed):
+            gradients = (gradients[0] * call.run.mask.unsqueeze(-1), *gradients[1:])
+        if call.listens:
+            call.arrived = gradients
         if call.closed:
             return (None,) * len(ctx.needs_input_grad)
-        if call.run.mask is not None:
-            gradients = (gradients[0] * call.run.mask.unsqueeze(-1), *gradients[1:])
         return None, *_sent_back(ctx, call, ctx.needs_input_grad[2:], gradients)
 
 
@@ -364,12 +368,16 @@ class _RecordedBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         call: Call = ctx.recorded
-        if call.closed or call.block is None:
+        if call.block is None or (call.closed and not call.listens):
             return (None,) * len(ctx.needs_input_grad)
         ran, states = call.block.ran, len(call.states)
         own = [g[:ran] for g in gradients]
         g_out = torch.stack(own[: len(own) - states + 1]).sum(0)
         end = torch.zeros_like(g_out[-1])
+        if call.listens:
+            call.arrived = (g_out, end, *own[len(own) - states + 1 :])
+        if call.closed:
+            return (None,) * len(ctx.needs_input_grad)
         need_x = ctx.needs_input_grad[4]
         sweep: Any = _Sweep
         g_x, *g_state = sweep.apply(call, (need_x,), g_out, end, *own[len(own) - states + 1 :])

@@ -87,7 +87,7 @@ class Linearization:
             chosen = torch.zeros(self.local[0].shape[0], 1, 1, dtype=torch.bool, device=self.local[0].device)
             chosen[self.targets] = True
             return self._through_stack([(g * chosen)[None] for g in self.local])
-        directions = torch.zeros_like(self._graph.losses)
+        directions = torch.zeros_like(self.needed_graph.losses)
         directions[self.targets] = 1
         return self._send(directions[None])
 
@@ -119,14 +119,21 @@ class Linearization:
                     whole[torch.arange(len(rows)), rows] = g[rows]
                 yield rows, self._through_stack(directions)
             return
-        losses = self._graph.losses
-        for rows in torch.split(self.targets, self._graph.block_kept):
+        losses = self.needed_graph.losses
+        for rows in torch.split(self.targets, self.needed_graph.block_kept):
             block = losses.new_zeros(len(rows), *losses.shape)
             block[torch.arange(len(rows)), rows] = 1
             yield rows, self._send(block)
 
     @property
-    def _graph(self) -> Graph:
+    def needed_graph(self) -> Graph:
+        """The user's graph.
+
+        Raises
+        ------
+        FlowError
+            It was not saved.
+        """
         if self.graph is None:
             raise FlowError(
                 "This needs the model's graph (its loss looks at more than one step, or a layer looks ahead), which is "
@@ -137,7 +144,7 @@ class Linearization:
     def _send(self, directions: Tensor) -> dict[str, Adjoints]:
         try:
             with without_checkpoints():
-                return self._graph.send(directions, keep=True)
+                return self.needed_graph.send(directions, keep=True)
         except RuntimeError as changed:
             if "version" not in str(changed):
                 raise

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..errors import FlowError
-from . import activation, contributions, curves, jacobians, layer_plots, plots, saving, signal
+from . import activation, contributions, curves, entries, jacobians, layer_plots, plots, saving, signal
 from .activation import Gate, Saturation
 from .alignment import Alignment
 from .cells import Trajectory
@@ -179,6 +179,35 @@ class GradientFlow:
         for i, curve in every.items():
             found[i, : len(curve)] = curve
         return found
+
+    def by_entry(self, effort: float = 2e10) -> dict[str, Array]:
+        """What is left of the gradient so many steps of a layer after it has entered it, by layer.
+
+        A loss per sequence may read the states of many steps (a head that pools), or a layer may run in reverse: the
+        lags of `by_lag` count from the last step, and the gradient enters at each step that is read. Here a lag is the
+        number of steps of the layer, in its own direction, from where the gradient has entered; the mean is over all
+        places where it does, and over the sequences. What comes through another layer enters this one.
+
+        Parameters
+        ----------
+        effort : float
+            At most about so many multiplications: of long sequences some entries are followed.
+
+        Returns
+        -------
+        dict of ndarray
+            By layer, norms of s_k by lag `(T,)`, NaN where no sequence is so long. Empty where lags from the end say
+            the same (only the last step is read, by layers that run forward), with a loss at every step, and where it
+            is not known: layers that are called for single steps, marked states.
+
+        Raises
+        ------
+        FlowError
+            The flow was saved, and the model's graph is needed.
+        """
+        if not self.final:
+            return {}
+        return entries.by_layer(self._linearization.needed_graph, effort)
 
     def horizon(self, fraction: float = 0.01) -> Array:
         """The first lag at which ``by_lag`` is under ``fraction`` of its first nonzero value, per layer.

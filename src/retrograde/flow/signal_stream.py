@@ -21,13 +21,15 @@ from torch import Tensor
 from ..errors import FlowError
 from .capture import NeedsEveryCall
 from .cells import Trajectory
+from .entries import entries_of, reading_of
 from .joint import Joint, JointTest
 from .losses import known_lengths
 from .recorded import MeasuredModel
 from .samples import Sample, each_sample
 from .signal import FEWEST, Array, Signal, Tally, add, check
 from .signal_score import SIZE, ScoreTest
-from .signal_sweep import Sides, Stack, Sweep, lags_from_end, stacks_of
+from .signal_sweep import MIXED_ERRORS, Sides, Stack, Sweep, lags_from_end, stacks_of
+from .spans import Compared, SpanTest, compared_of
 
 __all__ = ["NetworkSignal", "need_of", "signal_left"]
 
@@ -38,6 +40,13 @@ EFFORT = 2e10  # multiplications: a few seconds of one core
 PLANNED = 256  # sequences that the effort is planned for: so many targets of each are followed that it is enough
 FEWEST_TARGETS = 4
 KEPT = 2**25  # numbers of one layer's adjoints that are kept at a time
+
+READS = {
+    "many": "the loss reads the states of many steps, so a single step needs no memory: the errors were compared with "
+    "the inputs, over how many steps these decide together and in what place",
+    "ends": "the loss reads single states of both directions: the errors were compared with the inputs, by the "
+    "distance of their step from the nearest",
+}
 
 # First lag of each bin: single lags up to 32, then bins that are 6 % of their lag wide.
 STARTS = np.unique(np.concatenate([np.arange(32), np.geomspace(32, 1e6, 178).round()]).astype(np.int64))
@@ -214,6 +223,7 @@ class _Stream:
         self.error_share: float | None = None
         self.varies, self.weak = False, True  # whether no lag has a signal by itself so far
         self.joint = JointTest()
+        self.spans: SpanTest | None = None  # where the head reads more than the states of one step
         self.notes: list[str] = []
 
     def over(self, samples: Iterator[Sample]) -> NetworkSignal:
@@ -221,6 +231,11 @@ class _Stream:
         left = 0
         for sample in samples:
             stacks = self._stacks(sample)
+            if isinstance(stacks, Compared):
+                self.spans = SpanTest(self.plan.seed) if self.spans is None else self.spans
+                if self.spans.add(stacks, self.plan.sequences):
+                    break
+                continue
             if waiting and not all(map(_alike, waiting[-1], stacks)):
                 left += self._flush(waiting)
             waiting.append(stacks)
@@ -232,11 +247,21 @@ class _Stream:
                 found = self._look(last=False)
                 if found.decided:
                     return self._finished(found)
+        if self.spans is not None:
+            return self._of_spans(self.spans)
         left += self._flush(waiting)
         if left:
             self._note(f"{left} sequences were left out: give batches of {FEWEST} or more of one length")
         check(self.sequences if self.tallies else _at_least(left), EXCHANGES, self.plan.alpha)
         return self._finished(self._look(last=True))
+
+    def _of_spans(self, spans: SpanTest) -> NetworkSignal:
+        """The answer where inputs and errors were compared."""
+        check(spans.sequences, EXCHANGES, self.plan.alpha)
+        signal = spans.result(self.plan.alpha, self.plan.effort)
+        return NetworkSignal(
+            [signal], signal.sequences, 1, signal.need is not None, self.error_share, not spans.varies, None, self.notes
+        )
 
     def _wanted(self, stacks: list[Stack]) -> int:
         """How many sequences are taken together: as many as the next look needs, within a bound on memory."""
@@ -250,8 +275,8 @@ class _Stream:
 
     # --- One batch ----------------------------------------------------------------------------------------------------
 
-    def _stacks(self, sample: Sample) -> list[Stack]:
-        """The stacks of one batch, with the targets to follow."""
+    def _stacks(self, sample: Sample) -> list[Stack] | Compared:
+        """The stacks of one batch, with the targets to follow; or what its inputs and errors are, to be compared."""
         if self.constant is None:
             found = self._recorded(sample)
             if self.error_share is None:
@@ -266,21 +291,28 @@ class _Stream:
         self.constant = "mean"  # a loss that has no value at 0, such as one of probabilities
         return self._recorded(sample.at_a_constant(self.constant))
 
-    def _recorded(self, sample: Sample) -> list[Stack]:
+    def _recorded(self, sample: Sample) -> list[Stack] | Compared:
         measured = MeasuredModel(self.model, sample.inputs, sample.loss, None)
         try:
             return self._recorded_once(measured, loops=True)
         except NeedsEveryCall:
             return self._recorded_once(measured, loops=False)
 
-    def _recorded_once(self, measured: MeasuredModel, *, loops: bool) -> list[Stack]:
+    def _recorded_once(self, measured: MeasuredModel, *, loops: bool) -> list[Stack] | Compared:
         with measured.recorded(freeze=True, finite=True, loops=loops) as run:
             known = known_lengths(None, run.runs, run.losses, run.final)
             alive = None
             if known is not None and not run.final:
                 steps = torch.arange(len(run.losses), device=run.losses.device).unsqueeze(1)
                 alive = (steps < known.to(run.losses.device)).to(run.losses.dtype)
-            stacks = stacks_of(run.graph(list(run.runs), alive), final=run.final)
+            graph = run.graph(list(run.runs), alive)
+            entries = entries_of(graph, head=True) if run.final else None
+            if entries is not None and (reading := reading_of(entries)) != "end":
+                if self.spans is None and graph.mixes_sequences():
+                    raise FlowError(MIXED_ERRORS)
+                self._note(READS[reading])
+                return compared_of(graph, entries, pooled=reading == "many")
+            stacks = stacks_of(graph, final=run.final)
             for note in run.notes:
                 self._note(note)
             scored = run.losses.ne(0).any(1).nonzero().flatten().cpu()
@@ -420,7 +452,9 @@ def _joined(same: list[Stack]) -> Stack:
     return Stack(runs, errors, first.targets, lags)
 
 
-def _size(stacks: list[Stack]) -> float:
+def _size(stacks: list[Stack] | Compared) -> float:
     """Root mean square of the errors, centered over the sequences."""
+    if isinstance(stacks, Compared):
+        return float((stacks.errors - stacks.errors.mean(0)).norm())
     every = [e.double() for stack in stacks for e in stack.errors]
     return float(np.sqrt(sum(float((e - e.mean(1, keepdim=True)).square().sum()) for e in every)))

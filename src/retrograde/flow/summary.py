@@ -192,7 +192,7 @@ def summarize(flow: GradientFlow, fraction: float = 0.01, width: int = 20) -> Su
     ['vanishing']
     """
     curves = mean_curves(flow)
-    growth = np.array([_growth(curve.norms) for curve in curves])
+    growth = np.array([growth_per_step(curve.norms) for curve in curves])
     horizon = np.array([curve.horizon(fraction) for curve in curves])
     with np.errstate(divide="ignore", invalid="ignore"):
         half_life = np.where(growth < 1, math.log(2) / -np.log(growth), np.where(growth >= 1, np.inf, np.nan))
@@ -265,7 +265,8 @@ def growth_words(growth: float) -> str:
     return "×" + f"{growth:.{digits}f}".rstrip("0").rstrip(".")
 
 
-def _growth(curve: Array) -> float:
+def growth_per_step(curve: Array) -> float:
+    """Factor per lag of a line fitted to the logarithm of norms by lag; NaN with fewer than two."""
     positive = np.isfinite(curve) & (curve > 0)
     if not positive.any():
         return math.nan

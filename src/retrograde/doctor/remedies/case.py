@@ -16,12 +16,11 @@ from torch import nn
 
 from ...errors import FlowError, RetrogradeError
 from ...flow import GradientFlow
-from ...flow.summary import summarize
 from ...nn import initialize
 from ..examination import Examination
 from ..findings import Finding, Kind
 from ..prescriptions import Prescription
-from ..thresholds import THRESHOLDS
+from ..travel import travels_of
 from .parts import Part, recurrent_parts
 
 __all__ = ["Case", "short"]
@@ -155,18 +154,11 @@ class Case:
 
     def reach_of(self, flow: GradientFlow | None) -> float | None:
         """The lag at which 1 % is left, in the layer where it is the shortest; infinite beyond the last."""
-        if flow is None or not flow.known_layers:
-            return None
-        found = flow.horizon(THRESHOLDS.reach_fraction.value)
-        known = [found[flow.layer_index(label)] for label in flow.known_layers]
-        return float(min(math.inf if math.isnan(lag) else lag for lag in known))
+        return None if flow is None else min((own.reach for own in travels_of(flow)), default=None)
 
     def growth_of(self, flow: GradientFlow | None, which: Callable[..., Any] = min) -> float | None:
         """Factor per step of the gradient, in the layer where it is the smallest (or largest); None if not known."""
-        if flow is None or not flow.known_layers:
-            return None
-        rates = summarize(flow).growth_per_step
-        known = [float(rates[flow.layer_index(label)]) for label in flow.known_layers]
+        known = [] if flow is None else [own.per_step for own in travels_of(flow)]
         found: float | None = which((rate for rate in known if math.isfinite(rate) and rate > 0), default=None)
         return found
 

@@ -13,10 +13,11 @@ import torch
 from ...errors import FlowError
 from ...flow import jacobians
 from ...flow.cells import Trajectory
-from ..examination import Array, Examination, Need, Travel
+from ..examination import Array, Examination, Need
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers
 from ..thresholds import THRESHOLDS
+from ..travel import Travel
 
 __all__ = ["RULES", "by_lag"]
 
