@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import retrograde as rg
 from retrograde.doctor import TrainingRecord
 from retrograde.doctor.rules import memory
 from retrograde.doctor.thresholds import table
+from retrograde.tasks.models import SequenceModel
 
 UNTRAINED = TrainingRecord(updates=0)
 STUCK = TrainingRecord(updates=500)
@@ -294,3 +296,45 @@ def test_a_long_memory_with_a_calm_state_and_a_huge_parameter_gradient_is_a_curs
 def test_the_thresholds_are_written_in_the_table_only():
     assert all(threshold.meaning and threshold.source for _, threshold in table())
     assert math.isclose(dict(table())["truncation_cosine"].value, 0.99)
+
+
+def adding(steps=80, count=64, seed=1):
+    """The sum of two marked numbers, one in each half."""
+    torch.manual_seed(seed)
+    b, x, mark = torch.arange(count), torch.rand(steps, count), torch.zeros(steps, count)
+    mark[torch.randint(steps // 2, (count,)), b] = mark[torch.randint(steps // 2, steps, (count,)), b] = 1
+    return torch.stack([x, mark], -1), (x * mark).sum(0)
+
+
+def test_an_adding_problem_that_is_not_learned_asks_for_half_of_its_steps():
+    """An LSTM with a forget bias of 1, as in Tallec and Ollivier 2018: no lag has a signal by itself."""
+    model = Net(nn.LSTM, inputs=2, hidden=16)
+    model.layer.bias_hh_l0.data[16:32] = 1.0
+    (finding,) = found([memory.vanishing], model, adding, record=STUCK, batches=6, untrained=model)["vanishing_hurts"]
+    assert finding.numbers["need"] >= 50 and 35 <= finding.numbers["middle"] <= 55 > finding.numbers["reach"]
+
+
+# --- A head that pools, and two directions ----------------------------------------------------------------------------
+
+
+def ordered(gap, steps=50, count=256, seed=1):
+    """Two events so many steps apart at a random place, and which of them comes first."""
+    torch.manual_seed(seed)
+    b, x, y = torch.arange(count), 0.1 * torch.randn(steps, count, 2), torch.randint(2, (count,))
+    t = torch.randint(steps - gap, (count,))
+    x[t, b, y], x[t + gap, b, 1 - y] = 1.0, 1.0
+    return x, y
+
+
+def test_under_a_head_that_pools_need_and_reach_are_counted_from_where_the_gradient_enters():
+    torch.manual_seed(0)
+    model = SequenceModel(2, 2, 12, pooling="max", bidirectional=True, cell="gru")
+    crossed = partial(nn.functional.cross_entropy, reduction="none")
+    far = rg.diagnose(model, ordered(20), crossed, record=UNTRAINED)
+    (finding,) = far.found("vanishing_hurts")
+    assert 20 <= finding.numbers["need"] <= 24 and finding.numbers["reach"] < 15
+    assert "chrono=" in far.prescriptions[0].python and "left over all 50" in far.prescriptions[0].arithmetic
+    assert not [note for note in far.notes if note.startswith("Not known")]
+    near = rg.diagnose(model, ordered(2), crossed, record=UNTRAINED)
+    assert near.verdict == "healthy" and near.risk < 0.1
+    assert near.found("vanishing_harmless")[0].numbers["need"] == 2

@@ -236,17 +236,24 @@ class Examination:
         if asked.need is None and self.record.updates and self.unlearned:
             asked = need_of(self.model, self.samples, _own, alpha=THRESHOLDS.alpha.value, effort=SECOND_EFFORT)
         lags = np.unique(np.concatenate([signal.last for signal in asked.layers]))
-        alone, together = np.zeros(len(lags)), np.zeros(len(lags))
+        alone, together, tails = np.zeros(len(lags)), np.zeros(len(lags)), np.ones(len(lags))
         for signal in asked.layers:  # the last lags of a bin may differ by layer
             own = np.nan_to_num(signal.consistency).clip(min=0)
             at = np.searchsorted(lags, signal.last)
             alone[at] = np.maximum(alone[at], np.where(signal.significant, own, 0.0))
             together[at] = np.maximum(together[at], np.where(signal.last <= (signal.need or -1), own, 0.0))
+            tails[at] = np.fmin(tails[at], signal.tail_p_value)
         # Where many lags have a weak signal each, such as in the adding problem, only all of them together show it.
         consistency = alone if alone.any() else together
         if not consistency.any():
             return None
-        return _need_by(lags, consistency, None if alone.any() else asked.need)
+        if alone.any() or asked.need is None:
+            return _need_by(lags, consistency)
+        # How consistent a lag is by itself is then mostly chance. Evidence, -log p, grows as the share of the errors
+        # that the lags from one on explain: the middle is the last of which half of it is left.
+        evidence = -np.log(np.maximum(tails, np.finfo(np.float64).tiny))
+        middle = lags[np.flatnonzero(evidence >= evidence.max() / 2)[-1]]
+        return Need(asked.need, min(int(middle), asked.need), lags.astype(np.float64), consistency)
 
     @property
     def middle(self) -> int:
@@ -364,13 +371,12 @@ def _same_place(leaf: Any, values: Iterator[Tensor]) -> Any:
     return leaf._replace(data=new) if isinstance(leaf, PackedSequence) else new
 
 
-def _need_by(lags: NDArray[np.int64], consistency: Array, longest: int | None = None) -> Need:
-    """The need by how consistent each lag is; ``longest`` where only many lags together show it."""
+def _need_by(lags: NDArray[np.int64], consistency: Array) -> Need:
+    """The need by how consistent each lag is."""
     needed = consistency >= THRESHOLDS.need_share.value * consistency.max()
     sums = np.cumsum(consistency[needed][::-1])
     middle = lags[needed][::-1][np.searchsorted(sums, sums[-1] / 2)]
-    longest = lags[needed][-1] if longest is None else longest
-    return Need(int(longest), int(middle), lags.astype(np.float64), consistency)
+    return Need(int(lags[needed][-1]), int(middle), lags.astype(np.float64), consistency)
 
 
 def _own(*_: Any) -> Tensor:
