@@ -147,14 +147,15 @@ def _is_stochastic(twin: Subject, expected: Measured) -> bool:
 def _set_mode(module: nn.Module, training: bool, device: torch.device, notes: list[str]) -> str:
     """Put the copy in the mode to measure in; add a note about dropout."""
     notes += dropout_notes((m for m in module.modules() if m.training), training)
+    recurrent = [part for part in module.modules() if isinstance(part, nn.RNNBase)] if device.type == "cuda" else []
+    for part in recurrent:
+        part.flatten_parameters()  # a copy's weights lie apart, of which cuDNN warns
     if training:
         return "training" if module.training else "eval"
     module.eval()
-    if device.type == "cuda":  # cuDNN has no backward in eval mode: use training mode without dropout
-        for part in module.modules():
-            if isinstance(part, nn.RNNBase):
-                part.train()
-                part.dropout = 0.0
+    for part in recurrent:  # cuDNN has no backward in eval mode: use training mode without dropout
+        part.train()
+        part.dropout = 0.0
     return "eval"
 
 
