@@ -46,8 +46,9 @@ def add_to_page(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == REFERENCE:
         text = re.sub(r"^\| `([\w.]+)` \|", r"| [`\1`](reference/\1.rst) |", text, flags=re.MULTILINE)
     if docname in MENUS:
-        linked = re.findall(r"^(?:[-*]|\d+\.|\|) \[[^\]]+\]\(([^)#:]+\.(?:md|rst))\)", text, flags=re.MULTILINE)
-        text += "\n```{toctree}\n:hidden:\n\n" + "\n".join(dict.fromkeys(linked)) + "\n```\n"
+        linked = re.findall(r"^(?:[-*]|\|) \[([^\]]+)\]\(([^)#:]+\.(?:md|rst))\)", text, flags=re.MULTILINE)
+        entries = "\n".join(f"{title.strip('`')} <{page}>" for title, page in linked)
+        text += f"\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
     source[0] = text
 
 

@@ -299,7 +299,7 @@ def test_the_help_lists_every_option_with_its_default_and_the_docs_name_no_other
         name for command in commands.values() for one in command.params for name in (*one.opts, *one.secondary_opts)
     }
     home = Path(__file__).parents[2]
-    for page in (home / "README.md", *(home / "docs").glob("*.md")):
+    for page in (home / "README.md", *(home / "docs").rglob("*.md")):
         for line in page.read_text().splitlines():
             for code in [line, *re.findall(r"`([^`]+)`", line)]:
                 ours = code if code.startswith("--") else code.partition("retrograde ")[2]
