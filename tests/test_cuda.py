@@ -253,7 +253,8 @@ def test_signal_need_sequences_clip_and_check():
     for name, value in sizes[0].norms.items():
         np.testing.assert_allclose(sizes[1].norms[name], value, rtol=1e-7)
     assert rg.check_gradients(there, x[:, :4].cuda()).ok
-    assert rg.check_gradients(Tagger(rg.nn.LSTM).cuda(), torch.randn(T, 4, C, device="cuda")).ok
+    single = rg.check_gradients(Tagger(rg.nn.LSTM).cuda(), torch.randn(T, 4, C, device="cuda"))
+    assert single.ok and "TensorFloat-32" in single.notes[0]  # where it was on, the check said wrong
 
 
 def test_the_recorder_while_a_network_trains_with_autocast_and_scaling(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import retrograde as rg
 from retrograde import measuring
 from retrograde.errors import FlowError, OptionError
 
@@ -61,3 +62,21 @@ def test_a_loss_and_what_it_returns_are_checked():
         measuring.differentiable_losses(losses > 0, "a tensor")
     with pytest.raises(FlowError, match=r"torch\.complex64.* such as \.abs"):
         measuring.differentiable_losses(losses + 1j, "a tensor")
+
+
+def test_tensorfloat_is_off_only_while_a_gradient_is_checked():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    seen = []
+
+    class Looking(torch.nn.Linear):
+        def forward(self, x):
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+            return super().forward(x)
+
+    try:
+        assert rg.check_gradients(Looking(2, 2), torch.ones(3, 2)).ok
+        assert set(seen) == {("highest", False)}
+        assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32 == before[1]
+    finally:
+        torch.set_float32_matmul_precision(before[0])

@@ -26,6 +26,7 @@ __all__ = [
     "differentiable_losses",
     "dropout_notes",
     "random_states_kept",
+    "without_tf32",
 ]
 
 
@@ -90,6 +91,22 @@ def backward_in_eval_mode() -> Iterator[None]:
     """Compute recurrent layers without cuDNN, which has no backward pass for networks in eval mode."""
     with torch.backends.cudnn.flags(enabled=False):
         yield
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[list[str]]:
+    """Switch TensorFloat-32 off inside, which CUDA rounds float32 to in products; yield what was done, in words."""
+    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    notes = []
+    if cudnn.allow_tf32 or before != "highest":
+        notes.append("TensorFloat-32 is switched off for the check: it rounds products to 10 bits")
+    own = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with cudnn.flags(**own, allow_tf32=False):
+            yield notes
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
-from ..measuring import check_loss, check_values, dropout_notes, random_states_kept
+from ..measuring import check_loss, check_values, dropout_notes, random_states_kept, without_tf32
 from .differences import compare_with_differences
 from .float64 import compare_with_float64
 from .nested import named_tensors
@@ -85,9 +85,9 @@ def check_gradients(
     given = [*inputs, *(kwargs or {}).values()]
     check_values([*module.parameters(), *module.buffers(), *(t for _, t in named_tensors(given, ""))], [module])
     device = _device(module, given)
-    with random_states_kept([device]), torch.inference_mode(False), torch.enable_grad():
+    with random_states_kept([device]), without_tf32() as notes, torch.inference_mode(False), torch.enable_grad():
         own = Subject.copied(module, inputs, dict(kwargs or {}), loss, seed)
-        return _check(own, device, training, entries, rtol)
+        return _check(own, device, training, entries, rtol, notes if device.type == "cuda" else [])
 
 
 def _check_options(module: object, loss: object, entries: object, rtol: float | None) -> None:
@@ -101,9 +101,10 @@ def _check_options(module: object, loss: object, entries: object, rtol: float | 
         raise OptionError(f"rtol = {rtol!r}; expected a number between 0 and 1")
 
 
-def _check(own: Subject, device: torch.device, training: bool, entries: int, rtol: float | None) -> GradientCheck:
+def _check(
+    own: Subject, device: torch.device, training: bool, entries: int, rtol: float | None, notes: list[str]
+) -> GradientCheck:
     check_leaves(own)
-    notes: list[str] = []
     mode = _set_mode(own.module, training, device, notes)
     with _float64_by_default(device):
         twin = own.in_float64()  # before a first run leaves a state behind
