@@ -71,7 +71,7 @@ export class Controls {
 
   private slider(slider: Slider, words: Words): HTMLElement {
     const { key, low, high, step, place = (value: number) => value, value = (at: number) => at } = slider;
-    const name = h("span", {}), shown = h("output", {});
+    const name = h("span", {}), shown = h("b", { "aria-hidden": true });
     const element = h("input", { type: "range", min: low, max: high, step, "data-key": key });
     element.addEventListener("input", () => {
       const to = value(Number(element.value));

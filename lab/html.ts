@@ -13,3 +13,12 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
   return element;
 }
+
+/** Build a part of the page again; the keyboard stays where it was, or goes to `otherwise`. */
+export function rebuild(element: HTMLElement, build: () => void, otherwise?: string): void {
+  const all = () => [...element.querySelectorAll<HTMLElement>("button, select")];
+  const active = (element.getRootNode() as Document | ShadowRoot).activeElement, within = element.contains(active);
+  const at = otherwise ? -1 : all().indexOf(active as HTMLElement);
+  build();
+  if (within) (otherwise ? element.querySelector<HTMLElement>(otherwise) : all()[at])?.focus();
+}

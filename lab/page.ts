@@ -1,7 +1,7 @@
 /** The page: header, story, controls and pictures, drawn again whenever something has changed. */
 import { Controls } from "./controls";
 import { Equation } from "./equation";
-import { h } from "./html";
+import { h, rebuild } from "./html";
 import { Laboratory } from "./laboratory";
 import { Panel } from "./panel";
 import { shownFrom, shownOf, withChain } from "./shown";
@@ -37,7 +37,11 @@ export class Page {
   private bar = h("div", { class: "bar" });
   private header = h("header");
   private hint = h("p", { class: "hint quiet" });
-  private status = h("span", { class: "status", role: "status", "aria-live": "off" });
+  private status = h("span", { class: "status" });
+  /** What a screen reader is to say: how training ended, and what a picture shows after an arrow key. */
+  private heard = h("p", { class: "heard", role: "status" });
+  private asked?: Picture;
+  private heardStep = 0;
   private shown?: Shown;
   private colors?: Palette;
   private dirty = true;
@@ -77,7 +81,7 @@ export class Page {
     wide.addEventListener("change", () => (details.open = wide.matches));
     const side = h("aside", {}, details);
     this.root.classList.add("lab");
-    this.root.replaceChildren(this.header, this.panel.element, this.bar, h("main", {}, ...(this.measured ? [] : [side]), pictures), this.hint);
+    this.root.replaceChildren(this.header, this.panel.element, this.bar, h("main", {}, ...(this.measured ? [] : [side]), pictures), this.hint, this.heard);
     const sizes = new ResizeObserver(() => { for (const one of this.frames) one.pen = undefined; this.dirty = true; });
     sizes.observe(pictures);
     const seen = new IntersectionObserver((entries) => {
@@ -91,7 +95,7 @@ export class Page {
   }
 
   private frame(picture: Picture): Frame {
-    const canvas = h("canvas", { role: "img", tabindex: 0 }), title = h("h3"), caption = h("figcaption");
+    const canvas = h("canvas", { role: "img", tabindex: picture.pick ? 0 : undefined }), title = h("h3"), caption = h("figcaption");
     const figure = h("figure", { "data-picture": picture.name }, title, canvas, picture.name === "heatmap" ? this.pair() : null, caption);
     const frame: Frame = { picture, figure, canvas, title, caption, visible: true };
     const pick = (event: PointerEvent | MouseEvent) => {
@@ -100,24 +104,25 @@ export class Page {
       if (found) this.lab.look(found);
     };
     canvas.addEventListener("click", pick);
-    canvas.addEventListener("pointermove", (event) => { if (event.buttons === 1 && event.pointerType === "mouse") pick(event); });
-    canvas.addEventListener("keydown", (event) => this.key(event));
+    canvas.addEventListener("pointermove", (event) => { if (event.buttons === 1) pick(event); }); // a finger that goes up or down scrolls the page
+    canvas.addEventListener("keydown", (event) => this.key(event, picture));
     return frame;
   }
 
   /** The pair of steps on two sliders: for keyboards, fingers and screen readers. */
   private pair(): HTMLElement {
-    const slider = (key: "t" | "k") => h("label", { class: "slider" }, h("span"), h("output"), h("input", {
+    const slider = (key: "t" | "k") => h("label", { class: "slider" }, h("span"), h("b", { "aria-hidden": true }), h("input", {
       type: "range", min: 1, max: 12, step: 1, "data-pair": key,
       oninput: (event: Event) => this.lab.look({ [key]: Number((event.target as HTMLInputElement).value) - 1 }),
     }));
     return h("div", { class: "pair" }, slider("t"), slider("k"));
   }
 
-  private key(event: KeyboardEvent): void {
+  private key(event: KeyboardEvent, picture: Picture): void {
     const { t, k } = this.lab.view, moved = { ArrowLeft: { k: k - 1 }, ArrowRight: { k: Math.min(t, k + 1) }, ArrowUp: { t: t - 1 }, ArrowDown: { t: t + 1 } }[event.key];
     if (!moved || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
+    this.asked = picture;
     if ("k" in moved ? moved.k! >= 0 : moved.t! >= 0) this.lab.look(moved);
   }
 
@@ -125,6 +130,8 @@ export class Page {
   private say(): void {
     const { lang, theme } = this.lab.view, words = (this.words = LANGUAGES[lang]);
     this.root.lang = lang;
+    const { documentElement: html } = this.root.ownerDocument;
+    if (html.dataset.retrograde === "page") [html.lang, document.title] = [lang, `retrograde · ${words.page}`];
     this.root.dataset.theme = theme;
     this.colors = undefined;
     const select = (label: string, value: string, names: Record<string, string>, onchange: (value: string) => void) => {
@@ -133,13 +140,13 @@ export class Page {
     };
     const button = (name: string, text: string, action: () => void, kind = "plain") => h("button", { type: "button", class: kind, "data-action": name, onclick: action }, text);
     const measured = this.measured, copy = button("link", words.link, () => void this.copy(copy));
-    this.header.replaceChildren(
+    rebuild(this.header, () => this.header.replaceChildren(
       h("div", {}, h("p", { class: "brand" }, h("span", { "aria-hidden": true }, "↺ "), "retrograde ", h("span", { class: "quiet" }, words.page)),
         h("h1", {}, measured ? `${words.own.title}: ${measured.title}` : words.title),
         h("p", { class: "quiet" }, measured ? [words.own.measured, measured.layer ? words.own.weights : "", ...measured.notes].join(" ") : words.intro)),
       h("div", { class: "tools" }, ...(measured ? [] : [button("undo", `↶ ${words.undo}`, () => this.lab.undo()), copy, button("story", words.story, () => this.lab.tell(this.lab.view.story ? 0 : 1))]),
         select(words.language, lang, { en: "English", "zh-CN": "简体中文" }, (value) => this.lab.look({ lang: value as "en" })),
-        select(words.theme, theme, words.themes, (value) => this.lab.look({ theme: value as "auto" }))));
+        select(words.theme, theme, words.themes, (value) => this.lab.look({ theme: value as "auto" })))));
     this.bar.hidden = measured !== null;
     this.bar.replaceChildren(
       button("train", words.train, () => (this.lab.running ? this.lab.pause() : this.lab.train()), "strong"),
@@ -147,8 +154,12 @@ export class Page {
       button("restart", words.restart, () => this.lab.restart()), button("another", words.another, () => this.lab.look({ example: this.lab.view.example + 1 })),
       select(words.speed, this.speed, words.speeds, (value) => { this.speed = value as "fast"; }), this.status);
     this.root.querySelector("aside summary")?.replaceChildren(words.controls);
-    for (const { picture, title } of this.frames) title.textContent = words.pictures[picture.name].title;
+    for (const { picture, figure, title } of this.frames) {
+      title.textContent = words.pictures[picture.name].title;
+      figure.setAttribute("aria-label", title.textContent);
+    }
     this.equationFigure.querySelector("h3")!.textContent = words.equation.title;
+    this.equationFigure.setAttribute("aria-label", words.equation.title);
     this.hint.textContent = words.keys;
     this.controls.build(words);
     this.built = [lang, theme].join();
@@ -166,13 +177,17 @@ export class Page {
 
   private tick(now: number): void {
     if (this.lab.running) this.train(now);
-    if (this.dirty) this.draw(now);
+    const calm = this.lab.running && this.still.matches && now - this.drawnAt < 500;
+    if (this.dirty && !calm) this.draw(now);
     if (!this.stopped) requestAnimationFrame((next) => this.tick(next));
   }
 
   /** What the pictures show now, for tests. */
   numbers(): Shown | undefined { return this.shown; }
 
+  /** Who wants less motion sees two pictures a second while it trains. */
+  private still = matchMedia("(prefers-reduced-motion: reduce)");
+  private drawnAt = 0;
   private stopped = false;
   /** Draw no more: the page is being taken away. */
   stop(): void { this.stopped = true; }
@@ -256,6 +271,7 @@ export class Page {
   private draw(now: number): void {
     const start = performance.now(), { lab } = this, { lang, theme } = lab.view;
     this.dirty = false;
+    this.drawnAt = now;
     if (this.built !== [lang, theme].join()) this.say();
     this.panel.refresh(this.words);
     if (this.measured && !this.shown) this.known = [];
@@ -308,9 +324,12 @@ export class Page {
       const input = this.root.querySelector<HTMLInputElement>(`[data-pair="${key}"]`)!;
       input.max = String(high);
       input.value = String(value + 1);
+      input.setAttribute("aria-valuetext", String(value + 1));
       input.parentElement!.querySelector("span")!.textContent = words.labels[key];
-      input.parentElement!.querySelector("output")!.textContent = String(value + 1);
+      input.parentElement!.querySelector("b")!.textContent = String(value + 1);
     }
+    if (this.asked) this.heard.textContent = this.asked.describe(scene);
+    this.asked = undefined;
     if (this.measured) return;
     this.controls.refresh();
     this.root.classList.toggle("case", prepared > 0);
@@ -320,6 +339,8 @@ export class Page {
     this.status.textContent = training.failed ? words.failed : lab.replaying ? words.playing(training.step, lab.replaying)
       : training.step ? words.status(training.step, number(losses.at(-1)!, 3), number(norms.at(-1)!, 3)) : words.untrained;
     this.status.classList.toggle("failed", training.failed);
+    if (!lab.running && this.heardStep !== training.step) this.heard.textContent = this.status.textContent;
+    if (!lab.running) this.heardStep = training.step;
     const action = (name: string) => this.root.querySelector<HTMLButtonElement>(`[data-action="${name}"]`)!;
     action("train").textContent = lab.running ? `❚❚ ${words.pause}` : `▶ ${words.train}`;
     action("undo").disabled = !lab.canUndo;

@@ -1,5 +1,5 @@
 /** The story in seven steps, and the prepared cases: a question first, then the means to find out. */
-import { h } from "./html";
+import { h, rebuild } from "./html";
 import type { Laboratory } from "./laboratory";
 import { CASES, STORY } from "./story";
 import type { Words } from "./text";
@@ -17,8 +17,8 @@ export class Panel {
     if (key === this.shown) return;
     this.shown = key;
     this.predicted = null;
-    if (story) this.tell(story, words);
-    else if (number) this.ask(number, words);
+    if (story) rebuild(this.element, () => this.tell(story, words), "h2");
+    else if (number) rebuild(this.element, () => this.ask(number, words), "h2");
   }
 
   private tell(n: number, words: Words): void {
@@ -38,7 +38,7 @@ export class Panel {
       h("div", { class: "steps" }, h("span", { class: "quiet" }, words.stepOf(n)), h("nav", { "aria-label": words.story }, ...pills),
         h("button", { type: "button", class: "plain close", onclick: () => this.lab.tell(0) }, words.hide)),
       h("div", { class: "columns" },
-        h("div", {}, h("h2", {}, told.title), ...told.words.map((text) => h("p", {}, text))),
+        h("div", {}, h("h2", { tabindex: -1 }, told.title), ...told.words.map((text) => h("p", {}, text))),
         h("div", {}, h("fieldset", { class: "question" }, h("legend", {}, `${words.question}: ${told.question}`), ...answers), after,
           h("div", { class: "buttons turn" },
             n > 1 && h("button", { type: "button", class: "plain", onclick: () => this.lab.tell(n - 1) }, `← ${words.previous}`),
@@ -62,7 +62,7 @@ export class Panel {
       h("div", { class: "steps" }, h("span", { class: "quiet" }, words.cases), h("nav", { "aria-label": words.cases }, ...pills),
         h("button", { type: "button", class: "plain close", onclick: () => this.lab.look({ case: 0 }) }, words.showControls)),
       h("div", { class: "columns" },
-        h("div", {}, h("h2", {}, words.caseTitle(n)), h("p", {}, told.told), h("p", {}, h("b", {}, words.caseQuestion))),
+        h("div", {}, h("h2", { tabindex: -1 }, words.caseTitle(n)), h("p", {}, told.told), h("p", {}, h("b", {}, words.caseQuestion))),
         h("details", {}, h("summary", {}, words.caseReveal), h("p", {}, h("b", {}, `${words.cause}: `), told.cause), h("p", {}, h("b", {}, `${words.cure}: `), told.cure),
           h("div", { class: "buttons" }, h("button", { type: "button", class: "try", onclick: () => this.lab.cure() }, words.tryCure)))));
   }

@@ -74,6 +74,6 @@ function paintMatrices(pen: Pen, { shown, t, k }: Scene): void {
   thumbnail(pen, product, n, n, x, top, THUMBNAIL, THUMBNAIL, Math.max(1, one));
   const count = t - k, factors = count === 0 ? "1" : count <= 3 ? Array.from({ length: count }, (_, i) => `J${sub(t + 1 - i)}`).join(" ") : `J${sub(t + 1)} J${sub(t)} ⋯ J${sub(k + 2)}`;
   write(pen, `∂s${sub(t + 1)}/∂s${sub(k + 1)} = ${factors} =`, x - 12, top + THUMBNAIL / 2, { align: "right", color: pen.colors.text, size: 13 });
-  write(pen, number(Math.max(1, one), 2), x + THUMBNAIL + 8, top + 6, { align: "left", size: 10, color: ORANGE });
-  write(pen, "−" + number(Math.max(1, one), 2), x + THUMBNAIL + 8, top + THUMBNAIL - 6, { align: "left", size: 10, color: BLUE });
+  write(pen, number(Math.max(1, one), 2), x + THUMBNAIL + 8, top + 6, { align: "left", size: 10, color: pen.colors.orange });
+  write(pen, "−" + number(Math.max(1, one), 2), x + THUMBNAIL + 8, top + THUMBNAIL - 6, { align: "left", size: 10, color: pen.colors.blue });
 }

@@ -66,7 +66,7 @@ export const norm: Picture = {
     line(pen, points.map(([x, y]) => [across(own, x), up(own, y)]), BLUE, 1.6);
     if (!clip) return;
     line(pen, [[own.left, up(own, clip)], [own.right, up(own, clip)]], ORANGE, 2, [6, 4]);
-    write(pen, words.clippedAt(number(clip)), own.right - 2, up(own, clip) - 9, { align: "right", color: ORANGE });
+    write(pen, words.clippedAt(number(clip)), own.right - 2, up(own, clip) - 9, { align: "right", color: pen.colors.orange });
     pen.ctx.fillStyle = ORANGE;
     for (const [x, y] of points) if (y > clip) pen.ctx.fillRect(across(own, x) - 1.5, up(own, y) - 1.5, 3, 3);
   },

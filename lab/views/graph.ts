@@ -133,7 +133,7 @@ export const graph: Picture = {
       if (!target) continue;
       const wide = own.column >= 34, right = scene.task?.outputs.length ? target === output : true;
       write(pen, wide ? target : output, x - (wide ? own.column / 6 : 0), 66, { ...small, color });
-      if (wide) write(pen, output, x + own.column / 6, 66, { ...small, bold: true, color: right ? BLUE : ORANGE });
+      if (wide) write(pen, output, x + own.column / 6, 66, { ...small, bold: true, color: right ? pen.colors.blue : pen.colors.orange });
     }
   },
   describe: ({ words, t, k, shown: { norms, T } }) => words.pictures.graph.now(t + 1, k + 1, number(norms[t * T + k], 3)),

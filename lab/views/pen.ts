@@ -1,7 +1,7 @@
 /** Drawing on a canvas in the colors of the page: text, axes, color scales. */
 
-/** Colors of the page, read from its style sheet, and those of data. */
-export interface Palette { card: string; text: string; quiet: string; line: string; grid: string; dark: boolean }
+/** Colors of the page, read from its style sheet, and those of data; `blue` and `orange` are for words. */
+export interface Palette { card: string; text: string; quiet: string; line: string; grid: string; blue: string; orange: string; dark: boolean }
 export const BLUE = "#3d82c4", ORANGE = "#d9711f", GREY = "#7d8590";
 
 export interface Pen { ctx: CanvasRenderingContext2D; width: number; height: number; colors: Palette }
@@ -9,7 +9,7 @@ export interface Pen { ctx: CanvasRenderingContext2D; width: number; height: num
 export function palette(element: Element): Palette {
   const style = getComputedStyle(element), read = (name: string) => style.getPropertyValue(name).trim();
   return {
-    card: read("--card"), text: read("--text"), quiet: read("--quiet"), line: read("--line"), grid: read("--grid"),
+    card: read("--card"), text: read("--text"), quiet: read("--quiet"), line: read("--line"), grid: read("--grid"), blue: read("--accent"), orange: read("--warn"),
     dark: read("--dark") === "1",
   };
 }

@@ -235,3 +235,78 @@ def test_a_broken_address_opens_all_the_same(page: Any) -> None:
         H, T, t, k = browser.execute_script("return [lab.settings.H, lab.settings.T, lab.view.t, lab.view.k]")
         assert 2 <= H <= 64 and 3 <= T <= 100 and k <= t < T
     assert browser.get_log("browser") == []
+
+
+CONTROLS = {"button", "combobox", "slider", "radio", "textbox", "image", "figure", "navigation"}
+CONTRAST = """
+  const luminance = (css) => css.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
+    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (one) => {
+    const { backgroundColor } = getComputedStyle(one);
+    return backgroundColor === 'rgba(0, 0, 0, 0)' ? behind(one.parentElement) : luminance(backgroundColor);
+  };
+  return Math.min(...[...document.querySelectorAll('.lab *')]
+    .filter((one) => one.checkVisibility() && !one.disabled && [...one.childNodes].some((node) => node.nodeType === 3))
+    .map((one) => [luminance(getComputedStyle(one).color), behind(one)].sort((a, b) => b - a))
+    .map(([light, dark]) => (light + 0.05) / (dark + 0.05)));
+"""
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_a_screen_reader_and_a_keyboard_find_everything(page: Any, language: str) -> None:
+    browser = page(f"lang={language}&story=0&cell=lstm&task=text&theme={'dark' if language == 'en' else 'light'}")
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [(one["role"]["value"], one["name"]["value"]) for one in nodes if not one["ignored"] and "name" in one]
+    found = [(role, name) for role, name in named if role in CONTROLS]
+    assert [role for role, name in found if not name.strip()] == []
+    assert len({name for role, name in found if role == "slider"}) == 12
+    chinese = [any("一" <= sign <= "鿿" for sign in name) for role, name in found if role in ("image", "slider")]
+    assert all(chinese) if language == "zh-CN" else not any(chinese)
+    assert browser.execute_script("return document.documentElement.lang") == language
+    assert browser.execute_script(CONTRAST) >= 4.5
+    heatmap = browser.find_element(By.CSS_SELECTOR, "figure[data-picture=heatmap] canvas")
+    heatmap.send_keys(Keys.ARROW_LEFT)
+    drawn(browser)
+    heard = "return document.querySelector('.heard').textContent"
+    assert "∂E₁₂/∂s₅" in browser.execute_script(heard)  # what an arrow key did is said
+    browser.find_element(By.CSS_SELECTOR, "[data-action=one]").click()
+    drawn(browser)
+    waited(browser, "document.querySelector('.heard').textContent === document.querySelector('.status').textContent")
+    browser.execute_script("document.querySelector('header select').focus()")
+    browser.execute_script("lab.look({ lang: arguments[0] })", "en" if language == "zh-CN" else "zh-CN")
+    drawn(browser)
+    assert browser.switch_to.active_element.tag_name == "select"  # the keyboard is still there
+    browser.execute_script("lab.tell(1)")
+    drawn(browser)
+    browser.execute_script("document.querySelector('.turn button:last-child').focus()")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    drawn(browser)
+    assert browser.execute_script("return [lab.view.story, document.activeElement.tagName]") == [2, "H2"]
+
+
+def test_fingers_and_who_wants_less_motion(page: Any) -> None:
+    browser = page("lang=en&story=0&start=orthogonal", 390, prefers_reduced_motion="reduce")
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    place = """
+      document.querySelector('details.side').open = true;
+      arguments[0].scrollIntoView({ block: 'center' });
+      const box = arguments[0].getBoundingClientRect();
+      return [box.left, box.top, box.width, box.height];
+    """
+
+    def drag(selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        left, top, width, height = browser.execute_script(place, browser.find_element(By.CSS_SELECTOR, selector))
+        at = [{"x": left + x * width, "y": top + y * height} for x, y in (start, end)]
+        for kind, points in (("touchStart", at[:1]), ("touchMove", at[1:]), ("touchEnd", [])):
+            browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    drag("[data-key=scale]", (0.25, 0.5), (0.5, 0.5))  # W itself, from 1 to about 2
+    waited(browser, "lab.settings.scale > 1.5")
+    assert browser.execute_script("return lab.training.radius()") == pytest.approx(2, abs=0.3)
+    drag("figure[data-picture=heatmap] canvas", (0.8, 0.7), (0.3, 0.7))
+    waited(browser, "lab.view.k < 4")
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    browser.execute_script("page = retrograde.page; page.count.frames = 0; lab.train(300)")
+    waited(browser, "!lab.running")
+    assert browser.execute_script("return page.count.frames * 3 < page.count.updates")

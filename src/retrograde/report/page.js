@@ -90,7 +90,7 @@
       for (const [key, low, high, text] of [["row", usable[0], usable.at(-1), label(first, row)], ["column", Math.min(from, last), Math.max(from, last), column]]) {
         Object.assign(inputs[key], { min: low, max: high, value: chosen[key] });
         inputs[key].setAttribute("aria-valuetext", text);
-        inputs[key].parentElement.querySelector("output").textContent = text;
+        inputs[key].parentElement.querySelector("b").textContent = text;
         inputs[key].parentElement.hidden = low === high;
       }
       tell(all, row, path);
