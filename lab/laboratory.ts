@@ -21,7 +21,8 @@ export class Laboratory {
   private due: Change[] = [];
   private undone: Remembered[] = [];
 
-  constructor(fragment: string, preferred: Partial<View> = {}, private changed: () => void = () => {}) {
+  /** `own`: the steps of a sequence that is only looked at. */
+  constructor(fragment: string, preferred: Partial<View> = {}, private changed: () => void = () => {}, private own?: number) {
     this.training = new Training(DEFAULTS);
     this.open(fragment, preferred);
   }
@@ -97,7 +98,7 @@ export class Laboratory {
       if (value !== undefined) Object.assign(view, { [key]: value });
     }
     if (patch.k !== undefined && patch.t === undefined) view.t = Math.max(view.t, view.k);
-    this.view = within(view, this.settings.T);
+    this.view = within(view, this.own ?? this.settings.T);
     this.changed();
   }
 

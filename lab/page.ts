@@ -6,6 +6,7 @@ import { Laboratory } from "./laboratory";
 import { Panel } from "./panel";
 import { shownFrom, shownOf, withChain } from "./shown";
 import type { Measured, Shown } from "./shown";
+import type { View } from "./state";
 import { STORY } from "./story";
 import { LANGUAGES } from "./text";
 import type { Words } from "./text";
@@ -21,6 +22,13 @@ import type { Picture, Scene } from "./views/picture";
 import { terms } from "./views/terms";
 
 const PICTURES: Picture[] = [graph, heatmap, chain, activation, terms, lags, loss, norm];
+/** The colors of the notebook around, where it says: JupyterLab, VS Code. */
+function hostTheme({ body }: Document): View["theme"] | undefined {
+  const { jpThemeLight: light } = body.dataset;
+  if (light !== undefined) return light === "false" ? "dark" : "light";
+  return body.matches(".vscode-dark, .vscode-high-contrast:not(.vscode-high-contrast-light)") ? "dark" : body.matches(".vscode-light") ? "light" : undefined;
+}
+
 const SPEEDS = { slow: 2, medium: 20, fast: Infinity };
 
 interface Frame { picture: Picture; figure: HTMLElement; canvas: HTMLCanvasElement; title: HTMLElement; caption: HTMLElement; visible: boolean; pen?: Pen }
@@ -59,7 +67,7 @@ export class Page {
 
   constructor(private root: HTMLElement, private measured: Measured | null, fragment: string, private address: (fragment: string) => void) {
     const lang = navigator.language.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
-    this.lab = new Laboratory(measured ? "story=0" : fragment, { lang }, () => (this.dirty = true));
+    this.lab = new Laboratory(measured ? "story=0" : fragment, { lang, theme: hostTheme(root.ownerDocument) }, () => (this.dirty = true), measured?.T);
     if (measured) this.lab.look({ t: measured.T - 1, k: Math.max(0, measured.T - 1 - Math.ceil(measured.T / 3)) });
     this.controls = new Controls(this.lab);
     this.panel = new Panel(this.lab);
@@ -77,13 +85,18 @@ export class Page {
     this.equationFigure.append(h("h3"), place);
     const pictures = h("div", { class: "pictures" }, ...this.frames.map(({ figure }) => figure));
     pictures.insertBefore(this.equationFigure, pictures.querySelector('[data-picture="lags"]'));
-    const wide = matchMedia("(min-width: 60rem)"), details = h("details", { class: "side", open: wide.matches }, h("summary"), this.controls.element);
-    wide.addEventListener("change", () => (details.open = wide.matches));
+    const details = h("details", { class: "side" }, h("summary"), this.controls.element);
     const side = h("aside", {}, details);
     this.root.classList.add("lab");
     this.root.replaceChildren(this.header, this.panel.element, this.bar, h("main", {}, ...(this.measured ? [] : [side]), pictures), this.hint, this.heard);
-    const sizes = new ResizeObserver(() => { for (const one of this.frames) one.pen = undefined; this.dirty = true; });
-    sizes.observe(pictures);
+    let wide = false;
+    const sizes = new ResizeObserver((entries) => {
+      for (const one of this.frames) one.pen = undefined;
+      this.dirty = true;
+      const own = entries.find(({ target }) => target === this.root);
+      if (own && wide !== own.contentRect.width >= 920) details.open = wide = !wide;
+    });
+    for (const one of [this.root, pictures]) sizes.observe(one);
     const seen = new IntersectionObserver((entries) => {
       for (const entry of entries) {
         const frame = this.frames.find(({ canvas }) => canvas === entry.target)!;

@@ -45,7 +45,7 @@ const CHOICES = {
 export const RANGES = {
   H: [2, 64, true], scale: [0, 12, false], input: [0, 20, false], keep: [-8, 8, false], T: [3, 100, true],
   lag: [0, 99, true], B: [1, 64, true], rate: [1e-5, 10, false], clip: [0, 100, false], truncation: [0, 100, true],
-  seed: [1, 9999, true], t: [0, 99, true], k: [0, 99, true], example: [0, 9999, true], story: [0, 7, true],
+  seed: [1, 9999, true], t: [0, 299, true], k: [0, 299, true], example: [0, 9999, true], story: [0, 7, true],
   case: [0, 5, true],
 } as const satisfies Record<string, readonly [number, number, boolean]>;
 

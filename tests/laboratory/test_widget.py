@@ -14,8 +14,9 @@ import torch
 
 import retrograde as rg
 
-T = 7
-HOST = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><div id="cell"></div>
+T = 20
+HOST = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
+<body data-jp-theme-light="false"><div id="cell" style="width: 760px"></div>
 <script>globalThis.retrograde = undefined;</script>
 <script type="module">
 const module = await import("data:text/javascript;base64,MODULE");
@@ -24,6 +25,13 @@ window.clean = module.default.render({ model: { get: (name) => measured }, el: d
 await new Promise((done) => setTimeout(done, 400));
 document.documentElement.dataset.drawn = "true";
 </script>"""
+
+
+LAYOUT = """
+  const cell = document.getElementById('cell'), root = cell.shadowRoot.querySelector('.lab');
+  const widths = [...root.querySelectorAll('canvas')].map((one) => one.clientWidth).filter(Boolean);
+  return [root.dataset.theme, cell.dataset.lmSuppressShortcuts, Math.min(...widths) > 300];
+"""
 
 
 def hosted(widget: Any, folder: Path) -> Path:
@@ -58,7 +66,8 @@ def test_a_readers_own_network_is_drawn(opened: Any, tmp_path: Path, inside: boo
     known = {"graph", "heatmap", "chain", "lags"}
     assert set(there) == (known | {"activation", "terms", "equation"} if inside else known)
     norms = rg.gradient_flow(model, x, loss=loss, reduce="none").norms[0, :, :, 1]
-    assert f"= {norms[T - 1, T - 4]:.3g}"[:6] in caption
+    assert f"‖∂E₂₀/∂s₁₃‖ = {norms[T - 1, 12]:.3g}"[:15] in caption
+    assert browser.execute_script(LAYOUT) == ["dark", "true", True]
     if inside:  # the page's own network, from the weights, comes to the norms measured
         browser.execute_script("window.page = retrograde.mount(document.body, arguments[0])", widget.measured)
         got = browser.execute_async_script(

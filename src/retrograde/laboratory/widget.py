@@ -19,6 +19,7 @@ __all__ = ["lab"]
 _RENDER = """
 export default {
   render({ model, el }) {
+    el.dataset.lmSuppressShortcuts = "true"; // arrow keys are for the pictures, not for the cells of JupyterLab
     const shadow = el.attachShadow({ mode: "open" });
     const style = document.createElement("style"), root = document.createElement("div");
     style.textContent = STYLE;
