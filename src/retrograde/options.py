@@ -260,13 +260,10 @@ class DataOptions:
         otherwise="guessed",
     )
     features: str | None = _table(
-        None, "Columns with numbers to read: a,b or pattern*.", tasks=TABLES, otherwise="guessed"
+        None, "Columns with numbers or categories to read: a,b or pattern*.", tasks=TABLES, otherwise="guessed"
     )
     quantiles: str | None = _table(
-        None,
-        "Levels to predict besides the usual number, such as 0.1,0.5,0.9, by the pinball loss; the number predicted is "
-        "then the median instead of the mean.",
-        tasks=NUMBERS,
+        None, "Quantiles to predict, 0.1,0.5,0.9, by the pinball loss; the number is then the median.", tasks=NUMBERS
     )
     validation: str | None = _table(
         None, "Table to validate with, instead of a part of DATA.", tasks=TABLES, may_change=True
@@ -355,6 +352,8 @@ class ForecastOptions:
     layout: Literal["auto", "long", "wide"] = _forecast(
         "auto", "Layout of the table: long, each row is a step; wide, each row is a series.", otherwise="guessed"
     )
+    known_future: str | None = _forecast(None, "Columns to read that are known at the steps to come too: promotions.")
+    static: str | None = _forecast(None, "Columns to read that have one value for each series: its region.")
     horizon: int | None = _forecast(None, "Number of steps to forecast.", minimum=1, otherwise="a season, else 12")
     context: int | None = _forecast(
         None, "Number of steps to read before a forecast.", minimum=1, otherwise="2 seasons"

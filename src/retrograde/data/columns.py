@@ -6,101 +6,22 @@ import fnmatch
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from enum import Enum
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, OptionError
+from ..options import flag
+from . import categories
 from .arrays import TIMES
 from .cells import Cells, are_dates
 from .dates import as_iso, form_of, looks_like_date, moments
+from .roles import Columns, Predicts
 from .steps import listed, step_columns, step_label
 from .table import Table
 
 __all__ = ["Columns", "Predicts", "columns_for", "step_columns", "step_label", "unused"]
-
-
-class Predicts(Enum):
-    """What a task predicts from a table, which decides the roles of the columns."""
-
-    LABEL = "a label for each sequence"
-    STEP_LABELS = "a label for each step"
-    NUMBER = "a number for each sequence"
-    FUTURE = "the next steps of a series"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns have which role.
-
-    Attributes
-    ----------
-    text, label : str or None
-        What is read, and what is predicted of it.
-    group : tuple of str
-        Rows that share a group are the steps of one sequence; in a wide table of series, the name of a row.
-    time : str or None
-        Puts the rows of a group in order.
-    target, features : tuple of str
-        Numbers to forecast (to regress: the one to predict), and numbers to read. In a wide table of series the
-        channels: columns of lists, or what the names of the columns of steps begin with (see `step_columns`).
-    layout : {"long", "wide"}
-        Of a table of series: a row is a step, or a row is a series.
-    date_form : str
-        How the time column writes dates, see `retrograde.data.dates.date_form`. One form for all of a table, whatever
-        part of it is read.
-    split : tuple of str
-        Rows that share these are separate sequences, but are held out together or not at all.
-    """
-
-    text: str | None = None
-    label: str | None = None
-    group: tuple[str, ...] = ()
-    time: str | None = None
-    target: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    layout: Literal["long", "wide"] = "long"
-    date_form: str = ""
-    split: tuple[str, ...] = ()
-
-    def used(self) -> list[str]:
-        """All of them, each once."""
-        names = [self.text, self.label, *self.group, self.time, *self.target, *self.features]
-        return list(dict.fromkeys(name for name in names if name is not None))
-
-    def steps(self, names: Sequence[str], channel: str) -> list[str]:
-        """The columns of a channel of a wide table, in order of their steps."""
-        return step_columns([name for name in names if name not in self.group], channel)
-
-    def check(self, table: Table) -> None:
-        """Refuse a table that lacks one of them.
-
-        Raises
-        ------
-        DataError
-            With the name of the column.
-        """
-        for name in self.used():
-            steps = self.layout == "wide" and name in (*self.target, *self.features)
-            if name not in table.names and not (steps and self.steps(table.names, name)):
-                what = f"columns of steps {name!r}" if steps else f"column {name!r}"
-                raise DataError(
-                    f"{table.source} has no {what}, which the model was trained with; there are {listed(table.names)}."
-                )
-
-    def as_dict(self) -> dict[str, Any]:
-        """As a JSON file keeps it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, kept: Mapping[str, Any]) -> Columns:
-        """From the result of `as_dict`."""
-        parts: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in kept.items()}
-        if isinstance(group := parts.get("group"), str) or ("group" in parts and group is None):
-            parts["group"] = () if group is None else (group,)  # as runs before version 0.2 have it
-        return cls(**parts)
 
 
 _USUAL = {
@@ -117,7 +38,8 @@ _USUAL = {
     "features": ("x", "features", "inputs", "input", "data", "values", "series", "pixels"),
 }  # fmt: skip
 _COUNTERS = {*_USUAL["group"], "index", "column 1", "unnamed: 0", "rownames"}  # numbers that only count rows
-_MANY = ("group", "target", "features")  # roles that several columns may have
+_CATEGORIES = 20  # the most different texts of a column that is guessed to be one of categories
+_MANY = ("group", "target", "features", "known_future", "static")  # roles that several columns may have
 
 
 def columns_for(
@@ -210,7 +132,7 @@ class _Guess:
                 names = [name for name in names if name not in self.taken()]
                 names = [name for name in names if value != "*" or self.kinds[name] not in ("text", "time")]
             if not names:
-                raise OptionError(f"--{role} {value!r} names only columns that have another role: name others.")
+                raise OptionError(f"{flag(role)} {value!r} names only columns that have another role: name others.")
             self.chosen[role] = tuple(names) if role in _MANY else names[0]
 
     def _columns_named(self, role: str, value: Any) -> list[str]:
@@ -225,10 +147,12 @@ class _Guess:
                 matches = [name for name in names if re.fullmatch(re.escape(one) + r"_\d+", name)]
             if not matches:
                 raise OptionError(
-                    f"--{role} {one!r}: {self.table.source} has no such column; there are {listed(names)}."
+                    f"{flag(role)} {one!r}: {self.table.source} has no such column; there are {listed(names)}."
                 )
             if len(matches) > 1 and not many:
-                raise OptionError(f"--{role} {one!r} names {len(matches)} columns, {listed(matches)}; one is needed.")
+                raise OptionError(
+                    f"{flag(role)} {one!r} names {len(matches)} columns, {listed(matches)}; one is needed."
+                )
             found += matches
         return list(dict.fromkeys(found))
 
@@ -313,7 +237,9 @@ class _Guess:
         columns = Columns(**{**self.guessed, **self.chosen}, split=self.split)
         if columns.time is not None and self.table.types[columns.time] != "time":
             columns = replace(columns, date_form=form_of(self.table.text(columns.time), self.table.ask))
-        roles = [columns.text, columns.label, *columns.group, columns.time, *columns.target, *columns.features]
+        columns = replace(columns, categories=self._categories(columns))
+        roles = [columns.text, columns.label, columns.time, *columns.target, *columns.features, *columns.known_future]
+        roles += {*columns.group, *columns.static}  # the name of a series may be read too
         twice = [name for name, count in Counter(roles).items() if name is not None and count > 1]
         if twice and columns.layout == "long":
             raise OptionError(f"column {twice[0]!r} of {self.table.source} has two roles: give it one.")
@@ -326,7 +252,13 @@ class _Guess:
             first = str(self.cells[columns.time].present[0]).strip()
             (iso,) = as_iso([first], columns.date_form)
             notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}.")
-        return columns, [*notes, *self.notes]
+        return columns, [*notes, *self.notes, *categories.note(columns.categories)]
+
+    def _categories(self, columns: Columns) -> dict[str, tuple[str, ...]]:
+        """The categories of columns of text that are read; not of one that has numbers but for some of its cells."""
+        names = columns.static if columns.layout == "wide" else columns.read
+        texts = [name for name in names if self.table.types[name] == self.kinds[name] == "text"]
+        return {name: categories.found_in(self.table, name) for name in texts if self.cells[name].odd is None}
 
 
 # --- To forecast ------------------------------------------------------------------------------------------------------
@@ -338,7 +270,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     channels = _channels(guess)
     if guess.layout == "wide" or (guess.layout is None and channels is not None):
         return _of_wide(guess, channels)
-    guess.named("target", "features", patterns=False)
+    guess.named("target", "features", "known_future", "static", patterns=False)
     if not guess.get("time") and not guess.free("time") and (odd := guess.odd_one("time")):
         raise DataError(f"{table.source}: {odd}; fix it, or name the column that puts rows in order with --time.")
     spread = _spread_over(guess)
@@ -352,7 +284,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
             "rows are read in the order of the file."
         )
     guess.guess("group", guess.repeated(guess.usual("group", guess.free("text"))) or guess.telling_apart())
-    guess.named("target", "features", patterns=True)
+    guess.named("target", "features", "known_future", "static", patterns=True)
     words = [name for name in guess.free("text") if not cells[name].differ]
     if not guess.get("group") and words:
         guess.notes.append(
@@ -427,6 +359,11 @@ def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Colu
             f"{source}: --layout wide needs columns of steps whose names end in a number or a date (v1, v2, … or "
             f"2024-01, 2024-02, …), or columns of lists; there are {listed(guess.table.names)}."
         )
+    if guess.get("known_future"):
+        raise OptionError(
+            "--known-future is for a table whose rows are steps: one with a row per series has no rows to come."
+        )
+    guess.named("static")
     for role in {"target", "features"} & guess.chosen.keys():
         guess.chosen[role] = _channels_named(guess, role, channels)
     words = guess.free("text")
@@ -490,6 +427,8 @@ def _of_labels(guess: _Guess, labelled: bool) -> tuple[Columns, list[str]]:
     columns, notes = guess.columns()
     if columns.text and columns.features:
         raise OptionError("--text and --features exclude one another: a network reads words or numbers.")
+    if columns.categories and not columns.group:
+        notes.append("columns differ in kind, so a row is read as one step with a channel for each column.")
     return columns, notes
 
 
@@ -536,10 +475,21 @@ def _guess_inputs(guess: _Guess) -> None:
         channels = numbered if usual is None and len(stems) == 1 and len(numbered) == len(lists) else ()
         guess.guess("features", tuple(channels) or (usual or lists[0],))
     else:
-        guess.guess("features", tuple(numbers))
+        guess.guess("features", (*numbers, *_few_texts(guess)) if numbers else ())
         odd = guess.odd_one("number", lambda name: name.lower() not in _COUNTERS) if numbers else None
         if odd is not None:
             guess.notes.append(f"{odd}: the column is left out (fix the cell, or name it with --features).")
+
+
+def _few_texts(guess: _Guess) -> list[str]:
+    """Columns of text with few values, each in many rows that are steps: categories."""
+    found = []
+    for name in guess.free("text") if guess.get("group") else ():
+        cells = guess.cells[name]
+        values = len(set(map(str, cells.present)))
+        if 2 <= values <= min(_CATEGORIES, len(cells.all) // 5) and cells.odd is None:
+            found.append(name)
+    return found
 
 
 def _grouped_steps(guess: _Guess) -> tuple[str, ...]:

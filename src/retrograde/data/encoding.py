@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -54,6 +54,12 @@ class Scaler(NamedTuple):
     def undo(self, array: NDArray[Any]) -> NDArray[np.float64]:
         """Back to the units of the data."""
         return np.asarray(array, dtype=np.float64) * self.scale + self.mean
+
+    def leaving(self, places: Iterable[int]) -> Scaler:
+        """The same, with some channels left as they are."""
+        mean, scale = self.mean.copy(), self.scale.copy()
+        mean[list(places)], scale[list(places)] = 0.0, 1.0
+        return Scaler(mean, scale)
 
     def as_dict(self) -> dict[str, list[float]]:
         """As a JSON file keeps it."""
@@ -118,8 +124,8 @@ class Encoder:
         self.cut = self.empty = self.filled = self.unknown = self.tokens = 0
 
     @classmethod
-    def fit(cls, records: Iterable[Record], options: DataOptions) -> Encoder:
-        """Fit the vocabulary or the scale to training records."""
+    def fit(cls, records: Iterable[Record], options: DataOptions, classes: Collection[int] = ()) -> Encoder:
+        """Fit the vocabulary or the scale to training records; channels that are numbers of classes have no scale."""
         records = iter(records)
         first = next(records, None)
         while first is not None and first.values is not None and not len(first.values):
@@ -129,7 +135,8 @@ class Encoder:
         everything = chain([first], records)
         if first.values is not None:
             channels = first.values.shape[1]
-            return cls(scaler=Scaler.fit((_finite(record, channels) for record in everything), channels))
+            scaler = Scaler.fit((_finite(record, channels) for record in everything), channels)
+            return cls(scaler=scaler.leaving(classes))
         split = isinstance(first.tokens, str)
         pieces = (_pieces(record, split) for record in everything)
         return cls(

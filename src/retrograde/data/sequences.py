@@ -103,11 +103,13 @@ def _of_rows(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]
     if label is not None:
         select["label"] = table.cell(label) if table.types[label] == "list" else table.text(label)
     found: Iterator[tuple[pyarrow.RecordBatch, list[Any]]]
+    apart = True
     if text is not None:
         select["text"] = table.cell(text) if table.types[text] in ("text", "list") else table.text(text)
         found = ((batch, batch["text"].to_pylist()) for batch in table.batches(select))
     else:
-        channels = [[name] for name in features] if as_lists else [list(features)]
+        apart = as_lists or bool(columns.categories)  # text next to numbers: channels of one step
+        channels = [[name] for name in features] if apart else [list(features)]
         found = numbers_of_rows(table, channels, as_lists, select)
     for batch, inputs in found:
         labels = batch["label"].to_pylist() if label is not None else [None] * len(inputs)
@@ -117,7 +119,7 @@ def _of_rows(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]
             if text is not None:
                 record = Record([row], _tokens(one, per_step), None, marks)
             else:
-                if not as_lists:  # empty cells at the end: a shorter sequence
+                if not apart:  # empty cells at the end: a shorter sequence
                     known = np.flatnonzero(one == one)
                     one = one[: known[-1] + 1 if len(known) else 0]
                 record = Record([row], None, _float32(one), marks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any
 
@@ -37,13 +37,18 @@ class Series:
     names : list of tuple of str
         Of each: the cells of its group columns.
     numbers : Ragged
-        ``(T, C + F)`` each, float64: target channels, then features; NaN where a cell is empty or a step is missing.
+        ``(T, C + F + K)`` each, float64: target channels, features, features known ahead; NaN where a cell is empty or
+        a step is missing.
     times : list
         Of each, its last times, as the table writes them; None where it has none.
     begins : list
         Of each, its first time.
     channels : int
         Number of channels to forecast; the rest are features.
+    static : array
+        ``(series, S)``: the static features of each, NaN where one is missing.
+    ahead : list of array
+        Of each, ``(steps, K)``: the features known ahead at the steps after its last number; empty without these.
     freq : str
         How far steps lie apart, see `retrograde.data.grid`; empty where rows are steps whatever their times.
     gaps : list of Gap
@@ -60,6 +65,8 @@ class Series:
     freq: str = ""
     gaps: list[Gap] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    static: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    ahead: list[Floats] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,7 +99,7 @@ def _check_finite(table: Table, name: tuple[str, ...], values: Floats) -> None:
 
 
 def _long(table: Table, columns: Columns, regular: Regular) -> Series:
-    wanted = (*columns.target, *columns.features)
+    wanted = (*columns.target, *columns.read)
     table.check_numbers(wanted)
     found = sorted_rows(table, columns, table.numbers(wanted))
     notes: list[str] = []
@@ -104,21 +111,32 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
     steps_of_row = "sum(missing + 1)" if grid is not None else "count(*)"
     counts = table.database.execute(f"SELECT {steps_of_row} FROM {found.relation} GROUP BY g ORDER BY g")
     lengths = np.array(counts, dtype=np.int64).reshape(-1)
-    rows = Rows(np.float64)
+    rows, width = Rows(np.float64), len(wanted) - len(columns.static)
     begins: list[str | None] = [None] * len(found.names)
     ends: list[list[str]] = [[] for _ in found.names]
+    to_come: list[list[str]] = [[] for _ in found.names]  # times after the last number, where features are known ahead
+    static = _Static(table, columns, len(found.names))
     hint = "" if regular.freq == "" else "; --duplicates first, last or mean keeps one row of each time"
     for batch in steps(found, columns, hint):
         owner, values = batch["g"].to_numpy(), table.matrix(batch, wanted)
         for start, stop in runs(owner):
             name = int(owner[start])
             _check_finite(table, found.names[name], values[start:stop])
+            static.add(name, found.names[name], values[start:stop, width:], batch["r"][start].as_py())
             if columns.time is not None:
                 begins[name] = begins[name] or batch["w"][start].as_py()
-                ends[name] = [*ends[name], *batch["w"][max(start, stop - TIMES) : stop].to_pylist()][-TIMES:]
+                last = stop
+                if columns.known_future:
+                    observed = np.flatnonzero(~np.isnan(values[start:stop, : len(columns.target)]).all(1))
+                    last = start + int(observed[-1]) + 1 if len(observed) else start
+                if last > start:
+                    ends[name], to_come[name] = [*ends[name], *to_come[name]], []
+                    ends[name] = [*ends[name], *batch["w"][max(start, last - TIMES) : last].to_pylist()][-TIMES:]
+                to_come[name] += batch["w"][last:stop].to_pylist()
+        values = values[:, :width]
         if grid is not None:
             places = np.cumsum(batch["missing"].to_numpy() + 1) - 1
-            filled = np.full((int(places[-1]) + 1, len(wanted)), np.nan)
+            filled = np.full((int(places[-1]) + 1, width), np.nan)
             filled[places] = values
             values = filled
         rows.append(values)
@@ -127,9 +145,59 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
         begins = as_iso(begins, columns.date_form)
         flat = iter(as_iso([one for end in ends for one in end], columns.date_form))
         times = [list(islice(flat, len(end))) for end in ends]
-    return Series(
-        found.names, Ragged(rows, lengths), times, begins, len(columns.target), str(grid or ""), gaps, notes
+    series = Series(
+        found.names, Ragged(rows, lengths), times, begins, len(columns.target), str(grid or ""), gaps, notes,
+        static.values,
     )  # fmt: skip
+    return _split_ahead(series, len(columns.known_future)) if columns.known_future else series
+
+
+def _split_ahead(found: Series, known: int) -> Series:
+    """Series that end with their last number; what is known of the steps after it is put aside."""
+    ahead: list[Floats] = []
+
+    def past() -> Iterator[Floats]:
+        for place in range(len(found)):
+            whole = found.numbers[place]
+            observed = np.flatnonzero(~np.isnan(whole[:, : found.channels]).all(1))
+            end = int(observed[-1]) + 1 if len(observed) else 0
+            ahead.append(whole[end:, whole.shape[1] - known :].copy())
+            yield whole[:end]
+
+    numbers = Ragged.of(past(), np.float64)
+    return replace(found, numbers=numbers, ahead=ahead)
+
+
+class _Static:
+    """Collects the features that have one value for each series.
+
+    Parameters
+    ----------
+    table : Table
+    columns : Columns
+    count : int
+        Number of series.
+    """
+
+    def __init__(self, table: Table, columns: Columns, count: int) -> None:
+        self._table, self._names = table, columns.static
+        self._empty = np.array([0.0 if name in columns.categories else np.nan for name in columns.static])
+        self.values: Floats = np.tile(self._empty, (count, 1))
+
+    def add(self, place: int, name: tuple[str, ...], values: Floats, row: int) -> None:
+        """Add the cells of some rows of a series; DataError if one differs from those before."""
+        for at in range(len(self._names)):
+            cells = np.unique(values[:, at][~np.isnan(values[:, at]) & (values[:, at] != self._empty[at])])
+            before = self.values[place, at]
+            known = [] if np.isnan(before) or before == self._empty[at] else [before]
+            if len({*known, *cells.tolist()}) > 1:
+                series = f"series {' '.join(name)!r}" if name else "the series"
+                raise DataError(
+                    f"{self._table.source}, from row {row + 1}: {series} has several values of {self._names[at]!r}, "
+                    "which is to be --static; read it as one of the --features."
+                )
+            if len(cells):
+                self.values[place, at] = cells[0]
 
 
 def _without_duplicates(found: Sorted, keep: str, notes: list[str]) -> Sorted:
@@ -250,6 +318,9 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
     notes: list[str] = []
     missing, freq = _missing_columns(labels, regular, notes) if labels is not None and dated else (None, "")
     keys = {f"k{place}": table.text(name) for place, name in enumerate(columns.group)}
+    table.check_numbers(columns.static)
+    keys_and_static = keys | {f"s{at}": table.numbers([name])["n0"] for at, name in enumerate(columns.static)}
+    static = _Static(table, columns, len(table))
     names: list[tuple[str, ...]] = []
     seen: set[tuple[str, ...]] = set()
     begins: list[str | None] = []
@@ -257,7 +328,8 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
     width: set[int] = set()
 
     def values() -> Iterator[Floats]:
-        for batch, found in numbers_of_rows(table, channels, as_lists, keys):
+        for batch, found in numbers_of_rows(table, channels, as_lists, keys_and_static):
+            own = [batch[f"s{at}"].to_numpy(zero_copy_only=False) for at in range(len(columns.static))]
             groups = [batch[key].to_pylist() for key in keys]
             for place, (row, one) in enumerate(zip(batch["r"].to_pylist(), found, strict=True)):
                 name = tuple(group[place] or "" for group in groups)
@@ -267,6 +339,7 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
                         "(--layout wide): name the --group columns that tell them apart."
                     )
                 seen.add(name)
+                static.add(len(names), name, np.array([[cells[place] for cells in own]], dtype=np.float64), row)
                 if missing is not None:
                     one = np.insert(one, missing, np.nan, axis=0)
                 known = np.flatnonzero(~np.isnan(one).all(1))
@@ -287,7 +360,7 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
 
     numbers = Ragged.of(values(), np.float64)
     target = max(width, default=len(wanted)) - len(columns.features)
-    return Series(names, numbers, ends, begins, target, table.frequency or freq, [], notes)
+    return Series(names, numbers, ends, begins, target, table.frequency or freq, [], notes, static.values)
 
 
 def _missing_columns(labels: list[str], regular: Regular, notes: list[str]) -> tuple[list[int] | None, str]:
@@ -340,7 +413,7 @@ def continued(before: Series, after: Series, steps: int) -> tuple[Series, list[t
             yield np.concatenate([earlier, one])
 
     numbers = Ragged.of(values(), np.float64)
-    return Series(after.names, numbers, after.times, after.begins, after.channels), bounds
+    return replace(after, numbers=numbers, freq="", gaps=[], notes=[]), bounds
 
 
 def _follows(when: Sequence[str] | None, begin: str | None) -> bool:

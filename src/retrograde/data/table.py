@@ -46,6 +46,8 @@ class Table:
         What a user should know about the reading.
     frequency : str
         How far the steps of its series lie apart, where the format says so; see `retrograde.data.grid`.
+    unknown : list of str
+        What of its text is no known category, in words; see `name_categories`.
     """
 
     def __init__(self, source: str, notes: Iterable[str] = (), frequency: str = "") -> None:
@@ -57,6 +59,8 @@ class Table:
         self._cells: dict[str, str] = {}  # expressions of SQL
         self._commas: dict[str, bool] = {}
         self._numeric: dict[str, bool] = {}
+        self.unknown: list[str] = []
+        self._categories: dict[str, str] = {}  # types of SQL, of columns of text that are read as categories
         self._array = Rows(np.float64)  # the numbers of the columns in `_places`, where there are very many
         self._places: dict[str, int] = {}
 
@@ -230,10 +234,29 @@ class Table:
         """What to select so that `matrix` finds the numbers of some columns; see `check_numbers`."""
         self._decide_commas(names)
         return {"r": "rowid"} | {
-            f"n{place}": _number(self._cells[name], self.types[name], self.decimal_comma(name))
-            for place, name in enumerate(names)
-            if name not in self._places
+            f"n{place}": self._number(name) for place, name in enumerate(names) if name not in self._places
         }
+
+    def _number(self, name: str) -> str:
+        if (kind := self._categories.get(name)) is not None:
+            return f"CAST(coalesce(enum_code(TRY_CAST({self.text(name)} AS {kind})) + 1, 0) AS DOUBLE)"
+        return _number(self._cells[name], self.types[name], self.decimal_comma(name))
+
+    def name_categories(self, categories: Mapping[str, Sequence[str]]) -> None:
+        """Read columns of text as numbers of categories from now on: 1 for the first, 0 for an unknown one.
+
+        What is unknown is then listed in `unknown`.
+        """
+        self.unknown = []
+        for name, texts in categories.items():
+            self._categories[name] = kind = f"categories{len(self.database.execute('SELECT 1 FROM duckdb_types()'))}"
+            self.database.execute(f"CREATE TYPE {kind} AS ENUM ({', '.join(map(literal, texts))})")
+            text = self.text(name)
+            strange = f"{text} IS NOT NULL AND TRY_CAST({text} AS {kind}) IS NULL"
+            count, first = self.ask(f"count_if({strange})", f"any_value({text}) FILTER ({strange})")
+            if count:
+                cells = f"{count:,} cell{'s' * (count != 1)} of {name!r}"
+                self.unknown.append(f"{cells} hold a category that the training part lacks ({first!r:.40}): unknown.")
 
     def matrix(self, batch: pyarrow.RecordBatch, names: Sequence[str]) -> NDArray[np.float64]:
         """The numbers of some columns in a batch that has `numbers`, ``(rows, columns)``; NaN where a cell is empty."""
@@ -299,7 +322,8 @@ class Table:
         return self._commas.get(name, False)
 
     def _decide_commas(self, names: Sequence[str]) -> None:
-        new = [one for one in names if one in self._cells and self.types[one] == "text" and one not in self._commas]
+        texts = [one for one in names if one in self._cells and self.types[one] == "text"]
+        new = [one for one in texts if one not in self._commas and one not in self._categories]
         number, thousands = r"^\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*$", r",\d{3}\s*$"
         found = self.ask(
             *(
@@ -323,7 +347,7 @@ class Table:
         DataError
             With row, column and value of the first such cell.
         """
-        names = [name for name in names if self.types[name] not in ("number", "truth")]
+        names = [one for one in names if self.types[one] not in ("number", "truth") and one not in self._categories]
         if not names:
             return
         self._decide_commas(names)

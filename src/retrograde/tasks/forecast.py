@@ -199,7 +199,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         If the data is not suitable, or an option does not fit it.
     """
 
-    COLUMNS = ("group", "time", "target", "features", "layout")
+    COLUMNS = ("group", "time", "target", "features", "known_future", "static", "layout")
     PREDICTS = Predicts.FUTURE
     predictor = ForecastPredictor
     unit = "numbers"
@@ -219,13 +219,19 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             bounds = self._bounds(found, self.reader.plan.horizon if options.backtest else options.horizon)
         else:
             columns = self._columns(table)
-            found = read_series(table, columns, Regular(options.freq, options.gaps, options.duplicates))
+            regular = Regular(options.freq, options.gaps, options.duplicates)
+            found = read_series(table, columns, regular)
             self.notes += found.notes
             season, horizon = self._season(found), options.horizon
             if options.backtest and horizon is None:
                 longest = int(found.numbers.lengths.max())
                 horizon = min(season if season > 1 else 12, max(1, longest // (4 + options.backtest)))
             bounds = self._bounds(found, horizon)
+            if seen := self._seen(found, bounds, columns):
+                columns = columns.only((*columns.features, *columns.known_future), seen)
+                columns.check(table)
+                self.notes += table.unknown
+                found = read_series(table, columns, regular)
             self.reader = ForecastReader(columns, self._plan(found, bounds, columns, season, horizon))
             for series, start, (train, _, _) in zip(found.names, found.numbers.starts.tolist(), bounds, strict=False):
                 self.reader.fit(series, found.numbers.rows, start, start + train)
@@ -261,6 +267,17 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             bounds.append((end - (max(held, least) if end > 2 * least else held), end, steps))
         return bounds
 
+    def _seen(self, found: Series, bounds: Sequence[tuple[int, int, int]], columns: Columns) -> dict[int, set[float]]:
+        """The categories of features in the training part, where it lacks some."""
+        classes = columns.classes((*columns.features, *columns.known_future))
+        seen: dict[int, set[float]] = {at: set() for at in classes}
+        for start, (train, _, _) in zip(found.numbers.starts.tolist(), bounds if seen else (), strict=False):
+            for piece in found.numbers.rows.pieces(start, start + train):
+                for at, some in seen.items():
+                    some.update(np.unique(piece[:, found.channels + at]).tolist())
+        full = all(len(some - {0.0}) >= count for some, count in zip(seen.values(), classes.values(), strict=True))
+        return {} if full else seen
+
     def _season(self, found: Series) -> int:
         """The season asked for, else that of the times."""
         if self.options.season is not None:
@@ -295,7 +312,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         return ForecastPlan(
             horizon, context, season, options.strategy, found.channels, len(columns.features),
             found.freq, options.gaps, options.duplicates, relative=options.strategy == "direct",
-            quantiles=options.quantiles,
+            known=len(columns.known_future), static=len(columns.static), quantiles=options.quantiles,
         )  # fmt: skip
 
     def _load(self, found: Series, bounds: Sequence[tuple[int, int, int]]) -> None:
@@ -315,7 +332,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         split_at = found.gaps if plan.gaps == "split" else []
 
         def windows(part: Sequence[tuple[int, int]], history: bool) -> Windows:
-            return Windows(plan, values, truths, padding, part, history, split_at)
+            return Windows(plan, values, truths, padding, part, history, split_at, self.reader.static(found))
 
         self.training = windows([(0, train) for train, _, _ in bounds], False)
         if not len(self.training):
@@ -393,9 +410,13 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             start = self._initial_bias(network)
             output.weight.mul_(factor)
             output.bias.sub_(start).mul_(factor).add_(start)
+            if self.plan.levels:
+                shift = torch.from_numpy(self.judge.corrections(network, self.validation)).to(output.bias)
+                output.bias.add_(shift.ravel().repeat(output.bias.numel() // shift.numel()))
         return (
             f"the network is better than its baseline by {certainty:.1f} standard errors on the validation part, so "
             f"{factor:.0%} of what it adds to that is forecast."
+            + (f" Its {quantiles.CORRECTED}" * bool(self.plan.levels))
         )
 
     def files(self) -> dict[str, str]:

@@ -17,10 +17,11 @@ from ..data.columns import Columns
 from ..data.encoding import Scaler
 from ..data.formats import open_table
 from ..data.series import Series, read_series
+from ..data.steps import listed
 from ..data.storage import Ragged, Rows
 from ..errors import DataError, RunError
 from ..options import ModelOptions
-from .models import SequenceModel
+from .models import Pooling, SequenceModel
 from .quantiles import middle_of, ordered
 from .tables import to_json
 from .windows import ForecastPlan, Past, Windows, fill_by_season, naive, naive_error, split, tensors
@@ -50,6 +51,8 @@ class ForecastReader:
     spreads : dict
         With quantiles, of the naive forecast of each lag: by how much more the truth was in the training part, by
         level, step and channel, scaled; 0 for the median, so that this stays the naive forecast.
+    static_scaler : Scaler or None
+        Of static features, over the series.
     """
 
     columns: Columns
@@ -57,6 +60,7 @@ class ForecastReader:
     scalers: dict[str, Scaler] = field(default_factory=dict)
     units: dict[str, Floats] = field(default_factory=dict)
     spreads: dict[int, Floats] = field(default_factory=dict)
+    static_scaler: Scaler | None = None
 
     def files(self) -> dict[str, str]:
         """What a run folder keeps of it, by file name."""
@@ -66,6 +70,7 @@ class ForecastReader:
             "scalers": {name: scaler.as_dict() for name, scaler in self.scalers.items()},
             "units": {name: unit.tolist() for name, unit in self.units.items()},
             "spreads": {str(lag): spread.tolist() for lag, spread in self.spreads.items()},
+            "static": self.static_scaler.as_dict() if self.static_scaler is not None else None,
         }
         return {"preprocessing.json": to_json(kept)}
 
@@ -77,7 +82,9 @@ class ForecastReader:
             scalers = {name: Scaler.from_dict(scaler) for name, scaler in kept["scalers"].items()}
             units = {name: np.asarray(unit, dtype=np.float64) for name, unit in kept["units"].items()}
             spreads = {int(lag): np.asarray(spread) for lag, spread in kept.get("spreads", {}).items()}
-            return cls(Columns.from_dict(kept["columns"]), ForecastPlan(**kept["plan"]), scalers, units, spreads)
+            static = Scaler.from_dict(kept["static"]) if kept.get("static") else None
+            plan = ForecastPlan(**kept["plan"])
+            return cls(Columns.from_dict(kept["columns"]), plan, scalers, units, spreads, static)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"preprocessing.json is missing or damaged: {error}.") from None
 
@@ -86,7 +93,9 @@ class ForecastReader:
         plan = self.plan
         at_once = plan.strategy == "direct" and not plan.by_step
         outputs = plan.channels * max(1, len(plan.levels)) * (plan.horizon if at_once else 1)
-        return SequenceModel.of(plan.input_size, outputs, options, "last" if at_once else "none")
+        pooling: Pooling = "last" if at_once else "none"
+        classes = {plan.channels + at: count for at, count in self.columns.classes(self.columns.read).items()}
+        return SequenceModel.of(plan.input_size, outputs, options, pooling, classes=classes)
 
     def read(self, source: Any, encoding: str) -> tuple[Series, list[str]]:
         """The series of a table, and the names of its columns; DataError if a column is missing."""
@@ -95,13 +104,16 @@ class ForecastReader:
         found = read_series(table, self.columns, self.plan.regular)
         if found.channels != self.plan.channels:
             raise DataError(f"{source} has {found.channels} channels; the model was trained with {self.plan.channels}.")
+        found.notes += table.unknown
         return found, table.names
 
     def fit(self, name: Name, rows: Rows, start: int, stop: int) -> None:
         """Fit scale and unit of a series on some of its rows, unless it has them."""
         key, width = key_of(name), self.plan.width
         if key not in self.scalers:
-            self.scalers[key] = Scaler.fit(rows.pieces(start, stop), width)
+            classes = self.columns.classes((*self.columns.features, *self.columns.known_future))
+            found = Scaler.fit(rows.pieces(start, stop), width)
+            self.scalers[key] = found.leaving(self.plan.channels + at for at in classes)
         if key not in self.units:
             self.units[key] = naive_error(rows, start, stop, self.plan)
 
@@ -143,15 +155,43 @@ class ForecastReader:
         bounds = bounds if bounds is not None else [(0, int(length)) for length in lengths]
         padding = self.plan.padding(lengths)
         values, truths, _ = self.scaled(found, padding)
-        return Windows(self.plan, values, truths, padding, bounds, True)
+        return Windows(self.plan, values, truths, padding, bounds, True, static=self.static(found))
 
     def ahead(self, found: Series, places: Sequence[int]) -> NDArray[np.float32]:
-        """Features known at the steps after some series, scaled, ``(horizon, B, K)``."""
-        return np.empty((self.plan.horizon, len(places), 0), np.float32)
+        """Features known at the steps after some series, scaled, ``(horizon, B, K)``.
+
+        Raises
+        ------
+        DataError
+            If one is missing.
+        """
+        plan, columns = self.plan, self.columns
+        result = np.zeros((plan.horizon, len(places), plan.known), np.float32)
+        for column, place in enumerate(places if plan.known else ()):
+            values = found.ahead[place][: plan.horizon]
+            whole = np.full((plan.horizon, plan.known), np.nan)
+            whole[: len(values)] = values
+            missing = np.argwhere(np.isnan(whole))
+            if len(missing):
+                step, at = missing[0].tolist()
+                series = f"series {' '.join(found.names[place])!r}" if found.names[place] else "the series"
+                raise DataError(
+                    f"{series} has no {columns.known_future[at]!r} at step {step + 1} of the {plan.horizon} to "
+                    f"forecast: add rows for these steps, with {listed(columns.known_future)} and an empty "
+                    f"{columns.target[0]!r}."
+                )
+            scaler = Scaler(*(part[plan.width - plan.known :] for part in self.scalers[key_of(found.names[place])]))
+            result[:, column] = scaler(whole)
+        return result
 
     def static(self, found: Series) -> NDArray[np.float32]:
-        """Features of each series, ``(series, S)``."""
-        return np.empty((len(found), 0), np.float32)
+        """Static features of each series, scaled, ``(series, S)``."""
+        if not self.plan.static:
+            return np.empty((len(found), 0), np.float32)
+        if self.static_scaler is None:
+            scaler = Scaler.fit([found.static], self.plan.static)
+            self.static_scaler = scaler.leaving(self.columns.classes(self.columns.static))
+        return np.nan_to_num(self.static_scaler(found.static), nan=0.0).astype(np.float32)
 
     # --- What the network makes of them -------------------------------------------------------------------------------
 
@@ -176,7 +216,7 @@ class ForecastReader:
             return ordered(base + change, plan.levels)
         network = getattr(network, "module", network)
         known = torch.cat([values[1:, :, plan.width - plan.known :], ahead[:1]])
-        hidden, state = network.recurrent(plan.one_ahead(values, known, static))
+        hidden, state = network.recurrent(network.read(plan.one_ahead(values, known, static)))
         steps = list(channels.unbind(0))
         for step in range(plan.horizon):
             value = network.output(hidden[-1]) + steps[-plan.added_to]
@@ -185,7 +225,8 @@ class ForecastReader:
                 break
             # Features that are not known ahead stay as they were last.
             here = torch.cat([value, values[-1, :, plan.channels :]], dim=-1)[None]
-            hidden, state = network.recurrent(plan.one_ahead(here, ahead[step + 1 : step + 2], static), state)
+            read = network.read(plan.one_ahead(here, ahead[step + 1 : step + 2], static))
+            hidden, state = network.recurrent(read, state)
         return torch.stack(steps[-plan.horizon :])[None]
 
     def naive(self, past: Past, season: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..runs import Backtest, BacktestRow, Forecast
 from .forecast_reader import ORIGINS, TOGETHER, ForecastReader, Part, key_of
 from .models import evaluation_mode
-from .quantiles import Intervals, column, middle_of, pinball, places_of
+from .quantiles import Intervals, column, corrections, middle_of, pinball, places_of
 from .windows import Past
 
 __all__ = ["Judge"]
@@ -165,6 +165,17 @@ class Judge:
 
     def _losses(self, some: Judged) -> tuple[Floats, Floats]:
         return pinball(some.error, self.plan.levels), np.abs(some.error[self._middle])
+
+    def corrections(self, network: nn.Module, part: Part) -> Floats:
+        """What to add to the scaled quantiles of each channel, ``(levels, C)``, so that they hold on a part."""
+        with evaluation_mode(network):
+            found = list(self.judged(part, self.of_network(network)))
+        independent = len(part[0]) + self.plan.horizon - 1
+        by_channel = []
+        for channel in range(self.plan.channels):
+            errors = [some.error[..., channel][:, some.known[..., channel]] for some in found]
+            by_channel.append(corrections(np.concatenate(errors, axis=1), self.plan.levels, independent))
+        return np.stack(by_channel, axis=1)
 
     # --- In detail ----------------------------------------------------------------------------------------------------
 

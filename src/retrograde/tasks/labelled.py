@@ -193,7 +193,7 @@ class LabelledPredictor(SequencePredictor[LabelledReader]):
         One row for each row of the table that is a sequence, with a list of predictions to tag. For a table of steps:
         one row for each group to classify, one for each row to tag.
         """
-        table, columns = self.reader.open(source, encoding, with_targets=False), self.reader.blind
+        table, columns = self.open(source, encoding, with_targets=False), self.reader.blind
         found = self._shares(self.reader.outputs_of(self.network, table, columns))
         if self.reader.per_step and columns.group and isinstance(table, Table):
             yield from self._by_step(table, columns, found, probabilities)
@@ -282,7 +282,7 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
                 if part == 0:
                     yield record
 
-        encoder = self._encoder(training(), int((parts == 0).sum()))
+        encoder = self._encoder(training(), int((parts == 0).sum()), columns)
         self._check_labels(counts, columns)
         kind = label_type_of(table, columns.label)
         return self.reader_type(columns, encoder, sorted(counts, key=_natural), kind)

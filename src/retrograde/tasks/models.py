@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.overrides import TorchFunctionMode
 
 from ..cells import CellName, Nonlinearity
+from ..data.categories import ONE_HOT, width
 from ..errors import OptionError
 from ..nn import VariationalDropout, recurrent_layer
 from ..options import ModelOptions
@@ -153,8 +154,51 @@ class LanguageModel(nn.Module):
         return self.output(hidden), state
 
 
+class Categories(nn.Module):
+    """Turns channels that are numbers of categories into one-hot vectors or, of many categories, embeddings.
+
+    Category 0, an empty or unknown one, becomes zeros. The other channels come first, as they are.
+
+    Parameters
+    ----------
+    channels : int
+    classes : dict
+        From the place of a channel to how many categories it has.
+
+    Examples
+    --------
+    >>> read = Categories(3, {1: 2})
+    >>> read.width, read(torch.tensor([[5.0, 2.0, 7.0]])).tolist()
+    (4, [[5.0, 7.0, 0.0, 1.0]])
+    """
+
+    def __init__(self, channels: int, classes: Mapping[int, int]) -> None:
+        super().__init__()
+        self.classes = dict(classes)
+        self.others = [place for place in range(channels) if place not in classes]
+        self.width = len(self.others) + sum(map(width, classes.values()))
+        self.embeddings = nn.ModuleDict(
+            {
+                str(place): nn.Embedding(count + 1, width(count), padding_idx=0)
+                for place, count in classes.items()
+                if count > ONE_HOT
+            }
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(…, channels)`` to ``(…, width)``."""
+        found = [inputs[..., self.others]]
+        for place, count in self.classes.items():
+            numbers = inputs[..., place].round().long().clamp(0, count)
+            if str(place) in self.embeddings:
+                found.append(self.embeddings[str(place)](numbers))
+            else:
+                found.append(nn.functional.one_hot(numbers, count + 1)[..., 1:].to(inputs.dtype))
+        return torch.cat(found, dim=-1)
+
+
 class SequenceModel(nn.Module):
-    """Embedding (of tokens) or nothing (for numbers), recurrent layers, pooling, output layer.
+    """Embedding (of tokens, or of categories among numbers) or nothing, recurrent layers, pooling, output layer.
 
     Parameters
     ----------
@@ -169,6 +213,8 @@ class SequenceModel(nn.Module):
         the first), the mean or maximum over its steps, or the state of every step.
     dropout : float
         On the embedding, between layers, and before the output layer.
+    classes : dict, optional
+        Channels that are numbers of categories, see `Categories`.
     **recurrent
         See `retrograde.nn.recurrent_layer`.
 
@@ -188,23 +234,35 @@ class SequenceModel(nn.Module):
         pooling: Pooling = "last",
         dropout: float = 0.0,
         bidirectional: bool = False,
+        classes: Mapping[int, int] | None = None,
         **recurrent: Any,
     ) -> None:
         super().__init__()
         if pooling not in ("last", "mean", "max", "none"):
             raise OptionError(f"--pooling {pooling!r} is unknown: choose from last, mean, max.")
         self.pooling: Pooling = pooling
-        self.embedding = nn.Embedding(input_size, embedding_size) if embedding_size is not None else None
-        width = input_size if embedding_size is None else embedding_size
-        self.recurrent = recurrent_layer(width, hidden_size, dropout=dropout, bidirectional=bidirectional, **recurrent)
+        self.embedding: nn.Embedding | Categories | None = None
+        size = input_size
+        if embedding_size is not None:
+            self.embedding, size = nn.Embedding(input_size, embedding_size), embedding_size
+        elif classes:
+            self.embedding = Categories(input_size, classes)
+            size = self.embedding.width
+        self.recurrent = recurrent_layer(size, hidden_size, dropout=dropout, bidirectional=bidirectional, **recurrent)
         self.directions = 2 if bidirectional else 1
-        self.input_dropout = VariationalDropout(dropout if self.embedding is not None else 0.0)
+        self.input_dropout = VariationalDropout(dropout if embedding_size is not None else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size * self.directions, outputs)
 
     @classmethod
     def of(
-        cls, input_size: int, outputs: int, options: ModelOptions, pooling: Pooling = "last", tokens: bool = False
+        cls,
+        input_size: int,
+        outputs: int,
+        options: ModelOptions,
+        pooling: Pooling = "last",
+        tokens: bool = False,
+        classes: Mapping[int, int] | None = None,
     ) -> SequenceModel:
         """The model that options describe; ``tokens``: the input is token numbers."""
         return cls(
@@ -215,8 +273,13 @@ class SequenceModel(nn.Module):
             pooling,
             options.dropout,
             options.bidirectional,
+            classes,
             **_recurrent(options),
         )
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """What the recurrent layers read of inputs."""
+        return inputs if self.embedding is None else self.embedding(inputs)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Outputs for padded sequences.
@@ -237,9 +300,9 @@ class SequenceModel(nn.Module):
         if ragged:
             assert lengths is not None
             packed = pack_padded_sequence(inputs, lengths.cpu(), enforce_sorted=False)
-            read: Any = packed._replace(data=self.embedding(packed.data)) if self.embedding is not None else packed
+            read: Any = packed._replace(data=self.read(packed.data)) if self.embedding is not None else packed
         else:
-            read = self.embedding(inputs) if self.embedding is not None else inputs
+            read = self.read(inputs)
         hidden, state = self.recurrent(self.input_dropout(read))
         if self.pooling == "last":
             h_n = state[0] if isinstance(state, tuple) else state

@@ -150,7 +150,8 @@ class SequenceReader:
     def network(self, options: ModelOptions) -> SequenceModel:
         """A new network, initialized from torch's random state."""
         pooling = "none" if self.per_step else options.pooling
-        return SequenceModel.of(self.encoder.size, self.outputs, options, pooling, self.encoder.reads_tokens)
+        tokens, classes = self.encoder.reads_tokens, self.columns.classes(self.columns.features)
+        return SequenceModel.of(self.encoder.size, self.outputs, options, pooling, tokens, classes)
 
     def open(self, source: Any, encoding: str, with_targets: bool = True) -> Table | Sequences:
         """Open a source; DataError if it lacks a column."""
@@ -233,9 +234,15 @@ class SequencePredictor(Predictor, Generic[R]):
         super().__init__(network)
         self.reader = reader
 
+    def open(self, source: Any, encoding: str, with_targets: bool = True) -> Table | Sequences:
+        """Open a source, and note what of it is unknown; DataError if it lacks a column."""
+        opened = self.reader.open(source, encoding, with_targets)
+        self.notes = opened.unknown if isinstance(opened, Table) else []
+        return opened
+
     def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
         """Every metric on data with targets."""
-        data = self.reader.read(self.reader.open(source, encoding))
+        data = self.reader.read(self.open(source, encoding))
         counts = {"sequences": len(data[0]), "steps": int(data[0].lengths.sum())}
         return Evaluation(counts, self.reader.score(self.network, data), self._baselines(data))
 
@@ -246,14 +253,14 @@ class SequencePredictor(Predictor, Generic[R]):
     def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
         """The longest sequences of data with targets that have at most ``steps`` steps."""
         steps = steps or PROBE_STEPS
-        data = self.reader.read(self.reader.open(source, encoding))
+        data = self.reader.read(self.open(source, encoding))
         order = np.argsort(data[0].lengths, kind="stable")
         fitting = int(np.searchsorted(data[0].lengths[order], steps, side="right")) or count
         return self.reader.batch(data, order[max(0, fitting - count) : fitting][::-1].copy()).probe()
 
     def outputs(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, NDArray[np.float64]]]:
         """Each sequence of a source, no targets needed, with what the network puts out: ``(L,)`` or ``(T, L)``."""
-        return self.reader.outputs_of(self.network, self.reader.open(source, encoding, False), self.reader.blind)
+        return self.reader.outputs_of(self.network, self.open(source, encoding, False), self.reader.blind)
 
 
 # --- The task ---------------------------------------------------------------------------------------------------------
@@ -293,7 +300,7 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         else:
             columns = table.columns if isinstance(table, Sequences) else self._columns(table)
             parts = self._split(table, columns)
-            self.reader = self._fit(parts, table, columns)
+            self.reader = self._fit(parts, table, self._only_seen(parts, table, columns))
         data = {part: self.reader.read(table, parts == part) for part in range(3) if (parts == part).any()}
         for part, other in enumerate((options.validation, options.test), 1):
             if other is not None:
@@ -314,7 +321,22 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
     def _fit(self, parts: NDArray[np.int8], table: Table | Sequences, columns: Columns) -> R:
         """A reader fitted on the training sequences."""
 
-    def _encoder(self, records: Iterator[Record], count: int) -> Encoder:
+    def _only_seen(self, parts: NDArray[np.int8], table: Table | Sequences, columns: Columns) -> Columns:
+        """The columns with only those categories that occur in the training part."""
+        classes = columns.classes(columns.features)
+        if not classes or not isinstance(table, Table):
+            return columns
+        seen: dict[int, set[float]] = {at: set() for at in classes}
+        for part, record in zip(parts, records_of(table, columns, self.reader_type.per_step), strict=True):
+            if part == 0 and record.values is not None:
+                for at, some in seen.items():
+                    some.update(np.unique(record.values[:, at]).tolist())
+        columns = columns.only(columns.features, seen)
+        columns.check(table)
+        self.notes += table.unknown
+        return columns
+
+    def _encoder(self, records: Iterator[Record], count: int, columns: Columns) -> Encoder:
         """An encoder with vocabulary or scale of ``count`` training sequences."""
         asked, per_step = self.options, self.reader_type.per_step
         lowercase = not per_step if asked.lowercase is None else asked.lowercase
@@ -322,7 +344,7 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         options: DataOptions = replace(
             asked, lowercase=lowercase, max_length=max_length, min_count=least_count(asked, count)
         )
-        return Encoder.fit(records, options)
+        return Encoder.fit(records, options, columns.classes(columns.features))
 
     def _split(self, table: Table | Sequences, columns: Columns) -> NDArray[np.int8]:
         """For each sequence of the source: 0 to train, 1 to validate, 2 to test with."""

@@ -63,6 +63,7 @@ class TableTask(Task[B], Generic[B, Part]):
     def _columns(self, table: Table) -> Columns:
         """Which columns play which part, as the options say or by a guess."""
         columns, notes = columns_for(self.PREDICTS, table, {name: getattr(self.options, name) for name in self.COLUMNS})
+        columns.check(table)
         self.notes += [*table.notes, *notes, *unused(table, columns)]
         return columns
 
