@@ -573,6 +573,7 @@ class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOp
 
 def _as_text(value: Any) -> Any:
     """Paths and lists, which Python has and a command line does not, as they are written there."""
+    value = value.tolist() if type(value).__name__ == "ndarray" else value
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, Path) else value

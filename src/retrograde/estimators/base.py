@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
@@ -122,7 +123,7 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """The parameters that differ from their defaults."""
         found = {name: getattr(self, name) for name in self._defaults}
         return {name: value for name, value in found.items() if value is not self._defaults[name]
-                and value != self._defaults[name]}  # fmt: skip
+                and (isinstance(value, np.ndarray) or value != self._defaults[name])}  # fmt: skip
 
     def _adopt(
         self, run: TrainedRun, folder: TemporaryDirectory[str] | None = None, task: Task[Any] | None = None

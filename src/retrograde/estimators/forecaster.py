@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ..errors import DataError, OptionError
+from ..options import Options
 from ..tasks.forecast import ForecastPredictor
 from ..tasks.forecast_reader import key_of
 from ..tasks.quantiles import middle_of, places_of
@@ -54,7 +55,9 @@ class Forecaster(Estimator, task="forecast"):
             Polars or Arrow with a row for each step, such as ``unique_id``, ``ds``, ``y`` (``group=``, ``time=``,
             ``target=`` and ``features=`` name other columns).
         X : like y, optional
-            Further numbers to read at each step. They are not known ahead.
+            Further numbers to read at each step: of the past, or with ``known_future=`` (of arrays the columns are
+            ``x``, or ``x_0``, ``x_1``, …: ``"x*"`` names all) known at the steps to forecast too, or with ``static=``
+            of a whole series.
         fh : int or sequence of int, optional
             The steps ahead to forecast, from 1; the last is the ``horizon`` where that is not given.
 
@@ -65,7 +68,10 @@ class Forecaster(Estimator, task="forecast"):
         """
         self._given_series: GivenSeries | None = None
         given = GivenSeries.of(y, X)
-        roles = {**given.roles, **{name: value for name in given.roles if (value := getattr(self, name, None))}}
+        own = [Options.of({name: getattr(self, name)}) for name in ("known_future", "static")]
+        patterns = ",".join(filter(None, [own[0].known_future, own[1].static])).split(",")
+        roles: dict[str, Any] = given.apart(patterns)
+        roles |= {name: value for name in given.roles if (value := getattr(self, name, None))}
         steps = _steps(fh)
         if steps is not None and self.horizon is None:
             roles["horizon"] = int(steps.max())
@@ -97,10 +103,10 @@ class Forecaster(Estimator, task="forecast"):
         ----------
         fh : int or sequence of int, optional
             Steps ahead, from 1; by default those that `fit` was given, else the whole horizon.
-        X : None
-            Nothing is read of the steps to come.
+        X : like that of `fit`
+            With ``known_future`` the rows of the steps to come; a frame or an index has their groups and times.
         y : like that of `fit`, optional
-            The series to forecast; by default those of `fit`.
+            The series to forecast; by default those of `fit`. Where X came apart from y, X begins with its rows.
 
         Returns
         -------
@@ -137,11 +143,22 @@ class Forecaster(Estimator, task="forecast"):
 
     def _forecast(self, fh: Any, X: Any, y: Any, levels: Sequence[float] | None = None) -> Any:
         check_is_fitted(self, "run_")
-        if X is not None:
-            raise OptionError("X has numbers of steps to come, and the features of this forecast are not known ahead.")
         steps = self._check(_steps(fh) if fh is not None else self._fh)
-        given = GivenSeries.of(y) if y is not None else self._own()
-        return given.like(list(self._predictor.predict(given.table)), self._predictor, steps, levels)
+        read = self._predictor.reader.columns.read
+        given, X = (self._own(), X) if y is None else GivenSeries.continued(y, X) if read else (GivenSeries.of(y), X)
+        return given.like(list(self._predictor.predict(self._ahead(given, X))), self._predictor, steps, levels)
+
+    def _ahead(self, given: GivenSeries, X: Any) -> pyarrow.Table:
+        """Series with what is known of the steps to come."""
+        columns = self._predictor.reader.columns
+        if X is None:
+            return given.table
+        if not columns.known_future:
+            raise OptionError(
+                "X has numbers of steps to come, and the features of this forecast are not known ahead: name those "
+                "that are with known_future=."
+            )
+        return given.with_ahead(X, columns)
 
     def _own(self) -> GivenSeries:
         if self._given_series is None:
@@ -163,7 +180,8 @@ class Forecaster(Estimator, task="forecast"):
         check_is_fitted(self, "run_")
         steps, reader = self._check(_steps(fh) if fh is not None else self._fh), self._predictor.reader
         own = self._own()
-        before, _ = reader.read(own.table, "utf-8")
+        to_come = (y if own.form == "frame" and X is None else X) if reader.columns.known_future else None
+        before, _ = reader.read(self._ahead(own, to_come), "utf-8")
         after, _ = reader.read(own.followed_by(GivenSeries.of(y, X)), "utf-8")
         place_of, errors = {name: place for place, name in enumerate(after.names)}, []
         for place, levels in self._predictor.forecast(before):

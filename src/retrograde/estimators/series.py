@@ -5,6 +5,7 @@ Tests: `tests/estimators/test_forecaster.py`.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
+from ..data.columns import Columns
 from ..data.frames import as_frame, frame_of
 from ..errors import DataError
 from ..tasks.forecast import ForecastPredictor
@@ -54,7 +56,7 @@ class GivenSeries:
         DataError
             If y has none of these forms, or X has another number of rows than y.
         """
-        if type(y).__module__.partition(".")[0] == "pandas" and _index_tells(y):
+        if _has_times(y):
             return cls._of_pandas(y, X)
         frame = as_frame(y)
         if frame is not None:
@@ -82,6 +84,18 @@ class GivenSeries:
         return cls(pyarrow.table(columns), "arrays" if many else "array", roles, flat)
 
     @classmethod
+    def continued(cls, y: Any, X: Any) -> tuple[Self, Any]:
+        """From series and X with their rows and those of the steps that follow, which come back apart."""
+        if X is None or (as_frame(y) is not None and not _has_times(y)):
+            return cls.of(y), X
+        if _has_times(y):
+            return cls.of(y, X), X.loc[~X.index.isin(y.index)]
+        if isinstance(y, list | tuple) and len(y) > 0 and np.ndim(y[0]) > 0:
+            both = list(zip(X, map(len, y), strict=True))
+            return cls.of(y, [one[:steps] for one, steps in both]), [one[steps:] for one, steps in both]
+        return cls.of(y, X[: len(y)]), X[len(y) :]
+
+    @classmethod
     def _of_pandas(cls, y: Any, X: Any) -> Self:
         """Times and names of series from the index."""
         frame = y.to_frame(y.name if y.name is not None else "y") if y.ndim == 1 else y
@@ -102,6 +116,50 @@ class GivenSeries:
             roles["features"] = ",".join(features)
         table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
         return cls(table, "pandas", roles, y.iloc[:0] if len(levels) > 1 else y.iloc[-1:])
+
+    def apart(self, patterns: Sequence[str]) -> dict[str, str]:
+        """The roles, without features that are named to be another kind of them."""
+        roles = dict(self.roles)
+        names = [name for name in roles.pop("features", "").split(",") if name]
+        kept = [name for name in names if not any(fnmatch.fnmatch(name, one.strip()) for one in patterns)]
+        return roles | ({"features": ",".join(kept)} if kept else {})
+
+    def with_ahead(self, X: Any, columns: Columns) -> pyarrow.Table:
+        """These series with the features of the steps that follow, whose targets are empty.
+
+        Raises
+        ------
+        DataError
+            If X has another form, or lacks a column.
+        """
+        table = self.table
+        if self.form in ("array", "arrays"):
+            blocks = [_matrix(one, "X") for one in (X if self.form == "arrays" else [X]) if len(one)]
+            names = [name for name in table.column_names if re.fullmatch(r"x(_\d+)?", name)]
+            wrong = next((one.shape[1] for one in blocks if one.shape[1] != len(names)), None)
+            if wrong is not None or (self.form == "arrays" and len(blocks) != table["series"].to_numpy().max() + 1):
+                raise DataError(f"X must have the {len(names)} columns that it had in fit, for each series.")
+            more = {name: np.concatenate([one[:, at] for one in blocks]) for at, name in enumerate(names)}
+            if self.form == "arrays":
+                more["series"] = np.repeat(np.arange(len(blocks)), [len(one) for one in blocks])
+            ahead = pyarrow.table(more)
+        elif self.form == "pandas":
+            ahead = self._of_pandas(X.rename_axis(index=self.original.index.names), None).table
+        else:
+            frame = as_frame(X)
+            if frame is None:
+                raise DataError("X must be a DataFrame, as the series are.")
+            ahead = frame.to_arrow()
+        needed = [*columns.group, *filter(None, [columns.time]), *columns.known_future]
+        if lacking := [name for name in needed if name not in ahead.column_names]:
+            raise DataError(f"X lacks the column {lacking[0]!r} of the steps to come.")
+        ahead = ahead.select([name for name in needed if name in table.column_names])
+        fields = {name: table.schema.field(name).type for name in ahead.column_names}
+        try:
+            ahead = ahead.cast(pyarrow.schema([(name, fields[name]) for name in ahead.column_names]))
+        except pyarrow.ArrowInvalid as error:
+            raise DataError(f"X does not fit the series: {' '.join(str(error).split()):.200}.") from None
+        return pyarrow.concat_tables([table, ahead], promote_options="permissive")
 
     def followed_by(self, other: GivenSeries) -> pyarrow.Table:
         """These series with the steps that another part of them has."""
@@ -181,8 +239,10 @@ def _of_levels(
     return medians, [name for name in medians[0] if name in groups or name.endswith(tuple(wanted))]
 
 
-def _index_tells(y: Any) -> bool:
-    """Whether the index of a pandas object has times, or names of series, rather than row numbers."""
+def _has_times(y: Any) -> bool:
+    """Whether this is pandas with an index that has times, or names of series, rather than row numbers."""
+    if type(y).__module__.partition(".")[0] != "pandas":
+        return False
     index = getattr(y, "index", None)
     return y.ndim == 1 or getattr(index, "nlevels", 1) > 1 or type(index).__name__ in ("DatetimeIndex", "PeriodIndex")
 
