@@ -210,6 +210,11 @@ def test_forecast_from_file_to_predictions(retrograde, sales, tmp_path, strategy
         assert float(row["sales"]) == pytest.approx(50 + 0.2 * n + 20 * math.sin(2 * math.pi * n / 12), abs=6)
     judged = json.loads(retrograde("evaluate", run, sales, "--json").out)
     assert judged["mase"] < judged["baselines"]["seasonal naive"]["mase"]
+    tested = retrograde("evaluate", run, sales, "--backtest", 2)
+    assert "Backtest from 2 origins, 12 steps apart, MASE:" in tested.out and "\n  step 12: " in tested.out
+    assert "the model was trained on this data" in tested.err
+    backtest = json.loads(retrograde("evaluate", run, sales, "--backtest", 2, "--json").out)["backtest"]
+    assert [row["name"] for row in backtest["origins"]] == ["24 steps before the end", "12 steps before the end"]
 
 
 def test_forecast_of_a_table_with_a_row_for_each_series(retrograde, tmp_path):
@@ -337,6 +342,8 @@ def test_remedies_train_and_resume(retrograde, text, reviews, tmp_path, more):
             "no such column; there are 'id', 'review', 'sentiment'",
         ),
         (["{reviews}", "--task", "classify", "--horizon", "3"], "--horizon is for --task forecast"),
+        (["{sales}", "--task", "forecast", "--quantiles", "0.1,90"], "write levels between 0 and 1, such as 0.1,0.5"),
+        (["{sales}", "--task", "forecast", "--backtest", "500", "--horizon", "2"], "needs 500 forecasts of 2 steps"),
         (["{reviews}", "--task", "classify", "--bptt", "3"], "--bptt is for --task language"),
         (["{reviews}", "--task", "forecast"], "no column of numbers to forecast"),
         (["{reviews}", "--task", "classify", "--label", "id"], "look like numbers or names, not classes"),

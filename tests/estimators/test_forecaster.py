@@ -120,6 +120,44 @@ def test_quantiles_that_were_not_trained(fitted):
         fitted.predict_quantiles()
 
 
+PROMOTION = (np.arange(52) % 7 == 0).astype(float)
+
+
+def test_what_is_known_ahead_comes_as_x():
+    model = rg.Forecaster(known_future="x", horizon=3, **FAST).fit(Y, X=PROMOTION[:48])
+    assert model.run_.predictor.reader.plan.known == 1 and model.run_.predictor.reader.plan.features == 0
+    found = model.predict(X=PROMOTION[48:])
+    assert np.array_equal(model.predict(y=Y, X=PROMOTION), found) and found.shape == (3,)
+    assert model.score(Y[:3], X=PROMOTION[48:51]) < 0
+    with pytest.raises(DataError, match="the series has no 'x' at step 2 of the 3 to forecast"):
+        model.predict(X=PROMOTION[48:49])
+    with pytest.raises(DataError, match="X must have the 1 columns that it had in fit"):
+        model.predict(X=np.zeros((3, 2)))
+
+
+def test_pandas_and_frames_with_what_is_known_ahead_and_what_is_static():
+    days = pandas.date_range("2024-01-01", periods=52, name="day")
+    X = pandas.DataFrame({"promotion": PROMOTION, "heat": np.arange(52.0)}, days)
+    series = pandas.Series(Y, days[:48], name="sales")
+    model = rg.Forecaster(known_future=["promotion"], horizon=3, **FAST).fit(series, X=X[:48])
+    columns = model.run_.predictor.reader.columns
+    assert columns.features == ("heat",) and columns.known_future == ("promotion",)
+    found = model.predict(X=X[48:][["promotion"]])
+    assert list(found.index) == list(days[48:51]) and model.predict(y=series, X=X).equals(found)
+
+    both = [
+        pandas.DataFrame({"unique_id": one, "ds": days, "y": [*Y, *[np.nan] * 4], "promotion": PROMOTION, "kind": kind})
+        for one, kind in (("a", "big"), ("b", "small"))
+    ]
+    frame = pandas.concat(both)
+    past, later = frame[frame.y.notna()], frame[frame.y.isna()]
+    model = rg.Forecaster(known_future="promotion", static="kind", horizon=3, **FAST).fit(past)
+    found = model.predict(X=later[["unique_id", "ds", "promotion"]])
+    assert found.shape == (6, 3) and model.predict(y=frame).equals(found)
+    with pytest.raises(DataError, match="X lacks the column 'promotion' of the steps to come"):
+        model.predict(X=later[["unique_id", "ds"]])
+
+
 def test_flow_and_page(fitted):
     assert fitted.flow().steps == {"l0": 8} or fitted.flow().layers == ["l0"]
     assert fitted.report().exists()

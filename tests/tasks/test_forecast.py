@@ -145,6 +145,18 @@ def test_the_loss_of_quantiles_is_the_pinball_loss_and_their_scores_count_what_l
     assert scores["within_60"] == pytest.approx(float(((found[0] <= truth) & (truth <= found[2])).mean()))
 
 
+def test_quantiles_that_are_too_narrow_are_corrected_on_the_validation_part(walk: str) -> None:
+    task = new_task(walk, {**TINY, "quantiles": "0.2,0.8"})
+    network = task.model()
+    with torch.no_grad():
+        network.output.bias.zero_()
+    before = task.score(network, task.validation)
+    assert "quantiles were corrected on the validation part" in task.settle(network)
+    after = task.score(network, task.validation)
+    assert before["within_60"] < 0.3 and 0.6 <= after["within_60"] < 0.85
+    assert after["mase"] == pytest.approx(before["mase"], rel=0.02)  # the median stays
+
+
 def test_a_run_with_quantiles_and_a_backtest_from_training_to_the_page(seasonal: str, tmp_path: Path) -> None:
     options = {**TINY, "quantiles": [0.1, 0.9], "backtest": 3, "max_steps": 2}
     train(seasonal, tmp_path / "run", **options)

@@ -266,11 +266,12 @@ class _Guess:
 
 def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     table, cells = guess.table, guess.cells
+    static = guess.chosen.pop("static", None)  # the name of a series may be one
     guess.named("group", "time")
     channels = _channels(guess)
     if guess.layout == "wide" or (guess.layout is None and channels is not None):
-        return _of_wide(guess, channels)
-    guess.named("target", "features", "known_future", "static", patterns=False)
+        return _of_wide(guess, channels, static)
+    guess.named("target", "features", "known_future", patterns=False)
     if not guess.get("time") and not guess.free("time") and (odd := guess.odd_one("time")):
         raise DataError(f"{table.source}: {odd}; fix it, or name the column that puts rows in order with --time.")
     spread = _spread_over(guess)
@@ -284,7 +285,9 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
             "rows are read in the order of the file."
         )
     guess.guess("group", guess.repeated(guess.usual("group", guess.free("text"))) or guess.telling_apart())
-    guess.named("target", "features", "known_future", "static", patterns=True)
+    guess.chosen |= {} if static is None else {"static": static}
+    guess.named("static")
+    guess.named("target", "features", "known_future", patterns=True)
     words = [name for name in guess.free("text") if not cells[name].differ]
     if not guess.get("group") and words:
         guess.notes.append(
@@ -350,7 +353,7 @@ def _growing(cells: Cells) -> bool:
     return len(cells.all) == len(cells.present) > 2 and bool((np.diff(moments(cells.all)) > 0).all())
 
 
-def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Columns, list[str]]:
+def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None, static: Any) -> tuple[Columns, list[str]]:
     source, cells = guess.table.source, guess.cells
     if guess.get("time"):
         raise OptionError("--time is for a table whose rows are steps; this one has a row per series (--layout wide).")
@@ -363,7 +366,6 @@ def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Colu
         raise OptionError(
             "--known-future is for a table whose rows are steps: one with a row per series has no rows to come."
         )
-    guess.named("static")
     for role in {"target", "features"} & guess.chosen.keys():
         guess.chosen[role] = _channels_named(guess, role, channels)
     words = guess.free("text")
@@ -373,6 +375,8 @@ def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None) -> tuple[Colu
         guess.guess("group", (names[0],))
     elif words and guess.differ_together(words):  # a country and its province, say
         guess.guess("group", tuple(words))
+    guess.chosen |= {} if static is None else {"static": static}
+    guess.named("static")
     free = [name for name in channels if name not in guess.chosen.get("features", ())]
     usual = guess.usual("target", free)
     guess.guess("target", (usual,) if usual is not None else tuple(free))

@@ -57,8 +57,8 @@ class Scaler(NamedTuple):
 
     def leaving(self, places: Iterable[int]) -> Scaler:
         """The same, with some channels left as they are."""
-        mean, scale = self.mean.copy(), self.scale.copy()
-        mean[list(places)], scale[list(places)] = 0.0, 1.0
+        mean, scale, left = self.mean.copy(), self.scale.copy(), list(places)
+        mean[left], scale[left] = 0.0, 1.0
         return Scaler(mean, scale)
 
     def as_dict(self) -> dict[str, list[float]]:

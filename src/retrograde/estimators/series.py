@@ -102,7 +102,7 @@ class GivenSeries:
         frame = frame.rename(columns=str)
         targets, index = [str(name) for name in frame.columns], frame.index
         if X is not None:
-            frame = frame.join(X.rename(columns=str), rsuffix="_x")
+            frame = frame.join(X.rename(columns=str).rename(columns={name: f"{name}_x" for name in targets}))
         levels = [str(name) if name is not None else f"level_{at}" for at, name in enumerate(index.names)]
         if len(levels) == 1 and index.names[0] is None:
             levels = ["time"]
