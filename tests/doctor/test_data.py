@@ -133,6 +133,14 @@ def test_a_network_that_found_nothing_better_than_the_best_constant_is_not_ill_o
         model.head.weight.mul_(1e-4)
         model.head.bias.fill_(float(noise(0)[1].mean()))
     assert "constant_output" not in found(RULES, model, noise, record=TrainingRecord(updates=100))
+    deep = Net(nn.LSTM, num_layers=3)  # states that differ by little, but by more than rounding
+    with torch.no_grad():
+        for name, parameter in deep.layer.named_parameters():
+            parameter.mul_(0.2 if "weight" in name else 1.0)
+        last = deep.layer(noise(0)[0])[0][-1]
+        assert 1e-7 < float(last.std(0).max()) < 1e-4
+        deep.head.bias.fill_(float(noise(0)[1].mean() - (last @ deep.head.weight.T).mean()))
+    assert "constant_output" not in found(RULES, deep, noise, record=TrainingRecord(updates=100))
     with torch.no_grad():
         model.head.bias.fill_(5.0)  # not at the best constant
     assert "constant_output" in found(RULES, model, noise, record=TrainingRecord(updates=100))

@@ -118,6 +118,21 @@ def test_a_learning_rate_that_spoils_the_weights_is_found_from_the_start():
     assert set(own) == {"not_finite", "learning_rate_too_high"}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_gradient_that_exploded_is_named_although_the_weights_are_spoiled(known):
+    """By the start of the weights, or, where another start is given, by the first gradient."""
+    model = Net(nonlinearity="relu")
+    model.layer.weight_hh_l0.data = 1.3 * torch.eye(16)
+    start = copy.deepcopy(model) if known else Net(nonlinearity="relu")
+    record = train(model, updates=20, lr=0.01, optimizer="sgd", clip=None, steps=60)
+    own = found(RULES, model, record=record, untrained=start, steps=60)
+    assert {"not_finite", "exploding"} <= set(own)
+    assert ("before training" in own["exploding"][0].rule) == known
+    calm = Net()
+    record = train(calm, updates=30, lr=20.0, optimizer="sgd", clip=None)
+    assert "exploding" not in found(RULES, calm, record=record, untrained=Net())
+
+
 def test_nothing_else_is_examined():
     model = Net()
     with torch.no_grad():

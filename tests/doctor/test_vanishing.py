@@ -265,6 +265,38 @@ def test_one_direction_is_found_where_even_that_one_shrinks():
     assert 0.01 < kinds["one_direction"][0].numbers["first"] < 0.02
 
 
+def test_one_direction_is_found_where_all_shrink_and_one_the_least_and_where_one_of_several_values_is_learned():
+    def net(first, others):
+        model = Net(inputs=3, outputs=3, last=False)
+        basis = nn.init.orthogonal_(torch.empty(16, 16))
+        keeps = torch.tensor([first] + [others] * 15)
+        model.layer.weight_hh_l0.data = basis @ torch.diag(keeps) @ basis.T
+        return model
+
+    def kinds(model, judge=by_step):
+        record = STUCK
+        return found([memory.one_direction], model, echo, judge, record=record, untrained=model, lag=6, count=200)
+
+    (finding,) = kinds(net(0.45, 0.05))["one_direction"]
+    assert finding.numbers["first"] < 0.01 and "alike" in finding.ruled_out[0]
+    assert not kinds(net(0.3, 0.28))
+
+    class Knows(Net):
+        """Learned one of three values."""
+
+        def forward(self, x):
+            answers = super().forward(x) * torch.tensor([0.0, 0.1, 0.1])
+            return answers + echo_of(x) * torch.tensor([1.0, 0.0, 0.0])
+
+    def echo_of(x):
+        return x.roll(6, 0) * (torch.arange(len(x)) >= 6)[:, None, None]
+
+    model = net(0.95, 0.1)
+    model.__class__ = Knows
+    (finding,) = kinds(model)["one_direction"]
+    assert "clearest at lag 6" in finding.rule
+
+
 # --- The curse of memory ----------------------------------------------------------------------------------------------
 
 

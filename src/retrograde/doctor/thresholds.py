@@ -64,6 +64,11 @@ class THRESHOLDS:
         "share of the largest singular value from which a direction of the gradient arrives",
         "that of reach_fraction",
     )
+    direction_gap = Threshold(
+        0.5,
+        "what the second direction keeps per step of what the first keeps, below which one alone is kept",
+        "random weights of 8 units or more keep 0.63 to 1",
+    )
     calm_growth = Threshold(10.0, "growth of the gradient of the states up to which it is calm", "a tenth of exploding")
     long_memory = Threshold(
         30.0, "steps of memory 1 / (1 - λ²), at most T, above which it may be a curse", "Zucchet and Orvieto 2024"

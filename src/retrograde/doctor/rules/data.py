@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -132,8 +132,9 @@ def constant_output(exam: Examination) -> Iterable[Finding]:
     states = max(
         (s for call in own.calls for t in tensors(call.output) if (s := _spread(t, own)) is not None), default=0.0
     )
-    size = max(float(leaf.detach().double().square().mean().sqrt()) for leaf in outputs)
-    moves = max(spreads) > THRESHOLDS.rounding.value * size and states >= least
+    rounding = THRESHOLDS.rounding.value
+    sizes = [_size(outputs), _size([t for call in own.calls for t in tensors(call.output)])]
+    moves = all(spread > rounding * size for spread, size in zip((max(spreads), states), sizes, strict=True))
     if exam.record.updates and moves and exam.progress.remaining <= 1 + THRESHOLDS.solved_share.value:
         exam.notes.append("The output is nearly constant, and at the best constant: training found nothing better.")
         return
@@ -163,6 +164,11 @@ def constant_output(exam: Examination) -> Iterable[Finding]:
             "data that do not differ: inputs and targets do",
         ),
     )
+
+
+def _size(leaves: Sequence[Tensor]) -> float:
+    """The largest root mean square of any."""
+    return max((float(leaf.detach().double().square().mean().sqrt()) for leaf in leaves), default=0.0)
 
 
 def _spread(leaf: Tensor, own: Answer) -> float | None:

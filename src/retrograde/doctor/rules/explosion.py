@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ..findings import Chart, Curve, Finding, Kind
 from ..thresholds import THRESHOLDS
 from .memory import by_lag
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "exploding_from_start"]
 
 
 def chaos(exam: Examination) -> Iterable[Finding]:
@@ -98,6 +99,35 @@ def exploding(exam: Examination) -> Iterable[Finding]:
         ruled_out=(other, f"large gradients of a solved task: {unlearned}"),
         chart=by_lag(exam, "Gradient by lag"),
     )
+
+
+def exploding_from_start(exam: Examination) -> Iterable[Finding]:
+    """Of weights that are spoiled nothing is known: whether the gradient exploded in the network as training began.
+
+    Measured on the untrained network; where that is a twin with another start, by the first recorded gradient: in units
+    of the weights and the loss, it is of about 1 in size unless it grows on its way.
+    """
+    if not exam.record.updates:
+        return
+    start = replace(exam, model=exam.untrained, record=replace(exam.record, updates=0, losses=(), diverged=False))
+    found = [*chaos(start), *exploding(start)]
+    for finding in found:
+        yield replace(finding, message=f"Before training, {finding.message}", rule=f"{finding.rule}, before training")
+    losses, norms, least = exam.record.losses, exam.record.gradient_norms, THRESHOLDS.sensitivity.value
+    if found or not losses or not norms or not 0 < losses[0] < math.inf or math.isnan(norms[0]):
+        return
+    size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in exam.untrained.parameters()))
+    sensitivity = norms[0] * size / losses[0]
+    if sensitivity > least:
+        yield Finding(
+            Kind.EXPLODING,
+            f"the first gradient of training has norm {norms[0]:.3g} at a loss of {losses[0]:.3g}: weights that change "
+            f"by 1 % change the loss by {sensitivity / 100:.3g} times its size. Nothing else had been changed yet, so "
+            "the gradient grows on its way back through the steps.",
+            {"sensitivity": sensitivity, "norm": norms[0], "loss": losses[0]},
+            f"first gradient, relative to weights and loss, {sensitivity:.3g} > {least:g}, and not solved",
+            ruled_out=("a learning rate that is too large alone: it was the first gradient",),
+        )
 
 
 RULES = (chaos, exploding)

@@ -17,6 +17,7 @@ from ... import _torch_private
 from ..examination import Examination, Sample
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import Answer, answers, tensors
+from .explosion import exploding_from_start
 from .training import learning_rate_from_start
 
 __all__ = ["RULES"]
@@ -48,6 +49,7 @@ def not_finite(exam: Examination) -> Iterable[Finding]:
     )
     if weights:
         yield from learning_rate_from_start(exam)
+        yield from exploding_from_start(exam)
 
 
 def _ruled_out(data: bool, weights: bool) -> tuple[str, ...]:

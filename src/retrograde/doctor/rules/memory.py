@@ -232,9 +232,10 @@ def truncation(exam: Examination) -> Iterable[Finding]:
 
 
 def one_direction(exam: Examination) -> Iterable[Finding]:
-    """At the needed lag the gradient arrives in the best direction, but in fewer than the errors have."""
-    unlearned, need, travel = exam.unlearned, exam.need, exam.travel
-    if not unlearned or need is None or need.lag < 1 or exam.flow.linearization is None:
+    """At the lag to be remembered the gradient arrives in the best direction, but in fewer than the errors have."""
+    lag, why = _lag_to_learn(exam)
+    travel = exam.travel
+    if lag < 1 or exam.flow.linearization is None:
         return
     run = exam.flow.linearization.runs.get(travel.layer)
     if run is None or run.reverse:
@@ -243,34 +244,50 @@ def one_direction(exam: Examination) -> Iterable[Finding]:
         raise FlowError(f"A state of {run.state_size} numbers is too large to multiply its Jacobians.")
     run = run.reordered(torch.arange(min(SPECTRA, run.batch_size)))
     last = run.steps - 1 if run.mask is None else int(run.mask.sum(0).min()) - 1
-    if last - need.lag < -1:
+    if last - lag < -1:
         return
-    spectrum = np.exp(jacobians.log_singular_values(run, last - need.lag, last))
+    spectrum = np.exp(jacobians.log_singular_values(run, last - lag, last))
     relative, least = spectrum / spectrum[:, :1], THRESHOLDS.direction_share.value
     arriving, best = float(np.median((relative >= least).sum(1))), float(np.median(spectrum[:, 0]))
-    asked = exam.error_directions
-    if not best >= THRESHOLDS.reach_fraction.value:  # no direction is left: the gradient vanishes
+    asked, second = exam.error_directions, float(np.median(relative[:, 1])) if relative.shape[1] > 1 else 0.0
+    gap, most = second ** (1 / lag), THRESHOLDS.direction_gap.value
+    # Of all directions that shrink alike none is left: the gradient vanishes.
+    if not best >= THRESHOLDS.reach_fraction.value and not gap <= most:
         return
     if math.isnan(asked) or arriving + 0.5 > asked or not np.isfinite(relative).all():
         return
-    second = float(np.median(relative[:, 1]))
+    alone = f"the first keeps {best:.2g} over {lag} steps"
     yield Finding(
         Kind.ONE_DIRECTION,
-        f"over {need.lag} steps the gradient arrives in {arriving:.0f} of {run.state_size} directions of the state, "
+        f"over {lag} steps the gradient arrives in {arriving:.0f} of {run.state_size} directions of the state, "
         f"and the errors have {asked:.1f}: the second is {second:.1g} of the first, so most of what is to be "
         "remembered is lost.",
-        {"directions": arriving, "asked": asked, "first": best, "second": second, "need": need.lag}
+        {"directions": arriving, "asked": asked, "first": best, "second": second, "need": lag}
         | {"condition": 1 / max(second, 1e-300)},
-        f"directions above {least:.0%} of the largest {arriving:.0f} < {asked:.1f} of the errors, and {unlearned}",
-        ruled_out=(f"vanishing in all directions: the first keeps {best:.2g} over {need.lag} steps",),
+        f"directions above {least:.0%} of the largest {arriving:.0f} < {asked:.1f} of the errors, and {why}",
+        ruled_out=(
+            f"vanishing in all directions: {alone}"
+            if best >= THRESHOLDS.reach_fraction.value
+            else f"vanishing in all directions alike: {alone}, the second loses {1 - gap:.0%} more at every step",
+        ),
         chart=Chart(
-            f"Singular values of the Jacobians' product over {need.lag} steps",
+            f"Singular values of the Jacobians' product over {lag} steps",
             "direction",
             "share of the largest",
             [_curve("median over sequences", np.arange(1.0, relative.shape[1] + 1), np.median(relative, 0))],
             log=True,
         ),
     )
+
+
+def _lag_to_learn(exam: Examination) -> tuple[int, str]:
+    """The lag that is to be learned, and why: the need, or, of a task that is learned in part, where most is left."""
+    if unlearned := exam.unlearned:
+        return (0 if exam.need is None else exam.need.lag), unlearned
+    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    if not unsolved or exam.need is None:
+        return 0, ""
+    return min(exam.left.peak or 0, exam.need.lag), f"{unsolved}, clearest at lag {exam.left.peak}"
 
 
 def curse(exam: Examination) -> Iterable[Finding]:
