@@ -61,9 +61,7 @@ html_show_sourcelink = False
 html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_sidebars = {
-    page: [] for page in ("docs/index", "docs/tour", "docs/theory", "docs/lab")
-}  # no menu of their own  # no menu of their own
+html_sidebars = {page: [] for page in ("docs/index", "docs/tour", "docs/theory", "docs/lab")}  # no menu of their own
 html_theme_options = {
     "logo": {"text": "retrograde"},
     "header_links_before_dropdown": 8,

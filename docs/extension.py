@@ -29,7 +29,7 @@ MENUS = {
     "docs/howto",
     "docs/reference",
     "docs/design",
-    "docs/zh/index",
+    "docs/zh/README.zh-CN",
     "benchmarks/README",
     "examples/papers/README",
 }

@@ -27,11 +27,11 @@ for path in font_manager.findSystemFonts():  # matplotlib's own list of fonts ma
         font_manager.fontManager.addfont(path)
         plt.rcParams["font.family"] = ["DejaVu Sans", font_manager.FontProperties(fname=path).get_name()]
 WORDS = {
-    "lag": ("lag (steps back)", "滞后(往回的步数)"),
-    "share": ("gradient left, % of lag 0", "剩余梯度,占滞后 0 的百分比"),
-    "rnn": ("tanh RNN, PyTorch's start", "tanh RNN,PyTorch 默认初始化"),
-    "gru": ("GRU with chrono initialization", "GRU,chrono 初始化"),
-    "need": ("need", "需求(need)"),
+    "lag": ("lag (steps back)", "间隔（往回的步数）"),
+    "share": ("gradient left, % of lag 0", "剩余梯度，占间隔 0 的百分比"),
+    "rnn": ("tanh RNN, PyTorch's start", "tanh RNN，PyTorch 默认初始化"),
+    "gru": ("GRU with chrono initialization", "GRU，chrono 初始化"),
+    "need": ("need", "需求（need）"),
     "signal": ("what the data asks for", "数据要求记住的"),
 }
 
