@@ -80,3 +80,53 @@ def test_tensorfloat_is_off_only_while_a_gradient_is_checked():
         assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32 == before[1]
     finally:
         torch.set_float32_matmul_precision(before[0])
+
+
+@pytest.fixture
+def other_default_device():
+    """As after ``torch.set_default_device("cuda")``: a tensor that a measurement makes must say where it lies."""
+    yield lambda: torch.set_default_device("meta")
+    torch.set_default_device("cpu")
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, rg.nn.LSTM])
+def test_measurements_do_not_depend_on_the_default_device(kind, other_default_device):
+    torch.manual_seed(0)
+    layer, x = kind(3, 4, 2), torch.randn(9, 16, 3)
+
+    def measured() -> list[object]:
+        flow = rg.gradient_flow(layer, x, loss=lambda output: output[0].square().mean(-1))
+        need = rg.flow.need_of(layer, [(x, x[..., 0])], lambda output, y: (output[0][..., 0] - y).square()).need
+        diagnosis = rg.diagnose(layer, [(x, x[..., 0])], lambda output, y: (output[0][..., 0] - y).square())
+        recorder = rg.GradientFlowRecorder(layer, lambda output: output[0].square().mean(-1), every=1, budget=None)
+        recorder.step(x)
+        weight = flow.weight()
+        return [
+            flow.norms,
+            flow.share_by_lag(weight),
+            flow.pair_contributions(weight).share,
+            flow.jacobian_norms(),
+            flow.lyapunov_exponents(),
+            flow.saturation().derivative_by_step,
+            flow.signal_by_lag().z,
+            need or -1,
+            len(diagnosis.findings),
+            rg.check_gradients(layer, x, entries=2).ok,
+            len(recorder.records),
+        ]
+
+    expected = measured()
+    other_default_device()
+    for found, known in zip(measured(), expected, strict=True):
+        np.testing.assert_allclose(found, known, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [rg.nn.GRU, rg.nn.LSTM])
+def test_layers_start_stream_and_step_whatever_the_default_device(kind, other_default_device):
+    layer, x = kind(3, 4), torch.randn(5, 1, 3)
+    other_default_device()
+    rg.nn.initialize(layer, recurrent="orthogonal", chrono=20)
+    stream = layer.stream()
+    expected = layer(x)[0][:, 0]
+    torch.testing.assert_close(torch.stack([stream(step[0]) for step in x]), expected)
+    torch.testing.assert_close(layer.trace(x).output[:, 0], expected)

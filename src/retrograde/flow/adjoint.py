@@ -95,7 +95,7 @@ def backward(
     if not (carry_h.any() or (carry_c is not None and carry_c.any())):
         seen = g_out.ne(0).any(dim=3).any(dim=2).any(dim=0).tolist()
         if inner_c is not None:
-            seen = (torch.tensor(seen) | inner_c.ne(0).any(dim=3).any(dim=2).any(dim=0).cpu()).tolist()
+            seen = (torch.tensor(seen, device="cpu") | inner_c.ne(0).any(dim=3).any(dim=2).any(dim=0).cpu()).tolist()
         while order and not seen[order[0]]:
             order.pop(0)
     for k in order:
@@ -255,7 +255,9 @@ def by_lag(
     """
     every = len(targets) == stack[0].steps
     spaces = [_Workspace(run, g, targets) for run, g in zip(stack, local, strict=True)]
-    first = torch.searchsorted(targets, torch.arange(int(targets[-1]) + 1)).tolist()  # row of the first t ≥ ℓ
+    first = torch.searchsorted(
+        targets, torch.arange(int(targets[-1]) + 1, device="cpu")
+    ).tolist()  # row of the first t ≥ ℓ
     for lag, row in enumerate(first):
         gone = row - first[lag - 1] if lag else 0
         at: slice | Tensor = slice(0, len(targets) - lag) if every else targets[targets >= lag] - lag

@@ -88,7 +88,11 @@ class SequenceSubset:
 
 def _spread(size: int, count: int) -> Tensor:
     """``count`` of ``size`` numbers, evenly apart."""
-    return torch.linspace(0, size - 1, count).round().long() if count > 1 else torch.zeros(1, dtype=torch.long)
+    return (
+        torch.linspace(0, size - 1, count, device="cpu").round().long()
+        if count > 1
+        else torch.zeros(1, dtype=torch.long, device="cpu")
+    )
 
 
 def leaves_of(batch: Any) -> list[Tensor | PackedSequence]:

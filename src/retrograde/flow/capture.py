@@ -283,7 +283,7 @@ class CallRecorder(TorchFunctionMode):
                 x = x.transpose(0, 1)
         else:  # packed: (data, batch_sizes, hx, weights, biases, …)
             data, sizes, hx, flat, biases, layers, dropout, train, bidirectional = args
-            mask = torch.arange(int(sizes[0])) < sizes.unsqueeze(1)
+            mask = torch.arange(int(sizes[0]), device="cpu") < sizes.unsqueeze(1)
             mask = mask.to(data.device)
             x = data.new_zeros(*mask.shape, data.shape[-1]).index_put(mask.nonzero(as_tuple=True), data)
         handed = (hx,) if isinstance(hx, Tensor) else tuple(hx)

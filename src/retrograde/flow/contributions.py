@@ -140,7 +140,10 @@ def by_pair(flow: GradientFlow, linearization: Linearization, label: str, kind: 
     g = g[chosen]
     square = float(g.square().sum())
     shape = (len(linearization.targets), run.steps)
-    norm2, dot = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    norm2, dot = (
+        torch.zeros(shape, dtype=torch.float64, device="cpu"),
+        torch.zeros(shape, dtype=torch.float64, device="cpu"),
+    )
     at = 0
     every = slice(None)
     for rows, adjoints in linearization.by_target():

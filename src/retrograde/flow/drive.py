@@ -126,10 +126,12 @@ def drive(
     for one in found:
         module, dtype = one.module, one.module.all_weights[0][0].dtype
         outputs = (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
-        direction = torch.randn(outputs, generator=generator, dtype=torch.float64)
+        direction = torch.randn(outputs, generator=generator, dtype=torch.float64, device="cpu")
         directions.append((direction / direction.norm()).to(dtype))
         if given is None:
-            noise = torch.randn(steps, sequences, module.input_size, generator=generator, dtype=torch.float64)
+            noise = torch.randn(
+                steps, sequences, module.input_size, generator=generator, dtype=torch.float64, device="cpu"
+            )
             inputs.append(noise.to(dtype))
             continue
         if given.shape[2] != module.input_size:

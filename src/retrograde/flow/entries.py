@@ -53,7 +53,11 @@ class Entry:
     @property
     def live(self) -> Tensor:
         """Which steps there are, `(T, B)`."""
-        return torch.ones(self.local.shape[:2], dtype=torch.bool) if self.run.mask is None else self.run.mask.cpu()
+        return (
+            torch.ones(self.local.shape[:2], dtype=torch.bool, device="cpu")
+            if self.run.mask is None
+            else self.run.mask.cpu()
+        )
 
 
 def entries_of(graph: Graph, *, head: bool) -> dict[str, Entry] | None:
@@ -109,7 +113,7 @@ def _local(call: Call) -> Tensor | None:
     if any(bool(g.any()) for g in g_c):
         return None
     local = g_out.clone()
-    batch = torch.arange(local.shape[1])
+    batch = torch.arange(local.shape[1], device="cpu")
     if call.reverse:
         last = torch.zeros_like(batch)
     elif call.mask is None:
@@ -124,7 +128,7 @@ def reading_of(entries: dict[str, Entry]) -> Reading:
     """Whether the head reads the states of many steps, or only the ends: of both directions, or of one."""
     for entry in entries.values():
         read = entry.local.ne(0).any(-1).cpu()
-        steps = torch.arange(len(read)).unsqueeze(1)
+        steps = torch.arange(len(read), device="cpu").unsqueeze(1)
         first = torch.where(read, steps, len(read)).amin(0)
         last = torch.where(read, steps, -1).amax(0)
         share = ((last - first).clamp(min=0) / (entry.live.sum(0) - 1).clamp(min=1))[last >= 0]
@@ -155,7 +159,7 @@ def _still_left(entry: Entry, effort: float) -> NDArray[np.float64]:
         return np.full(steps, np.nan)
     one = batch * steps / 2 * sum(w.numel() for w in (entry.run.weights.hh, entry.run.weights.ih))
     most = max(4, int(effort / max(1.0, one)))
-    targets = rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).round().long()]
+    targets = rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most, device="cpu").round().long()]
     found = np.full(steps, np.nan)
     for lag, (norms, counted) in enumerate(_norms(entry, read[targets], targets)):
         if counted.any():

@@ -92,7 +92,7 @@ class Graph:
     def send_rows(self, rows: Tensor, *, keep: bool = False, factor: float = 1.0) -> dict[str, Adjoints]:
         """Send the losses of some steps back, each separately, multiplied by a factor."""
         directions = self.losses.new_zeros(len(rows), *self.losses.shape)
-        directions[torch.arange(len(rows)), rows] = factor
+        directions[torch.arange(len(rows), device="cpu"), rows] = factor
         return self.send(directions, keep=keep)
 
     def _backward(self, directions: Tensor, calls: list[AnyCall], *, batched: bool) -> dict[AnyCall, Adjoints]:
@@ -118,7 +118,9 @@ class Graph:
         if batch == 1 or not runs:
             return False
         # Any two sequences are on different sides of some of these halves, in either order.
-        bits = torch.arange(batch) >> torch.arange((batch - 1).bit_length()).unsqueeze(1) & 1
+        bits = (
+            torch.arange(batch, device="cpu") >> torch.arange((batch - 1).bit_length(), device="cpu").unsqueeze(1) & 1
+        )
         sides = torch.cat([bits, 1 - bits]).bool()
         weights = distinct_weights(len(self.losses)).to(self.losses).unsqueeze(-1)
         directions = sides.to(self.losses.device).unsqueeze(1) * weights
@@ -176,7 +178,7 @@ def closed(calls: list[AnyCall]) -> Iterator[None]:
 
 def distinct_weights(steps: int) -> Tensor:
     """Numbers without simple ratios, so that what two losses send to a third step cannot cancel: `(steps,)`."""
-    return 0.5 + torch.arange(1, steps + 1, dtype=torch.float64).mul(0.6180339887498949).frac()
+    return 0.5 + torch.arange(1, steps + 1, dtype=torch.float64, device="cpu").mul(0.6180339887498949).frac()
 
 
 @contextlib.contextmanager

@@ -180,8 +180,8 @@ class _Head:
         if g.dim() == 4:
             return g[:, : len(call.h)]
         whole = g.new_zeros(n, *call.h.shape)
-        last = torch.full(call.h.shape[1:2], len(call.h)) if call.mask is None else call.mask.sum(0)
-        whole[:, last - 1, torch.arange(len(last))] = g
+        last = torch.full(call.h.shape[1:2], len(call.h), device="cpu") if call.mask is None else call.mask.sum(0)
+        whole[:, last - 1, torch.arange(len(last), device="cpu")] = g
         return whole
 
 
@@ -202,6 +202,6 @@ def _levels(steps: int) -> Tensor:
     for passes in count(1):
         rows = [row for row in product(range(3), repeat=passes) if sum(row) == passes]
         if len(rows) >= steps:
-            table = torch.tensor(rows[:steps], dtype=torch.float64).T
+            table = torch.tensor(rows[:steps], dtype=torch.float64, device="cpu").T
             return torch.where(table == 2, torch.nan, table).contiguous()
     raise AssertionError

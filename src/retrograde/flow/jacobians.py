@@ -142,7 +142,7 @@ def _per_step(run: Run, what: Callable[[Tensor], Tensor]) -> Array:
 def _orthonormal(batch: int, size: int, columns: int) -> Tensor:
     """Random orthonormal columns, always the same: not aligned with an eigenvector of a special matrix."""
     generator = torch.Generator().manual_seed(0)
-    q: Tensor = torch.linalg.qr(torch.randn(size, columns, dtype=torch.float64, generator=generator))[0]
+    q: Tensor = torch.linalg.qr(torch.randn(size, columns, dtype=torch.float64, generator=generator, device="cpu"))[0]
     many: Tensor = q.expand(batch, -1, -1)
     return many
 
@@ -157,9 +157,9 @@ def lyapunov_exponents(run: Run, count: int | None, burn_in: int) -> Array:
     if not 0 <= burn_in < len(steps):
         raise FlowError(f"burn_in is {burn_in}; expected steps between 0 and {len(steps) - 1}.")
     q = _orthonormal(run.batch_size, size, count)
-    logs = torch.zeros(run.batch_size, count, dtype=torch.float64)
-    lived = torch.zeros(run.batch_size, 1, dtype=torch.float64)
-    dead = torch.zeros(run.batch_size, count, dtype=torch.bool)
+    logs = torch.zeros(run.batch_size, count, dtype=torch.float64, device="cpu")
+    lived = torch.zeros(run.batch_size, 1, dtype=torch.float64, device="cpu")
+    dead = torch.zeros(run.batch_size, count, dtype=torch.bool, device="cpu")
     masks = None if run.mask is None else (run.mask.flip(0) if run.reverse else run.mask)
     for k, j in zip(steps, of_steps(run, steps.start, steps.stop), strict=True):
         if k == steps[0]:
@@ -242,7 +242,7 @@ def log_singular_values(run: Run, first: int, last: int) -> Array:
 
 def product_spectrum(jacobians: Iterable[Tensor]) -> Array:
     """Log singular values of J_n ⋯ J_1, falling, `(B, S)`, from `(B, S, S)` float64 factors in the order they act."""
-    q = log_d = n = torch.empty(0)
+    q = log_d = n = torch.empty(0, device="cpu")
     for j in jacobians:
         batch, size = j.shape[:2]
         if not len(n):
@@ -301,7 +301,7 @@ def _graded(log_d: Tensor, n: Tensor) -> Array:
         log_d = log_d + diagonal.abs().log()
         n = upper / diagonal.unsqueeze(1)
         order = log_d.argsort(descending=True)
-        if (order == torch.arange(len(order))).all():
+        if (order == torch.arange(len(order), device="cpu")).all():
             if (n.triu(1).abs() < 1e-15).all():
                 break
         else:  # an unsorted pair: sort it, and continue with a full matrix

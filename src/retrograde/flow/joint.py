@@ -134,10 +134,10 @@ def _by_lag(
     """See `Joint.by_lag`; of inputs `(lags, B, I)`, errors `(B, P)` and their Gram matrix, by target."""
     longest = max((len(x) for x, _, _ in every), default=0)
     steps = [[(x[lag], e, gram) for x, e, gram in every if len(x) > lag] for lag in range(longest)]
-    lag_of = torch.empty(0)
+    lag_of = torch.empty(0, device="cpu")
     if every and lasts is not None and bool((lasts != lasts[0]).any()):  # the same steps counted from the start
         ((x, e, gram),) = every
-        lag_of = lasts - torch.arange(longest).unsqueeze(1)  # (steps, B)
+        lag_of = lasts - torch.arange(longest, device="cpu").unsqueeze(1)  # (steps, B)
         rows = x.gather(0, lag_of.clamp(min=0).unsqueeze(-1).expand_as(x)) * (lag_of >= 0).unsqueeze(-1)
         steps += [[(row, e, gram)] for row in rows]
     p, consistency = np.array([_of_a_step(at, orders) for at in steps]).reshape(-1, 2).T
@@ -174,7 +174,7 @@ def _similarities(x: Tensor) -> list[Tensor]:
     spread = z.std(0)
     z = (z - z.mean(0))[:, spread > 0] / spread[spread > 0]
     if not z.shape[1]:
-        return [torch.zeros(len(z), len(z), dtype=z.dtype)] * 3
+        return [torch.zeros(len(z), len(z), dtype=z.dtype, device="cpu")] * 3
     product = z @ z.T
     square = product.diagonal()
     distance = (square + square.unsqueeze(1) - 2 * product).clamp(min=0)
@@ -196,7 +196,7 @@ def _p_value(statistic: float, kernels: list[Tensor], grams: list[Tensor], order
     null = Moments()
     for order in orders:
         some = order[:PAIRED]
-        together = torch.zeros(len(some), len(some), dtype=grams[0].dtype)
+        together = torch.zeros(len(some), len(some), dtype=grams[0].dtype, device="cpu")
         for kernel, gram in zip(kernels, grams, strict=True):
             together += kernel[:PAIRED, :PAIRED] * gram[some][:, some]
         null.add(together)

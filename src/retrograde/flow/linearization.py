@@ -116,13 +116,13 @@ class Linearization:
             for rows in torch.split(self.targets, size):
                 directions = [g.new_zeros(len(rows), *g.shape) for g in self.local]
                 for whole, g in zip(directions, self.local, strict=True):
-                    whole[torch.arange(len(rows)), rows] = g[rows]
+                    whole[torch.arange(len(rows), device="cpu"), rows] = g[rows]
                 yield rows, self._through_stack(directions)
             return
         losses = self.needed_graph.losses
         for rows in torch.split(self.targets, self.needed_graph.block_kept):
             block = losses.new_zeros(len(rows), *losses.shape)
-            block[torch.arange(len(rows)), rows] = 1
+            block[torch.arange(len(rows), device="cpu"), rows] = 1
             yield rows, self._send(block)
 
     @property

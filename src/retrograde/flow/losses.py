@@ -158,7 +158,11 @@ def check_finite(runs: Runs) -> None:
         before = 0
         for i, call in enumerate(own):
             for name, parts in values.items():
-                bad = torch.isfinite(parts[i]).all(-1).logical_not() if parts else torch.zeros(1, dtype=torch.bool)
+                bad = (
+                    torch.isfinite(parts[i]).all(-1).logical_not()
+                    if parts
+                    else torch.zeros(1, dtype=torch.bool, device="cpu")
+                )
                 if bad.any():
                     steps = bad.any(1).nonzero().flatten()
                     k = int(steps[-1] if call.reverse and name == "state" else steps[0])
@@ -206,6 +210,6 @@ def valid_steps(own: Sequence[AnyCall]) -> Tensor:
     """`(T, B)` bool: which steps of a layer each of the user's sequences has."""
     parts = []
     for call in own:
-        there = torch.ones(call.h.shape[:2], dtype=torch.bool) if call.mask is None else call.mask.cpu()
+        there = torch.ones(call.h.shape[:2], dtype=torch.bool, device="cpu") if call.mask is None else call.mask.cpu()
         parts.append(there if call.order is None else there[:, call.order.cpu()])
     return torch.cat(parts)

@@ -139,7 +139,7 @@ def _quantiles(reduce: Any) -> list[float] | str:
 
 def _targets(targets: Any, steps: int, final: bool) -> Tensor:
     if targets is None:
-        return torch.arange(steps)
+        return torch.arange(steps, device="cpu")
     if final:
         raise FlowError("targets= chooses among losses by step (T, B), but this loss is one per sequence (B,).")
     try:
@@ -151,7 +151,7 @@ def _targets(targets: Any, steps: int, final: bool) -> Tensor:
     chosen = sorted({t + steps if t < 0 else t for t in chosen})
     if not chosen or chosen[0] < 0 or chosen[-1] >= steps:
         raise FlowError(f"targets is {list(targets)}; expected steps between 0 and {steps - 1}.")
-    return torch.tensor(chosen)
+    return torch.tensor(chosen, device="cpu")
 
 
 def _wanted(runs: Mapping[str, Any], layers: Any, state: State) -> list[str]:

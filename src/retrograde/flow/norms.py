@@ -135,7 +135,9 @@ class Norms:
             return np.asarray((total / exists.expand_as(norms).sum(-1).clamp(min=1)).cpu())
         assert isinstance(self.quantiles, list)
         blank = torch.where(exists, norms, torch.nan)
-        found = torch.nanquantile(blank, torch.tensor(self.quantiles, dtype=norms.dtype), dim=-1).movedim(0, -1)
+        found = torch.nanquantile(blank, torch.tensor(self.quantiles, dtype=norms.dtype, device="cpu"), dim=-1).movedim(
+            0, -1
+        )
         found = torch.where(exists.expand_as(norms).any(-1, keepdim=True), found, 0.0)
         return np.asarray((found[..., 0] if len(self.quantiles) == 1 else found).cpu())
 
@@ -195,7 +197,7 @@ class Norms:
             exists = exists | has_loss
         exists = exists.unsqueeze(1) & valid_steps(calls)
         if batch == has_loss.shape[1] and self.lengths is not None and (self.final or steps == len(self.losses)):
-            exists = exists & (torch.arange(steps).unsqueeze(1) < self.lengths)
+            exists = exists & (torch.arange(steps, device="cpu").unsqueeze(1) < self.lengths)
         reduced = self._reduced(norms, exists)
         below = own.uncertain(reduced, lost & exists.numpy(), whole=self.quantiles == "none")
         self.norms[i, place, :steps] = np.where(below, 0.0, reduced)
@@ -225,7 +227,7 @@ class Norms:
         rows, batch = len(self.rows), self.losses.shape[1]
         # Norms of a block of lags are reduced together: work space of the size of a state's, O(T·B·H).
         block = min(32, int(self.rows[-1]) + 1)
-        table = torch.zeros(len(place), block, rows, batch, dtype=torch.float64)
+        table = torch.zeros(len(place), block, rows, batch, dtype=torch.float64, device="cpu")
         for lag, found in linearization.by_lag(scaled=True):
             gone = rows - len(found[0].norm_h)
             for j, i in place.items():
@@ -243,7 +245,7 @@ class Norms:
                 if lag == 0:
                     here = here | into.cpu().ne(0)
             if lag % block == block - 1 or lag == int(self.rows[-1]):
-                lags = torch.arange(lag - lag % block, lag + 1)
+                lags = torch.arange(lag - lag % block, lag + 1, device="cpu")
                 at, which = (self.rows.unsqueeze(1) >= lags).nonzero(as_tuple=True)
                 k = self.rows[at] - lags[which]
                 for i in range(len(place)):
@@ -257,7 +259,7 @@ class Norms:
             norms = [own for runs, local in linearization.stacks() for own in adjoint.norms(runs, local, t, self.state)]
             exists = here[part]
             for own in norms:
-                exists = exists | own[torch.arange(len(t)), t].ne(0)  # lag 0
+                exists = exists | own[torch.arange(len(t), device="cpu"), t].ne(0)  # lag 0
             for label, own in zip(linearization.runs, norms, strict=True):
                 if label in self.runs:
                     self.norms[list(self.runs).index(label), part] = self._reduced(own, exists.unsqueeze(1))

@@ -74,7 +74,7 @@ class LossPositions:
         if not self._final and ((near == top) | (near < 0)).all():
             return  # then `norms` has them
         steps = norms.shape[1]
-        away = torch.arange(steps).view(1, -1, 1)
+        away = torch.arange(steps, device="cpu").view(1, -1, 1)
         k = near.unsqueeze(1) + away if reverse else near.unsqueeze(1) - away
         there = (k >= 0) & (k < steps) & near.unsqueeze(1).ge(0)
         k = k.clamp(0, steps - 1)
@@ -112,7 +112,7 @@ class LossPositions:
         counts = (graph.losses.detach().ne(0) & graph.alive.ne(0)).any(1).cpu()
         alive = [int(t) for t in counts.nonzero().flatten()]
         few = {*alive[:2], *alive[-2:], *alive[len(alive) // 2 :][:1]}
-        rows = torch.tensor(sorted(few if others else few - known), dtype=torch.long)
+        rows = torch.tensor(sorted(few if others else few - known), dtype=torch.long, device="cpu")
         self._parts |= {label: [] for label in others}
         if not len(rows):
             return

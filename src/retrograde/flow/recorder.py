@@ -369,7 +369,7 @@ class GradientFlowRecorder:
         with isolated(self.model, module=self.module, notes=[]), torch.no_grad(), without_checkpoints():
             losses = _apply(loss, self.model(*inputs), target)
         # Anything else is left to gradient_flow, whose message says what it should be.
-        return losses.detach() if isinstance(losses, Tensor) else torch.zeros(())
+        return losses.detach() if isinstance(losses, Tensor) else torch.zeros((), device="cpu")
 
     # --- The file of records ------------------------------------------------------------------------------------------
 

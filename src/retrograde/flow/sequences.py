@@ -103,9 +103,9 @@ def sequence_gradients(
         numbers = sum(p.numel() for p in parameters.values())
         numbers += 4 * sum(c.h.shape[0] * c.h.shape[1] * c.width for c in run.recorder.calls)
         block = max(1, min(batch, _BLOCK_BYTES // (numbers * table.element_size())))
-        for sequences in torch.split(torch.arange(batch), block):
+        for sequences in torch.split(torch.arange(batch, device="cpu"), block):
             directions = table.new_zeros(len(sequences), *table.shape)
-            directions[torch.arange(len(sequences)), :, sequences] = 1
+            directions[torch.arange(len(sequences), device="cpu"), :, sequences] = 1
             found = _gradients(table, list(parameters.values()), directions, notes)
             for name, g in zip(parameters, found, strict=True):
                 norms[name][sequences.numpy()] = g.flatten(1).double().norm(dim=1).cpu().numpy()

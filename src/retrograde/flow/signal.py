@@ -157,7 +157,7 @@ class Moments:
         deviation = (2 * second) ** 0.5
         z, freedom = (statistic - mean) / deviation, second**3 / third**2
         chi2 = max(freedom + z * (2 * freedom) ** 0.5, 0.0)
-        p = torch.special.gammaincc(*(torch.tensor(v / 2, dtype=torch.float64) for v in (freedom, chi2)))
+        p = torch.special.gammaincc(*(torch.tensor(v / 2, dtype=torch.float64, device="cpu") for v in (freedom, chi2)))
         return deviation, z, float(p)
 
 
@@ -332,7 +332,7 @@ def add(tallies: Mapping[str, Tally], sweep: Sweep, permutations: int, generator
 
 def shuffled(n: int, generator: torch.Generator) -> Tensor:
     """A random order in which no sequence stays at its place."""
-    ring = torch.randperm(n, generator=generator)
+    ring = torch.randperm(n, generator=generator, device="cpu")
     order = torch.empty_like(ring)
     order[ring] = ring.roll(1)
     return order

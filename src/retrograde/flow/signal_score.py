@@ -102,4 +102,6 @@ class _Sums:
         squares = float(((first @ vectors[:, known]).square() / values[known]).sum())
         explained = min(squares / self.sequences, 1 - 1e-12)  # T² / (n - 1 + T²)
         statistic = -(self.sequences - 1 - d / 2) * math.log1p(-explained)
-        return float(torch.special.gammaincc(*(torch.tensor(v / 2, dtype=torch.float64) for v in (d, statistic))))
+        return float(
+            torch.special.gammaincc(*(torch.tensor(v / 2, dtype=torch.float64, device="cpu") for v in (d, statistic)))
+        )

@@ -317,7 +317,7 @@ class _Stream:
                 self._note(note)
             scored = run.losses.ne(0).any(1).nonzero().flatten().cpu()
             if self.constant is not None:  # a loss may be 0 at a constant output
-                scored = torch.arange(len(run.losses))
+                scored = torch.arange(len(run.losses), device="cpu")
         for stack in stacks:
             if not all(bool(torch.isfinite(e).all()) for e in stack.errors):
                 raise FlowError("The loss has a gradient that is not finite.")
@@ -339,8 +339,8 @@ class _Stream:
         self._note(f"the losses of {most} of {len(scored)} steps were followed, chosen at random")
         # The same for all batches that are taken together.
         generator = torch.Generator().manual_seed(self.plan.seed + self.sequences)
-        chosen = torch.randperm(len(scored) - 1, generator=generator)[: most - 1]
-        return scored[torch.cat([chosen.sort().values, torch.tensor([len(scored) - 1])])]
+        chosen = torch.randperm(len(scored) - 1, generator=generator, device="cpu")[: most - 1]
+        return scored[torch.cat([chosen.sort().values, torch.tensor([len(scored) - 1], device="cpu")])]
 
     def _flush(self, waiting: list[list[Stack]]) -> int:
         """Sweep through the batches that wait; returns how many sequences are too few and left out."""

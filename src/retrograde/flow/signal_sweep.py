@@ -63,7 +63,7 @@ def _projection(size: int, to: int, generator: torch.Generator) -> Tensor | None
     """An orthonormal map to fewer dimensions, which keeps angles on average; None where there are few."""
     if size <= to:
         return None
-    basis: Tensor = torch.linalg.qr(torch.randn(size, to, dtype=torch.float64, generator=generator))[0]
+    basis: Tensor = torch.linalg.qr(torch.randn(size, to, dtype=torch.float64, generator=generator, device="cpu"))[0]
     return basis
 
 
@@ -128,7 +128,7 @@ def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
     for label, own in graph.runs.items():
         first = own[0]
         if not found or not isinstance(first, Call) or first.own_input:
-            found.append(Stack({}, [], torch.arange(len(graph.losses))))
+            found.append(Stack({}, [], torch.arange(len(graph.losses), device="cpu")))
         found[-1].runs[label] = graph.trajectory(label)
         found[-1].errors.append(errors[label])
     return found
@@ -136,9 +136,9 @@ def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
 
 def lags_from_end(stack: Stack) -> dict[str, Tensor]:
     """With one loss per sequence: how many steps before the last step with an error each step is `(T, B)`."""
-    found, last = {}, torch.zeros(0)
+    found, last = {}, torch.zeros(0, device="cpu")
     for (label, run), e in reversed(list(zip(stack.runs.items(), stack.errors, strict=True))):
-        steps = torch.arange(run.steps).unsqueeze(1)
+        steps = torch.arange(run.steps, device="cpu").unsqueeze(1)
         own = torch.where(e.cpu().ne(0).any(-1), steps, -1).max(0).values
         last = own if not len(last) else torch.maximum(last, own)
         found[label] = torch.where(last < 0, NEVER, last - steps)
@@ -154,7 +154,7 @@ class Sweep:
         self.targets, self.final = stack.targets, stack.lags is not None
         self._place = {label: i for i, label in enumerate(stack.runs) if label in labels}
         first = self._stack[0]
-        self._live = torch.ones(first.x.shape[:2], dtype=torch.bool) if first.mask is None else first.mask
+        self._live = torch.ones(first.x.shape[:2], dtype=torch.bool, device="cpu") if first.mask is None else first.mask
         self._lag_of = {
             label: lag.expand(-1, first.batch_size) for label, lag in (stack.lags or {}).items() if label in labels
         }
@@ -244,7 +244,7 @@ class Sweep:
             together = torch.cat(self.errors, -1)
             return [x[: t + 1].flip(0) for t in chosen], [together[t] for t in chosen], None
         last = next(iter(self._lag_of.values()))[0].clamp(min=0)  # the step of lag 0
-        k = last.unsqueeze(0) - torch.arange(len(x)).unsqueeze(1)
+        k = last.unsqueeze(0) - torch.arange(len(x), device="cpu").unsqueeze(1)
         latest = x.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(x)) * (k >= 0).unsqueeze(-1)
         return [latest], [torch.cat(self.errors, -1).sum(0)], last
 
@@ -252,7 +252,7 @@ class Sweep:
         """Steps counted back from each sequence's last, or forth again: `(T, B, P)`."""
         if self._live.all():
             return e.flip(0)
-        k = self._live.sum(0).unsqueeze(0) - 1 - torch.arange(len(e)).unsqueeze(1)
+        k = self._live.sum(0).unsqueeze(0) - 1 - torch.arange(len(e), device="cpu").unsqueeze(1)
         return e.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(e)) * (k >= 0).unsqueeze(-1)
 
     def parts(self, sides: Mapping[str, Sides], order: Tensor | None) -> Iterator[tuple[str, Part]]:
@@ -330,7 +330,7 @@ class Sweep:
             right = [_mapped(a, by) for a, by in both]
             errors = self._from_end(self.errors[i]).double()
             w_ih, w_hh = run.weights.ih.double(), run.weights.hh.double()
-            h_carried = torch.zeros(basis.shape[1], w_hh.shape[1], dtype=torch.float64)
+            h_carried = torch.zeros(basis.shape[1], w_hh.shape[1], dtype=torch.float64, device="cpu")
             c_carried = h_carried.new_zeros(len(h_carried), run.hidden_size)
             for lag in self.lags(label).tolist():
                 at, live = self._at(tables[0], lag, alike)
@@ -359,7 +359,7 @@ class Sweep:
         if alike:
             return int((table[:, 0] == lag).int().argmax()), None
         there = (table == lag) & self._live
-        return (there.int().argmax(0), torch.arange(self.batch_size)), there.any(0).unsqueeze(-1)
+        return (there.int().argmax(0), torch.arange(self.batch_size, device="cpu")), there.any(0).unsqueeze(-1)
 
 
 def _sides(own: Sides, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

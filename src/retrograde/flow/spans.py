@@ -113,7 +113,7 @@ def compared_of(graph: Graph, entries: Mapping[str, Entry], *, pooled: bool) -> 
     tops = [entry for entry in entries.values() if bool(entry.local.any())]
     if any(entry.live.shape != live.shape for entry in tops):
         raise FlowError("Layers run through different numbers of steps, so inputs cannot be compared with the errors.")
-    memory = torch.full(live.shape, len(live))
+    memory = torch.full(live.shape, len(live), device="cpu")
     for entry in tops:
         own = _since_start(entry.live) if pooled else _until_read(entry.local)
         memory = torch.minimum(memory, own.flip(0) if entry.reverse else own)
@@ -127,7 +127,7 @@ def _since_start(live: Tensor) -> Tensor:
 
 def _until_read(local: Tensor) -> Tensor:
     """How many steps after each step the next one is that is read; T without any `(T, B)`."""
-    steps = torch.arange(len(local)).unsqueeze(1)
+    steps = torch.arange(len(local), device="cpu").unsqueeze(1)
     at = torch.where(local.cpu().ne(0).any(-1), steps, 2 * len(local))
     return (at.flip(0).cummin(0).values.flip(0) - steps).clamp(max=len(local))
 
@@ -200,7 +200,7 @@ def _find_gains(ladder: list[list[_Part]], e: Tensor) -> None:
     e = e - e.mean(0)
     n, whole = len(e), float(e.square().sum())
     before = e * n / (n - 1)  # predicted by the mean of the others
-    kernel = torch.zeros(n, n, dtype=torch.float64)
+    kernel = torch.zeros(n, n, dtype=torch.float64, device="cpu")
     for parts in ladder:
         if not parts or not whole > 0:
             continue
@@ -217,7 +217,7 @@ def _find_gains(ladder: list[list[_Part]], e: Tensor) -> None:
 
 
 def _projection(size: int, to: int, generator: torch.Generator) -> Tensor:
-    basis: Tensor = torch.linalg.qr(torch.randn(size, to, generator=generator, dtype=torch.float64))[0]
+    basis: Tensor = torch.linalg.qr(torch.randn(size, to, generator=generator, dtype=torch.float64, device="cpu"))[0]
     return basis
 
 
@@ -252,7 +252,7 @@ def _spans(values: Tensor, live: Tensor, bins: list[range]) -> list[_Part]:
 
 def _places(values: Tensor, live: Tensor, memory: Tensor) -> list[_Part]:
     """What each step has, from the start, and from the end where the ends differ, and the memory that it needs."""
-    steps, lengths, each = len(values), live.sum(0), torch.arange(values.shape[1])
+    steps, lengths, each = len(values), live.sum(0), torch.arange(values.shape[1], device="cpu")
     alike = bool((lengths == lengths[0]).all())
     parts: list[_Part] = []
     for k in range(steps if alike else 2 * steps):

@@ -153,11 +153,14 @@ def _probes(
     if n <= entries:
         chosen = list(range(n))
     else:  # the largest gradient is always in the sample
-        chosen = [int(gradient.abs().argmax()), *torch.randperm(n, generator=generator)[: entries - 1].tolist()]
+        chosen = [
+            int(gradient.abs().argmax()),
+            *torch.randperm(n, generator=generator, device="cpu")[: entries - 1].tolist(),
+        ]
     probes = {index: differences.entry(index) for index in chosen}
     verdicts: list[str] = [probe.verdict for probe in probes.values()]
     for _ in range(_DIRECTIONS if n > entries else 0):
-        signs = torch.randint(0, 2, gradient.shape, generator=generator) * 2.0 - 1.0
+        signs = torch.randint(0, 2, gradient.shape, generator=generator, device="cpu") * 2.0 - 1.0
         direction = signs / signs.norm()
         verdict = differences.along(direction).verdict
         if verdict == "wrong" and "wrong" not in verdicts:

@@ -142,11 +142,11 @@ class Subject:
     def _projected(self, outputs: dict[str, Tensor]) -> Evaluation:
         """The default loss: the sum of all outputs, each entry with a random weight."""
         generator = torch.Generator().manual_seed(self.seed)
-        total, magnitude = torch.zeros(()), 0.0
+        total, magnitude = torch.zeros((), device="cpu"), 0.0
         for tensor in outputs.values():
             # Eighths up to 1 are exact in every format, so rounding the weights causes no difference between formats.
-            weights = torch.randint(1, 9, tensor.shape, generator=generator) / 8.0
-            weights *= torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1
+            weights = torch.randint(1, 9, tensor.shape, generator=generator, device="cpu") / 8.0
+            weights *= torch.randint(0, 2, tensor.shape, generator=generator, device="cpu") * 2 - 1
             wide = torch.float32 if tensor.device.type == "mps" else torch.float64
             summands = tensor.to(wide) * weights.to(tensor.device, wide)
             total, magnitude = total + summands.sum().cpu(), magnitude + float(summands.detach().abs().sum())
@@ -221,7 +221,7 @@ def disturbed_runs(twin: Subject, epsilon: float) -> Iterator[Evaluation]:
         for _ in range(8):
             with torch.no_grad():
                 for leaf, tensor in twin.leaves.items():
-                    signs = torch.randint(0, 2, tensor.shape, generator=generator) * 2.0 - 1.0
+                    signs = torch.randint(0, 2, tensor.shape, generator=generator, device="cpu") * 2.0 - 1.0
                     tensor.copy_(base[leaf] * (1.0 + epsilon * signs))
             yield twin.run()
     finally:

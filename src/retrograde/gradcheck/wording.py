@@ -13,7 +13,11 @@ __all__ = ["dtype_name", "first_line", "kind_of", "largest", "place"]
 
 def place(index: int, tensor: Tensor) -> tuple[int, ...]:
     """The indices of a flat index, one per axis."""
-    return tuple(int(i) for i in torch.unravel_index(torch.tensor(index), tensor.shape)) if tensor.ndim else ()
+    return (
+        tuple(int(i) for i in torch.unravel_index(torch.tensor(index, device="cpu"), tensor.shape))
+        if tensor.ndim
+        else ()
+    )
 
 
 def largest(tensor: Tensor) -> float:

@@ -94,7 +94,7 @@ class Stream:
             return self._torch_step(self._prepared(x))
         if not (type(x) is Tensor and x.dtype is self._dtype and x.shape == self._in and _is_dense(x)):
             x = self._prepared(x)
-        out = torch.empty(self._out, dtype=self._dtype)
+        out = torch.empty(self._out, dtype=self._dtype, device="cpu")
         self._step(x, out)
         return out
 
@@ -118,7 +118,7 @@ class Stream:
         OptionError
             The state has another shape.
         """
-        given = (torch.zeros(shape) for shape in self._shapes) if hx is None else hx
+        given = (torch.zeros(shape, device="cpu") for shape in self._shapes) if hx is None else hx
         state = tuple(given) if hx is None or isinstance(hx, (tuple, list)) else (hx,)
         shapes = [tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__ for s in state]
         if shapes != self._shapes:

@@ -242,7 +242,7 @@ def one_direction(exam: Examination) -> Iterable[Finding]:
         return
     if run.state_size > WIDEST:
         raise FlowError(f"A state of {run.state_size} numbers is too large to multiply its Jacobians.")
-    run = run.reordered(torch.arange(min(SPECTRA, run.batch_size)))
+    run = run.reordered(torch.arange(min(SPECTRA, run.batch_size), device="cpu"))
     last = run.steps - 1 if run.mask is None else int(run.mask.sum(0).min()) - 1
     if last - lag < -1:
         return

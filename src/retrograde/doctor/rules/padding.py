@@ -89,7 +89,7 @@ def _lengths_in(leaf: Tensor, size: int) -> Tensor | None:
         by_step = leaf.cpu() if leaf.shape[1] == size else leaf.cpu().T
         for mask in (by_step, ~by_step):
             lengths = mask.sum(0)
-            prefix = torch.arange(len(mask)).unsqueeze(1) < lengths
+            prefix = torch.arange(len(mask), device="cpu").unsqueeze(1) < lengths
             if torch.equal(prefix, mask) and int(lengths.min()) >= 1 and int(lengths.min()) < int(lengths.max()):
                 return lengths
     return None
@@ -170,7 +170,7 @@ def _unread(exam: Examination, lengths: Tensor) -> int:
     with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
         own = ask(sample.inputs, sample.loss)
         packed = [call for call in own.calls if isinstance(call.given, PackedSequence)]
-        size = torch.zeros(len(lengths), dtype=torch.float64)
+        size = torch.zeros(len(lengths), dtype=torch.float64, device="cpu")
         for call in packed:
             outputs, last = call.output[0], tensors(call.output[1])
             for gradient in _gradients(own, [t for t in last if t.requires_grad]):

@@ -347,7 +347,7 @@ def _rate(exam: Examination) -> _Rate | None:
             scored = losses[losses != 0]
             gradient = torch.autograd.grad(scored.mean(), parameters, create_graph=True, allow_unused=True)
             used = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
-            scale = _scales(record, used) if _is_adam(record) else [torch.ones(()) for _ in used]
+            scale = _scales(record, used) if _is_adam(record) else [torch.ones((), device="cpu") for _ in used]
             sharpness = _largest_eigenvalue(used, scale)
     except (RuntimeError, FlowError):  # no second derivative
         return None
@@ -373,7 +373,7 @@ def _largest_eigenvalue(used: Sequence[tuple[Tensor, Tensor]], scale: list[Tenso
     """Of D H D for a diagonal D, by power iteration with products of the Hessian and a vector."""
     parameters, gradients = [p for p, _ in used], [g for _, g in used]
     generator = torch.Generator().manual_seed(0)
-    v = [torch.randn(p.shape, generator=generator).to(p) for p in parameters]
+    v = [torch.randn(p.shape, generator=generator, device="cpu").to(p) for p in parameters]
     value, shift = 0.0, 0.0
     for step in range(_ITERATIONS):
         size = math.sqrt(sum(float(x.double().square().sum()) for x in v))

@@ -94,7 +94,7 @@ def _parts(run: Trajectory) -> dict[str, float]:
     found = {
         "inputs": _live(run, run.x @ w.ih[rows].t()),
         "recurrent weights": _live(run, run.h_before @ w.hh[rows].t()),
-        "bias": torch.stack(biases).sum(0) if biases else torch.zeros(1),
+        "bias": torch.stack(biases).sum(0) if biases else torch.zeros(1, device="cpu"),
     }
     return {name: float(value.double().square().mean().sqrt()) for name, value in found.items()}
 
@@ -129,7 +129,7 @@ class _Watch(TorchFunctionMode):
             axis = 1 if self._convolves and value.ndim > 2 else value.ndim - 1
             on = (value.detach() > 0).movedim(axis, -1).flatten(0, -2)
             key = (self.running[-1], _line(), int(on.shape[-1]))
-            activity = self.found.setdefault(key, _Activity(torch.zeros(on.shape[-1], dtype=torch.bool)))
+            activity = self.found.setdefault(key, _Activity(torch.zeros(on.shape[-1], dtype=torch.bool, device="cpu")))
             activity.alive |= on.any(0).cpu()
             activity.seen += len(on)
         return value

@@ -81,7 +81,7 @@ def _with_axes(exam: Examination, sample: Sample, axes: Axes) -> _Influence | No
     size, reached, moved = whole.sequences, dict[int, list[int]](), False
     for place in (size // 2, size - 1, 0):
         for other in (place + size // 2, place + 1):
-            rows = torch.arange(size)
+            rows = torch.arange(size, device="cpu")
             rows[place] = other % size
             try:
                 new = answer(exam.model, sequences_at(sample.inputs, axes, rows), sample.loss)
@@ -240,7 +240,7 @@ def _helps(exam: Examination) -> bool:
         losses = [_after(exam, exam.samples[before], own).losses for before in (i - 1, (i + 1) % count)]
         if losses[0].shape == losses[1].shape:
             gains.append((losses[1] - losses[0]).sum(0).double())
-    gain = torch.cat(gains) if gains else torch.zeros(2)
+    gain = torch.cat(gains) if gains else torch.zeros(2, device="cpu")
     return len(gain) > 1 and float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
 
 
@@ -279,9 +279,9 @@ def state_not_carried(exam: Examination) -> Iterable[Finding]:
 
 def _same_starts(calls: Sequence[LayerCall]) -> bool:
     """Whether all calls start from one state, though their outputs are not that state."""
-    first = calls[0].state or tuple(torch.zeros(()) for _ in range(2))
+    first = calls[0].state or tuple(torch.zeros((), device="cpu") for _ in range(2))
     for call in calls:
-        state = call.state or tuple(torch.zeros(()) for _ in range(len(first)))
+        state = call.state or tuple(torch.zeros((), device="cpu") for _ in range(len(first)))
         if len(state) != len(first):
             return False
         for a, b in zip(state, first, strict=True):
