@@ -255,9 +255,8 @@ def by_lag(
     """
     every = len(targets) == stack[0].steps
     spaces = [_Workspace(run, g, targets) for run, g in zip(stack, local, strict=True)]
-    first = torch.searchsorted(
-        targets, torch.arange(int(targets[-1]) + 1, device="cpu")
-    ).tolist()  # row of the first t ≥ ℓ
+    lags = torch.arange(int(targets[-1]) + 1, device="cpu")
+    first = torch.searchsorted(targets, lags).tolist()  # row of the first t ≥ ℓ
     for lag, row in enumerate(first):
         gone = row - first[lag - 1] if lag else 0
         at: slice | Tensor = slice(0, len(targets) - lag) if every else targets[targets >= lag] - lag

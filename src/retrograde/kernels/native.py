@@ -324,9 +324,8 @@ def adjoint_norms(layers: Sequence[Adjoint], targets: Tensor, state: str) -> Ten
     """
     refuse(adjoint_mismatch(layers, targets, state), "adjoint_norms")
     T, B = layers[0].local.shape[:2]
-    found = torch.empty(
-        len(layers), len(targets), B, T, dtype=torch.float64, device="cpu"
-    )  # the engine writes along time
+    # The engine writes along time.
+    found = torch.empty(len(layers), len(targets), B, T, dtype=torch.float64, device="cpu")
     dense = [[_optional_dense(t) for t in layer[1:]] for layer in layers]
     targets = targets.contiguous()
     described = [

@@ -94,9 +94,7 @@ def initialize(
                 for nth, vector in enumerate(stack.biases):
                     vector.fill_(bias if nth == 0 else 0.0)
             if forget_bias is not None:
-                stack.set_keeping_bias(
-                    torch.full((stack.hidden_size,), float(forget_bias), device="cpu"), "forget_bias"
-                )
+                stack.set_keeping_bias(torch.tensor(float(forget_bias), device="cpu"), "forget_bias")
             if chrono is not None:
                 spread = torch.rand(stack.hidden_size, generator=generator, device="cpu")
                 stack.set_keeping_bias((1 + spread * (chrono - 2)).log(), "chrono")
