@@ -8,7 +8,7 @@ WORKERS ?= auto
 ENGINE := CMakeLists.txt $(wildcard src/retrograde/kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint bench sanitize faults fuzz mutants browser clean
+.PHONY: help setup demo docs test lint bench zoo sanitize faults fuzz mutants browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ test: lint browser ## lint, then the whole test suite; what CI runs (CI=true: fa
 
 bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (over an hour; runs/bench)
 	$(BIN)/python -m benchmarks
+
+ZOO := build/zoo
+zoo: ## train six other tools with torch's layers and with ours (installed into build/zoo, about 1 GB; TOOL=darts: one)
+	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/pip install --quiet -r benchmarks/zoo/requirements.txt .
+	$(ZOO)/bin/python -m benchmarks.zoo $(if $(TOOL),--only $(TOOL))
 
 faults: $(READY) ## let every call that touches a file fail in turn (FAULTS=40 of each command; all takes hours)
 	FAULTS=$(or $(FAULTS),40) $(BIN)/python -m pytest tests/faults

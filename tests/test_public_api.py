@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +110,32 @@ def test_a_library_that_is_missing_is_explained_by_the_extra_that_installs_it() 
 def test_an_import_that_fails_for_another_reason_stays_as_it_is() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"retrograde\.nowhere"):
         import_or_explain("retrograde.nowhere")
+
+
+def test_every_file_claims_the_same_version() -> None:
+    root = Path(__file__).parents[1]
+    claims = {
+        "pyproject.toml": r'^version = "(.*)"',
+        "CITATION.cff": r"^version: (.*)",
+        "packaging/conda/recipe.yaml": r'^  version: "(.*)"',
+        "CHANGELOG.md": r"^## ([\d.]+)",
+        "README.md": r"^Version (\S+) ",
+    }
+    for name, pattern in claims.items():
+        found = re.search(pattern, (root / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert found and found[1] == rg.__version__, name
+
+
+def test_the_conda_recipe_needs_what_the_extra_for_training_needs() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = (root / "packaging/conda/recipe.yaml").read_text(encoding="utf-8")
+    run = recipe.partition("  run:")[2].partition("\ntests:")[0]
+    names = {
+        "torch": "pytorch",
+        "matplotlib": "matplotlib-base",
+        "duckdb": "python-duckdb",
+    }  # as conda-forge calls them
+    for line in [*project["dependencies"], *project["optional-dependencies"]["train"]]:
+        name, _, version = line.partition(">=")
+        assert f"- {names.get(name, name)} >={version}\n" in run, line

@@ -61,7 +61,7 @@ __all__ = [
     "train",
     "trial",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Everything is imported when it is first used, so that `retrograde --help` does not wait for torch.
 _PACKAGES = frozenset(

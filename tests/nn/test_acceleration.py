@@ -264,9 +264,84 @@ def test_an_accelerated_subclass_is_parametrized_and_restored():
     assert type(layer) is ForecastingLSTM
 
 
+class Flexible(abc.ABC, torch.nn.RNNBase):
+    """As pytorch-forecasting's layers: sequences may be empty, and their lengths are given to forward."""
+
+    @abc.abstractmethod
+    def first(self, x): ...
+
+    def forward(self, x, hx=None, lengths=None):
+        if lengths is None:
+            return super().forward(2 * x, hx=hx)
+        packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths.clamp(min=1), enforce_sorted=False)
+        output, state = super().forward(packed, hx if hx is not None else self.first(x))
+        return torch.nn.utils.rnn.pad_packed_sequence(output, total_length=len(x))[0], state
+
+
+class FlexibleGRU(Flexible, torch.nn.GRU):
+    def first(self, x):
+        return x.new_ones(1, x.shape[1], self.hidden_size)
+
+
+def test_a_forward_that_passes_on_to_supers_is_kept_around_ours(tmp_path):
+    torch.manual_seed(0)
+    layer, x, lengths = FlexibleGRU(3, 4), torch.randn(6, 2, 3), torch.tensor([0, 5])
+    expected, packed = layer(x), layer(x, lengths=lengths)
+    expected[0].sum().backward()
+    gradients = [parameter.grad.clone() for parameter in layer.parameters()]
+    flow = rg.gradient_flow(layer, x, loss=lambda output: output[0].pow(2).mean(-1))
+    layer.zero_grad()
+    assert isinstance(rg.nn.accelerate_(layer), rg.nn.GRU) and isinstance(layer, FlexibleGRU)
+    for one in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(one(x), expected)
+        torch.testing.assert_close(one(x, lengths=lengths), packed)
+    layer(x)[0].sum().backward()
+    torch.testing.assert_close([parameter.grad for parameter in layer.parameters()], gradients)
+    again = rg.gradient_flow(layer, x, loss=lambda output: output[0].pow(2).mean(-1))
+    torch.testing.assert_close(torch.tensor(again.norms), torch.tensor(flow.norms))
+    with torch.no_grad():
+        torch.testing.assert_close(layer.step(x[0])[0], expected[0][0])
+    for call in (lambda: layer.trace(x), lambda: layer.stream()):
+        with pytest.raises(OptionError, match="FlexibleGRU has its own forward"):
+            call()
+    rg.nn.restore_(layer)
+    assert type(layer) is FlexibleGRU
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_layers_that_are_built_inside_a_block_are_ours():
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.LSTM(3, 4, num_layers=2, dropout=0.1, bidirectional=True, proj_size=2)
+            self.first = torch.nn.RNN(3, 4, nonlinearity="relu")
+            self.flexible = FlexibleGRU(3, 4)
+            self.own = OwnForward(3, 4)
+
+    torch.manual_seed(0)
+    plain = Network()
+    torch.manual_seed(0)
+    with rg.nn.accelerated(), rg.nn.accelerated():
+        ours = Network()
+    assert [layer.status for layer in rg.nn.acceleration_report(ours).layers] == ["accelerated"] * 3 + ["skipped"]
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(ours.eval().encoder(x), plain.eval().encoder(x))
+    with pytest.raises(ValueError, match="num_layers"), rg.nn.accelerated():
+        torch.nn.GRU(3, 4, num_layers=0)
+    assert type(torch.nn.GRU(3, 4)) is torch.nn.GRU
+    rg.nn.restore_(ours)
+    assert [type(layer) for layer in ours.children()] == [type(layer) for layer in plain.children()]
+
+
 class OwnForward(torch.nn.LSTM):
     def forward(self, input, hx=None):
-        return super().forward(2 * input, hx)
+        return torch.nn.LSTM.forward(self, 2 * input, hx)
+
+
+class ReadsWeights(torch.nn.LSTM):
+    def forward(self, input, hx=None):
+        return super().forward(self._flat_weights[0].sum() * input, hx)
 
 
 class Inherited(OwnForward): ...
@@ -319,6 +394,7 @@ def replaced_forward():
 SKIPPED = {
     "OwnForward has its own forward": lambda: OwnForward(3, 4),
     "OwnForward has its own forward ": lambda: Inherited(3, 4),
+    "ReadsWeights has its own forward": lambda: ReadsWeights(3, 4),
     "OwnChecks has its own check_forward_args": lambda: OwnChecks(3, 4),
     "OwnWeights has its own __setattr__": lambda: OwnWeights(3, 4),
     "Watching has __init_subclass__": lambda: Watching(3, 4),

@@ -7,7 +7,7 @@ model into these.
 
 from __future__ import annotations
 
-from .acceleration import AccelerationReport, LayerReport, accelerate_, acceleration_report, restore_
+from .acceleration import AccelerationReport, LayerReport, accelerate_, accelerated, acceleration_report, restore_
 from .dropout import VariationalDropout, WeightDrop, weight_drop_
 from .factory import recurrent_layer
 from .flossing import Flossing, floss
@@ -35,6 +35,7 @@ __all__ = [
     "VariationalDropout",
     "WeightDrop",
     "accelerate_",
+    "accelerated",
     "acceleration_report",
     "explain",
     "floss",

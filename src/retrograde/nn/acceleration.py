@@ -1,11 +1,13 @@
-"""``accelerate_`` and ``restore_``: make the recurrent layers of a finished model ours, and reverse that."""
+"""``accelerate_``, ``accelerated`` and ``restore_``: make the recurrent layers of a model ours, and reverse that."""
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -15,7 +17,7 @@ from ..errors import OptionError
 from .conversion import original_class, reason_to_skip, to_engine, to_torch, was_accelerated
 from .layers import GRU, LSTM, RNN, Recurrent
 
-__all__ = ["AccelerationReport", "LayerReport", "accelerate_", "acceleration_report", "restore_"]
+__all__ = ["AccelerationReport", "LayerReport", "accelerate_", "accelerated", "acceleration_report", "restore_"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 _NAMES = {cell.title for cell in FUSED}
@@ -149,6 +151,47 @@ def accelerate_(model: Model) -> Model:
         text = "; ".join(f"{r.name or 'the model itself'} ({r.type}), since {r.reason}" for r in skipped)
         warnings.warn(f"accelerate_ skipped {text}", UserWarning, stacklevel=2)
     return model
+
+
+_blocks = 0  # of `accelerated` that are open, in all threads
+_changing = threading.Lock()
+_torchs_init = torch.nn.RNNBase.__init__
+
+
+def _init_as_ours(self: torch.nn.RNNBase, *args: Any, **kwargs: Any) -> None:
+    _torchs_init(self, *args, **kwargs)
+    if not isinstance(self, Recurrent) and reason_to_skip(self) is None:
+        to_engine(self)
+
+
+@contextmanager
+def accelerated() -> Iterator[None]:
+    """Make each ``torch.nn.RNN``, ``GRU`` and ``LSTM`` that is built inside the block one of ours.
+
+    For tools that build the network themselves, inside ``fit``: what :func:`accelerate_` does to a finished model
+    happens here as a layer is constructed, in every thread of this process. The layers stay ours after the block, and
+    :func:`restore_` reverses it. A layer that :func:`accelerate_` would skip stays torch's, without a warning;
+    :func:`acceleration_report` of the network says why.
+
+    Examples
+    --------
+    >>> import torch, retrograde as rg
+    >>> with rg.nn.accelerated():
+    ...     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GRU(8, 16))
+    >>> isinstance(model[1], rg.nn.GRU), isinstance(torch.nn.GRU(8, 16), rg.nn.GRU)
+    (True, False)
+    """
+    global _blocks
+    with _changing:
+        _blocks += 1
+        torch.nn.RNNBase.__init__ = _init_as_ours  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        with _changing:
+            _blocks -= 1
+            if not _blocks:
+                torch.nn.RNNBase.__init__ = _torchs_init  # type: ignore[method-assign]
 
 
 def restore_(model: Model, *, native: bool = False) -> Model:

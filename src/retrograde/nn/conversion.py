@@ -33,7 +33,6 @@ _TORCHS: dict[type, type[torch.nn.RNNBase]] = {RNN: torch.nn.RNN, GRU: torch.nn.
 
 # A subclass that overrides one of these is skipped: our forward pass replaces torch's and calls none of them.
 _RELIED_ON = (
-    "forward",
     "__getattribute__",
     "__setattr__",
     "_flat_weights",
@@ -48,6 +47,8 @@ _RELIED_ON = (
     "get_expected_hidden_size",
     "permute_hidden",
 )
+# So is one whose forward does not pass on to super().forward, or reads one of these.
+_PRIVATE = {"_VF", "_flat_weights", "_flat_weight_refs", "all_weights", "_all_weights"}
 # Nor may one of these be replaced on a single layer.
 _RELIED_ON_IN_INSTANCES = ("forward", "check_forward_args", "check_hidden_size", "check_input", "permute_hidden")
 # Names that our forward pass uses in addition to torch's.
@@ -117,6 +118,9 @@ def reason_to_skip(layer: torch.nn.RNNBase) -> str | None:
     if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
         return "its parameters have no shape yet; call the model once, then accelerate_ it"
     theirs = [c for c in cls.__mro__ if c not in base.__mro__]
+    for each in theirs:
+        if "forward" in vars(each) and not _passes_on(vars(each)["forward"]):
+            return f"{each.__name__} has its own forward, which our forward pass would bypass or misread"
     for name in (*_RELIED_ON, *_OUR_NAMES):
         owner = next((c for c in cls.__mro__ if name in vars(c)), None)
         if owner in theirs:
@@ -130,6 +134,15 @@ def reason_to_skip(layer: torch.nn.RNNBase) -> str | None:
     except TypeError as error:
         return f"no class can inherit from both {cls.__name__} and ours: {error}"
     return None
+
+
+def _passes_on(forward: Any) -> bool:
+    """Whether a method calls ``super().forward`` and reads nothing that only torch's forward pass has."""
+    code = getattr(forward, "__code__", None)
+    if code is None or "__class__" not in code.co_freevars:
+        return False
+    names = set(code.co_names)
+    return {"super", "forward"} <= names and not names & _PRIVATE
 
 
 # ---- the changes -----------------------------------------------------------------------------------------------

@@ -118,6 +118,7 @@ class Recurrent(torch.nn.RNNBase):
         >>> trace["l0"]["f"].shape
         torch.Size([5, 2, 4])
         """
+        self._refuse_own_forward("trace")
         call = self._call(input, hx, self._flat_weights)
         if call is None or 0 in call.input.shape:
             super().forward(input, hx)  # raises what torch raises
@@ -172,7 +173,8 @@ class Recurrent(torch.nn.RNNBase):
             raise OptionError("step: a bidirectional layer needs a sequence's end; call it on whole sequences")
         if input.dim() != 2 or input.shape[1] != self.input_size:
             raise OptionError(f"step: the input is {tuple(input.shape)}; it must be (B, {self.input_size})")
-        if self.num_layers == 1 and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        alone = self.num_layers == 1 and type(self).forward is Recurrent.forward
+        if alone and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             h_0, c_0 = hx if hx is not None and len(BY_MODE[self.mode].states) > 1 else (hx, None)
             if state_of_torch(False) is None:
                 sizes = (self.hidden_size, self.proj_size)
@@ -207,7 +209,13 @@ class Recurrent(torch.nn.RNNBase):
         >>> torch.allclose(torch.stack([stream(x_t) for x_t in x]), layer(x)[0], atol=1e-6)
         True
         """
+        self._refuse_own_forward("stream")
         return Stream(self, batch_size, hx)
+
+    def _refuse_own_forward(self, what: str) -> None:
+        """OptionError if a subclass has a forward of its own, which ``what`` would leave out."""
+        if type(self).forward is not Recurrent.forward:
+            raise OptionError(f"{what}: {type(self).__name__} has its own forward, which would be left out; call that.")
 
     def _call(self, input: Any, hx: Any, weights: list[Any]) -> ForwardPass | None:
         """The forward pass in tensors, or None if the layer does not take this input and state."""
