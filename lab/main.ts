@@ -6,14 +6,14 @@ import { available } from "./vectors";
 
 /** Draw the laboratory into an element. */
 function mount(root: HTMLElement, measured: Measured | null = null): Page {
-  const own = root.ownerDocument.documentElement.dataset.retrograde === "page";
+  const own = root.ownerDocument.documentElement.dataset.retrograde === "page" && location.protocol !== "about:"; // in a frame
   let last = own ? location.hash.slice(1) : "";
   const page = new Page(root, measured, last, (fragment) => {
     if (!own || fragment === last) return;
     last = fragment;
     history.replaceState(null, "", `#${fragment}`);
   });
-  if (own) requestAnimationFrame(() => requestAnimationFrame(() => (document.documentElement.dataset.drawn = "true")));
+  if (root.id === "laboratory") requestAnimationFrame(() => requestAnimationFrame(() => (document.documentElement.dataset.drawn = "true")));
   if (own) addEventListener("hashchange", () => {
     if (location.hash.slice(1) !== last) page.lab.open((last = location.hash.slice(1)), page.lab.view);
   });
@@ -32,6 +32,6 @@ function now(page: Page) {
 }
 
 Object.assign(globalThis, { retrograde: { mount, compute, now, vectors: available } });
-const place = document.getElementById("laboratory");
+const place = document.getElementById("laboratory"), given = document.getElementById("measured");
 if (place && document.documentElement.dataset.retrograde === "page")
-  Object.assign((globalThis as unknown as { retrograde: object }).retrograde, { page: mount(place) });
+  Object.assign((globalThis as unknown as { retrograde: object }).retrograde, { page: mount(place, given && JSON.parse(given.textContent!)) });

@@ -77,6 +77,24 @@ def test_a_readers_own_network_is_drawn(opened: Any, tmp_path: Path, inside: boo
     assert browser.execute_script("window.clean(); return true")
 
 
+@pytest.mark.browser
+def test_a_notebook_without_a_kernel_shows_it_all_the_same(opened: Any, tmp_path: Path) -> None:
+    pytest.importorskip("anywidget")
+    widget = rg.lab(torch.nn.RNN(3, 5), torch.randn(T, 2, 3), loss=lambda output: output[0].square().sum(-1))
+    widget.measured = widget.measured | {"title": "</script>& <b>"}
+    data, _ = widget._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data and "run this cell" in data["text/plain"]
+    drawn = "<script>setTimeout(() => document.documentElement.dataset.drawn = 1, 400)</script>"
+    page = tmp_path / "exported.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">{data["text/html"]}{drawn}')
+    browser = opened(page)
+    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+    assert browser.find_element("tag name", "h1").text == "Your network: </script>& <b>"
+    assert "‖∂E₂₀/∂s₁₃‖" in browser.find_element("css selector", "[data-picture=heatmap] figcaption").text
+    browser.switch_to.default_content()
+    assert browser.get_log("browser") == []
+
+
 def test_without_anywidget_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anywidget", None)
     rg.lab.__globals__["_widget"].cache_clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +18,7 @@ from .page import PAGE
 
 __all__ = ["lab"]
 
+_FRAME = 'style="width: 100%; height: 60rem; border: 0"'
 _RENDER = """
 export default {
   render({ model, el }) {
@@ -38,12 +41,31 @@ def _module() -> str:
     return f"{script}\nconst STYLE = String.raw`{style}`;\n{_RENDER}"
 
 
+def _without_kernel(measured: dict[str, Any] | None) -> str:
+    """The page in a frame, for readers of a notebook that no kernel runs: exports to HTML, nbviewer."""
+    page = PAGE.read_text(encoding="utf-8")
+    if measured is not None:
+        data = json.dumps(measured).replace("<", "\\u003c")
+        page = page.replace("<script>", f'<script type="application/json" id="measured">{data}</script><script>', 1)
+    what = "The laboratory of retrograde." if measured is None else f"The gradient flow of {measured['title']}."
+    words = f"<p>{html.escape(what)} If nothing is below, run this cell.</p>"
+    return f'{words}<iframe title="retrograde" sandbox="allow-scripts" {_FRAME} srcdoc="{html.escape(page)}"></iframe>'
+
+
+def _bundle(self: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the notebook keeps of the widget: its view, and the page for where there is no kernel."""
+    data, metadata = import_or_explain("anywidget").AnyWidget._repr_mimebundle_(self, **options)
+    words = "The laboratory of retrograde: run this cell to see it."
+    return data | {"text/html": _without_kernel(self.measured), "text/plain": words}, metadata
+
+
 @cache
 def _widget() -> Any:
     """The class of the widget; anywidget is an optional library, and imported on first use."""
     anywidget, traitlets = import_or_explain("anywidget"), import_or_explain("traitlets")
     measured = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
-    return type("Lab", (anywidget.AnyWidget,), {"_esm": _module(), "measured": measured})
+    own = {"_esm": _module(), "measured": measured, "_repr_mimebundle_": _bundle}
+    return type("Lab", (anywidget.AnyWidget,), own)
 
 
 def lab(
