@@ -296,9 +296,12 @@ def test_fingers_and_who_wants_less_motion(page: Any) -> None:
     """
 
     def drag(selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
-        left, top, width, height = browser.execute_script(place, browser.find_element(By.CSS_SELECTOR, selector))
+        element = browser.find_element(By.CSS_SELECTOR, selector)
+        browser.execute_script(place, element)
+        drawn(browser)  # what comes into sight is drawn, and nothing moves any more
+        left, top, width, height = browser.execute_script(place, element)
         at = [{"x": left + x * width, "y": top + y * height} for x, y in (start, end)]
-        for kind, points in (("touchStart", at[:1]), ("touchMove", at[1:]), ("touchEnd", [])):
+        for kind, points in (("touchStart", at[:1]), ("touchMove", at[1:]), ("touchMove", at[1:]), ("touchEnd", [])):
             browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
     drag("[data-key=scale]", (0.25, 0.5), (0.5, 0.5))  # W itself, from 1 to about 2
