@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
 from ..flow.batches import SequenceSubset, mapped
+from ..flow.signal_stream import middle_of
 from ..options import Options
 from .forward import Answer, Progress, answer, answers, progress, tensors
 from .thresholds import THRESHOLDS
@@ -255,10 +256,20 @@ class Examination:
         middle = lags[np.flatnonzero(evidence >= evidence.max() / 2)[-1]]
         return Need(asked.need, min(int(middle), asked.need), lags.astype(np.float64), consistency)
 
-    @property
+    @cached_property
     def middle(self) -> int:
-        """The lag at or beyond which half of the signal is, less the steps over which inputs repeat themselves."""
-        return 0 if self.need is None else max(0, self.need.middle - self.repetition)
+        """Half of what the targets depend on is at this lag or beyond, where a later step does not say the same.
+
+        With a loss per sequence by windows of the last steps (`retrograde.flow.signal_stream.middle_of`); otherwise by
+        the signal, less the steps over which inputs repeat themselves.
+        """
+        if self.need is None:
+            return 0
+        if self.need.lag and self.answer.final:
+            found = middle_of(self.untrained, self.samples, _own, self.need.lag)
+            if found is not None:
+                return found
+        return max(0, self.need.middle - self.repetition)
 
     @cached_property
     def repetition(self) -> int:

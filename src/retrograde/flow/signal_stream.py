@@ -30,8 +30,9 @@ from .signal import FEWEST, Array, Signal, Tally, add, check
 from .signal_score import SIZE, ScoreTest
 from .signal_sweep import MIXED_ERRORS, Sides, Stack, Sweep, lags_from_end, stacks_of
 from .spans import Compared, SpanTest, compared_of
+from .windows import SEQUENCES, fewest_for_half
 
-__all__ = ["NetworkSignal", "need_of", "signal_left"]
+__all__ = ["NetworkSignal", "middle_of", "need_of", "signal_left"]
 
 FIRST = 64  # sequences of the first look
 EXCHANGES = 2  # of errors, in every batch
@@ -201,6 +202,26 @@ def signal_left(
     return _Stream(model, _Plan(sequences, alpha, seed, effort), None).over(each_sample(batches, loss))
 
 
+def middle_of(
+    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, longest: int, *, seed: int = 0
+) -> int | None:
+    """The lag by which the last steps explain half of what those up to lag ``longest`` do, at a constant output.
+
+    Smaller than the middle of the signal where later steps say the same as earlier ones. None where single steps,
+    and pairs of them, explain less than half of the errors, and where it is not defined: with a loss at every step, or
+    where states of several steps are read.
+    """
+    stream, kept = _Stream(model, _Plan(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True), list[Compared]()
+    for sample in each_sample(batches, loss):
+        found = stream._stacks(sample)
+        if not isinstance(found, Compared) or set(stream.notes) & set(READS.values()):
+            return None
+        kept.append(found)
+        if sum(len(own.errors) for own in kept) >= SEQUENCES:
+            break
+    return fewest_for_half(kept, longest)
+
+
 @dataclass(frozen=True)
 class _Plan:
     sequences: int
@@ -212,7 +233,9 @@ class _Plan:
 class _Stream:
     """Adds batches until the answer is clear."""
 
-    def __init__(self, model: Callable[..., Any], plan: _Plan, constant: str | None) -> None:
+    def __init__(self, model: Callable[..., Any], plan: _Plan, constant: str | None, *, compares: bool = False) -> None:
+        """``compares``: whether inputs and errors are asked for where the gradient has a lag, too."""
+        self.compares = compares
         check(FEWEST, EXCHANGES, plan.alpha)
         self.model, self.plan, self.constant = model, plan, constant
         self.generator = torch.Generator().manual_seed(plan.seed)
@@ -307,10 +330,11 @@ class _Stream:
                 alive = (steps < known.to(run.losses.device)).to(run.losses.dtype)
             graph = run.graph(list(run.runs), alive)
             entries = entries_of(graph, head=True) if run.final else None
-            if entries is not None and (reading := reading_of(entries)) != "end":
-                if self.spans is None and graph.mixes_sequences():
+            if entries is not None and ((reading := reading_of(entries)) != "end" or self.compares):
+                if self.spans is None and not self.compares and graph.mixes_sequences():
                     raise FlowError(MIXED_ERRORS)
-                self._note(READS[reading])
+                if reading != "end":
+                    self._note(READS[reading])
                 return compared_of(graph, entries, pooled=reading == "many")
             stacks = stacks_of(graph, final=run.final)
             for note in run.notes:

@@ -17,7 +17,7 @@ shorter ones: by how much kernel ridge regression (each error predicted from all
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -32,7 +32,7 @@ from .entries import Entry
 from .graph import Graph
 from .signal import Moments, Signal, holm, shuffled
 
-__all__ = ["Compared", "SpanTest", "compared_of"]
+__all__ = ["Compared", "SpanTest", "compared_of", "left_out", "together", "values_of"]
 
 Array = NDArray[np.float64]
 LABEL = "inputs"
@@ -159,10 +159,11 @@ class SpanTest:
 
     def result(self, alpha: float, effort: float) -> Signal:
         """The test on all that was kept, in about so many multiplications: its lags are spans, or steps of memory."""
-        x, live, memory, e = self._together(effort)
-        n, values = len(e), _values(x, live)
+        data = together(self._kept, MOST, effort)
+        live, e = data.live, data.errors
+        n, values = len(e), values_of(data.inputs, live)
         orders = [shuffled(n, self._generator) for _ in range(EXCHANGES)]
-        bins, places = _bins(len(live)), _places(values, live, memory)
+        bins, places = _bins(len(live)), _places(values, live, data.memory)
         ladder = [[part for part in places if part.first in lags] for lags in bins]
         if self._kept[0].pooled:
             ladder = [*([part] for part in _spans(values, live, bins)), places]
@@ -174,25 +175,31 @@ class SpanTest:
         _find_gains([[part for part in parts if part.p_value < alpha] for parts in ladder], e[:FITTED])
         return _signal(every, bins, n, float(e.square().sum(1).mean().sqrt()), alpha)
 
-    def _together(self, effort: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Inputs `(T, B, D)`, in units of their spread, 0 beyond the end; which steps there are; memory; errors."""
-        longest = max(int(own.live.sum(0).max()) for own in self._kept)
-        most = max(PAIRED, min(MOST, int(effort / (2 * longest**2))))
-        live = torch.cat([_padded(own.live, longest) for own in self._kept], 1)[:, :most]
-        x = torch.cat([_padded(own.inputs, longest) for own in self._kept], 1)[:, :most]
-        memory = torch.cat([_padded(own.memory, longest) for own in self._kept], 1)[:, :most]
-        pairs = min(effort / (most * longest**2 / 2), KEPT / (most * longest))  # of numbers at each span
-        if (width := max(1, int(pairs**0.5 / 2))) < x.shape[2]:
-            x = x @ _projection(x.shape[2], width, self._generator)
-        there = live.unsqueeze(-1).double()
-        x = (x - (x * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)) * there
-        spread = (x.square().sum((0, 1)) / there.sum()).sqrt()
-        kept = spread > 1e-12 * spread.max()
-        e = torch.cat([own.errors for own in self._kept])[:most]
-        e = e - e.mean(0)
-        if e.shape[1] > ERRORS:
-            e = e @ torch.linalg.svd(e, full_matrices=False).Vh[:ERRORS].T
-        return x[..., kept] / spread[kept], live, memory, e
+
+def together(kept: Sequence[Compared], most: int, effort: float) -> Compared:
+    """What several batches have, side by side: at most so many sequences, inputs in units of their spread.
+
+    Inputs are centered over the sequences at every step, 0 beyond the end, and fewer (by a random projection) where all
+    pairs of steps would take more multiplications. Errors are centered, and have few directions.
+    """
+    longest, generator = max(int(own.live.sum(0).max()) for own in kept), torch.Generator().manual_seed(0)
+    most = max(PAIRED, min(most, int(effort / (2 * longest**2))))
+    live, x, memory = (
+        torch.cat([_padded(getattr(own, name), longest) for own in kept], 1)[:, :most]
+        for name in ("live", "inputs", "memory")
+    )
+    pairs = min(effort / (most * longest**2 / 2), KEPT / (most * longest))  # of numbers at each span
+    if (width := max(1, int(pairs**0.5 / 2))) < x.shape[2]:
+        x = x @ _projection(x.shape[2], width, generator)
+    there = live.unsqueeze(-1).double()
+    x = (x - (x * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)) * there
+    spread = (x.square().sum((0, 1)) / there.sum()).sqrt()
+    varies = spread > 1e-12 * spread.max()
+    e = torch.cat([own.errors for own in kept])[:most]
+    e = e - e.mean(0)
+    if e.shape[1] > ERRORS:
+        e = e @ torch.linalg.svd(e, full_matrices=False).Vh[:ERRORS].T
+    return Compared(x[..., varies] / spread[varies], live, e, kept[0].pooled, memory)
 
 
 def _find_gains(ladder: list[list[_Part]], e: Tensor) -> None:
@@ -207,7 +214,7 @@ def _find_gains(ladder: list[list[_Part]], e: Tensor) -> None:
         both = kernel + sum(
             (_gram(_scaled([f[:n] for f in part.features])) for part in parts), torch.zeros_like(kernel)
         )
-        after = _left_out(both, e)
+        after = left_out(both, e)
         less = before.square().sum(1) - after.square().sum(1)
         if float(less.sum()) > SURE * float(less.std()) * n**0.5:
             clear = sum(part.statistic for part in parts)
@@ -225,7 +232,7 @@ def _padded(a: Tensor, steps: int) -> Tensor:
     return torch.cat([a[:steps], a.new_zeros(max(0, steps - len(a)), *a.shape[1:])])
 
 
-def _values(x: Tensor, live: Tensor) -> Tensor:
+def values_of(x: Tensor, live: Tensor) -> Tensor:
     """φ of the inputs of every step `(T, B, 2·D)`: themselves and their sizes, of one spread."""
     there = live.unsqueeze(-1).double()
     size = x.abs()
@@ -292,7 +299,7 @@ def _compared(features: list[Tensor], e: Tensor, orders: list[Tensor]) -> tuple[
     return every / own - 1, z, p
 
 
-def _left_out(kernel: Tensor, e: Tensor) -> Tensor:
+def left_out(kernel: Tensor, e: Tensor) -> Tensor:
     """Errors less what ridge regression on all other sequences predicts, with the best ridge `(B, P)`."""
     values, vectors = torch.linalg.eigh(kernel / kernel.diagonal().mean() + 1.0)  # 1: a mean that is not known
     best, least = e, float("inf")
