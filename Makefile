@@ -25,8 +25,9 @@ $(READY): pyproject.toml constraints.txt $(ENGINE)
 demo: $(READY) ## train an RNN and an LSTM on real text and see their gradients (about 4 minutes)
 	$(BIN)/python examples/demo.py --out runs/demo
 
-docs: $(VENV)/.docs ## build the site of pages and docstrings, build/site/index.html (a minute); a broken link is an error
+docs: $(VENV)/.docs browser ## build the site of pages and docstrings, build/site/index.html (a minute); a broken link is an error
 	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
+	SITE=build/site $(BIN)/python -m pytest tests/docs/test_site.py
 
 $(VENV)/.docs: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'

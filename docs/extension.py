@@ -4,6 +4,7 @@ Pages are plain Markdown that a code host shows well. The site adds to them:
 
 - a list of links of a page in `MENUS` becomes its menu;
 - ``<!-- site: HTML -->`` is shown as that HTML, such as the frame with the laboratory;
+- the pages in `NOTEBOOKS` are notebooks as well;
 - links to ``lab.html`` keep their fragment;
 - every module in the table of ``docs/reference.md`` has a page made of its docstrings.
 """
@@ -11,6 +12,7 @@ Pages are plain Markdown that a code host shows well. The site adds to them:
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 from importlib import import_module
@@ -34,6 +36,8 @@ MENUS = {
     "examples/papers/README",
 }
 REFERENCE = "docs/reference"
+NOTEBOOKS = {"docs/tour", "docs/not-learning", "docs/forecasting"}  # pages that are notebooks as well
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n?", flags=re.DOTALL | re.MULTILINE)
 LABORATORY = Path("src/retrograde/laboratory/lab.html")
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,9 @@ def add_to_page(app: Sphinx, docname: str, source: list[str]) -> None:
     """Add to the Markdown of a page what only the site shows."""
     text = re.sub(r"<!-- site: (.*?) -->", r"\1", source[0], flags=re.DOTALL)
     text = re.sub(r"\[([^\]]+)\]\(([^)\s]*lab\.html[^)\s]*)\)", r'<a href="\2">\1</a>', text)
+    if docname in NOTEBOOKS:
+        link = f'<a href="{Path(docname).name}.ipynb" download>This page as a notebook</a>'
+        text = re.sub(r"\A(# .*\n)", rf"\1\n{link}\n", text)
     if docname == REFERENCE:
         text = re.sub(r"^\| `([\w.]+)` \|", r"| [`\1`](reference/\1.rst) |", text, flags=re.MULTILINE)
     if docname in MENUS:
@@ -117,6 +124,45 @@ def copy_laboratory(app: Sphinx, failed: Exception | None) -> None:
     )
 
 
+def write_notebooks(app: Sphinx, failed: Exception | None) -> None:
+    """Write the pages in `NOTEBOOKS` as notebooks, with the outputs that the tests compare."""
+    for docname in NOTEBOOKS:
+        text = (Path(app.srcdir) / f"{docname}.md").read_text(encoding="utf-8")
+        path = Path(app.outdir) / f"{docname}.ipynb"
+        path.write_text(json.dumps(notebook(text), indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def notebook(text: str) -> dict[str, object]:
+    """Make a notebook (nbformat 4) of a page: its Python is code, a plain fence right after it the output."""
+    cells: list[dict[str, object]] = []
+    end = 0
+
+    def write(words: str) -> None:
+        words = re.sub(r"^!\[.*\n", "", words, flags=re.MULTILINE).strip()  # pictures are files of the site
+        if words:
+            cells.append({"cell_type": "markdown", "id": f"cell-{len(cells)}", "metadata": {}, "source": words})
+
+    for fence in FENCE.finditer(text):
+        between, python = text[end : fence.start()], fence[1] == "python"
+        if fence[1] == "" and not between.strip() and cells and cells[-1]["cell_type"] == "code":
+            cells[-1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": fence[2]}]
+            end = fence.end()
+        elif python:
+            write(between)
+            code = {
+                "cell_type": "code",
+                "id": f"cell-{len(cells)}",
+                "metadata": {},
+                "execution_count": None,
+                "outputs": [],
+            }
+            cells.append(code | {"source": fence[2].rstrip()})
+            end = fence.end()
+    write(text[end:])
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+
+
 def name_language(app: Sphinx, page: str, template: str, context: dict[str, object], tree: object) -> None:
     """Say in the HTML which language the page is in: browsers choose fonts by it, screen readers the voice."""
     if page.startswith("docs/zh/"):
@@ -163,6 +209,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-signature", shorten)
     app.connect("html-page-context", name_language)
     app.connect("build-finished", copy_laboratory)
+    app.connect("build-finished", write_notebooks)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.add_search_language(EnglishAndChinese)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

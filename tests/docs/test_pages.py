@@ -7,7 +7,9 @@ import pytest
 matplotlib.use("Agg")
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tour.md", "docs/not-learning.md", "docs/theory.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/tour.md", "docs/not-learning.md", "docs/theory.md", "docs/forecasting.md"]
+)
 def test_a_page_prints_what_it_shows(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pages.run(pages.HOME / name, {"__name__": "__page__"}) == []

@@ -1,0 +1,50 @@
+"""The site that ``make docs`` built: its search works from a file, and nothing is fetched."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pages
+import pytest
+
+SITE = Path(__file__).parents[2] / "build" / "site"
+pytestmark = pytest.mark.skipif("SITE" not in os.environ, reason="`make docs` builds the site and runs this")
+
+
+def test_no_page_names_a_file_on_the_network():
+    for page in SITE.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]*\ssrc=\"(https?:[^\"]*)|<link[^>]*\shref=\"(https?:[^\"]*)", text
+        )
+        assert not loaded, (page, loaded)
+
+
+@pytest.mark.parametrize("name", ["tour", "not-learning", "forecasting"])
+def test_a_notebook_has_the_snippets_and_outputs_of_its_page(name):
+    cells = json.loads((SITE / "docs" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    page = pages.snippets((pages.HOME / "docs" / f"{name}.md").read_text(encoding="utf-8"))
+    python = [snippet for snippet in page if snippet.language == "python"]
+    assert [cell["source"] for cell in code] == [snippet.source.rstrip() for snippet in python]
+    shown = ["".join(output["text"] for output in cell["outputs"]) for cell in code]
+    assert shown == [snippet.shown or "" for snippet in python]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("query", "page"),
+    [
+        ("truncation", "docs/flow"),
+        ("horizon", "docs/reference/rg"),
+        ("梯度消失", "docs/zh/theory"),
+        ("谱半径", "docs/zh/theory"),
+    ],
+)
+def test_search_finds_pages_without_a_server(browser, query, page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(f"{(SITE / 'search.html').as_uri()}?q={query}")
+    found = "return [...document.querySelectorAll('#search-results li a')].map((one) => one.href)"
+    WebDriverWait(browser, 20).until(lambda _: any(f"/{page}." in link for link in browser.execute_script(found)))
