@@ -7,8 +7,9 @@ there: `save` copies that folder, and `load` makes an estimator of any run of th
 from __future__ import annotations
 
 from .forecaster import Forecaster
+from .groups import ForecastGroups, forecast_each
 from .labels import Classifier, Tagger
 from .language import LanguageModel
 from .regressor import Regressor
 
-__all__ = ["Classifier", "Forecaster", "LanguageModel", "Regressor", "Tagger"]
+__all__ = ["Classifier", "ForecastGroups", "Forecaster", "LanguageModel", "Regressor", "Tagger", "forecast_each"]
