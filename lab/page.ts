@@ -70,7 +70,7 @@ export class Page {
     this.lab = new Laboratory(measured ? "story=0" : fragment, { lang, theme: hostTheme(root.ownerDocument) }, () => (this.dirty = true), measured?.T);
     if (measured) this.lab.look({ t: measured.T - 1, k: Math.max(0, measured.T - 1 - Math.ceil(measured.T / 3)) });
     this.controls = new Controls(this.lab);
-    this.panel = new Panel(this.lab);
+    this.panel = new Panel(this.lab, () => this.reveal());
     this.build();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.colors = undefined; this.dirty = true; });
     requestAnimationFrame((now) => this.tick(now));
@@ -226,6 +226,13 @@ export class Page {
     this.lastUpdate = now;
     this.shown = undefined;
     this.dirty = true;
+  }
+
+  /** On a small screen what a try changes may be out of sight: scroll to the first picture of the step. */
+  private reveal(): void {
+    const figures = [...this.root.querySelectorAll("figure.focus")], top = (one: Element) => one.getBoundingClientRect().top;
+    const first = figures.sort((a, b) => top(a) - top(b))[0];
+    if (first && top(first) > 0.8 * innerHeight) first.scrollIntoView({ block: "center", behavior: this.still.matches ? "auto" : "smooth" });
   }
 
   private scene(): Scene | undefined {

@@ -9,7 +9,8 @@ export class Panel {
   private shown = "";
   private predicted: number | null = null;
 
-  constructor(private lab: Laboratory) {}
+  /** `reveal` brings the pictures into sight that a step of the story is about. */
+  constructor(private lab: Laboratory, private reveal: () => void) {}
 
   refresh(words: Words): void {
     const { story, case: number } = this.lab.view, key = [story, number, words.page].join();
@@ -30,7 +31,7 @@ export class Panel {
     const verdict = h("p", { class: "verdict", role: "status" });
     const after = h("div", { class: "after", hidden: true },
       h("p", {}, h("b", {}, `${words.findOut}. `), told.look),
-      h("div", { class: "buttons" }, ...step.tries.map((one, i) => h("button", { type: "button", class: "try", onclick: () => this.lab.attempt(one) }, told.tries[i]))),
+      h("div", { class: "buttons" }, ...step.tries.map((one, i) => h("button", { type: "button", class: "try", onclick: () => { this.lab.attempt(one); this.reveal(); } }, told.tries[i]))),
       h("details", {}, h("summary", {}, words.explain), verdict, ...told.found.map((text) => h("p", {}, text))));
     const answers = told.answers.map((answer, i) => h("label", { class: "answer" },
       h("input", { type: "radio", name: "answer", value: i, onchange: () => this.predict(i, step.right, verdict, after, words) }), h("span", {}, answer)));

@@ -57,7 +57,7 @@ export const STORY: StoryStep[] = [
 export interface PreparedCase { settings: Partial<Settings>; steps: number; look: Partial<View>; cure: Partial<Settings> }
 
 export const CASES: PreparedCase[] = [
-  { settings: { ...COPY, scale: 0.5 }, steps: 200, look: { t: 19, k: 3 }, cure: { start: "orthogonal", scale: 1 } },
+  { settings: { T: 20, lag: 10, scale: 0.3 }, steps: 120, look: { t: 19, k: 9 }, cure: { start: "orthogonal", scale: 1 } },
   { settings: { ...COPY, start: "orthogonal", input: 20 }, steps: 200, look: { t: 19, k: 3 }, cure: { input: 1 } },
   {
     settings: { ...WILD, rate: 0.06, seed: 2 }, steps: 15,

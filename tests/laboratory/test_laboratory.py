@@ -170,20 +170,27 @@ def test_a_loss_that_is_no_number_stops_training_and_says_so(page: Any) -> None:
     assert browser.get_log("browser") == []
 
 
+INSIGHT = """
+  const tops = [...document.querySelectorAll('figure.focus')].map((one) => one.getBoundingClientRect().top);
+  return Math.min(...tops) < innerHeight;
+"""
+
+
 def test_the_story_asks_first_and_then_lets_the_reader_find_out(page: Any) -> None:
-    browser = page("lang=en")
+    browser = page("lang=en", 390, prefers_reduced_motion="reduce")
     for step in range(1, 8):
         panel = browser.find_element(By.CSS_SELECTOR, ".panel")
         assert f"Step {step} of 7" in panel.text
         tries = panel.find_elements(By.CSS_SELECTOR, ".try")
         assert tries and not any(one.is_displayed() for one in tries)
-        panel.find_elements(By.CSS_SELECTOR, ".answer input")[1].click()
+        browser.execute_script("arguments[0].click()", panel.find_elements(By.CSS_SELECTOR, ".answer input")[1])
         assert all(one.is_displayed() for one in tries)
         browser.execute_script("arguments[0].click()", tries[0])
         drawn(browser)
+        assert browser.execute_script(INSIGHT)
         if step < 7:
             browser.execute_script("lab.pause()")
-            panel.find_elements(By.CSS_SELECTOR, ".turn button")[-1].click()
+            browser.execute_script("arguments[0].click()", panel.find_elements(By.CSS_SELECTOR, ".turn button")[-1])
             drawn(browser)
     assert browser.get_log("browser") == []
 
