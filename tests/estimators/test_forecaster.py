@@ -32,6 +32,13 @@ def test_an_array_is_forecast(fitted):
     assert fitted.score(Y[40:], fh=[1]) == pytest.approx(-abs(found[0] - Y[40]) / 4, rel=1e-5)
 
 
+def test_a_backtest_forecasts_from_several_origins(fitted):
+    found = fitted.backtest(2, y=Y)
+    last = fitted.predict(y=Y[:44])
+    assert found.stride == 4 and [len(found.origins), len(found.steps)] == [2, 4]
+    assert found.origins[1].scores["mae"] == pytest.approx(np.abs(last - Y[44:]).mean(), rel=1e-4)
+
+
 def test_channels_and_several_series():
     two = np.stack([Y, -Y], axis=1)
     assert rg.Forecaster(horizon=3, **FAST).fit(two).predict().shape == (3, 2)

@@ -34,7 +34,7 @@ from ..training.callbacks import FLOW_SEQUENCES
 __all__ = ["Estimator"]
 
 ROLES = ("text", "group", "time", "features")  # options that name columns of a frame
-_LEFT_OUT = {"task", "encoding", "seed", "label", "target", "layout", "validation", "test", "test_fraction"}
+_LEFT_OUT = {"task", "encoding", "seed", "label", "target", "layout", "validation", "test", "test_fraction", "backtest"}
 
 
 class _Kept(Callback):

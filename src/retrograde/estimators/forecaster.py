@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..errors import DataError, OptionError
 from ..options import Options
+from ..runs import Backtest
 from ..tasks.forecast import ForecastPredictor
 from ..tasks.forecast_reader import key_of
 from ..tasks.quantiles import middle_of, places_of
@@ -164,6 +165,29 @@ class Forecaster(Estimator, task="forecast"):
         if self._given_series is None:
             raise OptionError("this estimator was loaded, and its series are not there: give y, those to forecast.")
         return self._given_series
+
+    def backtest(self, origins: int, y: Any = None) -> Backtest:
+        """Errors of forecasts from some origins at the end of series, by origin and by step of the horizon.
+
+        The network stays as it is, and reads what came before each origin.
+
+        Parameters
+        ----------
+        origins : int
+            Their number; they lie a horizon apart.
+        y : like that of `fit`, optional
+            By default the series of `fit`, most of which were trained on: give longer or other ones.
+
+        Returns
+        -------
+        Backtest
+            Scores and those of the naive forecasts: ``overall``, ``origins`` and ``steps``.
+        """
+        check_is_fitted(self, "run_")
+        table = self._own().table if y is None else GivenSeries.of(y).table
+        found = self._predictor.backtest(table, "utf-8", origins).backtest
+        assert found is not None
+        return found
 
     def score(self, y: Any, X: Any = None, fh: Any = None) -> float:
         """Compare a forecast with what came after the series of `fit`: minus the MASE, so that higher is better.

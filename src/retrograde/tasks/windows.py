@@ -317,10 +317,16 @@ class Windows:
 
     def past(self, chosen: NDArray[np.int64]) -> Past:
         """What forecasts in the windows of these numbers are made from."""
+        observed = ~np.isnan(self.cut(self.truths, chosen, 0, self.plan.context))
+        return self._read(chosen)._replace(observed=observed)
+
+    def _read(self, chosen: NDArray[np.int64]) -> Past:
+        """The same without what was observed."""
         plan = self.plan
-        ahead = self.cut(self.values, chosen, plan.context)[..., plan.width - plan.known :]
-        observed = ~np.isnan(self.cut(self.truths, chosen, 0, plan.context))
-        return Past(self.cut(self.values, chosen, 0, plan.context), ahead, self._static_of(chosen), observed)
+        ahead = np.empty((plan.horizon, len(chosen), 0), np.float32)
+        if plan.known:
+            ahead = self.cut(self.values, chosen, plan.context)[..., plan.width - plan.known :]
+        return Past(self.cut(self.values, chosen, 0, plan.context), ahead, self._static_of(chosen), np.empty(0, bool))
 
     def _static_of(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.static[self.owners(chosen)]
@@ -329,7 +335,7 @@ class Windows:
         """The windows of these numbers as the strategy is trained on them."""
         plan = self.plan
         if plan.strategy == "direct":
-            past = tensors(self.past(chosen))
+            past = tensors(self._read(chosen))
             inputs, truths = plan.read(past), torch.from_numpy(self.cut(self.truths, chosen, plan.context))
             base = plan.repeated(past.values[..., : plan.channels], plan.added_to)
             if plan.by_step:  # the steps that are read have no target
