@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import polars
 import pytest
-from fits import FAST, TINY, ragged
+from fits import FAST, HALF, TINY, ragged
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -23,7 +23,7 @@ def fitted():
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([rg.Classifier(hidden_size=8, max_steps=12, lr=0.05, threads=1)])
+@parametrize_with_checks([rg.Classifier(hidden_size=8, max_steps=12, eval_every=12, lr=0.05, threads=1)])
 def test_what_scikit_learn_expects_of_a_classifier(estimator, check):
     check(estimator)
 
@@ -69,14 +69,19 @@ def test_texts_and_tokens():
     assert rg.Classifier(**FAST).fit(tokens, y).score(tokens, y) == 1.0
 
 
-@pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame])
-def test_frames(library):
+@pytest.fixture(scope="module")
+def of_arrays():
     X, y = ragged(40, channels=1)
     y = np.where(y, "up", "down")
+    return rg.Classifier(**TINY).fit([x[:, 0] for x in X], y), X, y
+
+
+@pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame])
+def test_frames(library, of_arrays):
+    of_arrays, X, y = of_arrays
     lists = library({"values": [x[:, 0].tolist() for x in X], "what": y.tolist()})
     model = rg.Classifier(**TINY).fit(lists, "what")
     assert len(model.predict(lists[["values"]])) == 40
-    of_arrays = rg.Classifier(**TINY).fit([x[:, 0] for x in X], y)
     assert np.allclose(model.predict_proba(lists), of_arrays.predict_proba(X), atol=1e-6)
 
     steps = [(n, t, value) for n, x in enumerate(X) for t, value in enumerate(x[:, 0])]
@@ -102,11 +107,11 @@ def test_a_frame_of_numbers_has_a_step_in_each_column():
 
 def test_pipelines_and_searches(fitted):
     _, X, y = fitted
-    search = GridSearchCV(rg.Classifier(**FAST), {"max_steps": [2, 40]}, cv=2)
+    search = GridSearchCV(rg.Classifier(**FAST), {"max_steps": [2, 40]}, cv=HALF)
     found = search.fit(X, y)
     assert found.best_params_["max_steps"] == 40 and found.score(X, y) > 0.8
     halves = FunctionTransformer(lambda X: [x[len(x) // 2 :] for x in X])
-    assert cross_val_score(make_pipeline(halves, rg.Classifier(**FAST)), X, y, cv=2).mean() > 0.7
+    assert cross_val_score(make_pipeline(halves, rg.Classifier(**FAST)), X, y, cv=HALF).mean() > 0.7
     flat = np.stack([x[-4:, 0] for x in X])
     assert make_pipeline(StandardScaler(), rg.Classifier(**FAST)).fit(flat, y).score(flat, y) > 0.8
 
@@ -159,7 +164,7 @@ def test_each_step_is_tagged():
     assert tagger.predict([["Ann", "to"]])[0].tolist() == ["B", "O"]
     frame = polars.DataFrame({"words": words, "tags": tags})
     assert rg.Tagger(**FAST).fit(frame, "tags").score(frame, "tags") == tagger.score(words, tags) == 1.0
-    assert GridSearchCV(rg.Tagger(**TINY), {"cell": ["gru", "lstm"]}, cv=2).fit(words, tags).best_score_ > 0
+    assert GridSearchCV(rg.Tagger(**TINY), {"cell": ["gru", "lstm"]}, cv=HALF).fit(words, tags).best_score_ > 0
 
 
 def test_a_tag_is_needed_for_each_step():

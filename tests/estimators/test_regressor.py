@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import polars
 import pytest
-from fits import FAST, TINY, ragged
+from fits import FAST, HALF, TINY, ragged
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import check_regressors_train, parametrize_with_checks
 
@@ -41,18 +41,24 @@ def test_numbers_come_in_the_units_of_the_data(numbers, tmp_path):
     again = rg.Regressor.load(model.save(tmp_path / "run"))
     assert np.array_equal(again.predict(X), model.predict(X))
     assert model.run_.summary.baselines["mean"]["mse"] > model.run_.summary.best["mse"]
-    assert cross_val_score(rg.Regressor(**FAST), X, y, cv=2).mean() > 0.3
+    assert cross_val_score(rg.Regressor(**FAST), X, y, cv=HALF).mean() > 0.3
+
+
+@pytest.fixture(scope="module")
+def of_arrays(numbers):
+    X, y = numbers
+    return rg.Regressor(**TINY).fit(X, y).predict(X)
 
 
 @pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame])
-def test_frames(library, numbers):
+def test_frames(library, numbers, of_arrays):
     X, y = numbers
     steps = [(n, value) for n, x in enumerate(X) for value in x.tolist()]
     long = library({"id": [n for n, _ in steps], "a": [v[0] for _, v in steps], "b": [v[1] for _, v in steps],
                     "life": [float(y[n]) for n, _ in steps]})  # fmt: skip
     model = rg.Regressor(group="id", features="a,b", **TINY).fit(long, "life")
     found = model.predict(long)
-    assert np.allclose(found, rg.Regressor(**TINY).fit(X, y).predict(X), atol=1e-3)
+    assert np.allclose(found, of_arrays, atol=1e-3)
     assert model.score(long, "life") == pytest.approx(1 - ((found - y) ** 2).mean() / y.var(), abs=1e-6)
     with pytest.raises(OptionError, match="sample_weight is not for a DataFrame"):
         model.score(long, "life", sample_weight=np.ones(len(long)))
