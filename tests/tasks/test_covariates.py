@@ -110,3 +110,15 @@ def test_many_categories_of_a_series_are_embedded(tmp_path: Path) -> None:
     loss, _ = task.loss(network, task.batch(0), None)
     loss.backward()
     assert network.embedding.embeddings["1"].weight.grad[1:].abs().sum() > 0
+
+
+def test_a_wide_table_with_static_features_has_a_column_for_each_step_and_quantile(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    months = [f"2024-{month:02d}" for month in range(1, 13)]
+    rows = [f"s{n},{'ab'[n % 2]}," + ",".join(str(n + t % 3) for t in range(12)) for n in range(4)]
+    path.write_text(f"shop,kind,{','.join(months)}\n" + "\n".join(rows) + "\n")
+    options = {**TINY, "context": 4, "horizon": 2, "validation_fraction": 0.2, "quantiles": "0.9"}
+    train(path, tmp_path / "run", static="kind", **options)
+    rows = load(tmp_path / "run").predict(str(path))
+    steps = ["2025-01", "2025-02"]
+    assert len(rows) == 4 and list(rows[0]) == ["shop", *steps, *(f"{step} quantile 0.9" for step in steps)]

@@ -27,7 +27,7 @@ from . import quantiles
 from .forecast_reader import ORIGINS, TOGETHER, ForecastReader, Part, key_of
 from .forecast_scores import Judge
 from .models import SequenceModel, evaluation_mode
-from .quantiles import QUANTILE, column, middle_of, places_of
+from .quantiles import column, middle_of, places_of
 from .tables import TableTask
 from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo
 from .windows import ForecastBatch, ForecastPlan, Past, Windows
@@ -148,21 +148,20 @@ class ForecastPredictor(Predictor):
         for place, made in self.forecast(found):
             row: Row = dict(zip(columns.group, found.names[place], strict=True))
             if columns.layout == "wide":
-                for title, numbers in self._columns(made):
-                    name = title.partition(QUANTILE)[0]
-                    after = [step + title.removeprefix(name) for step in later.get(name, [])]
-                    row |= dict(zip(after, numbers, strict=True)) if name in later else {title: numbers}
+                for name, level, numbers in self._columns(made):
+                    titles = [column(step, level) for step in later.get(name, [name])]
+                    row |= dict(zip(titles, numbers if name in later else [numbers], strict=True))
                 yield row
                 continue
             times = times_after(found.times[place], plan.horizon)
             times = as_written(times, columns.date_form) if times is not None else None
             for step in range(plan.horizon):
                 when = {columns.time: times[step]} if columns.time is not None and times is not None else {}
-                values = {title: numbers[step] for title, numbers in self._columns(made)}
+                values = {column(name, level): numbers[step] for name, level, numbers in self._columns(made)}
                 yield row | when | {"step": step + 1} | values
 
-    def _columns(self, made: Floats) -> Iterator[tuple[str, list[Any]]]:
-        """Columns of forecasts ``(levels, horizon, C)``: each channel, then its quantiles."""
+    def _columns(self, made: Floats) -> Iterator[tuple[str, float | None, list[Any]]]:
+        """Forecasts ``(levels, horizon, C)`` of each channel (no level), then its quantiles."""
         plan, target = self.reader.plan, self.reader.columns.target
         asked = places_of(None, plan.quantiles) if plan.quantiles else []
         if made.shape[-1] > len(target):  # lists of several channels
@@ -171,8 +170,8 @@ class ForecastPredictor(Predictor):
         else:
             values = {name: [_known(level[:, at]) for level in made] for at, name in enumerate(target)}
         for name, levels in values.items():
-            yield name, levels[middle_of(plan.levels)]
-            yield from ((column(name, level), levels[at]) for level, at in asked)
+            yield name, None, levels[middle_of(plan.levels)]
+            yield from ((name, level, levels[at]) for level, at in asked)
 
 
 def _known(numbers: Floats) -> list[float | None]:

@@ -150,15 +150,15 @@ def places_of(asked: Sequence[float] | None, quantiles: str | None) -> list[tupl
     return [(one, levels.index(one)) for one in wanted]
 
 
-def column(name: str, level: float) -> str:
-    """The name of the column with a quantile of a prediction.
+def column(name: str, level: float | None) -> str:
+    """The name of the column with a quantile of a prediction; None for the prediction itself.
 
     Examples
     --------
     >>> column("sales", 0.1), column("", 0.9)
     ('sales quantile 0.1', 'quantile 0.9')
     """
-    return f"{name}{QUANTILE}{level:g}".strip()
+    return name if level is None else f"{name}{QUANTILE}{level:g}".strip()
 
 
 class Intervals:

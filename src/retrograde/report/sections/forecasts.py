@@ -35,7 +35,7 @@ def section(run: RunContents) -> Section | None:
         f"The last forecast of the {name} part, made from the steps on the left of it alone. The dashed line is the "
         "naive forecast that the network adds to: where both lie on each other, it adds nothing."
     ]
-    if part.forecasts[0].quantiles:
+    if set(part.forecasts[0].quantiles) - {"quantile 0.5"}:
         words.append(
             "The band lies between the quantiles that were forecast. Half of what comes shall be above the forecast, "
             "their median, and as much of it inside an interval as its name says: the results have how much was."
