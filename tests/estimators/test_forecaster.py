@@ -155,7 +155,7 @@ def test_pandas_and_frames_with_what_is_known_ahead_and_what_is_static():
     ]
     frame = pandas.concat(both)
     past, later = frame[frame.y.notna()], frame[frame.y.isna()]
-    model = rg.Forecaster(known_future="promotion", static="kind", quantiles=0.9, horizon=3, **FAST)
+    model = rg.Forecaster(known_future="promotion", static="kind", quantiles=[0.9], horizon=3, **FAST)
     found = model.fit(past).predict_quantiles(X=later)
     assert list(found.columns) == ["unique_id", "ds", "y quantile 0.9"]
     found = model.predict(X=later[["unique_id", "ds", "promotion"]])
