@@ -48,7 +48,7 @@ export const STORY: StoryStep[] = [
     settings: { ...COPY, T: 30, loss: "last" }, look: { t: 29, k: 19 }, right: 2, focus: ["chain", "activation", "loss"],
     tries: [
       { begin: {} }, { begin: { cell: "relu", start: "identity", scale: 1 } }, { begin: { cell: "gru", keep: 3 } },
-      { begin: { cell: "lstm", keep: 3 } }, { train: 500 },
+      { begin: { cell: "lstm" } }, { begin: { cell: "lstm", keep: 3 } }, { train: 500 },
     ],
   },
 ];

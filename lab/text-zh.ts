@@ -155,7 +155,7 @@ export const chinese: Words = {
       question: "训练之前，经过十步，哪一个保留的梯度最多？",
       answers: ["按 torch 初始化的 tanh", "遗忘门为 ½ 的 LSTM", "遗忘门偏置为 3 的 LSTM"],
       look: "比较各自的链；然后分别训练：五个字母，等待，每个在 25 步之后才被问到。",
-      tries: ["tanh", "ReLU，单位矩阵", "GRU，偏置 3", "LSTM，偏置 3", "训练 500 次更新"],
+      tries: ["tanh", "ReLU，单位矩阵", "GRU，偏置 3", "LSTM，门为 ½", "LSTM，偏置 3", "训练 500 次更新"],
       found: ["偏置为 3 的 LSTM：遗忘门为 σ(3) ≈ 0.95，0.95¹⁰ ≈ 0.6，沿 c 的梯度还剩六成；若为 ½ 则只剩 0.001。偏置约为 log(间隔) 就能把门开得足够大。于是它学会了，而 tanh 网络仍停在猜测的水平。"],
     },
   ] as StoryWords[],

@@ -160,7 +160,7 @@ export const english = {
       question: "Which keeps most of the gradient over ten steps before any training?",
       answers: ["tanh as torch starts it", "LSTM with a forget gate at ½", "LSTM with forget bias 3"],
       look: "Compare the chains; then train each: five letters, a wait, and each is asked 25 steps later.",
-      tries: ["tanh", "ReLU, identity", "GRU, bias 3", "LSTM, bias 3", "Train 500 updates"],
+      tries: ["tanh", "ReLU, identity", "GRU, bias 3", "LSTM, gate at ½", "LSTM, bias 3", "Train 500 updates"],
       found: ["The LSTM with bias 3: its forget gates are at σ(3) ≈ 0.95, and 0.95¹⁰ ≈ 0.6 of the gradient along c is left; at ½ it would be 0.001. A bias of about log(lag) opens the gate far enough. It is then learned where the tanh network stays at chance."],
     },
   ] as StoryWords[],
