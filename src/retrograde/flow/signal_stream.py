@@ -165,8 +165,13 @@ def need_of(
     Raises
     ------
     FlowError
-        There are fewer than 8 sequences; layers are bidirectional, or the head looks at several steps while there is a
-        loss for each; sequences are mixed.
+        There are fewer than 8 sequences; layers are bidirectional, or the head looks at several steps, while there is a
+        loss for each step; sequences are mixed.
+
+    Notes
+    -----
+    Where one loss per sequence reads the states of many steps, or of two directions, the lags are spans between inputs:
+    see `retrograde.flow.spans`.
 
     Examples
     --------

@@ -26,8 +26,9 @@ __all__ = ["SIZE", "Part", "Sides", "Stack", "Sweep", "lags_from_end", "stacks_o
 NEVER = np.iinfo(np.int64).min  # the lag of a pair without one
 NOT_LOCAL = (
     "The signal by lag is not defined for this network: all of its layers must run forward in time, each fed by the "
-    "one below, and its head must look at one step at a time. Measure the same network without a second direction and "
-    "without pooling (bidirectional=False, pooling='last'), by gradient_flow."
+    "one below, and its head must look at one step at a time. With a loss per sequence, "
+    "retrograde.flow.need_of compares inputs and errors of such a network; otherwise measure it without a second "
+    "direction."
 )
 MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
 SIZE = 16  # of a random projection, to each side of a weight matrix
