@@ -12,7 +12,7 @@ steps. So the errors are compared with the inputs themselves. Of every sequence,
 Each is tested by S of the signal by lag, Σ_{b≠b'} ⟨e_b, e_b'⟩ k(b, b') / Σ_b k(b, b) ‖e_b‖², k the scalar product, with
 the errors of other sequences as its null distribution, and Holm's correction over all. A longer span often only repeats
 what a shorter one says, where inputs repeat themselves (waves, trends). So a span counts only as far as it adds to the
-shorter ones: by how much kernel ridge regression (each error predicted from all other sequences) explains more with it.
+shorter ones, and to places nearer to an end: by how much kernel ridge regression (each error predicted from all other sequences) explains more with it.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class SpanTest:
         bins, places = _bins(len(live)), _places(values, live, data.memory)
         ladder = [[part for part in places if part.first in lags] for lags in bins]
         if self._kept[0].pooled:
-            ladder = [*([part] for part in _spans(values, live, bins)), places]
+            ladder = [[span, *at] for span, at in zip(_spans(values, live, bins), ladder, strict=True)]
         every = [part for parts in ladder for part in parts]
         for part in every:
             part.statistic, part.z, part.p_value = _compared(part.features, e, orders)
