@@ -11,8 +11,9 @@ steps. So the errors are compared with the inputs themselves. Of every sequence,
 
 Each is tested by S of the signal by lag, Σ_{b≠b'} ⟨e_b, e_b'⟩ k(b, b') / Σ_b k(b, b) ‖e_b‖², k the scalar product, with
 the errors of other sequences as its null distribution, and Holm's correction over all. A longer span often only repeats
-what a shorter one says, where inputs repeat themselves (waves, trends). So a span counts only as far as it adds to the
-shorter ones, and to places nearer to an end: by how much kernel ridge regression (each error predicted from all other sequences) explains more with it.
+what a shorter one says, where inputs repeat themselves (waves, trends). So spans and places count only as far as they
+add to those of less memory: by how much kernel ridge regression (each error predicted from all other sequences)
+explains more with them.
 """
 
 from __future__ import annotations
