@@ -29,6 +29,7 @@ import retrograde
 MENUS = {
     "docs/index",
     "docs/howto",
+    "docs/tools/index",
     "docs/reference",
     "docs/design",
     "docs/zh/README.zh-CN",
