@@ -69,7 +69,7 @@ def test_saving_copies_the_run_folder(fitted, tmp_path):
         map(str, model.predict(X))
     )
     again = rg.Classifier.load(saved)
-    assert again.get_params()["lr"] == 0.03 and np.array_equal(again.predict(X), model.predict(X))
+    assert again.get_params()["lr"] == FAST["lr"] and np.array_equal(again.predict(X), model.predict(X))
     with pytest.raises(RunError, match="already contains a run"):
         model.save(saved)
     assert model.save(saved, overwrite=True) == saved

@@ -23,7 +23,7 @@ def fitted():
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([rg.Classifier(hidden_size=8, max_steps=12, eval_every=12, lr=0.05, threads=1)])
+@parametrize_with_checks([rg.Classifier(hidden_size=8, max_steps=6, lr=0.1, threads=1)])
 def test_what_scikit_learn_expects_of_a_classifier(estimator, check):
     check(estimator)
 

@@ -16,7 +16,7 @@ from retrograde.errors import DataError, OptionError
 
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks(
-    [rg.Regressor(hidden_size=8, max_steps=4, threads=1)],
+    [rg.Regressor(hidden_size=8, max_steps=2, threads=1)],
     expected_failed_checks=lambda estimator: {"check_regressors_train": "R² of 0.5 takes 60 steps, as below"},
 )
 def test_what_scikit_learn_expects_of_a_regressor(estimator, check):
