@@ -166,3 +166,19 @@ def test_the_rate_of_the_trial_is_prescribed():
     prescribed = [p for p in prescribe(exam, own) if p.remedy == "lower learning rate"]
     assert prescribed[0].options == {"lr": pytest.approx(own[0].numbers["better_lr"])}
     assert "trial" in prescribed[0].arithmetic
+
+
+@pytest.mark.parametrize(("held_out", "named"), [(2.0, True), (1.0, True), (0.5, False), (None, False)])
+def test_sequences_learned_by_heart(held_out, named):
+    model = Net()
+    train(model, lambda seed: sums(seed=0, scale=0.1), updates=60, lr=0.02)
+    record = TrainingRecord(updates=60, chance=1.0, validation_loss=held_out)
+    own = found(RULES, model, lambda seed: sums(seed=0, scale=0.1), record=record).get("memorized", [])
+    assert bool(own) == named
+    if own:
+        assert own[0].numbers["validation_loss"] == held_out and "nothing carries over" in own[0].about.meaning
+
+
+def test_what_no_sequence_teaches_is_not_learned_by_heart():
+    record = TrainingRecord(updates=60, chance=1.0, validation_loss=1.1)
+    assert "memorized" not in found(RULES, Net(), record=record)

@@ -51,6 +51,8 @@ class TrainingRecord:
         Global norms before clipping, in order.
     chance, floor : float or None
         Loss of the best constant prediction, and the lowest possible.
+    validation_loss : float or None
+        Loss of the network, as it is, on sequences that it was not trained on.
     diverged : bool
         Whether training ended with a loss or gradient that was NaN or infinite.
     torch_optimizer : torch.optim.Optimizer or None
@@ -68,6 +70,7 @@ class TrainingRecord:
     gradient_norms: Sequence[float] = ()
     chance: float | None = None
     floor: float | None = None
+    validation_loss: float | None = None
     diverged: bool = False
     torch_optimizer: torch.optim.Optimizer | None = None
     planned: int | None = None

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     CLIPPING_HIDES_SPIKES = "clipping_hides_spikes"
     NOT_FINITE = "not_finite"
     LEARNING_RATE_TOO_HIGH = "learning_rate_too_high"
+    MEMORIZED = "memorized"
     # Data and wiring
     INPUT_SCALE = "input_scale"
     TARGET_SCALE = "target_scale"
@@ -143,6 +144,12 @@ FINDINGS: Mapping[Kind, About] = {
         "sick",
         "The curvature of the loss is too high for the learning rate: updates overshoot.",
         "Cohen et al. 2021, 2022",
+    ),
+    Kind.MEMORIZED: About(
+        "learned by heart",
+        "sick",
+        "Sequences of the training are predicted well, others worse than by a constant answer: nothing carries over.",
+        spares_training=True,
     ),
     Kind.INPUT_SCALE: About(
         "scale of the inputs", "sick", "The inputs are far from zero mean and unit variance.", "LeCun et al. 1998"

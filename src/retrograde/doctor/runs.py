@@ -166,6 +166,7 @@ def _record(config: Config, summary: Summary | None, metrics: Sequence[Metrics],
         gradient_norms=norms,
         chance=chance,
         floor=floor,
+        validation_loss=None if summary is None else summary.scores.get("loss"),
         diverged=summary is not None and summary.status == "diverged",
     )
 

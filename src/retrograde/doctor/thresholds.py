@@ -125,6 +125,11 @@ class THRESHOLDS:
         0.1, "share of the loss at chance above which a handicap from the start counts", "benchmarks/doctor"
     )
     # Training
+    memorized_share = Threshold(
+        0.5,
+        "share of the loss at chance below which the sequences of the training count as learned, if others are not",
+        "retrograde: halfway",
+    )
     clipped_share = Threshold(0.9, "share of clipped gradients above which clipping is always active", "Pascanu 2013")
     path_share = Threshold(
         0.2,
