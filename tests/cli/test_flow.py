@@ -106,7 +106,11 @@ def test_of_a_classifier(tmp_path, retrograde):
     train = ["train", table, "--task", "classify", "--embedding-size", 4, "--out", tmp_path / "run", *FAST]
     assert retrograde(*train).code == 0
     done = retrograde("flow", tmp_path / "run")
-    assert done.code == 0 and "E_t is the loss of the whole sequence" in " ".join(done.out.split())
+    words = " ".join(done.out.split())
+    assert done.code == 0 and "E_t is the loss of the whole sequence" in words
+    assert "of the gradient that enters a layer at a step, 1% is left in l0" in words  # pooled, in both directions
+    signal = retrograde("flow", tmp_path / "run", "--signal", "--json")
+    assert signal.code == 0 and json.loads(signal.out)["asked"]["layers"][0]["layer"] == "inputs"
     one = tmp_path / "one.csv"  # a single sequence, of one label, can be measured too
     one.write_text("text,label\nword word bad,a\n")
     found = json.loads(retrograde("flow", tmp_path / "run", one, "--json").out)

@@ -137,6 +137,7 @@ def flow(
     else:
         assert run is not None
         found, about = _of_run(run, data, asked)
+    found.notes += _entered(found, fraction)
     summary = summarize(found, fraction)
     written = []
     if csv is not None:
@@ -282,6 +283,20 @@ def _of_checkpoint(
 
 
 # --- What is shown ----------------------------------------------------------------------------------------------------
+
+
+def _entered(found: GradientFlow, fraction: float) -> list[str]:
+    """A note on how far the gradient comes from where it enters a layer, where lags from the end do not say it."""
+    from ..flow.curves import horizon_of
+
+    ends = {label: horizon_of(curve, fraction) for label, curve in found.by_entry().items()}
+    if not ends:
+        return []
+    steps = [f"{label} after {lag:.0f} steps" if lag == lag else f"{label} never" for label, lag in ends.items()]
+    return [
+        "the loss reads the states of many steps, or of two directions, and lags count from the last step; of the "
+        f"gradient that enters a layer at a step, {fraction:.0%} is left in {', in '.join(steps)} of its own"
+    ]
 
 
 def _print(screen: Console, summary: Summary, about: _About) -> None:

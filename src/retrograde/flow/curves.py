@@ -17,7 +17,7 @@ from .underflow import mean_of_known
 if TYPE_CHECKING:
     from .result import GradientFlow
 
-__all__ = ["Curve", "below", "first", "first_lag", "mean_curves", "of_layer", "shares"]
+__all__ = ["Curve", "below", "first", "first_lag", "horizon_of", "mean_curves", "of_layer", "shares"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -46,6 +46,11 @@ class Curve:
             under |= self.lost
         after = np.flatnonzero(under[self.start :])
         return float(self.start + after[0]) if len(after) else float("nan")
+
+
+def horizon_of(norms: Array, fraction: float) -> float:
+    """The horizon of norms by lag of which none is below the range."""
+    return Curve(norms, np.zeros(len(norms), dtype=bool), 0.0).horizon(fraction)
 
 
 def first_lag(curve: Array) -> int | None:
