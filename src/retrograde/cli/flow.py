@@ -137,8 +137,7 @@ def flow(
     else:
         assert run is not None
         found, about = _of_run(run, data, asked)
-    found.notes += _entered(found, fraction)
-    summary = summarize(found, fraction)
+    summary = dataclasses.replace(summarize(found, fraction), notes=[*found.notes, *_entered(found, fraction)])
     written = []
     if csv is not None:
         found.to_csv(csv)
