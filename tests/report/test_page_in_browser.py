@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -69,6 +70,21 @@ return { row, column, words: figure.querySelector('.told').textContent, y: [...p
          shapes: document.querySelector('#heat-map .plot').layout.shapes.length,
          table: figure.querySelectorAll('tr').length };
 """
+
+
+def test_a_mean_over_errors_at_different_steps_is_not_called_a_product(make_run: Any, opened: Any) -> None:
+    run = make_run(flow=())
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(9, 2, 3), [9, 5])
+    flow = rg.gradient_flow(torch.nn.GRU(3, 4), packed, loss=lambda output: output[1][0].square().sum(-1))
+    flow.save(run / "flow/trained")
+    browser = opened(rg.report.write(run))
+    told = browser.find_element(By.CSS_SELECTOR, ".told").text
+    assert "different steps" in told and "multiply" not in told
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [(one["role"]["value"], one["name"]["value"]) for one in nodes if not one["ignored"] and "name" in one]
+    found = [(role, name) for role, name in named if role in ("slider", "combobox", "image", "button", "link")]
+    assert [role for role, name in found if not name.strip()] == []
+    assert "state at step k" in {name.strip() for role, name in found if role == "slider"}
 
 
 @pytest.fixture

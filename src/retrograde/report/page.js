@@ -107,7 +107,8 @@
         const logs = path.map((j) => meta.logs[row][j]), [a, b] = [logs[0], logs.at(-1)];
         let text = `${name}: the norm is ${number(a)} at step ${from}`;
         if (n) text += ` and ${number(b)} at step ${column}`;
-        if (n && Number.isFinite(b - a) && a !== null && b !== null) {
+        if (meta.mixed) text += ". Its sequences have their errors at different steps, so this is a mean over them and not one product of Jacobians";
+        else if (n && Number.isFinite(b - a) && a !== null && b !== null) {
           const factors = logs.slice(1).map((log, i) => (log === null ? NaN : log - logs[i])), low = Math.min(...factors), at = factors.indexOf(low);
           text += `: ${share(b - a)}. Its Jacobians multiply it by ${number((b - a) / n, 2)} on average`;
           if (n > 1 && at >= 0) text += `, by ${number(low, 2)} at the least, from step ${path[at]} to ${path[at + 1]}`;
@@ -116,9 +117,9 @@
       }
       figure.querySelector(".told").replaceChildren(...words.map((text) => element("p", text)));
       const head = element("tr", ...["state at step", ...all.flatMap(({ trace }) => [`${trace.name}: norm`, "factor"])].map((text) => element("th", text)));
-      const body = path.map((j, i) => element("tr", element("th", String(j)), ...all.flatMap(({ trace: { meta: { logs } } }) => {
-        const [now, before] = [logs[row][j], i ? logs[row][path[i - 1]] : null];
-        return [number(now), now === null || before === null ? "—" : number(now - before)].map((text) => element("td", text));
+      const body = path.map((j, i) => element("tr", element("th", String(j)), ...all.flatMap(({ trace: { meta } }) => {
+        const [now, before] = [meta.logs[row][j], i ? meta.logs[row][path[i - 1]] : null];
+        return [number(now), meta.mixed || now === null || before === null ? "—" : number(now - before)].map((text) => element("td", text));
       })));
       figure.querySelector("table").replaceChildren(element("thead", head), element("tbody", ...body));
     }
@@ -201,6 +202,8 @@
     }));
   Promise.all(drawings).then(() => {
     for (const figure of document.querySelectorAll(".path")) follow(figure);
+    // Icons for the mouse, and where plotly measures texts: nothing for a screen reader.
+    for (const one of document.querySelectorAll(".modebar-container, #js-plotly-tester")) one.setAttribute("aria-hidden", "true");
     document.documentElement.dataset.drawn = "true";
   });
 })();

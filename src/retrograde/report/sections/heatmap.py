@@ -87,11 +87,12 @@ def _path(run: RunContents) -> Figure:
 
 
 def _way(flow: GradientFlow, layer: int, rows: slice = slice(None)) -> dict[str, Any]:
-    """For page.js: the column where the path of each row starts (−1: nowhere), and its direction."""
+    """For page.js: the column where the path of each row starts (−1: nowhere), its direction, and whether it is one."""
     lag = flow.lag(layer)[rows, : flow.steps[layer]]
     ahead = np.where(lag < 0, np.iinfo(np.int64).max, lag)
     start = np.where((lag < 0).all(1), -1, ahead.argmin(1))
-    return {"choice": layer, "start": start.tolist(), "back": 1 if flow.reverse[layer] else -1}
+    mixed = flow.alignments[layer].by_sequence  # then the norms of a row are of losses at different steps
+    return {"choice": layer, "start": start.tolist(), "back": 1 if flow.reverse[layer] else -1, "mixed": mixed}
 
 
 def pack(norms: Norms, no_path: npt.NDArray[np.bool_]) -> dict[str, Any]:
