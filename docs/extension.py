@@ -91,9 +91,10 @@ def reference_page(short: str) -> str:
                 f".. py:data:: {one}\n   :no-index:\n\n   Documented as :py:obj:`rg.{one} <retrograde.{one}>`."
             )
         elif inspect.isclass(value):
-            parts.append(f".. autoclass:: {one}\n   :members:\n   :show-inheritance:")
+            others = ", ".join(base.__name__ for base in value.__mro__ if not base.__module__.startswith("retrograde"))
+            parts.append(f".. autoclass:: {one}\n   :members:\n   :inherited-members: {others}\n   :show-inheritance:")
         else:
-            parts.append(f".. autofunction:: {one}" if callable(value) else f".. autodata:: {one}")
+            parts.append(f".. autofunction:: {one}" if callable(value) else f".. autodata:: {one}\n   :no-value:")
     return "\n\n".join(parts) + "\n"
 
 
