@@ -99,3 +99,31 @@ def test_a_reverse_direction_that_is_read_after_its_first_step_knows_nothing_els
 def test_what_is_left_to_learn_is_of_the_networks_own_errors():
     found = rg.flow.signal_left(model(), order(5, steps=30), crossed)
     assert found.need == 5 and found.error_share == pytest.approx(1, abs=0.3)
+
+
+def test_half_of_what_the_targets_depend_on_may_be_told_by_the_last_steps():
+    """By windows of the last steps, where later steps say the same; and whatever torch's default device is."""
+    torch.manual_seed(5)
+    layer, head = nn.GRU(2, 8), nn.Linear(8, 1)
+
+    def last(x):
+        return head(layer(x)[0][-1])[:, 0]
+
+    def square(output, target):
+        return (output - target).square()
+
+    y = torch.randn(200)
+    everywhere, early = y.view(1, -1, 1) + torch.randn(25, 200, 2), torch.randn(25, 200, 2)
+    middle_of = rg.flow.signal_stream.middle_of
+    assert middle_of(last, [(everywhere, y)], square, 24) <= 3
+    assert middle_of(last, [(early, early[2, :, 0])], square, 24) == 22
+    assert middle_of(last, [(early, y)], square, 24) is None  # nothing is explained
+    pooled = (lambda x: head(layer(x)[0].mean(0))[:, 0], [(early, early[2, :, 0])], square)
+    assert middle_of(*pooled, 24) is None
+    need = rg.flow.need_of(*pooled).need
+    torch.set_default_device("meta")
+    try:
+        assert middle_of(last, [(early, early[2, :, 0])], square, 24) == 22
+        assert rg.flow.need_of(*pooled).need == need == 2
+    finally:
+        torch.set_default_device("cpu")

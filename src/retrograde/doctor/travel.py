@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import FlowError
 from ..flow import GradientFlow
-from ..flow.curves import Curve, shares
+from ..flow.curves import horizon_of, shares
 from ..flow.summary import growth_per_step
 from .thresholds import THRESHOLDS
 
@@ -64,7 +64,7 @@ def travels_of(flow: GradientFlow, fraction: float = THRESHOLDS.reach_fraction.v
     for label in flow.layers:
         if label in entered:
             curve = entered[label]
-            reach = Curve(curve, np.zeros(len(curve), dtype=bool), 0.0).horizon(fraction)
+            reach = horizon_of(curve, fraction)
         elif lags is not None and label in flow.known_layers:
             i = flow.layer_index(label)
             curve = np.asarray(lags[i])

@@ -26,7 +26,7 @@ def fewest_for_half(kept: Sequence[Compared], longest: int) -> int | None:
     """The lag of the first step of that window, `longest` of the longest; None if that explains less than half."""
     data = together(kept, SEQUENCES, EFFORT)
     e = data.errors
-    v, steps = values_of(data.inputs, data.live), torch.arange(len(data.live)).unsqueeze(1)
+    v, steps = values_of(data.inputs, data.live), torch.arange(len(data.live), device="cpu").unsqueeze(1)
     last = torch.where(data.memory == 0, steps, 0).amax(0)  # the last step that is read
     at = last - steps  # (lags, B)
     rows = v.gather(0, at.clamp(min=0).unsqueeze(-1).expand_as(v)) * ((at >= 0) & data.live).unsqueeze(-1)
