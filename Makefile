@@ -26,7 +26,7 @@ demo: $(READY) ## train an RNN and an LSTM on real text and see their gradients 
 	$(BIN)/python examples/demo.py --out runs/demo
 
 docs: $(VENV)/.docs browser ## build the site of pages and docstrings, build/site/index.html (a minute); a broken link is an error
-	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
+	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . build/site
 	SITE=build/site $(BIN)/python -m pytest tests/docs/test_site.py tests/docs/test_snippets.py
 
 $(VENV)/.docs: $(READY)

@@ -59,6 +59,7 @@ html_math_renderer = "mathml"  # extension.py: no script, no network
 html_show_search_summary = False  # the search would read other pages, which a browser refuses for file://
 html_show_sourcelink = False
 html_copy_source = False
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_sidebars = {page: [] for page in ("docs/index", "docs/tour", "docs/theory", "docs/lab")}  # no menu of their own

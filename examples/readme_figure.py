@@ -1,4 +1,4 @@
-"""The README's figure, from the run folders that ``make demo`` leaves: ``python examples/readme_figure.py``."""
+"""The figure of docs/flow.md, from the run folders that ``make demo`` leaves: ``python examples/readme_figure.py``."""
 
 from __future__ import annotations
 
