@@ -61,19 +61,33 @@ def of_doctor():
     }
 
 
+STORES = [("Lyon", "a"), ("Nice", "b")]
+
+
+def rows(store, name, steps, start=0):
+    times = pd.date_range("2024-01-01", periods=start + steps)[start:]
+    values = {"y": [float(i % 7) for i in range(steps)], "promotion": [float(i % 5 == 0) for i in range(steps)]}
+    return pd.DataFrame({"store": store, "region": store, "unique_id": name, "ds": times, **values})
+
+
+class Quick(rg.Forecaster):
+    """Makes two updates."""
+
+    def fit(self, *arguments, **options):
+        return self.set_params(max_steps=2, threads=1).fit_(*arguments, **options)
+
+    fit_ = rg.Forecaster.fit
+
+
 def of_estimators():
-    class Quick(rg.Forecaster):
-        def fit(self, *arguments, **options):
-            return self.set_params(max_steps=2, threads=1).fit_(*arguments, **options)
-
-        fit_ = rg.Forecaster.fit
-
     real, rg.Forecaster = rg.Forecaster, Quick
     months = pd.date_range("2015-01-01", periods=96, freq="MS")
     frame = pd.DataFrame({"month": months, "sales": range(96)})
-    long = pd.DataFrame({"unique_id": ["a"] * 120, "ds": pd.date_range("2024-01-01", periods=120), "y": range(120)})
-    longer = frame.set_index("month")["sales"]
-    return {"frame": frame, "longer": longer, "long": long, "_undo": lambda: setattr(rg, "Forecaster", real)}
+    names = {"long": pd.concat([rows(one, two, 120) for one, two in STORES])}
+    names |= {"planned": pd.concat([rows(one, two, 14, 120) for one, two in STORES])}
+    names |= {"later": pd.concat([rows(one, two, 60, 120) for one, two in STORES])}
+    undo = {"_undo": lambda: setattr(rg, "Forecaster", real)}
+    return names | {"frame": frame, "longer": frame.set_index("month")["sales"]} | undo
 
 
 def of_training():
