@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RetrogradeError, RunError
-from ..runs import Config, Metrics, Results, RunFolder, Scores, Summary
+from ..runs import Config, Metrics, Results, RunFolder, Scores, SearchedTrial, Summary
+from ..runs.folder import SEARCH_TABLE
 from ..runs.records import number
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class RunContents:
     signal: RunSignal | None = None  # where it was measured
     recorded: list[Record] = field(default_factory=list)
     diagnosis: Diagnosis | None = None
+    searched: list[SearchedTrial] = field(default_factory=list)  # the trials of a search, the best first
     missing: dict[str, str] = field(default_factory=dict)  # part of the folder -> why it is not here
 
     @property
@@ -162,7 +164,8 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
     diagnosis = part("doctor.json", lambda: _diagnosis(run)) if run.has("doctor.json") else None
     flows = _flows(run.path / "flow", missing)
     signal = part("flow/signal.json", lambda: _signal(run)) if run.has("flow/signal.json") else None
-    parts = (flows, results, signal, recorded, diagnosis, missing)
+    searched = part(SEARCH_TABLE, run.searched) or [] if run.has(SEARCH_TABLE) else []
+    parts = (flows, results, signal, recorded, diagnosis, searched, missing)
     return RunContents(run.path, config, task, metrics, summary, sample, *parts)
 
 

@@ -17,7 +17,7 @@ from ..files import DRAFT, KEPT_BYTES, check_regular, read_file, remove_drafts, 
 from ..memory import installed_memory, without_reports
 from .lock import NAME as LOCK
 from .lock import Lock
-from .records import FORMAT, Config, Metrics, Results, Summary
+from .records import FORMAT, Config, Metrics, Results, SearchedTrial, Summary
 
 if TYPE_CHECKING:  # reading JSON does not need torch, which takes seconds to import
     from torch import Tensor
@@ -394,6 +394,10 @@ class RunFolder:
                 "a value of the wrong type."
             )
         return found.rows
+
+    def searched(self) -> list[SearchedTrial]:
+        """Read ``search.json``: the trials of a search, the best first; RunError if it is damaged."""
+        return self._typed(SearchedTrial.table, self.read_json(SEARCH_TABLE), SEARCH_TABLE)
 
     def _typed(self, of: Callable[[Mapping[str, Any]], T], found: Mapping[str, Any], name: str) -> T:
         try:

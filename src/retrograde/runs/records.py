@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, NoReturn, Self
@@ -28,6 +28,7 @@ __all__ = [
     "Part",
     "Results",
     "Scores",
+    "SearchedTrial",
     "Summary",
     "interval",
     "not_better_than",
@@ -411,6 +412,37 @@ def interval(metric: str) -> str:
     if not re.fullmatch(r"[\d.]+", nominal):
         return ""
     return {"within": f"in the {nominal} % interval", "below": f"below the {nominal} % quantile"}.get(kind, "")
+
+
+# --- search.json ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchedTrial(Record):
+    """A trial of a search: options that were tried, and what came of it."""
+
+    number: int
+    state: str  # "complete", "pruned" (worse than half of those before), "diverged" or "impossible"
+    options: Json  # the values that were searched
+    cost: float | None = None  # what is minimized: the validation loss; to classify, the share of labels that are wrong
+    steps: int = 0  # training steps taken
+    seconds: float = 0.0
+    parameters: int = 0  # numbers of the network
+    scores: Scores = field(default_factory=dict)  # of its best weights on the validation part
+    message: str = ""
+
+    @classmethod
+    def table(cls, json: Json) -> list[SearchedTrial]:
+        """The trials of a ``search.json``, the best first; ValueError if a value has the wrong type."""
+        return cls.ranked([cls.of(one) for one in _dicts(json.get("trials"))])
+
+    @staticmethod
+    def ranked(trials: Iterable[SearchedTrial]) -> list[SearchedTrial]:
+        """Trials, the best first; those that are not complete come last."""
+        return sorted(
+            trials,
+            key=lambda one: (one.state != "complete", math.inf if one.cost is None else one.cost, one.number),
+        )
 
 
 # --- Better than a simple method? -------------------------------------------------------------------------------------

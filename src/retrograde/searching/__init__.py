@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ..runs import SearchedTrial
 from .space import Choices, Range
-from .study import Search, SearchedTrial, search
+from .study import Search, search
 
 __all__ = ["Choices", "Range", "Search", "SearchedTrial", "search"]

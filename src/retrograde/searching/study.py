@@ -27,49 +27,18 @@ from ..experiment import measure_flow
 from ..extras import import_or_explain
 from ..options import OPTIONS, flag, seconds
 from ..pools import Pool, open_pool
-from ..runs import RunFolder, Scores
+from ..runs import RunFolder, SearchedTrial
 from ..runs.folder import SEARCH_JOURNAL, SEARCH_TABLE
 from ..tasks.registry import new_task
 from ..tasks.task import Task
 from ..training import load
 from .space import Choices, Range, Space, space_for
-from .trial import Job, Outcome, State, quiet_optuna, run_trial
+from .trial import Job, Outcome, quiet_optuna, run_trial
 
-__all__ = ["Search", "SearchedTrial", "search"]
+__all__ = ["Search", "search"]
 
 RANDOM = 8  # trials before TPE learns from those before
 SIGINT = 2
-
-
-@dataclass(frozen=True)
-class SearchedTrial:
-    """One row of the table: options that were tried, and what came of it.
-
-    Attributes
-    ----------
-    number : int
-    state : str
-        ``"complete"``, ``"pruned"`` (ended early: worse than half of those before), ``"diverged"`` or ``"impossible"``.
-    options : mapping
-        The values that were searched.
-    cost : float or None
-        What is minimized: the validation loss, or to classify the share of labels that are wrong.
-    steps, seconds, parameters
-        Of the training, and numbers of the network.
-    scores : mapping
-        Metrics of its best weights on the validation part.
-    message : str
-    """
-
-    number: int
-    state: State
-    options: Mapping[str, Any]
-    cost: float | None = None
-    steps: int = 0
-    seconds: float = 0.0
-    parameters: int = 0
-    scores: Scores = field(default_factory=dict)
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,11 +65,7 @@ class Search:
 
     def ranked(self) -> list[SearchedTrial]:
         """The trials, the best first; those that are not complete come last."""
-        unknown = math.inf
-        return sorted(
-            self.trials,
-            key=lambda one: (one.state != "complete", unknown if one.cost is None else one.cost, one.number),
-        )
+        return SearchedTrial.ranked(self.trials)
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ``search.json``."""
