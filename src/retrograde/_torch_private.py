@@ -49,6 +49,8 @@ LOOK_AT_CLASSES = (
     ("torch.ao.quantization.quantize_fx", None, "_prepare_fx"),
     ("torch.ao.quantization.quantize_fx", None, "_convert_fx"),
 )
+# A subclass of torch's layers whose forward reads one of these computes its steps itself.
+READ_BY_FORWARD = frozenset(("_VF", "_flat_weights", "_flat_weight_refs", "all_weights", "_all_weights"))
 ATTRIBUTES = {  # class of torch: attributes of its objects
     "Tensor": ("_version", "_base", "_backward_hooks"),
     "UntypedStorage": ("_cdata",),

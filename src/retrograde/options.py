@@ -34,6 +34,7 @@ __all__ = [
 LABELLED = ("classify", "tag")
 SEQUENCES = (*LABELLED, "regress")
 TEXT, TABLES = ("language", *SEQUENCES), (*SEQUENCES, "forecast")
+SEVERAL = ("target", "features", "quantiles", "known_future", "static")  # options that are lists in Python
 CLASSIFY, DATA, NUMBERS = ("classify",), ("language", *TABLES), ("regress", "forecast")
 
 
@@ -183,8 +184,6 @@ def seconds(text: str, name: str = "--max-time") -> float:
 def quantile_levels(text: str) -> tuple[float, ...]:
     """Levels of quantiles, in rising order.
 
-    Examples
-    --------
     >>> quantile_levels("0.9, 0.1,0.5")
     (0.1, 0.5, 0.9)
     """
@@ -504,7 +503,7 @@ class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOp
         OptionError
             If one is unknown or impossible, or two contradict one another.
         """
-        given = {name: _as_text(value) for name, value in given.items()}
+        given = {name: _as_text(value, several=name in SEVERAL) for name, value in given.items()}
         if unknown := sorted(set(given) - set(OPTIONS)):
             raise OptionError(f"there is no training option {unknown[0]!r}; there are {', '.join(sorted(OPTIONS))}.")
         for name, value in given.items():
@@ -571,10 +570,10 @@ class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOp
             raise OptionError(f"--momentum is for --optimizer sgd; {self.optimizer} has its own: leave it out.")
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: Any, *, several: bool) -> Any:
     """Paths and lists, which Python has and a command line does not, as they are written there."""
-    value = value.tolist() if type(value).__name__ == "ndarray" else value
-    if isinstance(value, list | tuple):
+    value = value.tolist() if several and type(value).__name__ == "ndarray" else value
+    if several and isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, Path) else value
 

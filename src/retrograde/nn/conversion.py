@@ -20,6 +20,7 @@ import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
+from .. import _torch_private
 from .compilation import show_torchs_classes
 from .layers import GRU, LSTM, RNN, Recurrent
 
@@ -47,9 +48,7 @@ _RELIED_ON = (
     "get_expected_hidden_size",
     "permute_hidden",
 )
-# So is one whose forward does not pass on to super().forward, or reads one of these.
-_PRIVATE = {"_VF", "_flat_weights", "_flat_weight_refs", "all_weights", "_all_weights"}
-# Nor may one of these be replaced on a single layer.
+# So is one whose forward does not pass on to super().forward. Nor may one of these be replaced on a single layer.
 _RELIED_ON_IN_INSTANCES = ("forward", "check_forward_args", "check_hidden_size", "check_input", "permute_hidden")
 # Names that our forward pass uses in addition to torch's.
 _OUR_NAMES = ("_accelerated", "_as_given", "_call", "_state_as_given", "recompute")
@@ -142,7 +141,7 @@ def _passes_on(forward: Any) -> bool:
     if code is None or "__class__" not in code.co_freevars:
         return False
     names = set(code.co_names)
-    return {"super", "forward"} <= names and not names & _PRIVATE
+    return {"super", "forward"} <= names and not names & _torch_private.READ_BY_FORWARD
 
 
 # ---- the changes -----------------------------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def pinball(error: Any, levels: Sequence[float]) -> Any:
 
     Examples
     --------
-    >>> pinball(np.array([[-2.0], [1.0], [4.0]]), (0.1, 0.5, 0.9)).tolist()
-    [0.7333333333333334]
+    >>> pinball(np.array([[-2.0], [1.0], [4.0]]), (0.25, 0.5, 0.75)).tolist()
+    [1.3333333333333333]
     """
     if not levels:
         return error[0] ** 2
