@@ -214,7 +214,7 @@ export class Page {
       this.count.updates++;
     } else {
       let at = performance.now();
-      const until = at + Math.max(0.67 * this.cost, (this.cost < 6 ? 14 : 27) - this.cost);
+      const until = at + Math.max(0.67 * this.cost, (this.cost < 6 ? 14 : 29) - this.cost);
       do {
         const start = at;
         lab.update();
