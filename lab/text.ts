@@ -16,7 +16,7 @@ export const english = {
   speed: "Speed", speeds: { slow: "2 a second", medium: "20 a second", fast: "full speed" },
   status: (step: number, loss: string, norm: string) => `update ${step} · loss ${loss} · gradient norm ${norm}`,
   untrained: "not trained yet",
-  failed: "The loss is no number any more: an update was too large. Undo, or start over, with clipping or a smaller rate.",
+  failed: "The loss is NaN or infinite: an update was too large. Undo, or start over, with clipping or a smaller rate.",
   playing: (at: number, of: number) => `replaying the case: update ${at} of ${of}`,
   groups: { network: "Network", task: "Task", training: "Training", pair: "The pair of steps" },
   labels: {
@@ -57,7 +57,7 @@ export const english = {
     },
     terms: {
       title: "The terms of ∂Eₜ/∂W",
-      now: (t: number, k: number, size: string, share: string) => `Term k = ${k} of ∂E${sub(t)}/∂W has the norm ${size}. Bars: norms, logarithmic. Matrices: the terms themselves on one scale, as the sum sees them. The term k = t holds ${share} % of all norms.`,
+      now: (t: number, k: number, size: string, share: string) => `Term k = ${k} of ∂E${sub(t)}/∂W has the norm ${size}. Bars: norms, logarithmic. Matrices: the terms themselves on one scale, as the sum sees them. The term k = t makes up ${share} % of all norms.`,
     },
     lags: {
       title: "Share of ∂E/∂W by lag",
@@ -69,7 +69,7 @@ export const english = {
   },
   equation: {
     title: "The equation with its numbers",
-    vector: "what the loss asks of the state", chain: "the chain of Jacobians", immediate: "where W acts", total: "this term", reached: "what arrives at step k", term: "term",
+    vector: "gradient of the loss by the state", chain: "the chain of Jacobians", immediate: "where W acts", total: "this term", reached: "what arrives at step k", term: "term",
     own: (lag: number) => `${lag} factor${lag === 1 ? "" : "s"}`,
   },
   question: "First predict", findOut: "Now find out", explain: "What happened", right: "That is right.", wrong: "Look again:",
@@ -88,7 +88,7 @@ export const english = {
       answers: ["Everything", "A little", "Nothing"],
       look: "Look at two columns above the same letter, and at the heat map.",
       tries: ["Set W to zero", "Put W back"],
-      found: ["Nothing. Without W, sₜ = f(U xₜ): the same letter gives the same column wherever it stands, and the heat map has only its diagonal. W is the memory; what it does when it is applied again and again is this whole story."],
+      found: ["Nothing. Without W, sₜ = f(U xₜ): the same letter gives the same column at every step, and the heat map has only its diagonal. W is the memory; what it does when it is applied again and again is this whole story."],
     },
     {
       title: "The loss",
@@ -155,7 +155,7 @@ export const english = {
     {
       title: "ReLU, GRU, LSTM",
       words: [
-        "ReLU has the slope 1 wherever a unit is on, so f′ takes nothing away; with W near the identity a state is simply kept. Gated cells go further. In an LSTM cₜ = fₜ ⊙ cₜ₋₁ + iₜ ⊙ gₜ: along c the Jacobian is the forget gate fₜ itself, and no W is in the way. A GRU has hₜ = (1 − zₜ) ⊙ nₜ + zₜ ⊙ hₜ₋₁, with the update gate zₜ in that place.",
+        "ReLU has the slope 1 where a unit is on, so f′ takes nothing away; with W near the identity a state is simply kept. Gated cells go further. In an LSTM cₜ = fₜ ⊙ cₜ₋₁ + iₜ ⊙ gₜ: along c the Jacobian is the forget gate fₜ itself, and no W is in the way. A GRU has hₜ = (1 − zₜ) ⊙ nₜ + zₜ ⊙ hₜ₋₁, with the update gate zₜ in that place.",
       ],
       question: "Which keeps most of the gradient over ten steps before any training?",
       answers: ["tanh as torch starts it", "LSTM with a forget gate at ½", "LSTM with forget bias 3"],

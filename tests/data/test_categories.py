@@ -40,7 +40,7 @@ def test_the_most_frequent_category_is_number_one_and_an_unknown_one_is_0_and_sa
     other = open_table(str(homes))
     Columns.from_dict(columns.as_dict()).check(other)
     assert [int(record.values[0, 1]) for record in sequences(other, columns, False)] == [0, 2, 0]
-    assert other.unknown == ["1 cell of 'city' hold a category that the training part lacks ('Oslo'): unknown."]
+    assert other.unknown == ["1 cell of 'city' have a category that the training part lacks ('Oslo'): unknown."]
 
 
 def test_a_column_of_numbers_with_a_bad_cell_is_not_taken_for_categories(homes: Path) -> None:

@@ -226,9 +226,9 @@ def test_a_signal_of_a_few_sequences_is_flagged():
 
     x[5, :2], target[:2] = 100.0, 300.0  # two sequences outweigh all others, and agree
     found = rg.flow.need_of(rnn, [(x, target)], loss)
-    assert found.need is not None and "a few of 128 sequences hold most of the gradient" in " ".join(found.notes)
+    assert found.need is not None and "a few of 128 sequences contribute most of the gradient" in " ".join(found.notes)
     few = rg.flow.need_of(rnn, [(torch.randn(12, 128, 2), torch.randn(128))], loss)
-    assert not [note for note in few.notes if "hold most" in note]
+    assert not [note for note in few.notes if "contribute most" in note]
     even = torch.randn(12, 256, 2)
     clear = rg.flow.need_of(rnn, [(even, even[7, :, 0])], loss)
-    assert clear.need == 4 and not [note for note in clear.notes if "hold most" in note]
+    assert clear.need == 4 and not [note for note in clear.notes if "contribute most" in note]

@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_stops_training_and_says_so(page: Any) -> None:
     waited(browser, "!lab.running")
     drawn(browser)
     assert browser.execute_script("return lab.training.failed")
-    assert "no number any more" in browser.find_element(By.CSS_SELECTOR, ".status").text
+    assert "NaN or infinite" in browser.find_element(By.CSS_SELECTOR, ".status").text
     assert browser.get_log("browser") == []
 
 

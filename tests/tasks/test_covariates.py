@@ -82,7 +82,7 @@ def test_from_training_to_predictions_with_unknown_and_missing_values(shops: str
 
     strange = table(tmp_path / "strange.csv", day="sun")
     assert len(run.predict(strange)) == 6
-    assert any("hold a category that the training part lacks ('sun')" in note for note in run.predictor.notes)
+    assert any("have a category that the training part lacks ('sun')" in note for note in run.predictor.notes)
     short = table(tmp_path / "short.csv", ahead=2)
     message = "series 'a' has no 'promo' at step 3 of the 3 to forecast: add rows for these steps"
     with pytest.raises(DataError, match=message):

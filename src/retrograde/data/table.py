@@ -256,7 +256,7 @@ class Table:
             count, first = self.ask(f"count_if({strange})", f"any_value({text}) FILTER ({strange})")
             if count:
                 cells = f"{count:,} cell{'s' * (count != 1)} of {name!r}"
-                self.unknown.append(f"{cells} hold a category that the training part lacks ({first!r:.40}): unknown.")
+                self.unknown.append(f"{cells} have a category that the training part lacks ({first!r:.40}): unknown.")
 
     def matrix(self, batch: pyarrow.RecordBatch, names: Sequence[str]) -> NDArray[np.float64]:
         """The numbers of some columns in a batch that has `numbers`, ``(rows, columns)``; NaN where a cell is empty."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 NOT_FINITE = "The gradients of {} are not finite: the signal by lag cannot be known."
 FEWEST = 8  # sequences: with fewer, hardly an exchange differs from the data
-FEW = 8  # sequences: if so few or fewer hold a lag's gradient, its p-value is not to be trusted
+FEW = 8  # sequences: if so few or fewer contribute a lag's gradient, its p-value is not to be trusted
 PAIRED = 128  # sequences of which all pairs are looked at, to find the variance under the null hypothesis
 
 
@@ -296,12 +296,12 @@ class Tally:
 
 
 def _dominated(effective: Array, bins: list[list[int]], n: int) -> list[str]:
-    """A note where the signal of a lag may be chance, as a few sequences hold most of its gradient."""
+    """A note where the signal of a lag may be chance, as a few sequences contribute most of its gradient."""
     if not len(effective) or effective.min() > FEW:
         return []
     least = int(effective.argmin())
     return [
-        f"a few of {n} sequences hold most of the gradient at lag {bins[least][0]} (like {effective[least]:.0f} equal "
+        f"a few of {n} sequences contribute most of the gradient at lag {bins[least][0]} (like {effective[least]:.0f} equal "
         "ones), so that its signal may be chance: bring the sequences to one scale"
     ]
 

@@ -89,7 +89,7 @@ class _TensorState:
         tensor = self.tensor
         try:
             shared = tensor.device.type == "cpu" and tensor.is_shared() and not tensor.is_inference()  # type: ignore[no-untyped-call]
-        except (RuntimeError, NotImplementedError):  # such a tensor has no storage that processes could share
+        except (RuntimeError, NotImplementedError):  # a tensor without storage of its own is not shared
             return False
         return bool(shared) and tensor._version == self.version
 
@@ -99,14 +99,14 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
         return False
     try:
         return a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
-    except (RuntimeError, NotImplementedError):  # sparse tensors and some subclasses have no address to compare
+    except (RuntimeError, NotImplementedError):  # sparse tensors and some subclasses have no address
         return True
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     try:
         return torch.equal(a, b)
-    except (RuntimeError, NotImplementedError):  # torch cannot compare these types: written back, as if they differed
+    except (RuntimeError, NotImplementedError):  # torch does not compare these types: they are restored in any case
         return False
 
 

@@ -114,7 +114,7 @@ def _dimension(name: str, given: Any) -> Dimension:
     ):
         raise OptionError(f"the space of {name} is {given!r:.60}; give (low, high) or a list of values.")
     if isinstance(found, Range) and option.kind not in (int, float):
-        raise OptionError(f"the space of {name} is {given!r:.60}; it is no number: give a list of values.")
+        raise OptionError(f"the space of {name} is {given!r:.60}; it is not a number: give a list of values.")
     for value in found.ends:
         option.check(value)
     return (
