@@ -301,8 +301,8 @@ def _dominated(effective: Array, bins: list[list[int]], n: int) -> list[str]:
         return []
     least = int(effective.argmin())
     return [
-        f"a few of {n} sequences contribute most of the gradient at lag {bins[least][0]} (like {effective[least]:.0f} equal "
-        "ones), so that its signal may be chance: bring the sequences to one scale"
+        f"a few of {n} sequences contribute most of the gradient at lag {bins[least][0]} (like "
+        f"{effective[least]:.0f} equal ones), so that its signal may be chance: bring the sequences to one scale"
     ]
 
 
