@@ -152,10 +152,6 @@ class Graph:
             return cells.together(steps)
         return Trajectory.joined([c.run if c.order is None else c.run.reordered(c.order) for c in own])
 
-    def is_marked(self, label: str) -> bool:
-        """Whether a layer is a recurrence written by hand."""
-        return isinstance(self.runs[label][0], MarkedStep)
-
 
 MIXED = (
     "sequences are mixed (batch normalization in training mode?): the loss of one depends on the states of others, and "
