@@ -1,7 +1,10 @@
-"""Updates and frames a second of the laboratory while it trains, and how fast a control responds, in Chromium.
+"""Updates and frames a second of the laboratory while it trains, and how fast every control responds, in Chromium.
 
 ``python benchmarks/laboratory.py`` trains each cell (H = 32, T = 50, B = 16) for a few seconds. "Free core" divides by
 the CPU time of the page's main thread: what a core that has nothing else to do would give, as far as that thread goes.
+
+Then every control is used while the network trains, by keys and clicks that Chromium takes for a reader's. A response
+takes from the time stamp of the key or click until the next pictures are drawn and the frame has been handed over.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import time
 from pathlib import Path
 
@@ -17,27 +21,66 @@ from selenium import webdriver
 from retrograde.laboratory import PAGE
 
 FLAGS = ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run")
-RESPONSE = """
-const done = arguments[0], page = retrograde.page, slider = document.querySelector('[data-key=scale]'), times = [];
-const next = () => {
-  if (times.length === 15) return done(times.sort((a, b) => a - b));
-  slider.value = 0.5 + 0.05 * times.length;
-  const start = performance.now(), frame = page.count.frames;
-  slider.dispatchEvent(new Event('input'));
-  const wait = () => {
-    if (page.count.frames === frame) return requestAnimationFrame(wait);
-    times.push(performance.now() - start);
-    setTimeout(next, 60);
-  };
-  requestAnimationFrame(wait);
+CONTROLS = """
+const found = () => {
+  for (const one of document.querySelectorAll('details')) one.open = true;
+  return [...document.querySelectorAll('.lab :is(input, select, button, summary, canvas[tabindex])')]
+    .filter((one) => one.checkVisibility() && !one.disabled);
 };
-next();
 """
+NAMES = """
+return found().map((one) => {
+  const { key, pair, action } = one.dataset;
+  return key ?? pair ?? action ?? one.closest('[data-picture]')?.dataset.picture ?? one.ariaLabel ?? one.textContent;
+});
+"""
+READY = """
+const [number, fragment, done] = arguments, page = retrograde.page, { lab } = page;
+lab.open(fragment, lab.view);
+lab.set({ seed: 2 }); // something to undo
+lab.train();
+setTimeout(() => {
+  const one = found()[number], list = one.matches('select'), slider = one.matches('[type=range]');
+  one.scrollIntoView({ block: 'nearest' });
+  one.focus();
+  window.answer = new Promise((found) => addEventListener(list || slider ? 'keydown' : 'click', ({ timeStamp }) => {
+    const { frames } = page.count, { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => found(performance.now() - timeStamp);
+    const wait = () => (page.count.frames > frames ? port2.postMessage(0) : requestAnimationFrame(wait));
+    requestAnimationFrame(wait);
+  }, { capture: true, once: true }));
+  const box = one.getBoundingClientRect(), end = list ? one.selectedIndex === one.length - 1 : one.value === one.min;
+  done([list || slider ? (end ? 'Up' : 'Down') : '', box.left + box.width / 2, box.top + box.height / 2]);
+}, 150 + 30 * Math.random());
+"""
+KEYS = {"Up": 38, "Down": 40}
+
+
+def responses(browser: webdriver.Chrome, fragment: str, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds until each control is answered, by the name of the control."""
+
+    def once(number: int) -> float:
+        key, x, y = browser.execute_async_script(CONTROLS + READY, number, fragment)
+        for press in (True, False):
+            if key:
+                what = {"key": f"Arrow{key}", "code": f"Arrow{key}", "windowsVirtualKeyCode": KEYS[key]}
+                browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown" if press else "keyUp", **what})
+            else:
+                what = {"x": x, "y": y, "button": "left", "clickCount": 1}
+                kind = "mousePressed" if press else "mouseReleased"
+                browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **what})
+        taken: float = browser.execute_async_script("window.answer.then(arguments[0])")
+        return taken
+
+    names = browser.execute_script(CONTROLS + NAMES)
+    return {f"{i} {name}": [once(i) for _ in range(repeats)] for i, name in enumerate(names)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--repeats", type=int, default=5, help="how often each control is used")
+    parser.add_argument("--cells", nargs="+", default=["tanh", "relu", "gru", "lstm"])
     parser.add_argument("--page", type=Path, default=PAGE, help="another build of the page, to compare with")
     arguments = parser.parse_args()
     seconds, page = arguments.seconds, arguments.page.resolve()
@@ -57,20 +100,28 @@ def main() -> None:
         return time.perf_counter(), busy, frames, updates
 
     try:
-        for cell in ("tanh", "relu", "gru", "lstm"):
+        for cell in arguments.cells:
             browser.get("about:blank")
-            browser.get(f"{page.as_uri()}#lang=en&story=0&cell={cell}&H=32&T=50&B=16&lag=10&t=49&k=20")
+            fragment = f"lang=en&story=3&cell={cell}&H=32&T=50&B=16&lag=10&t=49&k=20"
+            browser.get(f"{page.as_uri()}#{fragment}")
             browser.execute_script("window.page = retrograde.page; page.lab.train()")
             time.sleep(2)  # until the page has settled
             before = clock()
             time.sleep(seconds)
             wall, busy, frames, updates = (b - a for a, b in zip(before, clock(), strict=True))
-            browser.execute_script("page.lab.pause()")
-            response = browser.execute_async_script(RESPONSE)
             print(
                 f"{cell:5} {updates / wall:5.0f} updates/s {frames / wall:4.0f} frames/s; free core: "
-                f"{updates / busy:4.0f} updates/s {frames / busy:4.0f} frames/s; "
-                f"control {response[7]:.0f} ms (median), {response[-1]:.0f} ms (longest); load {os.getloadavg()[0]:.1f}"
+                f"{updates / busy:4.0f} updates/s {frames / busy:4.0f} frames/s; load {os.getloadavg()[0]:.1f}"
+            )
+            if not arguments.repeats:
+                continue
+            found = responses(browser, fragment, arguments.repeats)
+            taken = sorted(one for times in found.values() for one in times)
+            slowest = sorted(found, key=lambda name: -statistics.median(found[name]))[:3]
+            print(
+                f"      {len(found)} controls: {statistics.median(taken):.0f} ms (median), "
+                f"{taken[int(0.95 * len(taken))]:.0f} ms (95 %), {taken[-1]:.0f} ms (longest); slowest by median: "
+                + ", ".join(f"{name} {statistics.median(found[name]):.0f} ms" for name in slowest)
             )
     finally:
         browser.quit()

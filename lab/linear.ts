@@ -1,5 +1,6 @@
 /** Dense linear algebra on Float32Array, and random numbers that a seed repeats. No recurrent network is here. */
 import * as vectors from "./vectors";
+import type { Part } from "./vectors";
 
 /**
  * C (M × N) = A (M × L) · B (L × N), or C + A · B if `add`. Every matrix is given by the place of its first entry and
@@ -60,6 +61,15 @@ function rowProduct(
     for (let l = 0, i = a0, j = b0 + n * bc; l < L; l++, i += ac, j += br) sum += A[i] * B[j];
     C[c0 + n] = add ? sum + C[c0 + n] : sum;
   }
+}
+
+/** σ or tanh in place of the entries of some columns; `values` has `rows` rows of `width` entries from `from` on. */
+export function squash(values: Float32Array, from: number, rows: number, width: number, parts: Part[]): void {
+  if (vectors.squash(values, from, rows, width, parts)) return;
+  for (let row = 0, o = from; row < rows; row++, o += width)
+    for (const [first, end, tanh] of parts)
+      for (let i = o + first; i < o + end; i++) // tanh is right to 1e-16, and faster than Math.tanh
+        values[i] = tanh ? 1 - 2 / (1 + Math.exp(2 * values[i])) : 1 / (1 + Math.exp(-values[i]));
 }
 
 /** ‖a‖ of a part of an array. */

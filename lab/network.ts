@@ -10,10 +10,15 @@
  * Arrays of steps are laid out (T, B, …): row t · B + b. Steps count from 0 here, as everywhere but in the equations:
  * h and c have T + 1 rows, and the state after step t is in row t + 1. Tested against `retrograde.reference`.
  */
-import { norm, product, spectralNorm } from "./linear";
+import { norm, product, spectralNorm, squash } from "./linear";
 
 export type Cell = "tanh" | "relu" | "gru" | "lstm";
 export const GATES: Record<Cell, number> = { tanh: 1, relu: 1, gru: 3, lstm: 4 };
+
+/** Which blocks of z_t go through σ (false) or tanh (true) together; the candidate of a GRU waits for its reset gate. */
+const ACTIVATIONS: Record<Exclude<Cell, "relu">, [number, number, boolean][]> = {
+  tanh: [[0, 1, true]], gru: [[0, 2, false]], lstm: [[0, 2, false], [2, 3, true], [3, 4, false]],
+};
 
 export interface Shape {
   cell: Cell;
@@ -45,9 +50,6 @@ export interface Run {
   y: Float32Array; losses: Float32Array; loss: number;
 }
 
-const sigmoid = (z: number): number => 1 / (1 + Math.exp(-z));
-const tanh = (z: number): number => 1 - 2 / (1 + Math.exp(2 * z)); // right to 1e-16, and faster than Math.tanh
-
 // -- forward ----------------------------------------------------------------------------------------------------------
 
 /** The states before the first step are zero, or `initial` of one sequence. */
@@ -57,7 +59,7 @@ export function forward(net: Network, batch: Batch, initial?: { h: ArrayLike<num
   const z = new Float32Array(T * B * GH), a = new Float32Array(T * B * GH);
   const q = new Float32Array(gru ? T * B * H : 0), h = new Float32Array((T + 1) * B * H);
   const c = new Float32Array(lstm ? (T + 1) * B * H : 0), m = new Float32Array(lstm ? T * B * H : 0);
-  const fromState = new Float32Array(B * GH);
+  const fromState = new Float32Array(gru ? B * GH : 0);
   if (initial) h.set(initial.h), c.set(initial.c);
   for (let row = 0; row < T * B; row++) {
     z.set(b, row * GH); // z = b + U x_t; most entries of x_t are zero
@@ -67,27 +69,33 @@ export function forward(net: Network, batch: Batch, initial?: { h: ArrayLike<num
     }
   }
   for (let t = 0; t < T; t++) {
-    product(fromState, 0, GH, h, t * B * H, H, 1, W, 0, 1, H, B, GH, H, false); // W s_{t−1}
-    for (let s = 0; s < B; s++) {
-      const o = (t * B + s) * GH, w = s * GH, before = (t * B + s) * H, after = before + B * H;
-      if (!gru) for (let i = 0; i < GH; i++) z[o + i] += fromState[w + i];
-      if (cell === "tanh") for (let i = 0; i < H; i++) h[after + i] = a[o + i] = tanh(z[o + i]);
-      else if (cell === "relu") for (let i = 0; i < H; i++) h[after + i] = a[o + i] = z[o + i] > 0 ? z[o + i] : 0;
-      else if (gru)
-        for (let i = 0, r = o, u = o + H, v = o + 2 * H; i < H; i++, r++, u++, v++) {
-          a[r] = sigmoid((z[r] += fromState[w + i])); // r_t = σ(W_ir x_t + W_hr h_{t−1} + b_r)
-          a[u] = sigmoid((z[u] += fromState[w + H + i])); // z_t, the update gate
-          q[before + i] = fromState[w + 2 * H + i] + n[i];
-          a[v] = tanh((z[v] += a[r] * q[before + i])); // n_t = tanh(W_in x_t + b_in + r_t ⊙ (W_hn h_{t−1} + b_hn))
-          h[after + i] = (1 - a[u]) * a[v] + a[u] * h[before + i]; // h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1}
+    const o = t * B * GH, before = t * B * H, after = before + B * H, N = B * H;
+    if (gru) product(fromState, 0, GH, h, before, H, 1, W, 0, 1, H, B, GH, H, false); // W s_{t−1}
+    else product(z, o, GH, h, before, H, 1, W, 0, 1, H, B, GH, H, true); // z_t = b + U x_t + W s_{t−1}
+    if (gru)
+      for (let s = 0, r = o, w = 0; s < B; s++, r += H, w += H)
+        for (let i = 0; i < 2 * H; i++, r++, w++) z[r] += fromState[w];
+    a.set(z.subarray(o, o + B * GH), o);
+    if (cell === "relu") for (let i = o; i < o + N; i++) a[i] = z[i] > 0 ? z[i] : 0;
+    else squash(a, o, B, GH, ACTIVATIONS[cell].map(([first, end, tanh]) => [first * H, end * H, tanh]));
+    if (cell === "tanh" || cell === "relu") h.set(a.subarray(o, o + N), after);
+    else if (gru) {
+      for (let s = 0, i = before; s < B; s++)
+        for (let j = 0, r = o + s * GH, w = s * GH + 2 * H; j < H; j++, i++, r++, w++) {
+          q[i] = fromState[w] + n[j];
+          a[r + 2 * H] = z[r + 2 * H] += a[r] * q[i]; // z of n_t: W_in x_t + b_in + r_t ⊙ (W_hn h_{t−1} + b_hn)
         }
-      else
-        for (let i = 0, I = o, F = o + H, G = o + 2 * H, O = o + 3 * H; i < H; i++, I++, F++, G++, O++) {
-          a[I] = sigmoid(z[I]); a[F] = sigmoid(z[F]); a[G] = tanh(z[G]); a[O] = sigmoid(z[O]);
-          c[after + i] = a[F] * c[before + i] + a[I] * a[G]; // c_t = f_t ⊙ c_{t−1} + i_t ⊙ g_t
-          m[before + i] = tanh(c[after + i]);
-          h[after + i] = a[O] * m[before + i]; // h_t = o_t ⊙ tanh(c_t)
-        }
+      squash(a, o, B, GH, [[2 * H, 3 * H, true]]);
+      for (let s = 0, i = before; s < B; s++)
+        for (let j = 0, u = o + s * GH + H; j < H; j++, i++, u++)
+          h[i + N] = (1 - a[u]) * a[u + H] + a[u] * h[i]; // h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1}
+    } else {
+      for (let s = 0, i = before; s < B; s++)
+        for (let j = 0, I = o + s * GH; j < H; j++, i++, I++)
+          m[i] = c[i + N] = a[I + H] * c[i] + a[I] * a[I + 2 * H]; // c_t = f_t ⊙ c_{t−1} + i_t ⊙ g_t
+      squash(m, before, 1, N, [[0, N, true]]);
+      for (let s = 0, i = before; s < B; s++)
+        for (let j = 0, O = o + s * GH + 3 * H; j < H; j++, i++, O++) h[i + N] = a[O] * m[i]; // h_t = o_t ⊙ tanh(c_t)
     }
   }
   const y = new Float32Array(T * B * K), losses = new Float32Array(T * B);

@@ -29,6 +29,7 @@ function hostTheme({ body }: Document): View["theme"] | undefined {
   return body.matches(".vscode-dark, .vscode-high-contrast:not(.vscode-high-contrast-light)") ? "dark" : body.matches(".vscode-light") ? "light" : undefined;
 }
 
+const SLICE = 5; // milliseconds of training before the browser may do something else
 const SPEEDS = { slow: 2, medium: 20, fast: Infinity };
 
 interface Frame { picture: Picture; figure: HTMLElement; canvas: HTMLCanvasElement; title: HTMLElement; caption: HTMLElement; visible: boolean; pen?: Pen }
@@ -55,8 +56,14 @@ export class Page {
   private dirty = true;
   private speed: keyof typeof SPEEDS = "fast";
   private lastUpdate = 0;
-  private cost = 10;
-  private updateCost = 2;
+  /** Milliseconds that a frame takes with the browser's own part of it, and when the last one began. */
+  private cost = 15;
+  private began = 0;
+  /** A reader has changed something and waits for the next frame. */
+  private waiting = false;
+  private slices = new MessageChannel();
+  private trained = 0;
+  private trainUntil = 0;
   private pairsCost = 0;
   private pairsAt = 0;
   private chainCost = 0;
@@ -67,12 +74,13 @@ export class Page {
 
   constructor(private root: HTMLElement, private measured: Measured | null, fragment: string, private address: (fragment: string) => void) {
     const lang = navigator.language.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
-    this.lab = new Laboratory(measured ? "story=0" : fragment, { lang, theme: hostTheme(root.ownerDocument) }, () => (this.dirty = true), measured?.T);
+    this.lab = new Laboratory(measured ? "story=0" : fragment, { lang, theme: hostTheme(root.ownerDocument) }, () => (this.dirty = this.waiting = true), measured?.T);
     if (measured) this.lab.look({ t: measured.T - 1, k: Math.max(0, measured.T - 1 - Math.ceil(measured.T / 3)) });
     this.controls = new Controls(this.lab);
     this.panel = new Panel(this.lab, () => this.reveal());
     this.build();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.colors = undefined; this.dirty = true; });
+    this.slices.port1.onmessage = ({ data }) => this.slice(data as number);
     requestAnimationFrame((now) => this.tick(now));
   }
 
@@ -189,10 +197,14 @@ export class Page {
   // -- one frame ------------------------------------------------------------------------------------------------------
 
   private tick(now: number): void {
-    if (this.lab.running) this.train(now);
-    const calm = this.lab.running && this.still.matches && now - this.drawnAt < 500;
-    if (this.dirty && !calm) this.draw(now);
-    if (!this.stopped) requestAnimationFrame((next) => this.tick(next));
+    const { lab } = this, rate = lab.replaying ? Infinity : SPEEDS[this.speed];
+    if (lab.running && rate < Infinity && now - this.lastUpdate >= 1000 / rate) this.update(now);
+    const calm = this.still.matches && now - this.drawnAt < 500, busy = rate === Infinity && this.trained < this.share();
+    if (this.waiting || (this.dirty && !(lab.running && (calm || busy)))) this.draw(now);
+    if (this.stopped) return;
+    this.trainUntil = rate === Infinity ? performance.now() + 50 : 0; // not on and on in a tab that nobody sees
+    if (lab.running) this.slices.port2.postMessage(now);
+    requestAnimationFrame((next) => this.tick(next));
   }
 
   /** What the pictures show now, for tests. */
@@ -205,24 +217,26 @@ export class Page {
   /** Draw no more: the page is being taken away. */
   stop(): void { this.stopped = true; }
 
-  /** As many updates as fit next to the pictures in a thirtieth of a second; on a slow machine, two thirds of their time. */
-  private train(now: number): void {
-    const rate = SPEEDS[this.speed], { lab } = this;
-    if (rate < Infinity && !lab.replaying) {
-      if (now - this.lastUpdate < 1000 / rate) return;
-      lab.update();
-      this.count.updates++;
-    } else {
-      let at = performance.now();
-      const until = at + Math.max(0.67 * this.cost, (this.cost < 6 ? 14 : 29) - this.cost);
-      do {
-        const start = at;
-        lab.update();
-        this.count.updates++;
-        at = performance.now();
-        this.updateCost += 0.2 * (at - start - this.updateCost);
-      } while (lab.running && at + this.updateCost < until);
-    }
+  /** Milliseconds of training between two frames: what is left of a 36th of a second; on a slow machine, two thirds of a frame's. */
+  private share(): number { return Math.max(0.67 * this.cost, 28 - this.cost); }
+
+  /** Training goes on between frames in slices so short that the browser can hand over input, and none while a reader waits. */
+  private slice(frame: number): void {
+    const start = performance.now();
+    if (this.drawnAt === frame) this.cost += 0.2 * (start - this.began - this.cost); // with the browser's own part of it
+    if (this.stopped || this.waiting || !this.lab.running || start > this.trainUntil || this.trained > this.share() + 6) return;
+    let at = start;
+    do {
+      this.update(at);
+      at = performance.now();
+    } while (this.lab.running && at - start < SLICE);
+    this.trained += at - start;
+    this.slices.port2.postMessage(0);
+  }
+
+  private update(now: number): void {
+    this.lab.update();
+    this.count.updates++;
     this.lastUpdate = now;
     this.shown = undefined;
     this.dirty = true;
@@ -250,25 +264,28 @@ export class Page {
     const { lab, measured } = this, { t, k, example } = lab.view, { training } = lab;
     const source = [training, training.step, training.settings, example];
     if (!this.shown || source.some((one, i) => one !== this.known[i])) {
-      const old = this.shown?.chain ?? this.keptChain;
-      // While a large network trains, all pairs take at most a seventh of the time, and the chain a tenth.
       const sized = [training.settings.cell, training.settings.H, training.settings.T, training.settings.task].join();
-      const keep = lab.running && this.keptPairs?.of === sized && now - this.pairsAt < 7 * this.pairsCost;
+      const pairs = this.keptPairs?.of === sized ? this.keptPairs.pairs : undefined;
+      const links = this.chainOf === [sized, t].join() ? this.shown?.chain ?? this.keptChain : undefined;
+      // While it trains, all pairs take at most a seventh of the time, the chain a tenth, and never both in one frame; nor
+      // do they where they take long, so that a control is answered by the other pictures first.
+      const keeps = lab.running || this.pairsCost + this.chainCost > 12;
+      let keepPairs = keeps && pairs !== undefined && now - this.pairsAt < 7 * this.pairsCost;
+      let keepChain = keeps && links !== undefined && now - this.chainAt < 10 * this.chainCost;
+      if (keeps && pairs && links && !keepPairs && !keepChain) [keepPairs, keepChain] = [this.pairsAt > this.chainAt, this.pairsAt <= this.chainAt];
       const start = performance.now();
-      this.shown = measured ? shownFrom(measured) : shownOf(training.network, training.example(example), keep ? this.keptPairs?.pairs : undefined);
-      if (!keep) {
+      this.shown = measured ? shownFrom(measured) : shownOf(training.network, training.example(example), keepPairs ? pairs : undefined);
+      if (!keepPairs) {
         this.pairsCost = performance.now() - start;
         this.pairsAt = now;
         if (this.shown.inside) this.keptPairs = { of: sized, pairs: this.shown.inside.pairs };
-      } else this.behind = true;
+      }
+      this.behind ||= keepPairs || keepChain;
       this.known = source;
       this.looked = "";
-      // A chain that takes long also follows a control one frame later than the other pictures.
-      const late = (lab.running || this.chainCost > 12) && this.chainOf === [sized, t].join();
-      if (old && late && now - this.chainAt < 10 * this.chainCost) {
-        this.shown = { ...this.shown, chain: old };
+      if (keepChain) {
+        this.shown = { ...this.shown, chain: links };
         this.looked = [t, k].join();
-        this.behind = true;
       }
     }
     if (this.looked !== [t, k].join()) {
@@ -289,20 +306,23 @@ export class Page {
   private behind = false;
 
   private draw(now: number): void {
-    const start = performance.now(), { lab } = this, { lang, theme } = lab.view;
+    const { lab } = this, { lang, theme } = lab.view, share = this.share();
+    this.began = performance.now();
     this.dirty = false;
     this.drawnAt = now;
+    this.trained = Math.min(share, Math.max(0, this.trained - share));
     if (this.built !== [lang, theme].join()) this.say();
     this.panel.refresh(this.words);
     if (this.measured && !this.shown) this.known = [];
     this.compute(now);
     this.colors ??= palette(this.root);
-    const scene = this.scene()!, spoken = !lab.running || now - this.wordsAt > 250;
+    const scene = this.scene()!, spoken = !lab.running || this.still.matches || now - this.wordsAt > 250;
     for (const frame of this.frames) this.paint(frame, scene, spoken);
     if (spoken) this.speak(now, scene);
+    else if (this.waiting) this.wordsAt = -Infinity; // one frame later
+    this.waiting = false;
     this.count.frames++;
-    if (lab.running) this.cost += 0.2 * (performance.now() - start - this.cost);
-    else if (this.behind) {
+    if (!lab.running && this.behind) {
       this.shown = undefined;
       this.keptPairs = this.keptChain = undefined;
       this.behind = false;

@@ -1,9 +1,10 @@
-/** The inner loops of linear.ts as WebAssembly on vectors (vectors.wat), where the page may use it; else they are refused. */
+/** The inner loops of linear.ts and the nonlinearities of network.ts as WebAssembly on vectors (vectors.wat), where the page may use it; else they are refused. */
 import code from "./vectors.wat";
 
 interface Loops {
   memory: WebAssembly.Memory;
   product(c: number, cr: number, a: number, ar: number, ac: number, b: number, br: number, bc: number, panel: number, M: number, N: number, L: number, add: number): void;
+  squash(at: number, stride: number, rows: number, n: number, a: number, c: number, d: number): void;
   bounce(a: number, width: number, n: number, left: number, right: number): void;
 }
 
@@ -31,6 +32,9 @@ function reserve({ memory }: Loops, bytes: number): boolean {
   return true;
 }
 
+/** Columns from `first` to before `end`, and whether tanh or σ is taken of them. */
+export type Part = [first: number, end: number, tanh: boolean];
+
 const whole = (entries: number): number => (entries + 3) & ~3;
 
 /** As `product` of linear.ts, with the same numbers; false, and nothing done, where that loop is to do it. */
@@ -52,6 +56,16 @@ export function product(
   loops.product(4 * c, 4 * columns, 0, 4 * ar, 4 * ac, 4 * b, 4 * br, 4 * bc, 4 * panel, M, N, L, Number(add));
   if (solid) C.set(floats.subarray(c, c + M * N), c0);
   else for (let m = 0; m < M; m++) for (let n = 0; n < N; n++) C[c0 + m * cr + n] = floats[c + m * columns + n];
+  return true;
+}
+
+/** As `squash` of linear.ts. False as above. */
+export function squash(values: Float32Array, from: number, rows: number, width: number, parts: Part[]): boolean {
+  const size = rows * width;
+  if (!loops || size < 16 || !reserve(loops, 4 * size + 8)) return false;
+  floats.set(values.subarray(from, from + size));
+  for (const [first, end, tanh] of parts) loops.squash(4 * first, 4 * width, rows, end - first, tanh ? 2 : -1, tanh ? 1 : 0, tanh ? -2 : 1);
+  values.set(floats.subarray(0, size), from);
   return true;
 }
 

@@ -1,5 +1,5 @@
-;; The inner loops of linear.ts on vectors of two float64; see vectors.ts for what calls them. Offsets and strides are in
-;; bytes. What lies in memory beyond the entries that count is read and computed with, and never looked at.
+;; The inner loops of linear.ts and network.ts on vectors of two float64; see vectors.ts for what calls them. Offsets and
+;; strides are in bytes. What lies in memory beyond the entries that count is read and computed with, and never looked at.
 (module
   (memory (export "memory") 16)
 
@@ -74,6 +74,41 @@
         (call $store (i32.add (local.get $p) (local.get $cr)) (local.get $s3) (local.get $t3) (local.get $add))
         (br_if $rows (i32.lt_u (local.tee $m (i32.add (local.get $m) (i32.const 4))) (local.get $M))))
       (br_if $columns (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 4))) (local.get $N)))))
+
+  ;; y = c + d / (1 + exp(a z)) in place of each float32 z: `n` of them in each of `rows` rows that are `stride` bytes apart.
+  ;; With e^x = 2^k e^r, |r| ≤ ½ ln 2, and a Taylor series of e^r, which is right to 1e-14. Not a number stays so.
+  (func (export "squash")
+    (param $at i32) (param $stride i32) (param $rows i32) (param $n i32) (param $a f64) (param $c f64) (param $d f64)
+    (local $q i32) (local $left i32) (local $k v128) (local $r v128) (local $p v128)
+    (loop $row
+      (local.set $q (local.get $at)) (local.set $left (local.get $n))
+      (loop $pair
+        (local.set $r (f64x2.mul (f64x2.splat (local.get $a)) (f64x2.promote_low_f32x4 (v128.load64_zero (local.get $q)))))
+        (local.set $r (f64x2.min (f64x2.splat (f64.const 700)) (f64x2.max (f64x2.splat (f64.const -700)) (local.get $r))))
+        ;; the number that brings the sum's last binary place to 1: its low bits are k
+        (local.set $k (f64x2.add (f64x2.mul (local.get $r) (f64x2.splat (f64.const 1.4426950408889634))) (f64x2.splat (f64.const 6755399441055744))))
+        (local.set $r (f64x2.sub (local.get $r) (f64x2.mul (f64x2.sub (local.get $k) (f64x2.splat (f64.const 6755399441055744))) (f64x2.splat (f64.const 0.6931471805599453)))))
+        (local.set $p (f64x2.splat (f64.const 2.755731922398589e-07)))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 2.7557319223985893e-06))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 2.48015873015873e-05))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 0.0001984126984126984))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 0.001388888888888889))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 0.008333333333333333))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 0.041666666666666664))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 0.16666666666666666))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 0.5))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 1.0))))
+        (local.set $p (f64x2.add (f64x2.mul (local.get $p) (local.get $r)) (f64x2.splat (f64.const 1.0))))
+        (local.set $p (i64x2.add (local.get $p) (i64x2.shl (local.get $k) (i32.const 52))))
+        (local.set $p (f32x4.demote_f64x2_zero (f64x2.add (f64x2.splat (local.get $c))
+          (f64x2.div (f64x2.splat (local.get $d)) (f64x2.add (f64x2.splat (f64.const 1)) (local.get $p))))))
+        (if (i32.gt_u (local.get $left) (i32.const 1))
+          (then (v128.store64_lane 0 (local.get $q) (local.get $p)))
+          (else (v128.store32_lane 0 (local.get $q) (local.get $p))))
+        (local.set $q (i32.add (local.get $q) (i32.const 8)))
+        (br_if $pair (i32.gt_s (local.tee $left (i32.sub (local.get $left) (i32.const 2))) (i32.const 0))))
+      (local.set $at (i32.add (local.get $at) (local.get $stride)))
+      (br_if $row (local.tee $rows (i32.sub (local.get $rows) (i32.const 1))))))
 
   ;; right = Aᵀ left, then left = A right: n rows of float32, `width` apart, a multiple of 16 whose rest is zero; left and
   ;; right are float64.
