@@ -337,7 +337,7 @@ export interface Chain {
 
 /** Norms are right to about `tolerance`; the pictures take 1e-4. */
 export function chain(net: Network, run: Run, sequence: number, t: number, k: number, tolerance = 1e-11): Chain {
-  const n = stateSize(net), steps = new Float32Array(run.T), products = new Float32Array(t + 1);
+  const { H } = net, n = stateSize(net), steps = new Float32Array(run.T), products = new Float32Array(t + 1);
   let running = new Float32Array(n * n), next = new Float32Array(n * n), product_k = running;
   for (let i = 0; i < n; i++) running[i * n + i] = 1;
   const guess = new Float64Array(n).fill(n ** -0.5), ofStep = new Float64Array(n).fill(n ** -0.5);
@@ -349,7 +349,9 @@ export function chain(net: Network, run: Run, sequence: number, t: number, k: nu
     const J = jacobian(net, run, sequence, j);
     steps[j] = spectralNorm(J, n, ofStep, tolerance);
     if (j > t || j === 0) continue;
-    product(next, 0, n, running, 0, n, 1, J, 0, n, 1, n, n, n, false); // ∂s_t/∂s_{j−1} = ∂s_t/∂s_j · ∂s_j/∂s_{j−1}
+    product(next, 0, n, running, 0, n, 1, J, 0, n, 1, n, H, n, false); // ∂s_t/∂s_{j−1} = ∂s_t/∂s_j · ∂s_j/∂s_{j−1}
+    for (let row = 0; row < n * n; row += n) // by c_{j−1}, on which h_j and c_j depend entry by entry
+      for (let i = 0, o = row; i < n - H; i++, o++) next[o + H] = running[o] * J[i * n + H + i] + running[o + H] * J[(H + i) * (n + 1)];
     [running, next] = [next, running];
   }
   return { t, steps, products, product: product_k };

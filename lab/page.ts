@@ -45,6 +45,7 @@ export class Page {
   private equationFigure = h("figure", { class: "equation", "data-picture": "equation" });
   private bar = h("div", { class: "bar" });
   private header = h("header");
+  private themes = h("select");
   private hint = h("p", { class: "hint quiet" });
   private status = h("span", { class: "status" });
   /** What a screen reader is to say: how training ended, and what a picture shows after an arrow key. */
@@ -61,6 +62,7 @@ export class Page {
   private began = 0;
   /** A reader has changed something and waits for the next frame. */
   private waiting = false;
+  private updateCost = 2;
   private slices = new MessageChannel();
   private trained = 0;
   private trainUntil = 0;
@@ -149,12 +151,10 @@ export class Page {
 
   /** Everything that has words, in the language chosen. */
   private say(): void {
-    const { lang, theme } = this.lab.view, words = (this.words = LANGUAGES[lang]);
+    const { lang } = this.lab.view, words = (this.words = LANGUAGES[lang]);
     this.root.lang = lang;
     const { documentElement: html } = this.root.ownerDocument;
     if (html.dataset.retrograde === "page") [html.lang, document.title] = [lang, `retrograde · ${words.page}`];
-    this.root.dataset.theme = theme;
-    this.colors = undefined;
     const select = (label: string, value: string, names: Record<string, string>, onchange: (value: string) => void) => {
       const element = h("select", { "aria-label": label, title: label, onchange: () => onchange(element.value) }, ...Object.entries(names).map(([key, name]) => h("option", { value: key, selected: key === value }, name)));
       return element;
@@ -167,7 +167,7 @@ export class Page {
         h("p", { class: "quiet" }, measured ? [words.own.measured, measured.layer ? words.own.weights : "", ...measured.notes].join(" ") : words.intro)),
       h("div", { class: "tools" }, ...(measured ? [] : [button("undo", `↶ ${words.undo}`, () => this.lab.undo()), copy, button("story", words.story, () => this.lab.tell(this.lab.view.story ? 0 : 1))]),
         select(words.language, lang, { en: "English", "zh-CN": "简体中文" }, (value) => this.lab.look({ lang: value as "en" })),
-        select(words.theme, theme, words.themes, (value) => this.lab.look({ theme: value as "auto" })))));
+        this.themes = select(words.theme, this.lab.view.theme, words.themes, (value) => this.lab.look({ theme: value as "auto" })))));
     this.bar.hidden = measured !== null;
     this.bar.replaceChildren(
       button("train", words.train, () => (this.lab.running ? this.lab.pause() : this.lab.train()), "strong"),
@@ -183,7 +183,7 @@ export class Page {
     this.equationFigure.setAttribute("aria-label", words.equation.title);
     this.hint.textContent = words.keys;
     this.controls.build(words);
-    this.built = [lang, theme].join();
+    this.built = lang;
   }
 
   private async copy(button: HTMLElement): Promise<void> {
@@ -217,8 +217,8 @@ export class Page {
   /** Draw no more: the page is being taken away. */
   stop(): void { this.stopped = true; }
 
-  /** Milliseconds of training between two frames: what is left of a 36th of a second; on a slow machine, two thirds of a frame's. */
-  private share(): number { return Math.max(0.67 * this.cost, 28 - this.cost); }
+  /** Milliseconds of training between two frames: what is left of a 36th of a second; on a slow machine, half as long as a frame. */
+  private share(): number { return Math.max(0.5 * this.cost, 28 - this.cost); }
 
   /** Training goes on between frames in slices so short that the browser can hand over input, and none while a reader waits. */
   private slice(frame: number): void {
@@ -227,9 +227,11 @@ export class Page {
     if (this.stopped || this.waiting || !this.lab.running || start > this.trainUntil || this.trained > this.share() + 6) return;
     let at = start;
     do {
+      const before = at;
       this.update(at);
       at = performance.now();
-    } while (this.lab.running && at - start < SLICE);
+      this.updateCost += 0.2 * (at - before - this.updateCost);
+    } while (this.lab.running && at + this.updateCost - start < SLICE);
     this.trained += at - start;
     this.slices.port2.postMessage(0);
   }
@@ -280,7 +282,8 @@ export class Page {
         this.pairsAt = now;
         if (this.shown.inside) this.keptPairs = { of: sized, pairs: this.shown.inside.pairs };
       }
-      this.behind ||= keepPairs || keepChain;
+      this.late = this.waiting && !this.late && !keepPairs && !keepChain && this.keptChain !== undefined && this.pairsCost + this.chainCost > 6;
+      this.behind ||= keepPairs || keepChain || this.late;
       this.known = source;
       this.looked = "";
       if (keepChain) {
@@ -288,7 +291,7 @@ export class Page {
         this.looked = [t, k].join();
       }
     }
-    if (this.looked !== [t, k].join()) {
+    if (this.looked !== [t, k].join() && !this.late) {
       const start = performance.now();
       this.shown = withChain(this.shown, t, k);
       this.chainCost = performance.now() - start;
@@ -296,9 +299,11 @@ export class Page {
       this.chainOf = [training.settings.cell, training.settings.H, training.settings.T, training.settings.task, t].join();
       this.looked = [t, k].join();
     }
-    this.keptChain = this.shown.chain;
+    if (!this.late) this.keptChain = this.shown.chain;
   }
 
+  /** The chain and the words follow one frame later than what else answers a reader. */
+  private late = false;
   private keptChain: Shown["chain"];
   private chainOf = "";
   private keptPairs?: { of: string; pairs: NonNullable<Shown["inside"]>["pairs"] };
@@ -311,13 +316,19 @@ export class Page {
     this.dirty = false;
     this.drawnAt = now;
     this.trained = Math.min(share, Math.max(0, this.trained - share));
-    if (this.built !== [lang, theme].join()) this.say();
+    const other = this.built !== lang, first = !this.built;
+    if (other) this.say();
+    if (this.root.dataset.theme !== theme) {
+      this.root.dataset.theme = this.themes.value = theme;
+      this.colors = undefined;
+    }
     this.panel.refresh(this.words);
+    if (other && !first) return this.translated();
     if (this.measured && !this.shown) this.known = [];
     this.compute(now);
     this.colors ??= palette(this.root);
-    const scene = this.scene()!, spoken = !lab.running || this.still.matches || now - this.wordsAt > 250;
-    for (const frame of this.frames) this.paint(frame, scene, spoken);
+    const scene = this.scene()!, spoken = !this.late && (!lab.running || this.still.matches || now - this.wordsAt > 250);
+    this.paint(scene);
     if (spoken) this.speak(now, scene);
     else if (this.waiting) this.wordsAt = -Infinity; // one frame later
     this.waiting = false;
@@ -331,33 +342,45 @@ export class Page {
     this.root.dataset.drawn = "true";
   }
 
-  private paint(frame: Frame, scene: Scene, spoken: boolean): void {
-    const { picture, figure, canvas, caption } = frame, fits = picture.fits(scene);
-    if (figure.hidden === fits) figure.hidden = !fits;
-    if (!fits) return;
-    if (spoken) {
-      const words = picture.describe(scene);
-      if (caption.textContent !== words) caption.textContent = words;
-      canvas.setAttribute("aria-label", `${this.words.pictures[picture.name].title}. ${words}`);
-    }
-    if (!frame.visible) return;
-    const width = canvas.clientWidth || canvas.parentElement!.clientWidth, height = picture.height(width, scene), ratio = devicePixelRatio || 1;
-    if (!frame.pen || frame.pen.width !== width || frame.pen.height !== height) {
-      canvas.width = Math.round(width * ratio);
-      canvas.height = Math.round(height * ratio);
-      canvas.style.height = `${height}px`;
-      frame.pen = { ctx: canvas.getContext("2d")!, width, height, colors: this.colors! };
-    }
-    frame.pen.colors = this.colors!;
-    frame.pen.ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    frame.pen.ctx.clearRect(0, 0, width, height);
-    picture.paint(frame.pen, scene);
+  /** Another language: titles and controls are there first, pictures and their words one frame later. */
+  private translated(): void {
+    this.wordsAt = -Infinity;
+    this.waiting = false;
+    this.dirty = true;
+    this.count.frames++;
+  }
+
+  /** All places are read before anything is written, as the browser would lay the page out again for each. */
+  private paint(scene: Scene): void {
+    const frames = this.frames.filter(({ picture }) => !(this.late && picture.name === "chain"));
+    for (const { picture, figure } of frames) if (figure.hidden === picture.fits(scene)) figure.hidden = !figure.hidden;
+    const ratio = devicePixelRatio || 1, seen = frames.filter(({ figure, visible }) => visible && !figure.hidden);
+    const widths = seen.map(({ canvas }) => canvas.clientWidth || canvas.parentElement!.clientWidth);
+    seen.forEach((frame, i) => {
+      const { picture, canvas } = frame, width = widths[i], height = picture.height(width, scene);
+      if (!frame.pen || frame.pen.width !== width || frame.pen.height !== height) {
+        canvas.width = Math.round(width * ratio);
+        canvas.height = Math.round(height * ratio);
+        canvas.style.height = `${height}px`;
+        frame.pen = { ctx: canvas.getContext("2d")!, width, height, colors: this.colors! };
+      }
+      frame.pen.colors = this.colors!;
+      frame.pen.ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+      frame.pen.ctx.clearRect(0, 0, width, height);
+      picture.paint(frame.pen, scene);
+    });
   }
 
   /** Words and numbers outside the pictures. */
   private speak(now: number, scene: Scene): void {
     const { lab, words } = this, { training } = lab, { t, k, story, case: prepared } = lab.view;
     this.wordsAt = now;
+    for (const { picture, figure, canvas, caption } of this.frames) {
+      if (figure.hidden) continue;
+      const own = picture.describe(scene);
+      if (caption.textContent !== own) caption.textContent = own;
+      canvas.setAttribute("aria-label", `${words.pictures[picture.name].title}. ${own}`);
+    }
     this.equation.paint(scene);
     this.equationFigure.hidden = scene.shown.inside === undefined;
     for (const [key, value, high] of [["t", t, scene.shown.T], ["k", k, t + 1]] as const) {

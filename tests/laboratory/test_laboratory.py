@@ -142,6 +142,30 @@ def test_controls_act_at_once_and_undo_takes_them_back(page: Any) -> None:
     assert not browser.find_element(By.CSS_SELECTOR, "[data-action=undo]").is_enabled()
 
 
+ANSWERED = """
+  const done = arguments[0], { count } = retrograde.page, slider = document.querySelector('[data-key=scale]');
+  const { frames, updates } = count;
+  slider.value = 0.5 + Math.random();
+  slider.dispatchEvent(new Event('input'));
+  const wait = () => (count.frames === frames ? requestAnimationFrame(wait) : done(count.updates - updates));
+  requestAnimationFrame(wait);
+"""
+
+
+def test_a_control_is_answered_before_training_goes_on(page: Any) -> None:
+    browser = page("lang=en&story=0&cell=lstm&H=32&T=50&t=49&k=20")
+    browser.execute_script("lab.train()")
+    waited(browser, "lab.training.step > 3")
+    assert [browser.execute_async_script(ANSWERED) for _ in range(3)] == [0, 0, 0]
+    browser.execute_script("lab.train(5)")
+    waited(browser, "!lab.running")
+    drawn(browser)
+    drawn(browser)
+    shown = "const { page } = retrograde; return [page.numbers().norms[49 * 50 + 20], retrograde.now(page)]"
+    one, now = browser.execute_script(shown)
+    assert one == now["numbers"]["norms"][49][20]  # what was put off while it trained has been drawn
+
+
 def test_training_learns_and_an_address_brings_the_same_case_back(page: Any) -> None:
     browser = page("lang=en&story=0&lag=1&start=orthogonal&rate=0.02")
     browser.find_element(By.CSS_SELECTOR, "[data-action=hundred]").click()
