@@ -89,7 +89,12 @@ def travel_of(flow: GradientFlow) -> Travel:
     FlowError
         Lags are not known of any layer.
     """
-    found = [own for own in travels_of(flow) if own.entered or not flow.reverse[flow.layer_index(own.layer)]]
+    # With a loss per sequence, the lag of a reverse layer is counted from the wrong end.
+    found = [own for own in travels_of(flow) if own.entered or not (flow.final and _is_reverse(flow, own.layer))]
     if not found:
-        raise FlowError("No layer that runs forward in time has a gradient at a known lag.")
+        raise FlowError("No layer has a gradient at a known lag.")
     return max(found, key=lambda own: (own.reach, own.at(len(own.share))))
+
+
+def _is_reverse(flow: GradientFlow, label: str) -> bool:
+    return bool(flow.reverse[flow.layer_index(label)])

@@ -11,7 +11,8 @@ exactly: each t is a loss by itself, whose gradient has come t − k steps of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,7 +27,7 @@ from .calls import Call
 from .cells import Trajectory
 from .graph import Graph, closed
 
-__all__ = ["Entry", "Reading", "by_layer", "entries_of", "reading_of"]
+__all__ = ["Entry", "Reading", "by_layer", "calls_of", "entries_of", "reading_of", "received", "send"]
 
 Reading = Literal["end", "ends", "many"]
 MANY = 0.5  # share of a sequence's steps between the first and the last that is read, from which it is pooled
@@ -66,48 +67,56 @@ def entries_of(graph: Graph, *, head: bool) -> dict[str, Entry] | None:
     None where they are not known: layers called for single steps or for parts of a sequence, marked states, a loss of
     the cell state of an LSTM.
     """
-    calls: dict[str, Call] = {}
-    for label, own in graph.runs.items():
-        (first, *others) = own
-        if others or not isinstance(first, Call) or (first.step is not None and first.block is None):
-            return None
-        calls[label] = first
-    _send(graph, list(calls.values()), head)
+    calls = calls_of(graph)
+    if calls is None:
+        return None
+    send(graph, calls, torch.ones_like(graph.losses), head=head)
     found: dict[str, Entry] = {}
     for label, call in calls.items():
-        local = _local(call)
+        local = received(call)
         if local is None:
             return None
         run = graph.trajectory(label)
-        local = local if call.order is None else local[:, call.order]
         if run.reverse:
             run, local = replace(run._changed(lambda _, a: a.flip(0)), reverse=False), local.flip(0)
         found[label] = Entry(run, local, call.reverse)
     return found
 
 
-def _send(graph: Graph, calls: list[Call], head: bool) -> None:
-    """Send the losses back once, and let every call keep what arrives."""
-    for call in calls:
+def calls_of(graph: Graph) -> dict[str, Call] | None:
+    """The one call of every layer, by label; None where a layer is called for single steps or several times."""
+    calls: dict[str, Call] = {}
+    for label, own in graph.runs.items():
+        (first, *others) = own
+        if others or not isinstance(first, Call) or (first.step is not None and first.block is None):
+            return None
+        calls[label] = first
+    return calls
+
+
+def send(graph: Graph, calls: Mapping[str, Call], weights: Tensor, *, head: bool) -> None:
+    """Send the losses back once, times weights `(T, B)`, and let every call keep what arrives, for `received`.
+
+    With ``head`` only what comes from the head, not through other layers.
+    """
+    for call in calls.values():
         call.listens, call.arrived = True, None
-    probes = [call.probe for call in calls]
-    ones = torch.ones_like(graph.losses)
+    probes = [call.probe for call in calls.values()]
     try:
-        with _torch_private.no_torch_functions():
-            if head:
-                with closed(graph.recorder.calls):
-                    torch.autograd.grad(graph.losses, probes, ones, retain_graph=True, allow_unused=True)
-            else:
-                torch.autograd.grad(graph.losses, probes, ones, retain_graph=True, allow_unused=True)
+        with _torch_private.no_torch_functions(), closed(graph.recorder.calls) if head else nullcontext():
+            torch.autograd.grad(graph.losses, probes, weights, retain_graph=True, allow_unused=True)
     finally:
-        for call in calls:
+        for call in calls.values():
             call.listens = False
 
 
-def _local(call: Call) -> Tensor | None:
-    """What arrived at the outputs `(T, B, P)`, the final state's at the last step; None for a loss of a cell state."""
+def received(call: Call) -> Tensor | None:
+    """What arrived at the outputs `(T, B, P)`, the final state's at the last step; None for a loss of a cell state.
+
+    Sequences are in the user's order.
+    """
     if call.arrived is None:
-        return torch.zeros_like(call.h)
+        return torch.zeros_like(call.h)  # the same in any order
     g_out, g_h, *g_c = call.arrived
     call.arrived = None
     if any(bool(g.any()) for g in g_c):
@@ -121,7 +130,7 @@ def _local(call: Call) -> Tensor | None:
     else:
         last = call.mask.cpu().sum(0) - 1
     local[last, batch] += g_h
-    return local
+    return local if call.order is None else local[:, call.order]
 
 
 def reading_of(entries: dict[str, Entry]) -> Reading:

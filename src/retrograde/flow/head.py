@@ -14,7 +14,7 @@ from .calls import AnyCall, Call
 from .graph import MIXED, Graph, closed, distinct_weights, quiet_vmap
 from .runs import same_weights
 
-__all__ = ["final_errors", "local_adjoints"]
+__all__ = ["final_errors", "leaks", "levels_of_steps", "local_adjoints"]
 
 _MANY, _MANY_NUMBERS = 16, 2**24  # tensors that a head looks at; numbers of all their gradients together
 
@@ -34,7 +34,7 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
         return None
     steps, batch = graph.losses.shape
     weights = distinct_weights(steps).to(graph.losses).unsqueeze(-1)
-    by_step, by_sequence = (_levels(n).to(graph.losses) for n in (steps, batch))
+    by_step, by_sequence = (levels_of_steps(n).to(graph.losses) for n in (steps, batch))
     directions = [(row.unsqueeze(-1) * weights).expand(steps, batch) for row in by_step]
     directions += [row * weights for row in by_sequence]
     directions += [torch.ones_like(graph.losses)]
@@ -44,9 +44,9 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
             with torch.autograd.set_detect_anomaly(False):  # NaN is intended
                 seen = _Head(graph).seen(directions)
                 for row in by_step:
-                    if _leaks(next(seen), row, axis=0):
+                    if leaks(next(seen), row, axis=0):
                         return None
-                leaking = [_leaks(next(seen), row, axis=1) for row in by_sequence]
+                leaking = [leaks(next(seen), row, axis=1) for row in by_sequence]
                 found = next(seen)
         except Exception:  # such as a hook that refuses NaN: not proved
             return None
@@ -65,12 +65,12 @@ def final_errors(graph: Graph) -> dict[str, Tensor] | None:
     if graph.recorder.hooked or not _is_causal_stack(graph, steps):
         return None
     ones = torch.ones_like(graph.losses)
-    by_sequence = list(_levels(ones.shape[1]).to(ones))
+    by_sequence = list(levels_of_steps(ones.shape[1]).to(ones))
     with _torch_private.no_torch_functions(), closed(graph.recorder.calls):
         try:
             with torch.autograd.set_detect_anomaly(False):  # NaN is intended
                 seen = _Head(graph).seen([row.unsqueeze(0) for row in by_sequence])
-                mixed = any(_leaks(next(seen), row, axis=1) for row in by_sequence)
+                mixed = any(leaks(next(seen), row, axis=1) for row in by_sequence)
         except Exception:  # such as a hook that refuses NaN: not proved
             mixed = True
         if mixed and MIXED not in graph.notes:
@@ -185,7 +185,7 @@ class _Head:
         return whole
 
 
-def _leaks(seen: dict[str, Tensor] | None, levels: Tensor, *, axis: int) -> bool:
+def leaks(seen: dict[str, Tensor] | None, levels: Tensor, *, axis: int) -> bool:
     """Whether what was sent at one level arrives at steps (axis 0) or sequences (axis 1) of a lower one."""
     if seen is None:
         return True
@@ -195,7 +195,7 @@ def _leaks(seen: dict[str, Tensor] | None, levels: Tensor, *, axis: int) -> bool
 
 
 @lru_cache(maxsize=4)
-def _levels(steps: int) -> Tensor:
+def levels_of_steps(steps: int) -> Tensor:
     """For each pass the level of each step, 0, 1 or NaN for 2: `(passes, steps)`."""
     # A step's levels over p passes add up to p, and no two steps have the same levels: where one is lower somewhere, it
     # is higher elsewhere.

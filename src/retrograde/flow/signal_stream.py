@@ -29,6 +29,7 @@ from .samples import Sample, each_sample
 from .signal import FEWEST, Array, Signal, Tally, add, check
 from .signal_score import SIZE, ScoreTest
 from .signal_sweep import MIXED_ERRORS, Sides, Stack, Sweep, lags_from_end, stacks_of
+from .signal_sweep import SIZE as WIDTH
 from .spans import Compared, SpanTest, compared_of
 from .windows import SEQUENCES, fewest_for_half
 
@@ -165,8 +166,8 @@ def need_of(
     Raises
     ------
     FlowError
-        There are fewer than 8 sequences; layers are bidirectional, or the head looks at several steps, while there is a
-        loss for each step; sequences are mixed.
+        There are fewer than 8 sequences; the head looks at several steps, or layers are not fed by one another as they
+        are, while there is a loss for each step; sequences are mixed.
 
     Notes
     -----
@@ -361,7 +362,8 @@ class _Stream:
         seen = torch.stack([e.ne(0).any(-1).any(-1) for e in stack.errors]).any(0).nonzero().flatten().cpu()
         scored = scored[torch.isin(scored, seen)] if len(seen) else scored
         one = sum(run.weights.hh.numel() + run.weights.ih.numel() for run in stack.runs.values())
-        steps = float(scored.double().mean() + 1) * one * (1 + EXCHANGES)
+        long = len(stack.errors[0]) if stack.levels else float(scored.double().mean() + 1)
+        steps = long * one * (1 + EXCHANGES)
         most = max(FEWEST_TARGETS, int(self.plan.effort / PLANNED / steps))
         if len(scored) <= most:
             return scored
@@ -385,8 +387,8 @@ class _Stream:
         return 0
 
     def _sweep(self, stack: Stack) -> None:
-        labels = list(stack.runs)
-        narrow = all(run.x.dtype == torch.float32 for run in stack.runs.values())
+        labels = stack.asked
+        narrow = not stack.levels and all(run.x.dtype == torch.float32 for run in stack.runs.values())
         if narrow and stack.lags is not None:
             narrow = not Sweep(stack.of(slice(0, 4)), labels, torch.float64).is_wide
         sweep = Sweep(stack, labels, torch.float32 if narrow else torch.float64)
@@ -399,7 +401,10 @@ class _Stream:
                 self.scores[label] = ScoreTest(run, STARTS, self.plan.seed)
         own = {label: self.tallies[label] for label in labels}
         widest = max(run.weights.hh.shape[0] for run in sweep.runs.values())
-        most = max(FEWEST, KEPT // (widest * (next(iter(sweep.runs.values())).steps if sweep.final else 1)))
+        rows = next(iter(sweep.runs.values())).steps if sweep.final else 1
+        if stack.levels:
+            rows = len(stack.errors[0]) * max(1, len(stack.targets) * WIDTH // widest)
+        most = max(FEWEST, KEPT // (widest * rows))
         starts = list(range(0, sweep.batch_size - FEWEST + 1, most))
         for start, end in pairwise([*starts, sweep.batch_size]):
             part = sweep.of(slice(start, end))
@@ -478,7 +483,7 @@ def _joined(same: list[Stack]) -> Stack:
     lags = None
     if first.lags is not None:
         lags = {label: torch.cat([s.lags[label] for s in same if s.lags is not None], 1) for label in first.lags}
-    return Stack(runs, errors, first.targets, lags)
+    return Stack(runs, errors, first.targets, lags, first.levels)
 
 
 def _size(stacks: list[Stack] | Compared) -> float:

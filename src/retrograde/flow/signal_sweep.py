@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import FlowError
 from . import adjoint
+from .both_ways import by_distance, errors_both_ways, layered
 from .calls import Call
 from .cells import Trajectory, Weights
 from .graph import MIXED, Graph
@@ -25,10 +26,13 @@ __all__ = ["SIZE", "Part", "Sides", "Stack", "Sweep", "lags_from_end", "stacks_o
 
 NEVER = np.iinfo(np.int64).min  # the lag of a pair without one
 NOT_LOCAL = (
-    "The signal by lag is not defined for this network: all of its layers must run forward in time, each fed by the "
-    "one below, and its head must look at one step at a time. With a loss per sequence, "
-    "retrograde.flow.need_of compares inputs and errors of such a network; otherwise measure it without a second "
-    "direction."
+    "The signal by lag is not defined for this network: each of its layers must be fed by the one below (or by the "
+    "data) as it is, and its head must look at one step at a time. With a loss per sequence, "
+    "retrograde.flow.need_of compares inputs and errors of such a network."
+)
+ABOVE = (
+    "The states that {} reads know what comes before and after their step, so its gradient has no lag: ask for the "
+    "signal of {}, which read the data."
 )
 MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
 SIZE = 16  # of a random projection, to each side of a weight matrix
@@ -98,18 +102,27 @@ class Stack:
         The steps t whose losses are followed; of no use with one loss per sequence.
     lags : dict of Tensor or None
         With one loss per sequence, by label the lag of every step `(T, 1 or B)`.
+    levels : list of list of str
+        Where layers run in both directions and there is a loss for each step: the labels of each level, from the
+        bottom, of which the lowest is asked about. Otherwise empty.
     """
 
     runs: dict[str, Trajectory]
     errors: list[Tensor]
     targets: Tensor
     lags: dict[str, Tensor] | None = None
+    levels: list[list[str]] = field(default_factory=list)
+
+    @property
+    def asked(self) -> list[str]:
+        """Labels of the layers whose gradients tell the lag."""
+        return self.levels[0] if self.levels else list(self.runs)
 
     def of(self, some: slice) -> Stack:
         """The same of some of the sequences."""
         runs = {label: run._changed(lambda _, a: a[:, some]) for label, run in self.runs.items()}
         lags = None if self.lags is None else {label: lag[:, some] for label, lag in self.lags.items()}
-        return Stack(runs, [e[:, some] for e in self.errors], self.targets, lags)
+        return Stack(runs, [e[:, some] for e in self.errors], self.targets, lags, self.levels)
 
 
 def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
@@ -120,16 +133,25 @@ def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
     FlowError
         The head mixes steps, or sequences; a layer runs backwards.
     """
-    errors = final_errors(graph) if final else local_adjoints(graph)
-    if errors is None:
+    both = not final and any(own[0].reverse for own in graph.runs.values())
+    errors = final_errors(graph) if final else errors_both_ways(graph) if both else local_adjoints(graph)
+    levels = layered(graph, errors) if both and errors is not None else []
+    if errors is None or levels is None:
         raise FlowError(NOT_LOCAL)
     if MIXED in graph.notes:
         raise FlowError(MIXED_ERRORS)
     found: list[Stack] = []
-    for label, own in graph.runs.items():
-        first = own[0]
+    targets = torch.arange(len(graph.losses), device="cpu")
+    for own in levels:
+        labels = [label for level in own for label in level]
+        runs = {label: graph.trajectory(label) for label in labels}
+        found.append(Stack(runs, [errors[label] for label in labels], targets, levels=own))
+    if found:
+        return found
+    for label, calls in graph.runs.items():
+        first = calls[0]
         if not found or not isinstance(first, Call) or first.own_input:
-            found.append(Stack({}, [], torch.arange(len(graph.losses), device="cpu")))
+            found.append(Stack({}, [], targets))
         found[-1].runs[label] = graph.trajectory(label)
         found[-1].errors.append(errors[label])
     return found
@@ -152,7 +174,7 @@ class Sweep:
     def __init__(self, stack: Stack, labels: list[str], dtype: torch.dtype) -> None:
         """``labels`` are the layers that are asked about."""
         self._stack = [_converted(run, dtype) for run in stack.runs.values()]
-        self.targets, self.final = stack.targets, stack.lags is not None
+        self.targets, self.final, self._levels = stack.targets, stack.lags is not None, stack.levels
         self._place = {label: i for i, label in enumerate(stack.runs) if label in labels}
         first = self._stack[0]
         self._live = torch.ones(first.x.shape[:2], dtype=torch.bool, device="cpu") if first.mask is None else first.mask
@@ -179,12 +201,17 @@ class Sweep:
             runs, errors = next(s for s in known.stacks() if any(run is own for run in s[0]))
             names = {id(run): name for name, run in known.runs.items()}
             stack = Stack({names[id(run)]: run for run in runs}, errors, known.targets)
-        elif known.graph is None or not flow.final:
+        elif known.graph is None:
             raise FlowError(NOT_LOCAL)
         else:
-            stack = next(s for s in stacks_of(known.graph, final=True) if label in s.runs)
-            stack.lags = {label: torch.from_numpy(flow._lag_of_sequences(label)[0])}
-        wide = own.x.dtype != torch.float32 or not _in_range(flow)
+            stack = next(s for s in stacks_of(known.graph, final=flow.final) if label in s.runs)
+            if flow.final:
+                stack.lags = {label: torch.from_numpy(flow._lag_of_sequences(label)[0])}
+            elif label not in stack.asked:
+                raise FlowError(ABOVE.format(label, ", ".join(stack.asked)))
+            else:
+                stack.targets = known.targets
+        wide = own.x.dtype != torch.float32 or bool(stack.levels) or not _in_range(flow)
         return cls(stack, [label], torch.float64 if wide else torch.float32)
 
     @property
@@ -200,7 +227,8 @@ class Sweep:
     @property
     def effort(self) -> float:
         """Multiplications of one sweep of one sequence."""
-        rows = self._stack[0].steps if self.final else float((self.targets + 1).sum())
+        steps = self._stack[0].steps
+        rows = steps if self.final else len(self.targets) * steps if self._levels else float((self.targets + 1).sum())
         return rows * sum(run.weights.hh.numel() + run.weights.ih.numel() for run in self._stack)
 
     @property
@@ -218,6 +246,8 @@ class Sweep:
 
     def lags(self, label: str) -> NDArray[np.int64]:
         """All lags of a layer, in rising order."""
+        if self._levels:
+            return np.arange(max(int(self.targets[-1]) + 1, self._stack[0].steps - int(self.targets[0])))
         if not self.final:
             return np.arange(int(self.targets[-1]) + 1)
         table = self._lag_of[label]
@@ -240,6 +270,11 @@ class Sweep:
         With one loss per sequence also the step of lag 0 of each `(B,)`.
         """
         x = self._stack[0].x
+        if self._levels:
+            chosen = self.targets if targets is None else targets
+            chosen = chosen[:: -(-len(chosen) // most)]
+            together = torch.cat(self.errors, -1)
+            return [_both_sides(x, t) for t in chosen.tolist()], [together[t] for t in chosen.tolist()], None
         if not self.final:
             chosen = (self.targets if targets is None else targets)[-most:].tolist()
             together = torch.cat(self.errors, -1)
@@ -270,6 +305,18 @@ class Sweep:
             yield from self._of_last([self._from_end(e) for e in errors], sides, right)
             return
         errors = [e * self._live.unsqueeze(-1) for e in errors]
+        if self._levels:
+            labels = [label for level in self._levels for label in level]
+            found = by_distance(
+                self._levels,
+                dict(zip(labels, self._stack, strict=True)),
+                dict(zip(labels, errors, strict=True)),
+                {label: right[label][0] for label in sides},
+                self.targets,
+                {label: own.left for label, own in sides.items()},
+            )
+            yield from ((label, Part(lag, 1.0, g)) for label, lag, g in found)
+            return
         for lag, found in adjoint.by_lag(self._stack, errors, self.targets, scaled=True):
             for label, own in sides.items():
                 a = found[self._place[label]]
@@ -385,6 +432,13 @@ def _weighed(basis: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def _fitted(fit: Tensor, basis: Tensor, a: Tensor) -> Tensor:
     """What of Σ_r basis_br a_rb is linear in the errors, by direction: `(r, numbers)` of `(r, B, numbers)`."""
     return fit @ torch.einsum("rbi,br->bi", a.double(), basis)
+
+
+def _both_sides(x: Tensor, t: int) -> Tensor:
+    """The inputs of the steps t − ℓ and t + ℓ next to each other, by ℓ `(T, B, 2·I)`; 0 where there is none."""
+    before, after = torch.zeros_like(x), torch.zeros_like(x)
+    before[: t + 1], after[: len(x) - t] = x[: t + 1].flip(0), x[t:]
+    return torch.cat([before, after], -1)
 
 
 def _in_range(flow: GradientFlow) -> bool:
