@@ -232,3 +232,11 @@ def test_a_signal_of_a_few_sequences_is_flagged():
     even = torch.randn(12, 256, 2)
     clear = rg.flow.need_of(rnn, [(even, even[7, :, 0])], loss)
     assert clear.need == 4 and not [note for note in clear.notes if "contribute most" in note]
+
+
+def test_sequences_whose_gradients_have_nothing_in_common_are_no_signal():
+    """Their products are so small that the third power of the variance is below the range."""
+    gram = torch.full((10, 10), 1e-70, dtype=torch.float64).fill_diagonal_(1.0)
+    moments = rg.flow.signal.Moments()
+    moments.add(gram)
+    assert all(np.isnan(moments.p_value(0.5, 0.1, 10)))

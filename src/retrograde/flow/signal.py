@@ -153,6 +153,8 @@ class Moments:
             return np.nan, np.nan, np.nan
         one = self.own / self.sequences
         second = (n - 1) / n * self.squares / self.pairs / one**2
+        if not second > np.finfo(np.float64).eps ** 2:  # products of sequences that have nothing in common: rounding
+            return np.nan, np.nan, np.nan
         third = max((n - 1) * (n - 2) / n**2 * self.cubes / self.triples / one**3, second**2)  # Σλ = 1: at least
         deviation = (2 * second) ** 0.5
         z, freedom = (statistic - mean) / deviation, second**3 / third**2

@@ -271,10 +271,10 @@ class Sweep:
         """
         x = self._stack[0].x
         if self._levels:
-            chosen = self.targets if targets is None else targets
-            chosen = chosen[:: -(-len(chosen) // most)]
+            every = (self.targets if targets is None else targets).tolist()
+            chosen = every[:: -(-len(every) // most)]
             together = torch.cat(self.errors, -1)
-            return [_both_sides(x, t) for t in chosen.tolist()], [together[t] for t in chosen.tolist()], None
+            return [_both_sides(x, t) for t in chosen], [together[t] for t in chosen], None
         if not self.final:
             chosen = (self.targets if targets is None else targets)[-most:].tolist()
             together = torch.cat(self.errors, -1)
@@ -306,16 +306,7 @@ class Sweep:
             return
         errors = [e * self._live.unsqueeze(-1) for e in errors]
         if self._levels:
-            labels = [label for level in self._levels for label in level]
-            found = by_distance(
-                self._levels,
-                dict(zip(labels, self._stack, strict=True)),
-                dict(zip(labels, errors, strict=True)),
-                {label: right[label][0] for label in sides},
-                self.targets,
-                {label: own.left for label, own in sides.items()},
-            )
-            yield from ((label, Part(lag, 1.0, g)) for label, lag, g in found)
+            yield from self._of_both_ways(errors, sides, right)
             return
         for lag, found in adjoint.by_lag(self._stack, errors, self.targets, scaled=True):
             for label, own in sides.items():
@@ -328,6 +319,20 @@ class Sweep:
                     hidden = hidden * relative
                     inputs = hidden if same else inputs * relative
                 yield label, Part(lag, factor, _outer(_sides(own, inputs, hidden), [r[a.at] for r in right[label]]))
+
+    def _of_both_ways(
+        self, errors: list[Tensor], sides: Mapping[str, Sides], right: Mapping[str, list[Tensor]]
+    ) -> Iterator[tuple[str, Part]]:
+        labels = [label for level in self._levels for label in level]
+        for label, lag, g in by_distance(
+            self._levels,
+            dict(zip(labels, self._stack, strict=True)),
+            dict(zip(labels, errors, strict=True)),
+            {label: inputs for label, (inputs, _) in right.items()},
+            self.targets,
+            {label: own.left for label, own in sides.items()},
+        ):
+            yield label, Part(lag, 1.0, g)
 
     def _of_last(
         self, errors: list[Tensor], sides: Mapping[str, Sides], right: Mapping[str, list[Tensor]]
