@@ -58,7 +58,7 @@ function formula(t: number, k: number, { words: { equation: say }, shown: { batc
   return `<math display="block"><mrow>${derivative(E, W)}<mo>=</mo>${sum}${general}</mrow></math>
     <p class="quiet"><math><mi>k</mi><mo>=</mo><mn>${k}</mn></math></p>
     <math display="block"><mrow>${first}<mo>·</mo>${under(product, "chain")}<mo>·</mo>${under(derivative(s(k), W), "before")}</mrow></math>
-    <dl>${row("own", size(derivative(E, s(t))), say.vector)}${row("chain", size(derivative(s(t), s(k))), `${say.chain}, ${say.own(t - k)}`)}
+    <dl>${row("own", size(derivative(E, s(t))), say.vector)}${row("chain", size(derivative(s(t), s(k))), say.chain + say.own(t - k))}
     ${row("reached", size(derivative(E, s(k))), say.reached)}${row("before", size(s(k - 1)), say.immediate)}
     ${row("term", size(`<msub><mtext>${say.term}</mtext><mn>${k}</mn></msub>`), say.total)}${row("sum", size(derivative(E, W)), "Σ")}</dl>`;
 }

@@ -30,7 +30,7 @@ export class Panel {
     }, String(i + 1)));
     const verdict = h("p", { class: "verdict", role: "status" });
     const after = h("div", { class: "after", hidden: true },
-      h("p", {}, h("b", {}, `${words.findOut}. `), told.look),
+      h("p", {}, h("b", {}, words.findOut), told.look),
       h("div", { class: "buttons" }, ...step.tries.map((one, i) => h("button", { type: "button", class: "try", onclick: () => { this.lab.attempt(one); this.reveal(); } }, told.tries[i]))),
       h("details", {}, h("summary", {}, words.explain), verdict, ...told.found.map((text) => h("p", {}, text))));
     const answers = told.answers.map((answer, i) => h("label", { class: "answer" },
@@ -40,7 +40,7 @@ export class Panel {
         h("button", { type: "button", class: "plain close", onclick: () => this.lab.tell(0) }, words.hide)),
       h("div", { class: "columns" },
         h("div", {}, h("h2", { tabindex: -1 }, told.title), ...told.words.map((text) => h("p", {}, text))),
-        h("div", {}, h("fieldset", { class: "question" }, h("legend", {}, `${words.question}: ${told.question}`), ...answers), after,
+        h("div", {}, h("fieldset", { class: "question" }, h("legend", {}, words.question + told.question), ...answers), after,
           h("div", { class: "buttons turn" },
             n > 1 && h("button", { type: "button", class: "plain", onclick: () => this.lab.tell(n - 1) }, `← ${words.previous}`),
             n < 7 && h("button", { type: "button", class: "plain", onclick: () => this.lab.tell(n + 1) }, `${words.next} →`)))));
@@ -64,7 +64,7 @@ export class Panel {
         h("button", { type: "button", class: "plain close", onclick: () => this.lab.look({ case: 0 }) }, words.showControls)),
       h("div", { class: "columns" },
         h("div", {}, h("h2", { tabindex: -1 }, words.caseTitle(n)), h("p", {}, told.told), h("p", {}, h("b", {}, words.caseQuestion))),
-        h("details", {}, h("summary", {}, words.caseReveal), h("p", {}, h("b", {}, `${words.cause}: `), told.cause), h("p", {}, h("b", {}, `${words.cure}: `), told.cure),
+        h("details", {}, h("summary", {}, words.caseReveal), h("p", {}, h("b", {}, words.cause), told.cause), h("p", {}, h("b", {}, words.cure), told.cure),
           h("div", { class: "buttons" }, h("button", { type: "button", class: "try", onclick: () => this.lab.cure() }, words.tryCure)))));
   }
 }

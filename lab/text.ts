@@ -43,7 +43,7 @@ export const english = {
     },
     heatmap: {
       title: "Gradient between every two steps",
-      now: (t: number, k: number, norm: string, own: string) => `‖∂E${sub(t)}/∂s${sub(k)}‖ = ${norm}; at its own step it is ${own}. Click a cell. Dark next to the diagonal: the gradient has vanished.`,
+      now: (t: number, k: number, norm: string, own: string) => `‖∂E${sub(t)}/∂s${sub(k)}‖ = ${norm}; at its own step it is ${own}. Click a cell. Where it is dark right next to the diagonal, the gradient vanishes.`,
     },
     chain: {
       title: "The chain of Jacobians",
@@ -53,7 +53,7 @@ export const english = {
     activation: {
       title: "f and f′, and the network on them",
       now: (slope: string, size: string) => `Gray: how often each value of the argument occurs in the sequence; dots: the units at step t. Mean slope ${slope}, mean size of the argument ${size}.`,
-      gate: (name: string, value: string) => `${name}: ${value} on average.`,
+      gate: (name: string, value: string) => ` ${name}: ${value} on average.`,
     },
     terms: {
       title: "The terms of ∂Eₜ/∂W",
@@ -62,20 +62,20 @@ export const english = {
     lags: {
       title: "Share of ∂E/∂W by lag",
       now: (lag: number, share: string, near: string) => `Lag ${lag} brings ${share} % of the gradient by W; lags 0 to 2 bring ${near} %. The shares add up to 100 %.`,
-      kept: (length: number, share: string) => `Truncation after ${length} keeps ${share} %.`,
+      kept: (length: number, share: string) => ` Truncation after ${length} keeps ${share} %.`,
     },
     loss: { title: "Loss", none: "The loss per scored step, update by update. Press Train.", now: (n: number, loss: string, chance: string) => `After ${n} updates the loss is ${loss}; the best guess without memory has ${chance}.` },
-    norm: { title: "Gradient norm", none: "The norm of the gradient of each update, before clipping.", now: (now: string, most: string) => `Now ${now}; at most ${most} in the last 100 updates.`, clipped: (share: string) => `${share} % of them were clipped.` },
+    norm: { title: "Gradient norm", none: "The norm of the gradient of each update, before clipping.", now: (now: string, most: string) => `Now ${now}; at most ${most} in the last 100 updates.`, clipped: (share: string) => ` ${share} % of them were clipped.` },
   },
   equation: {
     title: "The equation with its numbers",
     vector: "gradient of the loss by the state", chain: "the chain of Jacobians", immediate: "where W acts", total: "this term", reached: "what arrives at step k", term: "term",
-    own: (lag: number) => `${lag} factor${lag === 1 ? "" : "s"}`,
+    own: (lag: number) => `, ${lag} factor${lag === 1 ? "" : "s"}`,
   },
-  question: "First predict", findOut: "Now find out", explain: "What happened", right: "That is right.", wrong: "Look again:",
+  question: "First predict: ", findOut: "Now find out. ", explain: "What happened", right: "That is right.", wrong: "Look again:",
   previous: "Back", next: "Next", stepOf: (n: number) => `Step ${n} of 7`,
   caseTitle: (n: number) => `Case ${n}`, caseQuestion: "What is wrong with this network, and what would you change? Decide from the pictures alone.",
-  caseReveal: "Show the answer", cause: "Cause", cure: "Cure", tryCure: "Apply the cure and train", cases: "Five cases to diagnose",
+  caseReveal: "Show the answer", cause: "Cause: ", cure: "Cure: ", tryCure: "Apply the cure and train", cases: "Five cases to diagnose",
   own: { title: "Your network", measured: "Measured by rg.gradient_flow. The pictures read it; they do not train it.", weights: "The layer’s own weights are behind the pictures." },
   stories: [
     {

@@ -84,6 +84,6 @@ export const activation: Picture = {
     return all.map((curve, i) => {
       const z = preactivations(scene, curve.gate);
       return i ? say.gate(curve.title, number(mean(z, curve.value))) : say.now(number(mean(z, curve.slope)), number(mean(z, Math.abs)));
-    }).join(" ");
+    }).join("");
   },
 };

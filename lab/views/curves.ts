@@ -73,6 +73,6 @@ export const norm: Picture = {
   describe({ history: { norm: all }, clip, words }) {
     if (!all.length) return words.pictures.norm.none;
     const recent = all.slice(-100), most = Math.max(...recent), clipped = clip ? recent.filter((value) => value > clip).length / recent.length : 0;
-    return words.pictures.norm.now(number(all.at(-1)!, 3), number(most, 3)) + (clip ? ` ${words.pictures.norm.clipped(number(100 * clipped, 2))}` : "");
+    return words.pictures.norm.now(number(all.at(-1)!, 3), number(most, 3)) + (clip ? words.pictures.norm.clipped(number(100 * clipped, 2)) : "");
   },
 };

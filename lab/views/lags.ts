@@ -34,7 +34,7 @@ export const lags: Picture = {
   },
   describe({ shown: { share, T }, t, k, truncation, words }) {
     const own = share!, say = words.pictures.lags, per = (value: number) => number(100 * value, 2);
-    const kept = truncation && truncation < T ? ` ${say.kept(truncation, per(upTo(own, truncation)))}` : "";
+    const kept = truncation && truncation < T ? say.kept(truncation, per(upTo(own, truncation))) : "";
     return say.now(t - k, per(own[t - k]), per(upTo(own, 3))) + kept;
   },
   pick(x, _, pen, scene) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,17 @@ def test_every_language_width_and_scheme_is_complete_and_fetches_nothing(page: A
             asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
             left = {url.partition("#")[0] for url in asked if not url.startswith(("data:", "about:", "chrome:"))}
             assert left == {PAGE.as_uri()}
+
+
+def test_chinese_has_chinese_punctuation(page: Any) -> None:
+    browser = page("lang=zh-CN&story=1&cell=lstm&truncation=4")
+    texts = []
+    for do in [f"lab.tell({n})" for n in range(1, 8)] + [f"lab.look({{ story: 0, case: {n} }})" for n in range(1, 6)]:
+        browser.execute_script(do)
+        drawn(browser)
+        texts.append(browser.execute_script("return document.querySelector('.lab').textContent"))
+    wrong = r"[一-鿿。，：；？”）] ?[,:;?!]|[一-鿿]\. |。 |\d %"
+    assert [found for text in texts for found in re.findall(f".{{0,9}}(?:{wrong}).{{0,9}}", text)] == []
 
 
 def test_every_picture_has_something_on_it(page: Any) -> None:
