@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 from ..runs.folder import without_nan
 from ..runs.records import Backtest, Scores, interval
+from ..runs.scores import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -236,21 +237,6 @@ def described(data: Mapping[str, Any]) -> str:
 
 
 _PARTS = (("train", "train"), ("validation", "validate"), ("test", "test"))
-_SCORES = {
-    "loss": ("loss", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.4g}"),
-    "bits_per_character": ("", "{:.3f} bits/character"),
-    "accuracy": ("accuracy", "{:.2%}"),
-    "macro_f1": ("macro F1", "{:.3f}"),
-    "entity_f1": ("entity F1", "{:.3f}"),
-    "r2": ("R²", "{:.3f}"),
-    "mse": ("MSE", "{:.4g}"),
-    "mae": ("MAE", "{:.4g}"),
-    "rmse": ("RMSE", "{:.4g}"),
-    "mase": ("MASE", "{:.3f}"),
-    "coverage": ("over", "{:.0%} of the numbers"),
-    "correct": ("solved", "{:.1%} of the sequences"),
-}
 
 
 def scores(values: Mapping[str, Any]) -> list[str]:
@@ -261,11 +247,7 @@ def scores(values: Mapping[str, Any]) -> list[str]:
     >>> scores({"accuracy": 0.8412, "loss": 0.4, "within_80": 0.78})
     ['loss 0.4000', 'accuracy 84.12%', '78.0% in the 80 % interval']
     """
-    found = []
-    for key, (name, form) in _SCORES.items():
-        value = values.get(key)
-        if value is not None:
-            found.append(f"{name} {form.format(value)}".strip())
+    found = [m.printed.format(values[key]) for key, m in METRICS.items() if m.printed and values.get(key) is not None]
     shares = {words: values[key] for key in values if (words := interval(key))}
     return found + [f"{share:.1%} {words}" for words, share in shares.items() if share is not None]
 

@@ -15,6 +15,7 @@ from ..data.formats import name_of
 from ..errors import OptionError, RetrogradeError, RunError
 from ..options import Options
 from ..runs import Config, Metrics, RunFolder, Summary
+from ..runs.scores import CONSTANT_ANSWERS
 from ..tasks.registry import new_task, open_predictor, open_task, task_info, task_name
 from ..tasks.task import Probe, Task
 from ..training.checkpoint import latest
@@ -194,7 +195,7 @@ def _levels(baselines: Mapping[str, Mapping[str, float | None]]) -> tuple[float 
     def loss(*names: str) -> float | None:
         return next((baselines[name].get("loss") for name in names if name in baselines), None)
 
-    return loss("chance", "most frequent", "mean", "unigram"), loss("optimum")
+    return loss(*CONSTANT_ANSWERS), loss("optimum")
 
 
 # --- Before the first update ------------------------------------------------------------------------------------------

@@ -1,22 +1,22 @@
-"""What GRU and LSTM share: parameters in blocks of rows, one block per gate, and truncated BPTT over a layer."""
+"""What the gated cells share: parameters in blocks of rows, one block per gate, and truncated BPTT over a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ..errors import DataError
-from .arrays import Array, checked_array
+from .arrays import Array, checked_array, checked_size, norms_table, uniform
 
-__all__ = ["GatedLayer", "affine", "only_last", "truncated_gradients"]
+__all__ = ["GatedGradients", "GatedLayer", "affine", "only_last", "truncated_gradients"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GatedLayer:
-    """The four parameters that GRU and LSTM have in common, named and laid out as in torch (without ``_l0``).
+    """The four parameters that gated cells have in common, named and laid out as in torch (without ``_l0``).
 
     H is the number of hidden units and P the size of the state that is fed back; P = H without a projection.
     """
@@ -30,6 +30,25 @@ class GatedLayer:
 
     def __post_init__(self) -> None:
         self._check(P=self._hidden_size())
+
+    @classmethod
+    def random(
+        cls, input_size: int, hidden_size: int, *, bias: bool = True, seed: int | np.random.Generator = 0
+    ) -> Self:
+        """A layer whose parameters are all drawn uniformly from ±1/√hidden_size, as torch initializes them."""
+        D, H = checked_size("input_size", input_size), checked_size("hidden_size", hidden_size)
+        return cls(**cls._drawn(D, H, H, bias, uniform(H, seed)))
+
+    @classmethod
+    def _drawn(cls, D: int, H: int, P: int, bias: bool, draw: Callable[..., Array]) -> dict[str, Array]:
+        """Random parameters by name."""
+        rows = cls.gates * H
+        found = {"weight_ih": draw(rows, D), "weight_hh": draw(rows, P)}
+        return found | {"bias_ih": draw(rows), "bias_hh": draw(rows)} if bias else found
+
+    def __repr__(self) -> str:
+        H, D = self._hidden_size(), self.weight_ih.shape[1]
+        return f"{type(self).__name__}(input_size={D}, hidden_size={H}, bias={self.bias_ih is not None})"
 
     def _hidden_size(self) -> int:
         """H, computed from weight_ih."""
@@ -50,6 +69,24 @@ class GatedLayer:
             if value is not None or name.startswith("weight"):
                 value = checked_array(name, value, axes, **(sizes | {"P": P} if "P" in axes else sizes))
             object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GatedGradients:
+    """The derivatives of E by everything that a gated layer with one state depends on, each in the shape of that.
+
+    A bias is None if the layer has none.
+    """
+
+    weight_ih: Array
+    weight_hh: Array
+    bias_ih: Array | None
+    bias_hh: Array | None
+    inputs: Array
+    h_0: Array
+
+    def __repr__(self) -> str:
+        return norms_table(self)
 
 
 def affine(weight: Array, x: Array, bias: Array | None) -> Array:

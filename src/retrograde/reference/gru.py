@@ -19,9 +19,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Array, checked_array, checked_sequence, checked_size, checked_step, norms_table, uniform
+from .arrays import Array, checked_array, checked_sequence, checked_size, checked_step
 from .functions import sigmoid
-from .gated import GatedLayer, affine, only_last, truncated_gradients
+from .gated import GatedGradients, GatedLayer, affine, only_last, truncated_gradients
 
 __all__ = [
     "GRU",
@@ -59,21 +59,6 @@ class GRU(GatedLayer):
     """
 
     gates: ClassVar[int] = 3
-
-    @classmethod
-    def random(
-        cls, input_size: int, hidden_size: int, *, bias: bool = True, seed: int | np.random.Generator = 0
-    ) -> GRU:
-        """A layer whose parameters are all drawn uniformly from ±1/√hidden_size, as torch initializes them."""
-        D, H = checked_size("input_size", input_size), checked_size("hidden_size", hidden_size)
-        draw = uniform(H, seed)
-        weight_ih, weight_hh = draw(3 * H, D), draw(3 * H, H)
-        bias_ih, bias_hh = (draw(3 * H), draw(3 * H)) if bias else (None, None)
-        return cls(weight_ih, weight_hh, bias_ih, bias_hh)
-
-    def __repr__(self) -> str:
-        D, H = self.weight_ih.shape[1], len(self.weight_ih) // 3
-        return f"GRU(input_size={D}, hidden_size={H}, bias={self.bias_ih is not None})"
 
 
 # -- one step: forward, backward, Jacobian ---------------------------------------------------------
@@ -190,22 +175,8 @@ def gru_forward(cell: GRU, inputs: ArrayLike, h_0: ArrayLike | None = None) -> G
     return GRUStates(x, h, *gates)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class GRUGradients:
-    """The derivatives of E by everything a GRU layer depends on; each has the shape of what it is the derivative by.
-
-    A bias is None if the layer has none.
-    """
-
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array | None
-    bias_hh: Array | None
-    inputs: Array
-    h_0: Array
-
-    def __repr__(self) -> str:
-        return norms_table(self)
+class GRUGradients(GatedGradients):
+    """The result of `gru_gradients`."""
 
 
 def gru_gradients(

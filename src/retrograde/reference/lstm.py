@@ -21,9 +21,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Array, checked_array, checked_sequence, checked_size, checked_step, norms_table, uniform
+from .arrays import Array, checked_array, checked_sequence, checked_size, checked_step, uniform
 from .functions import sigmoid
-from .gated import GatedLayer, affine, only_last, truncated_gradients
+from .gated import GatedGradients, GatedLayer, affine, only_last, truncated_gradients
 
 __all__ = [
     "LSTM",
@@ -88,9 +88,8 @@ class LSTM(GatedLayer):
         D, H = checked_size("input_size", input_size), checked_size("hidden_size", hidden_size)
         P = checked_size("proj_size", proj_size) if proj_size else H
         draw = uniform(H, seed)
-        weight_ih, weight_hh = draw(4 * H, D), draw(4 * H, P)
-        bias_ih, bias_hh = (draw(4 * H), draw(4 * H)) if bias else (None, None)
-        return cls(weight_ih, weight_hh, bias_ih, bias_hh, draw(P, H) if proj_size else None)
+        drawn = cls._drawn(D, H, P, bias, draw)
+        return cls(**drawn, weight_hr=draw(P, H) if proj_size else None)
 
     def __repr__(self) -> str:
         D, H = self.weight_ih.shape[1], len(self.weight_ih) // 4
@@ -228,23 +227,11 @@ def lstm_forward(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LSTMGradients:
-    """The derivatives of E by everything an LSTM layer depends on; each has the shape of what it is the derivative by.
+class LSTMGradients(GatedGradients):
+    """The result of `lstm_gradients`; the projection is None if the layer has none."""
 
-    A bias or the projection is None if the layer has none.
-    """
-
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array | None
-    bias_hh: Array | None
-    weight_hr: Array | None
-    inputs: Array
-    h_0: Array
     c_0: Array
-
-    def __repr__(self) -> str:
-        return norms_table(self)
+    weight_hr: Array | None
 
 
 def lstm_gradients(
@@ -303,4 +290,4 @@ def lstm_gradients(
         dx[t - 1] = da @ cell.weight_ih  # ∂E/∂x_t = W_ihᵀ ∂E/∂a_t
     bias_ih, bias_hh = None if cell.bias_ih is None else db, None if cell.bias_hh is None else db.copy()
     weight_hr = None if cell.weight_hr is None else dW_hr
-    return LSTMGradients(dW_ih, dW_hh, bias_ih, bias_hh, weight_hr, dx, dh, dc)
+    return LSTMGradients(dW_ih, dW_hh, bias_ih, bias_hh, dx, dh, dc, weight_hr)

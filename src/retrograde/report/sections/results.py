@@ -5,28 +5,14 @@ from __future__ import annotations
 import math
 
 from ...runs import Part, Scores, interval
+from ...runs.scores import BASELINES, DRAWN, METRICS, Metric
 from ..run import RunContents, real
 from ..section import Fact, Figure, Section, Table
 from ..style import BLUE, curve, level, plot
 from ..words import count, number, share
 
-__all__ = ["METRICS", "facts", "section"]
+__all__ = ["facts", "section"]
 
-METRICS = {  # key of a metric -> its name, and whether it is a share
-    "loss": ("loss", False),
-    "accuracy": ("accuracy", True),
-    "macro_f1": ("macro F1", False),
-    "entity_precision": ("entity precision", False),
-    "entity_recall": ("entity recall", False),
-    "entity_f1": ("entity F1", False),
-    "r2": ("R²", False),
-    "mse": ("MSE", False),
-    "mae": ("MAE", False),
-    "rmse": ("RMSE", False),
-    "mase": ("MASE", False),
-    "correct": ("sequences solved", True),
-}
-_CURVES = ("entity_f1", "accuracy", "mase", "r2", "correct")  # the first there is, is drawn
 _MEANING = {
     "accuracy": "Accuracy is the share of labels that are right; macro F1 is the mean over the labels of how well each "
     "is found, so that rare ones count as much as frequent ones.",
@@ -53,17 +39,19 @@ def section(run: RunContents) -> Section | None:
     parts: dict[str, Scores] = {"validation": run.outcome.scores, **(run.baselines if simple else {})}
     parts |= {} if tested is None else {"test": tested}
     parts |= {f"test: {name}": values for name, values in simple.items()} or run.baselines
-    metrics = METRICS | {key: (name, True) for scores in parts.values() for key in scores if (name := interval(key))}
+    metrics = {key: metric for key, metric in METRICS.items() if metric.on_page} | {
+        key: Metric(name, share=True) for scores in parts.values() for key in scores if (name := interval(key))
+    }
     shown = [key for key in metrics if any(math.isfinite(real(scores.get(key))) for scores in parts.values())]
     rows = [[name, *(_form(key, real(scores.get(key))) for key in shown)] for name, scores in parts.items()]
     words = [meaning for key, meaning in _MEANING.items() if key in shown]
-    if len(metrics) > len(METRICS):
+    if metrics.keys() - METRICS.keys():
         words.append(_OF_QUANTILES)
     if run.results is not None and (goal := run.results.goal) is not None:
         solved = "The published goal is met" if goal.solved else "The published goal is not met"
         mean = "" if goal.mean_error is None else f", the mean error was {goal.mean_error:.4f}"
         words.append(f"{solved}: {goal.criterion}. {goal.wrong:,} of {goal.sequences:,} were wrong{mean}.")
-    tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(metrics[key][0] for key in shown)))]
+    tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(metrics[key].name for key in shown)))]
     for name in ("test", "validation"):
         if run.results is not None and (found := run.results.parts.get(name)) is not None:
             tables += _by_label(name, found, run.results.labels)
@@ -75,31 +63,31 @@ def section(run: RunContents) -> Section | None:
 def facts(run: RunContents) -> list[Fact]:
     """The one number worth a large type."""
     best = run.outcome.scores
-    for key in _CURVES:
+    for key in DRAWN:
         if math.isfinite(value := real(best.get(key))):
             others = {name: real(values.get(key)) for name, values in run.baselines.items()}
             note = ", ".join(f"{name} {_form(key, other)}" for name, other in others.items() if math.isfinite(other))
-            return [Fact(METRICS[key][0], _form(key, value), note)]
+            return [Fact(METRICS[key].name, _form(key, value), note)]
     return []
 
 
 def _form(key: str, value: float) -> str:
     if not math.isfinite(value):
         return "–"
-    return share(value) if key not in METRICS or METRICS[key][1] else number(value)
+    return share(value) if key not in METRICS or METRICS[key].share else number(value)
 
 
 def _figures(run: RunContents) -> list[Figure]:
-    for key in _CURVES:
+    for key in DRAWN:
         values = [real(line.validation.get(key)) for line in run.metrics]
         if not any(map(math.isfinite, values)):
             continue
-        name = METRICS[key][0]
+        name = METRICS[key].name
         traces = [curve(run.steps, values, name, BLUE, mode="lines+markers", hoverinfo=None)]
         for dash, (which, scores) in zip(("dash", "dot", "dashdot"), run.baselines.items(), strict=False):
-            if math.isfinite(value := real(scores.get(key))) and which in _OURS:
+            if math.isfinite(value := real(scores.get(key))) and which in BASELINES:
                 traces.append(level(max(run.steps), value, which, dash=dash, hoverinfo=None))
-        axis = {"title": {"text": name}} | ({"range": [_chance(run, key, values), 1.02]} if METRICS[key][1] else {})
+        axis = {"title": {"text": name}} | ({"range": [_chance(run, key, values), 1.02]} if METRICS[key].share else {})
         figure = plot(*traces, xaxis={"title": {"text": "training step"}}, yaxis=axis)
         better = "lower is better" if key == "mase" else "higher is better"
         last = next(value for value in reversed(values) if math.isfinite(value))
@@ -113,9 +101,6 @@ def _chance(run: RunContents, key: str, values: list[float]) -> float:
     levels = [real(scores.get(key)) for name, scores in run.baselines.items() if name != "optimum"]
     known = [level for level in levels if math.isfinite(level)]
     return max(0.0, min([max(known, default=0.0), *filter(math.isfinite, values)]) - 0.02)
-
-
-_OURS = {"most frequent", "mean", "naive", "seasonal naive", "chance", "optimum"}  # names that may stand in a figure
 
 
 def _by_label(name: str, found: Part, labels: list[str]) -> list[Table]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...runs import SearchedTrial
+from ...runs.scores import METRICS
 from ..run import RunContents
 from ..section import Section, Table
 from ..words import duration, number
 from .configuration import shown
-from .results import METRICS
 
 __all__ = ["section"]
 
@@ -20,7 +20,9 @@ def section(run: RunContents) -> Section | None:
     if not trials:
         return None
     options = list(dict.fromkeys(name for one in trials for name in one.options))
-    metrics = [name for name in ("perplexity", *METRICS) if any(one.scores.get(name) is not None for one in trials)]
+    metrics = [
+        name for name in METRICS if METRICS[name].on_page and any(one.scores.get(name) is not None for one in trials)
+    ]
     columns = ["trial", *(name.replace("_", " ") for name in options), *(name.replace("_", " ") for name in metrics)]
     rows = [_row(one, options, metrics) for one in trials[:_ROWS]]
     complete = sum(one.state == "complete" for one in trials)
