@@ -35,6 +35,7 @@ LABELLED = ("classify", "tag")
 SEQUENCES = (*LABELLED, "regress")
 TEXT, TABLES = ("language", *SEQUENCES), (*SEQUENCES, "forecast")
 SEVERAL = ("target", "features", "quantiles", "known_future", "static")  # options that are lists in Python
+TABLES_OR = f"{', '.join(TABLES[:-1])} or {TABLES[-1]}"  # in words
 CLASSIFY, DATA, NUMBERS = ("classify",), ("language", *TABLES), ("regress", "forecast")
 
 
@@ -200,7 +201,7 @@ def _option(panel: str, default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, panel, **more)})
 
 
-_data, _table = partial(_option, "Data"), partial(_option, "Tables (classify, tag, regress, forecast)")
+_data, _table = partial(_option, "Data"), partial(_option, f"Tables ({', '.join(TABLES)})")
 _forecast = partial(_option, "Forecasts", tasks=("forecast",))
 _model, _remedy = partial(_option, "Model"), partial(_option, "Remedies")
 _learning, _stopping, _run = partial(_option, "Learning"), partial(_option, "When to stop"), partial(_option, "The run")
@@ -315,7 +316,7 @@ class ModelOptions:
     )
     bidirectional: bool = _model(
         False,
-        "Read sequences backward too (classify, tag, regress).",
+        f"Read sequences backward too ({', '.join(SEQUENCES)}).",
         tasks=SEQUENCES,
         by_data=CLASSIFY,
         names=("--bidirectional/--no-bidirectional",),

@@ -103,7 +103,7 @@ def test_sequences_that_end_early_and_unmarked_runs() -> None:
 def test_what_a_mark_cannot_tell_is_said() -> None:
     model, x = ByHand(nn.LSTM(2, 3)), torch.randn(T, B, 2)
     flow = rg.gradient_flow(model, x, loss=losses)
-    for ask in (flow.truncation, flow.share_by_lag):
+    for ask in (flow.truncation, flow.share_by_lag, flow.keep_sums):
         with pytest.raises(FlowError, match="No parameters of l0 are known: the states were marked"):
             ask()
     for ask in (flow.gates, flow.saturation, flow.bounds, flow.plot_gates, flow.plot_activation, flow.plot_shares):

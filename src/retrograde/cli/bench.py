@@ -60,7 +60,7 @@ def bench(
         "hidden_size": hidden_size, "num_layers": num_layers,
     }  # fmt: skip
     axes = {**(QUICK if quick else GRID), **{name: tuple(values) for name, values in given.items() if values}}
-    _check("--cell", axes["cell"], GRID["cell"])
+    _check("--cell", axes["cell"], GRID["cell"], ", the cells that torch.nn has too")
     _check("--task", axes["task"], GRID["task"])
     points = grid(axes)
     threads, with_jax = limit_threads(threads)
@@ -93,12 +93,12 @@ def bench(
         draw(result, picture)
 
 
-def _check(option: str, values: tuple[object, ...], known: tuple[object, ...]) -> None:
+def _check(option: str, values: tuple[object, ...], known: tuple[object, ...], why: str = "") -> None:
     from ..errors import OptionError
 
     for value in values:
         if value not in known:
-            raise OptionError(f"{option} {value}: choose from {', '.join(map(str, known))}.")
+            raise OptionError(f"{option} {value}: choose from {', '.join(map(str, known))}{why}.")
 
 
 def _line(measurement: Measurement) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import OPTIONS
+from ..options import OPTIONS, TABLES_OR
 from .search import OnRay, SearchTime, Trials, Workers, asked_for, search_and_show
 from .terminal import say_json
 from .training_options import given, switch, with_training_options
@@ -22,8 +22,8 @@ Data = Annotated[
     str | None,
     typer.Argument(
         help="A text file (plain or .gz), a folder of text files, [bold]-[/bold] for standard input, or "
-        "[bold]builtin:stdlib[/bold] (the source text of Python's own library). For classify, tag, regress and "
-        "forecast: a table (.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll, or a folder of texts per "
+        f"[bold]builtin:stdlib[/bold] (the source text of Python's own library). For {TABLES_OR}: "
+        "a table (.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll, or a folder of texts per "
         "label), [bold]builtin:digits[/bold] or [bold]builtin:eeg[/bold]. A synthetic task: "
         "[bold]builtin:adding?length=100[/bold]. Not needed with --resume.",
         show_default=False,

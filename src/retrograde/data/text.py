@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import check_source, limited, standard_input, walk
+from ..options import TABLES_OR
 from .files import bytes_of, check_encoding, check_exists, decoded, in_one_line, some_of, unpacked
 from .remote import is_remote, local_copy
 from .storage import Rows
@@ -147,9 +148,7 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
         pieces = decoded(in_one_line(piped, "standard input"), encoding, "standard input")
     elif Path(name).is_dir():
         if is_saved(Path(name)):
-            raise DataError(
-                f"{name} is a table (of save_to_disk): say what to learn, --task classify, tag, regress or forecast."
-            )
+            raise DataError(f"{name} is a table (of save_to_disk): say what to learn, --task {TABLES_OR}.")
         files, notes = _text_files(Path(name), encoding)
         pieces = _joined(decoded(bytes_of(path), encoding, str(path)) for path in files)
         empty = [path.relative_to(name).as_posix() for path in files]

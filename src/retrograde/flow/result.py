@@ -226,6 +226,15 @@ class GradientFlow:
         """Names of the recurrent parameters, as in the model's ``state_dict``."""
         return list(self._owners)
 
+    def _known_owners(self) -> dict[str, list[tuple[str, str]]]:
+        """`_owners`; FlowError if no parameter is known."""
+        if not (owners := self._owners):
+            raise FlowError(
+                f"No parameters of {', '.join(self.layers)} are known: the states were marked by hand, or by a layer "
+                "that runs step by step, so only norms and Jacobians are measured."
+            )
+        return owners
+
     @property
     def _owners(self) -> dict[str, list[tuple[str, str]]]:
         """By parameter, the layers that use it and as what: several where a layer ran several times."""
@@ -251,12 +260,7 @@ class GradientFlow:
         return float(rows * sum(sum(w.numel() for w in run.weights.tensors()) for run in runs))
 
     def _parameter(self, name: str) -> str:
-        owners = self._owners
-        if not owners:
-            raise FlowError(
-                f"No parameters of {', '.join(self.layers)} are known: the states were marked by hand, so only norms "
-                "and Jacobians are measured."
-            )
+        owners = self._known_owners()
         found = [full for full in owners if full == name or full.endswith("." + name)]
         if len(found) != 1:
             reason = "is the name of several parameters" if found else "is not a parameter of a measured layer"
@@ -272,6 +276,7 @@ class GradientFlow:
     def keep_sums(self) -> contributions.Sums:
         """Compute the sums from which contributions and truncation are made, once."""
         if self.sums is None:
+            self._known_owners()
             self.sums = contributions.by_lag(self, self._linearization)
         return self.sums
 

@@ -308,7 +308,8 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     if not hidden or rows % hidden or rows // hidden not in BY_GATES:
         raise FlowError(
             f"{name} has shape {tuple(hh.shape)}, which is not that of an RNN (H, H), GRU (3·H, H) or LSTM (4·H, H)"
-            + ("." if projection is None else f" with a projection {tuple(projection[1].shape)}.")
+            + ("" if projection is None else f" with a projection {tuple(projection[1].shape)}")
+            + ". Weights of another cell do not say what they compute: measure the run or the model they are from."
         )
     cell = BY_GATES[rows // hidden]
     kind = cell.title

@@ -101,8 +101,8 @@ class Summary:
         return table
 
     def measures(self, spark: int = 20) -> Table:
-        """One row per layer: a sparkline of ``spark`` characters, growth per step, half-life, horizon (rich)."""
-        table = _table("layer", "near → far")
+        """One row per layer: a sparkline of ``spark`` characters (0: none), growth per step, half-life, horizon."""
+        table = _table("layer", *(["near → far"] if spark else []))
         for heading in ("growth/step", "half-life", f"horizon ({self.fraction:.2g})"):
             table.add_column(heading, justify="right")
         for i, label in enumerate(self.layers):
@@ -110,7 +110,7 @@ class Summary:
             reach = f"beyond {self.curves.shape[1] - 1} steps" if math.isnan(horizon) else f"{int(horizon)} steps"
             table.add_row(
                 label,
-                sparkline(self.curves[i], spark),
+                *([sparkline(self.curves[i], spark)] if spark else []),
                 growth_words(growth),
                 "—" if math.isnan(half_life) else "none" if math.isinf(half_life) else f"{half_life:.3g} steps",
                 "—" if self.kinds[i] in ("none", "unknown") else reach,
@@ -154,7 +154,8 @@ class Summary:
             yield ""
         widest = 32  # characters of the sparkline, of which a narrow terminal leaves fewer
         over = console.measure(self.measures(widest), options=free).maximum - options.max_width
-        yield self.measures(max(8, widest - max(0, over)))
+        free_for_it = widest - max(0, over)
+        yield self.measures(free_for_it if free_for_it >= 8 else 0)
         yield ""
         for label, words in zip(self.layers, self.verdict, strict=True):
             yield Text(f"{label}: {words}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import OptionError
-from ..options import CLASSIFY, OPTIONS, SEQUENCES, Options, flag
+from ..options import OPTIONS, Options, flag
 
 __all__ = ["Choices", "Dimension", "Range", "Space", "space_for"]
 
@@ -59,8 +59,8 @@ _USUAL: Mapping[str, Callable[[Options], Dimension | None]] = {
     "num_layers": lambda options: Range(1, max(3, options.num_layers)),
     "dropout": lambda options: Range(0.0, max(0.6, options.dropout)),
     "cell": lambda options: Choices(("gru", "lstm")) if options.cell != "rnn" else None,
-    "bidirectional": lambda options: Choices((False, True)) if options.task in SEQUENCES else None,
-    "pooling": lambda options: Choices(("last", "mean", "max")) if options.task in (*CLASSIFY, "regress") else None,
+    "bidirectional": lambda options: Choices((False, True)) if options.task in OPTIONS["bidirectional"].tasks else None,
+    "pooling": lambda options: Choices(("last", "mean", "max")) if options.task in OPTIONS["pooling"].tasks else None,
 }
 
 
