@@ -218,15 +218,15 @@ MINIMAL_GATED_UNIT = """if True:
 
     import retrograde as rg
     from retrograde.nn import factory
-    from retrograde.nn.stepwise import _Stepwise
+    from retrograde.nn.stepwise import Stepwise
 
-    class StepwiseMGU(_Stepwise):
+    class StepwiseMGU(Stepwise):
         cell_name, groups = "mgu", (1, 1)
 
-    class StepwiseThree(_Stepwise):
+    class StepwiseThree(Stepwise):
         cell_name, groups = "three", (1, 1, 1)
 
-    factory._STEPWISE |= {"mgu": StepwiseMGU, "three": StepwiseThree}
+    factory.STEPWISE |= {"mgu": StepwiseMGU, "three": StepwiseThree}
 
     def refused(words, **options):
         try:

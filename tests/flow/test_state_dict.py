@@ -37,6 +37,9 @@ MODULES = {
     "one unit": lambda: nn.LSTM(1, 1),
     "double": lambda: nn.GRU(3, 5).double(),
     "four units in": lambda: nn.RNN(4, 1),
+    "normalized": lambda: rg.nn.StepwiseGRU(3, 5, num_layers=2, bidirectional=True, layer_norm=True),
+    "normalized cell state": lambda: rg.nn.StepwiseLSTM(3, 5, layer_norm=True),
+    "normalized sum": lambda: rg.nn.StepwiseRNN(3, 5, layer_norm=True),
 }
 
 
@@ -51,6 +54,23 @@ def test_rebuilt_module_computes_what_the_original_does(name):
     assert found.name == "encoder.rnn"
     assert type(found.module) is type(module)
     torch.testing.assert_close(found.module(x), module(x), rtol=0, atol=0)
+
+
+def test_gains_of_a_normalization_are_measured_not_ignored():
+    torch.manual_seed(0)
+    layer = rg.nn.StepwiseGRU(3, 5, layer_norm=True)
+    with torch.no_grad():
+        layer.gain_hh_l0.mul_(4)
+    [found] = find_recurrent(layer.state_dict())
+    assert str(found) == "GRU 3 → 5, layer normalization"
+    x = torch.randn(6, 2, 3)
+    direct = rg.gradient_flow(layer, x, loss=lambda output: output[0].sum(-1))
+    read = rg.gradient_flow(found.module, x, loss=lambda output: output[0].sum(-1))
+    np.testing.assert_allclose(read.norms, direct.norms, rtol=1e-6)
+    flow = drive([found], steps=6)
+    assert flow.layers == ["l0"] and np.isfinite(flow.by_lag()).all()
+    two = find_recurrent({f"{name}.{k}": v for name in ("a", "b") for k, v in layer.state_dict().items()})
+    assert drive(two, steps=6, layers=["a.l0"]).layers == ["a.l0"]
 
 
 @pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])

@@ -124,8 +124,8 @@ def drive(
     generator = torch.Generator().manual_seed(seed)
     inputs, directions = [], []
     for one in found:
-        module, dtype = one.module, one.module.all_weights[0][0].dtype
-        outputs = (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+        module, dtype = one.module, next(one.module.parameters()).dtype
+        outputs = (getattr(module, "proj_size", 0) or module.hidden_size) * (2 if module.bidirectional else 1)
         direction = torch.randn(outputs, generator=generator, dtype=torch.float64, device="cpu")
         directions.append((direction / direction.norm()).to(dtype))
         if given is None:

@@ -18,16 +18,20 @@ from torch import Tensor, nn
 from ..cells import BY_GATES, BY_MODE, Cell, find
 from ..errors import FlowError, OptionError
 from ..files import check_regular
+from ..nn.factory import STEPWISE
+from ..nn.stepwise import Stepwise
 
 __all__ = ["Found", "find_recurrent", "read_state_dict"]
 
 # `encoder.rnn.weight_hh_l1_reverse`; a cell (`decoder.weight_hh`) has no layer number.
 _NAME = re.compile(
-    r"^(?:(?P<module>.*)\.)?(?P<kind>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)"
+    r"^(?:(?P<module>.*)\.)?(?P<kind>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh|gain_ih|gain_hh|gain_sum|gain_c"
+    r"|shift_c)"
     r"(?:_l(?P<layer>\d{1,4})(?P<reverse>_reverse)?)?$",
     re.DOTALL,
 )
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "ema")
+Layer = nn.RNNBase | Stepwise
 _FILE_BYTES = 1 << 40  # the largest file of weights that is read
 
 
@@ -39,15 +43,16 @@ class Found:
     ----------
     name : str
         The module's name, with ``_`` for every character but letters, digits and ``. - _``; empty at the root.
-    module : RNN, GRU or LSTM
-        A ``torch.nn`` module with the weights.
+    module : Module
+        An RNN, GRU or LSTM of ``torch.nn`` with the weights; with gains of a layer normalization, a layer of
+        `retrograde.nn` that runs step by step.
     as_stored : tuple of str
         Weights taken as a parametrization stores them, because only its code knows what it computes from them. This is
         right for dropout of weights, which is off in eval mode.
     """
 
     name: str
-    module: nn.RNNBase
+    module: Layer
     as_stored: tuple[str, ...] = ()
 
     @property
@@ -59,21 +64,23 @@ class Found:
     def __str__(self) -> str:
         module = self.module
         words = [f"{module_kind(module)} {module.input_size} → {module.hidden_size}"]
-        if isinstance(module, nn.RNN):
-            words.append(module.nonlinearity)
+        if module_kind(module) == "RNN":
+            words.append(str(module.nonlinearity))
         if module.num_layers > 1:
             words.append(f"{module.num_layers} layers")
         if module.bidirectional:
             words.append("bidirectional")
-        if module.proj_size:
+        if isinstance(module, Stepwise):
+            words.append("layer normalization")
+        elif module.proj_size:
             words.append(f"projected to {module.proj_size}")
         if not module.bias:
             words.append("no bias")
         return ", ".join(words)
 
 
-def module_kind(module: nn.RNNBase) -> str:
-    return BY_MODE[module.mode].title
+def module_kind(module: Layer) -> str:
+    return (module.cell if isinstance(module, Stepwise) else BY_MODE[module.mode]).title
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
@@ -227,7 +234,7 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
             plain += "_"
         stored = tuple(full for full, _ in own.values() if full in as_stored)
         found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh", hint), stored))
-    if nonlinearity is not None and not any(isinstance(one.module, nn.RNN) for one in found):
+    if nonlinearity is not None and not any(module_kind(one.module) == "RNN" for one in found):
         raise OptionError(
             f"--nonlinearity {nonlinearity} is for an RNN; this checkpoint has {module_kind(found[0].module)} weights."
         )
@@ -293,7 +300,7 @@ def _combined(parts: dict[str, Tensor]) -> Tensor | None:
     return None
 
 
-def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity: str, hint: str) -> nn.RNNBase:
+def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity: str, hint: str) -> Layer:
     """The module whose parameters these are."""
     any_name = next(iter(own.values()))[0]
     if (0, False, "weight_ih") not in own or (0, False, "weight_hh") not in own:
@@ -329,7 +336,7 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     if projection is not None:
         sizes["proj_size"] = width
     dtype = torch.float64 if all(t.dtype == torch.float64 for _, t in own.values()) else torch.float32
-    module = _empty(find(cell.name, nonlinearity), sizes)
+    module = _empty(find(cell.name, nonlinearity), sizes, any(part.startswith("gain") for _, _, part in own))
     prefix = name.rpartition("weight_hh")[0]
     expected: dict[str, Tensor] = {}
     for parameter, wanted in module.state_dict().items():
@@ -350,8 +357,10 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     return module.eval()
 
 
-def _empty(cell: Cell, sizes: dict[str, Any]) -> nn.RNNBase:
-    options = {"nonlinearity": cell.nonlinearity} if cell.name == "rnn" else {}
+def _empty(cell: Cell, sizes: dict[str, Any], layer_norm: bool) -> Layer:
+    options: dict[str, Any] = {"nonlinearity": cell.nonlinearity} if cell.name == "rnn" else {}
+    if layer_norm:
+        return STEPWISE[cell.name](**sizes, **options, layer_norm=True, device="meta")
     layer: nn.RNNBase = getattr(nn, cell.title)(**sizes, **options, device="meta")
     return layer
 
@@ -365,7 +374,7 @@ def _check(name: str, tensor: Tensor, shaped: bool = True) -> None:
         )
     if tensor.is_meta:
         raise FlowError(f"{name} has no values (it is on the meta device).")
-    dimensions = 1 if ".bias_" in f".{name}" else 2
+    dimensions = 1 if re.search(r"(^|\.)(bias|gain|shift)_", name) else 2
     if (shaped and tensor.dim() != dimensions) or not tensor.numel():
         raise FlowError(f"{name} has shape {tuple(tensor.shape)}; expected {dimensions} axes, none empty.")
     bad = torch.isfinite(tensor).logical_not()

@@ -11,13 +11,13 @@ from ..errors import OptionError
 from .dropout import weight_drop_
 from .initialization import initialize
 from .layers import GRU, LSTM, RNN
-from .stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+from .stepwise import Stepwise, StepwiseGRU, StepwiseLSTM, StepwiseRNN
 
-__all__ = ["recurrent_layer"]
+__all__ = ["STEPWISE", "recurrent_layer"]
 
 # Every cell has a layer that runs step by step; some have one that is computed as a whole, which is faster.
 _WHOLE: Mapping[str, type[torch.nn.Module]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
-_STEPWISE: Mapping[str, type[torch.nn.Module]] = {"rnn": StepwiseRNN, "gru": StepwiseGRU, "lstm": StepwiseLSTM}
+STEPWISE: Mapping[str, type[Stepwise]] = {"rnn": StepwiseRNN, "gru": StepwiseGRU, "lstm": StepwiseLSTM}
 
 
 def recurrent_layer(
@@ -64,8 +64,8 @@ def recurrent_layer(
     >>> recurrent_layer(3, 5, cell="rnn", nonlinearity="relu", init="identity")
     RNN(3, 5)
     """
-    if cell not in _STEPWISE:
-        raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(_STEPWISE)}.")
+    if cell not in STEPWISE:
+        raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(STEPWISE)}.")
     if weight_drop and cell not in _WHOLE:
         raise OptionError(f"weight drop is for {', '.join(_WHOLE)}, not for {cell}; leave it out.")
     normalized = layer_norm or recurrent_dropout > 0
@@ -77,7 +77,7 @@ def recurrent_layer(
         options["nonlinearity"] = nonlinearity
     if normalized:
         options |= {"layer_norm": layer_norm, "recurrent_dropout": recurrent_dropout}
-    layer = (_STEPWISE if normalized or cell not in _WHOLE else _WHOLE)[cell](input_size, hidden_size, **options)
+    layer = (STEPWISE if normalized or cell not in _WHOLE else _WHOLE)[cell](input_size, hidden_size, **options)
     asked: dict[str, Any] = {"spectral_radius": spectral_radius, "forget_bias": forget_bias, "chrono": chrono}
     if init != "default":
         asked["recurrent"] = init

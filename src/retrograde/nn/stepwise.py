@@ -21,12 +21,12 @@ from ..errors import OptionError
 from .dropout import VariationalDropout
 from .marking import mark_state
 
-__all__ = ["StepwiseGRU", "StepwiseLSTM", "StepwiseRNN"]
+__all__ = ["Stepwise", "StepwiseGRU", "StepwiseLSTM", "StepwiseRNN"]
 
 State = tuple[Tensor, ...]  # (h,) or (h, c), each (B, H)
 
 
-class _Stepwise(torch.nn.Module):
+class Stepwise(torch.nn.Module):
     """Base class: the parameters, and the loops over layers, directions and steps.
 
     A layer says which cell it computes, and what ``layer_norm`` normalizes.
@@ -241,7 +241,7 @@ def _plus(a: Tensor, bias: Tensor | None) -> Tensor:
     return a if bias is None else a + bias
 
 
-class StepwiseRNN(_Stepwise):
+class StepwiseRNN(Stepwise):
     """Vanilla network, h_t = f(LN(W_ih x_t + W_hh h_{t-1}) + b): Ba, Kiros, Hinton (2016), equation 4.
 
     Parameters
@@ -279,7 +279,7 @@ class StepwiseRNN(_Stepwise):
         return _norm(x + u, gain), x.new_zeros(())
 
 
-class StepwiseGRU(_Stepwise):
+class StepwiseGRU(Stepwise):
     """Gated recurrent unit, torch's equations, with LN(W_ih x_t) and LN(W_hh h_{t-1}): Ba, Kiros, Hinton (2016).
 
     r and z are normalized together, n by itself, as in the paper's equations 27 and 28.
@@ -296,7 +296,7 @@ class StepwiseGRU(_Stepwise):
     groups = (2, 1)
 
 
-class StepwiseLSTM(_Stepwise):
+class StepwiseLSTM(Stepwise):
     """Long short-term memory with LN(W_ih x_t) + LN(W_hh h_{t-1}) + b in the gates and o ⊙ tanh(LN(c_t)) at the output.
 
     Ba, Kiros, Hinton (2016), equations 20 to 22.

@@ -170,14 +170,6 @@ class LabelledPredictor(SequencePredictor[LabelledReader]):
 
     reader_type: ClassVar[type[LabelledReader]] = LabelledReader
 
-    @classmethod
-    def from_files(cls, files: Mapping[str, str], options: Options, source: str) -> Self:
-        """See `Predictor.from_files`."""
-        reader = cls.reader_type.from_files(files)
-        if reader.per_step:
-            reader.encoder.max_length = None  # only training cuts sequences: every step needs its label
-        return cls(reader, reader.network(options))
-
     def _baselines(self, data: Encoded) -> dict[str, dict[str, float]]:
         counts = data[1].counts(len(self.reader.labels))
         return {"most frequent label here": {"accuracy": float(counts.max() / max(1, counts.sum()))}}

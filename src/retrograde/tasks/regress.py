@@ -17,12 +17,11 @@ from ..data.memory import Sequences, records_of
 from ..data.sequences import Record
 from ..data.table import Table
 from ..errors import DataError, OptionError
-from ..options import Options
 from . import metrics, quantiles
 from .models import SequenceModel
 from .quantiles import Intervals, column, levels_of, middle_of, ordered, pinball, places_of
 from .sequences import Encoded, SequenceBatch, SequencePredictor, SequenceReader, SequenceTask, padded, scored_batches
-from .task import Row, State
+from .task import Row
 
 __all__ = ["RegressionPredictor", "RegressionReader", "RegressionTask"]
 
@@ -128,11 +127,7 @@ class RegressionReader(SequenceReader):
 class RegressionPredictor(SequencePredictor[RegressionReader]):
     """A trained network for numbers, with what it needs to read sequences."""
 
-    @classmethod
-    def from_files(cls, files: Mapping[str, str], options: Options, source: str) -> Self:
-        """See `Predictor.from_files`."""
-        reader = RegressionReader.from_files(files)
-        return cls(reader, reader.network(options))
+    reader_type = RegressionReader
 
     def numbers(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, NDArray[np.float64]]]:
         """Each sequence of a source with what is predicted for it, ``(levels,)``; one number without quantiles."""
@@ -158,10 +153,6 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
     PREDICTS = Predicts.NUMBER
     predictor = RegressionPredictor
     reader_type = RegressionReader
-
-    def _strata(self, table: Table | Sequences, columns: Columns) -> NDArray[np.int64]:
-        """All sequences alike."""
-        return np.zeros(sum(1 for _ in records_of(table, columns, False)), dtype=np.int64)
 
     def _fit(self, parts: NDArray[np.int8], table: Table | Sequences, columns: Columns) -> RegressionReader:
         """Learn vocabulary and scales from the training sequences."""
@@ -199,14 +190,6 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
             shift = quantiles.corrections(found, self.reader.levels, found.shape[1])
             output.bias.add_(torch.from_numpy(shift).to(output.bias))
         return f"the {quantiles.CORRECTED}"
-
-    def batch(self, step: int) -> NumberBatch:
-        """The batch of a training step."""
-        return self.reader.batch(self.training, self.shuffle(step))
-
-    def loss(self, model: nn.Module, batch: NumberBatch, state: State) -> tuple[Tensor, None]:
-        """Mean squared error of the scaled numbers, or pinball loss of their quantiles; no state is carried."""
-        return batch.losses(model(batch.inputs, batch.lengths)).mean(), None
 
     def simple_scores(self, part: Encoded) -> dict[str, dict[str, float]]:
         """The scores of always predicting the mean of the training part, or with quantiles its quantiles."""

@@ -31,7 +31,7 @@ from ..errors import DataError, RunError
 from ..options import DataOptions, ModelOptions, Options
 from .models import SequenceModel, evaluation_mode
 from .tables import TableTask, to_json
-from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe
+from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, State
 
 __all__ = ["BLOCK", "Encoded", "SequenceBatch", "SequencePredictor", "SequenceReader", "SequenceTask"]
 
@@ -230,9 +230,19 @@ R = TypeVar("R", bound=SequenceReader)
 class SequencePredictor(Predictor, Generic[R]):
     """A trained network for sequences, with what it needs to read them."""
 
+    reader_type: ClassVar[type[SequenceReader]]
+
     def __init__(self, reader: R, network: nn.Module) -> None:
         super().__init__(network)
         self.reader = reader
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str], options: Options, source: str) -> Self:
+        """See `Predictor.from_files`."""
+        reader: R = cls.reader_type.from_files(files)  # type: ignore[assignment]  # reader_type is its class
+        if reader.per_step:
+            reader.encoder.max_length = None  # only training cuts sequences: every step needs its target
+        return cls(reader, reader.network(options))
 
     def open(self, source: Any, encoding: str, with_targets: bool = True) -> Table | Sequences:
         """Open a source, and note what of it is unknown; DataError if it lacks a column."""
@@ -313,9 +323,9 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def _strata(self, table: Table | Sequences, columns: Columns) -> NDArray[np.int64]:
-        """For each sequence a number: those of each are spread over the parts of the data alike."""
+        """For each sequence a number: those of each are spread over the parts of the data alike. Here: all alike."""
+        return np.zeros(sum(1 for _ in records_of(table, columns, self.reader_type.per_step)), dtype=np.int64)
 
     @abstractmethod
     def _fit(self, parts: NDArray[np.int8], table: Table | Sequences, columns: Columns) -> R:
@@ -400,6 +410,15 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         return parts
 
     # --- Training -----------------------------------------------------------------------------------------------------
+
+    def batch(self, step: int) -> S:
+        """The batch of a training step."""
+        found: S = self.reader.batch(self.training, self.shuffle(step))  # type: ignore[assignment]  # its reader's kind
+        return found
+
+    def loss(self, model: nn.Module, batch: S, state: State) -> tuple[Tensor, State]:
+        """The mean of `SequenceBatch.losses`; no state is carried."""
+        return batch.losses(model(batch.inputs, batch.lengths)).mean(), None
 
     def shape(self) -> DataShape:
         """What of the data decides about options that are not given."""
