@@ -66,6 +66,13 @@ def test_undecodable_bytes_are_pointed_at(tmp_path, content, encoding, offset):
         read_text(file, encoding)
 
 
+def test_the_encoding_of_chinese_text_is_among_those_to_try(tmp_path):
+    file = tmp_path / "唐诗.txt"
+    file.write_bytes("床前明月光".encode("gbk"))
+    with pytest.raises(DataError, match=r"唐诗\.txt is not utf-8 text: .*--encoding \(.*gb18030"):
+        read_text(file, "utf-8")
+
+
 def test_the_standard_library_is_text_in_a_fixed_order():
     text = read_text("builtin:stdlib")
     assert text.content == read_text("builtin:stdlib").content

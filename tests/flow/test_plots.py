@@ -18,6 +18,7 @@ from rich.console import Console
 import retrograde as rg
 from retrograde.errors import FlowError
 from retrograde.flow.activation import pre_activations
+from retrograde.flow.plots import _east_asian_fonts
 
 mpl.use("Agg")
 
@@ -225,3 +226,24 @@ def test_the_signal_is_drawn_next_to_the_reach_of_the_gradient() -> None:
     noise = torch.randn(200)
     flow = rg.gradient_flow(rnn, x, loss=lambda output: (1e-3 * head(output[0][-1])[:, 0] - noise).square())
     assert "no signal at any lag, in 200 sequences" in flow.plot_signal(bins=5).get_title("left")
+
+
+class TwoLayers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("循环层", torch.nn.GRU(3, 4))
+        self.add_module("第二层", torch.nn.GRU(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.children():
+            x, _ = layer(x)
+        return x
+
+
+@pytest.mark.skipif(not _east_asian_fonts(), reason="no font with Chinese is installed")
+def test_names_of_layers_in_chinese_are_drawn(recwarn: pytest.WarningsRecorder) -> None:
+    flow = rg.gradient_flow(TwoLayers(), torch.randn(6, 2, 3), loss=lambda output: output.square().sum(-1))
+    for ax in (flow.plot_by_lag(), flow.plot_heatmap("循环层.l0")):
+        ax.figure.savefig(io.BytesIO(), format="png")
+        assert "循环层" in " ".join(one.get_text() for one in ax.findobj(mpl.text.Text))
+    assert [str(one.message) for one in recwarn if "Glyph" in str(one.message)] == []

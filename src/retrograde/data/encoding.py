@@ -244,7 +244,10 @@ def _pieces(record: Record, split: bool) -> list[str]:
     return record.tokens or []
 
 
-WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # words with their apostrophes, and single marks
+# Scripts that put no space between words: each sign is a token.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+LETTERS = rf"[\w&&[^{UNSPACED}]]+"
+WORD = rf"[{UNSPACED}]\p{{M}}*|{LETTERS}(?:['’]{LETTERS})*|[^\w\s]"  # words with their apostrophes, and single marks
 
 
 def _fit_tokenizer(texts: Iterable[str], split: bool, options: DataOptions) -> Tokenizer:

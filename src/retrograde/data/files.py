@@ -23,6 +23,7 @@ __all__ = ["bytes_of", "check_encoding", "check_exists", "decoded", "in_one_line
 
 PIECE = 1 << 20  # bytes read at once
 REST = 1 << 26  # bytes read on after an error: a damaged gzip file then says so rather than that it is not text
+_SOME_ENCODINGS = "latin-1, cp1251, utf-16, gb18030, shift_jis, …"
 
 
 def check_exists(name: str, kinds: str) -> None:
@@ -60,8 +61,7 @@ def check_encoding(encoding: str) -> None:
         known = False
     if not known:
         raise OptionError(
-            f"--encoding {encoding!r} is not a text encoding that Python knows; "
-            "try utf-8, utf-16, latin-1, cp1251, shift_jis, …"
+            f"--encoding {encoding!r} is not a text encoding that Python knows; try utf-8, {_SOME_ENCODINGS}"
         )
 
 
@@ -200,7 +200,7 @@ def _likely_encoding(head: bytes, tried: str) -> str:
     for mark, encoding in known:
         if head.startswith(mark) and codecs.lookup(tried).name != encoding:
             return f"it begins with the mark of {encoding}: give --encoding {encoding}"
-    return "if it is text, give its --encoding (latin-1, cp1251, utf-16, shift_jis, …)"
+    return f"if it is text, give its --encoding ({_SOME_ENCODINGS})"
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -7,7 +7,9 @@ where it is used: it takes long, and only plots need it.
 from __future__ import annotations
 
 import base64
+import functools
 import io
+import re
 import textwrap
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +34,11 @@ Array = NDArray[np.float64]
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _STYLES = ["-", "--", "-.", ":"]
 _HEATMAP_DECADES = 12.0
+_EAST_ASIAN = [
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC"),
+    *("Hiragino Sans GB", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Arial Unicode MS", "Yu Gothic", "Malgun Gothic"),
+]
+_EAST_ASIAN_FILE = re.compile(r"(?i)(NotoSansCJK|SourceHanSans)\S*Regular|msyh|simhei|PingFang|Hiragino|wqy-|malgun\.")
 _SMALL_SHARE = 0.002  # lags at either end whose shares add up to less are not drawn
 
 # --- What all plots share ---------------------------------------------------------------------------------------------
@@ -102,7 +109,31 @@ def finish(ax: Axes, finding: str, *, grid: bool = True) -> Axes:
     if grid:
         ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
         ax.set_axisbelow(True)
+    return with_every_sign(ax)
+
+
+def with_every_sign(ax: Axes) -> Axes:
+    """Let texts with Chinese, Japanese or Korean, such as names of layers, use an installed font that has them."""
+    from matplotlib.text import Text
+
+    for text in ax.findobj(Text):
+        if isinstance(text, Text) and any(sign >= "\u2e80" for sign in text.get_text()):
+            text.set_fontfamily([*text.get_fontfamily(), *_east_asian_fonts()])
     return ax
+
+
+@functools.cache
+def _east_asian_fonts() -> list[str]:
+    """Names of installed fonts; the system is asked as well, as matplotlib's own list may be older than a font."""
+    from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager
+
+    known = {font.name for font in fontManager.ttflist}
+    if not known & set(_EAST_ASIAN):
+        files = sorted(path for path in findSystemFonts() if _EAST_ASIAN_FILE.search(path))
+        for path in files[:1]:
+            fontManager.addfont(path)
+            return [FontProperties(fname=path).get_name()]
+    return [name for name in _EAST_ASIAN if name in known]
 
 
 def _log_limits(values: Array, decades: float) -> tuple[float, float]:
