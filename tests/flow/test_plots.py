@@ -243,7 +243,7 @@ class TwoLayers(torch.nn.Module):
 @pytest.mark.skipif(not _east_asian_fonts(), reason="no font with Chinese is installed")
 def test_names_of_layers_in_chinese_are_drawn(recwarn: pytest.WarningsRecorder) -> None:
     flow = rg.gradient_flow(TwoLayers(), torch.randn(6, 2, 3), loss=lambda output: output.square().sum(-1))
-    for ax in (flow.plot_by_lag(), flow.plot_heatmap("循环层.l0")):
+    for ax in (flow.plot_by_lag(), flow.plot_heatmap(layer=0)):
         ax.figure.savefig(io.BytesIO(), format="png")
         assert "循环层" in " ".join(one.get_text() for one in ax.findobj(mpl.text.Text))
     assert [str(one.message) for one in recwarn if "Glyph" in str(one.message)] == []
