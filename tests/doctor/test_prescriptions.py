@@ -254,6 +254,50 @@ def test_an_exploding_start_is_scaled_to_its_edge():
     assert 0.8 < one.options["spectral_radius"] < 1.8
 
 
+def test_a_start_that_explodes_is_calmed_before_the_gradient_is_clipped():
+    torch.manual_seed(0)
+    record = {"lr": 0.002, "optimizer": "sgd", "losses": [1.0] * 50, "gradient_norms": [1e12] + [1e9, 2e11] * 25}
+    model = Last(nn.RNN, hidden=32, nonlinearity="relu")
+    nn.init.orthogonal_(model.layer.weight_hh_l0, gain=2.0)
+    every = remedies(model, Kind.EXPLODING, record)
+    assert every[0].remedy == "orthogonal start" and every[0].options["init"] == "orthogonal"
+    every[0].apply(model)
+    lags = rg.gradient_flow(model, torch.randn(STEPS, 6, 1), loss=squared).by_lag()[0]
+    assert np.nanmax(lags) < 100 * lags[0]  # it had grown 2^24 times
+    spikes = {"gradient_norms": [0.1] * 50 + [9.0], "losses": [1.0] * 51}
+    first = remedies(Last(nn.RNN), Kind.EXPLODING, record | spikes)[0]
+    assert first.options == {"clip_norm": 0.1}  # it came in training, and seldom
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM])
+def test_a_chaotic_start_becomes_orthogonal_first(cell):
+    torch.manual_seed(0)
+    model = Last(cell, hidden=32)
+    nn.init.normal_(model.layer.weight_hh_l0, std=4 / 32**0.5)
+    first = remedies(model, Kind.CHAOS, need=4)[0]
+    assert first.remedy == "orthogonal start"
+    first.apply(model)
+    flow = rg.gradient_flow(model, torch.randn(STEPS, 6, 1), loss=squared)
+    assert flow.lyapunov_exponents()[0] < 0.05
+
+
+def test_a_rate_for_adam_under_which_a_copy_gets_worse_is_lowered():
+    torch.manual_seed(0)
+    model = Last(nn.RNN)
+    record = {"lr": 0.1, "optimizer": "sgd", "gradient_norms": [500.0] * 20}
+    one = by_name(remedies(model, Kind.CURSE_OF_MEMORY, record), "Adam")
+    same_length = 0.1 * 500 / sum(p.numel() for p in model.parameters()) ** 0.5
+    assert one.options["lr"] == pytest.approx(same_length / 100, rel=0.01) and "copies" in one.arithmetic
+
+
+def test_a_training_that_diverged_unclipped_is_clipped_at_its_lower_rate():
+    record = {"lr": 20.0, "optimizer": "sgd"}
+    (one, *_) = remedies(Last(), Kind.LEARNING_RATE_TOO_HIGH, record, better_lr=2.0, loss=9.0, loss_better=1, clip=0.1)
+    assert one.options == {"lr": 2.0, "clip_norm": 0.1} and "clip_grad_norm_" in one.python
+    (one, *_) = remedies(Last(), Kind.LEARNING_RATE_TOO_HIGH, record, better_lr=2.0, loss=9.0, loss_better=1)
+    assert one.options == {"lr": 2.0}
+
+
 def test_saturated_units_get_weights_that_add_one():
     torch.manual_seed(0)
     model = Last(nn.RNN, hidden=64)

@@ -164,6 +164,15 @@ class Examination:
         """The gradient flow of the untrained twin on the same."""
         return self.flow if self.untrained is self.model else self.flow_of(self.untrained)
 
+    @cached_property
+    def first_sensitivity(self) -> float | None:
+        """Relative change of the loss over that of all weights, by the first recorded gradient; None if not known."""
+        losses, norms = self.record.losses, self.record.gradient_norms
+        if not losses or not norms or not 0 < losses[0] < math.inf or math.isnan(norms[0]):
+            return None
+        size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in self.untrained.parameters()))
+        return norms[0] * size / losses[0]
+
     def flow_of(self, model: nn.Module) -> GradientFlow:
         """The gradient flow of another network, such as one with a remedy, on the same."""
         sample = self.few

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +61,14 @@ class Case:
             return None
 
     @cached_property
+    def present(self) -> GradientFlow | None:
+        """The flow of the network with its present weights; None if it is refused."""
+        try:
+            return self.examination.flow
+        except FlowError:
+            return None
+
+    @cached_property
     def parts(self) -> list[Part]:
         """The recurrent modules that the findings are about."""
         labels = [finding.where for finding in self.findings if finding.where]
@@ -71,6 +79,11 @@ class Case:
         """The same modules of the network that was examined, with the weights that it has now."""
         paths = {part.path for part in self.parts}
         return [part for part in recurrent_parts(self.examination.model) if part.path in paths]
+
+    @property
+    def everywhere(self) -> Case:
+        """The same findings, but about all recurrent modules."""
+        return replace(self, findings=[replace(finding, where="") for finding in self.findings])
 
     def only(self, *cells: str) -> bool:
         """Whether all of `parts` have one of these cells."""

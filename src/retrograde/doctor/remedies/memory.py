@@ -7,7 +7,8 @@ gradient of the copy reaches, and remedies whose copy reaches as far as the data
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +18,12 @@ from ...errors import FlowError
 from ...flow import GradientFlow
 from ...nn import floss, initialize
 from ..prescriptions import Prescription
+from ..thresholds import THRESHOLDS
+from ..travel import travels_of
 from .case import Case, short
 from .parts import Part
 
-__all__ = ["bptt", "calm", "chaos", "flossing", "gates", "one_direction", "scaled", "vanishing"]
+__all__ = ["bptt", "calm", "calm_first", "chaos", "flossing", "gates", "one_direction", "scaled", "vanishing"]
 
 TRIES = 3  # of a spectral radius, each corrected by what the one before left
 PUBLISHED_OMEGA = 4.0  # Pascanu, Mikolov and Bengio 2013: of the mean of (r² − 1)² ≈ 4 (r − 1)² over the steps
@@ -70,30 +73,39 @@ def _plain_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
         return
     found = _orthogonal(case)
     words, enough = _tried(case, found.flow)
-    options = {"init": "orthogonal"}
-    if "spectral_radius" in found.arguments:
-        options["spectral_radius"] = found.arguments["spectral_radius"]
-    yield case.started("orthogonal start", found.arithmetic + words, options, **found.arguments), enough
+    yield _orthogonal_start(case, found, words), enough
 
 
-def _orthogonal(case: Case) -> _Start:
-    """Orthogonal weights, and the spectral radius with which the gradient of a copy keeps its size."""
+def _orthogonal_start(case: Case, found: _Start, words: str = "") -> Prescription:
+    options = {"init": "orthogonal"} | {k: v for k, v in found.arguments.items() if k == "spectral_radius"}
+    return case.started("orthogonal start", found.arithmetic + words, options, **found.arguments)
+
+
+def _orthogonal(case: Case, which: Callable[..., Any] = min) -> _Start:
+    """Orthogonal weights, and the spectral radius with which the gradient of a copy keeps its size.
+
+    That is judged by the layer where it shrinks the most; with ``max`` by the one where it grows the most, which then
+    must not grow.
+    """
     arguments: dict[str, Any] = {"recurrent": "orthogonal"}
     flow, radius = case.changed(case.start(**arguments)), 1.0
     arithmetic = (
         f"the singular values of the recurrent weights are {_singular_values(case.parts)}; of an orthogonal matrix all "
         "are 1"
     )
-    growth, best = case.growth_of(flow), _Start(arguments, arithmetic, flow)
+    growth, best = case.growth_of(flow, which), _Start(arguments, arithmetic, flow)
     first = error = growth
-    for _ in range(TRIES if growth is not None and growth < 1 else 0):
+    stretch = case.only("rnn") and growth is not None and growth < 1
+    for _ in range(TRIES if stretch else 0):
         assert growth is not None and error is not None and first is not None
         radius = float(short(radius / growth))
         stretched = arguments | {"spectral_radius": radius}
         flow = case.changed(case.start(**stretched))
-        if (growth := case.growth_of(flow)) is None or abs(math.log(growth)) >= abs(math.log(error)):
+        if (growth := case.growth_of(flow, which)) is None or abs(math.log(growth)) >= abs(math.log(error)):
             break
         error = growth
+        if which is max and growth > 1:
+            continue
         words = (
             f"{arithmetic}, but the gradient of a copy then has ×{first:.3g} per step; at spectral radius "
             f"{short(radius)} it has ×{growth:.3g}"
@@ -266,12 +278,39 @@ def bptt(case: Case) -> Iterator[Prescription]:
     yield case.prescription("longer truncated BPTT", words, python, {"bptt": found})
 
 
+def calm_first(case: Case) -> Iterator[Prescription]:
+    """Calm weights where the gradient exploded before any update: clipping would leave the cause in place."""
+    if _explodes_from_start(case):
+        yield from _calm(case)
+
+
 def calm(case: Case) -> Iterator[Prescription]:
-    """Scale the recurrent weights of a vanilla network so that its gradient neither grows nor shrinks."""
-    growth = case.growth_of(case.flow, max)
-    if growth is None or growth <= 1 or not case.only("rnn"):
+    """Calm weights where the gradient came to explode in training."""
+    if not _explodes_from_start(case):
+        yield from _calm(case)
+
+
+def _explodes_from_start(case: Case) -> bool:
+    sensitivity, flow = case.examination.first_sensitivity, case.flow
+    growth = 0.0 if flow is None else max((own.growth for own in travels_of(flow)), default=0.0)
+    return growth > THRESHOLDS.growth.value or (sensitivity or 0.0) > THRESHOLDS.sensitivity.value
+
+
+def _calm(case: Case) -> Iterator[Prescription]:
+    """Recurrent weights under which the gradient does not grow."""
+    case = case.everywhere
+    growth, name = max(
+        (case.growth_of(case.flow, max) or 0.0, "untrained network"),
+        (case.growth_of(case.present, max) or 0.0, "network"),
+    )
+    if growth <= 1:
         return
-    yield from scaled(case, 1 / growth, f"the gradient of the untrained network has ×{growth:.4g} per step")
+    why = f"the gradient of the {name} has ×{growth:.4g} per step"
+    found = _orthogonal(case, max)
+    if (after := case.growth_of(found.flow, max)) is not None and after < growth:
+        yield _orthogonal_start(case, found, f"; {why}, of a copy started so ×{after:.4g}")
+    if case.only("rnn"):
+        yield from scaled(case, 1 / growth, why, case.measured if name == "network" else None)
 
 
 def chaos(case: Case) -> Iterator[Prescription]:
@@ -279,21 +318,18 @@ def chaos(case: Case) -> Iterator[Prescription]:
     exponent = next((x for name in ("lyapunov", "exponent", "lambda") if (x := case.number(name)) is not None), None)
     try:
         if exponent is None:
-            exponent = max(float(case.examination.flow.lyapunov_exponents(label, 1)[0]) for label in _layers(case))
-        before = max(float(case.examination.untrained_flow.lyapunov_exponents(label, 1)[0]) for label in _layers(case))
+            exponent = _largest_exponent(case, case.examination.flow)
+        before = _largest_exponent(case, case.examination.untrained_flow)
     except (FlowError, ValueError):
         before = 0.0
-    if before > 0 and case.only("rnn"):
-        yield from scaled(
-            case, math.exp(-before), f"the largest Lyapunov exponent of the untrained network is {before:.3g}"
-        )
+    if before > 0:
+        yield from _below_chaos(case, before, "before training")
     if exponent is None or exponent <= 0:
         return
     steps = max(1, round(math.log(2) / exponent))
     if case.need is not None and case.need >= steps:  # gradients so short do not see what is to be learned
-        if before <= 0 and case.only("rnn"):
-            why = f"the largest Lyapunov exponent is {exponent:.3g}"
-            yield from scaled(case, math.exp(-exponent), why, case.measured)
+        if before <= 0:
+            yield from _below_chaos(case, exponent, "now", case.measured)
         return
     arithmetic = (
         f"the largest Lyapunov exponent is {exponent:.3g} per step; tau = ln 2 / {exponent:.3g} = {steps} steps"
@@ -306,6 +342,20 @@ def chaos(case: Case) -> Iterator[Prescription]:
     shorter = record.bptt is None or steps < record.bptt
     if shorter:
         yield case.prescription("gradients over the predictable time only", arithmetic, python, {"bptt": steps})
+
+
+def _below_chaos(case: Case, exponent: float, when: str, parts: Sequence[Part] | None = None) -> Iterator[Prescription]:
+    """Weights of the start that are not chaotic: orthogonal ones, or those that are chaotic, scaled."""
+    why, found = f"the largest Lyapunov exponent is {exponent:.3g} {when}", _orthogonal(case, max)
+    with suppress(FlowError, ValueError):
+        if found.flow is not None and (after := _largest_exponent(case, found.flow)) < exponent:
+            yield _orthogonal_start(case, found, f"; {why}, of a copy started so {after:.3g}")
+    if case.only("rnn"):
+        yield from scaled(case, math.exp(-exponent), why, parts)
+
+
+def _largest_exponent(case: Case, flow: GradientFlow) -> float:
+    return max(float(flow.lyapunov_exponents(label, 1)[0]) for label in _layers(case))
 
 
 def flossing(case: Case) -> Iterator[Prescription]:
@@ -358,7 +408,6 @@ def one_direction(case: Case) -> Iterator[Prescription]:
     """All directions of the state kept: orthogonal recurrent weights, and gates that keep their state."""
     if case.only("rnn"):
         found = _orthogonal(case)
-        options = {"init": "orthogonal"} | {k: v for k, v in found.arguments.items() if k == "spectral_radius"}
-        yield case.started("orthogonal start", found.arithmetic, options, **found.arguments)
+        yield _orthogonal_start(case, found)
         yield from (remedy for remedy, _ in _cells(case))
     yield from (remedy for remedy, _ in _gated_starts(case))

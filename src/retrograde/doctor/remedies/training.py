@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,8 +14,10 @@ from torch import Tensor
 from ...errors import FlowError
 from ...flow import sequence_gradients
 from ...flow.clip import replayed
+from ..attempts import Recipe, attempt, updates_within
 from ..findings import Kind
 from ..prescriptions import Prescription
+from ..thresholds import THRESHOLDS
 from .case import Case, short
 from .memory import scaled
 
@@ -27,6 +31,11 @@ __all__ = [
     "spread",
     "target_scale",
 ]
+
+_CLIP = """# in the training loop, between loss.backward() and optimizer.step():
+torch.nn.utils.clip_grad_norm_(model.parameters(), {})"""
+_SECONDS = 1.0  # longest time of a trial of a remedy
+_RATES = 3  # learning rates of a trial, each a tenth of the one before
 
 
 def clipping(case: Case) -> Iterator[Prescription]:
@@ -42,13 +51,23 @@ def clipping(case: Case) -> Iterator[Prescription]:
         return  # the norms are alike: clipping them changes nothing but their length, as the learning rate does
     threshold = float(short(found.threshold))
     arithmetic = found.arithmetic(f"{len(norms):,} {what}", float(np.median(norms)), max(norms))
-    python = (
-        "# in the training loop, between loss.backward() and optimizer.step():\n"
-        f"torch.nn.utils.clip_grad_norm_(model.parameters(), {short(threshold)})"
-    )
+    python = _CLIP.format(short(threshold))
     if record.clip_norm is not None and math.isclose(record.clip_norm, threshold, rel_tol=0.01):
         return
+    if case.kind in (Kind.EXPLODING, Kind.NOT_FINITE, Kind.CHAOS) and _diverges(case, threshold):
+        return  # gradients that all explode are no measure of a step
     yield case.prescription("clip the gradient norm", arithmetic, python, {"clip_norm": threshold})
+
+
+def _diverges(case: Case, threshold: float) -> bool:
+    """Whether the untrained network is worse after a few updates with this threshold, at the rate of the training."""
+    exam = case.examination
+    if exam.record.lr is None or time.perf_counter() > exam.deadline:
+        return False
+    recipe = replace(Recipe.of(exam.record, exam.record.lr), clip_norm=threshold)
+    updates = updates_within(_SECONDS, exam.untrained, exam.samples, recipe)
+    tried = attempt(exam.untrained, exam.samples, recipe, updates)
+    return bool(tried.losses) and not tried.end <= THRESHOLDS.rise.value * tried.losses[0]
 
 
 def _of_sequences(case: Case) -> list[float]:
@@ -83,8 +102,13 @@ def learning_rate(case: Case) -> Iterator[Prescription]:
     found = float(short(found))
     if not 0 < found < lr:
         return
-    python = f"for group in optimizer.param_groups:\n    group['lr'] = {short(found)}"
-    yield case.prescription("lower learning rate", f"{words} = {short(found)}", python, {"lr": found})
+    python, options = f"for group in optimizer.param_groups:\n    group['lr'] = {short(found)}", {"lr": found}
+    remedy, words = "lower learning rate", f"{words} = {short(found)}"
+    if (clip := case.number("clip")) is not None:
+        remedy, options["clip_norm"] = f"{remedy}, and clipping", float(short(clip))
+        words += f"; the gradient norms of that trial, replayed under every threshold, call for {short(clip)}"
+        python += f"\n{_CLIP.format(short(clip))}"
+    yield case.prescription(remedy, words, python, options)
 
 
 def adaptive(case: Case) -> Iterator[Prescription]:
@@ -100,8 +124,31 @@ def adaptive(case: Case) -> Iterator[Prescription]:
         f"a step of SGD has length lr × norm = {short(record.lr)} × {short(middle)}; a step of Adam has about "
         f"lr × sqrt(parameters) = lr × sqrt({parameters:,}): the same length at lr = {short(lr)}"
     )
+    if (tried := _best_rate(case, lr)) is not None and tried[0] != lr:
+        best, updates, loss = tried
+        arithmetic += (
+            f", but of copies trained for {updates} updates the one at {short(best)} has the lowest loss, {short(loss)}"
+        )
+        lr = best
     python = f"optimizer = torch.optim.Adam(model.parameters(), lr={short(lr)})"
     yield case.prescription("Adam", arithmetic, python, {"optimizer": "adam", "lr": lr})
+
+
+def _best_rate(case: Case, lr: float) -> tuple[float, int, float] | None:
+    """Of a learning rate of Adam and smaller ones the best, updates, and what is left of the loss.
+
+    Copies are tried of the network as it is and of its untrained twin, whose start may be another one.
+    """
+    exam, found = case.examination, {}
+    if time.perf_counter() > exam.deadline:
+        return None
+    recipe = Recipe(adam=True, lr=lr, clip_norm=exam.record.clip_norm)
+    updates = updates_within(_SECONDS / _RATES, exam.untrained, exam.samples, recipe)
+    for rate in (float(short(lr / 10**k)) for k in range(_RATES)):
+        tried = [attempt(own, exam.samples, replace(recipe, lr=rate), updates) for own in (exam.untrained, exam.model)]
+        found[rate] = max((one.end / max(one.losses[0], 1e-30) for one in tried if one.losses), default=math.inf)
+    best = min(found, key=lambda rate: found[rate])
+    return (best, updates, found[best]) if math.isfinite(found[best]) else None
 
 
 def spread(case: Case) -> Iterator[Prescription]:

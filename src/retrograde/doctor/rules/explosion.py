@@ -113,11 +113,10 @@ def exploding_from_start(exam: Examination) -> Iterable[Finding]:
     found = [*chaos(start), *exploding(start)]
     for finding in found:
         yield replace(finding, message=f"Before training, {finding.message}", rule=f"{finding.rule}, before training")
-    losses, norms, least = exam.record.losses, exam.record.gradient_norms, THRESHOLDS.sensitivity.value
-    if found or not losses or not norms or not 0 < losses[0] < math.inf or math.isnan(norms[0]):
+    sensitivity, least = exam.first_sensitivity, THRESHOLDS.sensitivity.value
+    if found or sensitivity is None:
         return
-    size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in exam.untrained.parameters()))
-    sensitivity = norms[0] * size / losses[0]
+    losses, norms = exam.record.losses, exam.record.gradient_norms
     if sensitivity > least:
         yield Finding(
             Kind.EXPLODING,

@@ -246,9 +246,11 @@ def one_direction(exam: Examination) -> Iterable[Finding]:
     last = run.steps - 1 if run.mask is None else int(run.mask.sum(0).min()) - 1
     if last - lag < -1:
         return
-    spectrum = np.exp(jacobians.log_singular_values(run, last - lag, last))
-    relative, least = spectrum / spectrum[:, :1], THRESHOLDS.direction_share.value
-    arriving, best = float(np.median((relative >= least).sum(1))), float(np.median(spectrum[:, 0]))
+    logarithms = jacobians.log_singular_values(run, last - lag, last)
+    with np.errstate(invalid="ignore"):  # where nothing arrives, no direction has a share
+        relative = np.exp(logarithms - logarithms[:, :1])
+    least, best = THRESHOLDS.direction_share.value, float(np.median(np.exp(logarithms[:, 0])))
+    arriving = float(np.median((relative >= least).sum(1)))
     asked, second = exam.error_directions, float(np.median(relative[:, 1])) if relative.shape[1] > 1 else 0.0
     gap, most = second ** (1 / lag), THRESHOLDS.direction_gap.value
     # Of all directions that shrink alike none is left: the gradient vanishes.

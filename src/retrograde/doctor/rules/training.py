@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +12,8 @@ from torch import Tensor, nn
 
 from ...errors import FlowError
 from ...flow import gradient_flow, sequence_gradients
+from ...flow.clip import replayed
+from ..attempts import Recipe, attempt, is_adam, momentum_of, updates_within
 from ..examination import Examination, TrainingRecord
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers
@@ -23,7 +23,6 @@ __all__ = ["RULES", "learning_rate_from_start"]
 
 _BATCHES = 8  # whose gradient norms are measured before training
 _ITERATIONS = 30  # of the power iteration
-_UPDATES = 20  # of a trial of the learning rate
 _RATES = 5  # most learning rates of a trial, each a tenth of the one before
 _SECONDS = 5.0  # longest time of a trial
 
@@ -128,7 +127,7 @@ def _too_tight(
     if not unsolved or numbers["clipped"] < most or record.lr is None:
         return
     size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in exam.model.parameters()))
-    if _is_adam(record):  # which divides by the norm, unless its constant is larger
+    if is_adam(record):  # which divides by the norm, unless its constant is larger
         count = sum(p.numel() for p in exam.model.parameters())
         each, what = clip / math.sqrt(count), "Adam's constant"
         if each > _EPSILON * 10:
@@ -136,8 +135,8 @@ def _too_tight(
         rule = f"clipped gradients {each:.1g} a parameter <= 10 × {what} {_EPSILON:g}"
         numbers = numbers | {"each": each}
     else:
-        path = record.lr / (1 - _momentum(record)) * updates * float(np.mean([min(norm, clip) for norm in norms]))
-        whole = record.lr / (1 - _momentum(record)) * numbers["median"] / size
+        path = record.lr / (1 - momentum_of(record)) * updates * float(np.mean([min(norm, clip) for norm in norms]))
+        whole = record.lr / (1 - momentum_of(record)) * numbers["median"] / size
         if path >= least * size or whole > 1:  # without clipping, one update would replace the weights
             return
         rate = _rate(exam)
@@ -161,16 +160,6 @@ def _too_tight(
 
 
 _EPSILON = 1e-8  # torch's default in Adam
-
-
-def _is_adam(record: TrainingRecord) -> bool:
-    name = type(record.torch_optimizer).__name__ if record.torch_optimizer else record.optimizer or ""
-    return name.lower() in ("adam", "adamw", "nadam", "radam", "adamax", "rmsprop")
-
-
-def _momentum(record: TrainingRecord) -> float:
-    groups = record.torch_optimizer.param_groups if record.torch_optimizer else [{}]
-    return float(groups[0].get("momentum", 0.0))
 
 
 def _spiking(exam: Examination) -> str:
@@ -237,6 +226,9 @@ def _overshoots(exam: Examination, rate: _Rate | None, trial: _Trial, unsettled:
     record = exam.record
     lr = float(record.lr or 0)
     numbers = {"lr": lr, "better_lr": trial.better, "loss": trial.losses[lr], "loss_better": trial.losses[trial.better]}
+    if record.clip_norm is None and (exam.unusable or record.diverged):  # values that were thrown away once
+        clipped = replayed(trial.norms[trial.better])
+        numbers |= {} if clipped is None else {"clip": clipped.threshold}
     curvature = ""
     if rate is not None:
         numbers |= {"sharpness": rate.sharpness, "edge": rate.edge}
@@ -289,6 +281,7 @@ class _Trial:
     updates: int
     losses: dict[float, float]  # at the end, by learning rate; infinite where not finite
     lr: float
+    norms: dict[float, list[float]]  # of the gradients, by learning rate
 
     @property
     def better(self) -> float:
@@ -307,53 +300,21 @@ def _trial(model: nn.Module, exam: Examination, *, trained: bool) -> _Trial | No
     """
     lr = float(exam.record.lr or 0)
     found: dict[float, float] = {}
-    before, began = math.nan, time.perf_counter()
-    _train(model, exam, lr, 1)
-    updates = int(min(_UPDATES, max(5, 2 * _SECONDS / _RATES / (time.perf_counter() - began))))
+    norms: dict[float, list[float]] = {}
+    before, recipe = math.nan, Recipe.of(exam.record, lr)
+    updates = updates_within(_SECONDS / _RATES, model, exam.samples, recipe)
     for rate in (lr / 10**k for k in range(_RATES)):
-        losses = _train(model, exam, rate, updates)
-        if not losses:
+        tried = attempt(model, exam.samples, replace(recipe, lr=rate), updates)
+        if not tried.losses:
             return None
-        before = losses[0]
-        tail = losses[-max(1, len(losses) // 4) :]
-        mean = sum(tail) / len(tail)
-        found[rate] = mean if math.isfinite(mean) and len(losses) > updates else math.inf
+        before, found[rate], norms[rate] = tried.losses[0], tried.end, tried.norms
         if rate == lr and not trained and found[rate] <= THRESHOLDS.rise.value * before:
             return None
         best = min(found.values())
         if best < found[lr] and found[rate] > best:
             break
-    own = _Trial(trained, updates, found, lr)
+    own = _Trial(trained, updates, found, lr, norms)
     return own if math.isfinite(before) and own.gain > THRESHOLDS.rate_gain.value else None
-
-
-def _train(model: nn.Module, exam: Examination, lr: float, updates: int) -> list[float]:
-    """The losses before and after every update of a copy; fewer where one is not finite."""
-    record, own = exam.record, copy.deepcopy(model)
-    parameters = [p for p in own.parameters() if p.requires_grad]
-    if not parameters:
-        return []
-    if _is_adam(record):
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr)
-    else:
-        optimizer = torch.optim.SGD(parameters, lr, momentum=_momentum(record))
-    found: list[float] = []
-    inputs = [sample.inputs for sample in exam.samples]
-    with torch.enable_grad(), answers(own, inputs) as ask:
-        for update in range(updates + 1):
-            sample = exam.samples[update % len(exam.samples)]
-            losses = ask(sample.inputs, sample.loss).losses
-            scored = losses[losses != 0]
-            mean = scored.mean() if scored.numel() else losses.mean()
-            found.append(float(mean.detach()))
-            if not math.isfinite(found[-1]) or not mean.requires_grad:
-                break
-            optimizer.zero_grad()
-            mean.backward()  # type: ignore[no-untyped-call]
-            if record.clip_norm:
-                nn.utils.clip_grad_norm_(parameters, record.clip_norm)
-            optimizer.step()
-    return found
 
 
 def _rate(exam: Examination) -> _Rate | None:
@@ -367,15 +328,15 @@ def _rate(exam: Examination) -> _Rate | None:
             scored = losses[losses != 0]
             gradient = torch.autograd.grad(scored.mean(), parameters, create_graph=True, allow_unused=True)
             used = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
-            scale = _scales(record, used) if _is_adam(record) else [torch.ones((), device="cpu") for _ in used]
+            scale = _scales(record, used) if is_adam(record) else [torch.ones((), device="cpu") for _ in used]
             sharpness = _largest_eigenvalue(used, scale)
     except (RuntimeError, FlowError):  # no second derivative
         return None
     if not math.isfinite(sharpness):
         return None
-    if _is_adam(record):
+    if is_adam(record):
         return _Rate(sharpness, THRESHOLDS.adam_edge.value / lr)
-    return _Rate(sharpness, 2 * (1 + _momentum(record)) / lr)
+    return _Rate(sharpness, 2 * (1 + momentum_of(record)) / lr)
 
 
 def _scales(record: TrainingRecord, used: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:

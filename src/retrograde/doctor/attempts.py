@@ -1,0 +1,111 @@
+"""A few updates of a copy of a network: what a way of training does to the loss, before it is prescribed.
+
+Tests: `tests/doctor/test_training.py`, `tests/doctor/test_prescriptions.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .examination import Sample, TrainingRecord
+from .forward import answers
+
+__all__ = ["Attempt", "Recipe", "attempt", "is_adam", "momentum_of", "updates_within"]
+
+_UPDATES = 100  # of an attempt, at most
+_FEWEST = 5
+
+
+def is_adam(record: TrainingRecord) -> bool:
+    """Whether the optimizer divides each parameter's gradient by its size."""
+    name = type(record.torch_optimizer).__name__ if record.torch_optimizer else record.optimizer or ""
+    return name.lower() in ("adam", "adamw", "nadam", "radam", "adamax", "rmsprop")
+
+
+def momentum_of(record: TrainingRecord) -> float:
+    """The momentum of the optimizer, 0 where it has none."""
+    groups = record.torch_optimizer.param_groups if record.torch_optimizer else [{}]
+    return float(groups[0].get("momentum", 0.0))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a copy is trained."""
+
+    adam: bool
+    lr: float
+    momentum: float = 0.0
+    clip_norm: float | None = None
+
+    @classmethod
+    def of(cls, record: TrainingRecord, lr: float) -> Recipe:
+        """That of a training, at another learning rate."""
+        return cls(is_adam(record), lr, momentum_of(record), record.clip_norm)
+
+
+class Attempt(NamedTuple):
+    """What became of a copy.
+
+    Attributes
+    ----------
+    losses : list of float
+        Before the first update and after each; fewer where one is not finite, none where nothing can be trained.
+    norms : list of float
+        Of the gradients before clipping.
+    updates : int
+        How many were to be made.
+    """
+
+    losses: list[float]
+    norms: list[float]
+    updates: int
+
+    @property
+    def end(self) -> float:
+        """Mean of the last quarter of the losses; infinite where it ended early or is not finite."""
+        tail = self.losses[-max(1, len(self.losses) // 4) :]
+        mean = sum(tail) / max(len(tail), 1)
+        return mean if math.isfinite(mean) and len(self.losses) > self.updates else math.inf
+
+
+def attempt(model: nn.Module, samples: Sequence[Sample], recipe: Recipe, updates: int) -> Attempt:
+    """Train a copy for a few updates, on the samples in turn."""
+    own = copy.deepcopy(model)
+    parameters = [p for p in own.parameters() if p.requires_grad]
+    found = Attempt([], [], updates)
+    if not parameters:
+        return found
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.Adam(parameters, recipe.lr)
+        if recipe.adam
+        else torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum)
+    )
+    with torch.enable_grad(), answers(own, [sample.inputs for sample in samples]) as ask:
+        for update in range(updates + 1):
+            sample = samples[update % len(samples)]
+            losses = ask(sample.inputs, sample.loss).losses
+            scored = losses[losses != 0]
+            mean = scored.mean() if scored.numel() else losses.mean()
+            found.losses.append(float(mean.detach()))
+            if not math.isfinite(found.losses[-1]) or not mean.requires_grad:
+                break
+            optimizer.zero_grad()
+            mean.backward()  # type: ignore[no-untyped-call]
+            found.norms.append(float(nn.utils.clip_grad_norm_(parameters, recipe.clip_norm or math.inf)))
+            optimizer.step()
+    return found
+
+
+def updates_within(seconds: float, model: nn.Module, samples: Sequence[Sample], recipe: Recipe) -> int:
+    """How many updates an attempt may have to take no longer than this: it has at least five, at most a hundred."""
+    began = time.perf_counter()
+    attempt(model, samples, recipe, 1)  # two passes and one update
+    return int(min(_UPDATES, max(_FEWEST, 2 * seconds / (time.perf_counter() - began))))
