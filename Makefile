@@ -27,7 +27,7 @@ demo: $(READY) ## train an RNN and an LSTM on real text and see their gradients 
 
 docs: $(VENV)/.docs browser ## build the site of pages and docstrings, build/site/index.html (a minute); a broken link is an error
 	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . build/site
-	SITE=build/site $(BIN)/python -m pytest tests/docs/test_site.py tests/docs/test_snippets.py
+	SITE=build/site $(BIN)/python -m pytest tests/docs/test_site.py
 
 $(VENV)/.docs: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'

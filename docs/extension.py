@@ -20,6 +20,7 @@ from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from notebooks import NOTEBOOKS, notebook
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 from sphinx.util import logging
@@ -37,8 +38,6 @@ MENUS = {
     "examples/papers/README",
 }
 REFERENCE = "docs/reference"
-NOTEBOOKS = {"docs/tour", "docs/not-learning", "docs/forecasting"}  # pages that are notebooks as well
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n?", flags=re.DOTALL | re.MULTILINE)
 LABORATORY = Path("src/retrograde/laboratory/lab.html")
 
 log = logging.getLogger(__name__)
@@ -132,37 +131,6 @@ def write_notebooks(app: Sphinx, failed: Exception | None) -> None:
         text = (Path(app.srcdir) / f"{docname}.md").read_text(encoding="utf-8")
         path = Path(app.outdir) / f"{docname}.ipynb"
         path.write_text(json.dumps(notebook(text), indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def notebook(text: str) -> dict[str, object]:
-    """Make a notebook (nbformat 4) of a page: its Python is code, a plain fence right after it the output."""
-    cells: list[dict[str, object]] = []
-    end = 0
-
-    def write(words: str) -> None:
-        words = re.sub(r"^!\[.*\n", "", words, flags=re.MULTILINE).strip()  # pictures are files of the site
-        if words:
-            cells.append({"cell_type": "markdown", "id": f"cell-{len(cells)}", "metadata": {}, "source": words})
-
-    for fence in FENCE.finditer(text):
-        between, python = text[end : fence.start()], fence[1] == "python"
-        if fence[1] == "" and not between.strip() and cells and cells[-1]["cell_type"] == "code":
-            cells[-1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": fence[2]}]
-            end = fence.end()
-        elif python:
-            write(between)
-            code = {
-                "cell_type": "code",
-                "id": f"cell-{len(cells)}",
-                "metadata": {},
-                "execution_count": None,
-                "outputs": [],
-            }
-            cells.append(code | {"source": fence[2].rstrip()})
-            end = fence.end()
-    write(text[end:])
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
 
 def name_language(app: Sphinx, page: str, template: str, context: dict[str, object], tree: object) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from retrograde.cli import main
@@ -41,7 +43,7 @@ class Snippet:
 def snippets(text: str) -> list[Snippet]:
     """All Python and console fences of a page; a fence without a language right after Python is its output."""
     fences, found = list(FENCE.finditer(text)), []
-    for fence, after in zip(fences, [*fences[1:], None], strict=True):
+    for fence, after in zip(fences, [*fences, None][1:], strict=True):
         line = text.count("\n", 0, fence.start()) + 2
         if fence[1] == "console":
             found.append(Snippet("console", fence[2], None, line, fence.span(2)))
@@ -56,7 +58,13 @@ def printed(snippet: Snippet, names: dict[str, Any], page: str) -> str:
     """Run a snippet, in the names that the page has so far, and return what it prints."""
     out = io.StringIO()
     if snippet.language == "python":
-        code = compile("\n" * (snippet.line - 1) + snippet.source, page, "exec")
+        names["_check"] = check
+        tree = ast.parse("\n" * (snippet.line - 1) + snippet.source, page)
+        for node in tree.body:  # `expression  # 0.94` states a value: check it
+            if isinstance(node, ast.Expr) and (said := stated(snippet, node.end_lineno)) is not None:
+                where = ast.Constant(f"{page}, line {node.end_lineno}")
+                node.value = ast.Call(ast.Name("_check", ast.Load()), [node.value, ast.Constant(said), where], [])
+        code = compile(ast.fix_missing_locations(tree), page, "exec")
         with contextlib.redirect_stdout(out):
             exec(code, names)
         return out.getvalue()
@@ -65,6 +73,24 @@ def printed(snippet: Snippet, names: dict[str, Any], page: str) -> str:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             main(shlex.split(command))
     return out.getvalue()
+
+
+def stated(snippet: Snippet, line: int) -> str | None:
+    """The Python value with which the comment at the end of a line begins: ``# (1, 64); zeros``. None: words."""
+    comment = snippet.source.splitlines()[line - snippet.line].partition("  # ")[2]
+    for cut in re.finditer("[;:] |$", comment):
+        with contextlib.suppress(ValueError, SyntaxError):
+            ast.literal_eval(comment[: cut.start()])
+            return comment[: cut.start()]
+    return None
+
+
+def check(value: Any, said: str, where: str) -> None:
+    """Fail unless a value is as a comment states it; of several values in a row it may state the first alone."""
+    expected = ast.literal_eval(said)
+    first = value[0] if isinstance(value, tuple) and not isinstance(expected, tuple) else value
+    same = first == (pytest.approx(expected, rel=0.05) if isinstance(expected, float) else expected)
+    assert same, f"{where} states {said}, but it is {first}"
 
 
 def difference(shown: str, real: str) -> str | None:
@@ -99,9 +125,12 @@ def tidy(text: str) -> str:
 
 
 def run(page: Path, names: dict[str, Any]) -> list[str]:
-    """Run a page in the current folder; what is not as it shows, one entry each."""
+    """Run a page in the current folder; what is not as it shows, one entry each.
+
+    Python runs first and alone, as in the notebooks that are made of pages: it may not need what a command wrote.
+    """
     wrong = []
-    for snippet in snippets(page.read_text(encoding="utf-8")):
+    for snippet in sorted(snippets(page.read_text(encoding="utf-8")), key=lambda one: one.language == "console"):
         real = printed(snippet, names, str(page))
         shown = snippet.source if snippet.language == "console" else snippet.shown
         if shown is not None and (why := difference(shown, real)):

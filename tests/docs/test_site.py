@@ -1,11 +1,9 @@
 """The site that ``make docs`` built: its search works from a file, and nothing is fetched."""
 
-import json
 import os
 import re
 from pathlib import Path
 
-import pages
 import pytest
 
 SITE = Path(__file__).parents[2] / "build" / "site"
@@ -19,17 +17,6 @@ def test_no_page_names_a_file_on_the_network():
             r"<(?:script|img|iframe)[^>]*\ssrc=\"(https?:[^\"]*)|<link[^>]*\shref=\"(https?:[^\"]*)", text
         )
         assert not loaded, (page, loaded)
-
-
-@pytest.mark.parametrize("name", ["tour", "not-learning", "forecasting"])
-def test_a_notebook_has_the_snippets_and_outputs_of_its_page(name):
-    cells = json.loads((SITE / "docs" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    page = pages.snippets((pages.HOME / "docs" / f"{name}.md").read_text(encoding="utf-8"))
-    python = [snippet for snippet in page if snippet.language == "python"]
-    assert [cell["source"] for cell in code] == [snippet.source.rstrip() for snippet in python]
-    shown = ["".join(output["text"] for output in cell["outputs"]) for cell in code]
-    assert shown == [snippet.shown or "" for snippet in python]
 
 
 @pytest.mark.browser
