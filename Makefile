@@ -8,7 +8,7 @@ WORKERS ?= auto
 ENGINE := CMakeLists.txt $(wildcard src/retrograde/kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint bench zoo sanitize faults fuzz mutants browser clean
+.PHONY: help setup demo docs links test lint bench zoo sanitize faults fuzz mutants browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ docs: $(VENV)/.docs browser ## build the site of pages and docstrings, build/sit
 	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . build/site
 	SITE=build/site $(BIN)/python -m pytest tests/docs/test_site.py
 
+links: $(VENV)/.docs ## follow every link to other sites (needs a network; build/links/output.txt says what each answered)
+	$(BIN)/sphinx-build -q -b linkcheck -c docs -d build/doctrees . build/links
+
 $(VENV)/.docs: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'
 	touch $@
@@ -46,9 +49,10 @@ bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (
 	$(BIN)/python -m benchmarks
 
 ZOO := build/zoo
-zoo: ## train six other tools with torch's layers and with ours (installed into build/zoo, about 1 GB; TOOL=darts: one)
+zoo: ## run the pages of six other tools, train with torch's layers and with ours (installed into build/zoo, about 1 GB; TOOL=darts: one)
 	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
 	$(ZOO)/bin/pip install --quiet -r benchmarks/zoo/requirements.txt .
+	$(ZOO)/bin/python -m pytest tests/docs/test_snippets.py -k '$(or $(firstword $(subst ., ,$(TOOL))),tools)'
 	$(ZOO)/bin/python -m benchmarks.zoo $(if $(TOOL),--only $(TOOL))
 
 faults: $(READY) ## let every call that touches a file fail in turn (FAULTS=40 of each command; all takes hours)

@@ -40,6 +40,8 @@ suppress_warnings = [
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # the anchors that a code host makes
+linkcheck_timeout, linkcheck_retries = 20, 2
+linkcheck_ignore = [r".*lab\.html"]  # copied to its place when the site is complete
 highlight_language = "text"  # fences without a language are output or commands
 
 autodoc_typehints = "signature"

@@ -171,7 +171,9 @@ PAGES = [p for p in sorted(pages.HOME.glob("docs/**/*.md")) if "```python" in p.
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if str(p.relative_to(pages.HOME)) not in ELSEWHERE], ids=lambda p: p.stem
+    "page",
+    [p for p in PAGES if str(p.relative_to(pages.HOME)) not in ELSEWHERE],
+    ids=lambda p: f"{p.parent.name}-{p.stem}" if p.parent.name == "tools" else p.stem,
 )
 def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
     text = page.read_text(encoding="utf-8").replace(TRACKERS, TRACKERS.partition(",")[0])
