@@ -1,5 +1,6 @@
 """The snippets of the other pages run, with the models, data and files that their reader has (and fewer updates)."""
 
+import functools
 import importlib.util
 import inspect
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import retrograde as rg
+import retrograde.estimators
 
 TEXT = "".join(f"line {i}: the cat number {i % 7} sat on mat {i % 5}.\n" for i in range(120))
 
@@ -86,8 +88,13 @@ def of_estimators():
     names = {"long": pd.concat([rows(one, two, 120) for one, two in STORES])}
     names |= {"planned": pd.concat([rows(one, two, 14, 120) for one, two in STORES])}
     names |= {"later": pd.concat([rows(one, two, 60, 120) for one, two in STORES])}
-    undo = {"_undo": lambda: setattr(rg, "Forecaster", real)}
-    return names | {"frame": frame, "longer": frame.set_index("month")["sales"]} | undo
+    each, one = retrograde.estimators.forecast_each, functools.partial(retrograde.estimators.forecast_each, workers=1)
+    retrograde.estimators.forecast_each = lambda *arguments, workers, **options: one(*arguments, **options)
+
+    def undo():
+        rg.Forecaster, retrograde.estimators.forecast_each = real, each
+
+    return names | {"frame": frame, "longer": frame.set_index("month")["sales"], "_undo": undo}
 
 
 def of_training():
