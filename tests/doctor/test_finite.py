@@ -139,5 +139,21 @@ def test_nothing_else_is_examined():
         model.layer.weight_hh_l0[0, 3] = float("nan")
     diagnosis = rg.diagnose(model, [sums()], squared)
     assert [finding.kind for finding in diagnosis.findings] == ["not_finite"]
-    assert diagnosis.notes == ["Nothing else was examined: the weights are not finite."]
+    (note,) = diagnosis.notes
+    assert note.startswith("Nothing else was examined: the weights are not finite. Build the model again")
     assert diagnosis.verdict == "sick"
+    diagnosis = rg.diagnose(model, [sums()], squared, record=TrainingRecord(lr=0.1))
+    assert diagnosis.notes == ["Nothing else was examined: the weights are not finite."]
+
+
+def test_relu_states_that_become_infinite_get_recurrent_weights_that_do_not_multiply_them():
+    model = Net(nonlinearity="relu")
+    with torch.no_grad():
+        model.layer.weight_hh_l0.mul_(200)
+    batch = sums(steps=60)
+    diagnosis = rg.diagnose(model, [batch], squared)
+    assert "of chance" not in str(diagnosis).splitlines()[0]  # the loss is infinite
+    assert diagnosis.prescriptions[0].remedy == "spectral radius"
+    assert "nothing bounds the states of ReLU units" in diagnosis.prescriptions[0].arithmetic
+    diagnosis.apply(model)
+    assert squared(model(batch[0]), batch[1]).isfinite().all()

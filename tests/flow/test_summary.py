@@ -186,6 +186,11 @@ def test_a_sparkline_has_twelve_decades() -> None:
     assert sparkline(np.array([1.0, 1e-6, 1e-12, 1e-20])) == "█▅▁▁"
 
 
+def test_a_gradient_that_keeps_a_fifth_is_not_drawn_as_one_that_vanishes() -> None:
+    assert set(sparkline(np.geomspace(1, 0.2, 30), 20)) == {"█", "▇", "▆"}
+    assert sparkline(np.geomspace(1, 1e-3, 30), 20).endswith("▁")
+
+
 def test_of_several_quantiles_the_middle_one_is_summarized() -> None:
     torch.manual_seed(0)
     rnn, x = torch.nn.RNN(2, 4), torch.randn(12, 5, 2)

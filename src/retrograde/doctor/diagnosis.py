@@ -119,7 +119,7 @@ class Diagnosis:
     def __rich__(self) -> Text:
         """The terminal form: the verdict, findings with their charts, prescriptions."""
         text = Text(f"Verdict: {self.verdict}", style="bold")
-        known = [] if math.isnan(self.remaining) else [f"loss {self.remaining:.0%} of chance"]
+        known = [] if not math.isfinite(self.remaining) else [f"loss {self.remaining:.0%} of chance"]
         known += [] if math.isnan(self.risk) else [f"risk of not being solved as it stands {self.risk:.0%}"]
         text.append(f" ({'; '.join(known)})\n" if known else "\n", style="")
         for finding in self.findings:

@@ -171,7 +171,10 @@ def _table(losses: Any, calls: Sequence[LayerCall]) -> tuple[Tensor, bool]:
     """The losses as `(T, B)`, and whether they came as one per sequence."""
     if not isinstance(losses, Tensor) or losses.ndim not in (1, 2) or not losses.numel():
         what = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-        raise FlowError(f"loss returned {what}; expected losses by step (T, B), or one per sequence (B,).")
+        raise FlowError(
+            f"loss returned {what}; expected losses by step (T, B), or one per sequence "
+            "(B,): leave out the mean, as reduction='none' does."
+        )
     if losses.ndim == 2:
         return losses, False
     unbatched = len(losses) > 1 and bool(calls) and all(call.batch == 1 for call in calls)

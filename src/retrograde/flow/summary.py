@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _FIT_DECADES = 30.0  # smaller values are left out of the fit: they may be rounding
-_SPARK_DECADES = 12.0
+_SPARK_DECADES = (3.0, 12.0)  # at least and at most: a gradient that keeps a fifth does not look as one that vanishes
 
 
 @dataclass(frozen=True)
@@ -227,10 +227,10 @@ def _table(*columns: str) -> Table:
 
 
 def sparkline(curve: Array, width: int = 32) -> str:
-    """A curve as blocks on a log scale of at most 12 decades; blank where it is zero or unknown.
+    """A curve as blocks on a log scale of 3 to 12 decades below its largest value; blank where it is zero or unknown.
 
-    >>> sparkline(np.array([1.0, 0.1, 0.01, 0.0]))
-    '█▅▁ '
+    >>> sparkline(np.array([1.0, 0.03, 0.001, 0.0])), sparkline(np.array([1.0, 0.5, 0.2]))
+    ('█▄▁ ', '█▇▆')
     """
     if not len(curve):
         return ""
@@ -241,9 +241,7 @@ def sparkline(curve: Array, width: int = 32) -> str:
     if not len(known):
         return " " * len(logs)
     top = float(known.max())
-    bottom = max(float(known.min()), top - _SPARK_DECADES)
-    # A flat curve is a full bar, not an empty one; less than a tenth of a decade is flat.
-    span = max(top - bottom, 0.1)
+    span = float(np.clip(top - known.min(), *_SPARK_DECADES))
     return "".join(
         " " if not np.isfinite(v) else _BLOCKS[round(max(0.0, 1 - (top - v) / span) * (len(_BLOCKS) - 1))] for v in logs
     )

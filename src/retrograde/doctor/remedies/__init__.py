@@ -32,7 +32,7 @@ LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
     Kind.CHAOS: (memory.chaos, memory.flossing, training.clipping),
     Kind.EXPLODING: (memory.calm_first, training.clipping, memory.calm, training.learning_rate),
     Kind.LEARNING_RATE_TOO_HIGH: (training.learning_rate, training.clipping),
-    Kind.NOT_FINITE: (memory.calm_first, training.clipping, training.learning_rate, memory.calm),
+    Kind.NOT_FINITE: (memory.calm_first, memory.bounded, training.clipping, training.learning_rate, memory.calm),
     Kind.CLIPPING_TOO_TIGHT: (training.clipping,),
     Kind.TRUNCATION: (memory.bptt,),
     Kind.STUCK_GATES: (memory.gates, training.layer_norm),

@@ -313,6 +313,19 @@ def _calm(case: Case) -> Iterator[Prescription]:
         yield from scaled(case, 1 / growth, why, case.measured if name == "network" else None)
 
 
+def bounded(case: Case) -> Iterator[Prescription]:
+    """Where ReLU states became infinite: spectral radius 1, if the weights that were examined have a larger one."""
+    if not case.only("rnn") or any(part.nonlinearity != "relu" for part in case.parts):
+        return
+    weights = [part.weight.detach().double() for part in case.measured]
+    if not all(bool(weight.isfinite().all()) and weight.shape[0] == weight.shape[1] for weight in weights):
+        return
+    radius = max(float(torch.linalg.eigvals(weight).abs().max()) for weight in weights)
+    if radius > 1:
+        why = "nothing bounds the states of ReLU units: the recurrent weights multiply them at every step"
+        yield from scaled(case, 1 / radius, why, case.measured)
+
+
 def chaos(case: Case) -> Iterator[Prescription]:
     """Below the edge of chaos at the start; where training made the network chaotic, gradients over τ = ln 2 / λ."""
     exponent = next((x for name in ("lyapunov", "exponent", "lambda") if (x := case.number(name)) is not None), None)

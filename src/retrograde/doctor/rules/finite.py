@@ -22,6 +22,11 @@ from .training import learning_rate_from_start
 
 __all__ = ["RULES"]
 
+_SPOILED = (
+    "the weights are not finite. Build the model again, diagnose it before training, and say how you train it: "
+    "record=rg.doctor.TrainingRecord(optimizer='sgd', lr=0.1, updates=0, planned=500), with your values."
+)
+
 
 def not_finite(exam: Examination) -> Iterable[Finding]:
     """The first tensor that is not finite: of the data, the weights, the forward pass, the loss or the gradient."""
@@ -32,7 +37,11 @@ def not_finite(exam: Examination) -> Iterable[Finding]:
     elif weights:
         origin += f" The weights are spoiled too: {weights}"
     if weights or number == 0:
-        exam.unusable = "the weights are not finite." if weights else "the first batch is not finite."
+        exam.unusable = (
+            (_SPOILED if exam.record.lr is None else "the weights are not finite.")
+            if weights
+            else ("the first batch is not finite.")
+        )
     if not origin:
         origin = _in_run(exam)
         exam.unusable = "the network does not compute finite numbers." if origin else ""

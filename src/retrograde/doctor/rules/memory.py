@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from ...errors import FlowError
 from ...flow import jacobians
@@ -134,7 +135,7 @@ def _of_gates(exam: Examination, run: Trajectory, label: str, growth: float, nee
     gates = f"gate {run.cell.keeper} (mean {keeper.mean:.2g}; alone it would leave {alone:.1g} after {need} steps)"
     candidate = f"not saturation: mean f′ of the candidate {slope:.2g}"
     if shut:
-        return _Cause(f"It shrinks to ×{growth:.2g} per step: {gates} lets nothing pass.", numbers, (candidate,))
+        return _Cause(f"It shrinks to ×{growth:.2g} per step: {gates} keeps too little.", numbers, (candidate,))
     return _Cause(
         f"It shrinks to ×{growth:.2g} per step, on its way into the memory, not in it.", numbers, (f"not {gates}",)
     )
@@ -181,7 +182,7 @@ def no_signal(exam: Examination) -> Iterable[Finding]:
         Kind.NO_FIRST_ORDER_SIGNAL,
         f"no lag has a gradient that {asked.sequences:,} sequences agree on: the targets are noise, or depend on "
         f"several steps only together, or a signal is so weak that it explains less than {least_effect:.1%} of the "
-        f"errors, the least that so many sequences show.{together}",
+        f"errors, the least that so many sequences show.{together}{_read(exam)}",
         {
             "sequences": asked.sequences,
             "p_value": least,
@@ -190,6 +191,18 @@ def no_signal(exam: Examination) -> Iterable[Finding]:
         },
         f"p {least:.2g} >= {THRESHOLDS.alpha.value:g} at every lag, and {unlearned}",
         ruled_out=("a gradient that does not arrive: its size is not 0", f"a solved task: {unlearned}"),
+    )
+
+
+def _read(exam: Examination) -> str:
+    """What the first layer took for time: where input, losses and layer agree, no measurement can tell a wrong axis."""
+    call = next((call for call in exam.answer.calls if not isinstance(call.given, PackedSequence)), None)
+    if call is None or call.given.ndim != 3:
+        return ""
+    name, first = call.name or type(call.module).__name__, getattr(call.module, "batch_first", False)
+    return (
+        f" {name} (batch_first={first}) read {call.steps} steps of {call.batch} sequences: if it should be "
+        f"{call.batch} steps of {call.steps}, exchange these axes."
     )
 
 
