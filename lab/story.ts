@@ -60,10 +60,10 @@ export const CASES: PreparedCase[] = [
   { settings: { T: 20, lag: 10, scale: 0.3 }, steps: 120, look: { t: 19, k: 9 }, cure: { start: "orthogonal", scale: 1 } },
   { settings: { ...COPY, start: "orthogonal", input: 20 }, steps: 200, look: { t: 19, k: 3 }, cure: { input: 1 } },
   {
-    settings: { ...WILD, rate: 0.06, seed: 2 }, steps: 15,
-    look: { t: 29, k: 20 }, cure: { clip: 1 },
+    settings: { ...WILD, rate: 0.06, seed: 2 }, steps: 8,
+    look: { t: 28, k: 18 }, cure: { clip: 1 },
   },
-  { settings: { ...COPY, start: "orthogonal", truncation: 4 }, steps: 200, look: { t: 19, k: 3 }, cure: { truncation: 0 } },
+  { settings: { ...COPY, start: "orthogonal", truncation: 4 }, steps: 120, look: { t: 19, k: 3 }, cure: { truncation: 0 } },
   { settings: { ...COPY, cell: "lstm", keep: -5 }, steps: 200, look: { t: 19, k: 3 }, cure: { keep: 3 } },
 ];
 

@@ -43,7 +43,8 @@ export const english = {
     },
     heatmap: {
       title: "Gradient between every two steps",
-      now: (t: number, k: number, norm: string, own: string) => `‖∂E${sub(t)}/∂s${sub(k)}‖ = ${norm}; at its own step it is ${own}. Click a cell. Where it is dark right next to the diagonal, the gradient vanishes.`,
+      now: (t: number, k: number, norm: string, own: string) => `‖∂E${sub(t)}/∂s${sub(k)}‖ = ${norm}; at its own step it is ${own}. Click a cell. Follow a row from the diagonal to the left: where it grows dark, the gradient vanishes; where it grows bright, it explodes.`,
+      cut: (length: number) => ` What lies left of the dashed line, ${length} steps back or more, is cut off by the truncation and changes no weight.`,
     },
     chain: {
       title: "The chain of Jacobians",
@@ -53,6 +54,7 @@ export const english = {
     activation: {
       title: "f and f′, and the network on them",
       now: (slope: string, size: string) => `Gray: how often each value of the argument occurs in the sequence; dots: the units at step t. Mean slope ${slope}, mean size of the argument ${size}.`,
+      parts: (input: string, recurrent: string) => ` Mean sizes of its parts: U xₜ + b ${input}, W sₜ₋₁ ${recurrent}.`,
       gate: (name: string, value: string) => ` ${name}: ${value} on average.`,
     },
     terms: {
@@ -64,7 +66,7 @@ export const english = {
       now: (lag: number, share: string, near: string) => `Lag ${lag} brings ${share} % of the gradient by W; lags 0 to 2 bring ${near} %. The shares add up to 100 %.`,
       kept: (length: number, share: string) => ` Truncation after ${length} keeps ${share} %.`,
     },
-    loss: { title: "Loss", none: "The loss per scored step, update by update. Press Train.", now: (n: number, loss: string, chance: string) => `After ${n} updates the loss is ${loss}; the best guess without memory has ${chance}.` },
+    loss: { title: "Loss", none: "The loss per scored step, update by update. Press Train.", now: (n: number, loss: string, chance: string) => `After ${n} updates the loss is ${loss} on average (thick; pale: each update); the best guess without memory has ${chance}.` },
     norm: { title: "Gradient norm", none: "The norm of the gradient of each update, before clipping.", now: (now: string, most: string) => `Now ${now}; at most ${most} in the last 100 updates.`, clipped: (share: string) => ` ${share} % of them were clipped.` },
   },
   equation: {
@@ -165,10 +167,10 @@ export const english = {
     },
   ] as StoryWords[],
   diagnoses: [
-    { told: "An echo over ten steps. The loss stays where guessing is.", cause: "The gradient vanishes because W is too small: the Jacobians have norms far below 1 while the units are not saturated (f′ near 1). The heat map is dark next to the diagonal.", cure: "Start with an orthogonal W (or take a gated cell), so that the norms are near 1." },
-    { told: "Four letters, a wait, then the letters again. Here too the loss stays where guessing is.", cause: "The gradient vanishes because the units are saturated: the arguments of tanh are far out, f′ is near 0, and the Jacobians are small although W is not.", cure: "Make the inputs (U) smaller, or scale the data, so that tanh works where it is steep." },
-    { told: "An echo over three steps, which is easy. Training begins, and the loss climbs.", cause: "The gradient explodes: norms of Jacobians above 1, a product that grows with the lag, spikes in the gradient norm, and a jump of the loss after each.", cure: "Clip the gradient, at about its usual norm." },
-    { told: "The letters again. The Jacobians are near 1, and still nothing is learned.", cause: "Backpropagation is truncated too early: the heat map beyond the dashed line never reaches the weights, and the lag that matters lies there.", cure: "Truncate later than the lag that the task needs, or not at all." },
+    { told: "An echo over ten steps. The loss stays where guessing is.", cause: "The gradient vanishes because W is too small: the Jacobians have norms far below 1 while the units are not saturated (f′ near 1). The rows of the heat map grow dark from the diagonal on.", cure: "Start with an orthogonal W (or take a gated cell), so that the norms are near 1." },
+    { told: "Four letters, a wait, then the letters again. Here too the loss stays where guessing is.", cause: "The gradient vanishes because the units are saturated: the arguments of tanh are far out, f′ is near 0, and the Jacobians are small although W is not. Most of the argument comes from the input, U xₜ + b.", cure: "Make the inputs (U) smaller, or scale the data, so that tanh works where it is steep." },
+    { told: "An echo over three steps, which is easy. Training begins, and the loss rises above guessing.", cause: "The gradient explodes: all Jacobians have norms above 1, their product grows with the lag, and the gradient has norms of up to 100. An update of plain SGD is as long as the gradient, so that the first few throw the weights away.", cure: "Clip the gradient, so that every update is short. A smaller W, with norms near 1, helps too." },
+    { told: "The letters again. Here the gradient reaches the letters, and still nothing is learned.", cause: "Backpropagation is truncated too early: the heat map beyond the dashed line never reaches the weights, and the lag that matters lies there.", cure: "Truncate later than the lag that the task needs, or not at all." },
     { told: "An LSTM, which should remember, does not.", cause: "The forget gates are closed: their arguments are far to the left, the gates are near 0, and so is the Jacobian along c.", cure: "Start with a larger bias of the forget gate, about the logarithm of the lag." },
   ] as CaseWords[],
 };

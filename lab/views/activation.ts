@@ -32,6 +32,22 @@ function preactivations({ shown: { inside, T } }: Scene, gate: number): Float32A
 
 const mean = (values: Float32Array, f: (z: number) => number): number => values.reduce((sum, z) => sum + f(z), 0) / values.length;
 
+/** Mean sizes of the two parts of the argument of a layer without gates: U x_t + b, and W s_{t−1}. */
+function parts({ shown: { inside, T } }: Scene): [number, number] {
+  const { network: { H, parameters: { W } }, run, sequence } = inside!;
+  let input = 0, recurrent = 0;
+  for (let t = 0; t < T; t++) {
+    const o = (t * run.B + sequence) * H; // row t of h is the state before step t
+    for (let i = 0; i < H; i++) {
+      let sum = 0;
+      for (let j = 0; j < H; j++) sum += W[i * H + j] * run.h[o + j];
+      input += Math.abs(run.z[o + i] - sum);
+      recurrent += Math.abs(sum);
+    }
+  }
+  return [input / (T * H), recurrent / (T * H)];
+}
+
 function paintCurve(pen: Pen, own: Frame, curve: Curve, z: Float32Array, now: Float32Array): void {
   const { ctx, colors } = pen;
   line(pen, [[own.left, up(own, 0)], [own.right, up(own, 0)]], colors.line);
@@ -81,9 +97,10 @@ export const activation: Picture = {
   },
   describe(scene) {
     const all = curves(scene), say = scene.words.pictures.activation;
+    const [input, recurrent] = all.length === 1 ? parts(scene).map((size) => number(size)) : [];
     return all.map((curve, i) => {
       const z = preactivations(scene, curve.gate);
       return i ? say.gate(curve.title, number(mean(z, curve.value))) : say.now(number(mean(z, curve.slope)), number(mean(z, Math.abs)));
-    }).join("");
+    }).concat(input && recurrent ? [say.parts(input, recurrent)] : []).join("");
   },
 };

@@ -76,8 +76,9 @@ export const heatmap: Picture = {
     write(pen, words.axes.state, LEFT + size / 2, TOP + size + 26);
     paintScale(pen, ends, TOP + size + 40, size);
   },
-  describe({ words, shown: { norms, T }, t, k }: Scene) {
-    return words.pictures.heatmap.now(t + 1, k + 1, number(norms[t * T + k], 3), number(norms[t * T + t], 3));
+  describe({ words, shown: { norms, T }, t, k, truncation }: Scene) {
+    const say = words.pictures.heatmap, now = say.now(t + 1, k + 1, number(norms[t * T + k], 3), number(norms[t * T + t], 3));
+    return truncation && truncation < T ? now + say.cut(truncation) : now;
   },
   pick(x, y, pen, { shown: { T } }) {
     const size = side(pen), t = Math.floor(((y - TOP) / size) * T), k = Math.floor(((x - LEFT) / size) * T);

@@ -29,6 +29,7 @@ def table(tmp_path):
         ["0,5,red", "1,6,blue", "2,7,red"],
         ["the film was good,1,x", "so was this,0,y", "the plot,1,x"],
         ["pos,1,2,3", "neg,2,3,4", "pos,4,4,5"],  # ascending numbers, but a word that comes again
+        ["good,a fine film", "good,so was this", "good,the plot"],  # no numbers, and a word that comes twice again
     ],
 )
 def test_a_first_line_of_data_is_a_row(table, rows):
@@ -56,6 +57,10 @@ def test_a_header_stays_one(table, head):
         row = "monday,x"
     found = table(f"{head}\n{row}\n{row}\n")
     assert found.names == head.split(",") and len(found) == 2 and found.notes == []
+
+
+def test_a_header_that_files_put_together_have_again_stays_one(table):
+    assert table("text,label\ngood,a\ntext,label\nbad,b\ntext,label\n").names == ["text", "label"]
 
 
 def test_carriage_returns_within_lines_split_no_row(table):

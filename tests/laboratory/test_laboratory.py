@@ -238,6 +238,9 @@ def test_a_prepared_case_stays_ill_and_its_cure_helps(page: Any, case: int) -> N
     browser.execute_script(updates, 120 if case != 3 else 15)
     drawn(browser)
     assert not browser.find_element(By.TAG_NAME, "aside").is_displayed()
+    if case == 2:  # the picture says which weights saturate the units
+        sizes = re.search(r"U xₜ \+ b ([\d.]+), W sₜ₋₁ ([\d.]+)", browser.find_element(By.TAG_NAME, "body").text)
+        assert sizes and float(sizes[1]) > 1.5 * float(sizes[2])
     mean = "return lab.training.history.loss.slice(-20).reduce((sum, one) => sum + one / 20, 0)"
     ill, chance = browser.execute_script(mean), browser.execute_script("return lab.training.task.chance")
     assert case == 3 or ill > 0.95 * chance

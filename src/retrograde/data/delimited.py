@@ -166,7 +166,7 @@ def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
     """Whether the first line names the columns, which are put right; False where it is data.
 
     It is data if it has a number or a date where a name should be, and these are not labels of steps (which ascend),
-    or if a word of it occurs again in the same column below.
+    or if a word of it occurs again in the same column below (without numbers: twice, and not in a copy of the line).
     """
     if names and len(set(names)) < len(names) and all(_NUMBER.fullmatch(name) for name in names):
         raise DataError(
@@ -180,6 +180,9 @@ def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
             return False
     words = [place for place, name in enumerate(names) if place not in data and name.strip()]
     if data and any(names[place] in columns[place] for place in words):
+        return False
+    others = [row for row in rows if row != names]  # files that were put together may have the header more than once
+    if any(sum(row[place : place + 1] == [names[place]] for row in others) > 1 for place in words):
         return False
     for place, name in enumerate(names):
         names[place] = name.strip() or f"column {place + 1}"
