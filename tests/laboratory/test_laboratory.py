@@ -239,7 +239,7 @@ def test_a_prepared_case_stays_ill_and_its_cure_helps(page: Any, case: int) -> N
     drawn(browser)
     assert not browser.find_element(By.TAG_NAME, "aside").is_displayed()
     if case == 2:  # the picture says which weights saturate the units
-        sizes = re.search(r"U xₜ \+ b ([\d.]+), W sₜ₋₁ ([\d.]+)", browser.find_element(By.TAG_NAME, "body").text)
+        sizes = re.search(r"U xₜ \+ b (\d+\.\d+), W sₜ₋₁ (\d+\.\d+)", browser.find_element(By.TAG_NAME, "body").text)
         assert sizes and float(sizes[1]) > 1.5 * float(sizes[2])
     mean = "return lab.training.history.loss.slice(-20).reduce((sum, one) => sum + one / 20, 0)"
     ill, chance = browser.execute_script(mean), browser.execute_script("return lab.training.task.chance")
