@@ -47,5 +47,11 @@ def test_small_data_gets_a_least_number_of_updates_and_large_data_its_epochs() -
     assert chosen(small, usual(small, **steps), steps)["eval_every"].value == 10
 
 
+def test_sequences_of_numbers_that_are_seen_many_times_are_mixed() -> None:
+    mixed = ["mixup" in chosen(shape, usual(shape), {}) for shape in SHAPES]
+    assert mixed == [True, False, False, False, False, False, False]
+    assert "mixup" not in chosen(SHAPES[0], usual(SHAPES[0], max_steps=100), {"max_steps": 100})
+
+
 def test_the_laboratory_is_left_alone() -> None:
     assert set(chosen(SHAPES[-1], usual(SHAPES[-1]), {})) == {"eval_every"}

@@ -12,15 +12,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .options import DATA, DataOptions, Options
+from .options import DATA, SEQUENCES, TABLES, DataOptions, Options
 
 __all__ = ["Choice", "DataShape", "chosen", "least_count"]
 
 LEAST_UPDATES = 600  # however small the data is
-LEAST_OF_NUMBERS = 1500  # the same, to classify sequences of numbers
+LEAST_OF_NUMBERS = 1500  # the same, for one answer to a sequence of numbers
 EVALUATIONS = 50  # of a training whose epochs are short, about
 PATIENCE = 12  # evaluations
 TEXTS = 200  # sequences from which words that occur once are treated as unknown
+PASSES = 150  # over the data, from which a network learns sequences of numbers by heart
 LONG = 400  # steps from which a sequence counts as long
 
 
@@ -88,6 +89,13 @@ def chosen(shape: DataShape, options: Options, given: Collection[str]) -> dict[s
     every = max(10, min(500, math.ceil(max(shape.batches / 2, updates / EVALUATIONS))))
     if options.eval_every is None:
         found["eval_every"] = Choice(every, f"half an epoch, and at most {EVALUATIONS} times in {updates:,} updates")
+    if (
+        shape.task == "classify"
+        and not shape.reads_tokens
+        and "mixup" not in given
+        and updates > PASSES * shape.batches
+    ):
+        found["mixup"] = Choice(0.4, f"seen {updates // shape.batches} times, sequences are learned by heart otherwise")
     if "patience" not in given and shape.task in DATA:
         found["patience"] = Choice(PATIENCE, "longer without a better evaluation hardly ever helped")
     return found
@@ -98,28 +106,30 @@ Rule = tuple[str, Any, str]
 
 def _network(shape: DataShape, options: Options, given: Collection[str]) -> Iterator[Rule]:
     """Cell, direction, pooling, initialization and dropout."""
-    if shape.task in ("classify", "forecast") and options.nonlinearity == "tanh":
+    if shape.task in TABLES and options.nonlinearity == "tanh":
         yield "cell", "gru", "learned more than an LSTM in the same time"
-    if shape.task == "classify":
+    if shape.task in SEQUENCES:
         yield "bidirectional", True, "the whole sequence is there before the answer"
-        yield "pooling", "max", "what tells classes apart may be short and anywhere"
-        if shape.steps >= LONG and not shape.reads_tokens:
-            if options.cell != "rnn" and "forget_bias" not in given:
-                yield "chrono", shape.steps, f"sequences of {shape.steps:,} steps: gates that keep the state that long"
+    if shape.task == "classify" or (shape.task == "regress" and shape.reads_tokens):
+        yield "pooling", "max", "what decides may be short and anywhere"
+    if shape.task == "classify" and not shape.reads_tokens:
+        if shape.steps >= LONG and options.cell != "rnn" and "forget_bias" not in given:
+            yield "chrono", shape.steps, f"sequences of {shape.steps:,} steps: gates that keep the state that long"
+        if shape.steps >= LONG:
             yield "hidden_size", 64, "long sequences take long: more updates in the same time"
     if shape.reads_tokens:
         why = "words that occur once teach what an unknown one means"
         yield "min_count", least_count(options, shape.sequences), why
-    if shape.reads_tokens and shape.task == "classify":
+    if shape.reads_tokens and shape.task in SEQUENCES:
         yield "dropout", 0.5, "rare words are learned by heart otherwise"
 
 
 def _learning(shape: DataShape, options: Options, given: Collection[str]) -> Iterator[Rule]:
     """Learning rate and its schedule, and the number of updates."""
-    if shape.task == "classify" and options.optimizer != "sgd":
+    if shape.task in SEQUENCES and options.optimizer != "sgd":
         yield "lr", 0.005, "learns faster than 0.002, and the schedule makes the last steps small"
         yield "schedule", "cosine", "the last steps are small, so that the result does not depend on where it ends"
-    numbers = shape.task == "classify" and not shape.reads_tokens
+    numbers = shape.task in ("classify", "regress") and not shape.reads_tokens
     least = LEAST_OF_NUMBERS if numbers else LEAST_UPDATES if shape.task in DATA else 0
     if options.epochs is not None and options.max_steps is None and options.epochs * shape.batches < least:
         why = f"at least {least:,} updates: an epoch has {shape.batches:,}"

@@ -283,9 +283,10 @@ class DataOptions:
         names=("--lowercase/--keep-case",),
     )
     class_weights: Literal["none", "balanced"] = _table(
-        "none",
-        "Weight of each label in the loss; balanced: rare labels weigh as much as frequent ones.",
-        tasks=LABELLED,
+        "none", "Weight of labels in the loss; balanced: rare labels weigh as much as frequent ones.", tasks=LABELLED
+    )
+    mixup: float = _table(
+        0.0, "Train on mixtures of two sequences, by shares of Beta(a, a).", minimum=0, tasks=CLASSIFY, by_data=CLASSIFY
     )
 
 
@@ -293,7 +294,7 @@ class DataOptions:
 class ModelOptions:
     """The network: its size, its kind, and remedies that are part of it."""
 
-    cell: CellName = _model("lstm", "Kind of recurrent layer.", by_data=(*CLASSIFY, "forecast"))  # noqa: RUF009
+    cell: CellName = _model("lstm", "Kind of recurrent layer.", by_data=TABLES)  # noqa: RUF009
     nonlinearity: Nonlinearity = _model("tanh", "Nonlinearity of the RNN cell (only with --cell rnn).")  # noqa: RUF009
     embedding_size: int = _model(
         64, "Size of the vector for each token.", minimum=1, tasks=TEXT, by_task=dict.fromkeys(SEQUENCES, 128)
@@ -312,20 +313,20 @@ class ModelOptions:
         "Share of activations to drop before, between and after the layers.",
         minimum=0,
         below=1,
-        by_data=CLASSIFY,
+        by_data=SEQUENCES,
     )
     bidirectional: bool = _model(
         False,
         f"Read sequences backward too ({', '.join(SEQUENCES)}).",
         tasks=SEQUENCES,
-        by_data=CLASSIFY,
+        by_data=SEQUENCES,
         names=("--bidirectional/--no-bidirectional",),
     )
     pooling: Literal["last", "mean", "max"] = _model(
         "last",
         "State that decides: the one after the last step, or the mean or maximum over all steps.",
         tasks=("classify", "regress"),
-        by_data=CLASSIFY,
+        by_data=("classify", "regress"),
     )
     tie: bool = _model(False, "Use the embedding as output weights too (language).", tasks=("language",))
     init: Literal["default", "orthogonal", "identity", "xavier"] = _remedy(
@@ -392,13 +393,13 @@ class TrainingOptions:
         minimum=1,
     )
     optimizer: Literal["sgd", "adam", "adamw"] = _learning("adam", "Optimizer.")
-    lr: float | None = _learning(None, "Learning rate.", above=0, by_data=CLASSIFY, otherwise="else 0.002; sgd: 1")
+    lr: float | None = _learning(None, "Learning rate.", above=0, by_data=SEQUENCES, otherwise="else 0.002; sgd: 1")
     momentum: float = _learning(0.0, "Momentum (only with --optimizer sgd).", minimum=0, below=1)
     weight_decay: float = _learning(0.0, "Weight decay.", minimum=0)
     schedule: Literal["constant", "cosine", "linear", "step"] = _learning(
         "constant",
         "Learning rate over time: {choices}; cosine and linear fall to a hundredth at the last planned step.",
-        by_data=CLASSIFY,
+        by_data=SEQUENCES,
     )
     warmup: int = _learning(0, "Number of steps in which the learning rate rises from 0.", minimum=0)
     decay_every: float = _learning(1.0, "Epochs between two decays of --schedule step.", above=0)
@@ -410,7 +411,7 @@ class TrainingOptions:
         None,
         "Instead clip each element of the gradient to ± this value.",
         above=0,
-        fix="leave it out for no clipping by value",
+        fix="leave it out for no such clipping",
     )
     clip_quantile: float | None = _learning(
         None, "Instead clip to this quantile of the norms so far (AutoClip: 0.1).", above=0, maximum=1

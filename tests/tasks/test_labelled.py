@@ -1,10 +1,11 @@
 """What labels are taken for."""
 
 import pytest
+import torch
 
-from retrograde.errors import DataError
+from retrograde.errors import DataError, OptionError
 from retrograde.options import Options
-from retrograde.tasks.labelled import LabelledTask
+from retrograde.tasks.labelled import LabelledBatch, LabelledTask
 
 
 def notes_on(tmp_path, labels):
@@ -21,3 +22,36 @@ def test_numbers_to_predict_are_no_classes_unsaid(tmp_path):
     assert said.startswith("column 'target' has 100 different numbers in 400: each is taken for a class.")
     for names in ([n % 10 for n in range(400)], [n % 100 for n in range(400)], [f"c{n % 100 * 3}" for n in range(400)]):
         assert not any("different numbers" in note for note in notes_on(tmp_path, names))
+
+
+def test_a_mixture_has_the_loss_of_both_labels_and_its_parts_add_up(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,t,x,size,label\n" + "".join(
+        f"{n},{t},{n * t % 7},{'SL'[n % 2]},{'abc'[n % 3]}\n" for n in range(30) for t in range(4)
+    ))  # fmt: skip
+    given = {"task": "classify", "group": "id", "features": "x,size", "class_weights": "balanced", "mixup": 0.4}
+    task = LabelledTask(str(path), Options.of(given))
+    batch, plain = task.batch(3), task.reader.batch(task.training, task.shuffle(3), task.class_weights)
+    assert isinstance(batch, LabelledBatch) and batch.others is not None and torch.equal(batch.targets, plain.targets)
+    assert torch.equal(batch.inputs, task.batch(3).inputs) and not torch.equal(batch.inputs, plain.inputs)
+    assert torch.equal(batch.inputs[..., 1], plain.inputs[..., 1])  # categories stay
+    rest = (batch.inputs - batch.share * plain.inputs)[..., 0] / (1 - batch.share)
+    partners = [n for n in range(batch.size) if torch.allclose(rest[:, 0], plain.inputs[:, n, 0], atol=1e-5)]
+    assert batch.others[0] in plain.targets[partners]
+
+    torch.manual_seed(0)
+    network = task.model().eval()
+    logs = network(batch.inputs, batch.lengths).log_softmax(-1)
+    soft = batch.share * torch.eye(3)[batch.targets] + (1 - batch.share) * torch.eye(3)[batch.others]
+    expected = -(soft * logs * task.class_weights).sum() / (soft * task.class_weights).sum()
+    torch.testing.assert_close(task.loss(network, batch, None)[0], expected)
+    parts = [batch.part(rank, 2) for rank in range(2)]
+    total = sum(task.loss(network, part, None)[0] * part.weight for part in parts)
+    torch.testing.assert_close(total / batch.weight, expected)
+
+
+def test_texts_are_not_mixed(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "a b,x\nc d,y\n" * 20)
+    with pytest.raises(OptionError, match="--mixup mixes sequences of numbers, but these are texts; leave it out"):
+        LabelledTask(str(path), Options.of({"task": "classify", "mixup": 0.4}))

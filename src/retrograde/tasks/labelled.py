@@ -6,9 +6,9 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ..data.memory import LabelType, Sequences, label_type_of, records_of, typed
 from ..data.sequences import Record
 from ..data.storage import scattered
 from ..data.table import Table
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from ..options import Options
 from ..runs import Scores
 from . import metrics
@@ -46,10 +46,16 @@ class LabelledBatch(SequenceBatch):
     Attributes
     ----------
     weights : Tensor or None
-        Class weight of each target, in the shape of the targets.
+        Class weight of each target, in the shape of the targets; of a mixture, the mean of its two labels' weights.
+    others : Tensor or None
+        ``(B,)``: second label of each sequence, where the inputs are mixtures of two.
+    share : float
+        Share of the targets in a mixture; that of ``others`` is the rest.
     """
 
     weights: Tensor | None = None
+    others: Tensor | None = None
+    share: float = 1.0
 
     @property
     def size(self) -> int:
@@ -60,6 +66,26 @@ class LabelledBatch(SequenceBatch):
     def weight(self) -> float:
         """Number of labels, or the sum of their class weights."""
         return float(self.size) if self.weights is None else float(self.weights.sum())
+
+    def mixed(self, order: Tensor, share: float, categories: Collection[int]) -> Self:
+        """Mix each sequence of numbers with another of the batch (mixup; Zhang et al. 2018, arXiv:1710.09412).
+
+        A sequence keeps its length; beyond the end of the other it is mixed with zeros, the mean of every channel.
+
+        Parameters
+        ----------
+        order : Tensor
+            ``(B,)`` int64: the other sequence of each.
+        share : float
+            Share of the sequence itself.
+        categories : collection of int
+            Channels that are numbers of categories. They stay as they are.
+        """
+        inputs = share * self.inputs + (1 - share) * self.inputs[:, order]
+        kept = list(categories)
+        inputs[..., kept] = self.inputs[..., kept]
+        weights = None if self.weights is None else share * self.weights + (1 - share) * self.weights[order]
+        return replace(self, inputs=inputs, weights=weights, others=self.targets[order], share=share)
 
     def losses(self, outputs: Tensor) -> Tensor:
         """Cross-entropy of every label, in the shape of the targets."""
@@ -247,6 +273,8 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
 
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
+        if options.mixup and self.reader.encoder.reads_tokens:
+            raise OptionError("--mixup mixes sequences of numbers, but these are texts; leave it out.")
         self.class_weights = self._class_weights() if options.class_weights == "balanced" else None
 
     # --- Reading ------------------------------------------------------------------------------------------------------
@@ -311,24 +339,24 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
     # --- Training -----------------------------------------------------------------------------------------------------
 
     def improves(self, scores: Scores, earlier: Sequence[Scores]) -> bool:
-        """See `Task.improves`; by what labels of sequences are judged by, the share that is right.
+        """See `Task.improves`; by what labels are judged by, the share that is right.
 
         The loss rises, while more labels become right, where a network grows certain (Guo et al. 2017,
         arXiv:1706.04599). A few sequences do not tell weights apart: there the later are kept, which have seen more
         updates, unless they label two sequences fewer right than the best.
         """
         own, others = scores.get(self._metric), [one.get(self._metric) or 0.0 for one in earlier]
-        if self.name != "classify" or own is None or not others:
+        if own is None or not others:
             return super().improves(scores, earlier)
-        count = len(self.validation[0])
+        count = len(self.validation[1].rows)  # labels
         return own >= max(others) - 1.5 / count if count < FEW else own > max(others)
 
     def cost(self, scores: Scores) -> float:
         """See `Task.cost`: the share that is wrong; of two that are alike, the one with the lower loss costs less."""
         own, loss = scores.get(self._metric), super().cost(scores)
-        if self.name != "classify" or own is None:
+        if own is None:
             return loss
-        return 1 - own + (loss / (1 + loss) if math.isfinite(loss) else 1) / (len(self.validation[0]) + 1)
+        return 1 - own + (loss / (1 + loss) if math.isfinite(loss) else 1) / (len(self.validation[1].rows) + 1)
 
     @property
     def _metric(self) -> str:
@@ -337,13 +365,23 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
 
     def batch(self, step: int) -> LabelledBatch:
         """The batch of a training step."""
-        return self.reader.batch(self.training, self.shuffle(step), self.class_weights)
+        batch = self.reader.batch(self.training, self.shuffle(step), self.class_weights)
+        if not self.options.mixup:
+            return batch
+        random = np.random.default_rng([self.options.seed, 0x313, step])  # a resumed training mixes alike
+        share = random.beta(self.options.mixup, self.options.mixup)
+        categories = self.reader.columns.classes(self.reader.columns.features)
+        return batch.mixed(torch.from_numpy(random.permutation(len(batch.targets))), share, categories)
 
     def loss(self, model: nn.Module, batch: LabelledBatch, state: State) -> tuple[Tensor, None]:
         """Mean cross-entropy per label, weighted by class if asked for; no state is carried."""
         outputs = model(batch.inputs, batch.lengths)
         weights = self.class_weights.to(outputs.device) if self.class_weights is not None else None
-        return _cross_entropy(outputs, batch.targets, weights), None
+        if batch.others is None:
+            return _cross_entropy(outputs, batch.targets, weights), None
+        parts = ((batch.targets, batch.share), (batch.others, 1 - batch.share))
+        total = sum(share * _cross_entropy(outputs, labels, weights, "sum") for labels, share in parts)
+        return cast(Tensor, total) / batch.weight, None
 
     def simple_scores(self, part: Encoded) -> dict[str, dict[str, float]]:
         """The scores of always predicting the most frequent label of the training part."""
