@@ -128,7 +128,8 @@ def _learning(shape: DataShape, options: Options, given: Collection[str]) -> Ite
     """Learning rate and its schedule, and the number of updates."""
     if shape.task in SEQUENCES and options.optimizer != "sgd":
         yield "lr", 0.005, "learns faster than 0.002, and the schedule makes the last steps small"
-        yield "schedule", "cosine", "the last steps are small, so that the result does not depend on where it ends"
+        if options.max_steps is None or options.max_steps >= LEAST_UPDATES:  # else every step is needed in full
+            yield "schedule", "cosine", "the last steps are small, so that the result does not depend on where it ends"
     numbers = shape.task in ("classify", "regress") and not shape.reads_tokens
     least = LEAST_OF_NUMBERS if numbers else LEAST_UPDATES if shape.task in DATA else 0
     if options.epochs is not None and options.max_steps is None and options.epochs * shape.batches < least:
