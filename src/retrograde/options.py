@@ -309,11 +309,7 @@ class ModelOptions:
     # More than the maximum would build layers until memory is full.
     num_layers: int = _model(1, "Number of recurrent layers.", minimum=1, maximum=1000)
     dropout: float = _model(
-        0.0,
-        "Share of activations to drop before, between and after the layers.",
-        minimum=0,
-        below=1,
-        by_data=SEQUENCES,
+        0.0, "Share of activations to drop before, between and after the layers.", minimum=0, below=1, by_data=SEQUENCES
     )
     bidirectional: bool = _model(
         False,
