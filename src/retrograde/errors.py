@@ -47,3 +47,12 @@ class ExportError(RetrogradeError, ValueError):
 
 class MissingExtraError(RetrogradeError, ImportError):
     """An optional library is not installed; the message names the extra that installs it."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of an exception's message without its full stop, or the exception's type.
+
+    >>> first_line(ValueError("no such size.\nIt is 3.")), first_line(KeyError())
+    ('no such size', 'KeyError')
+    """
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

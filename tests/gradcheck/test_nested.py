@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+import pytest
 import torch
 from faulty import x
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import retrograde as rg
+from retrograde.errors import FlowError
 
 
 def test_packed_input_and_given_states_are_checked_too():
@@ -73,3 +75,22 @@ def test_padded_lengths_as_an_integer_input():
             return self.head(output[torch.arange(len(x)), lengths - 1])
 
     assert rg.check_gradients(Classifier(), x(3, 5, 3), torch.tensor([2, 5, 3])).ok
+
+
+def test_a_constant_output_of_any_structure_keeps_its_type_and_its_gradient():
+    """What the signal by lag holds constant: mappings, records, named and packed tuples; anything else is refused."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Out:
+        logits: Tensor
+        steps: int
+
+    weight = torch.ones(2, requires_grad=True)
+    given = Out(weight * 3, 2), {"a": [weight * 2, None]}, pack_sequence([weight[:, None]])
+    sample = rg.flow.samples.Sample((), lambda output: output[0].logits + output[1]["a"][0] + output[2].data[:, 0])
+    losses = sample.at_a_constant().loss(given)
+    assert losses.tolist() == [0, 0]
+    (found,) = torch.autograd.grad(losses[0], weight)
+    assert found.isfinite().all()
+    with pytest.raises(FlowError, match="The model returns object, in which the output cannot be found"):
+        sample.at_a_constant().loss((object(),))

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
-from ..flow.batches import SequenceSubset, mapped
+from ..flow.batches import SequenceSubset
 from ..flow.signal_stream import middle_of
+from ..nested import mapped
 from ..options import Options
 from .forward import Answer, Progress, answer, answers, progress, tensors
 from .thresholds import THRESHOLDS

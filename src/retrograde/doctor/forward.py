@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError
-from ..flow.batches import mapped
 from ..flow.isolation import isolated
+from ..nested import mapped
 from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
 from .thresholds import THRESHOLDS
 

@@ -1,32 +1,21 @@
-"""Batches as users have them, tensors in tuples, lists and dicts: change every tensor, choose some of the sequences."""
+"""Batches as users have them, tensors in tuples, lists and dicts: choose some of the sequences."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["Axes", "SequenceSubset", "leaves_of", "mapped", "sequences_at", "size_of"]
+from ..nested import leaves_of, mapped
+
+__all__ = ["Axes", "SequenceSubset", "sequences_at", "size_of"]
 
 _GUESSES = 16  # combinations of axes that are tried to find the batch axis
 Axes = list[int | None]
-
-
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A batch, or what a model returns, with every tensor and packed sequence in it changed."""
-    if isinstance(value, (Tensor, PackedSequence)):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(mapped(item, change) for item in value)
-    if isinstance(value, Mapping):
-        return {key: mapped(item, change) for key, item in value.items()}
-    return value
 
 
 class SequenceSubset:
@@ -93,13 +82,6 @@ def _spread(size: int, count: int) -> Tensor:
         if count > 1
         else torch.zeros(1, dtype=torch.long, device="cpu")
     )
-
-
-def leaves_of(batch: Any) -> list[Tensor | PackedSequence]:
-    """The tensors and packed sequences of a batch, in order."""
-    found: list[Tensor | PackedSequence] = []
-    mapped(batch, found.append)
-    return found
 
 
 def _dim(leaf: Tensor | PackedSequence) -> int:

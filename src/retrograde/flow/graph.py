@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from . import cells
 from .adjoint import Adjoints
 from .calls import AnyCall, Call, MarkedStep
@@ -74,7 +75,7 @@ class Graph:
                 if "version" in str(refusal) or "second time" in str(refusal):
                     raise
                 self.vectorised = False
-                reason = str(refusal).splitlines()[0]
+                reason = first_line(refusal)
                 self.notes.append(f"one target at a time: vmap does not support this model ({reason})")
         if not self.vectorised:
             adjoints = [self._backward(direction, calls, batched=False) for direction in directions]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..cells import find
-from ..errors import FlowError
+from ..errors import FlowError, first_line
 from . import adjoint
 from .adjoint import Adjoints, LagAdjoints
 from .cells import BY_STEP, Trajectory, Weights
@@ -151,7 +151,7 @@ class Linearization:
                 raise
             raise FlowError(
                 "A tensor of the model was changed in place since the flow was measured "
-                f"({str(changed).splitlines()[0]}): ask earlier, or measure again."
+                f"({first_line(changed)}): ask earlier, or measure again."
             ) from None
 
     def _through_stack(self, directions: list[Tensor]) -> dict[str, Adjoints]:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..errors import OptionError, RunError
 from ..files import read_file, write_file
 from ..measuring import random_states_kept
-from .batches import SequenceSubset, mapped
+from ..nested import mapped
+from .batches import SequenceSubset
 from .clip import ClipSuggestion, suggested
 from .isolation import isolated, modules_behind
 from .measure import State, gradient_flow
@@ -26,7 +27,7 @@ from .result import GradientFlow
 from .summary import summarize
 from .torch_patches import without_checkpoints
 
-__all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "mapped", "scalars"]
+__all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]
 
 Record = dict[str, Any]
 _DIGITS = 6  # of the numbers in a record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError, OptionError
+from ..nested import map_tensors, named_tensors
 
 __all__ = ["Sample", "each_sample", "samples_of"]
 
@@ -43,8 +44,10 @@ class Sample:
         def loss(output: Any) -> Tensor:
             constant = _constant(output, value)
             losses = self.loss(constant)
-            for part in _tensors(constant):
-                if isinstance(losses, Tensor) and (shift := _of_the_mean(losses, part)) is not None:
+            for _, part in named_tensors(constant, ""):
+                if not (part.requires_grad and isinstance(losses, Tensor)):
+                    continue
+                if (shift := _of_the_mean(losses, part)) is not None:
                     losses = losses - shift
             return losses
 
@@ -53,43 +56,23 @@ class Sample:
 
 def _constant(output: Any, value: str) -> Any:
     """An output with every number replaced by a constant, whose gradient still reaches the network."""
-    if isinstance(output, Tensor):
-        if not output.is_floating_point():
-            return output
-        known = output.detach()
+
+    def constant(part: Tensor) -> Tensor:
+        if not part.is_floating_point():
+            return part
+        known = part.detach()
         probabilities = bool(((known >= 0) & (known <= 1)).all())  # many losses of them have no value at 0
-        return output - (known - known.mean() if probabilities or value == "mean" else known)
-    if isinstance(output, PackedSequence):
-        return output._replace(data=_constant(output.data, value))
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_constant(part, value) for part in output))
-    if isinstance(output, tuple | list):
-        return type(output)(_constant(part, value) for part in output)
-    if isinstance(output, Mapping):
-        parts = {name: _constant(part, value) for name, part in output.items()}
-        return parts if type(output) is dict else type(output)(**parts)
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        own = {f.name: _constant(getattr(output, f.name), value) for f in dataclasses.fields(output) if f.init}
-        return dataclasses.replace(output, **own)
-    if output is None or isinstance(output, bool | int | float | str):
-        return output
-    raise FlowError(
-        f"The model returns {type(output).__name__}, in which the output cannot be found: let it return a tensor, or a "
-        "tuple, dict or dataclass of tensors."
-    )
+        return part - (known - known.mean() if probabilities or value == "mean" else known)
 
+    def as_it_is(part: Any) -> Any:
+        if part is None or isinstance(part, bool | int | float | str):
+            return part
+        raise FlowError(
+            f"The model returns {type(part).__name__}, in which the output cannot be found: let it return a tensor, or "
+            "a tuple, dict or dataclass of tensors."
+        )
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors of an output that have a gradient."""
-    if isinstance(output, Tensor):
-        if output.requires_grad:
-            yield output
-    elif isinstance(output, Mapping):
-        for part in output.values():
-            yield from _tensors(part)
-    elif isinstance(output, tuple | list):
-        for part in output:
-            yield from _tensors(part)
+    return map_tensors(output, constant, other=as_it_is)
 
 
 def _of_the_mean(losses: Tensor, output: Tensor) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import FlowError
+from ..errors import FlowError, first_line
 from .graph import MIXED, quiet_vmap
 from .recorded import MeasuredModel
 
@@ -135,5 +135,5 @@ def _gradients(losses: Tensor, parameters: list[Tensor], directions: Tensor, not
             return list(torch.func.vmap(once)(directions))
     except RuntimeError as refusal:
         if not any(note.startswith("one sequence") for note in notes):
-            notes.append(f"one sequence at a time: vmap refused this model ({str(refusal).splitlines()[0]})")
+            notes.append(f"one sequence at a time: vmap refused this model ({first_line(refusal)})")
         return [torch.stack(parts) for parts in zip(*(once(d) for d in directions), strict=True)]

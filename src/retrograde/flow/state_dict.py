@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..cells import BY_GATES, BY_MODE, Cell, find
-from ..errors import FlowError, OptionError
+from ..errors import FlowError, OptionError, first_line
 from ..files import check_regular
 from ..nn.factory import STEPWISE
 from ..nn.stepwise import Stepwise
@@ -125,7 +125,7 @@ def _safetensors_file(path: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise FlowError(
-            f"{path} is neither a complete safetensors file nor a file of torch.save ({_line(error)})."
+            f"{path} is neither a complete safetensors file nor a file of torch.save ({first_line(error)[:160]})."
         ) from None
 
 
@@ -152,11 +152,7 @@ def _torch_file(path: Path) -> Any:
             raise FlowError(
                 f"{path} is a TorchScript archive: save the state_dict() of the model it came from."
             ) from None
-        raise FlowError(f"{path} is damaged or cut short: torch cannot read it ({_line(error)}).") from None
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise FlowError(f"{path} is damaged or cut short: torch cannot read it ({first_line(error)[:160]}).") from None
 
 
 def _mapping(content: Any, path: Path) -> dict[str, Tensor]:

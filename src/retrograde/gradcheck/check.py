@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
 from ..measuring import check_loss, check_values, dropout_notes, random_states_kept, without_tf32
+from ..nested import named_tensors
 from .differences import compare_with_differences
 from .float64 import compare_with_float64
-from .nested import named_tensors
 from .refusals import check_leaves, check_repeatable
 from .result import DIFFERENCES, GradientCheck, GradientError
 from .subject import Measured, Subject, check_finite

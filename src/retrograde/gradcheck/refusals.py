@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import FlowError
-from .nested import named_tensors
+from ..nested import named_tensors
 from .subject import Evaluation, Subject
 from .wording import kind_of, largest
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import FlowError, OptionError
+from ..errors import FlowError, OptionError, first_line
 from ..measuring import differentiable_losses
-from .nested import attribute_tensors, map_attributes, map_tensors, named_tensors
-from .wording import first_line, kind_of, place
+from ..nested import attribute_tensors, map_attributes, map_tensors, named_tensors
+from .wording import kind_of, place
 
 __all__ = ["Evaluation", "Leaf", "Measured", "Subject", "check_finite", "disturbed_runs", "to_float64"]
 

@@ -1,4 +1,4 @@
-"""How values, places and exceptions are written in messages.
+"""How values and places are written in messages.
 
 Tests: tests/gradcheck/test_result.py and tests/gradcheck/test_subject.py
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dtype_name", "first_line", "kind_of", "largest", "place"]
+__all__ = ["dtype_name", "kind_of", "largest", "place"]
 
 
 def place(index: int, tensor: Tensor) -> tuple[int, ...]:
@@ -33,8 +33,3 @@ def kind_of(value: object) -> str:
 def dtype_name(dtype: torch.dtype) -> str:
     """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message without its full stop, or the exception's type."""
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -14,7 +14,8 @@ from typing import Self
 from torch import nn
 
 from ..errors import RetrogradeError
-from ..flow.recorder import GradientFlowRecorder, mapped
+from ..flow.recorder import GradientFlowRecorder
+from ..nested import mapped
 from ..runs import Metrics, RunFolder, digest
 from . import checkpoint
 from .callback import Callback

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from ...flow.batches import leaves_of, mapped
+from ...nested import leaves_of, mapped
 from ..examination import Examination
 from ..findings import Finding, Kind
 from ..forward import Answer, answer, answers, changed, tensors

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ...flow.batches import Axes, leaves_of, mapped, sequences_at, size_of
+from ...flow.batches import Axes, sequences_at, size_of
+from ...nested import leaves_of, mapped
 from ..examination import Examination, Sample
 from ..findings import Finding, Kind
 from ..forward import Answer, LayerCall, answer, answers, changed, layers_of, small_update, tensors

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["attribute_tensors", "map_attributes", "map_tensors", "named_tensors"]
+__all__ = ["attribute_tensors", "leaves_of", "map_attributes", "map_tensors", "mapped", "named_tensors"]
 
 # Attributes of nn.Module that .to() converts itself, or that hold no tensors of their own.
 _CONVERTED_BY_TO = {"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"}
@@ -23,7 +23,7 @@ def named_tensors(value: Any, path: str, *, and_complex: bool = False) -> Iterat
             yield path, value
     elif isinstance(value, PackedSequence):
         yield f"{path}.data", value.data
-    elif isinstance(value, MutableMapping):
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from named_tensors(item, f"{path}[{key!r}]" if path else str(key), and_complex=and_complex)
     elif isinstance(value, tuple | list):
@@ -34,25 +34,61 @@ def named_tensors(value: Any, path: str, *, and_complex: bool = False) -> Iterat
             yield from named_tensors(getattr(value, field.name), f"{path}.{field.name}", and_complex=and_complex)
 
 
-def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of the structure in which every tensor is replaced by ``function`` of it."""
-    if isinstance(value, Tensor):
+def map_tensors(
+    value: Any,
+    function: Callable[[Any], Any],
+    leaves: type | tuple[type, ...] = Tensor,
+    other: Callable[[Any], Any] = lambda value: value,
+) -> Any:
+    """A copy of the structure in which every tensor is replaced by ``function`` of it.
+
+    Parameters
+    ----------
+    leaves
+        What counts as a tensor; with `PackedSequence`, packed sequences are changed as a whole.
+    other
+        What becomes of a value that is neither a tensor nor contains others; it stays by default.
+    """
+
+    def changed(item: Any) -> Any:
+        return map_tensors(item, function, leaves, other)
+
+    if isinstance(value, leaves):
         return function(value)
     if isinstance(value, MutableMapping):
-        mapped = copy.copy(value)
+        copied = copy.copy(value)
         for key, item in value.items():
-            mapped[key] = map_tensors(item, function)
-        return mapped
+            copied[key] = changed(item)
+        return copied
+    if isinstance(value, Mapping):
+        return {key: changed(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):  # named tuples, also PackedSequence
-        return type(value)(*(map_tensors(item, function) for item in value))
+        return type(value)(*map(changed, value))
     if isinstance(value, tuple | list):
-        return type(value)(map_tensors(item, function) for item in value)
+        return type(value)(map(changed, value))
     if _is_record(value):
-        mapped = copy.copy(value)
+        copied = copy.copy(value)
         for field in dataclasses.fields(value):
-            object.__setattr__(mapped, field.name, map_tensors(getattr(value, field.name), function))
-        return mapped
-    return value
+            object.__setattr__(copied, field.name, changed(getattr(value, field.name)))
+        return copied
+    return other(value)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A batch, or what a model returns, with every tensor and packed sequence in it changed."""
+    return map_tensors(value, change, (Tensor, PackedSequence))
+
+
+def leaves_of(value: Any) -> list[Tensor | PackedSequence]:
+    """The tensors and packed sequences in a batch, in order."""
+    found: list[Tensor | PackedSequence] = []
+
+    def keep(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    mapped(value, keep)
+    return found
 
 
 def attribute_tensors(module: nn.Module) -> Iterator[Tensor]:
