@@ -79,6 +79,11 @@ class Cell:
         """The name in capitals: that of its layer in ``torch.nn`` and of its class in ``reference``."""
         return self.name.upper()
 
+    @property
+    def words(self) -> str:
+        """``tanh rnn``, ``relu rnn``, ``gru``, …: the name, and the nonlinearity of the vanilla network."""
+        return f"{self.nonlinearity} rnn" if self.name == "rnn" else self.name
+
     def rows(self, gate: str, hidden_size: int) -> slice:
         """The rows of a weight that belong to a gate."""
         first = self.gates.index(gate) * hidden_size

@@ -1,4 +1,4 @@
-"""The machine: its name, its threads, and its peak of arithmetic.
+"""The machine that a benchmark runs on: its name, its threads, and its peak of arithmetic.
 
 Tests: tests/bench/test_bench.py
 """

@@ -1,4 +1,4 @@
-"""Points: a cell, a shape, and a task that is timed, a forward pass or a whole training step.
+"""What the benchmark times: points, each a cell, a shape, and a forward pass or a whole training step.
 
 Tests: tests/bench/test_bench.py
 """

@@ -1,4 +1,4 @@
-"""The result: ratios, means and worst points, saved as JSON.
+"""The result of a benchmark: ratios, means and worst points, saved as JSON.
 
 Tests: tests/bench/test_bench.py
 """

@@ -1,4 +1,4 @@
-"""``retrograde bench``."""
+"""``retrograde bench``: time the layers against ``torch.nn`` and JAX."""
 
 from __future__ import annotations
 

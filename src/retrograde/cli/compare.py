@@ -1,4 +1,4 @@
-"""``retrograde compare``."""
+"""``retrograde compare``: several runs side by side."""
 
 from __future__ import annotations
 

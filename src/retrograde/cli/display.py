@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..cells import find
 from ..options import OPTIONS
 from ..runs import Metrics, RunFolder, Scores, not_better_than
 from ..training import Callback, Result, Trainer
@@ -61,7 +62,7 @@ class Display(Callback):
         self.began, self.first_step = time.monotonic(), trainer.progress.step
         self.doing = "training"
         self.unit = task.unit
-        cell = options.cell if options.cell != "rnn" else f"{options.nonlinearity} rnn"
+        cell = find(options.cell, options.nonlinearity).words
         layers = f"{options.num_layers} layers of " if options.num_layers > 1 else ""
         parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self._print(f"{task.source}: {described(task.describe())}")

@@ -1,4 +1,4 @@
-"""``retrograde doctor``."""
+"""``retrograde doctor``: what is wrong with a training, and the proof of a remedy."""
 
 from __future__ import annotations
 

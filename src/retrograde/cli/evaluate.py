@@ -1,4 +1,4 @@
-"""``retrograde evaluate``."""
+"""``retrograde evaluate``: score a trained model on other data."""
 
 from __future__ import annotations
 

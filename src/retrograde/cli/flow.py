@@ -1,4 +1,4 @@
-"""``retrograde flow``."""
+"""``retrograde flow``: how far the gradient of a trained network, or of a file of weights, goes back in time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..cells import find
 from ..errors import OptionError, RetrogradeError
 from ..files import check_source, write_file
 from .advice import advice
@@ -212,8 +213,8 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
     steps, batch = chosen.inputs[0].shape[:2]
     what = f"{batch} sequence{'s' * (batch != 1)} of {'up to ' if measured.lengths is not None else ''}{steps} steps"
     options = run.config.options
-    cell = options.cell if options.cell != "rnn" else f"{options.nonlinearity} rnn"
     where = f"of {source}" if data is not None else f"held out of {source}"
+    cell = find(options.cell, options.nonlinearity).words
     losses = "the loss of the whole sequence" if measured.final else "the loss of step t"
     lines = [
         f"{path}: {cell}, {options.num_layers} x {options.hidden_size} units, task {task}",

@@ -1,4 +1,4 @@
-"""``retrograde generate``."""
+"""``retrograde generate``: let a language model write."""
 
 from __future__ import annotations
 

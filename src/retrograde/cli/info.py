@@ -1,4 +1,4 @@
-"""``retrograde info``."""
+"""``retrograde info``: what a run folder contains, in a few lines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..cells import find
 from ..errors import RunError
 from .terminal import described, say, say_json, scores
 
@@ -76,8 +77,8 @@ def _rows(config: Config, summary: Summary | None, metrics: list[Metrics]) -> li
 
 def _model(config: Config) -> str:
     options = config.options
-    kind = f"{options.nonlinearity} rnn" if options.cell == "rnn" else options.cell
+    cell = find(options.cell, options.nonlinearity).words
     return (
-        f"{kind}, {options.num_layers} x {options.hidden_size} units, "
+        f"{cell}, {options.num_layers} x {options.hidden_size} units, "
         f"embedding {options.embedding_size}{', tied' if options.tie else ''}, {config.parameters:,} parameters"
     )

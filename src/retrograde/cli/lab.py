@@ -1,4 +1,4 @@
-"""``retrograde lab``."""
+"""``retrograde lab``: open the laboratory in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``retrograde predict``."""
+"""``retrograde predict``: write the predictions of a trained model to a file."""
 
 from __future__ import annotations
 

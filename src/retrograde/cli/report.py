@@ -1,4 +1,4 @@
-"""``retrograde report``."""
+"""``retrograde report``: write the page of a run again."""
 
 from __future__ import annotations
 

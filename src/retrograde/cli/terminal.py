@@ -1,4 +1,4 @@
-"""The door through which everything printed goes: data must not give orders to the terminal that shows it.
+"""Everything that commands print goes through here, so that control characters in data cannot steer the terminal.
 
 Names, paths, labels and texts come from files that anyone may have written. `printable` makes their control characters
 visible; `say`, `complain`, `note`, `say_json` and `console` print, and nothing else in the command line does.

@@ -1,4 +1,4 @@
-"""``retrograde train``."""
+"""``retrograde train``: train a network into a run folder."""
 
 from __future__ import annotations
 

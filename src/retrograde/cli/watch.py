@@ -1,4 +1,4 @@
-"""Where the address space is limited (``ulimit -v``), a parent process that turns a crash into one line.
+"""Run a command in a child process where memory is limited (``ulimit -v``), and turn its crash into one line.
 
 Some libraries (what is written in Rust) end the process by SIGABRT when an allocation fails, which nothing in it can
 catch. Without such a limit allocations do not fail, and the command runs by itself.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cells import find
 from ..errors import FlowError
 from .activation import Gate, Saturation, pre_activations
 from .jacobians import lyapunov_dimension
@@ -22,8 +23,7 @@ __all__ = ["plot_activation", "plot_gates", "plot_spectrum"]
 
 Array = NDArray[np.float64]
 _SPECTRUM_DECADES = 40.0
-_GATE_NAMES = {"lstm": {"i": "input", "f": "forget", "o": "output"}, "gru": {"r": "reset", "z": "update"}}
-_ACTIVATED = {"rnn": "h", "gru": "candidate n", "lstm": "candidate g"}
+_GATE_NAMES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 
 # --- Spectrum ---------------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ def plot_gates(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0)
     and above 0.9 (open). The time constant is −1/mean(log) of the gate that keeps the state.
     """
     i = flow.layer_index(layer)
-    label, kind = flow.layers[i], flow.cells[i]
+    label = flow.layers[i]
     gates = flow.gates(label)
     if not gates:
         raise FlowError(f"Layer {label} is a vanilla RNN, which has no gates; use plot_activation.")
@@ -144,12 +144,12 @@ def plot_gates(flow: GradientFlow, ax: Axes | None = None, layer: str | int = 0)
         grid=False,
     )
     panel = add_panel(ax, "right", 0.75, 0.4)
-    _gate_rows(ax, gates, kind)
+    _gate_rows(ax, gates)
     _time_constants(panel, constants, keeper, flow.steps[i])
     return ax
 
 
-def _gate_rows(ax: Axes, gates: dict[str, Gate], kind: str) -> None:
+def _gate_rows(ax: Axes, gates: dict[str, Gate]) -> None:
     for start, stop in ((0, 0.1), (0.9, 1)):
         ax.axvspan(start, stop, color="grey", alpha=0.15, linewidth=0)
     # All about a gate is in its own row, inside the axes, so that nothing collides with a neighboring plot.
@@ -161,7 +161,7 @@ def _gate_rows(ax: Axes, gates: dict[str, Gate], kind: str) -> None:
         ax.plot([gate.mean] * 2, [row - 0.22, row + 0.42], color="black", linewidth=1.5)
         for x, share in ((0.01, gate.closed), (0.99, gate.open)):
             ax.text(x, row - 0.36, f"{100 * share:.0f} %", ha="left" if x < 0.5 else "right", va="center", fontsize=8)
-        ax.text(0.5, row - 0.36, _GATE_NAMES[kind][name], ha="center", va="center", fontsize=9, color=color)
+        ax.text(0.5, row - 0.36, _GATE_NAMES.get(name, name), ha="center", va="center", fontsize=9, color=color)
     ax.set_xlim(0, 1)
     ax.set_ylim(len(gates) - 0.5, -0.5)
     ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -227,9 +227,10 @@ def plot_activation(flow: GradientFlow, ax: Axes | None = None, layer: str | int
     panel.hist(values, bins=list(np.linspace(-reach, reach, 82)), weights=weights, color=COLORS[2])
     panel.set_xlim(-reach, reach)
     panel.set_ylabel("% of values")
+    candidate = find(flow.cells[flow.layer_index(label)]).candidate
     outside = 100 * float((np.abs(values) > reach).mean()) if len(values) else 0.0
     panel.set_xlabel(
-        f"pre-activation of {_ACTIVATED[flow.cells[flow.layer_index(label)]]}"
+        f"pre-activation of {'h' if candidate == 'h' else f'candidate {candidate}'}"
         + (f";  {outside:.2g} % outside the axis" if outside else "")
     )
     ax.tick_params(labelbottom=False)

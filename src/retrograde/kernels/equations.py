@@ -1,4 +1,4 @@
-"""The same layers step by step in torch's elementary operators.
+"""The recurrent layers of the engine once more, step by step in torch's elementary operators.
 
 Slow, and differentiable any number of times: second derivatives are computed here, and what torch's fused layers hide
 (gates, sums before the activations) is read here.

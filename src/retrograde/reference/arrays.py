@@ -1,4 +1,4 @@
-"""Arrays that come in are checked here, random parameters are drawn, and norms are printed. No equation is here.
+"""Checks of the arrays given, random parameters, and printed norms; no equations.
 
 Tests: tests/reference/test_checked_arrays.py.
 """

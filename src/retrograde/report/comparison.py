@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cells import find
 from .run import FRACTION, RunContents, real
 from .section import Figure, Section, Table
 from .sections.configuration import shown
@@ -46,7 +47,7 @@ def _overview(runs: dict[str, RunContents]) -> Section:
     rows = []
     for name, run in runs.items():
         options, outcome = run.config.options, run.outcome
-        cell = options.cell if options.cell != "rnn" else f"{options.nonlinearity} rnn"
+        cell = find(options.cell, options.nonlinearity).words
         size = f"{cell}, {count(options.num_layers)} x {count(options.hidden_size)}"
         steps, seconds = real(outcome.step), real(outcome.seconds)
         cells = [count(steps) if math.isfinite(steps) else "—", duration(seconds) if math.isfinite(seconds) else "—"]

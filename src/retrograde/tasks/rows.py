@@ -1,4 +1,4 @@
-"""Predictions as the rows of a file."""
+"""Write predictions to a file: JSON lines, CSV or Parquet."""
 
 from __future__ import annotations
 

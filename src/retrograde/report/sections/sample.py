@@ -1,4 +1,4 @@
-"""What the network writes."""
+"""A sample of the text that a language model writes."""
 
 from __future__ import annotations
 
