@@ -40,6 +40,13 @@ MENUS = {
 REFERENCE = "docs/reference"
 LABORATORY = Path("src/retrograde/laboratory/lab.html")
 
+CHINESE = {  # the words of the theme on Chinese pages
+    **{"Search": "搜索", "On this page": "本页内容", "Section Navigation": "中文页面", "Home": "首页"},
+    **{"previous": "上一页", "next": "下一页", "previous page": "上一页", "next page": "下一页"},
+    **{"Collapse Sidebar": "收起侧栏", "Expand Sidebar": "展开侧栏", "Color mode": "颜色"},
+    **{"Light": "浅色", "Dark": "深色", "System Settings": "跟随系统", "Skip to main content": "跳到正文"},
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -133,10 +140,17 @@ def write_notebooks(app: Sphinx, failed: Exception | None) -> None:
         path.write_text(json.dumps(notebook(text), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def name_language(app: Sphinx, page: str, template: str, context: dict[str, object], tree: object) -> None:
-    """Say in the HTML which language the page is in: browsers choose fonts by it, screen readers the voice."""
+def in_its_language(app: Sphinx, page: str, template: str, context: dict[str, object], tree: object) -> None:
+    """Give Chinese pages Chinese menus, and name their language: it chooses fonts, and voices of screen readers."""
     if page.startswith("docs/zh/"):
         context["language"] = "zh-CN"
+        context["_"] = lambda words: CHINESE.get(words, words)
+        if page == "docs/zh/README.zh-CN":
+            context["prev"] = None  # an English page
+        body = str(context.get("body", ""))  # no line begins with the mark after a formula
+        context["body"] = re.sub(
+            r"(<math (?:(?!</math>).)*</math>[，。；：、）”？！]+)", r'<span class="together">\1</span>', body
+        )
 
 
 def mathml(source: str, **options: str) -> str:
@@ -187,7 +201,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", add_to_page)
     app.connect("autodoc-skip-member", leave_out)
     app.connect("autodoc-process-signature", shorten)
-    app.connect("html-page-context", name_language)
+    app.connect("html-page-context", in_its_language)
     app.connect("build-finished", copy_laboratory)
     app.connect("build-finished", write_notebooks)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))

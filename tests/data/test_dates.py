@@ -17,6 +17,7 @@ FORMS = [
     *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%Y%m%d"),
     *("%b %d %Y", "%d %B %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y", "%a, %d %b %Y", "%a %b %d 10:00:00 %Y"),
     *("%Y-%m-%dT00:00:00Z", "%Y-%m-%dT00:00:00.000+05:30", "%Y-%m-%d 00:00", "%d/%m/%Y 12:30"),
+    *("%Y年%m月%d日", "%Y年%m月%d日 10:00"),
 ]
 
 
@@ -24,7 +25,7 @@ FORMS = [
 def test_days_are_recognised_and_ordered(tmp_path, form):
     order = np.random.default_rng(0).permutation(len(DAYS))
     rows = [f'"{DAYS[place].strftime(form)}",{place}' for place in order]
-    (tmp_path / "a.csv").write_text("day of trade,price\n" + "\n".join(rows) + "\n")
+    (tmp_path / "a.csv").write_text("day of trade,price\n" + "\n".join(rows) + "\n", encoding="utf-8")
     table = open_table(tmp_path / "a.csv")
     columns, notes = columns_for(Predicts.FUTURE, table, {})
     assert (columns.time, columns.target) == ("day of trade", ("price",))

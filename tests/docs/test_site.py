@@ -19,6 +19,18 @@ def test_no_page_names_a_file_on_the_network():
         assert not loaded, (page, loaded)
 
 
+@pytest.mark.parametrize("name", ["README.zh-CN", "tour", "not-learning", "theory", "lab"])
+def test_a_chinese_page_has_chinese_menus(name):
+    text = (SITE / "docs" / "zh" / f"{name}.html").read_text(encoding="utf-8")
+    assert '<html lang="zh-CN"' in text and "本页内容" in text
+    assert not re.search(r">\s*(?:Search|On this page|Section Navigation|previous|next|Collapse Sidebar)\s*<", text)
+
+
+def test_a_prime_stands_beside_its_letter():
+    text = (SITE / "docs" / "theory.html").read_text(encoding="utf-8")
+    assert "&#x02032;" in text and "<mi>&#x02032;</mi></msup>" not in text
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize(
     ("query", "page"),

@@ -25,6 +25,7 @@ _MONTH = (
 _DATE = re.compile(
     r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? +)?(?:"
     r"\d{1,4}[-/.]\d{1,2}(?:[-/.]\d{1,4})?\b"  # 2004-03-01 and all that follows; 01/03/2004; 1.3.04; 2004-03
+    r"|\d{4}年\d{1,2}月(?:\d{1,2}日|$)"  # 2004年3月1日, 2004年3月
     r"|\d{4}[-_ ]?[qm]\d{1,2}$"  # 2004Q1
     rf"|{_MONTH}[-_ ]?(?:\d{{4}}|\d{{2}})$"  # Mar 2004
     rf"|{_MONTH}[-_ /]?\d{{1,2}}(?:st|nd|rd|th)?[-_ ,/].*\d{{2}}"  # Mar 1, 2004; Mar 1 10:00:00 2004
@@ -42,7 +43,7 @@ def looks_like_date(cell: Any) -> bool:
 
     Examples
     --------
-    >>> [looks_like_date(cell) for cell in ("2004-03-01T10:00Z", "Mar 1 2004", "1.3.04", "2004Q1", "may be")]
+    >>> [looks_like_date(cell) for cell in ("2004-03-01T10:00Z", "Mar 1 2004", "1.3.04", "2004年3月", "may be")]
     [True, True, True, True, False]
     """
     return _DATE.match(str(cell).strip()) is not None
@@ -87,6 +88,8 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
         return f"TRY_CAST({cell} AS DOUBLE)"
     rules = [  # one after the other, on lower case; \b is not used with what may be at the end of ``T``
         (r" \[yr\d{4}\]$", ""),  # as the World Bank writes years
+        (r"^(\d{4})年(\d{1,2})月(\d{1,2})日", r"\1-\2-\3 "),
+        (r"^(\d{4})年(\d{1,2})月$", r"\1-\2"),
         (r"^(mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? +", ""),
         (r"(\d)(st|nd|rd|th)\b", r"\1"),
         (rf"({_MONTHS})[a-z]*\.?", r" \1 "),
