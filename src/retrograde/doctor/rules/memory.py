@@ -49,7 +49,7 @@ def vanishing(exam: Examination) -> Iterable[Finding]:
     cause = _cause(exam, travel, need.lag)
     yield Finding(
         Kind.VANISHING_HURTS,
-        f"{asks}, of lag {need.lag} {travel.at(need.lag):.1g} of it. {cause.message}",
+        f"{asks}, and {travel.at(need.lag):.1g} of it after {need.lag}. {cause.message}",
         numbers | cause.numbers,
         f"{comparison} and {hurts}",
         ruled_out=(*cause.ruled_out, "nothing to remember: the signal at that lag is not chance"),
