@@ -129,7 +129,7 @@ def test_weights_that_cannot_be_drawn_again_stay_as_they_are():
 
 
 def test_a_loss_that_is_a_mean_is_refused_with_the_fix():
-    with pytest.raises(FlowError, match="losses by step .*leave out the mean, as reduction='none' does"):
+    with pytest.raises(FlowError, match=r"losses by step .*leave out the mean, as reduction='none' does"):
         rg.diagnose(Last(), sequences(slice(-2, None), count=20), lambda output, y: squared(output, y).mean())
 
 
