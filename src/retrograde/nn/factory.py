@@ -17,7 +17,7 @@ __all__ = ["STEPWISE", "recurrent_layer"]
 
 # Every cell has a layer that runs step by step; some have one that is computed as a whole, which is faster.
 _WHOLE: Mapping[str, type[torch.nn.Module]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
-STEPWISE: Mapping[str, type[Stepwise]] = {"rnn": StepwiseRNN, "gru": StepwiseGRU, "lstm": StepwiseLSTM}
+STEPWISE: Mapping[str, type[Stepwise]] = {own.cell_name: own for own in (StepwiseRNN, StepwiseGRU, StepwiseLSTM)}
 
 
 def recurrent_layer(
