@@ -70,6 +70,7 @@ html_theme_options = {
     "header_links_before_dropdown": 8,
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button"],  # the field's name is not what it shows, "Search Ctrl+K"
     "show_nav_level": 2,
     "show_toc_level": 2,
     "footer_start": ["copyright"],

@@ -171,7 +171,8 @@ def visit_math(self: object, node: nodes.math) -> None:
 
 def visit_math_block(self: object, node: nodes.math_block) -> None:
     """Write a displayed formula as MathML."""
-    self.body.append(f'<div class="formula">{mathml(node.astext(), display="block")}</div>')  # type: ignore[attr-defined]
+    formula = mathml(node.astext(), display="block")
+    self.body.append(f'<div class="formula" tabindex="0">{formula}</div>')  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 

@@ -43,7 +43,7 @@ export class Page {
   private panel: Panel;
   private equation!: Equation;
   private equationFigure = h("figure", { class: "equation", "data-picture": "equation" });
-  private bar = h("div", { class: "bar" });
+  private bar = h("section", { class: "bar" });
   private header = h("header");
   private themes = h("select");
   private hint = h("p", { class: "hint quiet" });
@@ -92,13 +92,13 @@ export class Page {
     this.frames = PICTURES.map((picture) => this.frame(picture));
     const place = h("div");
     this.equation = new Equation(place);
-    this.equationFigure.append(h("h3"), place);
+    this.equationFigure.append(h("h2"), place);
     const pictures = h("div", { class: "pictures" }, ...this.frames.map(({ figure }) => figure));
     pictures.insertBefore(this.equationFigure, pictures.querySelector('[data-picture="lags"]'));
     const details = h("details", { class: "side" }, h("summary"), this.controls.element);
     const side = h("aside", {}, details);
     this.root.classList.add("lab");
-    this.root.replaceChildren(this.header, this.panel.element, this.bar, h("main", {}, ...(this.measured ? [] : [side]), pictures), this.hint, this.heard);
+    this.root.replaceChildren(this.header, this.panel.element, this.bar, h("main", {}, ...(this.measured ? [] : [side]), pictures, this.hint), this.heard);
     let wide = false;
     const sizes = new ResizeObserver((entries) => {
       for (const one of this.frames) one.pen = undefined;
@@ -118,7 +118,7 @@ export class Page {
   }
 
   private frame(picture: Picture): Frame {
-    const canvas = h("canvas", { role: "img", tabindex: picture.pick ? 0 : undefined }), title = h("h3"), caption = h("figcaption");
+    const canvas = h("canvas", { role: "img", tabindex: picture.pick ? 0 : undefined }), title = h("h2"), caption = h("figcaption");
     const figure = h("figure", { "data-picture": picture.name }, title, canvas, picture.name === "heatmap" ? this.pair() : null, caption);
     const frame: Frame = { picture, figure, canvas, title, caption, visible: true };
     const pick = (event: PointerEvent | MouseEvent) => {
@@ -169,6 +169,7 @@ export class Page {
         select(words.language, lang, { en: "English", "zh-CN": "简体中文" }, (value) => this.lab.look({ lang: value as "en" })),
         this.themes = select(words.theme, this.lab.view.theme, words.themes, (value) => this.lab.look({ theme: value as "auto" })))));
     this.bar.hidden = measured !== null;
+    this.bar.setAttribute("aria-label", words.groups.training);
     this.bar.replaceChildren(
       button("train", words.train, () => (this.lab.running ? this.lab.pause() : this.lab.train()), "strong"),
       button("one", words.one, () => this.lab.train(1)), button("hundred", words.hundred, () => this.lab.train(100)),
@@ -179,7 +180,7 @@ export class Page {
       title.textContent = words.pictures[picture.name].title;
       figure.setAttribute("aria-label", title.textContent);
     }
-    this.equationFigure.querySelector("h3")!.textContent = words.equation.title;
+    this.equationFigure.querySelector("h2")!.textContent = words.equation.title;
     this.equationFigure.setAttribute("aria-label", words.equation.title);
     this.hint.textContent = words.keys;
     this.controls.build(words);

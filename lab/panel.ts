@@ -18,6 +18,7 @@ export class Panel {
     if (key === this.shown) return;
     this.shown = key;
     this.predicted = null;
+    this.element.setAttribute("aria-label", story ? words.story : words.cases);
     if (story) rebuild(this.element, () => this.tell(story, words), "h2");
     else if (number) rebuild(this.element, () => this.ask(number, words), "h2");
   }

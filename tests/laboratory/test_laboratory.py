@@ -359,3 +359,61 @@ def test_fingers_and_who_wants_less_motion(page: Any) -> None:
     browser.execute_script("page = retrograde.page; page.count.frames = 0; lab.train(300)")
     waited(browser, "!lab.running")
     assert browser.execute_script("return page.count.frames * 3 < page.count.updates")
+
+
+SAID = """
+  window.said = [];
+  const watched = { childList: true, characterData: true, subtree: true };
+  for (const one of document.querySelectorAll('[role=status], [role=alert], [aria-live]'))
+    new MutationObserver(() => said.push(one.textContent)).observe(one, watched);
+"""
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_training_is_announced_once(page: Any, language: str) -> None:
+    browser = page(f"lang={language}&story=0")
+    browser.execute_script(SAID + "lab.train(80)")
+    waited(browser, "!lab.running")
+    waited(browser, "said.length > 0")
+    drawn(browser)
+    (told,) = browser.execute_script("return said")  # not at each of the 80 updates
+    assert "80" in told and any("一" <= sign <= "鿿" for sign in told) == (language == "zh-CN")
+
+
+FOCUSED = """
+  const one = document.activeElement, { action } = one.dataset;
+  const known = { answer: '.answer input', try: '.try', next: '.turn button:last-child', title: 'h2' };
+  return Object.keys(known).find((name) => one.matches(known[name])) ?? action ?? one.tagName;
+"""
+
+
+def test_the_whole_story_by_keyboard_alone(page: Any) -> None:
+    browser = page("lang=en")
+    count = "window.tried = 0; addEventListener('click', ({ target }) => { tried += target.matches('.try') ? 1 : 0; })"
+    browser.execute_script(count)
+
+    def tab_to(what: str) -> None:
+        for _ in range(40):
+            browser.switch_to.active_element.send_keys(Keys.TAB)
+            if browser.execute_script(FOCUSED) == what:
+                return
+        raise AssertionError(f"{what} is not reached by Tab in step {browser.execute_script('return lab.view.story')}")
+
+    for step in range(1, 8):
+        assert browser.execute_script("return lab.view.story") == step
+        tab_to("answer")
+        browser.switch_to.active_element.send_keys(Keys.SPACE)
+        tab_to("try")
+        browser.switch_to.active_element.send_keys(Keys.ENTER)
+        waited(browser, f"window.tried === {step}")
+        browser.execute_script("lab.pause()")
+        if step < 7:
+            tab_to("next")
+            browser.switch_to.active_element.send_keys(Keys.ENTER)
+            drawn(browser)
+            assert browser.execute_script(FOCUSED) == "title"  # where the next step begins
+    tab_to("train")
+    browser.switch_to.active_element.send_keys(Keys.SPACE)
+    waited(browser, "lab.running")
+    browser.switch_to.active_element.send_keys(Keys.SPACE)
+    waited(browser, "!lab.running")

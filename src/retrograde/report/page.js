@@ -202,8 +202,15 @@
     }));
   Promise.all(drawings).then(() => {
     for (const figure of document.querySelectorAll(".path")) follow(figure);
-    // Icons for the mouse, and where plotly measures texts: nothing for a screen reader.
-    for (const one of document.querySelectorAll(".modebar-container, #js-plotly-tester")) one.setAttribute("aria-hidden", "true");
+    for (const plot of document.querySelectorAll(".plot:has(.main-svg)")) { // the drawing is the image; next to it are buttons
+      const [drawing, ...above] = plot.querySelectorAll("svg.main-svg");
+      for (const name of ["role", "aria-label"]) {
+        drawing.setAttribute(name, plot.getAttribute(name));
+        plot.removeAttribute(name);
+      }
+      for (const one of above) one.setAttribute("aria-hidden", "true");
+    }
+    document.querySelector("#js-plotly-tester")?.setAttribute("aria-hidden", "true"); // where plotly measures texts
     document.documentElement.dataset.drawn = "true";
   });
 })();
