@@ -51,7 +51,7 @@ bench: $(READY) ## time the layers beside torch.nn and JAX over the whole grid (
 ZOO := build/zoo
 zoo: ## run the pages of six other tools, train with torch's layers and with ours (installed into build/zoo, about 1 GB; TOOL=darts: one)
 	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
-	$(ZOO)/bin/pip install --quiet -r benchmarks/zoo/requirements.txt .
+	$(ZOO)/bin/pip install --quiet -r benchmarks/zoo/requirements.txt '.[train]'
 	$(ZOO)/bin/python -m pytest tests/docs/test_snippets.py -k '$(or $(firstword $(subst ., ,$(TOOL))),tools)'
 	$(ZOO)/bin/python -m benchmarks.zoo $(if $(TOOL),--only $(TOOL))
 

@@ -208,7 +208,7 @@
         drawing.setAttribute(name, plot.getAttribute(name));
         plot.removeAttribute(name);
       }
-      for (const one of above) one.setAttribute("aria-hidden", "true");
+      for (const one of [...above, ...plot.querySelectorAll(".modebar svg")]) one.setAttribute("aria-hidden", "true");
     }
     document.querySelector("#js-plotly-tester")?.setAttribute("aria-hidden", "true"); // where plotly measures texts
     document.documentElement.dataset.drawn = "true";
