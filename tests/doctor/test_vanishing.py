@@ -368,11 +368,11 @@ def test_what_the_last_steps_say_as_well_is_no_risk():
 # --- A head that pools, and two directions ----------------------------------------------------------------------------
 
 
-def ordered(gap, steps=50, count=256, seed=1):
-    """Two events so many steps apart at a random place, and which of them comes first."""
+def ordered(gap, steps=50, count=256, seed=1, margin=0):
+    """Two events so many steps apart at a random place not near the ends, and which of them comes first."""
     torch.manual_seed(seed)
     b, x, y = torch.arange(count), 0.1 * torch.randn(steps, count, 2), torch.randint(2, (count,))
-    t = torch.randint(steps - gap, (count,))
+    t = torch.randint(margin, steps - gap - margin, (count,))
     x[t, b, y], x[t + gap, b, 1 - y] = 1.0, 1.0
     return x, y
 
@@ -381,12 +381,25 @@ def test_under_a_head_that_pools_need_and_reach_are_counted_from_where_the_gradi
     torch.manual_seed(0)
     model = SequenceModel(2, 2, 12, pooling="max", bidirectional=True, cell="gru")
     crossed = partial(nn.functional.cross_entropy, reduction="none")
-    far = rg.diagnose(model, ordered(18, steps=36, count=160), crossed, record=UNTRAINED)
+    far = rg.diagnose(model, ordered(18, steps=54, count=320, margin=14), crossed, record=UNTRAINED)
     (finding,) = far.found("vanishing_hurts")
+    assert far.risk > 0.5
     assert 18 <= finding.numbers["need"] <= 20 and finding.numbers["reach"] < 15
-    assert "chrono=" in far.prescriptions[0].python and "left over all 36" in far.prescriptions[0].arithmetic
+    assert "chrono=" in far.prescriptions[0].python and ": enough" in far.prescriptions[0].arithmetic
     assert not [note for note in far.notes if note.startswith("Not known")]
     near = found(
         [memory.vanishing, memory.no_signal], model, ordered, crossed, record=UNTRAINED, untrained=model, gap=2
     )
     assert set(near) == {"vanishing_harmless"} and near["vanishing_harmless"][0].numbers["need"] == 2
+
+
+def test_under_a_head_that_pools_events_near_the_ends_teach_what_needs_more_memory():
+    """The same gap of 18 steps as above, where some of the events are the first or last steps."""
+    torch.manual_seed(0)
+    model = SequenceModel(2, 2, 12, pooling="max", bidirectional=True, cell="gru")
+    crossed = partial(nn.functional.cross_entropy, reduction="none")
+    near = Examination(model, samples_of([ordered(18, steps=36)], crossed), model, UNTRAINED)
+    assert near.need.lag >= 18 > near.travel.reach and near.risk < 0.5
+    x = torch.randn(20, 200, 2)
+    level = Examination(model, samples_of([(x, (x[..., 0].sum(0) > 0).long())], crossed), model, UNTRAINED)
+    assert level.need.lag == 0 and level.risk < 0.05

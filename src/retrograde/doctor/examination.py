@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
 from ..flow.batches import SequenceSubset
-from ..flow.signal_stream import middle_of
+from ..flow.signal_stream import gains_of, middle_of
 from ..nested import mapped
 from ..options import Options
 from .forward import Answer, Progress, answer, answers, progress, tensors
@@ -302,6 +302,20 @@ class Examination:
         return len(x) - 1
 
     @cached_property
+    def arriving(self) -> float | None:
+        """Where states of several steps are read: the share of the gradient that is left, in the mean over the signal.
+
+        Training begins with what needs little memory (one of two events is near an end of some sequences), and that
+        makes the memory longer. None where one state is read, or nothing is explained.
+        """
+        if self.need is None or not self.need.lag or not self.answer.final:
+            return None
+        found = gains_of(self.untrained, self.samples, _own, self.need.lag)
+        if found is None or not any(found.values()):
+            return None
+        return sum(gain * self.travel.at(lag) for lag, gain in found.items()) / sum(found.values())
+
+    @cached_property
     def risk(self) -> float:
         """How likely the task will not be solved as it stands, by what is left of the gradient where the signal is.
 
@@ -312,8 +326,10 @@ class Examination:
             return 0.0
         if self.need is None:
             return math.nan if self.asked.constant else THRESHOLDS.risk_without_signal.value
-        left = math.log10(max(self.travel.at(self.middle), 1e-300))
-        return 1 / (1 + math.exp(min((left - math.log10(THRESHOLDS.risk_share.value)) / RISK_WIDTH, 700.0)))
+        left, even = self.arriving, THRESHOLDS.pooled_risk_share.value
+        if left is None:
+            left, even = self.travel.at(self.middle), THRESHOLDS.risk_share.value
+        return 1 / (1 + math.exp(min(math.log10(max(left, 1e-300) / even) / RISK_WIDTH, 700.0)))
 
     @cached_property
     def error_directions(self) -> float:

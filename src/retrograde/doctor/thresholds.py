@@ -44,6 +44,11 @@ class THRESHOLDS:
     risk_share = Threshold(
         10**-2.5, "share of the gradient, at the lag of the signal, at which the risk is 50 %", "docs/doctor.md: risk"
     )
+    pooled_risk_share = Threshold(
+        10**-3.5,
+        "the same where the states of several steps are read, in the mean over the signal",
+        "docs/doctor.md: risk",
+    )
     repetition = Threshold(
         0.5, "autocorrelation of the inputs from which a step stands for the one before", "half of the variance"
     )

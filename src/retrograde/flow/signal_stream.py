@@ -30,10 +30,10 @@ from .signal import FEWEST, Array, Signal, Tally, add, check
 from .signal_score import SIZE, ScoreTest
 from .signal_sweep import MIXED_ERRORS, Sides, Stack, Sweep, lags_from_end, stacks_of
 from .signal_sweep import SIZE as WIDTH
-from .spans import Compared, SpanTest, compared_of
+from .spans import Compared, SpanTest, compared_of, gains
 from .windows import SEQUENCES, fewest_for_half
 
-__all__ = ["NetworkSignal", "middle_of", "need_of", "signal_left"]
+__all__ = ["NetworkSignal", "gains_of", "middle_of", "need_of", "signal_left"]
 
 FIRST = 64  # sequences of the first look
 EXCHANGES = 2  # of errors, in every batch
@@ -217,15 +217,35 @@ def middle_of(
     and pairs of them, explain less than half of the errors, and where it is not defined: with a loss at every step, or
     where states of several steps are read.
     """
+    kept, several = _kept(model, batches, loss, seed)
+    return None if several or not kept else fewest_for_half(kept, longest)
+
+
+def gains_of(
+    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, longest: int, *, seed: int = 0
+) -> dict[int, float] | None:
+    """Where states of several steps are read: the share of the errors explained by so many steps of memory, not fewer.
+
+    At a constant output, by the last lag of each bin up to that of ``longest``. None where one state is read, or there
+    is a loss at every step.
+    """
+    kept, several = _kept(model, batches, loss, seed)
+    return gains(kept, longest, EFFORT) if several and kept else None
+
+
+def _kept(
+    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, seed: int
+) -> tuple[list[Compared], bool]:
+    """Inputs and errors of some batches, at a constant output, and whether states of several steps are read."""
     stream, kept = _Stream(model, _Plan(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True), list[Compared]()
     for sample in each_sample(batches, loss):
         found = stream._stacks(sample)
-        if not isinstance(found, Compared) or set(stream.notes) & set(READS.values()):
-            return None
+        if not isinstance(found, Compared):
+            return [], False
         kept.append(found)
         if sum(len(own.errors) for own in kept) >= SEQUENCES:
             break
-    return fewest_for_half(kept, longest)
+    return kept, bool(set(stream.notes) & set(READS.values()))
 
 
 @dataclass(frozen=True)

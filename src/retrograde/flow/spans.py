@@ -33,7 +33,7 @@ from .entries import Entry
 from .graph import Graph
 from .signal import Moments, Signal, holm, shuffled
 
-__all__ = ["Compared", "SpanTest", "compared_of", "left_out", "together", "values_of"]
+__all__ = ["Compared", "SpanTest", "compared_of", "gains", "left_out", "together", "values_of"]
 
 Array = NDArray[np.float64]
 LABEL = "inputs"
@@ -201,6 +201,28 @@ def together(kept: Sequence[Compared], most: int, effort: float) -> Compared:
     if e.shape[1] > ERRORS:
         e = e @ torch.linalg.svd(e, full_matrices=False).Vh[:ERRORS].T
     return Compared(x[..., varies] / spread[varies], live, e, kept[0].pooled, memory)
+
+
+def gains(kept: Sequence[Compared], longest: int, effort: float) -> dict[int, float]:
+    """By steps of memory, up to ``longest``: what share of the errors is explained with so many, not with fewer.
+
+    Of all spans and places together, clear or not: single places near an end say little each, and much together.
+    """
+    data = together(kept, FITTED, effort)
+    e, values = data.errors, values_of(data.inputs, data.live)
+    n, whole = len(e), float(e.square().sum())
+    bins = [lags for lags in _bins(len(data.live)) if lags[0] <= longest]
+    places, spans = _places(values, data.live, data.memory), _spans(values, data.live, bins if data.pooled else [])
+    own = e.square().sum(1)  # predicted by the mean of all, of which a ridge is no better
+    kernel, explained, found = torch.zeros(n, n, dtype=torch.float64, device="cpu"), 0.0, dict[int, float]()
+    for i, lags in enumerate(bins):
+        for part in [*spans[i : i + 1], *(place for place in places if place.first in lags)]:
+            kernel += _gram(_scaled(part.features))
+        less = own - left_out(kernel, e).square().sum(1) if kernel.any() else torch.zeros_like(own)
+        share = float(less.sum()) / whole if float(less.sum()) > SURE * float(less.std()) * n**0.5 else 0.0
+        found[lags[-1]] = max(0.0, share - explained)
+        explained = max(explained, share)
+    return found
 
 
 def _find_gains(ladder: list[list[_Part]], e: Tensor) -> None:
