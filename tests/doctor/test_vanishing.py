@@ -393,6 +393,21 @@ def test_under_a_head_that_pools_need_and_reach_are_counted_from_where_the_gradi
     assert set(near) == {"vanishing_harmless"} and near["vanishing_harmless"][0].numbers["need"] == 2
 
 
+def test_in_both_directions_with_a_loss_at_every_step_need_is_a_distance_and_each_direction_has_a_reach():
+    model = started(Net(bidirectional=True, last=False, head=nn.Linear(32, 1)), 0.5)
+    with torch.no_grad():
+        model.layer.weight_hh_l0_reverse.mul_(0.5)
+
+    def later(lag, seed=0):
+        x = torch.randn(20, 100, 1, generator=torch.Generator().manual_seed(seed))
+        return x, (x.roll(-lag, 0) * (torch.arange(20) < 20 - lag)[:, None, None])[..., 0]
+
+    (far,) = found(memory.RULES, model, later, record=UNTRAINED, untrained=model, lag=12)["vanishing_hurts"]
+    assert far.numbers["need"] == 12 and far.numbers["reach"] < 10
+    near = found(memory.RULES, model, later, record=UNTRAINED, untrained=model, lag=2)
+    assert near["vanishing_harmless"][0].numbers["need"] == 2 and "vanishing_hurts" not in near
+
+
 def test_under_a_head_that_pools_events_near_the_ends_teach_what_needs_more_memory():
     """The same gap of 18 steps as above, where some of the events are the first or last steps."""
     torch.manual_seed(0)
