@@ -107,6 +107,18 @@ def test_what_cannot_be_measured_is_a_note_and_no_verdict_rests_on_it():
     assert diagnosis.verdict == "cannot tell" and any("no gradients, please" in note for note in diagnosis.notes)
 
 
+def test_a_head_whose_units_are_all_off_leaves_no_error_and_no_need():
+    torch.manual_seed(0)
+    x = torch.randn(15, 32, 1)
+    off = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+    nn.init.constant_(off[0].bias, -30.0)
+    model = Last()
+    model.head = off
+    trained = rg.doctor.TrainingRecord(updates=100)
+    diagnosis = rg.diagnose(model, (x, x[-2:, :, 0].sum(0)), squared, untrained=model, record=trained)
+    assert diagnosis.found("dead_relu") and diagnosis.verdict == "sick"
+
+
 def test_errors_that_are_alike_for_all_sequences_leave_the_need_unknown():
     x, _ = sequences(slice(-2, None), steps=8, count=64)
     diagnosis = rg.diagnose(Last(), (x, torch.ones(64)), squared)

@@ -168,11 +168,14 @@ def test_the_rate_of_the_trial_is_prescribed():
     assert "trial" in prescribed[0].arithmetic
 
 
-@pytest.mark.parametrize(("held_out", "named"), [(2.0, True), (1.0, True), (0.5, False), (None, False)])
-def test_sequences_learned_by_heart(held_out, named):
+@pytest.mark.parametrize(
+    ("held_out", "chance", "named"),
+    [(2.0, 1.0, True), (1.0, 1.0, True), (0.5, 1.0, False), (9.0, None, True), (0.5, None, False), (None, 1.0, False)],
+)
+def test_sequences_learned_by_heart(held_out, chance, named):
     model = Net()
     train(model, lambda seed: sums(seed=0, scale=0.1), updates=60, lr=0.02)
-    record = TrainingRecord(updates=60, chance=1.0, validation_loss=held_out)
+    record = TrainingRecord(updates=60, chance=chance, validation_loss=held_out)
     own = found(RULES, model, lambda seed: sums(seed=0, scale=0.1), record=record).get("memorized", [])
     assert bool(own) == named
     if own:

@@ -214,6 +214,19 @@ class Unused(Net):
         return super().forward(x)
 
 
+class Half(Net):
+    def forward(self, x):
+        return self.head(self.layer(x)[0][-1, :, :16]).squeeze(-1)
+
+
+def test_a_direction_that_is_not_used():
+    (wrong,) = found(RULES, Half(nn.GRU, bidirectional=True))["layer_not_called"]
+    assert wrong.where == "layer.l0_reverse" and "exactly 0" in wrong.rule
+    zero = nn.Linear(32, 1)
+    nn.init.zeros_(zero.weight)
+    assert "layer_not_called" not in found(RULES, Net(nn.GRU, bidirectional=True, head=zero))
+
+
 @pytest.mark.parametrize("runs", [False, True])
 def test_a_layer_that_is_not_used(runs):
     wrong = found(RULES, Unused(runs))

@@ -249,6 +249,8 @@ class Examination:
             return _need_by(np.arange(len(asked.joint.by_lag)), np.array(asked.joint.by_lag))
         if asked.need is None and self.record.updates and self.unlearned:
             asked = need_of(self.model, self.samples, _own, alpha=THRESHOLDS.alpha.value, effort=SECOND_EFFORT)
+        if not asked.layers:  # no sequence has an error
+            return None
         lags = np.unique(np.concatenate([signal.last for signal in asked.layers]))
         alone, together, tails = np.zeros(len(lags)), np.zeros(len(lags)), np.ones(len(lags))
         for signal in asked.layers:  # the last lags of a bin may differ by layer

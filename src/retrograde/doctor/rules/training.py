@@ -41,18 +41,19 @@ def _chart(record: TrainingRecord, norms: Sequence[float]) -> Chart:
 def memorized(exam: Examination) -> Iterable[Finding]:
     """Other sequences than those of the training are predicted worse than by a constant answer."""
     record = exam.record
-    if record.validation_loss is None or record.chance is None or not record.updates:
+    if record.validation_loss is None or not record.updates:
         return
+    chance = exam.progress.chance if record.chance is None else record.chance
     remaining, learned = exam.progress.remaining, THRESHOLDS.memorized_share.value
-    if record.validation_loss < record.chance or not remaining < learned:
+    if not record.validation_loss >= chance or not remaining < learned:
         return
     yield Finding(
         Kind.MEMORIZED,
         f"the loss is {record.validation_loss:.3g} on sequences that training did not see, where a constant answer has "
-        f"{record.chance:.3g}, and {remaining * record.chance:.3g} on those that it saw. More sequences, a smaller "
+        f"{chance:.3g}, and {remaining * chance:.3g} on those that it saw. More sequences, a smaller "
         "network, dropout, weight decay or an earlier end may help; more memory does not.",
-        {"validation_loss": record.validation_loss, "chance": record.chance, "remaining": remaining},
-        f"loss {record.validation_loss:.3g} >= {record.chance:.3g} held out, and {remaining:.0%} < {learned:.0%} of "
+        {"validation_loss": record.validation_loss, "chance": chance, "remaining": remaining},
+        f"loss {record.validation_loss:.3g} >= {chance:.3g} held out, and {remaining:.0%} < {learned:.0%} of "
         "chance in training",
         ruled_out=("not the gradient: the sequences of the training are learned",),
     )

@@ -327,6 +327,36 @@ def layer_not_called(exam: Examination) -> Iterable[Finding]:
             name,
             ruled_out=(f"other batches that use it: {len(exam.samples[:4])} were tried",),
         )
+    yield from _unused_directions(exam, used)
+
+
+def _unused_directions(exam: Examination, names: set[str]) -> Iterable[Finding]:
+    """A direction of a layer whose states no loss depends on, while some depend on the other's."""
+    layers = {name: module for name, module in layers_of(exam.model).items() if name in names}
+    ways = {
+        f"{name}.{suffix}".lstrip("."): getattr(module, f"weight_ih_{suffix}")
+        for name, module in layers.items()
+        if isinstance(module, nn.RNNBase) and module.bidirectional
+        for suffix in (f"l{module.num_layers - 1}", f"l{module.num_layers - 1}_reverse")
+    }
+    ways = {where: weight for where, weight in ways.items() if weight.requires_grad}
+    used: set[str] = set()
+    for sample in exam.samples[:4] if ways else ():
+        with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+            total = ask(sample.inputs, sample.loss).losses.sum()
+            found = torch.autograd.grad(total, list(ways.values()), allow_unused=True)
+        used |= {where for where, g in zip(ways, found, strict=True) if g is not None and bool(g.any())}
+    for where, weight in ways.items():
+        other = where.removesuffix("_reverse") if where.endswith("_reverse") else f"{where}_reverse"
+        if where not in used and other in used:
+            yield Finding(
+                Kind.LAYER_NOT_CALLED,
+                f"no loss depends on the direction {where}. Read its states, or leave the direction out.",
+                {"parameters": weight.numel(), "calls": 1.0},
+                f"the gradient of its input weights is exactly 0, and that of {other} is not",
+                where,
+                ruled_out=(f"other batches that use it: {len(exam.samples[:4])} were tried",),
+            )
 
 
 def _with_gradient(own: Answer, layers: dict[str, nn.Module]) -> set[str]:
