@@ -365,6 +365,14 @@ def test_what_the_last_steps_say_as_well_is_no_risk():
     assert exam.middle >= 48 and exam.risk > 0.9
 
 
+def test_a_wave_is_forecast_at_every_step_from_the_last_few():
+    torch.manual_seed(1)
+    wave = (0.4 * torch.arange(41).unsqueeze(1) + 6.28 * torch.rand(128)).sin()
+    model = Net(nn.LSTM, last=False)
+    exam = Examination(model, samples_of([(wave[:-1, :, None], wave[1:])], squared), model, UNTRAINED)
+    assert exam.need.lag > exam.travel.reach and exam.middle <= 3 and exam.risk < 0.2
+
+
 # --- A head that pools, and two directions ----------------------------------------------------------------------------
 
 

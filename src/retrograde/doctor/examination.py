@@ -275,12 +275,12 @@ class Examination:
     def middle(self) -> int:
         """Half of what the targets depend on is at this lag or beyond, where a later step does not say the same.
 
-        With a loss per sequence by windows of the last steps (`retrograde.flow.signal_stream.middle_of`); otherwise by
-        the signal, less the steps over which inputs repeat themselves.
+        By windows of the last steps (`retrograde.flow.signal_stream.middle_of`); where these do not tell, by the
+        signal, less the steps over which inputs repeat themselves.
         """
         if self.need is None:
             return 0
-        if self.need.lag and self.answer.final:
+        if self.need.lag:
             found = middle_of(self.untrained, self.samples, _own, self.need.lag)
             if found is not None:
                 return found

@@ -213,8 +213,8 @@ def middle_of(
 ) -> int | None:
     """The lag by which the last steps explain half of what those up to lag ``longest`` do, at a constant output.
 
-    Smaller than the middle of the signal where later steps say the same as earlier ones. None where single steps,
-    and pairs of them, explain less than half of the errors, and where it is not defined: with a loss at every step, or
+    Smaller than the middle of the signal where later steps say the same as earlier ones. With a loss at every step it
+    is of one of them, the last. None where single steps, and pairs of them, explain less than half of the errors, and
     where states of several steps are read.
     """
     kept, several = _kept(model, batches, loss, seed)
@@ -240,12 +240,20 @@ def _kept(
     stream, kept = _Stream(model, _Plan(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True), list[Compared]()
     for sample in each_sample(batches, loss):
         found = stream._stacks(sample)
-        if not isinstance(found, Compared):
+        if not isinstance(found, Compared) and found[0].lags is not None:
             return [], False
-        kept.append(found)
+        kept.append(found if isinstance(found, Compared) else _at_one_step(found[0]))
         if sum(len(own.errors) for own in kept) >= SEQUENCES:
             break
     return kept, bool(set(stream.notes) & set(READS.values()))
+
+
+def _at_one_step(stack: Stack) -> Compared:
+    """Inputs and errors of one of the losses by step, as of one loss per sequence."""
+    (latest_first,), (errors,), _ = Sweep(stack, stack.asked, torch.float64).windows(None, 1)
+    lags, batch = latest_first.shape[:2]
+    memory = torch.arange(lags, device="cpu").flip(0).unsqueeze(1).expand(-1, batch)
+    return Compared(latest_first.flip(0), memory >= 0, errors, False, memory)
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,8 @@ class Sweep:
         x = self._stack[0].x
         if self._levels:
             every = (self.targets if targets is None else targets).tolist()
-            chosen = every[:: -(-len(every) // most)]
+            stride = -(-len(every) // most)
+            chosen = every[stride // 2 :: stride]
             together = torch.cat(self.errors, -1)
             return [_both_sides(x, t) for t in chosen], [together[t] for t in chosen], None
         if not self.final:
