@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -194,10 +195,8 @@ def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: s
     for one in verdicts:
         answer = "" if one.arm.learns or not one.changes else "yes" if one.is_cure else "another"
         lines.append(f"| {one.arm.name} | {one.found} | {one.prescription} | {answer} |")
-    lines += [
-        "",
-        f"Made by `python examples/papers/{paper.key}.py` in {seconds / 60:.0f} minutes, runs kept from before",
-    ]
+    script = Path(sys.argv[0]).name
+    lines += ["", f"Made by `python examples/papers/{script}` in {seconds / 60:.0f} minutes, runs kept from before"]
     lines += ["not counted; the minutes of the runs are above.", ""]
     return "\n".join(lines)
 
