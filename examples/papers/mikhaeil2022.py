@@ -104,8 +104,8 @@ def train(model: Generator, data: Tensor, updates: int) -> list[float]:
     return norms
 
 
-def trained(tau: int, seed: int, data: Tensor, updates: int, folder: Path) -> tuple[Generator, Outcome]:
-    """A trained network with what it came to, from its file if it is there."""
+def trained(tau: int, seed: int, data: Tensor, updates: int, folder: Path) -> tuple[Generator, Tensor, Outcome]:
+    """A trained network, its gradient norms and what it came to, from its file if it is there."""
     torch.manual_seed(seed)
     model, path = Generator(tau), folder / f"generator-tau-{tau}-seed-{seed}-updates-{updates}.safetensors"
     if path.exists():
@@ -120,7 +120,7 @@ def trained(tau: int, seed: int, data: Tensor, updates: int, folder: Path) -> tu
     late = norms[len(norms) // 2 :]
     median, high = float(late.median()), float(late.quantile(0.99))
     own = exponent(model, data)
-    return model, Outcome(tau, seed, divergence(model, data), own, median, high / median, seconds)
+    return model, norms, Outcome(tau, seed, divergence(model, data), own, median, high / median, seconds)
 
 
 @torch.no_grad()
@@ -146,10 +146,11 @@ def exponent(model: Generator, data: Tensor) -> float:
     return float(flow.lyapunov_exponents(n=1, burn_in=50).mean()) / DT
 
 
-def doctor(model: Generator, data: Tensor) -> tuple[str, str]:
+def doctor(model: Generator, norms: Tensor, data: Tensor) -> tuple[str, str]:
     """The doctor's verdict on a trained network, and its first prescription."""
     torch.manual_seed(1000)
-    diagnosis = rg.diagnose(model, windows(data, 64), squared)
+    record = rg.doctor.TrainingRecord("adam", LR, 1.0, updates=len(norms), gradient_norms=norms.tolist())
+    diagnosis = rg.diagnose(model, windows(data, 64), squared, record=record)
     sick = sorted({one.about.title for one in diagnosis.findings if one.severity == "sick"})
     first = diagnosis.prescriptions[0] if diagnosis.prescriptions else None
     return ", ".join(sick) or diagnosis.verdict, f"{first.remedy} ({first.arithmetic})" if first else "none"
@@ -167,12 +168,12 @@ def main() -> None:
     lines = []
     for tau in (STEPS, 4 * best, best, best // 3):
         found = [trained(tau, seed, data, asked.updates, asked.out / "mikhaeil2022") for seed in range(asked.seeds)]
-        own = [one for _, one in found]
+        own = [one for _, _, one in found]
         cells = [
             " ".join(f"{getattr(one, name):{form}}" for one in own)
             for name, form in [("divergence", ".2f"), ("exponent", ".2f"), ("gradient", ".2g"), ("spread", ".1f")]
         ]
-        verdict, first = doctor(found[0][0], data)
+        verdict, first = doctor(*found[0][:2], data)
         lines.append(f"| {tau} | {' | '.join(cells)} | {sum(o.seconds for o in own):.0f} | {verdict} | {first} |")
         print(lines[-1], flush=True)
     text = page(lines, best, asked.updates, asked.seeds, (time.perf_counter() - began) / 60)
