@@ -167,10 +167,11 @@ def test_notes_and_unknowns_get_no_prescription():
 @pytest.mark.parametrize("need", [5, 20])
 def test_the_bias_of_a_gate_follows_from_the_need(need):
     lstm = remedies(Last(nn.LSTM), Kind.VANISHING_HURTS, need=need, reach=2)
-    bias = by_name(lstm, "forget bias").options["forget_bias"]
-    assert bias == pytest.approx(math.log(need - 1), rel=0.01) and f"log({need} - 1)" in lstm[0].arithmetic
+    one = by_name(lstm, "forget bias")
+    bias = one.options["forget_bias"]
+    assert bias == pytest.approx(math.log(need - 1), rel=0.01) and f"log({need} - 1)" in one.arithmetic
     gru = remedies(Last(nn.GRU), Kind.VANISHING_HURTS, need=need, reach=2)
-    assert gru[0].options["chrono"] == need
+    assert lstm[0].options["chrono"] == gru[0].options["chrono"] == need
 
 
 def test_the_spectral_radius_keeps_the_gradient_of_the_network_that_it_is_for():

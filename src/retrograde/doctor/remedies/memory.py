@@ -125,15 +125,8 @@ def _singular_values(parts: list[Part]) -> str:
     return f"{float(together.min()):.2g} to {float(together.max()):.2g}"
 
 
-def _keeping(cell: str, need: int) -> tuple[dict[str, Any], str]:
-    """The bias with which the gate of a cell keeps its state over the lags needed, and its arithmetic."""
-    if cell == "lstm" and need > 2:
-        bias = float(short(math.log(need - 1)))
-        words = (
-            f"a unit forgets in 1 / (1 - f) = 1 + e^b steps where f has the bias b; need = {need} steps, so "
-            f"b = log({need} - 1) = {short(bias)}"
-        )
-        return {"forget_bias": bias}, words
+def _chrono(need: int) -> tuple[dict[str, Any], str]:
+    """Gate biases with which units keep their state for all times up to the need, and their arithmetic."""
     longest = max(need, 3)
     words = (
         f"need = {need} steps, so T_max = {longest}: the biases are log u, u uniform from 1 to {longest - 1}, and "
@@ -142,40 +135,47 @@ def _keeping(cell: str, need: int) -> tuple[dict[str, Any], str]:
     return {"chrono": longest}, words
 
 
+def _forget(case: Case, need: int) -> Iterator[tuple[Prescription, bool]]:
+    """A bias of the forget gate with which all units keep their state over the need."""
+    if need <= 2:
+        return
+    bias = float(short(math.log(need - 1)))
+    words = (
+        f"a unit forgets in 1 / (1 - f) = 1 + e^b steps where f has the bias b; need = {need} steps, so "
+        f"b = log({need} - 1) = {short(bias)}"
+    )
+    arguments: dict[str, Any] = {"forget_bias": bias}
+    tried, enough = _tried(case, case.changed(case.start(**arguments)))
+    yield case.started("forget bias", words + tried, arguments, **arguments), enough
+
+
 def _gated_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
-    """The gates of a GRU or LSTM open for as long as the data asks for."""
+    """The gates of a GRU or LSTM open for as long as the data asks for.
+
+    Chrono comes first: its input gates are as closed as its forget gates are open, so that what is not asked for is not
+    added up. On four tasks (adding, early sum, first symbol, order; 60 to 100 steps, two seeds) an LSTM learned in 7 of
+    8 trainings with it and an orthogonal start, in 4 of 8 with a forget bias and an orthogonal start.
+    """
     if not case.only("gru", "lstm") or case.need is None or not all(part.has_bias for part in case.parts):
         return
-    cells = {part.cell for part in case.parts}
-    first, words = _keeping("lstm" if cells == {"lstm"} else "gru", case.need)
+    start, words = _chrono(case.need)
     square = all(not getattr(part.module, "proj_size", 0) for part in case.parts)
-    arguments = first | ({"recurrent": "orthogonal"} if square else {})
-    options = first | ({"init": "orthogonal"} if square else {})
-    names = {"forget_bias": "forget bias", "chrono": "chrono initialization"}
-    (name,) = first
+    arguments = start | ({"recurrent": "orthogonal"} if square else {})
+    options = start | ({"init": "orthogonal"} if square else {})
     tried, enough = _tried(case, case.changed(case.start(**arguments)))
-    title = names[name] + (" and orthogonal start" if square else "")
+    title = "chrono initialization" + (" and orthogonal start" if square else "")
     yield case.started(title, words + tried, options, **arguments), enough
-    other, words = _keeping("gru", case.need) if name == "forget_bias" else _forget(case.need)
-    if other:
-        tried, enough = _tried(case, case.changed(case.start(**other)))
-        (name,) = other
-        yield case.started(names[name], words + tried, other, **other), enough
-
-
-def _forget(need: int) -> tuple[dict[str, Any], str]:
-    return _keeping("lstm", need) if need > 2 else ({}, "")
+    yield from _forget(case, case.need)
 
 
 def gates(case: Case) -> Iterator[Prescription]:
     """Biases of all gates from the need: open ones forget, closed ones open."""
     if case.need is None or not case.only("gru", "lstm") or not all(part.has_bias for part in case.parts):
         return
-    start, words = _keeping("gru", case.need)
+    start, words = _chrono(case.need)
     tried, _ = _tried(case, case.changed(case.start(**start)))
     yield case.started("chrono initialization", words + tried, start, **start)
-    if start := _forget(case.need)[0]:
-        yield case.started("forget bias", _forget(case.need)[1], start, **start)
+    yield from (remedy for remedy, _ in _forget(case, case.need))
 
 
 # --- Other cells ------------------------------------------------------------------------------------------------------
@@ -186,13 +186,13 @@ def _cells(case: Case) -> Iterator[tuple[Prescription, bool]]:
     if not case.only("rnn") or case.need is None:
         return
     relu = all(part.nonlinearity == "relu" for part in case.parts)
+    start, words = _chrono(case.need)
     for cell in ("gru", "lstm"):
-        start, words = _keeping(cell, case.need)
-        (name,) = start
-        how = "chrono initialization" if name == "chrono" else "forget bias"
         options = {"cell": cell, **start, "init": "orthogonal"} | ({"nonlinearity": "tanh"} if relu else {})
         arguments = start | {"recurrent": "orthogonal"}
-        yield from _replaced(case, f"{cell.upper()} with {how}", words, (cell, "tanh"), options, arguments)
+        yield from _replaced(
+            case, f"{cell.upper()} with chrono initialization", words, (cell, "tanh"), options, arguments
+        )
     growth = case.growth_of(case.flow)
     now = "" if growth is None else f"the gradient has ×{growth:.3g} per step now; "
     words, arguments = (
