@@ -116,7 +116,7 @@ def trained(paper: Paper, arm: Arm, seed: int, root: Path) -> Outcome:
         except rg.errors.DivergedError as error:
             print(f"{folder}: {error}")
     run = rg.load(folder)
-    correct = run.summary.best.get("correct", float("nan"))
+    correct = run.summary.best.get("correct", float("nan"))  # which a text has not
     return Outcome(
         arm, seed, folder, run.summary.best["loss"], correct, run.summary.seconds or 0, run.summary.step or 0
     )
@@ -184,7 +184,7 @@ def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: s
         lines.append(
             f"| {arm.name} | {options_words(arm.options)} | {told} | "
             f"{statistics.median(losses):.4g} ({' '.join(f'{loss:.4g}' for loss in losses)}) | "
-            f"{' '.join(f'{one.correct:.1%}' for one in own)} | {own[0].steps:,} | "
+            f"{' '.join(f'{c:.1%}' for one in own if (c := one.correct) == c)} | {own[0].steps:,} | "
             f"{sum(one.seconds for one in own) / 60:.1f} |"
         )
     lines += [
