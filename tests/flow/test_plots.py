@@ -176,6 +176,19 @@ def test_activation_shows_the_arguments_of_f() -> None:
     assert f"{100 * flow.saturation().saturated:.3g} %" in ax.get_title(loc="left")
 
 
+def test_arguments_of_f_beyond_the_axis_are_counted_below_it() -> None:
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(1, 4)
+    x = torch.zeros(600, 1, 1)
+    x[300] = 1e4  # 4 arguments of 2,400, more than the thousandth that may lie outside
+    flow = rg.gradient_flow(rnn, x, loss=lambda output: output[0].sum(-1))
+    ax = flow.plot_activation()
+    panel = next(other for other in ax.figure.axes if other is not ax)
+    values = pre_activations(flow._run("l0"))
+    outside = 100 * (np.abs(values) > panel.get_xlim()[1]).mean()
+    assert outside > 0 and f"{outside:.2g} % outside the axis" in panel.get_xlabel()
+
+
 def test_no_gradient_is_said_rather_than_drawn() -> None:
     lstm = torch.nn.LSTM(2, 4)
     flow = rg.gradient_flow(lstm, torch.randn(5, 2, 2), loss=lambda output: output[0].sum(-1) * 0)
