@@ -26,7 +26,7 @@ from .head import leaks, levels_of_steps
 __all__ = ["by_distance", "errors_both_ways", "layered"]
 
 BLOCK = 2**23  # numbers of the adjoints of some targets that are kept at a time
-SAME = 1e-3  # relative difference of gradients up to which layers are fed as it is thought
+SAME = 1e-3  # relative difference of gradients up to which a level counts as fed by the one below
 
 
 def errors_both_ways(graph: Graph) -> dict[str, Tensor] | None:
@@ -75,9 +75,9 @@ def layered(graph: Graph, errors: Mapping[str, Tensor]) -> list[list[list[str]]]
     assert calls is not None
     stacks: list[list[list[str]]] = []
     for label, call in calls.items():
-        beside = stacks[-1][-1] if stacks else []
-        if beside and call.reverse and beside[-1] == label.removesuffix("_reverse"):
-            beside.append(label)
+        level = stacks[-1][-1] if stacks else []
+        if level and call.reverse and level[-1] == label.removesuffix("_reverse"):
+            level.append(label)
         elif call.own_input:
             stacks.append([[label]])
         elif stacks:
