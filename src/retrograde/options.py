@@ -95,6 +95,9 @@ class DataOptions:
         otherwise="guessed; without one, each row is a sequence",
     )
     time: str | None = _table(None, "Column with the time of each row.", tasks=TABLES, otherwise="guessed")
+    date_format: str | None = _table(
+        None, "How the time column writes dates: %d/%m/%Y, or as strptime has it.", tasks=TABLES, otherwise="guessed"
+    )
     target: str | None = _table(
         None,
         "Columns to forecast: a,b or pattern*; for regress the column with the number to predict.",

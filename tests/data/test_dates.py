@@ -8,8 +8,9 @@ import pytest
 from retrograde.data.columns import Predicts, columns_for
 from retrograde.data.dates import as_iso, as_written, date_form, looks_like_date, moments
 from retrograde.data.formats import open_table
+from retrograde.data.grid import Regular
 from retrograde.data.series import read_series, times_after
-from retrograde.errors import DataError
+from retrograde.errors import DataError, OptionError
 
 DAY = datetime.date(2004, 3, 30)
 DAYS = [DAY + datetime.timedelta(days) for days in range(40)]  # over the end of two months
@@ -77,3 +78,94 @@ def test_zones():
     hours = [f"2004-03-01T{hour:02}:00:00+05:30" for hour in range(20, 24)]
     assert times_after(hours, 1) == ["2004-03-02T00:00:00+05:30"]
     assert moments([np.datetime64("1970-01-02"), np.datetime64("1970-01-03")]).tolist() == [86400, 172800]
+
+
+def hours(count=40, form="%Y-%m-%d %H:%M:%S"):
+    return [f"{datetime.datetime(2004, 3, 1) + datetime.timedelta(hours=n):{form}}" for n in range(count)]
+
+
+def series_of(tmp_path, times, given=None, values=None):
+    values = range(len(times)) if values is None else values
+    rows = (f"{when};{value}\n" for when, value in zip(times, values, strict=True))
+    (tmp_path / "a.csv").write_text("when;x\n" + "".join(rows), encoding="utf-8")
+    table = open_table(tmp_path / "a.csv")
+    columns, notes = columns_for(Predicts.FUTURE, table, given or {})
+    return read_series(table, columns, Regular()), columns, [*notes, *table.notes]
+
+
+@pytest.mark.parametrize("zone", ["Z", "+00:00", " UTC", "-0500"])
+def test_times_of_which_only_some_state_their_zone_are_refused(tmp_path, zone):
+    times = hours()
+    few = [when + zone * (n == 33) for n, when in enumerate(times)]
+    with pytest.raises(DataError, match=r"row 34, column 'when': '2004-03-02 09.* states its time zone, unlike .* row"):
+        series_of(tmp_path, few)
+    most = [when + zone * (n != 7) for n, when in enumerate(times)]
+    with pytest.raises(DataError, match=r"row 8, column 'when': '2004-03-01 07:00:00' states no time zone, unlike"):
+        series_of(tmp_path, most)
+    found, _, _ = series_of(tmp_path, [when + zone for when in times])
+    assert found.freq == "1h"
+    after = "-05:00" if zone == "-0500" else "+00:00"
+    assert times_after(found.times[0], 1) == [f"2004-03-02T16:00:00{after}"]
+
+
+def test_clocks_that_change_keep_their_hours(tmp_path):
+    times = [f"2004-03-28 0{n}:30:00+01:00" for n in range(2)] + [f"2004-03-28 0{n}:30:00+02:00" for n in range(3, 8)]
+    assert series_of(tmp_path, times)[0].freq == "1h"
+
+
+QUARTERS = ["{y}Q{q}", "{y}-Q{q}", "{y} q{q}", "{y}:Q{q}", "Q{q} {y}", "Q{q}-{y}", "Q{q}/{y}", "{q}Q{y}", "{q}Q {y}"]
+
+
+@pytest.mark.parametrize("form", QUARTERS)
+def test_quarters(tmp_path, form):
+    times = [form.format(y=1990 + n // 4, q=n % 4 + 1) for n in range(30) if n not in (4, 5)]
+    found, columns, _ = series_of(tmp_path, times)
+    assert (columns.time, found.freq, len(found.numbers[0])) == ("when", "3mo", 30)
+    assert times_after(found.times[0], 3, found.freq) == [
+        form.format(y=y, q=q) for y, q in ((1997, 3), (1997, 4), (1998, 1))
+    ]
+    assert not any(map(looks_like_date, ["1990Q5", "Q0 1990", "5Q1990", "IQ 1990"]))
+
+
+def test_quarters_of_two_digits():
+    assert moments(["Q1 68", "4Q69", "Q2'04"]).tolist() == moments(["2068-01-01", "1969-10-01", "2004-04-01"]).tolist()
+
+
+def test_day_and_month_by_order_and_by_regular_steps(tmp_path):
+    """Every day is at most 12: rows that ascend in one of the readings, then even steps, decide."""
+    days = [datetime.date(2021, month, day) for month in range(1, 13) for day in range(1, 13)]
+    some = [days[n] for n in sorted(np.random.default_rng(0).choice(len(days), 25, replace=False))]
+    for form in ("%d/%m/%Y", "%m/%d/%Y"):
+        for dates in (days, some, days[::-1], [*some, *some, *some]):
+            assert date_form([f"{day:{form}}" for day in dates]) == form
+        daily = [f"{datetime.date(2021, 4, 3) + datetime.timedelta(n):{form}}" for n in range(10)]
+        monthly = [f"{datetime.date(2000 + n // 12, n % 12 + 1, 5):{form}}" for n in range(40)]
+        for dates in (daily, monthly):
+            mixed = np.random.default_rng(1).permutation(dates).tolist()
+            assert date_form(dates) == date_form(mixed) == form
+
+
+def test_a_date_format_that_is_stated(tmp_path):
+    quarters = [f"03/04/2021 {n // 4:02}:{n % 4 * 15:02}" for n in range(40)]  # of one day: nothing decides
+    found, columns, notes = series_of(tmp_path, quarters)
+    assert columns.date_form == "%m/%d/%Y" and found.times[0][0] == "2021-03-04 00:00"
+    assert any("'03/04/2021 00:00' is 2021-03-04 00:00 (a guess; --date-format states another)" in n for n in notes)
+    found, _, notes = series_of(tmp_path, quarters, {"date_format": "%d/%m/%Y"})
+    assert (
+        found.times[0][0] == "2021-04-03 00:00"
+        and found.freq == "15min"
+        and not any("guess; --date" in n for n in notes)
+    )
+    strange = [f"{day:%y:%j}" for day in DAYS]
+    found, columns, _ = series_of(tmp_path, strange, {"date_format": "%y:%j", "time": "when"})
+    assert found.freq == "1d" and as_written(times_after(found.times[0], 1), columns.date_form) == ["04:130"]
+    with pytest.raises(DataError, match="row 1, column 'when': '04:090' is not a time"):
+        series_of(tmp_path, strange, {"date_format": "%H:%M", "time": "when"})
+    with pytest.raises(OptionError, match="--date-format .*: name the column with --time"):
+        series_of(tmp_path, list("abcd") * 10, {"date_format": "%d/%m/%Y"})
+
+
+def test_next_month_after_months_that_are_missing(tmp_path):
+    times = [f"05/{n % 12 + 1:02}/{2000 + n // 12}" for n in range(40) if n not in (3, 4, 17, 30)]
+    found, columns, _ = series_of(tmp_path, times)
+    assert as_written(times_after(found.times[0], 2, found.freq), columns.date_form) == ["05/05/2003", "05/06/2003"]

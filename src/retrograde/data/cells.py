@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dates import date_form, looks_like_date, moments
+from .numerals import NO_NUMBER
 from .table import number_of
 
 __all__ = ["Cells", "are_dates", "is_missing"]
@@ -81,10 +82,10 @@ class Cells:
             return True
 
     @property
-    def decimal_commas(self) -> bool:
-        """Whether the first cells of text are numbers with a decimal comma."""
-        some = [cell for cell in self.all[:20] if not is_missing(cell)]
-        return any("," in cell for cell in some) and all(re.fullmatch(r"\s*[-+\d,.eE]+\s*", cell) for cell in some)
+    def suspect(self) -> bool:
+        """Whether the cells of text could be numbers in other than the plain notation (see `numerals_of`)."""
+        numbers = (cell for cell in self.present if cell.strip().lower() not in NO_NUMBER)
+        return all(re.fullmatch(r"[-+\d,.eE'’\s]+", cell) for cell in numbers)
 
     @cached_property
     def odd(self) -> tuple[str, int, Any] | None:

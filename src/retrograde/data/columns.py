@@ -17,6 +17,7 @@ from . import categories
 from .arrays import TIMES
 from .cells import Cells, are_dates
 from .dates import as_iso, form_of, looks_like_date, moments
+from .numerals import PLAIN, no_number
 from .roles import Columns, Predicts
 from .steps import listed, step_columns, step_label
 from .table import Table
@@ -101,14 +102,15 @@ class _Guess:
         self.cells = {name: Cells(cells) for name, cells in table.sample().items()}
         for name, cells in self.cells.items():
             of_text = cells.kind == table.types[name] == "text"
-            if of_text and cells.decimal_commas and table.decimal_comma(name):
-                self.cells[name] = Cells([cell and cell.replace(",", ".") for cell in cells.all])
+            if of_text and cells.suspect and (numerals := table.numerals(name)) != PLAIN:
+                self.cells[name] = Cells([cell and numerals.plain(cell) for cell in cells.all])
         self.kinds = {name: cells.kind for name, cells in self.cells.items()}
         self.split: tuple[str, ...] = ()
         self.aside: set[str] = {name for name in table.names if name.startswith("__index_level_")}  # of pandas
         self.guessed: dict[str, Any] = {}
         self.notes: list[str] = []
         self.chosen = {role: value for role, value in given.items() if value is not None and value != ()}
+        self.date_format = self.chosen.pop("date_format", None)
         layout = self.chosen.pop("layout", "auto")
         self.layout = None if layout == "auto" else layout
         if self.chosen.get("group") == "":
@@ -236,7 +238,11 @@ class _Guess:
         """The decision, and the guesses in words."""
         columns = Columns(**{**self.guessed, **self.chosen}, split=self.split)
         if columns.time is not None and self.table.types[columns.time] != "time":
-            columns = replace(columns, date_form=form_of(self.table.text(columns.time), self.table.ask))
+            form = self.date_format or form_of(self.table.text(columns.time), self.table.ask)
+            columns = replace(columns, date_form=form)
+        elif self.date_format is not None:
+            fix = "name the column with --time" if columns.time is None else f"column {columns.time!r} has others"
+            raise OptionError(f"--date-format is for a column of dates that are text: {fix}, or leave it out.")
         columns = replace(columns, categories=self._categories(columns))
         roles = [columns.text, columns.label, columns.time, *columns.target, *columns.features, *columns.known_future]
         roles += {*columns.group, *columns.static}  # the name of a series may be read too
@@ -251,7 +257,8 @@ class _Guess:
         if columns.time is not None and columns.date_form:
             first = str(self.cells[columns.time].present[0]).strip()
             (iso,) = as_iso([first], columns.date_form)
-            notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}.")
+            other = "" if self.date_format else " (a guess; --date-format states another)"
+            notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}{other}.")
         return columns, [*notes, *self.notes, *categories.note(columns.categories)]
 
     def _categories(self, columns: Columns) -> dict[str, tuple[str, ...]]:
@@ -281,8 +288,8 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         some = [str(cell) for cell in cells[name].present]
         wrong = next((cell for cell in some if not (looks_like_date(cell) and are_dates([cell]))), some[0])
         guess.notes.append(
-            f"column {name!r} puts nothing in order: {wrong[:40]!r} is not a time that is known; "
-            "rows are read in the order of the file."
+            f"column {name!r} puts nothing in order: {wrong[:40]!r} is not a time that is known (--time {name} "
+            "--date-format states how it is written); rows are read in the order of the file."
         )
     guess.guess("group", guess.repeated(guess.usual("group", guess.free("text"))) or guess.telling_apart())
     guess.chosen |= {} if static is None else {"static": static}
@@ -303,8 +310,8 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     guess.guess("target", (usual,) if usual else tuple(numbers))
     if not guess.get("target"):
         texts = (cell for name in reversed(guess.free("text")) for cell in cells[name].all)
-        digits = next((str(cell)[:40] for cell in texts if re.search(r"\d", str(cell))), None)
-        hint = f" {digits!r} is not a number; write 1234.5." if digits is not None else ""
+        digits = next((str(cell) for cell in texts if re.search(r"\d", str(cell))), None)
+        hint = f" {no_number(digits)}." if digits is not None else ""
         raise DataError(f"{table.source} has no column of numbers to forecast; there are {listed(table.names)}.{hint}")
     return guess.columns()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .cells import is_missing
 from .columns import Columns
-from .dates import moment_sql
+from .database import Database
+from .dates import ZONE, moment_sql
 from .table import BLOCK, Table
 
 __all__ = ["Record", "Sorted", "label_text", "numbers_of_rows", "sequences", "sorted_rows", "steps"]
@@ -280,8 +282,11 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], relation: s
     database.execute(f"CREATE OR REPLACE TABLE keyed AS SELECT {listed} FROM cells")
     if columns.time is not None:
         for row, cell in database.execute("SELECT r, w FROM keyed WHERE m IS NULL OR isnan(m) ORDER BY r LIMIT 1"):
-            what = "there is no time" if cell is None else f"{cell!r} is not a time"
+            known = "write 2004-03-01, 2004-03-01 10:30, 2004-03 or 2004Q1, or state the form with --date-format"
+            what = "there is no time" if cell is None else f"{cell!r} is not a time; {known}"
             raise DataError(f"row {row + 1}, column {columns.time!r}: {what}.")
+        if table.types[columns.time] == "text":
+            _check_zones(database, str(columns.time))
     names: list[tuple[str, ...]] = [()]
     join, together = "CROSS JOIN (SELECT 0 AS g)", ", ".join(named)
     if named:
@@ -296,6 +301,20 @@ def _sort(table: Table, columns: Columns, select: Mapping[str, str], relation: s
     database.execute("DROP TABLE keyed")
     database.execute("DROP TABLE IF EXISTS grouped")
     return Sorted(table, relation, names)
+
+
+def _check_zones(database: Database, name: str) -> None:
+    """Refuse times of which some state their zone and others do not: their hours could not be compared."""
+    kinds = database.execute(
+        f"SELECT arg_min(w, r), min(r) FROM keyed GROUP BY regexp_matches(w, '{ZONE}') ORDER BY count(*), min(r) DESC"
+    )
+    if len(kinds) > 1:
+        (cell, row), (other, at) = kinds
+        has = "states its time zone" if re.search(ZONE, cell) else "states no time zone"
+        raise DataError(
+            f"row {row + 1}, column {name!r}: {cell!r} {has}, unlike {other!r} in row {at + 1}: "
+            "give all times one, or none."
+        )
 
 
 def _time(table: Table, columns: Columns) -> tuple[str, str]:

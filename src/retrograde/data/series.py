@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .columns import Columns, step_label
 from .database import evaluated
-from .dates import EPOCHS, as_iso, as_written, date_form, moments
+from .dates import EPOCHS, ZONE, as_iso, as_quarters, as_written, date_form, moments
 from .grid import DAY, Gap, Grid, Regular, infer
 from .sequences import Sorted, numbers_of_rows, runs, sorted_rows, steps
 from .storage import Ragged, Rows
@@ -495,13 +495,18 @@ def irregular(when: Sequence[Any] | None) -> bool:
     return season != 5 and bool((apart > 1.9 * np.median(apart)).mean() > 0.1)
 
 
-def times_after(when: Sequence[Any] | None, horizon: int) -> list[Any] | None:
-    """The next times of a series: dates in ISO 8601, or numbers; None where they are unknown.
+def times_after(when: Sequence[Any] | None, horizon: int, freq: str = "") -> list[Any] | None:
+    """The next times of a series: dates in ISO 8601, quarters, or numbers; None where they are unknown.
+
+    Parameters
+    ----------
+    freq : str
+        How far they lie apart, where that is known.
 
     Examples
     --------
-    >>> times_after(["2024-01", "2024-02", "2024-03"], 2)
-    ['2024-04', '2024-05']
+    >>> times_after(["2024-01", "2024-02", "2024-03"], 2), times_after(["2024-01", "2024-03", "2024-06"], 1, "1mo")
+    (['2024-04', '2024-05'], ['2024-07'])
     >>> times_after(["7", "8", "9"], 2)
     [10, 11]
     """
@@ -516,13 +521,16 @@ def times_after(when: Sequence[Any] | None, horizon: int) -> list[Any] | None:
             return None
         following = numbered[-1] + float(np.median(np.diff(numbered))) * steps
         return [int(one) if one.is_integer() else one for one in following.tolist()]
-    zone = re.search(r":\d{2}(?:\.\d+)? ?(Z|[+-]\d{2}:?\d{2})$", str(when[-1]))
-    offset = "" if zone is None else "+00:00" if zone[1] == "Z" else f"{zone[1][:3]}:{zone[1][-2:]}"
+    zone = re.search(ZONE, str(when[-1]))
+    digits = "" if zone is None else f"{re.sub(r'[^-+0-9]', '', zone[1]) or '+':0<5}"  # Z and UTC are +0000
+    offset = digits and f"{digits[:3]}:{digits[3:]}"
     shift = int(offset[0] + "1") * (3600 * int(offset[1:3]) + 60 * int(offset[4:])) if offset else 0
     local = np.round((seconds + shift) * 1000).astype("datetime64[ms]")
     if np.abs(seconds).max() > 2e11:  # beyond the year 8000 nothing is written as dates are
         return None
-    found = _dates_after(local, steps, guess_season(when)[0] == 5)
+    found = _dates_after(local, steps, guess_season(when)[0] == 5, Grid.of(freq) if freq else None)
+    if (quarters := as_quarters(found, when)) is not None:
+        return list(quarters)
     if all(re.fullmatch(r"\d{4} \[YR\d{4}\]", str(one)) for one in when):
         return [str(one.astype("datetime64[Y]")) for one in found]
     if all(re.fullmatch(r"\d{4}-\d{2}", str(one)) for one in when):
@@ -532,11 +540,15 @@ def times_after(when: Sequence[Any] | None, horizon: int) -> list[Any] | None:
     return [str(one).removesuffix(".000") + offset for one in found]
 
 
-def _dates_after(local: NDArray[Any], steps: NDArray[np.int64], workdays: bool) -> NDArray[Any]:
+def _dates_after(
+    local: NDArray[Any], steps: NDArray[np.int64], workdays: bool, grid: Grid | None = None
+) -> NDArray[Any]:
     """Dates that continue some others: by whole months where these are months apart, else by the usual distance."""
     days, months = local.astype("datetime64[D]"), local.astype("datetime64[M]")
     clock = local[-1] - days[-1]
     apart = np.unique(np.diff(months.astype(np.int64)))
+    if grid is not None and grid.kind == "months":
+        apart = np.array([int(grid.step)])
     within = (days - months.astype("datetime64[D]")).astype(np.int64)
     later = months[-1] + steps * int(apart[0])
     last_day = (later + 1).astype("datetime64[D]") - 1

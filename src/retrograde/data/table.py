@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from ..errors import DataError, OptionError
 from . import limits
 from .database import Database, identifier, literal, trimmed
+from .numerals import NO_NUMBER, PLAIN, SUSPECT, Numerals, no_number, numerals_of
 from .storage import Rows
 
 __all__ = ["BLOCK", "Block", "Table", "number_of"]
 
 BLOCK = 1000  # rows read at once
 SAMPLE = 1000  # rows looked at to guess what the columns are
-NO_NUMBER = ("na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-")  # what people write in place of a number
 _INTEGERS = ("tinyint", "smallint", "integer", "bigint", "hugeint")
 _NUMBERS = (*_INTEGERS, *(f"u{name}" for name in _INTEGERS), "float", "double")
 _ROLES = {"label", "class", "target", "y", "id", "group", "time", "date", "name"}  # never one of very many numbers
@@ -57,7 +57,7 @@ class Table:
         self.database = Database(source)
         self.sorted: dict[Any, Any] = {}  # relations that `retrograde.data.sequences` sorted, to be read again
         self._cells: dict[str, str] = {}  # expressions of SQL
-        self._commas: dict[str, bool] = {}
+        self._numerals: dict[str, Numerals] = {}
         self._numeric: dict[str, bool] = {}
         self.unknown: list[str] = []
         self._categories: dict[str, str] = {}  # types of SQL, of columns of text that are read as categories
@@ -232,7 +232,7 @@ class Table:
 
     def numbers(self, names: Sequence[str]) -> dict[str, str]:
         """What to select so that `matrix` finds the numbers of some columns; see `check_numbers`."""
-        self._decide_commas(names)
+        self._decide_numerals(names)
         return {"r": "rowid"} | {
             f"n{place}": self._number(name) for place, name in enumerate(names) if name not in self._places
         }
@@ -240,7 +240,7 @@ class Table:
     def _number(self, name: str) -> str:
         if (kind := self._categories.get(name)) is not None:
             return f"CAST(coalesce(enum_code(TRY_CAST({self.text(name)} AS {kind})) + 1, 0) AS DOUBLE)"
-        return _number(self._cells[name], self.types[name], self.decimal_comma(name))
+        return _number(self._cells[name], self.types[name], self.numerals(name))
 
     def name_categories(self, categories: Mapping[str, Sequence[str]]) -> None:
         """Read columns of text as numbers of categories from now on: 1 for the first, 0 for an unknown one.
@@ -313,31 +313,20 @@ class Table:
             self._numeric[name] = bool(numbers == cells)
         return self._numeric[name]
 
-    def decimal_comma(self, name: str) -> bool:
-        """Whether all cells of a column of text are numbers if a comma is their decimal point, and not otherwise.
+    def numerals(self, name: str) -> Numerals:
+        """How a column of text writes its numbers; see `numerals_of`."""
+        self._decide_numerals([name])
+        return self._numerals.get(name, PLAIN)
 
-        A comma before exactly three digits could group thousands: a column that has no other is not taken for numbers.
-        """
-        self._decide_commas([name])
-        return self._commas.get(name, False)
-
-    def _decide_commas(self, names: Sequence[str]) -> None:
+    def _decide_numerals(self, names: Sequence[str]) -> None:
         texts = [one for one in names if one in self._cells and self.types[one] == "text"]
-        new = [one for one in texts if one not in self._commas and one not in self._categories]
-        number, thousands = r"^\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*$", r",\d{3}\s*$"
-        found = self.ask(
-            *(
-                f"bool_or(regexp_matches({cell}, '{number}') AND NOT regexp_matches({cell}, '{thousands}'))"
-                for cell in map(self._cells.__getitem__, new)
-            )
-        ) if new else []  # fmt: skip
-        for name, some in zip(new, found, strict=True):
-            cell = self._cells[name]
-            self._commas[name] = bool(some) and self.ask(
-                f"count_if({_bad(cell, 'text', True)}) + count_if(contains({cell}, '.'))"
-            ) == [0]
-            if self._commas[name]:
-                self.notes.append(f"numbers of {name!r} are read with a decimal comma.")
+        new = [one for one in texts if one not in self._numerals and one not in self._categories]
+        cells = [self._cells[name] for name in new]
+        found = self.ask(*(f"bool_or(regexp_matches({cell}, {literal(SUSPECT)}))" for cell in cells)) if new else []
+        for name, cell, suspect in zip(new, cells, found, strict=True):
+            self._numerals[name] = numerals = numerals_of(cell, self.ask) if suspect else PLAIN
+            if numerals != PLAIN:
+                self.notes.append(f"numbers of {name!r} are read with {numerals}.")
 
     def check_numbers(self, names: Iterable[str]) -> None:
         """Refuse a column of numbers with something else in it.
@@ -350,8 +339,8 @@ class Table:
         names = [one for one in names if self.types[one] not in ("number", "truth") and one not in self._categories]
         if not names:
             return
-        self._decide_commas(names)
-        bad = [_bad(self._cells[name], self.types[name], self.decimal_comma(name)) for name in names]
+        self._decide_numerals(names)
+        bad = [_bad(self._cells[name], self.types[name], self.numerals(name)) for name in names]
         rows = self.ask(*(f"min(CASE WHEN {one} THEN rowid END)" for one in bad))
         wrong = [(row, place) for place, row in enumerate(rows) if row is not None]
         if wrong:
@@ -368,7 +357,7 @@ def unreadable(source: str, error: Exception) -> DataError:
 
 
 def _no_number(row: int, name: str, cell: Any) -> DataError:
-    return DataError(f"row {row + 1}, column {name!r}: {str(cell)[:40]!r} is not a number.")
+    return DataError(f"row {row + 1}, column {name!r}: {no_number(str(cell))}.")
 
 
 def number_of(cell: Any) -> float:
@@ -407,20 +396,19 @@ def _is_no_number(cell: Any) -> bool:
     return False
 
 
-def _number(cell: str, type_: str, comma: bool) -> str:
+def _number(cell: str, type_: str, numerals: Numerals) -> str:
     if type_ == "text":
-        text = f"replace({cell}, ',', '.')" if comma else cell
-        return f"TRY_CAST({text} AS DOUBLE)"
+        return f"TRY_CAST({numerals.sql(cell)} AS DOUBLE)"
     return f"CAST({cell} AS DOUBLE)" if type_ in ("number", "truth") else "CAST(NULL AS DOUBLE)"
 
 
-def _bad(cell: str, type_: str, comma: bool) -> str:
+def _bad(cell: str, type_: str, numerals: Numerals) -> str:
     """Whether a cell that is not empty is not a number."""
     if type_ != "text":
         return f"{cell} IS NOT NULL"
     known = ", ".join(map(literal, ("", *NO_NUMBER)))
     written = f"coalesce(lower({trimmed(cell)}), '')"
-    return f"({cell} IS NOT NULL AND {_number(cell, type_, comma)} IS NULL AND {written} NOT IN ({known}))"
+    return f"({cell} IS NOT NULL AND {_number(cell, type_, numerals)} IS NULL AND {written} NOT IN ({known}))"
 
 
 # --- Types ------------------------------------------------------------------------------------------------------------

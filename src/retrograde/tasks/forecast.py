@@ -153,7 +153,7 @@ class ForecastPredictor(Predictor):
                     row |= dict(zip(titles, numbers if name in later else [numbers], strict=True))
                 yield row
                 continue
-            times = times_after(found.times[place], plan.horizon)
+            times = times_after(found.times[place], plan.horizon, found.freq)
             times = as_written(times, columns.date_form) if times is not None else None
             for step in range(plan.horizon):
                 when = {columns.time: times[step]} if columns.time is not None and times is not None else {}
@@ -198,7 +198,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         If the data is not suitable, or an option does not fit it.
     """
 
-    COLUMNS = ("group", "time", "target", "features", "known_future", "static", "layout")
+    COLUMNS = ("group", "time", "target", "features", "known_future", "static", "layout", "date_format")
     PREDICTS = Predicts.FUTURE
     predictor = ForecastPredictor
     unit = "numbers"

@@ -266,7 +266,7 @@ def named_shares(names: Sequence[str], shares: NDArray[Any]) -> Row:
 class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
     """Learn labels from sequences: one for each sequence, or one for each step. See `SequenceTask`."""
 
-    COLUMNS = ("text", "label", "group", "time", "features")
+    COLUMNS = ("text", "label", "group", "time", "date_format", "features")
     PREDICTS = Predicts.LABEL
     predictor = LabelledPredictor
     reader_type: ClassVar[type[LabelledReader]] = LabelledReader

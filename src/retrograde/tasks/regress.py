@@ -149,7 +149,7 @@ class RegressionPredictor(SequencePredictor[RegressionReader]):
 class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
     """Learn a number for each sequence. See `SequenceTask`."""
 
-    COLUMNS = ("text", "target", "group", "time", "features")
+    COLUMNS = ("text", "target", "group", "time", "date_format", "features")
     PREDICTS = Predicts.NUMBER
     predictor = RegressionPredictor
     reader_type = RegressionReader
