@@ -257,7 +257,8 @@ class _Guess:
         if columns.time is not None and columns.date_form:
             first = str(self.cells[columns.time].present[0]).strip()
             (iso,) = as_iso([first], columns.date_form)
-            other = "" if self.date_format else " (a guess; --date-format states another)"
+            guessed = not self.date_format and columns.date_form[:2] in ("%d", "%m")
+            other = " (a guess; --date-format states another)" if guessed else ""
             notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}{other}.")
         return columns, [*notes, *self.notes, *categories.note(columns.categories)]
 

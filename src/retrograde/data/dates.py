@@ -19,7 +19,6 @@ __all__ = [
     "EPOCHS",
     "ZONE",
     "as_iso",
-    "as_quarters",
     "as_written",
     "date_form",
     "form_of",
@@ -260,35 +259,34 @@ def as_iso(values: Sequence[Any], form: str) -> list[Any]:
     return [row[0] for row in evaluated(values, iso_sql("c", form))] if form else list(values)
 
 
-def as_written(times: Sequence[Any], form: str) -> list[Any]:
+def as_written(times: Sequence[Any], form: str, like: Sequence[Any] = ()) -> list[Any]:
     """Undo `as_iso` for dates without a time of day, and for counts since 1970.
+
+    Parameters
+    ----------
+    like : sequence
+        The cells before these, as the table writes them: quarters go on as quarters.
 
     Examples
     --------
     >>> as_written(["2004-03", "2004-04"], "%Y%m"), as_written([7, 8], "")
     (['200403', '200404'], [7, 8])
+    >>> as_written(["1991-04-01"], "", ["Q4 1990", "Q1 1991"])
+    ['Q2 1991']
     """
     if form in EPOCHS:
         return [int(one * EPOCHS[form]) for one in moments(times)]
+    if like and all(_QUARTER.fullmatch(str(one).strip()) for one in like):
+        return [_quarter(one, str(like[-1])) for one in times]
     if not form or not all(isinstance(one, str) and len(one) <= 10 for one in times):
         return list(times)
     return [datetime.date.fromisoformat(one if len(one) == 10 else f"{one}-01").strftime(form) for one in times]
 
 
-def as_quarters(dates: NDArray[np.datetime64], like: Sequence[Any]) -> list[str] | None:
-    """Dates as quarters, written as the last of some cells; None where not all of these are quarters.
-
-    Examples
-    --------
-    >>> as_quarters(np.array(["1991-04-01"], dtype="datetime64[D]"), ["Q3 1990", "Q1 1991"])
-    ['Q2 1991']
-    """
-    if not all(_QUARTER.fullmatch(str(one).strip()) for one in like):
-        return None
-    months = dates.astype("datetime64[M]").astype(np.int64)
-    parts = ({4: str(1970 + month // 12), 1: str(month % 12 // 3 + 1)} for month in months.tolist())
-    digits = re.compile(r"\d{4}|[1-4](?=q)|(?<=q)[1-4]", re.IGNORECASE)
-    return [digits.sub(lambda found, part=part: part[len(found[0])], str(like[-1])) for part in parts]
+def _quarter(date: str, like: str) -> str:
+    """The quarter of a date in ISO 8601, written as another one is."""
+    parts = {4: date[:4], 1: str((int(date[5:7]) + 2) // 3)}
+    return re.sub(r"\d{4}|[1-4](?=[Qq])|(?<=[Qq])[1-4]", lambda found: parts[len(found[0])], like)
 
 
 def moments(values: Sequence[Any], form: str | None = None) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .columns import Columns, step_label
 from .database import evaluated
-from .dates import EPOCHS, ZONE, as_iso, as_quarters, as_written, date_form, moments
+from .dates import EPOCHS, ZONE, as_iso, as_written, date_form, moments
 from .grid import DAY, Gap, Grid, Regular, infer
 from .sequences import Sorted, numbers_of_rows, runs, sorted_rows, steps
 from .storage import Ragged, Rows
@@ -496,7 +496,7 @@ def irregular(when: Sequence[Any] | None) -> bool:
 
 
 def times_after(when: Sequence[Any] | None, horizon: int, freq: str = "") -> list[Any] | None:
-    """The next times of a series: dates in ISO 8601, quarters, or numbers; None where they are unknown.
+    """The next times of a series: dates in ISO 8601, or numbers; None where they are unknown.
 
     Parameters
     ----------
@@ -529,8 +529,6 @@ def times_after(when: Sequence[Any] | None, horizon: int, freq: str = "") -> lis
     if np.abs(seconds).max() > 2e11:  # beyond the year 8000 nothing is written as dates are
         return None
     found = _dates_after(local, steps, guess_season(when)[0] == 5, Grid.of(freq) if freq else None)
-    if (quarters := as_quarters(found, when)) is not None:
-        return list(quarters)
     if all(re.fullmatch(r"\d{4} \[YR\d{4}\]", str(one)) for one in when):
         return [str(one.astype("datetime64[Y]")) for one in found]
     if all(re.fullmatch(r"\d{4}-\d{2}", str(one)) for one in when):
@@ -573,8 +571,8 @@ def names_after(columns: Sequence[str], horizon: int) -> list[str]:
     labels = [step_label(name) for name in columns]
     steps = [label[1] for label in labels if label is not None]
     following = times_after(steps, horizon) if len(steps) == len(columns) else None
-    if following is not None and (form := date_form(steps)) in ("%Y%m%d", "%Y%m", *EPOCHS):
-        following = as_written(following, form)
+    if following is not None and (form := date_form(steps)) in ("%Y%m%d", "%Y%m", *EPOCHS, ""):
+        following = as_written(following, form, steps)
     if following is None:
         return [f"step {step + 1}" for step in range(horizon)]
     before = columns[-1][: len(columns[-1]) - len(steps[-1])]

@@ -154,7 +154,7 @@ class ForecastPredictor(Predictor):
                 yield row
                 continue
             times = times_after(found.times[place], plan.horizon, found.freq)
-            times = as_written(times, columns.date_form) if times is not None else None
+            times = as_written(times, columns.date_form, found.times[place] or ()) if times is not None else None
             for step in range(plan.horizon):
                 when = {columns.time: times[step]} if columns.time is not None and times is not None else {}
                 values = {column(name, level): numbers[step] for name, level, numbers in self._columns(made)}
