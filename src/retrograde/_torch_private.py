@@ -118,6 +118,13 @@ def function_mode_needs_operators() -> bool:
     return _modes is None or any(getattr(mode, "needs_torch_operators", False) for mode in _modes())
 
 
+def function_mode_with(method: str) -> Any:
+    """The innermost active torch function mode with a method of that name; None without one, or if nothing tells."""
+    if _count_modes() == 0 or _modes is None:
+        return None
+    return next((mode for mode in reversed(_modes()) if hasattr(mode, method)), None)
+
+
 def forward_mode_active() -> bool:
     """Whether this runs inside ``torch.autograd.forward_ad.dual_level``; True if nothing tells."""
     return bool(getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0)

@@ -19,7 +19,8 @@ from .errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BY_GATES", "BY_MODE", "BY_NAME", "CELLS", "FUSED", "Cell", "CellName", "Nonlinearity", "cell_of", "find"]
+__all__ = ["BY_GATES", "BY_MODE", "BY_NAME", "CELLS", "FUSED", "GATED", "Cell", "CellName", "Nonlinearity"]
+__all__ += ["cell_of", "find"]
 
 CellName = Literal["rnn", "gru", "lstm"]
 Nonlinearity = Literal["tanh", "relu"]
@@ -82,7 +83,17 @@ class Cell:
     @property
     def words(self) -> str:
         """``tanh rnn``, ``relu rnn``, ``gru``, …: the name, and the nonlinearity of the vanilla network."""
-        return f"{self.nonlinearity} rnn" if self.name == "rnn" else self.name
+        return f"{self.nonlinearity} rnn" if self.vanilla else self.name
+
+    @property
+    def vanilla(self) -> bool:
+        """Whether this is the network without gates, h_t = f(W_ih x_t + W_hh h_{t-1} + b), for any f."""
+        return self.gates == self.states
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What its layer's constructor needs to know about f: the nonlinearity of the vanilla network."""
+        return {"nonlinearity": self.nonlinearity} if self.vanilla else {}
 
     def rows(self, gate: str, hidden_size: int) -> slice:
         """The rows of a weight that belong to a gate."""
@@ -182,6 +193,7 @@ CELLS: tuple[Cell, ...] = (
 )
 # The cells of which torch and the engine compute a whole layer; the others run step by step (nn/stepwise.py).
 FUSED = tuple(cell for cell in CELLS if cell.name in ("rnn", "gru", "lstm"))
+GATED = tuple(cell.name for cell in FUSED if cell.keeper is not None)
 BY_MODE: dict[str, Cell] = {cell.mode: cell for cell in CELLS}
 BY_NAME: dict[str, Cell] = {cell.name: cell for cell in CELLS if cell.mode != "RNN_RELU"}  # the vanilla cell with tanh
 # Of torch's cells, by the number of gates, which is all that a weight's shape says about its cell.
@@ -198,7 +210,7 @@ def find(name: str, nonlinearity: str = "tanh") -> Cell:
     """
     if name not in BY_NAME:
         raise OptionError(f"there is no cell {name!r}; choose one of {', '.join(BY_NAME)}.")
-    return BY_MODE["RNN_RELU"] if (name, nonlinearity) == ("rnn", "relu") else BY_NAME[name]
+    return next((c for c in CELLS if (c.name, c.nonlinearity) == (name, nonlinearity)), BY_NAME[name])
 
 
 def cell_of(layer: object, rows: int, hidden_size: int) -> Cell | None:

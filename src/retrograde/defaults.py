@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .cells import find
 from .options import DATA, SEQUENCES, TABLES, DataOptions, Options
 
 __all__ = ["Choice", "DataShape", "chosen", "least_count"]
@@ -113,7 +114,7 @@ def _network(shape: DataShape, options: Options, given: Collection[str]) -> Iter
     if shape.task == "classify" or (shape.task == "regress" and shape.reads_tokens):
         yield "pooling", "max", "what decides may be short and anywhere"
     if shape.task == "classify" and not shape.reads_tokens:
-        if shape.steps >= LONG and options.cell != "rnn" and "forget_bias" not in given:
+        if shape.steps >= LONG and find(options.cell).keeper and "forget_bias" not in given:
             yield "chrono", shape.steps, f"sequences of {shape.steps:,} steps: gates that keep the state that long"
         if shape.steps >= LONG:
             yield "hidden_size", 64, "long sequences take long: more updates in the same time"

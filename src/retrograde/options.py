@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
-from .cells import CellName, Nonlinearity
+from .cells import CellName, Nonlinearity, find
 from .errors import OptionError
 from .option import Option, flag, quantile_levels, seconds
 
@@ -393,7 +393,7 @@ class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOp
     def _check_together(self) -> None:
         if self.epochs is None and self.max_steps is None:
             raise OptionError("--epochs None needs --max-steps: one of them must say where training ends.")
-        if self.nonlinearity != "tanh" and self.cell != "rnn":
+        if self.nonlinearity != "tanh" and not find(self.cell).vanilla:
             raise OptionError(
                 f"--nonlinearity {self.nonlinearity} is for --cell rnn; --cell {self.cell} has its own: leave it out."
             )

@@ -1,5 +1,6 @@
 """The peers that are timed: our layer, ``torch.nn``'s, and the same recurrence by ``jax.lax.scan`` under jit.
 
+Of a cell that torch does not have, the peer is a plain loop over its steps.
 All have the same weights and input, and their answers are compared before they are timed.
 
 Tests: tests/bench/test_bench.py
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import nn
+from ..cells import FUSED, Cell, find
 from .points import Point
 
 __all__ = ["Peer", "peers"]
 
 Array = NDArray[np.floating[Any]]
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ def peers(point: Point, *, jax: bool, seed: int = 0) -> tuple[list[Peer], Callab
         The path of our layer, ``"engine"`` or ``"torch"``.
     """
     generator = torch.Generator().manual_seed(seed)
-    theirs = getattr(torch.nn, point.cell.upper())(point.hidden_size, point.hidden_size, point.num_layers)
-    ours = getattr(nn, point.cell.upper())(point.hidden_size, point.hidden_size, point.num_layers)
+    cell, sizes = find(point.cell), (point.hidden_size, point.hidden_size, point.num_layers)
+    ours = nn.recurrent_layer(*sizes[:2], cell=cell.name, num_layers=point.num_layers)
+    theirs = getattr(torch.nn, cell.title)(*sizes) if cell in FUSED else _Loop(ours, cell)
     with torch.no_grad():
         for p in theirs.parameters():
             p.uniform_(-(point.hidden_size**-0.5), point.hidden_size**-0.5, generator=generator)
@@ -64,13 +68,35 @@ def peers(point: Point, *, jax: bool, seed: int = 0) -> tuple[list[Peer], Callab
     shape = (point.steps, point.batch_size, point.hidden_size)
     x, weight = (torch.randn(shape, generator=generator) for _ in range(2))
     found = [_torch_peer("retrograde", ours, x, weight, point), _torch_peer("torch", theirs, x, weight, point)]
-    if jax:
+    if jax and cell.name in _JAX:
         found.append(_jax_peer(list(theirs.parameters()), x, weight, point))
 
     def shorter(steps: int) -> Callable[[], object]:
         return _torch_peer("torch", theirs, x[:steps].clone(), weight[:steps].clone(), point).run
 
-    return found, shorter, nn.explain(ours, x).path
+    return found, shorter, nn.explain(ours, x).path if cell in FUSED else "torch"
+
+
+class _Loop(torch.nn.Module):
+    """The layer of any cell, as a loop over `Cell.step`."""
+
+    def __init__(self, layer: torch.nn.Module, cell: Cell) -> None:
+        super().__init__()
+        self.cell, self.layers = cell, int(layer.num_layers)  # type: ignore[arg-type]
+        for name, parameter in layer.named_parameters():
+            self.register_parameter(name, torch.nn.Parameter(parameter.detach().clone()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        linear = torch.nn.functional.linear
+        for i in range(self.layers):
+            w_ih, w_hh, b_ih, b_hh = (getattr(self, f"{name}_l{i}") for name in _WEIGHTS)
+            state = (x.new_zeros(x.shape[1], w_hh.shape[1]),) * len(self.cell.states)
+            outputs = []
+            for a in linear(x, w_ih, b_ih):
+                state, _ = self.cell.step(a, linear(state[0], w_hh, b_hh), state)
+                outputs.append(state[0])
+            x = torch.stack(outputs)
+        return (x,)
 
 
 def _torch_peer(name: str, layer: torch.nn.Module, x: Tensor, weight: Tensor, point: Point) -> Peer:
@@ -94,7 +120,7 @@ def _jax_peer(parameters: list[Tensor], x: Tensor, weight: Tensor, point: Point)
 
     arrays = [jnp.asarray(p.detach().numpy()) for p in parameters]
     inputs, scale = jnp.asarray(x.numpy()), jnp.asarray(weight.numpy())
-    layer = {"rnn": _jax_rnn, "gru": _jax_gru, "lstm": _jax_lstm}[point.cell]
+    layer = _JAX[point.cell]
 
     def output(x: Any, *flat: Any) -> Any:
         for i in range(0, len(flat), 4):
@@ -169,3 +195,6 @@ def _jax_lstm(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
 
     zeros = jnp.zeros((x.shape[1], size))
     return jax.lax.scan(step, (zeros, zeros), x @ w_ih.T + (b_ih + b_hh))[1]
+
+
+_JAX: dict[str, Callable[..., Any]] = {"rnn": _jax_rnn, "gru": _jax_gru, "lstm": _jax_lstm}

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..cells import BY_GATES, find
+from ..cells import FUSED, find
 
 __all__ = ["GRID", "QUICK", "Point", "grid"]
 
-_CELLS = tuple(cell.name for cell in BY_GATES.values())  # those that the peers have too
+_CELLS = tuple(dict.fromkeys(cell.name for cell in FUSED))  # those that the peers have too
 GRID: dict[str, tuple[object, ...]] = {
     "num_layers": (1, 2),
     "steps": (50, 200, 1000),
@@ -38,7 +38,7 @@ class Point:
 
     Attributes
     ----------
-    cell : {"rnn", "gru", "lstm"}
+    cell : CellName
     task : {"forward", "train"}
         A forward pass in inference mode, or forward and backward: the loss is Σ w ⊙ output for a
         fixed w, its gradient is taken for the input and every parameter.

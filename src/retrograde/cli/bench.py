@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from ..bench import Measurement
 
+from ..cells import BY_NAME
 from .terminal import say
 
 __all__ = ["bench"]
@@ -60,7 +61,7 @@ def bench(
         "hidden_size": hidden_size, "num_layers": num_layers,
     }  # fmt: skip
     axes = {**(QUICK if quick else GRID), **{name: tuple(values) for name, values in given.items() if values}}
-    _check("--cell", axes["cell"], GRID["cell"], ", the cells that torch.nn has too")
+    _check("--cell", axes["cell"], tuple(BY_NAME))
     _check("--task", axes["task"], GRID["task"])
     points = grid(axes)
     threads, with_jax = limit_threads(threads)
@@ -93,12 +94,12 @@ def bench(
         draw(result, picture)
 
 
-def _check(option: str, values: tuple[object, ...], known: tuple[object, ...], why: str = "") -> None:
+def _check(option: str, values: tuple[object, ...], known: tuple[object, ...]) -> None:
     from ..errors import OptionError
 
     for value in values:
         if value not in known:
-            raise OptionError(f"{option} {value}: choose from {', '.join(map(str, known))}{why}.")
+            raise OptionError(f"{option} {value}: choose from {', '.join(map(str, known))}.")
 
 
 def _line(measurement: Measurement) -> str:

@@ -48,6 +48,12 @@ _Input = Annotated[
 _Nonlinearity = Annotated[
     str | None, typer.Option(help="Of an RNN, tanh or relu. [dim]\\[tanh][/dim]", rich_help_panel=CHECKPOINT)
 ]
+_Cell = Annotated[
+    str | None,
+    typer.Option(
+        help="The cell, where its number of gates is not enough.", rich_help_panel=CHECKPOINT, show_default=False
+    ),
+]
 _Seed = Annotated[int | None, typer.Option(help="Of the noise. [dim]\\[0][/dim]", min=0, rich_help_panel=CHECKPOINT)]
 _Csv = Annotated[
     Path | None, typer.Option(help="Every pair (t, k) as a line.", rich_help_panel=WRITE, show_default=False)
@@ -93,6 +99,7 @@ def flow(
     checkpoint: _Checkpoint = None,
     input: _Input = None,
     nonlinearity: _Nonlinearity = None,
+    cell: _Cell = None,
     seed: _Seed = None,
     csv: _Csv = None,
     plot: _Plot = None,
@@ -119,7 +126,7 @@ def flow(
 
     retrograde flow --checkpoint model.safetensors --layer encoder.l0
     """
-    _check(run, checkpoint, fraction, plot, {"input": input, "nonlinearity": nonlinearity, "seed": seed})
+    _check(run, checkpoint, fraction, plot, {"input": input, "nonlinearity": nonlinearity, "cell": cell, "seed": seed})
     asked = _Asked(steps, sequences, layer or None)
     if signal:
         _check_signal({"checkpoint": checkpoint, "csv": csv, "plot": plot, "out": out, **dataclasses.asdict(asked)})
@@ -134,7 +141,7 @@ def flow(
         show_signal(run, data, fraction, json=json)
         return
     if checkpoint is not None:
-        found, about = _of_checkpoint(checkpoint, asked, input, nonlinearity, seed)
+        found, about = _of_checkpoint(checkpoint, asked, input, nonlinearity, cell, seed)
     else:
         assert run is not None
         found, about = _of_run(run, data, asked)
@@ -228,7 +235,7 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
 
 
 def _of_checkpoint(
-    path: Path, asked: _Asked, given: Path | None, nonlinearity: str | None, seed: int | None
+    path: Path, asked: _Asked, given: Path | None, nonlinearity: str | None, cell: str | None, seed: int | None
 ) -> tuple[GradientFlow, _About]:
     from ..flow.drive import choose, drive, read_input
     from ..flow.state_dict import find_recurrent, read_state_dict
@@ -238,7 +245,7 @@ def _of_checkpoint(
             check_source(file)
     parameters = read_state_dict(path)
     try:
-        found = find_recurrent(parameters, nonlinearity)
+        found = find_recurrent(parameters, nonlinearity, cell)
     except OptionError:
         raise
     except RetrogradeError as error:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..cells import BY_NAME, find
 from ..errors import OptionError
 from ..options import OPTIONS, Options
 from .diagnosis import Diagnosis
@@ -152,7 +153,7 @@ def _between(low: float, high: float, rng: np.random.Generator) -> float:
 
 
 def _gated(options: Options) -> bool:
-    return options.cell in ("gru", "lstm")
+    return find(options.cell).keeper is not None
 
 
 # What people change when a network does not learn, with a random value from the usual range.
@@ -163,7 +164,7 @@ _REMEDIES: Mapping[str, _Draw] = {
     "spectral_radius": lambda rng, options: {"spectral_radius": _between(0.3, 1.5, rng)},
     "forget_bias": lambda rng, options: {"forget_bias": round(rng.uniform(-2, 5), 2)} if _gated(options) else None,
     "chrono": lambda rng, options: {"chrono": round(_between(3, 1000, rng))} if _gated(options) else None,
-    "cell": lambda rng, options: {"cell": str(rng.choice([c for c in ("rnn", "gru", "lstm") if c != options.cell]))},
+    "cell": lambda rng, options: {"cell": str(rng.choice([c for c in BY_NAME if c != options.cell]))},
     "optimizer": lambda rng, options: (
         {"optimizer": "sgd", "lr": 1.0} if options.optimizer != "sgd" else {"optimizer": "adam", "lr": 0.002}
     ),

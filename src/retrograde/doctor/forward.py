@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import FlowError
 from ..flow.isolation import isolated
 from ..nested import mapped
-from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+from ..nn.stepwise import Stepwise
 from .thresholds import THRESHOLDS
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "tensors",
 ]
 
-RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase, Stepwise)
 _Loss = Callable[[Any], Tensor]
 
 

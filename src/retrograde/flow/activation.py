@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -96,40 +95,45 @@ def saturation(run: Trajectory, threshold: float) -> Saturation:
 
 
 def gates(run: Trajectory) -> dict[str, Gate]:
-    """Statistics of the sigmoid gates by name: r, z of a GRU; i, f, o of an LSTM; none for a vanilla layer."""
+    """Statistics of the gates by name: r, z of a GRU; i, f, o of an LSTM; none for a vanilla layer."""
     cell, found = run.cell, {}
     for name in cell.gates:
         if name == cell.candidate:
             continue
-        value = run.gates[..., cell.rows(name, run.hidden_size)].double()
-        by_unit = _over(run, value, (0, 1))
-        time_constant = None
-        if name == cell.keeper:
-            with np.errstate(divide="ignore"):
-                time_constant = -1 / _over(run, value.log(), (0, 1))
-        found[name] = Gate(
-            float(by_unit.mean()),
-            float(_over(run, (value > 0.9).double(), (0, 1)).mean()),
-            float(_over(run, (value < 0.1).double(), (0, 1)).mean()),
-            by_unit,
-            _over(run, value, (1, 2)),
-            time_constant,
-        )
+        found[name] = _gate(run, run.gates[..., cell.rows(name, run.hidden_size)], keeps=name == cell.keeper)
     return found
 
 
+def memory(run: Trajectory) -> Gate:
+    """The same statistics of |∂m_k/∂m_{k−1}|, how much of its memory m (c, or h) a unit keeps without W_hh.
+
+    That is the gate that keeps the state where a cell has one; of other cells it says what such a gate would.
+    """
+    return _gate(run, run.kept.abs(), keeps=True)
+
+
+def _gate(run: Trajectory, value: Tensor, *, keeps: bool) -> Gate:
+    value = value.double()
+    by_unit = _over(run, value, (0, 1))
+    time_constant = None
+    if keeps:
+        logarithm = _over(run, value.log(), (0, 1))
+        with np.errstate(divide="ignore"):
+            time_constant = np.where(logarithm < 0, -1 / logarithm, np.inf)
+    return Gate(
+        float(by_unit.mean()),
+        float(_over(run, (value > 0.9).double(), (0, 1)).mean()),
+        float(_over(run, (value < 0.1).double(), (0, 1)).mean()),
+        by_unit,
+        _over(run, value, (1, 2)),
+        time_constant,
+    )
+
+
 def pre_activations(run: Trajectory) -> Array:
-    """Arguments of f, flat; for ReLU those below zero are recomputed from input and state."""
-    w = run.weights
-    rows = run.cell.rows(run.cell.candidate, run.hidden_size)
-
-    def part(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return torch.nn.functional.linear(a, weight[rows], None if bias is None else bias[rows])
-
-    back = part(run.h_before, w.hh, w.bias_hh)
-    if not run.cell.summed:  # of a GRU
-        back = back * run.gates[..., run.cell.rows("r", run.hidden_size)]
-    values = part(run.x, w.ih, w.bias_ih) + back
+    """Arguments of f, flat, computed again from inputs and states."""
+    _, computed = run.cell.step(*run.products())
+    values = computed[run.cell.computed.index("a" if run.cell.vanilla else f"a_{run.cell.candidate}")]
     return np.asarray((values if run.mask is None else values[run.mask]).double().cpu()).ravel()
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..cells import FUSED
 from .cells import Trajectory
 
 
@@ -108,7 +109,7 @@ def backward(
             adjoints.c_total[:, k] = squared(run.total_cell(k, h, carry_c))
         pulled = run.pull(k, h, carry_c)
         if adjoints.inputs is not None:
-            adjoints.inputs[:, k] = run.input_side(k, h, pulled.hidden)
+            adjoints.inputs[:, k] = run.input_side(k, h, carry_c, pulled.hidden)
         if adjoints.hidden is not None and adjoints.hidden is not adjoints.inputs:
             adjoints.hidden[:, k] = pulled.hidden
         if adjoints.states is not None:
@@ -188,7 +189,7 @@ class _Workspace:
         cell = None if self.next_c is None else self.next_c[:rows]
         pulled = run.pull(at, h, c, out=(hidden, cell))
         torch.mm(hidden.view(-1, hidden.shape[-1]), weights.hh, out=carry.view(-1, carry.shape[-1]))
-        run.add_direct(at, h, carry)
+        run.add_direct(at, h, c, carry)
         self.h, self.next_h = carry, self.h
         self.c, self.next_c = pulled.cell, c
         return LagAdjoints(at, h, c, pulled.hidden, norm_h, norm_c, self.scale)
@@ -268,7 +269,7 @@ def by_lag(
                 above = space.meet(gone, above, upper)
             step = space.advance(gone, at, above)
             if space is not spaces[0]:
-                above = space.run.input_side(at, step.h, step.hidden) @ space.run.weights.ih
+                above = space.run.input_side(at, step.h, step.c, step.hidden) @ space.run.weights.ih
                 upper = step.scale
             found.append(step)
         yield lag, found[::-1]
@@ -284,7 +285,7 @@ def has_engine(stack: list[Trajectory]) -> bool:
         kernels.available()
         and dtype in (torch.float32, torch.float64)
         and len(stack) <= kernels.MAX_ADJOINT_LAYERS
-        and all(run.h.is_cpu and run.h.dtype is dtype and run.weights.hr is None for run in stack)
+        and all(run.cell in FUSED and run.h.is_cpu and run.h.dtype is dtype and run.weights.hr is None for run in stack)
     )
 
 

@@ -126,6 +126,11 @@ class Call:
         return self._known.cell.name
 
     @property
+    def state_names(self) -> tuple[str, ...]:
+        """``("h",)``, or ``("h", "c")``."""
+        return self._known.cell.states
+
+    @property
     def reverse(self) -> bool:
         """Whether it runs from the last step to the first."""
         return self.step is None and self.run.reverse
@@ -185,6 +190,7 @@ class MarkedStep:
     since: list[MarkedStep] = field(default_factory=list)  # marks of the same track that it follows from, none between
     adjoints: adjoint.Adjoints | None = None
     kind = "custom"
+    state_names: tuple[str, ...] = ()
     order: Tensor | None = None
     keep = False
     in_graph = True

@@ -21,7 +21,7 @@ from .. import _torch_private
 from ..cells import FUSED, Cell
 from ..errors import FlowError
 from ..nn.marking import watching
-from ..nn.stepwise import StepwiseGRU, StepwiseLSTM, StepwiseRNN
+from ..nn.stepwise import Stepwise
 from . import cells
 from .calls import AnyCall, Call, Exposed, Handed, Link, MarkedStep, StatePart, call_of, node_name, pass_on, record
 from .cells import Step, Weights
@@ -32,7 +32,7 @@ _LAYERS = {cell.mode.lower(): cell for cell in FUSED}  # torch's operators by na
 _CELLS = {f"{name}_cell": cell for name, cell in _LAYERS.items()}
 _DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase, StepwiseRNN, StepwiseGRU, StepwiseLSTM)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase, Stepwise)
 _TAILS = 64  # a state outside the graph is compared with so many earlier runs of its layer
 # Autograd nodes that leave a tensor's numbers unchanged: they change its shape or take a part of it.
 VIEWS = frozenset(
@@ -269,6 +269,11 @@ class CallRecorder(TorchFunctionMode):
                     "or use torch.utils.checkpoint with use_reentrant=False."
                 )
             frame = frame.f_back
+
+    def take_layer(self, cell: Cell, *args: Any) -> Any:
+        """The result of a layer of `retrograde.nn` that would run step by step; arguments as of ``torch.gru``."""
+        with _torch_private.no_torch_functions():
+            return self._layer(cell, *args)
 
     def _layer(self, cell: Cell, *args: Any) -> Any:
         mask, batch_first = None, False

@@ -1,4 +1,4 @@
-"""The three cells, each as one forward step and one step of its adjoint, with shapes that broadcast.
+"""A layer's run, each step as one forward step of its cell and one step of the adjoint, with shapes that broadcast.
 
 Everything the flow measures comes from the adjoint step: it takes ∂E/∂s_k to ∂E/∂(pre-activations of step k)
 and to the part of ∂E/∂s_{k−1} that does not pass through the recurrent matrix. Because its coefficients do not
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..cells import Cell, CellName
+from ..cells import FUSED, Cell, CellName
 from ..errors import FlowError
+from .coefficients import coefficients
 
 Steps = int | slice | Tensor | tuple[Tensor, Tensor]
 
@@ -88,7 +89,7 @@ class Trajectory:
     gates : Tensor
         Activations after their nonlinearity `(T, B, G·H)`, gates in torch's order.
     inner : Tensor or None
-        GRU only: ``W_hn h + b_hn``, `(T, B, H)`.
+        ``W_hn h + b_hn`` of a GRU, or what else a cell computes as ``hn``, `(T, B, H)`.
     mask : Tensor or None
         `(T, B)` bool, false on padding; there the state is carried over unchanged.
     """
@@ -106,7 +107,7 @@ class Trajectory:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._coefficients = self._linearize()
+        self._coefficients = coefficients(self)
 
     @classmethod
     def joined(cls, runs: list[Trajectory]) -> Trajectory:
@@ -178,43 +179,6 @@ class Trajectory:
         assert self.c is not None
         return self.gates[..., self.cell.rows("o", self.hidden_size)] * torch.tanh(self.c)
 
-    def _linearize(self) -> dict[str, Tensor]:
-        # A padded step hands its state on: pre-activations get nothing, the state's adjoint passes whole.
-        live = None if self.mask is None else self.mask.unsqueeze(-1).to(self.h.dtype)
-        found: dict[str, Tensor] = {}
-        if self.kind == "rnn":
-            found["k"] = self.cell.slope(self.h)  # h = f(a):  ∂E/∂a = ∂E/∂h ∘ f′(a)
-        elif self.kind == "gru":
-            assert self.inner is not None
-            r, z, n = self.gates.chunk(len(self.cell.gates), -1)
-            k_n = (1 - z) * (1 - n * n)  # h = (1−z)∘n + z∘h₋,  n = tanh(a_n + r∘q)
-            k_r = k_n * self.inner * r * (1 - r)
-            k_z = (self.h_before - n) * z * (1 - z)
-            found["k"] = torch.cat([k_r, k_z, k_n * r], -1)  # towards W_hh h₋ + b_hh
-            found["k_n"] = k_n  # towards W_in x + b_in
-            found["pass"] = z
-        else:
-            assert self.c is not None and self.c_before is not None
-            i, f, g, o = self.gates.chunk(len(self.cell.gates), -1)
-            tanh_c = torch.tanh(self.c)
-            found["q"] = o * (1 - tanh_c * tanh_c)  # h = o∘tanh(c):  ∂h/∂c
-            # c = f∘c₋ + i∘g
-            found["k"] = torch.cat([g * i * (1 - i), self.c_before * f * (1 - f), i * (1 - g * g)], -1)
-            found["k_o"] = tanh_c * o * (1 - o)
-            found["f"] = f
-        if live is not None:
-            for name in ("k", "k_n", "k_o", "q"):
-                if name in found:
-                    found[name] = found[name] * live
-            if self.kind == "lstm":
-                found["f"] = found["f"] * live + (1 - live)
-                found["pass"] = (1 - live).expand_as(self.h)
-            elif self.kind == "rnn":
-                found["pass"] = (1 - live).expand_as(self.h)
-            else:
-                found["pass"] = found["pass"] * live + (1 - live)
-        return found
-
     def pull(
         self,
         at: Steps,
@@ -234,49 +198,78 @@ class Trajectory:
         out
             Where ``hidden`` and ``cell`` are to be written; ``direct`` is then left to ``add_direct``.
         """
-        known = self._coefficients
-        k = known["k"][at]
-        direct = h * known["pass"][at] if "pass" in known and out is None else None
-        hidden, cell = (None, None) if out is None else out
-        if self.kind == "rnn":
-            return Pulled(torch.mul(h, k, out=hidden), direct, None)
-        if hidden is None:
-            hidden = h.new_empty(*h.shape[:-1], self.weights.hh.shape[0])
-        size = self.hidden_size
-        if self.kind == "gru":
-            torch.mul(_by_gate(k, 3), h.unsqueeze(-2), out=_by_gate(hidden, 3))
-            return Pulled(hidden, direct, None)
+        known, shape = self._coefficients, (*h.shape[:-1], self.weights.hh.shape[0])
+        direct = self._direct(at, h, c) if out is None else None
+        hidden, cell = (h.new_empty(shape), None) if out is None else out
+        if "k_o" not in known:
+            _scale_gates(known["k"][at], h, hidden)
+            if c is None or "k_c" not in known:
+                return Pulled(hidden, direct, None)
+            hidden.add_(_scale_gates(known["k_c"][at], c, torch.empty_like(hidden)))
+            return Pulled(hidden, direct, torch.mul(c, known["f"][at], out=cell).addcmul_(h, known["h_of_c"][at]))
         assert c is not None
         m = h if self.weights.hr is None else h @ self.weights.hr
         total = torch.addcmul(c, m, known["q"][at], out=cell)  # ∂E/∂c_k with h_k following c_k
-        torch.mul(_by_gate(k, 3), total.unsqueeze(-2), out=_by_gate(hidden[..., : 3 * size], 3))
-        torch.mul(m, known["k_o"][at], out=hidden[..., 3 * size :])
+        size = 3 * self.hidden_size
+        _scale_gates(known["k"][at], total, hidden[..., :size])
+        torch.mul(m, known["k_o"][at], out=hidden[..., size:])
         return Pulled(hidden, direct, total.mul_(known["f"][at]))
 
     def adjoint(self, local: Tensor) -> kernels.Adjoint:
         """The layer as the native engine takes it; ``local`` is ∂E_t/∂(output_t) `(T, B, P)`."""
         known = self._coefficients
-        side = known.get("k_n", known.get("k_o"))
+        side = known.get("k_x", known.get("k_o"))
         weights = self.weights
         q, f, passed = (known.get(name) for name in ("q", "f", "pass"))
         return kernels.Adjoint(self.cell.mode, known["k"], side, q, f, passed, weights.hh, weights.ih, local)
 
-    def add_direct(self, at: int | slice | Tensor, h: Tensor, to: Tensor) -> None:
-        """Add the part of ∂E/∂h_{k−1} that avoids W_hh to ``to``, in place."""
-        if "pass" in self._coefficients:
-            to.addcmul_(h, self._coefficients["pass"][at])
+    def _direct(self, at: Steps, h: Tensor, c: Tensor | None) -> Tensor | None:
+        known = self._coefficients
+        direct = h * known["pass"][at] if "pass" in known else None
+        if c is None or "c_of_h" not in known:
+            return direct
+        through_c = c * known["c_of_h"][at]
+        return through_c if direct is None else direct + through_c
 
-    def total_cell(self, at: int | slice | Tensor, h: Tensor, c: Tensor) -> Tensor:
-        """∂E/∂c_k with h_k = o∘tanh(c_k) following it, as autograd gives for the tensor c_k."""
+    def add_direct(self, at: Steps, h: Tensor, c: Tensor | None, to: Tensor) -> None:
+        """Add the part of ∂E/∂h_{k−1} that avoids W_hh to ``to``, in place."""
+        for name, a in (("pass", h), ("c_of_h", c)):
+            if a is not None and name in self._coefficients:
+                to.addcmul_(a, self._coefficients[name][at])
+
+    def total_cell(self, at: Steps, h: Tensor, c: Tensor) -> Tensor:
+        """∂E/∂c_k with h_k, which an LSTM computes from c_k, following it: what autograd gives for the tensor c_k."""
         m = h if self.weights.hr is None else h @ self.weights.hr
         return torch.addcmul(c, m, self._coefficients["q"][at])
 
-    def input_side(self, at: Steps, h: Tensor, hidden: Tensor) -> Tensor:
-        """∂E/∂(W_ih x + b_ih) from ∂E/∂(W_hh h + b_hh): they differ only in the n of a GRU."""
+    def input_side(self, at: Steps, h: Tensor, c: Tensor | None, hidden: Tensor) -> Tensor:
+        """∂E/∂(W_ih x + b_ih), where ∂E/∂(W_hh h + b_hh) is ``hidden``: the same if the two are only added."""
         if self.cell.summed:
             return hidden
-        size = self.hidden_size
-        return torch.cat([hidden[..., : 2 * size], h * self._coefficients["k_n"][at]], -1)
+        k = self._coefficients["k_x"][at]
+        own = _scale_gates(k, h, h.new_empty(*h.shape[:-1], k.shape[-1]))
+        if c is not None and "k_xc" in self._coefficients:
+            own.add_(_scale_gates(self._coefficients["k_xc"][at], c, torch.empty_like(own)))
+        return own if own.shape == hidden.shape else torch.cat([hidden[..., : -own.shape[-1]], own], -1)
+
+    def products(self) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """W_ih x_k + b_ih, W_hh h_{k−1} + b_hh and the state before: what `Cell.step` computes every step from."""
+        linear, w = torch.nn.functional.linear, self.weights
+        state = tuple(s for s in (self.h_before, self.c_before) if s is not None)
+        return linear(self.x, w.ih, w.bias_ih), linear(self.h_before, w.hh, w.bias_hh), state
+
+    @property
+    def kept(self) -> Tensor:
+        """How much of a unit's memory (c, or h without one) a step keeps, weights aside, `(T, B, H)`."""
+        known = self._coefficients.get("f" if "c" in self.cell.states else "pass")
+        return torch.zeros_like(self.h) if known is None else known
+
+
+def _scale_gates(k: Tensor, a: Tensor, out: Tensor) -> Tensor:
+    """``k`` `(…, gates·H)` times ``a`` `(…, H)` in every gate, in ``out``."""
+    size = a.shape[-1]
+    torch.mul(_by_gate(k, k.shape[-1] // size), a.unsqueeze(-2), out=_by_gate(out, k.shape[-1] // size))
+    return out
 
 
 def _by_gate(a: Tensor, gates: int) -> Tensor:
@@ -300,7 +293,7 @@ def run(
         raise FlowError(
             f"A recurrent layer was given no {'sequences' if steps else 'steps'}: (T, B, I) {tuple(x.shape)}."
         )
-    if mask is None and weights.hr is None and _engine_takes(x, h_0, c_0, weights):
+    if mask is None and weights.hr is None and _engine_takes(cell, x, h_0, c_0, weights):
         return _run_by_engine(cell, weights, x, h_0, c_0, reverse)
     linear = torch.nn.functional.linear
     into = linear(x, weights.ih, weights.bias_ih)
@@ -314,8 +307,8 @@ def run(
         state = new
         states.append(state)
         gates.append(torch.cat(computed[: len(cell.gates)], -1))
-        if not cell.summed:
-            inner.append(computed[-1])
+        if "hn" in cell.computed:
+            inner.append(computed[cell.computed.index("hn")])
 
     def in_time(values: Sequence[Tensor]) -> Tensor:
         return torch.stack(tuple(values)[::-1] if reverse else tuple(values))
@@ -331,7 +324,7 @@ def run(
         in_time(gates),
         in_time(c[:-1]) if c else None,
         in_time(c[1:]) if c else None,
-        None if cell.summed else in_time(inner),
+        in_time(inner) if inner else None,
         mask,
     )
     return trajectory, h[-1], c[-1] if c else None
@@ -355,12 +348,13 @@ def together(steps: Sequence[Step]) -> Trajectory:
         return whole._changed(lambda _, a: a.reshape(n, batch, -1))
 
 
-def _engine_takes(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) -> bool:
+def _engine_takes(cell: Cell, x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Weights) -> bool:
     given = [x, h_0, *([] if c_0 is None else [c_0]), *weights.tensors()]
     plain = all(t.is_cpu and t.dtype == x.dtype and type(t) in (Tensor, torch.nn.Parameter) for t in given)
     biases = (weights.bias_ih is None) == (weights.bias_hh is None)
     return (
-        kernels.available()
+        cell in FUSED
+        and kernels.available()
         and plain
         and biases
         and x.dtype in (torch.float32, torch.float64)

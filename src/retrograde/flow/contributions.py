@@ -263,7 +263,7 @@ def _lag_gradients(flow: GradientFlow, linearization: Linearization) -> Iterator
             parts: dict[str, Tensor] = {}
             for (label, run), a in zip(linearization.runs.items(), found, strict=True):
                 if label in flow.known_layers:
-                    _add(parts, linearization, label, a.at, run.input_side(a.at, a.h, a.hidden), a.hidden, a.h)
+                    _add(parts, linearization, label, a.at, run.input_side(a.at, a.h, a.c, a.hidden), a.hidden, a.h)
             yield lag, parts
         return
     # Any graph: blocks of targets bring all lags at once; in several rounds where that is too much memory.

@@ -70,7 +70,7 @@ class Bounds:
 
 def bounds(run: Trajectory) -> Bounds:
     """‖W_hh‖₂ and its consequences for a vanilla layer."""
-    if run.kind != "rnn":
+    if not run.cell.vanilla:
         raise FlowError(
             f"The bound ‖W‖₂·max f′ is a theorem about the vanilla network; for a {run.kind.upper()} look at "
             "jacobian_norms() and lyapunov_exponents()."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cells import find
+from ..cells import BY_NAME, find
 from ..errors import FlowError
 from .activation import Gate, Saturation, pre_activations
 from .jacobians import lyapunov_dimension
@@ -54,7 +54,8 @@ def _lyapunov(flow: GradientFlow, ax: Axes, label: str, burn_in: int) -> str:
     _points(ax, each, mean)
     _label_directions(ax, mean)
     ax.set_ylabel("Lyapunov exponent  (log growth per step)")
-    if flow.cells[flow.layer_index(label)] == "rnn":
+    cell = BY_NAME.get(flow.cells[flow.layer_index(label)])
+    if cell is not None and cell.vanilla:
         bound = flow.bounds(label).contraction
         ax.margins(y=0.16)
         if bound > 0:

@@ -163,7 +163,7 @@ def _wanted(runs: Mapping[str, Any], layers: Any, state: State) -> list[str]:
     if unknown or (names is not None and not names):
         raise FlowError(f"layers names {', '.join(unknown) or 'no layer'}; this model has {', '.join(runs)}.")
     wanted = [label for label in runs if names is None or label in names or base(label) in names]
-    if state == "c" and any(runs[name][0].kind != "lstm" for name in wanted):
+    if state == "c" and any("c" not in runs[name][0].state_names for name in wanted):
         fix = "use 'h' or 'hc', or choose layers=" if len(runs) > 1 else "use 'h' or 'hc'"
         raise FlowError(f"state is 'c', but only an LSTM has a cell state; {fix}.")
     return wanted

@@ -313,7 +313,7 @@ class Sweep:
         for lag, found in adjoint.by_lag(self._stack, errors, self.targets, scaled=True):
             for label, own in sides.items():
                 a = found[self._place[label]]
-                factor, hidden, inputs = 1.0, a.hidden, self.runs[label].input_side(a.at, a.h, a.hidden)
+                factor, hidden, inputs = 1.0, a.hidden, self.runs[label].input_side(a.at, a.h, a.c, a.hidden)
                 if a.scale is not None:
                     factor = float(a.scale.max())
                     relative = (a.scale / factor).nan_to_num(0.0).to(hidden.dtype).unsqueeze(-1)
@@ -398,7 +398,7 @@ class Sweep:
                     continue
                 alone = [(a / scale).to(run.x.dtype).unsqueeze(1).expand(-1, len(own), -1) for a in (h, c_carried)]
                 pulled = run.pull(at, alone[0], alone[1])  # of every direction by itself (r, B, numbers)
-                inputs = run.input_side(at, alone[0], pulled.hidden)
+                inputs = run.input_side(at, alone[0], alone[1], pulled.hidden)
                 left = _sides(sides[label], inputs, pulled.hidden)
                 found = [_weighed(own, a, r[at]) for a, r in zip(left, right, strict=True)]
                 yield label, Part(lag, scale, torch.cat(found, 1))

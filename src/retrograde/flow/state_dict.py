@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..cells import BY_GATES, BY_MODE, Cell, find
+from ..cells import BY_MODE, BY_NAME, FUSED, Cell, find
 from ..errors import FlowError, OptionError, first_line
 from ..files import check_regular
-from ..nn.factory import STEPWISE
+from ..nn.factory import stepwise_layer
 from ..nn.stepwise import Stepwise
 
 __all__ = ["Found", "find_recurrent", "read_state_dict"]
@@ -44,8 +44,8 @@ class Found:
     name : str
         The module's name, with ``_`` for every character but letters, digits and ``. - _``; empty at the root.
     module : Module
-        An RNN, GRU or LSTM of ``torch.nn`` with the weights; with gains of a layer normalization, a layer of
-        `retrograde.nn` that runs step by step.
+        An RNN, GRU or LSTM of ``torch.nn`` with the weights; of another cell, or with gains of a layer normalization, a
+        layer of `retrograde.nn` that runs step by step.
     as_stored : tuple of str
         Weights taken as a parametrization stores them, because only its code knows what it computes from them. This is
         right for dropout of weights, which is off in eval mode.
@@ -71,7 +71,7 @@ class Found:
         if module.bidirectional:
             words.append("bidirectional")
         if isinstance(module, Stepwise):
-            words.append("layer normalization")
+            words += ["layer normalization"] * module.layer_norm
         elif module.proj_size:
             words.append(f"projected to {module.proj_size}")
         if not module.bias:
@@ -180,10 +180,13 @@ def _nested(content: Any, depth: int) -> Iterator[dict[str, Tensor]]:
 # --- The layers -------------------------------------------------------------------------------------------------------
 
 
-def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = None) -> list[Found]:
+def find_recurrent(
+    parameters: Mapping[str, Tensor], nonlinearity: str | None = None, cell: str | None = None
+) -> list[Found]:
     """Every RNN, GRU and LSTM among named parameters, rebuilt.
 
-    ``weight_ih`` has 4·H rows in an LSTM, 3·H in a GRU and H in an RNN. Layers, directions, projections and missing
+    ``weight_ih`` has 4·H rows in an LSTM, 3·H in a GRU, H in an RNN, and likewise in any cell of `retrograde.cells`:
+    of several with as many gates it is torch's. Layers, directions, projections and missing
     biases follow from the names; so do cells, which become layers of their own. Weights kept in parts by
     ``weight_norm``, ``spectral_norm``, pruning or dropout of weights are put together as the model in eval mode has
     them.
@@ -194,6 +197,8 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
         As in ``module.state_dict()``, names with any prefix.
     nonlinearity : {"tanh", "relu"}, optional
         Nonlinearity of the RNNs, which no parameter tells; tanh by default.
+    cell : str, optional
+        The cell of the weights that have as many gates as it.
 
     Raises
     ------
@@ -229,10 +234,14 @@ def find_recurrent(parameters: Mapping[str, Tensor], nonlinearity: str | None = 
         while any(plain == other.name for other in found):
             plain += "_"
         stored = tuple(full for full, _ in own.values() if full in as_stored)
-        found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh", hint), stored))
+        found.append(Found(plain, _rebuilt(own, nonlinearity or "tanh", cell, hint), stored))
     if nonlinearity is not None and not any(module_kind(one.module) == "RNN" for one in found):
         raise OptionError(
             f"--nonlinearity {nonlinearity} is for an RNN; this checkpoint has {module_kind(found[0].module)} weights."
+        )
+    if cell is not None and not any(module_kind(one.module) == find(cell).title for one in found):
+        raise OptionError(
+            f"--cell {cell} has {len(find(cell).gates)}·H rows in its weights, and none here has so many."
         )
     return found
 
@@ -296,7 +305,9 @@ def _combined(parts: dict[str, Tensor]) -> Tensor | None:
     return None
 
 
-def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity: str, hint: str) -> Layer:
+def _rebuilt(
+    own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity: str, asked: str | None, hint: str
+) -> Layer:
     """The module whose parameters these are."""
     any_name = next(iter(own.values()))[0]
     if (0, False, "weight_ih") not in own or (0, False, "weight_hh") not in own:
@@ -308,15 +319,21 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     projection = own.get((0, False, "weight_hr"))
     rows, width = hh.shape
     hidden = projection[1].shape[1] if projection is not None else width
-    if not hidden or rows % hidden or rows // hidden not in BY_GATES:
+    gates = rows // hidden if hidden and rows % hidden == 0 else 0
+    known = [one for one in BY_NAME.values() if len(one.gates) == gates]
+    known = [one for one in known if one.name == asked] or known
+    if not known:
         raise FlowError(
             f"{name} has shape {tuple(hh.shape)}, which is not that of an RNN (H, H), GRU (3·H, H) or LSTM (4·H, H)"
             + ("" if projection is None else f" with a projection {tuple(projection[1].shape)}")
             + ". Weights of another cell do not say what they compute: measure the run or the model they are from."
         )
-    cell = BY_GATES[rows // hidden]
+    if len(known) > 1 and known[0] not in FUSED:  # torch's cells are the usual ones
+        names = " and ".join(one.name for one in known)
+        raise FlowError(f"{name} has {gates}·H rows, as {names} have: say which it is (cell=, --cell).")
+    cell = find(known[0].name, nonlinearity)
     kind = cell.title
-    if projection is not None and "c" not in cell.states:
+    if projection is not None and cell.name != "lstm":
         raise FlowError(
             f"{projection[0]} is a projection, which only an LSTM has, but the weights are those of a {kind}."
         )
@@ -332,7 +349,7 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
     if projection is not None:
         sizes["proj_size"] = width
     dtype = torch.float64 if all(t.dtype == torch.float64 for _, t in own.values()) else torch.float32
-    module = _empty(find(cell.name, nonlinearity), sizes, any(part.startswith("gain") for _, _, part in own))
+    module = _empty(cell, sizes, any(part.startswith("gain") for _, _, part in own))
     prefix = name.rpartition("weight_hh")[0]
     expected: dict[str, Tensor] = {}
     for parameter, wanted in module.state_dict().items():
@@ -354,10 +371,9 @@ def _rebuilt(own: dict[tuple[int, bool, str], tuple[str, Tensor]], nonlinearity:
 
 
 def _empty(cell: Cell, sizes: dict[str, Any], layer_norm: bool) -> Layer:
-    options: dict[str, Any] = {"nonlinearity": cell.nonlinearity} if cell.name == "rnn" else {}
-    if layer_norm:
-        return STEPWISE[cell.name](**sizes, **options, layer_norm=True, device="meta")
-    layer: nn.RNNBase = getattr(nn, cell.title)(**sizes, **options, device="meta")
+    if layer_norm or cell not in FUSED:
+        return stepwise_layer(cell, **sizes, layer_norm=layer_norm, device="meta")
+    layer: nn.RNNBase = getattr(nn, cell.title)(**sizes, **cell.options, device="meta")
     return layer
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..cells import FUSED
 from ..errors import FlowError, OptionError
 from ..flow import GradientFlow, gradient_flow
 from ..flow.cells import Trajectory
@@ -108,13 +109,14 @@ def measure(
     if T > LONGEST:
         raise FlowError(f"rg.lab draws up to {LONGEST} steps, and {label} has {T}: give it shorter sequences.")
     norms = _square(flow, i, T, sequence)
-    inside = None if run is None else _explained(flow, i, run, T, sequence, norms)
+    own = run if run is not None and run.cell in FUSED else None  # what the page can compute itself
+    inside = None if own is None else _explained(flow, i, own, T, sequence, norms)
     name = type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "model")
     return Measured(
         title=f"{name}, {label}" if len(flow.layers) > 1 else name,
         notes=list(flow.notes),
-        cell=None if run is None else _cell(run),
-        H=0 if run is None else run.h.shape[2],
+        cell=None if own is None else _cell(own),
+        H=0 if own is None else own.h.shape[2],
         T=T,
         norms=_listed(norms),
         share=_share(flow, label, T),
@@ -138,7 +140,7 @@ def _square(flow: GradientFlow, i: int, T: int, sequence: int) -> Array:
 
 
 def _cell(run: Trajectory) -> str:
-    return run.cell.nonlinearity if run.kind == "rnn" else run.kind
+    return run.cell.nonlinearity if run.cell.vanilla else run.cell.name
 
 
 def _explained(flow: GradientFlow, i: int, run: Trajectory, T: int, sequence: int, norms: Array) -> Layer | None:
@@ -151,7 +153,7 @@ def _explained(flow: GradientFlow, i: int, run: Trajectory, T: int, sequence: in
     own = linearization.local[list(linearization.runs).index(flow.layers[i])][:T, sequence].double()
     if not np.allclose(_sent_back(run, own, T, sequence), norms[T - 1], rtol=1e-3, atol=1e-6 * norms.max()):
         return None
-    H, gru = run.h.shape[2], run.kind == "gru"
+    H, gru = run.h.shape[2], not run.cell.summed
     zero = torch.zeros(len(weights.ih), dtype=weights.ih.dtype, device=weights.ih.device)
     input_bias = zero if weights.bias_ih is None else weights.bias_ih
     state_bias = zero if weights.bias_hh is None else weights.bias_hh

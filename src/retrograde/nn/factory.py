@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from ..cells import FUSED, Cell, find
 from ..errors import OptionError
+from . import layers
 from .dropout import weight_drop_
 from .initialization import initialize
-from .layers import GRU, LSTM, RNN
 from .stepwise import Stepwise, StepwiseGRU, StepwiseLSTM, StepwiseRNN
 
-__all__ = ["STEPWISE", "recurrent_layer"]
+__all__ = ["recurrent_layer", "stepwise_layer"]
 
-# Every cell has a layer that runs step by step; some have one that is computed as a whole, which is faster.
-_WHOLE: Mapping[str, type[torch.nn.Module]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
-STEPWISE: Mapping[str, type[Stepwise]] = {own.cell_name: own for own in (StepwiseRNN, StepwiseGRU, StepwiseLSTM)}
+_STEPWISE: Mapping[str, type[Stepwise]] = {own.cell_name: own for own in (StepwiseRNN, StepwiseGRU, StepwiseLSTM)}
+
+
+def stepwise_layer(cell: Cell, **options: Any) -> Stepwise:
+    """The layer of a cell that runs step by step, which every cell has."""
+    kind: Callable[..., Stepwise] = _STEPWISE.get(cell.name, Stepwise)
+    return kind(**options, **({"cell": cell.name} if kind is Stepwise else cell.options))
 
 
 def recurrent_layer(
@@ -64,20 +69,20 @@ def recurrent_layer(
     >>> recurrent_layer(3, 5, cell="rnn", nonlinearity="relu", init="identity")
     RNN(3, 5)
     """
-    if cell not in STEPWISE:
-        raise OptionError(f"there is no cell {cell!r}; choose one of {', '.join(STEPWISE)}.")
-    if weight_drop and cell not in _WHOLE:
-        raise OptionError(f"weight drop is for {', '.join(_WHOLE)}, not for {cell}; leave it out.")
+    own = find(cell, nonlinearity)
+    if weight_drop and own not in FUSED:
+        whole = dict.fromkeys(cell.name for cell in FUSED)
+        raise OptionError(f"weight drop is for {', '.join(whole)}, not for {cell}; leave it out.")
     normalized = layer_norm or recurrent_dropout > 0
     if normalized and weight_drop:
         raise OptionError("weight drop excludes layer normalization and recurrent dropout; leave one of them out.")
     options: dict[str, Any] = {"num_layers": num_layers, "bidirectional": bidirectional}
     options["dropout"] = dropout if num_layers > 1 else 0.0
-    if cell == "rnn":
-        options["nonlinearity"] = nonlinearity
-    if normalized:
+    if normalized or own not in FUSED:
         options |= {"layer_norm": layer_norm, "recurrent_dropout": recurrent_dropout}
-    layer = (STEPWISE if normalized or cell not in _WHOLE else _WHOLE)[cell](input_size, hidden_size, **options)
+        layer: torch.nn.Module = stepwise_layer(own, input_size=input_size, hidden_size=hidden_size, **options)
+    else:
+        layer = getattr(layers, own.title)(input_size, hidden_size, **own.options, **options)
     asked: dict[str, Any] = {"spectral_radius": spectral_radius, "forget_bias": forget_bias, "chrono": chrono}
     if init != "default":
         asked["recurrent"] = init

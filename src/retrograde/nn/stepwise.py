@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import _torch_private
-from ..cells import FUSED, Cell, CellName, find
+from ..cells import FUSED, Cell, find
 from ..errors import OptionError
 from .dropout import VariationalDropout
 from .marking import mark_state
@@ -27,13 +28,14 @@ State = tuple[Tensor, ...]  # (h,) or (h, c), each (B, H)
 
 
 class Stepwise(torch.nn.Module):
-    """Base class: the parameters, and the loops over layers, directions and steps.
+    """A layer of any cell: the parameters, and the loops over layers, directions and steps.
 
-    A layer says which cell it computes, and what ``layer_norm`` normalizes.
+    Of torch's cells there are subclasses, which say what ``layer_norm`` normalizes; of any other (``cell=``) it
+    normalizes each gate by itself.
 
     Attributes
     ----------
-    cell_name : CellName
+    cell_name : str
         The cell, whose equations are in ``cells.py``.
     norms : tuple of str
         What is normalized, each with a gain ``gain_<name>``: ``"ih"`` is W_ih x_t, ``"hh"`` is W_hh h_{t-1}.
@@ -43,11 +45,11 @@ class Stepwise(torch.nn.Module):
         How many gates are normalized together: ``(2, 1)`` is the first two, then the third by itself.
     """
 
-    cell_name: ClassVar[CellName]
+    cell_name: str
     nonlinearity = "tanh"
     norms: ClassVar[tuple[str, ...]] = ("ih", "hh")
     shifts: ClassVar[tuple[str, ...]] = ()
-    groups: ClassVar[tuple[int, ...]]
+    groups: tuple[int, ...]
 
     def __init__(
         self,
@@ -62,9 +64,12 @@ class Stepwise(torch.nn.Module):
         recurrent_dropout: float = 0.0,
         device: Any = None,
         dtype: Any = None,
+        cell: str | None = None,
     ):
         super().__init__()
         name = type(self).__name__
+        if cell is not None:
+            self.cell_name, self.groups = cell, (1,) * len(find(cell).gates)
         for option, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if size < 1:
                 raise OptionError(f"{name}: {option} is {size}; it must be at least 1.")
@@ -106,11 +111,6 @@ class Stepwise(torch.nn.Module):
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """Run over ``(T, B, I)``, ``(B, T, I)`` if ``batch_first``, ``(T, I)`` or packed sequences, as torch.nn."""
-        drops = self.training and (self.recurrent_dropout or self.dropout)
-        plain = self.cell in FUSED and not (self.layer_norm or drops or torch.compiler.is_compiling())
-        if plain and _torch_private.function_mode_needs_operators():
-            output, end = self._fused()(input, hx)  # gradient_flow measures it faster than single steps
-            return output, end
         packed = isinstance(input, PackedSequence)
         lengths: Tensor | None = None
         if isinstance(input, PackedSequence):
@@ -129,6 +129,11 @@ class Stepwise(torch.nn.Module):
         elif self.batch_first and not packed:
             sequence = sequence.transpose(0, 1)
         states = self._initial(sequence, hx, unbatched)
+        drops = self.training and (self.recurrent_dropout or self.dropout)
+        if not (self.layer_norm or drops or torch.compiler.is_compiling()):
+            recorder = _torch_private.function_mode_with("take_layer")
+            if recorder is not None and _is_elementwise(self.cell):
+                return self._taken(recorder, sequence if unbatched else input, states, unbatched)
         valid = None
         if lengths is not None:
             lengths = lengths.to(sequence.device)
@@ -158,16 +163,23 @@ class Stepwise(torch.nn.Module):
             result = PackedSequence(data, input.batch_sizes, order, input.unsorted_indices)
         return result, end if len(end) > 1 else end[0]
 
-    def _fused(self) -> torch.nn.RNNBase:
-        """The layer of ``torch.nn`` with these parameters, equal to this one if nothing is normalized or dropped."""
-        options = {name: getattr(self, name) for name in ("bias", "batch_first", "bidirectional")}
-        if isinstance(self, StepwiseRNN):
-            options["nonlinearity"] = self.nonlinearity
-        kind = getattr(torch.nn, self.cell.title)
-        fused: torch.nn.RNNBase = kind(self.input_size, self.hidden_size, self.num_layers, device="meta", **options)
-        for name, parameter in self.named_parameters():
-            setattr(fused, name, parameter)
-        return fused
+    def _taken(self, recorder: Any, input: Any, states: State, unbatched: bool) -> tuple[Any, Any]:
+        """`forward` as one operation of a measurement, which gets what torch's layers give to an operator of torch."""
+        names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if self.bias else ()))
+        suffixes = [suffix for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
+        weights = [getattr(self, name + suffix) for suffix in suffixes for name in names]
+        layout = (weights, self.bias, self.num_layers, 0.0, False, self.bidirectional)
+        if isinstance(input, PackedSequence):
+            data, sizes, order, back = input
+            states = states if order is None else tuple(s.index_select(1, order) for s in states)
+            data, *end = recorder.take_layer(self.cell, data, sizes, states, *layout)
+            end = end if back is None else [s.index_select(1, back) for s in end]
+            output: Any = PackedSequence(data, sizes, order, back)
+        else:
+            output, *end = recorder.take_layer(self.cell, input, states, *layout, self.batch_first and not unbatched)
+        if unbatched:
+            output, end = output.squeeze(1), [s.squeeze(1) for s in end]
+        return output, tuple(end) if len(end) > 1 else end[0]
 
     def _suffixes(self, layer: int) -> tuple[str, ...]:
         return (f"_l{layer}", f"_l{layer}_reverse") if self.bidirectional else (f"_l{layer}",)
@@ -225,6 +237,32 @@ class Stepwise(torch.nn.Module):
         """Normalize W_ih x_t and W_hh h_{t-1}."""
         sizes = [n * self.hidden_size for n in self.groups]
         return _norm(x, w["gain_ih"], sizes=sizes), _norm(u, w["gain_hh"], sizes=sizes)
+
+
+@cache
+def _is_elementwise(cell: Cell) -> bool:
+    """Whether a unit's new state depends on that unit's state and rows of the products only, found by derivatives."""
+    if cell in FUSED or len(cell.states) > 2:
+        return cell in FUSED
+    generator, units = torch.Generator().manual_seed(0), 5
+
+    def drawn(blocks: int) -> Tensor:
+        return torch.randn(8, blocks * units, dtype=torch.float64, generator=generator)
+
+    def derivatives(of: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(of, leaves, weight, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+    with _torch_private.no_torch_functions(), torch.enable_grad():
+        blocks = (len(cell.gates), len(cell.gates), *(1 for _ in cell.states))
+        leaves = tuple(drawn(n).requires_grad_() for n in blocks)
+        for new in cell.step(leaves[0], leaves[1], leaves[2:])[0]:
+            weight = drawn(1)
+            each, weighed = derivatives(new, torch.ones_like(new)), derivatives(new, weight)
+            if not all(
+                torch.allclose(a * weight.repeat(1, n), b) for a, b, n in zip(each, weighed, blocks, strict=True)
+            ):
+                return False
+    return True
 
 
 def _norm(a: Tensor, gain: Tensor | None, shift: Tensor | None = None, sizes: Sequence[int] | None = None) -> Tensor:

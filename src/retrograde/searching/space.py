@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..cells import GATED
 from ..errors import OptionError
 from ..options import OPTIONS, Options, flag
 
@@ -58,7 +59,7 @@ _USUAL: Mapping[str, Callable[[Options], Dimension | None]] = {
     "hidden_size": lambda options: Range(max(1, options.hidden_size // 4), 2 * options.hidden_size, log=True),
     "num_layers": lambda options: Range(1, max(3, options.num_layers)),
     "dropout": lambda options: Range(0.0, max(0.6, options.dropout)),
-    "cell": lambda options: Choices(("gru", "lstm")) if options.cell != "rnn" else None,
+    "cell": lambda options: Choices(GATED) if options.cell in GATED else None,
     "bidirectional": lambda options: Choices((False, True)) if options.task in OPTIONS["bidirectional"].tasks else None,
     "pooling": lambda options: Choices(("last", "mean", "max")) if options.task in OPTIONS["pooling"].tasks else None,
 }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...cells import find
 from ...errors import FlowError, RetrogradeError
 from ...flow import GradientFlow
 from ...nn import initialize
@@ -85,9 +86,15 @@ class Case:
         """The same findings, but about all recurrent modules."""
         return replace(self, findings=[replace(finding, where="") for finding in self.findings])
 
-    def only(self, *cells: str) -> bool:
-        """Whether all of `parts` have one of these cells."""
-        return bool(self.parts) and all(part.cell in cells for part in self.parts)
+    @property
+    def vanilla(self) -> bool:
+        """Whether all of `parts` are vanilla networks."""
+        return bool(self.parts) and all(find(part.cell).vanilla for part in self.parts)
+
+    @property
+    def gated(self) -> bool:
+        """Whether all of `parts` have a gate that keeps the state."""
+        return bool(self.parts) and all(find(part.cell).keeper is not None for part in self.parts)
 
     def number(self, name: str) -> float | None:
         """A number of the findings of this kind, the largest of several layers; None if no rule gave it."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...cells import find
 from ...errors import OptionError
 from ...options import OPTIONS, Options
 from ..examination import Origin
@@ -49,7 +50,7 @@ def compatible(options: Options, changes: Mapping[str, Any]) -> dict[str, Any]:
             if getattr(options, other) != value:
                 found.setdefault(other, value)
     cell = found.get("cell", options.cell)
-    if cell == "rnn":
+    if find(cell).vanilla:
         for gated in ("forget_bias", "chrono"):
             if getattr(options, gated) is not None:
                 found.setdefault(gated, None)

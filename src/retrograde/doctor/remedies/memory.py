@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ...cells import GATED
 from ...errors import FlowError
 from ...flow import GradientFlow
 from ...nn import floss, initialize
@@ -69,7 +70,7 @@ def _tried(case: Case, flow: GradientFlow | None) -> tuple[str, bool]:
 
 def _plain_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
     """Orthogonal recurrent weights of a vanilla network, stretched by what the nonlinearity shrinks the gradient."""
-    if not case.only("rnn"):
+    if not case.vanilla:
         return
     found = _orthogonal(case)
     words, enough = _tried(case, found.flow)
@@ -95,7 +96,7 @@ def _orthogonal(case: Case, which: Callable[..., Any] = min) -> _Start:
     )
     growth, best = case.growth_of(flow, which), _Start(arguments, arithmetic, flow)
     first = error = growth
-    stretch = case.only("rnn") and growth is not None and growth < 1
+    stretch = case.vanilla and growth is not None and growth < 1
     for _ in range(TRIES if stretch else 0):
         assert growth is not None and error is not None and first is not None
         radius = float(short(radius / growth))
@@ -156,7 +157,7 @@ def _gated_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
     added up. On four tasks (adding, early sum, first symbol, order; 60 to 100 steps, two seeds) an LSTM learned in 7 of
     8 trainings with it and an orthogonal start, in 4 of 8 with a forget bias and an orthogonal start.
     """
-    if not case.only("gru", "lstm") or case.need is None or not all(part.has_bias for part in case.parts):
+    if not case.gated or case.need is None or not all(part.has_bias for part in case.parts):
         return
     start, words = _chrono(case.need)
     square = all(not getattr(part.module, "proj_size", 0) for part in case.parts)
@@ -170,7 +171,7 @@ def _gated_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
 
 def gates(case: Case) -> Iterator[Prescription]:
     """Biases of all gates from the need: open ones forget, closed ones open."""
-    if case.need is None or not case.only("gru", "lstm") or not all(part.has_bias for part in case.parts):
+    if case.need is None or not case.gated or not all(part.has_bias for part in case.parts):
         return
     start, words = _chrono(case.need)
     tried, _ = _tried(case, case.changed(case.start(**start)))
@@ -183,11 +184,11 @@ def gates(case: Case) -> Iterator[Prescription]:
 
 def _cells(case: Case) -> Iterator[tuple[Prescription, bool]]:
     """Another cell in place of a vanilla one: GRU, LSTM, and ReLU with the identity."""
-    if not case.only("rnn") or case.need is None:
+    if not case.vanilla or case.need is None:
         return
     relu = all(part.nonlinearity == "relu" for part in case.parts)
     start, words = _chrono(case.need)
-    for cell in ("gru", "lstm"):
+    for cell in GATED:
         options = {"cell": cell, **start, "init": "orthogonal"} | ({"nonlinearity": "tanh"} if relu else {})
         arguments = start | {"recurrent": "orthogonal"}
         yield from _replaced(
@@ -238,7 +239,7 @@ def _replaced(
 def _regularizer(case: Case) -> Iterator[Prescription]:
     """The vanishing-gradient regularizer, for vanilla networks without dropout between layers."""
     modules = [part.module for part in case.parts]
-    if not case.only("rnn") or not case.steps or not all(isinstance(module, nn.RNN) for module in modules):
+    if not case.vanilla or not case.steps or not all(isinstance(module, nn.RNN) for module in modules):
         return
     if any(module.dropout and module.num_layers > 1 for module in modules if isinstance(module, nn.RNN)):
         return
@@ -309,13 +310,13 @@ def _calm(case: Case) -> Iterator[Prescription]:
     found = _orthogonal(case, max)
     if (after := case.growth_of(found.flow, max)) is not None and after < growth:
         yield _orthogonal_start(case, found, f"; {why}, of a copy started so ×{after:.4g}")
-    if case.only("rnn"):
+    if case.vanilla:
         yield from scaled(case, 1 / growth, why, case.measured if name == "network" else None)
 
 
 def bounded(case: Case) -> Iterator[Prescription]:
     """Where ReLU states became infinite: spectral radius 1, if the weights that were examined have a larger one."""
-    if not case.only("rnn") or any(part.nonlinearity != "relu" for part in case.parts):
+    if not case.vanilla or any(part.nonlinearity != "relu" for part in case.parts):
         return
     weights = [part.weight.detach().double() for part in case.measured]
     if not all(bool(weight.isfinite().all()) and weight.shape[0] == weight.shape[1] for weight in weights):
@@ -363,7 +364,7 @@ def _below_chaos(case: Case, exponent: float, when: str, parts: Sequence[Part] |
     with suppress(FlowError, ValueError):
         if found.flow is not None and (after := _largest_exponent(case, found.flow)) < exponent:
             yield _orthogonal_start(case, found, f"; {why}, of a copy started so {after:.3g}")
-    if case.only("rnn"):
+    if case.vanilla:
         yield from scaled(case, math.exp(-exponent), why, parts)
 
 
@@ -419,7 +420,7 @@ def scaled(case: Case, factor: float, why: str, parts: Sequence[Part] | None = N
 
 def one_direction(case: Case) -> Iterator[Prescription]:
     """All directions of the state kept: orthogonal recurrent weights, and gates that keep their state."""
-    if case.only("rnn"):
+    if case.vanilla:
         found = _orthogonal(case)
         yield _orthogonal_start(case, found)
         yield from (remedy for remedy, _ in _cells(case))

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...cells import FUSED, cell_of
+from ... import nn as ours
+from ...cells import FUSED, cell_of, find
 from ...errors import FlowError
 from ...flow import GradientFlow
-from ...nn import GRU, LSTM, RNN
 
 __all__ = ["Part", "recurrent_parts"]
-
-_LAYERS: dict[str, type[nn.RNNBase]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
-_CELLS: dict[str, type[nn.RNNCellBase]] = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
 
 @dataclass(frozen=True)
@@ -100,12 +97,16 @@ class Part:
         old = self.module
         options: dict[str, object] = {"nonlinearity": nonlinearity} if nonlinearity != "tanh" else {}
         if isinstance(old, nn.RNNCellBase):
-            return _CELLS[cell], (old.input_size, old.hidden_size), options | ({} if old.bias else {"bias": False})
+            return (
+                getattr(nn, f"{find(cell).title}Cell"),
+                (old.input_size, old.hidden_size),
+                options | ({} if old.bias else {"bias": False}),
+            )
         if not isinstance(old, nn.RNNBase) or old.proj_size:
             return None
         usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         options |= {name: getattr(old, name) for name, value in usual.items() if getattr(old, name) != value}
-        return _LAYERS[cell], (old.input_size, old.hidden_size), options
+        return getattr(ours, find(cell).title), (old.input_size, old.hidden_size), options
 
 
 def _expression(path: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...cells import find
 from ...errors import FlowError
 from ...flow import sequence_gradients
 from ...flow.clip import replayed
@@ -154,7 +155,7 @@ def _best_rate(case: Case, lr: float) -> tuple[float, int, float] | None:
 def spread(case: Case) -> Iterator[Prescription]:
     """Weights so small that what goes into tanh has a root mean square of 1."""
     inputs, states = case.number("size_of_inputs"), case.number("size_of_recurrent weights")
-    if inputs is None or states is None or not case.only("rnn"):
+    if inputs is None or states is None or not case.vanilla:
         return
     yield from biases(case)
     if inputs >= states and inputs > 1:
@@ -171,7 +172,7 @@ def spread(case: Case) -> Iterator[Prescription]:
 
 def biases(case: Case) -> Iterator[Prescription]:
     """Biases of 0 where those of the network are beyond the range in which torch draws them."""
-    if not case.only("rnn"):
+    if not case.vanilla:
         return
     found = [bias for part in case.measured if (bias := part.total_bias) is not None]
     if not found:
@@ -197,7 +198,7 @@ def layer_norm(case: Case) -> Iterator[Prescription]:
         given = "".join(
             f", {name}={getattr(old, name)!r}" for name, value in usual.items() if getattr(old, name) != value
         )
-        kind = {"rnn": "StepwiseRNN", "gru": "StepwiseGRU", "lstm": "StepwiseLSTM"}[part.cell]
+        kind = f"Stepwise{find(part.cell).title}"
         lines.append(
             f"{part.python} = rg.nn.{kind}({old.input_size}, {old.hidden_size}{given}, layer_norm=True)"
             if "get_submodule" not in part.python

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ...errors import FlowError
 from ...flow import jacobians
+from ...flow.activation import memory
 from ...flow.cells import Trajectory
 from ..examination import Array, Examination, Need
 from ..findings import Chart, Curve, Finding, Kind
@@ -96,17 +97,16 @@ def _cause(exam: Examination, travel: Travel, need: int) -> _Cause:
     if run is None or not travel.at(end) > 0:
         return _Cause()
     growth = travel.at(end) ** (1 / max(1, end))
-    return (
-        _of_gates(exam, run, travel.layer, growth, need) if run.cell.keeper else _of_weights(exam, run, travel, growth)
-    )
+    return _of_weights(exam, travel, growth) if run.cell.vanilla else _of_gates(exam, run, travel.layer, growth, need)
 
 
-def _of_weights(exam: Examination, run: Trajectory, travel: Travel, growth: float) -> _Cause:
-    slope, bounds = exam.flow.saturation(travel.layer).derivative, exam.flow.bounds(travel.layer)
+def _of_weights(exam: Examination, travel: Travel, growth: float) -> _Cause:
+    saturation, bounds = exam.flow.saturation(travel.layer), exam.flow.bounds(travel.layer)
+    slope = saturation.derivative
     part = min(1.0, max(0.0, math.log(slope) / math.log(growth))) if 0 < slope < 1 and growth < 1 else 0.0
     numbers = {"growth": growth, "derivative": slope, "radius": bounds.radius, "norm": bounds.norm}
     numbers |= {"part_of_saturation": part, "part_of_weights": 1 - part}
-    name = "mean f′" if run.cell.nonlinearity == "tanh" else "share of active ReLU units"
+    name = "mean f′" if saturation.nonlinearity == "tanh" else "share of active ReLU units"
     weights = f"the recurrent weights (spectral radius {bounds.radius:.2g}, norm {bounds.norm:.2g})"
     saturated = part > THRESHOLDS.main_cause.value
     cause = "saturated units" if saturated else weights
@@ -123,7 +123,7 @@ def _of_weights(exam: Examination, run: Trajectory, travel: Travel, growth: floa
 
 
 def _of_gates(exam: Examination, run: Trajectory, label: str, growth: float, need: int) -> _Cause:
-    keeper = exam.flow.gates(label)[str(run.cell.keeper)]
+    keeper = memory(run)
     times = np.asarray(keeper.time_constant)
     alone = float(np.mean(np.exp(-need / np.maximum(times, 1e-9))))
     kept = float(np.exp(-1 / np.maximum(np.quantile(times, 0.9), 1e-9)))
@@ -132,7 +132,8 @@ def _of_gates(exam: Examination, run: Trajectory, label: str, growth: float, nee
     slope = exam.flow.saturation(label).derivative
     numbers["derivative"] = slope
     shut = alone < THRESHOLDS.reach_fraction.value
-    gates = f"gate {run.cell.keeper} (mean {keeper.mean:.2g}; alone it would leave {alone:.1g} after {need} steps)"
+    name = f"gate {run.cell.keeper}" if run.cell.keeper else "what the gates leave of the state before"
+    gates = f"{name} (mean {keeper.mean:.2g}; alone it would leave {alone:.1g} after {need} steps)"
     candidate = f"not saturation: mean f′ of the candidate {slope:.2g}"
     if shut:
         return _Cause(f"It shrinks to ×{growth:.2g} per step: {gates} keeps too little.", numbers, (candidate,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from ...cells import find
 from ...runs import Metrics, not_better_than
 from ..run import RunContents, real
 from ..section import Fact, Section
@@ -20,7 +21,6 @@ _RISEN = 0.01  # rise over its minimum from which the validation loss counts as 
 _OFTEN = 0.5  # share of clipped steps from which clipping is the rule
 _SPIKE = 100.0  # largest gradient norm, in medians, from which it counts as exploding
 
-_CELLS = {"gru": "A GRU", "lstm": "An LSTM"}
 _NONLINEARITIES = {"tanh": "tanh", "relu": "ReLU"}
 
 
@@ -48,9 +48,10 @@ def status(run: RunContents) -> str:
 
 def _cell(run: RunContents) -> str:
     options = run.config.options
-    if options.cell == "rnn":
+    cell = find(options.cell)
+    if cell.vanilla:
         return f"A vanilla {_NONLINEARITIES[options.nonlinearity]} RNN"
-    return _CELLS.get(options.cell, f"A network of {options.cell} cells")
+    return f"{'An' if cell.title[0] in 'AEFHILMNORSX' else 'A'} {cell.title}"
 
 
 def _training(run: RunContents) -> str:
