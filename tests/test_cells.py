@@ -3,8 +3,6 @@
 import copy
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -194,70 +192,3 @@ def test_the_engine_takes_every_cell(cell):
     ours = nn.accelerate_(copy.deepcopy(layer))
     assert nn.explain(ours, x[None]).path == "engine"
     torch.testing.assert_close(ours(x[None])[0], layer(x[None])[0])
-
-
-MINIMAL_GATED_UNIT = """if True:
-    import dataclasses, torch
-    from retrograde import cells
-
-    def mgu(x, u, state, norm):
-        (h,) = state
-        (x_f, x_n), (u_f, u_n) = x.chunk(2, -1), u.chunk(2, -1)
-        a_f = x_f + u_f
-        f = a_f.sigmoid()
-        a_n = x_n + f * u_n
-        n = a_n.tanh()
-        return ((1 - f) * h + f * n,), (f, n, a_f, a_n, u_n)
-
-    computed = ("f", "n", "a_f", "a_n", "hn")
-    cell = cells.Cell("mgu", 4, "MGU", "tanh", ("f", "n"), "n", None, ("h",), computed, False, mgu)
-    cells.CELLS += (cell,)  # as if it stood in cells.py
-    cells.BY_NAME["mgu"] = cells.BY_MODE["MGU"] = cell
-    # Another one with as many gates as the GRU, but none that keeps the state.
-    cells.BY_NAME["three"] = dataclasses.replace(cell, name="three", mode="THREE", gates=("f", "n", "a"))
-
-    import retrograde as rg
-    from retrograde.nn import factory
-    from retrograde.nn.stepwise import Stepwise
-
-    class StepwiseMGU(Stepwise):
-        cell_name, groups = "mgu", (1, 1)
-
-    class StepwiseThree(Stepwise):
-        cell_name, groups = "three", (1, 1, 1)
-
-    factory.STEPWISE |= {"mgu": StepwiseMGU, "three": StepwiseThree}
-
-    def refused(words, **options):
-        try:
-            rg.nn.recurrent_layer(3, 4, **options)
-        except rg.errors.OptionError as error:
-            assert words in str(error), error
-        else:
-            raise AssertionError(options)
-
-    for name in ("mgu", "three"):
-        rg.nn.recurrent_layer(3, 4, cell=name, init="orthogonal", layer_norm=True)
-        refused("has no gate that keeps the state", cell=name, chrono=10)
-        refused("has gates", cell=name, init="identity")
-        refused("weight drop is for rnn, gru, lstm, not for " + name, cell=name, weight_drop=0.5)
-    gru = rg.nn.recurrent_layer(3, 4, cell="gru", forget_bias=2.0)
-    assert (gru.bias_ih_l0 + gru.bias_hh_l0)[4:8].tolist() == [2, 2, 2, 2]
-    assert rg.doctor.remedies.parts.recurrent_parts(gru)[0].cell == "gru"
-    assert not rg.doctor.remedies.parts.recurrent_parts(StepwiseThree(3, 4))  # what would help it is not known
-
-    model = rg.nn.recurrent_layer(3, 4, cell="mgu").double()
-    x = torch.randn(6, 2, 3, dtype=torch.float64)
-    flow = rg.gradient_flow(model, x, loss=lambda output: output[0].square().sum(-1))
-    h = model(x)[0]  # ∂E_5/∂h_2, by autograd, through steps written out
-    state = h[2].detach().requires_grad_()
-    after = model(x[3:], state[None])[0][-1]
-    (grad,) = torch.autograd.grad(after.square().sum(), state)
-    assert abs(flow.norms[0, 5, 2] - grad.norm(dim=-1).mean().item()) < 1e-12, flow.norms
-    assert rg.check_gradients(model, x).ok
-"""
-
-
-def test_a_cell_that_torch_does_not_have_is_computed_and_measured():
-    done = subprocess.run([sys.executable, "-c", MINIMAL_GATED_UNIT], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -31,10 +31,11 @@ CHECKPOINT = "Layers of a checkpoint"
 WRITE = "What to write"
 STEPS, SEQUENCES = 100, 8
 
+_Layer = Annotated[list[str] | None, typer.Option(help="Only this layer (l0, l1, l0_reverse …); may be repeated.")]
 _Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        help="Instead of a run: a state_dict (safetensors or torch.save) with RNN, GRU or LSTM weights.",
+        help="Instead of a run: a state_dict (safetensors or torch.save) with RNN, GRU, LSTM or other cells' weights.",
         rich_help_panel=CHECKPOINT,
         show_default=False,
     ),
@@ -92,9 +93,7 @@ def flow(
         int | None, typer.Option(help=f"The longest sequences. [dim]\\[{STEPS}; text: --bptt if less][/dim]", min=2)
     ] = None,
     sequences: Annotated[int | None, typer.Option(help=f"How many. [dim]\\[{SEQUENCES}][/dim]", min=1)] = None,
-    layer: Annotated[
-        list[str] | None, typer.Option(help="Only this layer (l0, l1, l0_reverse …); may be repeated.")
-    ] = None,
+    layer: _Layer = None,
     fraction: Annotated[float, typer.Option(help="Of the first norm, under which the horizon lies.")] = 0.01,
     checkpoint: _Checkpoint = None,
     input: _Input = None,

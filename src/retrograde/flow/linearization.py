@@ -65,8 +65,8 @@ class Linearization:
         """The trajectory of a layer."""
         if label not in self.runs:
             raise FlowError(
-                f"The states of {label} were marked by hand, or by a layer that runs step by step: norms and Jacobians "
-                "are known, but no weights and gates."
+                f"The states of {label} were marked by hand, or by a layer with normalization or dropout of its state: "
+                "norms and Jacobians are known, but no weights and gates."
             )
         return self.runs[label]
 

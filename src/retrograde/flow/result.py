@@ -231,7 +231,7 @@ class GradientFlow:
         if not (owners := self._owners):
             raise FlowError(
                 f"No parameters of {', '.join(self.layers)} are known: the states were marked by hand, or by a layer "
-                "that runs step by step, so only norms and Jacobians are measured."
+                "with normalization or dropout of its state, so only norms and Jacobians are measured."
             )
         return owners
 

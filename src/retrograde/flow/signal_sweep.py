@@ -26,9 +26,9 @@ __all__ = ["SIZE", "Part", "Sides", "Stack", "Sweep", "lags_from_end", "stacks_o
 
 NEVER = np.iinfo(np.int64).min  # the lag of a pair without one
 NOT_LOCAL = (
-    "The signal by lag is not defined for this network: each of its layers must be RNN, GRU or LSTM (its states not "
-    "marked, as by a layer that runs step by step) and fed by the one below or by the data as it is, and its head must "
-    "look at one step at a time. With a loss per sequence, "
+    "The signal by lag is not defined for this network: each of its layers must be RNN, GRU, LSTM or of "
+    "another cell of retrograde.nn (without normalization or dropout of its state), and fed by the one below or by the "
+    "data as it is, and its head must look at one step at a time. With a loss per sequence, "
     "retrograde.flow.need_of compares inputs and errors of such a network."
 )
 ABOVE = (
