@@ -28,27 +28,13 @@ LONG = 400  # steps from which a sequence counts as long
 
 @dataclass(frozen=True)
 class DataShape:
-    """What of the data decides about options.
+    """What of the data decides about options."""
 
-    Attributes
-    ----------
-    task : str
-        As in ``--task``.
-    batches : int
-        Updates that make one pass over the training data.
-    sequences : int
-        Number of sequences to train on: windows of series, chunks of text.
-    steps : int
-        Length of a long one: nine in ten are no longer. 0 where it decides nothing.
-    reads_tokens : bool
-        Whether the steps are tokens of a text; else they are numbers.
-    """
-
-    task: str
-    batches: int
-    sequences: int
-    steps: int = 0
-    reads_tokens: bool = False
+    task: str  # as in ``--task``
+    batches: int  # updates that make one pass over the training data
+    sequences: int  # number of sequences to train on: windows of series, chunks of text
+    steps: int = 0  # length of a long one: nine in ten are no longer. 0 where it decides nothing.
+    reads_tokens: bool = False  # whether the steps are tokens of a text; else they are numbers
 
 
 @dataclass(frozen=True)

@@ -29,19 +29,11 @@ _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 @dataclass(frozen=True)
 class Peer:
-    """One implementation of the step of a point.
-
-    Attributes
-    ----------
-    name : str
-    run : callable
-        Computes the step once, and returns when it is done.
-    answer : callable
-        Computes it once and returns the output, or the gradients of the input and of each parameter in torch's order.
-    """
+    """One implementation of the step of a point."""
 
     name: str
-    run: Callable[[], object]
+    run: Callable[[], object]  # computes the step once, and returns when it is done
+    # Computes it once and returns the output, or the gradients of the input and of each parameter in torch's order.
     answer: Callable[[], list[Array]]
 
 

@@ -34,18 +34,11 @@ QUICK: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One case to time; the input is as wide as the hidden state.
-
-    Attributes
-    ----------
-    cell : CellName
-    task : {"forward", "train"}
-        A forward pass in inference mode, or forward and backward: the loss is Σ w ⊙ output for a
-        fixed w, its gradient is taken for the input and every parameter.
-    batch_size, steps, hidden_size, num_layers : int
-    """
+    """One case to time; the input is as wide as the hidden state."""
 
     cell: str
+    # A forward pass in inference mode, or forward and backward: the loss is Σ w ⊙ output for a
+    # fixed w, its gradient is taken for the input and every parameter.
     task: str
     batch_size: int
     steps: int

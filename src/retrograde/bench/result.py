@@ -29,25 +29,14 @@ __all__ = ["Benchmark", "Row"]
 
 @dataclass(frozen=True)
 class Row:
-    """All points of one cell and task, compared with one peer.
-
-    Attributes
-    ----------
-    cell, task, peer : str
-    points : int
-        Number of points that were timed.
-    mean : float
-        Geometric mean of the ratios, how many times faster ours is.
-    worst : Measurement
-        The point with the smallest ratio.
-    """
+    """All points of one cell and task, compared with one peer."""
 
     cell: str
     task: str
     peer: str
-    points: int
-    mean: float
-    worst: Measurement
+    points: int  # number of points that were timed
+    mean: float  # geometric mean of the ratios, how many times faster ours is
+    worst: Measurement  # the point with the smallest ratio
 
     def __str__(self) -> str:
         ratio = self.worst.ratios[self.peer]
@@ -59,20 +48,11 @@ class Row:
 
 @dataclass
 class Benchmark:
-    """Measurements and the machine they were made on.
+    """Measurements and the machine they were made on."""
 
-    Attributes
-    ----------
-    measurements : list of Measurement
-    environment : dict
-        Machine, threads, versions.
-    not_reached : int
-        Number of points for which there was no time.
-    """
-
-    environment: dict[str, Any]
+    environment: dict[str, Any]  # machine, threads, versions
     measurements: list[Measurement] = field(default_factory=list)
-    not_reached: int = 0
+    not_reached: int = 0  # number of points for which there was no time
 
     @classmethod
     def here(cls, threads: int, *, jax: bool) -> Benchmark:

@@ -49,30 +49,15 @@ def spread(values: list[float]) -> Timing:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The times of one point.
-
-    Attributes
-    ----------
-    point : Point
-    seconds : dict of str to Timing
-        For one step of each peer.
-    ratios : dict of str to Timing
-        For each other peer, its time divided by ours in the same round.
-    peak : Timing or None
-        Operations per second of this machine's multiply-add units, measured between the same rounds.
-    rounds : int
-    path : str
-        The path of our layer, ``"engine"`` or ``"torch"``.
-    left_out : float or None
-        If nothing was timed: the seconds that one step of ``torch.nn`` would take, which is over the limit.
-    """
+    """The times of one point."""
 
     point: Point
-    seconds: dict[str, Timing]
-    ratios: dict[str, Timing]
-    peak: Timing | None
+    seconds: dict[str, Timing]  # for one step of each peer
+    ratios: dict[str, Timing]  # for each other peer, its time divided by ours in the same round
+    peak: Timing | None  # operations per second of this machine's multiply-add units, measured between the same rounds
     rounds: int
-    path: str
+    path: str  # the path of our layer, ``"engine"`` or ``"torch"``
+    # If nothing was timed: the seconds that one step of ``torch.nn`` would take, which is over the limit.
     left_out: float | None = None
 
     @property

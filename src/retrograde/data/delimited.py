@@ -39,21 +39,11 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 @dataclass
 class Utf8:
-    r"""A text file as UTF-8 with line ends that are all alike.
+    r"""A text file as UTF-8 with line ends that are all alike."""
 
-    Attributes
-    ----------
-    path : Path
-        The file itself, or a temporary copy where it is packed, has another encoding or different line ends.
-    returns : int
-        Carriage returns within lines that were replaced by spaces in the copy.
-    quotes : int
-        Quotation marks.
-    """
-
-    path: Path
-    returns: int = 0
-    quotes: int = 0
+    path: Path  # the file itself, or a temporary copy where it is packed, has another encoding or different line ends
+    returns: int = 0  # carriage returns within lines that were replaced by spaces in the copy
+    quotes: int = 0  # quotation marks
 
 
 @contextmanager

@@ -22,58 +22,33 @@ _MONTH_LIKE = ((28, 31, 1), (59, 62, 2), (89, 92, 3), (181, 184, 6), (365, 366, 
 
 @dataclass(frozen=True)
 class Regular:
-    """What is to be done about times that are not regular.
+    """What is to be done about times that are not regular."""
 
-    Attributes
-    ----------
-    freq : str or None
-        How far steps lie apart, as ``--freq`` has it; None: inferred; empty: rows are steps, whatever their times.
-    gaps : {"fill", "split", "error"}
-        Missing steps become empty ones; no window reaches over one; or they are refused.
-    duplicates : {"error", "first", "last", "mean"}
-        Rows of one series with the same time are refused, or one of them, or their mean, is kept.
-    """
-
+    # How far steps lie apart, as ``--freq`` has it; None: inferred; empty: rows are steps, whatever their times.
     freq: str | None = None
+    # Missing steps become empty ones; no window reaches over one; or they are refused.
     gaps: Literal["fill", "split", "error"] = "fill"
+    # Rows of one series with the same time are refused, or one of them, or their
+    # mean, is kept.
     duplicates: Literal["error", "first", "last", "mean"] = "error"
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Steps that are missing.
+    """Steps that are missing."""
 
-    Attributes
-    ----------
-    series : int
-        Place of the series.
-    at : int
-        The first missing step, counted in the filled series.
-    missing : int
-        Number of missing steps.
-    after : str
-        The time before it, as it is written.
-    """
-
-    series: int
-    at: int
-    missing: int
-    after: str
+    series: int  # place of the series
+    at: int  # the first missing step, counted in the filled series
+    missing: int  # number of missing steps
+    after: str  # the time before it, as it is written
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Times at regular steps.
-
-    Attributes
-    ----------
-    kind : {"seconds", "months", "workdays", "numbers"}
-    step : float
-        Seconds, months, or the difference of two numbers.
-    """
+    """Times at regular steps."""
 
     kind: Literal["seconds", "months", "workdays", "numbers"]
-    step: float
+    step: float  # seconds, months, or the difference of two numbers
 
     @classmethod
     def of(cls, freq: str) -> Grid:

@@ -19,18 +19,10 @@ SUSPECT = rf"\d[.,{_SPACES}]\d*[.,{_SPACES}]|[,{_SPACES}]\d"
 
 @dataclass(frozen=True)
 class Numerals:
-    """A notation of numbers.
+    """A notation of numbers."""
 
-    Attributes
-    ----------
-    point : str
-        The decimal mark.
-    thousands : str
-        The marks between groups of three digits, each a character; empty where there are none.
-    """
-
-    point: str = "."
-    thousands: str = ""
+    point: str = "."  # the decimal mark
+    thousands: str = ""  # the marks between groups of three digits, each a character; empty where there are none
 
     def sql(self, cell: str) -> str:
         """A cell in the plain notation, as an expression of SQL."""

@@ -25,45 +25,27 @@ class Predicts(Enum):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns have which role.
+    """Which columns have which role."""
 
-    Attributes
-    ----------
-    text, label : str or None
-        What is read, and what is predicted of it.
-    group : tuple of str
-        Rows that share a group are the steps of one sequence; in a wide table of series, the name of a row.
-    time : str or None
-        Puts the rows of a group in order.
-    target, features : tuple of str
-        Numbers to forecast (to regress: the one to predict), and numbers to read. In a wide table of series the
-        channels: columns of lists, or what the names of the columns of steps begin with (see `step_columns`).
-    known_future : tuple of str
-        Numbers to read that are known at the steps to forecast too.
-    static : tuple of str
-        Numbers to read that are the same at all steps of a series.
-    categories : dict
-        Of those of these columns that hold text: the categories, see `retrograde.data.categories`.
-    layout : {"long", "wide"}
-        Of a table of series: a row is a step, or a row is a series.
-    date_form : str
-        How the time column writes dates, see `retrograde.data.dates.date_form`. One form for all of a table, whatever
-        part of it is read.
-    split : tuple of str
-        Rows that share these are separate sequences, but are held out together or not at all.
-    """
-
+    # What is read, and what is predicted of it.
     text: str | None = None
     label: str | None = None
+    # Rows that share a group are the steps of one sequence; in a wide table of series, the name of a row.
     group: tuple[str, ...] = ()
-    time: str | None = None
+    time: str | None = None  # puts the rows of a group in order
+    # Numbers to forecast (to regress: the one to predict), and numbers to read. In a wide table of series the channels:
+    # columns of lists, or what the names of the columns of steps begin with (see `step_columns`).
     target: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    # Of a table of series: a row is a step, or a row is a series.
     layout: Literal["long", "wide"] = "long"
+    # How the time column writes dates, see `retrograde.data.dates.date_form`. One form for all of a table, whatever
+    # part of it is read.
     date_form: str = ""
-    split: tuple[str, ...] = ()
-    known_future: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()  # rows that share these are separate sequences, but are held out together or not at all
+    known_future: tuple[str, ...] = ()  # numbers to read that are known at the steps to forecast too
+    static: tuple[str, ...] = ()  # numbers to read that are the same at all steps of a series
+    # Of those of these columns that hold text: the categories, see `retrograde.data.categories`.
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def used(self) -> list[str]:

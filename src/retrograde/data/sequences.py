@@ -25,30 +25,14 @@ Floats = NDArray[np.float64]
 
 
 class Record(NamedTuple):
-    """One sequence.
+    """One sequence."""
 
-    Attributes
-    ----------
-    rows : sequence of int
-        Its place in the table, from 0: one row, or one for each step.
-    tokens : str, list of str or None
-        A text, or the tokens of one.
-    values : array or None
-        ``(T, F)``, float32; NaN where a cell is empty.
-    label : str, list of str or None
-        One for the sequence, or one for each step.
-    group : tuple of str
-        The cells of its group columns; empty where a row is a sequence.
-    target : float or None
-        The number to predict.
-    """
-
-    rows: Sequence[int] | NDArray[np.int64]
-    tokens: str | list[str] | None
-    values: NDArray[np.float32] | None
-    label: str | list[str] | None
-    group: tuple[str, ...] = ()
-    target: float | None = None
+    rows: Sequence[int] | NDArray[np.int64]  # its place in the table, from 0: one row, or one for each step
+    tokens: str | list[str] | None  # a text, or the tokens of one
+    values: NDArray[np.float32] | None  # ``(T, F)``, float32; NaN where a cell is empty
+    label: str | list[str] | None  # one for the sequence, or one for each step
+    group: tuple[str, ...] = ()  # the cells of its group columns; empty where a row is a sequence
+    target: float | None = None  # the number to predict
 
     @property
     def steps(self) -> int:
@@ -235,20 +219,13 @@ def _side_by_side(channels: Sequence[NDArray[Any] | None], names: Sequence[str],
 
 @dataclass
 class Sorted:
-    """The rows of a table of steps in order of their groups, which come as they first appear, and of time.
+    """The rows of a table of steps in order of their groups, which come as they first appear, and of time."""
 
-    Attributes
-    ----------
-    table : Table
-        Its database has them as the table ``relation``, with the columns ``r`` (the row), ``g`` (the group's number),
-        ``m`` (the time as a number), ``w`` (as it is written) and what else was selected.
-    names : list of tuple of str
-        The cells of the group columns, by the group's number.
-    """
-
+    # Its database has them as the table ``relation``, with the columns ``r`` (the row), ``g`` (the group's number),
+    # ``m`` (the time as a number), ``w`` (as it is written) and what else was selected.
     table: Table
     relation: str
-    names: list[tuple[str, ...]]
+    names: list[tuple[str, ...]]  # the cells of the group columns, by the group's number
 
 
 def sorted_rows(table: Table, columns: Columns, select: Mapping[str, str]) -> Sorted:

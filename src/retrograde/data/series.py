@@ -30,42 +30,23 @@ MOST_FILLED = 50_000_000
 
 @dataclass
 class Series:
-    """The series of a table.
+    """The series of a table."""
 
-    Attributes
-    ----------
-    names : list of tuple of str
-        Of each: the cells of its group columns.
-    numbers : Ragged
-        ``(T, C + F + K)`` each, float64: target channels, features, features known ahead; NaN where a cell is empty or
-        a step is missing.
-    times : list
-        Of each, its last times, as the table writes them; None where it has none.
-    begins : list
-        Of each, its first time.
-    channels : int
-        Number of channels to forecast; the rest are features.
-    static : array
-        ``(series, S)``: the static features of each, NaN where one is missing.
-    ahead : list of array
-        Of each, ``(steps, K)``: the features known ahead at the steps after its last number; empty without these.
-    freq : str
-        How far steps lie apart, see `retrograde.data.grid`; empty where rows are steps whatever their times.
-    gaps : list of Gap
-        The missing steps, which were filled with empty ones.
-    notes : list of str
-        What a user should know about the times.
-    """
-
-    names: list[tuple[str, ...]]
+    names: list[tuple[str, ...]]  # of each: the cells of its group columns
+    # ``(T, C + F + K)`` each, float64: target channels, features, features known ahead; NaN where a cell is empty or a
+    # step is missing.
     numbers: Ragged
+    # Of each, its last times, as the table writes them; None where it has none.
     times: list[list[str] | None] = field(repr=False)
-    begins: list[str | None] = field(repr=False)
-    channels: int
+    begins: list[str | None] = field(repr=False)  # of each, its first time
+    channels: int  # number of channels to forecast; the rest are features
+    # How far steps lie apart, see `retrograde.data.grid`; empty where rows are steps whatever their times.
     freq: str = ""
-    gaps: list[Gap] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)  # the missing steps, which were filled with empty ones
+    notes: list[str] = field(default_factory=list)  # what a user should know about the times
+    # ``(series, S)``: the static features of each, NaN where one is missing.
     static: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    # Of each, ``(steps, K)``: the features known ahead at the steps after its last number; empty without these.
     ahead: list[Floats] = field(default_factory=list)
 
     def __len__(self) -> int:

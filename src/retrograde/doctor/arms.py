@@ -30,22 +30,13 @@ _CLAIMS: Mapping[Kind, Claim] = {Kind.VANISHING_HURTS: "reach", Kind.EXPLODING: 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train.
-
-    Attributes
-    ----------
-    name : str
-    role : str
-    remedy : Any
-        Changes of options, or whatever the user's function is given; None for no treatment.
-    claim : str or None
-        What the remedy is to change of the flow: ``"reach"``, a gradient that goes further back; ``"growth"``, one that
-        grows less per step.
-    """
+    """One way to train."""
 
     name: str
     role: Role
-    remedy: Any = None
+    remedy: Any = None  # changes of options, or whatever the user's function is given; None for no treatment
+    # What the remedy is to change of the flow: ``"reach"``, a gradient that goes further back; ``"growth"``, one that
+    # grows less per step.
     claim: Claim | None = None
 
 

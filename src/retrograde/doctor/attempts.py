@@ -52,21 +52,12 @@ class Recipe:
 
 
 class Attempt(NamedTuple):
-    """What became of a copy.
+    """What became of a copy."""
 
-    Attributes
-    ----------
-    losses : list of float
-        Before the first update and after each; fewer where one is not finite, none where nothing can be trained.
-    norms : list of float
-        Of the gradients before clipping.
-    updates : int
-        How many were to be made.
-    """
-
+    # Before the first update and after each; fewer where one is not finite, none where nothing can be trained.
     losses: list[float]
-    norms: list[float]
-    updates: int
+    norms: list[float]  # of the gradients before clipping
+    updates: int  # how many were to be made
 
     @property
     def end(self) -> float:

@@ -127,20 +127,11 @@ def _number(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class NativeTraining:
-    """Trains on a task as `retrograde.train` does, without a run folder.
-
-    Attributes
-    ----------
-    source : str or frame
-    options : Options
-        Without treatment.
-    run : str or None
-        Folder of a run whose vocabulary and scales are used.
-    """
+    """Trains on a task as `retrograde.train` does, without a run folder."""
 
     source: Any
-    options: Options
-    run: str | None = None
+    options: Options  # without treatment
+    run: str | None = None  # folder of a run whose vocabulary and scales are used
 
     def __call__(self, job: Job) -> Outcome:
         """Run once; the random states and threads of this process are the same afterwards."""

@@ -21,28 +21,13 @@ __all__ = ["Subject", "subject_of"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained in a trial.
+    """What is trained in a trial."""
 
-    Attributes
-    ----------
-    name : str
-        By which the trial is known again.
-    run : callable
-        Makes one run.
-    options : Options or None
-        Without treatment; None for a function of the user.
-    updates : int or None
-        Of a whole training.
-    seed : int
-        That of the run.
-    notes : tuple of str
-    """
-
-    name: str
-    run: NativeTraining | UserTraining
-    options: Options | None
-    updates: int | None
-    seed: int
+    name: str  # by which the trial is known again
+    run: NativeTraining | UserTraining  # makes one run
+    options: Options | None  # without treatment; None for a function of the user
+    updates: int | None  # of a whole training
+    seed: int  # that of the run
     notes: tuple[str, ...] = ()
 
 

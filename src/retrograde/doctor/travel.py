@@ -22,27 +22,16 @@ EFFORT = 4e9  # multiplications, of all layers together
 
 @dataclass(frozen=True)
 class Travel:
-    """How far the gradient travels back in a network as a whole: in the layer where it fades the least.
+    """How far the gradient travels back in a network as a whole: in the layer where it fades the least."""
 
-    Attributes
-    ----------
-    layer : str
-        Label of that layer.
-    lags, share : ndarray
-        By lag, what is left of the gradient at the first lag that has one; NaN where not known, 0 below the range.
-    reach : float
-        The first lag at which less than 1 % is left (or another fraction); infinite if there is none.
-    per_step : float
-        Factor per lag of the line fitted to the logarithm of the norms; NaN where there are too few.
-    entered : bool
-        Whether lags count steps of the layer from where the gradient enters it (`GradientFlow.by_entry`).
-    """
-
-    layer: str
+    layer: str  # label of that layer
+    # By lag, what is left of the gradient at the first lag that has one; NaN where not known, 0 below the range.
     lags: Array
     share: Array
-    reach: float
+    reach: float  # the first lag at which less than 1 % is left (or another fraction); infinite if there is none
+    # Factor per lag of the line fitted to the logarithm of the norms; NaN where there are too few.
     per_step: float = math.nan
+    # Whether lags count steps of the layer from where the gradient enters it (`GradientFlow.by_entry`).
     entered: bool = False
 
     def at(self, lag: int) -> float:

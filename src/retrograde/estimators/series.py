@@ -29,23 +29,12 @@ Form = Literal["array", "arrays", "pandas", "frame"]
 
 @dataclass(frozen=True)
 class GivenSeries:
-    """Series as a table whose rows are steps, with what is needed to return forecasts as they came.
-
-    Attributes
-    ----------
-    table : pyarrow.Table
-    form : str
-        What was given: an array, a list of arrays, pandas with the times as index, or a long frame.
-    roles : dict
-        Options that name the columns, where that is known.
-    original : object
-        What was given, without its rows.
-    """
+    """Series as a table whose rows are steps, with what is needed to return forecasts as they came."""
 
     table: pyarrow.Table
-    form: Form
-    roles: Mapping[str, str] = field(default_factory=dict)
-    original: Any = None
+    form: Form  # what was given: an array, a list of arrays, pandas with the times as index, or a long frame
+    roles: Mapping[str, str] = field(default_factory=dict)  # options that name the columns, where that is known
+    original: Any = None  # what was given, without its rows
 
     @classmethod
     def of(cls, y: Any, X: Any = None) -> Self:

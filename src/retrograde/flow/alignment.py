@@ -27,30 +27,18 @@ NEVER = -1  # the step of a loss without a gradient
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where the losses are on a layer's steps.
+    """Where the losses are on a layer's steps."""
 
-    Attributes
-    ----------
-    kind : str
-        ``"step"``: each loss is at a step of the layer; ``"encoder"``: all are after its last step; ``"sequence"``: one
-        loss per sequence, at the last step it depends on; ``"stated"``: as ``loss_at`` says; ``"refused"``: not known,
-        for the ``reason``.
-    at : ndarray of int
-        The step of loss t, `(targets, 1)`, or `(targets, B)` where the sequences differ; −1 where a sequence has no
-        loss. Beyond the last step in an encoder.
-    ahead : bool
-        Whether lags count the other way, k − at, as in a reverse layer.
-    delay : ndarray of int or None
-        The lag of the nearest state that loss t depends on, `(targets,)`; None for 0.
-    reason : str
-        Why lags are refused, or what a reader must know; else empty.
-    """
-
+    # ``"step"``: each loss is at a step of the layer; ``"encoder"``: all are after its last step; ``"sequence"``: one
+    # loss per sequence, at the last step it depends on; ``"stated"``: as ``loss_at`` says; ``"refused"``: not known,
+    # for the ``reason``.
     kind: Kind
+    # The step of loss t, `(targets, 1)`, or `(targets, B)` where the sequences differ; −1 where a sequence has no loss.
+    # Beyond the last step in an encoder.
     at: Ints
-    ahead: bool = False
-    delay: Ints | None = None
-    reason: str = ""
+    ahead: bool = False  # whether lags count the other way, k − at, as in a reverse layer
+    delay: Ints | None = None  # the lag of the nearest state that loss t depends on, `(targets,)`; None for 0
+    reason: str = ""  # why lags are refused, or what a reader must know; else empty
 
     @classmethod
     def refused(cls, label: str, why: str, targets: int, *, ahead: bool) -> Alignment:

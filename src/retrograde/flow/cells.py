@@ -78,33 +78,21 @@ BY_STEP = ("x", "h_before", "h", "gates", "c_before", "c", "inner", "mask")  # t
 
 @dataclass
 class Trajectory:
-    """One layer's run through T steps, kept as the coefficients of its linearization.
-
-    Attributes
-    ----------
-    x, h_before, h : Tensor
-        Inputs `(T, B, I)`, states before and after each step `(T, B, P)`.
-    c_before, c : Tensor or None
-        LSTM cell states `(T, B, H)`.
-    gates : Tensor
-        Activations after their nonlinearity `(T, B, G·H)`, gates in torch's order.
-    inner : Tensor or None
-        ``W_hn h + b_hn`` of a GRU, or what else a cell computes as ``hn``, `(T, B, H)`.
-    mask : Tensor or None
-        `(T, B)` bool, false on padding; there the state is carried over unchanged.
-    """
+    """One layer's run through T steps, kept as the coefficients of its linearization."""
 
     cell: Cell
     weights: Weights
     reverse: bool
+    # Inputs `(T, B, I)`, states before and after each step `(T, B, P)`.
     x: Tensor
     h_before: Tensor
     h: Tensor
-    gates: Tensor
+    gates: Tensor  # activations after their nonlinearity `(T, B, G·H)`, gates in torch's order
+    # LSTM cell states `(T, B, H)`.
     c_before: Tensor | None = None
     c: Tensor | None = None
-    inner: Tensor | None = None
-    mask: Tensor | None = None
+    inner: Tensor | None = None  # ``W_hn h + b_hn`` of a GRU, or what else a cell computes as ``hn``, `(T, B, H)`
+    mask: Tensor | None = None  # `(T, B)` bool, false on padding; there the state is carried over unchanged
 
     def __post_init__(self) -> None:
         self._coefficients = coefficients(self)

@@ -35,21 +35,11 @@ MANY = 0.5  # share of a sequence's steps between the first and the last that is
 
 @dataclass(frozen=True)
 class Entry:
-    """The gradient of one loss per sequence where it enters a layer.
+    """The gradient of one loss per sequence where it enters a layer."""
 
-    Attributes
-    ----------
-    run : Trajectory
-        Of the layer, its steps in the order in which it runs, also of a reverse layer.
-    local : Tensor
-        ∂E_b/∂(output_t) by all ways but the layer's own recurrence, `(T, B, P)`.
-    reverse : bool
-        Whether the layer runs from the last step of the data to the first.
-    """
-
-    run: Trajectory
-    local: Tensor
-    reverse: bool
+    run: Trajectory  # of the layer, its steps in the order in which it runs, also of a reverse layer
+    local: Tensor  # ∂E_b/∂(output_t) by all ways but the layer's own recurrence, `(T, B, P)`
+    reverse: bool  # whether the layer runs from the last step of the data to the first
 
     @property
     def live(self) -> Tensor:

@@ -29,37 +29,21 @@ _BLOCK_BYTES = 256 * 2**20
 
 @dataclass
 class Linearization:
-    """What is kept of a measurement.
+    """What is kept of a measurement."""
 
-    Attributes
-    ----------
-    runs : dict of Trajectory
-        By label, bottom layer first, sequences in the user's order.
-    modules : dict of (str, str)
-        By label, the module's name and torch's suffix: ``("encoder", "l0_reverse")``; suffix "" for a cell.
-    targets : Tensor
-        The steps t followed, in rising order.
-    local : list of Tensor or None
-        For each layer of causal stacks ∂E_t/∂(output_t) `(T, B, P)`, if the head looks at one step at a time.
-    bottoms : frozenset of str
-        Labels of the layers that no other feeds, if there is ``local``: each begins a stack.
-    graph : Graph or None
-        Otherwise the user's graph.
-    stepwise : dict of StepwiseRun
-        By label, the runs whose Jacobians come from the user's graph: those written by hand, whose states were marked,
-        and layers with operators between their steps.
-    altered : frozenset of str
-        Labels of the latter.
-    """
-
-    runs: dict[str, Trajectory]
+    runs: dict[str, Trajectory]  # by label, bottom layer first, sequences in the user's order
+    # By label, the module's name and torch's suffix: ``("encoder", "l0_reverse")``; suffix "" for a cell.
     modules: dict[str, tuple[str, str]]
-    targets: Tensor
+    targets: Tensor  # the steps t followed, in rising order
+    # For each layer of causal stacks ∂E_t/∂(output_t) `(T, B, P)`, if the head looks at one step at a time.
     local: list[Tensor] | None = None
+    # Labels of the layers that no other feeds, if there is ``local``: each begins a stack.
     bottoms: frozenset[str] = frozenset()
-    graph: Graph | None = None
+    graph: Graph | None = None  # otherwise the user's graph
+    # By label, the runs whose Jacobians come from the user's graph: those written by hand, whose states were marked,
+    # and layers with operators between their steps.
     stepwise: dict[str, StepwiseRun] = field(default_factory=dict)
-    altered: frozenset[str] = frozenset()
+    altered: frozenset[str] = frozenset()  # labels of the latter
 
     def run(self, label: str) -> Trajectory:
         """The trajectory of a layer."""

@@ -22,30 +22,14 @@ __all__ = ["MeasuredModel", "RecordedRun"]
 
 @dataclass
 class RecordedRun:
-    """One run of a model.
+    """One run of a model."""
 
-    Attributes
-    ----------
-    module : Module or callable
-        The module behind the model, or the model itself where none is known.
-    recorder : CallRecorder
-        The recurrent layers that ran.
-    runs : dict of list
-        Their calls, by the label of the run.
-    losses : Tensor
-        The losses `(T, B)`.
-    final : bool
-        Whether they came as one per sequence; then T is 1.
-    notes : list of str
-        What a reader must know about the measurement.
-    """
-
-    module: Any
-    recorder: CallRecorder
-    runs: dict[str, list[AnyCall]]
-    losses: Tensor
-    final: bool
-    notes: list[str]
+    module: Any  # the module behind the model, or the model itself where none is known
+    recorder: CallRecorder  # the recurrent layers that ran
+    runs: dict[str, list[AnyCall]]  # their calls, by the label of the run
+    losses: Tensor  # the losses `(T, B)`
+    final: bool  # whether they came as one per sequence; then T is 1
+    notes: list[str]  # what a reader must know about the measurement
 
     def graph(self, wanted: list[str], alive: Tensor | None = None) -> Graph:
         """The graph of the run.

@@ -25,20 +25,11 @@ _LAGS = ("first", "last")
 
 @dataclass(frozen=True)
 class RunSignal:
-    """What the data of a run asks for, and what its network has left to learn.
+    """What the data of a run asks for, and what its network has left to learn."""
 
-    Attributes
-    ----------
-    asked : NetworkSignal
-        Of the network as training started it, with the errors of a constant output.
-    left : NetworkSignal
-        Of the trained network, with its own errors.
-    reach : dict of float
-        By layer of the trained network, the lag at which 1 % of the gradient is left; NaN beyond the sequence.
-    """
-
-    asked: NetworkSignal
-    left: NetworkSignal
+    asked: NetworkSignal  # of the network as training started it, with the errors of a constant output
+    left: NetworkSignal  # of the trained network, with its own errors
+    # By layer of the trained network, the lag at which 1 % of the gradient is left; NaN beyond the sequence.
     reach: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:

@@ -91,27 +91,15 @@ def _without_rounding(centered: Tensor, e: Tensor, share: float) -> Tensor:
 
 @dataclass
 class Stack:
-    """Layers that feed one another, from the bottom, and the gradient of each loss by their outputs.
+    """Layers that feed one another, from the bottom, and the gradient of each loss by their outputs."""
 
-    Attributes
-    ----------
-    runs : dict of Trajectory
-        By label.
-    errors : list of Tensor
-        By layer ∂E_t/∂(output_t) `(T, B, P)`; with one loss per sequence ∂E_b/∂(output) of every step.
-    targets : Tensor
-        The steps t whose losses are followed; of no use with one loss per sequence.
-    lags : dict of Tensor or None
-        With one loss per sequence, by label the lag of every step `(T, 1 or B)`.
-    levels : list of list of str
-        Where layers run in both directions and there is a loss for each step: the labels of each level, from the
-        bottom, of which the lowest is asked about. Otherwise empty.
-    """
-
-    runs: dict[str, Trajectory]
+    runs: dict[str, Trajectory]  # by label
+    # By layer ∂E_t/∂(output_t) `(T, B, P)`; with one loss per sequence ∂E_b/∂(output) of every step.
     errors: list[Tensor]
-    targets: Tensor
-    lags: dict[str, Tensor] | None = None
+    targets: Tensor  # the steps t whose losses are followed; of no use with one loss per sequence
+    lags: dict[str, Tensor] | None = None  # with one loss per sequence, by label the lag of every step `(T, 1 or B)`
+    # Where layers run in both directions and there is a loss for each step: the labels of each level, from the bottom,
+    # of which the lowest is asked about. Otherwise empty.
     levels: list[list[str]] = field(default_factory=list)
 
     @property

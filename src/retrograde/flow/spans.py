@@ -64,27 +64,14 @@ class _Part:
 
 @dataclass
 class Compared:
-    """What is compared in a batch.
+    """What is compared in a batch."""
 
-    Attributes
-    ----------
-    inputs : Tensor
-        Of the lowest layers, `(T, B, I)`.
-    live : Tensor
-        Which steps there are, `(T, B)`.
-    errors : Tensor
-        ∂E/∂(what the head reads), `(B, P)`.
-    pooled : bool
-        Whether the head reads the states of many steps.
-    memory : Tensor
-        How many steps of memory each step needs, by its place alone `(T, B)`: to the nearest state that is read, or
-        from the nearest end where many are read; T where no state that is read knows of it.
-    """
-
-    inputs: Tensor
-    live: Tensor
-    errors: Tensor
-    pooled: bool
+    inputs: Tensor  # of the lowest layers, `(T, B, I)`
+    live: Tensor  # which steps there are, `(T, B)`
+    errors: Tensor  # ∂E/∂(what the head reads), `(B, P)`
+    pooled: bool  # whether the head reads the states of many steps
+    # How many steps of memory each step needs, by its place alone `(T, B)`: to the nearest state that is read, or from
+    # the nearest end where many are read; T where no state that is read knows of it.
     memory: Tensor
 
 

@@ -29,27 +29,13 @@ _SAFE = 256.0  # so much larger than what may be lost, a mean is right to half a
 
 @dataclass(frozen=True)
 class Range:
-    """The range that a type represents with full precision.
+    """The range that a type represents with full precision."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the type.
-    floor : float
-        Norms from here on are correct.
-    zero_ratio : float
-        A zero that follows a norm of at least this many floors is a true zero.
-    most : float
-        The largest power of two by which a loss may be multiplied, if the gradients are about 1.
-    tolerance : float
-        Relative difference of norms that rounding alone may cause.
-    """
-
-    name: str
-    floor: float
-    zero_ratio: float
-    most: float
-    tolerance: float
+    name: str  # name of the type
+    floor: float  # norms from here on are correct
+    zero_ratio: float  # a zero that follows a norm of at least this many floors is a true zero
+    most: float  # the largest power of two by which a loss may be multiplied, if the gradients are about 1
+    tolerance: float  # relative difference of norms that rounding alone may cause
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> Range:

@@ -43,36 +43,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class Measured:
-    """One layer and one sequence of a measurement.
-
-    Attributes
-    ----------
-    title : str
-    notes : list of str
-        What a reader must know.
-    cell : str or None
-        ``"tanh"``, ``"relu"``, ``"gru"``, ``"lstm"``; None for a recurrence of another kind.
-    H, T : int
-        Hidden units, steps of the sequence.
-    norms : list of float
-        ‖∂E_t/∂s_k‖ `(T, T)`, zero where there is no loss or no path.
-    share : list of float or None
-        Share of each lag in ∂E/∂W, of the whole batch.
-    jacobians : list of float or None
-        ‖∂s_j/∂s_{j−1}‖₂ `(T,)`.
-    layer : Layer or None
-        Weights and inputs, if they alone explain the norms: the top layer of a stack, under losses that look at one
-        step each.
-    """
+    """One layer and one sequence of a measurement."""
 
     title: str
-    notes: list[str]
-    cell: str | None
+    notes: list[str]  # what a reader must know
+    cell: str | None  # ``"tanh"``, ``"relu"``, ``"gru"``, ``"lstm"``; None for a recurrence of another kind
+    # Hidden units, steps of the sequence.
     H: int
     T: int
-    norms: list[float]
-    share: list[float] | None
-    jacobians: list[float] | None
+    norms: list[float]  # ‖∂E_t/∂s_k‖ `(T, T)`, zero where there is no loss or no path
+    share: list[float] | None  # share of each lag in ∂E/∂W, of the whole batch
+    jacobians: list[float] | None  # ‖∂s_j/∂s_{j−1}‖₂ `(T,)`
+    # Weights and inputs, if they alone explain the norms: the top layer of a stack, under losses that look at one step
+    # each.
     layer: Layer | None
 
     def as_dict(self) -> dict[str, Any]:

@@ -32,23 +32,15 @@ class Stepwise(torch.nn.Module):
 
     Of torch's cells there are subclasses, which say what ``layer_norm`` normalizes; of any other (``cell=``) it
     normalizes each gate by itself.
-
-    Attributes
-    ----------
-    cell_name : str
-        The cell, whose equations are in ``cells.py``.
-    norms : tuple of str
-        What is normalized, each with a gain ``gain_<name>``: ``"ih"`` is W_ih x_t, ``"hh"`` is W_hh h_{t-1}.
-    shifts : tuple of str
-        Those of `norms` that have a shift too, because none of torch's biases is added to them.
-    groups : tuple of int
-        How many gates are normalized together: ``(2, 1)`` is the first two, then the third by itself.
     """
 
-    cell_name: str
+    cell_name: str  # the cell, whose equations are in ``cells.py``
     nonlinearity = "tanh"
+    # What is normalized, each with a gain ``gain_<name>``: ``"ih"`` is W_ih x_t, ``"hh"`` is W_hh h_{t-1}.
     norms: ClassVar[tuple[str, ...]] = ("ih", "hh")
+    # Those of `norms` that have a shift too, because none of torch's biases is added to them.
     shifts: ClassVar[tuple[str, ...]] = ()
+    # How many gates are normalized together: ``(2, 1)`` is the first two, then the third by itself.
     groups: tuple[int, ...]
 
     def __init__(

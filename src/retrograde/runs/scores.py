@@ -12,24 +12,12 @@ __all__ = ["BASELINES", "CONSTANT_ANSWERS", "DRAWN", "METRICS", "Metric"]
 
 
 class Metric(NamedTuple):
-    """A metric in words.
+    """A metric in words."""
 
-    Attributes
-    ----------
-    name : str
-        As a heading.
-    printed : str
-        Its value in a line of the terminal, a form of ``str.format``; empty: not printed.
-    share : bool
-        Whether it is a share of 1, which the page writes in percent.
-    on_page : bool
-        Whether the page has a column for it.
-    """
-
-    name: str
-    printed: str = ""
-    share: bool = False
-    on_page: bool = True
+    name: str  # as a heading
+    printed: str = ""  # its value in a line of the terminal, a form of ``str.format``; empty: not printed
+    share: bool = False  # whether it is a share of 1, which the page writes in percent
+    on_page: bool = True  # whether the page has a column for it
 
 
 METRICS = {  # in the order in which they are printed

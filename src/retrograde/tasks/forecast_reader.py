@@ -37,30 +37,19 @@ TOGETHER = 256  # forecasts made at once
 
 @dataclass
 class ForecastReader:
-    """Turns tables into scaled series and windows, and scores forecasts.
-
-    Attributes
-    ----------
-    columns : Columns
-    plan : ForecastPlan
-    scalers : dict
-        Of each series by its name, fitted on its training part: channels, features, features known ahead.
-    units : dict
-        Error of the seasonal naive forecast by one step in that part, of each channel: the unit of MASE (Hyndman and
-        Koehler 2006).
-    spreads : dict
-        With quantiles, of the naive forecast of each lag: by how much more the truth was in the training part, by
-        level, step and channel, scaled; 0 for the median, so that this stays the naive forecast.
-    static_scaler : Scaler or None
-        Of static features, over the series.
-    """
+    """Turns tables into scaled series and windows, and scores forecasts."""
 
     columns: Columns
     plan: ForecastPlan
+    # Of each series by its name, fitted on its training part: channels, features, features known ahead.
     scalers: dict[str, Scaler] = field(default_factory=dict)
+    # Error of the seasonal naive forecast by one step in that part, of each channel: the unit of MASE (Hyndman and
+    # Koehler 2006).
     units: dict[str, Floats] = field(default_factory=dict)
+    # With quantiles, of the naive forecast of each lag: by how much more the truth was in the training part, by level,
+    # step and channel, scaled; 0 for the median, so that this stays the naive forecast.
     spreads: dict[int, Floats] = field(default_factory=dict)
-    static_scaler: Scaler | None = None
+    static_scaler: Scaler | None = None  # of static features, over the series
 
     def files(self) -> dict[str, str]:
         """What a run folder keeps of it, by file name."""

@@ -32,24 +32,12 @@ NUMBERS = ("loss", "mae", "mse", "mase", "known", "observed")  # sums of a step 
 
 @dataclass(frozen=True)
 class Judged:
-    """Some forecasts next to what was observed.
+    """Some forecasts next to what was observed."""
 
-    Attributes
-    ----------
-    error : array
-        ``(levels, horizon, B, C)``, scaled; 0 where nothing was observed or forecast.
-    known : array
-        ``(horizon, B, C)``: where both are there.
-    observed : array
-        ``(horizon,)``: how many numbers were observed.
-    owners : list of str
-        The series of each window, as `key_of` names it.
-    """
-
-    error: Floats
-    known: NDArray[np.bool_]
-    observed: NDArray[np.int64]
-    owners: list[str]
+    error: Floats  # ``(levels, horizon, B, C)``, scaled; 0 where nothing was observed or forecast
+    known: NDArray[np.bool_]  # ``(horizon, B, C)``: where both are there
+    observed: NDArray[np.int64]  # ``(horizon,)``: how many numbers were observed
+    owners: list[str]  # the series of each window, as `key_of` names it
 
 
 class Judge:

@@ -101,21 +101,11 @@ def _losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Chunk(Batch):
-    """``(T, B)`` tokens and their successors, cut from B streams that run side by side.
+    """``(T, B)`` tokens and their successors, cut from B streams that run side by side."""
 
-    Attributes
-    ----------
-    fresh : bool
-        Whether the streams begin here, so that no state is carried in.
-    read : int
-        First steps whose loss was taken by the chunk before; only the gradient goes back through them.
-    carry : int
-        Number of steps after which the next chunk begins; the state there is carried.
-    """
-
-    fresh: bool
-    read: int
-    carry: int
+    fresh: bool  # whether the streams begin here, so that no state is carried in
+    read: int  # first steps whose loss was taken by the chunk before; only the gradient goes back through them
+    carry: int  # number of steps after which the next chunk begins; the state there is carried
 
     @property
     def size(self) -> int:

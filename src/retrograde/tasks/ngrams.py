@@ -18,17 +18,10 @@ PAIRS = 1 << 20  # pairs of tokens counted at once
 
 @dataclass(frozen=True)
 class Score:
-    """How well text was predicted.
+    """How well text was predicted."""
 
-    Attributes
-    ----------
-    nats : float
-        Sum of −ln p over the predicted tokens.
-    tokens, characters : int
-        Number of predicted tokens, and of their characters.
-    """
-
-    nats: float
+    nats: float  # sum of −ln p over the predicted tokens
+    # Number of predicted tokens, and of their characters.
     tokens: int
     characters: int
 

@@ -28,15 +28,9 @@ __all__ = ["RegressionPredictor", "RegressionReader", "RegressionTask"]
 
 @dataclass(frozen=True)
 class NumberBatch(SequenceBatch):
-    """Sequences side by side, the longest first, each with a scaled number: ``(B,)``.
+    """Sequences side by side, the longest first, each with a scaled number: ``(B,)``."""
 
-    Attributes
-    ----------
-    levels : tuple of float
-        Levels of the quantiles that the network puts out; none: the number alone.
-    """
-
-    levels: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()  # levels of the quantiles that the network puts out; none: the number alone
 
     @property
     def size(self) -> int:
@@ -51,20 +45,11 @@ class NumberBatch(SequenceBatch):
 
 @dataclass
 class RegressionReader(SequenceReader):
-    """Turns sources into encoded sequences and scaled numbers.
+    """Turns sources into encoded sequences and scaled numbers."""
 
-    Attributes
-    ----------
-    target : Scaler
-        Scale of the numbers, fitted on the training part.
-    quantiles : str or None
-        As in ``--quantiles``.
-    usual : list of float
-        The scaled quantiles of the numbers of the training part, of each level that the network puts out.
-    """
-
-    target: Scaler
-    quantiles: str | None = None
+    target: Scaler  # scale of the numbers, fitted on the training part
+    quantiles: str | None = None  # as in ``--quantiles``
+    # The scaled quantiles of the numbers of the training part, of each level that the network puts out.
     usual: list[float] = field(default_factory=list)
     target_type = np.float32
 

@@ -46,15 +46,9 @@ Encoded = tuple[Ragged, Ragged]  # sequences as the network reads them, and thei
 
 @dataclass(frozen=True)
 class SequenceBatch(Batch):
-    """Sequences side by side, the longest first, with their targets: ``(B,)``, or ``(T, B)`` padded with `IGNORED`.
+    """Sequences side by side, the longest first, with their targets: ``(B,)``, or ``(T, B)`` padded with `IGNORED`."""
 
-    Attributes
-    ----------
-    lengths : Tensor
-        ``(B,)`` int64, on the CPU.
-    """
-
-    lengths: Tensor
+    lengths: Tensor  # ``(B,)`` int64, on the CPU
 
     @abstractmethod
     def losses(self, outputs: Tensor) -> Tensor:
@@ -81,13 +75,7 @@ def padded(inputs: Ragged, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class SequenceReader:
-    """Turns sources into encoded sequences and their targets.
-
-    Attributes
-    ----------
-    columns : Columns
-    encoder : Encoder
-    """
+    """Turns sources into encoded sequences and their targets."""
 
     columns: Columns
     encoder: Encoder

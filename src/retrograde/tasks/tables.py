@@ -36,11 +36,6 @@ class TableTask(Task[B], Generic[B, Part]):
         See `retrograde.data.formats.open_table`.
     options : Options
     files : mapping, optional
-
-    Attributes
-    ----------
-    validation : Part
-    test : Part or None
     """
 
     COLUMNS: tuple[str, ...]

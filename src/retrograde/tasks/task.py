@@ -32,17 +32,10 @@ class Batch(ABC):
     """Sequences side by side, with their targets. Every tensor field has the batch as its second dimension.
 
     A tensor of one dimension has one number per sequence and stays on the CPU if its name is ``lengths``.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        ``(T, B)`` token numbers or ``(T, B, F)`` numbers.
-    targets : Tensor
-        ``(B,)`` or ``(T, B, …)``.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tensor  # ``(T, B)`` token numbers or ``(T, B, F)`` numbers
+    targets: Tensor  # ``(B,)`` or ``(T, B, …)``
 
     @property
     @abstractmethod
@@ -72,49 +65,26 @@ class Batch(ABC):
 
 
 class Probe(NamedTuple):
-    """Sequences to measure the gradient flow on.
+    """Sequences to measure the gradient flow on."""
 
-    Attributes
-    ----------
-    inputs : tuple of Tensor
-        What the network is called with.
-    loss : callable
-        From the network's output to the loss of each sequence ``(B,)`` or of each step ``(T, B)``.
-    notes : tuple of str
-        What a reader should know about the sequences.
-    part : callable or None
-        From ``rank, size`` to a probe of every ``size``-th sequence from ``rank`` on, as `Batch.part`.
-    target : Tensor or None
-        What the output should be.
-    """
-
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]  # what the network is called with
+    # From the network's output to the loss of each sequence ``(B,)`` or of each step ``(T, B)``.
     loss: Callable[[Any], Tensor]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader should know about the sequences
+    # From ``rank, size`` to a probe of every ``size``-th sequence from ``rank`` on, as `Batch.part`.
     part: Callable[[int, int], Probe] | None = None
-    target: Tensor | None = None
+    target: Tensor | None = None  # what the output should be
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a trained network is on some data.
+    """How good a trained network is on some data."""
 
-    Attributes
-    ----------
-    counts : dict
-        How much was scored: ``{"sequences": 250}``.
-    metrics : dict
-        Values by name, the loss first. Those that are single numbers are shown.
-    baselines : dict
-        Metrics of simple methods on the same data, by their names.
-    backtest : Backtest or None
-        Metrics by origin and by step, where these were asked for.
-    """
-
-    counts: dict[str, int]
-    metrics: dict[str, Any]
+    counts: dict[str, int]  # how much was scored: ``{"sequences": 250}``
+    metrics: dict[str, Any]  # values by name, the loss first. Those that are single numbers are shown.
+    # Metrics of simple methods on the same data, by their names.
     baselines: Mapping[str, Scores] = field(default_factory=dict)
-    backtest: Backtest | None = None
+    backtest: Backtest | None = None  # metrics by origin and by step, where these were asked for
 
     def as_dict(self) -> dict[str, Any]:
         """One flat dictionary, as ``retrograde evaluate --json`` prints it."""
@@ -124,36 +94,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What a page about a run says and shows differently for each task.
+    """What a page about a run says and shows differently for each task."""
 
-    Attributes
-    ----------
-    training : str
-        What the network was trained to do; the name of the data follows: ``"was trained to predict … of"``.
-    data : str
-        What the data is: text, or just data.
-    unit : str
-        What the data consists of, in the singular.
-    counted : str
-        The same as the keys of `Task.describe` call it: ``train_tokens``.
-    predicts_tokens : bool
-        If True, the loss is the surprise at the next token: in nats per token, with a perplexity.
-    writes_text : bool
-        If True, the run has a text that the network wrote, ``sample.txt``, instead of ``evaluation.json``.
-    bptt : int or None
-        Steps that truncated backpropagation went back; None if whole sequences were trained on.
-    scored : str
-        What is scored, in the plural: ``Task.unit``.
-    """
-
-    training: str
-    data: str = "data"
-    unit: str = "sequence"
-    counted: str = "sequences"
+    training: str  # what the network was trained to do; the name of the data follows: ``"was trained to predict … of"``
+    data: str = "data"  # what the data is: text, or just data
+    unit: str = "sequence"  # what the data consists of, in the singular
+    counted: str = "sequences"  # the same as the keys of `Task.describe` call it: ``train_tokens``
+    # If True, the loss is the surprise at the next token: in nats per token, with a perplexity.
     predicts_tokens: bool = False
+    # If True, the run has a text that the network wrote, ``sample.txt``, instead of ``evaluation.json``.
     writes_text: bool = False
-    bptt: int | None = None
-    scored: str = "tokens"
+    bptt: int | None = None  # steps that truncated backpropagation went back; None if whole sequences were trained on
+    scored: str = "tokens"  # what is scored, in the plural: ``Task.unit``
 
 
 B = TypeVar("B", bound=Batch)

@@ -24,24 +24,12 @@ Floats = NDArray[np.float64]
 
 
 class Past(NamedTuple):
-    """What forecasts are made from, side by side, scaled. Arrays of NumPy, or tensors.
+    """What forecasts are made from, side by side, scaled. Arrays of NumPy, or tensors."""
 
-    Attributes
-    ----------
-    values : array
-        ``(context, B, C + F + K)``: channels, features, and features that are known ahead.
-    ahead : array
-        ``(horizon, B, K)``: these at the steps to come.
-    static : array
-        ``(B, S)``: what is the same at all steps of a series.
-    observed : array
-        ``(context, B, C)``: which numbers of the channels were observed.
-    """
-
-    values: Any
-    ahead: Any
-    static: Any
-    observed: NDArray[np.bool_]
+    values: Any  # ``(context, B, C + F + K)``: channels, features, and features that are known ahead
+    ahead: Any  # ``(horizon, B, K)``: these at the steps to come
+    static: Any  # ``(B, S)``: what is the same at all steps of a series
+    observed: NDArray[np.bool_]  # ``(context, B, C)``: which numbers of the channels were observed
 
 
 @dataclass(frozen=True)

@@ -36,22 +36,12 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """All findings of one kind, and what remedies for them are computed from.
-
-    Attributes
-    ----------
-    kind : Kind
-    findings : list of Finding
-        Of this kind, in one or several layers.
-    examination : Examination
-    every : list of Finding
-        All findings: what one rule has measured can be a number for another's remedy.
-    """
+    """All findings of one kind, and what remedies for them are computed from."""
 
     kind: Kind
-    findings: Sequence[Finding]
+    findings: Sequence[Finding]  # of this kind, in one or several layers
     examination: Examination
-    every: Sequence[Finding]
+    every: Sequence[Finding]  # all findings: what one rule has measured can be a number for another's remedy
 
     @cached_property
     def flow(self) -> GradientFlow | None:

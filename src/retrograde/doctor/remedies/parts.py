@@ -20,20 +20,11 @@ __all__ = ["Part", "recurrent_parts"]
 
 @dataclass(frozen=True)
 class Part:
-    """A recurrent module of a model.
+    """A recurrent module of a model."""
 
-    Attributes
-    ----------
-    path : str
-        Its name among the model's modules; empty if it is the model.
-    module : Module
-    cell : str
-        ``"rnn"``, ``"gru"`` or ``"lstm"``.
-    """
-
-    path: str
+    path: str  # its name among the model's modules; empty if it is the model
     module: nn.Module
-    cell: str
+    cell: str  # ``"rnn"``, ``"gru"`` or ``"lstm"``
 
     @property
     def nonlinearity(self) -> str:
