@@ -91,9 +91,7 @@ LACKING_FOR_ENGINE = _lacking(_ENGINE)
 def check_flow() -> None:
     """Refuse to measure if a name is missing that a measurement needs.
 
-    Raises
-    ------
-    FlowError
+    Raises FlowError.
     """
     if (reason := _lacking(_FLOW)) is not None:
         raise FlowError(f"{reason} to measure the gradient flow: install a version from 2.6 to 2.13.")

@@ -59,9 +59,7 @@ def check_source(name: str | os.PathLike[str], *, pipes: bool = False) -> None:
 
     A name that does not exist passes: the caller says which kinds of file it expects.
 
-    Raises
-    ------
-    DataError
+    Raises DataError.
     """
     if not os.fspath(name):
         raise DataError("the name of the data is empty: name a file or a folder.")
@@ -105,12 +103,8 @@ def _kernel_devices() -> set[int]:
 def open_source(path: str | os.PathLike[str], *, pipes: bool = False) -> IO[bytes]:
     """Open a file for reading, after `check_source`; opening a pipe waits at most `WRITER_SECONDS` for its writer.
 
-    Raises
-    ------
-    DataError
-        If it is a device or a socket, or a pipe to which nobody writes.
-    OSError
-        If it cannot be opened.
+    Raises DataError if it is a device or a socket, or a pipe to which nobody writes.
+    Raises OSError if it cannot be opened.
     """
     check_source(path, pipes=pipes)
     descriptor = os.open(path, os.O_RDONLY | _ONCE)
@@ -174,10 +168,7 @@ class _Pipe(io.RawIOBase):
 def standard_input() -> IO[bytes]:
     """Standard input, if it is a stream that ends.
 
-    Raises
-    ------
-    DataError
-        If it is closed, a folder, or a device other than a terminal.
+    Raises DataError if it is closed, a folder, or a device other than a terminal.
     """
     if sys.stdin is None or sys.stdin.closed:
         raise DataError("standard input is closed: name a file, or pipe the data in.")
@@ -197,10 +188,7 @@ def standard_input() -> IO[bytes]:
 def limited(blocks: Iterable[bytes], name: str, limit: int = STREAM_BYTES) -> Iterator[bytes]:
     """Pass on the blocks of a stream, up to a limit.
 
-    Raises
-    ------
-    DataError
-        If there is more.
+    Raises DataError if there is more.
     """
     size = 0
     for block in blocks:
@@ -280,12 +268,8 @@ class UnreadableError(OSError):
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
     """Read a regular file of at most ``limit`` bytes; its last component must not be a link.
 
-    Raises
-    ------
-    UnreadableError
-        If it is something else, or larger.
-    OSError
-        If it is missing or cannot be read.
+    Raises UnreadableError if it is something else, or larger.
+    Raises OSError if it is missing or cannot be read.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | _ONCE | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
         found = os.fstat(file.fileno())
@@ -300,9 +284,7 @@ def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
 def check_regular(found: os.stat_result, limit: int) -> None:
     """Refuse what `read_file` does not read.
 
-    Raises
-    ------
-    UnreadableError
+    Raises UnreadableError.
     """
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "folder" if stat.S_ISDIR(found.st_mode) else "special file")
@@ -326,10 +308,7 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator
     permissions that the umask leaves; one that is replaced keeps its own. A link is replaced; with ``follow``, the file
     that it leads to is.
 
-    Raises
-    ------
-    OSError
-        If it cannot be written; the old file is then still there.
+    Raises OSError if it cannot be written; the old file is then still there.
     """
     target = Path(os.path.realpath(path)) if follow else Path(path)
     mode = _mode_of(target)
@@ -355,10 +334,7 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a whole file as `replacing` does.
 
-    Raises
-    ------
-    OSError
-        If it cannot be written; the old file is then still there.
+    Raises OSError if it cannot be written; the old file is then still there.
     """
     target = Path(path)
     if _unnamed_work(target.parent):

@@ -33,9 +33,7 @@ __all__ = [
 def check_loss(loss: object) -> None:
     """Refuse a loss that cannot be called.
 
-    Raises
-    ------
-    OptionError
+    Raises OptionError.
     """
     if not callable(loss):
         raise OptionError(f"loss is {type(loss).__name__}; give a function of the model's output.")
@@ -69,10 +67,7 @@ def differentiable_losses(losses: object, expected: str) -> Tensor:
 def check_values(tensors: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
     """Refuse a model or an input on the device ``meta``.
 
-    Raises
-    ------
-    FlowError
-        With the name of the parameter or buffer, if one of ``modules`` has it.
+    Raises FlowError with the name of the parameter or buffer, if one of ``modules`` has it.
     """
     if not any(tensor.is_meta for tensor in tensors):
         return

@@ -62,9 +62,7 @@ def shortage(error: BaseException) -> str | None:
 def enough_memory(what: str, instead: str) -> Iterator[None]:
     """One line instead of the reports of libraries where no memory is left, or where one gives up.
 
-    Raises
-    ------
-    OptionError
+    Raises OptionError.
     """
     try:
         yield

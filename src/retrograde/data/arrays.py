@@ -27,10 +27,8 @@ Arrays = dict[str, NDArray[Any]]
 def read_arrays(path: Path) -> Table:
     """A ``.npy`` or ``.npz`` file.
 
-    Raises
-    ------
-    DataError
-        If it is damaged, holds pickled objects, unpacks to more than `limits.ARRAY_BYTES`, or its arrays make no table.
+    Raises DataError if it is damaged, holds pickled objects, unpacks to more than `limits.ARRAY_BYTES`, or its arrays
+    make no table.
     """
     notes: list[str] = []
     arrays = {name: array for name, array in _loaded(path, notes).items() if array.ndim}

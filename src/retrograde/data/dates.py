@@ -292,10 +292,7 @@ def _quarter(date: str, like: str) -> str:
 def moments(values: Sequence[Any], form: str | None = None) -> NDArray[np.float64]:
     """Cells of a time column as numbers that grow with time: numbers unchanged, dates in seconds since 1970 (UTC).
 
-    Raises
-    ------
-    ValueError
-        If one is neither; its place is the exception's second argument.
+    Raises ValueError if one is neither; its place is the exception's second argument.
     """
     if len(values) and all(isinstance(value, np.datetime64) for value in values):
         instants = np.array(values, dtype="datetime64[ms]")

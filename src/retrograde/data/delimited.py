@@ -50,10 +50,7 @@ class Utf8:
 def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
     """Read a text file through to name what cannot be decoded by its place, and copy it if DuckDB could not read it.
 
-    Raises
-    ------
-    DataError
-        If it is not text of this encoding, or a line is longer than `limits.LINE_BYTES`.
+    Raises DataError if it is not text of this encoding, or a line is longer than `limits.LINE_BYTES`.
     """
     check_encoding(encoding)
     pairs = returns = newlines = quotes = line = 0

@@ -29,10 +29,7 @@ _SOME_ENCODINGS = "latin-1, cp1251, utf-16, gb18030, shift_jis, …"
 def check_exists(name: str, kinds: str) -> None:
     """Refuse a name that is not a file or folder on this machine.
 
-    Raises
-    ------
-    DataError
-        With what would do; for a URL or the name of a data set on a hub, that nothing is fetched.
+    Raises DataError with what would do; for a URL or the name of a data set on a hub, that nothing is fetched.
     """
     try:
         if Path(name).exists():
@@ -49,9 +46,7 @@ def check_exists(name: str, kinds: str) -> None:
 def check_encoding(encoding: str) -> None:
     """Refuse an encoding that Python does not know.
 
-    Raises
-    ------
-    OptionError
+    Raises OptionError.
     """
     try:
         "".encode(encoding)
@@ -68,10 +63,7 @@ def check_encoding(encoding: str) -> None:
 def bytes_of(path: Path) -> Iterator[bytes]:
     """Content of a file or a pipe in blocks, unpacked if it is gzip.
 
-    Raises
-    ------
-    DataError
-        If it cannot be read, or unpacks to more than `retrograde.data.limits` allow.
+    Raises DataError if it cannot be read, or unpacks to more than `retrograde.data.limits` allow.
     """
 
     def blocks() -> Iterator[bytes]:

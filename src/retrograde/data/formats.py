@@ -98,10 +98,7 @@ def fingerprint(*sources: Any) -> str:
 
     A copy, or a file with another date, has the same. What is built in goes by its name.
 
-    Raises
-    ------
-    DataError
-        If one cannot be read.
+    Raises DataError if one cannot be read.
     """
     found = hashlib.sha256()
     for source in sources:

@@ -28,10 +28,7 @@ def local_copy(url: str) -> Path:
 
     The extension is loaded if it is on this machine, and never downloaded: without it nothing leaves the machine.
 
-    Raises
-    ------
-    DataError
-        With how to get the file, if the extension is not installed; or if the file cannot be read.
+    Raises DataError with how to get the file, if the extension is not installed; or if the file cannot be read.
     """
     connection = connect()
     installed = connection.execute("SELECT installed FROM duckdb_extensions() WHERE extension_name = 'httpfs'")

@@ -77,10 +77,7 @@ class Columns:
     def check(self, table: Table) -> None:
         """Refuse a table that lacks one of them; from now on its text is read as the categories that these are.
 
-        Raises
-        ------
-        DataError
-            With the name of the column.
+        Raises DataError with the name of the column.
         """
         for name in self.used():
             steps = self.layout == "wide" and name in (*self.target, *self.features)

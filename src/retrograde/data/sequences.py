@@ -231,10 +231,7 @@ class Sorted:
 def sorted_rows(table: Table, columns: Columns, select: Mapping[str, str]) -> Sorted:
     """The rows of a table by group and time, with some expressions of its columns; sorted once, on disk where many.
 
-    Raises
-    ------
-    DataError
-        If a group or a time is empty, or something is not a time.
+    Raises DataError if a group or a time is empty, or something is not a time.
     """
     key = (columns.group, columns.time, columns.date_form, tuple(select.items()))
     if key not in table.sorted:
@@ -309,10 +306,7 @@ def _time(table: Table, columns: Columns) -> tuple[str, str]:
 def steps(found: Sorted, columns: Columns, hint: str = "") -> Iterator[pyarrow.RecordBatch]:
     """The sorted rows in batches.
 
-    Raises
-    ------
-    DataError
-        If a time occurs twice in a group.
+    Raises DataError if a time occurs twice in a group.
     """
     last: tuple[int, float] = (-1, np.nan)
     for batch in found.table.batches({"*": "*"}, found.relation, 4 * BLOCK):

@@ -200,10 +200,7 @@ class Table:
     def cell(self, name: str) -> str:
         """The cells of a column as they are, as an expression of SQL.
 
-        Raises
-        ------
-        OptionError
-            If it is one of so many columns of numbers that they are kept as an array.
+        Raises OptionError if it is one of so many columns of numbers that they are kept as an array.
         """
         if name in self._places:
             raise OptionError(
@@ -331,10 +328,7 @@ class Table:
     def check_numbers(self, names: Iterable[str]) -> None:
         """Refuse a column of numbers with something else in it.
 
-        Raises
-        ------
-        DataError
-            With row, column and value of the first such cell.
+        Raises DataError with row, column and value of the first such cell.
         """
         names = [one for one in names if self.types[one] not in ("number", "truth") and one not in self._categories]
         if not names:
@@ -363,10 +357,7 @@ def _no_number(row: int, name: str, cell: Any) -> DataError:
 def number_of(cell: Any) -> float:
     """The number in a cell, NaN where it is empty or says that there is none.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If it is something else.
+    Raises ValueError, TypeError if it is something else.
     """
     if cell is None or (isinstance(cell, str) and cell.strip().lower() in ("", *NO_NUMBER)):
         return math.nan

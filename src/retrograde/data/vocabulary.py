@@ -163,10 +163,7 @@ class Vocabulary:
     def from_json(cls, text: str) -> Vocabulary:
         """Undo `to_json`.
 
-        Raises
-        ------
-        RunError
-            If the text is something else.
+        Raises RunError if the text is something else.
         """
         try:
             with without_reports():

@@ -43,10 +43,7 @@ class Arm:
 def named(given: Any) -> list[tuple[str, Any]]:
     """Remedies with their names: those of a diagnosis, of a mapping from names, or of a sequence.
 
-    Raises
-    ------
-    OptionError
-        There is none, or two have the same name.
+    Raises OptionError: there is none, or two have the same name.
     """
     if isinstance(given, Diagnosis):
         given = given.prescriptions
@@ -78,10 +75,7 @@ def _words(changes: Mapping[str, Any]) -> str:
 def treated(options: Options, name: str, remedy: Any) -> Arm:
     """An arm that changes options of training.
 
-    Raises
-    ------
-    OptionError
-        The remedy is no change of options, changes nothing, is impossible, or is not for this task.
+    Raises OptionError: the remedy is no change of options, changes nothing, is impossible, or is not for this task.
     """
     changes, claim = remedy, None
     if isinstance(remedy, Prescription):
@@ -101,9 +95,7 @@ def treated(options: Options, name: str, remedy: Any) -> Arm:
 def changed_options(options: Options, changes: Mapping[str, Any]) -> Options:
     """The options with some changed, checked.
 
-    Raises
-    ------
-    OptionError
+    Raises OptionError.
     """
     return Options.of(replace(options, **changes).as_dict())
 

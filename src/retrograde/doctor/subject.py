@@ -34,9 +34,7 @@ class Subject:
 def subject_of(subject: Any, given: Mapping[str, Any]) -> Subject:
     """Read a run or data, or take a function.
 
-    Raises
-    ------
-    OptionError, DataError, RunError
+    Raises OptionError, DataError, RunError.
     """
     if callable(subject):
         if given:

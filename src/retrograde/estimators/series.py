@@ -40,10 +40,7 @@ class GivenSeries:
     def of(cls, y: Any, X: Any = None) -> Self:
         """From series and the numbers to read next to them.
 
-        Raises
-        ------
-        DataError
-            If y has none of these forms, or X has another number of rows than y.
+        Raises DataError if y has none of these forms, or X has another number of rows than y.
         """
         if _has_times(y):
             return cls._of_pandas(y, X)
@@ -116,10 +113,7 @@ class GivenSeries:
     def with_ahead(self, X: Any, columns: Columns) -> pyarrow.Table:
         """These series with the features of the steps that follow, whose targets are empty.
 
-        Raises
-        ------
-        DataError
-            If X has another form, or lacks a column.
+        Raises DataError if X has another form, or lacks a column.
         """
         table = self.table
         if self.form in ("array", "arrays"):

@@ -96,10 +96,7 @@ class CallRecorder(TorchFunctionMode):
     def at_rest(self) -> Iterator[None]:
         """To be used after the model has run: nothing more is recorded while the context is active.
 
-        Raises
-        ------
-        NeedsEveryCall
-            A loop did something that blocks of steps cannot record.
+        Raises NeedsEveryCall: a loop did something that blocks of steps cannot record.
         """
         with _torch_private.no_torch_functions():
             self._settle_loops()
@@ -510,10 +507,7 @@ def recording(model: object, *, loops: bool = False) -> Iterator[CallRecorder]:
 
     ``loops`` says whether loops over single steps may be recorded in blocks.
 
-    Raises
-    ------
-    NeedsEveryCall
-        A loop does something that blocks cannot record.
+    Raises NeedsEveryCall: a loop does something that blocks cannot record.
     """
     recorder, saved = CallRecorder(loops=loops), _Saved()
     recorder.kept_parameters = saved.parameters

@@ -113,10 +113,7 @@ class ClipSuggestion:
 def suggested(norms: Sequence[float]) -> ClipSuggestion:
     """The best threshold for the gradient norms of a training, see `replayed`.
 
-    Raises
-    ------
-    FlowError
-        If there are fewer than two norms, or they look as if they had been clipped already.
+    Raises FlowError if there are fewer than two norms, or they look as if they had been clipped already.
     """
     found = replayed(norms)
     known = [norm for norm in norms if np.isfinite(norm)]

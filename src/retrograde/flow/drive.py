@@ -21,9 +21,7 @@ __all__ = ["choose", "drive", "read_input"]
 def read_input(path: str | Path) -> Tensor:
     """An input from a ``.npy`` file, ``(T, B, I)``, or ``(T, I)`` for one sequence; no pickle.
 
-    Raises
-    ------
-    FlowError
+    Raises FlowError.
     """
     try:
         array = np.load(path, allow_pickle=False)
@@ -71,10 +69,7 @@ def choose(found: Sequence[Found], asked: Sequence[str]) -> tuple[list[Found], l
 
     ``encoder.l0`` names a layer, ``l0`` that of every module, ``encoder`` all layers of one module.
 
-    Raises
-    ------
-    FlowError
-        There is no such layer.
+    Raises FlowError: there is no such layer.
     """
     labels = {f"{one.name or 'root'}.{label}": (one, label) for one in found for label in one.labels}
     wanted: dict[str, tuple[Found, str]] = {}

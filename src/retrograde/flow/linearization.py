@@ -114,10 +114,7 @@ class Linearization:
     def needed_graph(self) -> Graph:
         """The user's graph.
 
-        Raises
-        ------
-        FlowError
-            It was not saved.
+        Raises FlowError: it was not saved.
         """
         if self.graph is None:
             raise FlowError(

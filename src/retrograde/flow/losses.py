@@ -32,9 +32,7 @@ Runs = Mapping[str, Sequence[AnyCall]]
 def check_callable(model: object, loss: object) -> None:
     """Refuse what cannot be called, such as an estimator around a network.
 
-    Raises
-    ------
-    OptionError
+    Raises OptionError.
     """
     if not callable(model):
         found = [name for name in _ATTRIBUTES if isinstance(getattr(model, name, None), nn.Module)]
@@ -46,9 +44,7 @@ def check_callable(model: object, loss: object) -> None:
 def check_keywords(kwargs: object) -> None:
     """Refuse ``kwargs`` that is not a dict of keyword arguments.
 
-    Raises
-    ------
-    OptionError
+    Raises OptionError.
     """
     if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)):
         raise OptionError(f"kwargs is {kwargs!r:.60}; give a dict from the names of the model's arguments to values.")
@@ -80,10 +76,7 @@ def no_layer_error(model: object, called: object) -> FlowError:
 def losses_by_step(losses: Any, calls: Sequence[AnyCall]) -> tuple[Tensor, bool]:
     """The losses as `(T, B)`, and whether they came as one per sequence.
 
-    Raises
-    ------
-    FlowError
-        They have another form, do not depend on a recurrent layer, or are not finite.
+    Raises FlowError: they have another form, do not depend on a recurrent layer, or are not finite.
     """
     runs = labeled_runs(calls)
     nearest = next(own for own in runs.values() if any(call is calls[-1] for call in own))  # to the loss

@@ -377,9 +377,7 @@ def holm(p: Array) -> Array:
 def check(batch: int, permutations: int, alpha: float, bins: int | None = None) -> None:
     """Refuse numbers that make no test.
 
-    Raises
-    ------
-    FlowError
+    Raises FlowError.
     """
     if batch < FEWEST:
         raise FlowError(f"The signal by lag compares sequences: {batch} are too few, give a batch of {FEWEST} or more.")

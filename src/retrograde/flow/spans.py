@@ -78,10 +78,7 @@ class Compared:
 def compared_of(graph: Graph, entries: Mapping[str, Entry], *, pooled: bool) -> Compared:
     """Inputs and errors of a recorded run, from the entries of its head.
 
-    Raises
-    ------
-    FlowError
-        Errors are not finite; or layers run through different numbers of steps.
+    Raises FlowError: errors are not finite; or layers run through different numbers of steps.
     """
     inputs: list[Tensor] = []
     live: Tensor | None = None

@@ -100,10 +100,7 @@ _NO_CHECKPOINTS = _Patch(_patch_checkpoints)
 def without_checkpoints() -> Iterator[None]:
     """Disable activation checkpointing inside.
 
-    Raises
-    ------
-    FlowError
-        The model has checkpoints that are not torch's.
+    Raises FlowError: the model has checkpoints that are not torch's.
     """
     try:
         with _NO_CHECKPOINTS.active():
@@ -213,10 +210,7 @@ def own_precision(
 ) -> Iterator[Precision]:
     """Disable autocast inside, also where the model itself would enable it, and say so in ``notes``.
 
-    Raises
-    ------
-    FlowError
-        The model mixes types, which only works under autocast.
+    Raises FlowError: the model mixes types, which only works under autocast.
     """
     precision = Precision(parameters)
     precision.cast |= {torch.get_autocast_dtype(kind) for kind in _active(devices)}

@@ -38,10 +38,7 @@ def is_recording(folder: str | os.PathLike[str]) -> bool:
 def read_recording(folder: str | os.PathLike[str]) -> Recording:
     """Read the records of a folder.
 
-    Raises
-    ------
-    RunError
-        If the file cannot be read, or has no record.
+    Raises RunError if the file cannot be read, or has no record.
     """
     run = RunFolder(Path(folder))
     found = run.lines(FILE, Record.of)

@@ -129,11 +129,8 @@ def real(value: object) -> float:
 def read(folder: str | os.PathLike[str]) -> RunContents:
     """Read a run folder.
 
-    Raises
-    ------
-    RunError
-        If the folder or its config.json is missing, unreadable, or of a newer format; if a file of it is a link that
-        leads out of it. Anything else may be missing.
+    Raises RunError if the folder or its config.json is missing, unreadable, or of a newer format; if a file of it is a
+    link that leads out of it. Anything else may be missing.
     """
     from ..tasks.registry import task_info  # brings torch
 

@@ -149,10 +149,7 @@ class ForecastReader:
     def ahead(self, found: Series, places: Sequence[int]) -> NDArray[np.float32]:
         """Features known at the steps after some series, scaled, ``(horizon, B, K)``.
 
-        Raises
-        ------
-        DataError
-            If one is missing.
+        Raises DataError if one is missing.
         """
         plan, columns = self.plan, self.columns
         result = np.zeros((plan.horizon, len(places), plan.known), np.float32)

@@ -220,10 +220,7 @@ class Judge:
         Origins lie a horizon apart, so that each step is forecast once; closer where the part is too short for that.
         The network stays as it is, but reads what came before each origin.
 
-        Raises
-        ------
-        DataError
-            If no series of the part has so many origins.
+        Raises DataError if no series of the part has so many origins.
         """
         windows, _ = part
         stride, origins = windows.origins(count)

@@ -135,10 +135,7 @@ CORRECTED = "quantiles were corrected on the validation part: only a test part s
 def places_of(asked: Sequence[float] | None, quantiles: str | None) -> list[tuple[float, int]]:
     """Levels that are asked for, by default those of ``--quantiles``, each with its place among those of the network.
 
-    Raises
-    ------
-    OptionError
-        If the network was not trained with one of them.
+    Raises OptionError if the network was not trained with one of them.
     """
     if not quantiles:
         raise OptionError("this model was trained without quantiles: train with --quantiles 0.1,0.5,0.9.")

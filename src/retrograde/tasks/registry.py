@@ -60,10 +60,8 @@ def task_info(options: Options) -> TaskInfo:
 def task_name(source: Any, asked: str) -> str:
     """The task for a source: the one asked for, else the one it is made for; a text is for language modeling.
 
-    Raises
-    ------
-    OptionError
-        If the source is a table, which could be for several tasks, or the task asked for does not fit it.
+    Raises OptionError if the source is a table, which could be for several tasks, or the task asked for does not fit
+    it.
     """
     name = name_of(source)
     if isinstance(source, Text):
@@ -139,10 +137,7 @@ def new_task(source: Any, given: Mapping[str, Any]) -> Task[Any]:
 def open_predictor(run: Path, options: Options, source: str) -> Predictor:
     """The predictor of a run folder; its network still lacks its weights.
 
-    Raises
-    ------
-    RunError
-        If a file of the run is missing or damaged.
+    Raises RunError if a file of the run is missing or damaged.
     """
     if options.task not in TASKS:
         raise RunError(f"{run} was trained for {options.task!r}, which this version does not know: upgrade retrograde.")
@@ -163,10 +158,7 @@ def _located(run: Path | None) -> Iterator[None]:
 def fingerprint_of(source: Any, options: Options) -> str | None:
     """Hash of the content of a table and of its files to validate and test with; None for other data.
 
-    Raises
-    ------
-    DataError
-        If a file cannot be read.
+    Raises DataError if a file cannot be read.
     """
     return fingerprint(source, options.validation, options.test) if options.task in TABLES else None
 
@@ -174,10 +166,7 @@ def fingerprint_of(source: Any, options: Options) -> str | None:
 def kept_files(run: Path) -> dict[str, str]:
     """What a run folder keeps of its task besides the weights, by file name.
 
-    Raises
-    ------
-    RunError
-        If a file cannot be read.
+    Raises RunError if a file cannot be read.
     """
     found = {}
     for name in KEPT:

@@ -128,9 +128,7 @@ class DistributedContext:
     def explain_lost_processes(self, step: Callable[[], int]) -> Iterator[None]:
         """One line, with the training step, if collective operations fail because another process is gone or stalled.
 
-        Raises
-        ------
-        RunError
+        Raises RunError.
         """
         try:
             yield

@@ -37,10 +37,7 @@ class PreviousRun:
     def options(self, given: Mapping[str, Any]) -> Options:
         """Its options, with those that may change replaced by what is given now.
 
-        Raises
-        ------
-        OptionError
-            If another option is given and differs.
+        Raises OptionError if another option is given and differs.
         """
         saved = self.config.options.as_dict() | {"max_time": None}  # which counts from the start of each session
         asked = Options.of(given).as_dict()
@@ -56,10 +53,7 @@ class PreviousRun:
     def find_checkpoint(self, folder: RunFolder, callback: Callback) -> None:
         """Read the newest checkpoint, if there is one, and restore the files that it contains.
 
-        Raises
-        ------
-        RunError
-            If there are checkpoints and none can be read.
+        Raises RunError if there are checkpoints and none can be read.
         """
         if not checkpoint.exists(folder) and not (folder / "model.safetensors").exists():
             return
@@ -76,10 +70,7 @@ class PreviousRun:
     def open_task(self, source: Any, options: Options, folder: RunFolder) -> Task[Any]:
         """Open its data again, with the vocabulary, columns and scales of the run folder.
 
-        Raises
-        ------
-        DataError
-            If the content is not the same as before.
+        Raises DataError if the content is not the same as before.
         """
         before = self.config.data
         changed = DataError(
@@ -99,10 +90,7 @@ class PreviousRun:
     def resume(self, trainer: Trainer, folder: RunFolder) -> None:
         """Load the checkpoint into a trainer, and undo what came after it, as if the run had never stopped.
 
-        Raises
-        ------
-        RunError
-            If ``config.json`` was changed, or the checkpoint is of another model.
+        Raises RunError if ``config.json`` was changed, or the checkpoint is of another model.
         """
         found = self.checkpoint
         assert found is not None

@@ -41,10 +41,7 @@ def seed_everything(seed: int) -> None:
 def make_context(options: Options) -> DistributedContext:
     """Device, precision and processes, by Hugging Face accelerate.
 
-    Raises
-    ------
-    OptionError
-        If the device does not exist.
+    Raises OptionError if the device does not exist.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(options.device, True):
@@ -82,9 +79,7 @@ def make_optimizer(options: Options, model: nn.Module, device: torch.device) -> 
 def check_model(options: Options, task: Task[Any]) -> None:
     """Refuse a model that cannot be built, or does not fit into memory, before anything is allocated or written.
 
-    Raises
-    ------
-    OptionError
+    Raises OptionError.
     """
     memory = installed_memory()
     sizes = (
