@@ -189,3 +189,22 @@ def test_over_a_few_validation_sequences_later_weights_are_kept_unless_clearly_w
     assert not task.improves({"accuracy": 0.7, "loss": 0.05}, [right, {"accuracy": 0.8, "loss": 3.0}])
     many = new_task((tmp_path / "a.csv").as_posix(), {"task": "classify", "validation_fraction": 0.9})
     assert many.improves({"accuracy": 0.91, "loss": 3.0}, [right]) and not many.improves(right, [right])
+
+
+def test_of_weights_that_are_right_as_often_those_with_the_lower_loss_are_kept(tmp_path: Path) -> None:
+    """Patience counts from the first of them, and a run that was interrupted between them keeps the same."""
+    (tmp_path / "a.csv").write_text("text,label\n" + "so good,up\nso bad,down\n" * 100)
+    options = {"task": "classify", "hidden_size": 2, "embedding_size": 2, "cell": "gru", "validation_fraction": 0.3}
+    options |= {"eval_every": 2, "batch_size": 16, "lr": 0.05, "schedule": "constant", "epochs": 20, "mixup": 0.0}
+    whole = train(tmp_path / "a.csv", tmp_path / "whole", patience=4, **options)
+    lines = RunFolder(tmp_path / "whole").metrics()
+    most = max(line.validation["accuracy"] for line in lines)
+    first, *alike = [line for line in lines if line.validation["accuracy"] == most]
+    assert len(alike) == 4 == len(lines) - lines.index(first) - 1  # patience, from the first on
+    assert whole.summary.best_step == min((first, *alike), key=lambda line: line.validation["loss"]).step > first.step
+    evaluated = train(tmp_path / "a.csv", tmp_path / "parts", patience=4, max_steps=first.step + 4, **options)
+    assert evaluated.summary.best_step > first.step
+    parts = train(None, tmp_path / "parts", resume=True, max_steps=1000)
+    assert (parts.summary.best, parts.summary.step) == (whole.summary.best, whole.summary.step)
+    kept = [RunFolder(tmp_path / name).read_tensors("model.safetensors")[0] for name in ("whole", "parts")]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])

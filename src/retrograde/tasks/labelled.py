@@ -351,6 +351,10 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
         count = len(self.validation[1].rows)  # labels
         return own >= max(others) - 1.5 / count if count < FEW else own > max(others)
 
+    def prefers(self, scores: Scores, best: Scores) -> bool:
+        """See `Task.prefers`: of weights that label as many right, those with the lower loss."""
+        return scores.get(self._metric) == best.get(self._metric) and super().improves(scores, [best])
+
     def cost(self, scores: Scores) -> float:
         """See `Task.cost`: the share that is wrong; of two that are alike, the one with the lower loss costs less."""
         own, loss = scores.get(self._metric), super().cost(scores)

@@ -194,6 +194,10 @@ class Task(ABC, Generic[B]):
         own = scores.get("loss")
         return own is not None and all(own < loss for one in earlier if (loss := one.get("loss")) is not None)
 
+    def prefers(self, scores: Scores, best: Scores) -> bool:
+        """Whether weights that improve nothing (see `improves`) replace the best ones, which are as good."""
+        return False
+
     def cost(self, scores: Scores) -> float:
         """What a search over options minimizes, by scores on the validation part: usually the loss."""
         own = scores.get("loss")

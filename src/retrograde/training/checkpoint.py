@@ -178,6 +178,7 @@ def _encode_progress(progress: Progress) -> dict[str, Any]:
         "seconds": progress.seconds,
         "metrics": [line.as_dict() for line in progress.metrics],
         "best": None if progress.best is None else progress.best.as_dict(),
+        "improved": progress.improved,
         "recorded": window.start,
         "losses": window.losses,
         "sizes": window.sizes,
@@ -189,7 +190,7 @@ def _encode_progress(progress: Progress) -> dict[str, Any]:
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("step", "tokens", "recorded"), int),
+    **dict.fromkeys(("step", "tokens", "improved", "recorded"), int),
     **dict.fromkeys(("seconds", "window_seconds", "window_waiting"), (int, float)),
     **dict.fromkeys(("metrics", "losses", "sizes", "norms", "clipped"), list),
     "best": (dict, type(None)),
@@ -197,6 +198,9 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def _decode_progress(json: Any) -> Progress:
+    if isinstance(json, dict):  # before 0.2 no weights were kept but those that improved
+        best = json.get("best")
+        json = {"improved": best.get("step") if isinstance(best, dict) else 0} | json
     known = isinstance(json, dict) and set(json) == set(_KINDS)
     if not known or not all(isinstance(json[n], k) and not isinstance(json[n], bool) for n, k in _KINDS.items()):
         raise ValueError("it does not say where training was")
@@ -205,7 +209,8 @@ def _decode_progress(json: Any) -> Progress:
     if not all("loss" in line.validation for line in metrics):
         raise ValueError("an evaluation has no validation loss")
     window = ("recorded", "losses", "sizes", "norms", "clipped", "window_seconds", "window_waiting")
-    return Progress(json["step"], json["tokens"], json["seconds"], metrics, best, Window(*(json[n] for n in window)))
+    done = json["step"], json["tokens"], json["seconds"]
+    return Progress(*done, metrics, best, json["improved"], Window(*(json[name] for name in window)))
 
 
 def _options(about: dict[str, Any]) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +12,10 @@ import torch
 from torch import Tensor
 
 from ..runs import Metrics, Scores
-from ..tasks.task import State
+from ..tasks.task import State, Task
 from .distributed import DistributedContext
 
 __all__ = ["Progress", "RandomStates", "TrainerState", "Window"]
-
-
-Improves = Callable[[Scores, Sequence[Scores]], bool]
 
 
 @dataclass
@@ -44,12 +40,13 @@ class Progress:
     seconds: float = 0.0  # of training and evaluation
     metrics: list[Metrics] = field(default_factory=list)
     best: Metrics | None = None  # the evaluation whose weights are kept
+    improved: int = 0  # step of the last evaluation that was better than all before it
     window: Window = field(default_factory=Window)
 
     @property
     def waited(self) -> int:
-        """Number of evaluations since the best one."""
-        return sum(self.best is not None and line.step > self.best.step for line in self.metrics)
+        """Number of evaluations since the last that was better than all before it."""
+        return sum(line.step > self.improved for line in self.metrics)
 
     def count(self, size: int, seconds: float, waiting: float) -> None:
         """Add a step with ``size`` targets."""
@@ -59,11 +56,11 @@ class Progress:
         self.window.seconds += seconds
         self.window.waiting += waiting
 
-    def add_evaluation(self, scores: Scores, improves: Improves, **more: float | None) -> Metrics:
+    def add_evaluation(self, scores: Scores, task: Task[Any], **more: float | None) -> Metrics:
         """Summarize the window together with the scores of the validation part, and start a new window.
 
-        ``improves`` says whether its weights are to be kept instead of the best before, by its scores and all earlier
-        ones.
+        Its weights are kept if they improve on all before (`Task.improves`), or are as good as the best and preferred
+        (`Task.prefers`). Only the former ends the waiting of ``--patience``.
         """
         window = self.window
         tokens = sum(window.sizes)
@@ -82,7 +79,9 @@ class Progress:
             validation=scores,
             **more,
         )
-        if self.best is None or improves(scores, [earlier.validation for earlier in self.metrics]):
+        if self.best is None or task.improves(scores, [earlier.validation for earlier in self.metrics]):
+            self.best, self.improved = line, line.step
+        elif task.prefers(scores, self.best.validation):
             self.best = line
         self.metrics.append(line)
         self.window = Window(start=self.step)

@@ -147,7 +147,7 @@ class Trainer:
         threshold = self.options.clip_norm if self.options.clip_quantile is None else self.clipping.threshold
         line = self.progress.add_evaluation(
             scores,
-            self.task.improves,
+            self.task,
             epoch=self.progress.step / self.task.steps_per_epoch,
             learning_rate=self.learning_rate(max(0, self.progress.step - 1)),
             clip_norm=threshold,
