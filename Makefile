@@ -8,7 +8,7 @@ WORKERS ?= auto
 ENGINE := CMakeLists.txt $(wildcard src/retrograde/kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs links test lint bench zoo sanitize faults fuzz mutants browser clean
+.PHONY: help setup demo docs links test lint bench zoo ray sanitize faults fuzz mutants browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ zoo: ## run the pages of six other tools, train with torch's layers and with our
 	$(ZOO)/bin/pip install --quiet -r benchmarks/zoo/requirements.txt '.[train]'
 	$(ZOO)/bin/python -m pytest tests/docs/test_snippets.py -k '$(or $(firstword $(subst ., ,$(TOOL))),tools)'
 	$(ZOO)/bin/python -m benchmarks.zoo $(if $(TOOL),--only $(TOOL))
+
+ray: $(READY) ## tests on a local Ray cluster, which `make test` leaves out (Ray is installed into build/ray, 300 MB)
+	$(BIN)/pip install --quiet --upgrade -c constraints.txt --target build/ray ray
+	OMP_NUM_THREADS=1 PYTHONPATH=build/ray $(BIN)/python -m pytest tests/searching tests/estimators tests/doctor -k ray_cluster
 
 faults: $(READY) ## let every call that touches a file fail in turn (FAULTS=40 of each command; all takes hours)
 	FAULTS=$(or $(FAULTS),40) $(BIN)/python -m pytest tests/faults

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+
+from retrograde.runs import RunFolder
 
 pytest.importorskip("optuna", reason="the extra 'search' is not installed")
 
@@ -31,3 +34,19 @@ def test_options_of_a_search_need_one(words, retrograde, tmp_path):
         outcome.code == 2
         and outcome.err == f"retrograde: {words[0]} is for --search: give that too, or leave it out.\n"
     )
+
+
+def test_each_trial_of_a_search_is_a_run_of_its_own(tmp_path, monkeypatch, retrograde):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "builtin:latch?length=5", "--out", "run", "--search", 3, *SMALL]
+    outcome = retrograde(*words, "--track", "tensorboard")
+    assert outcome.code == 0, outcome.err
+    for trial in RunFolder("run").searched():
+        found = accumulator.EventAccumulator(str(tmp_path / f"run/tensorboard/trial-{trial.number}")).Reload()
+        losses = {one.step: one.value for one in found.Scalars("validation_loss")}
+        assert list(losses) == [0, 2, 4] and min(losses.values()) == pytest.approx(trial.cost)
+    for name, said in (("tensorbord", "is unknown"), ("mlflow", "pip install 'retrograde[mlflow]'")):
+        monkeypatch.setitem(sys.modules, "mlflow", None)
+        refused = retrograde(*words[:3], "other", "--search", 3, "--track", name)
+        assert refused.code == 2 and said in refused.err and not (tmp_path / "other").exists()

@@ -63,6 +63,17 @@ def test_a_tracker_that_fails_is_left_out_and_training_goes_on(tmp_path, monkeyp
     assert said == ["tensorboard is left out from now on: ConnectionError: the server is gone"]
 
 
+def test_a_tracker_that_fails_in_a_search_is_in_its_notes(tmp_path, monkeypatch):
+    pytest.importorskip("optuna", reason="the extra 'search' is not installed")
+    pytest.importorskip("tensorboard")
+    import accelerate.tracking
+
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", None)
+    out = tmp_path / "run"
+    found = rg.search(DATA, out, trials=2, callbacks=lambda trial: [Tracking("tensorboard", out, trial)], **SMALL)
+    assert len([note for note in found.notes if note.startswith("tensorboard is left out from now on")]) == 1
+
+
 def test_unknown_and_missing_trackers_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(OptionError, match="--track 'tensorbord' is unknown: choose from tensorboard, mlflow, wandb"):
         Tracking("tensorbord", tmp_path)

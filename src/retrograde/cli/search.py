@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from .training_options import switch
 
 if TYPE_CHECKING:
     from ..searching import Search, SearchedTrial
+    from ..training import Callback
 
 __all__ = ["OnRay", "SearchTime", "Trials", "Workers", "asked_for", "search_and_show"]
 
@@ -28,8 +30,8 @@ Workers = Annotated[int | None, switch("--workers", PANEL, "Trainings at a time;
 OnRay = Annotated[bool, switch("--ray", PANEL, "Train on the Ray cluster at RAY_ADDRESS, or on a local one.")]
 
 
-def asked_for(search: int | None, *, track: str | None, **more: Any) -> bool:
-    """Whether to search; options of a search without one are refused, and those that a search has not.
+def asked_for(search: int | None, **more: Any) -> bool:
+    """Whether to search; options of a search without one are refused.
 
     Raises
     ------
@@ -38,14 +40,24 @@ def asked_for(search: int | None, *, track: str | None, **more: Any) -> bool:
     given = [name for name, value in more.items() if value not in (None, False)]
     if search is None and given:
         raise OptionError(f"{flag(given[0])} is for --search: give that too, or leave it out.")
-    if search is not None and track is not None:
-        raise OptionError("--track follows one training; what a search tried is in search.json: leave one of them out.")
     return search is not None
 
 
-def search_and_show(data: str | None, out: Path, *, quiet: bool, json: bool, trials: Any, **how: Any) -> None:
+def _tracking(track: str, out: Path, trial: int) -> Sequence[Callback]:
+    from ..integrations.tracking import Tracking
+
+    return [Tracking(track, out, trial)]
+
+
+def search_and_show(
+    data: str | None, out: Path, *, quiet: bool, json: bool, trials: Any, track: Any, **how: Any
+) -> None:
     """Search, and print what was found."""
     from ..searching import search
+
+    if track is not None:
+        _tracking(track, out, 0)  # refuses an unknown or missing tracker before the search
+        how["callbacks"] = partial(_tracking, track, out.resolve())
 
     with console(stderr=True, quiet=quiet).status(f"Trial 1 of {trials} …") as status:
 

@@ -83,8 +83,8 @@ def train(
     """
     chosen = given(invocation, options, no_clip)
     kept = {"resume": resume, "overwrite": overwrite, "report": not no_report, "record_flow": record_flow}
-    if asked_for(search, search_time=search_time, workers=workers, ray=ray, track=track):
-        how = {"trials": search, "budget": search_time, "workers": workers or 1, "ray": ray}
+    if asked_for(search, search_time=search_time, workers=workers, ray=ray):
+        how = {"trials": search, "budget": search_time, "workers": workers or 1, "ray": ray, "track": track}
         search_and_show(data, out, quiet=quiet, json=json, **how, **kept, **chosen)
         return
     from ..experiment import train as train_run

@@ -30,31 +30,31 @@ QUIET = {
 }
 
 
-def _tensorboard(kind: Any, run: Path) -> Any:
-    return kind("", logging_dir=str(run / TENSORBOARD))
+def _tensorboard(kind: Any, run: Path, name: str) -> Any:
+    return kind(name.removeprefix(run.name).strip(), logging_dir=str(run / TENSORBOARD))
 
 
-def _mlflow(kind: Any, run: Path) -> Any:
+def _mlflow(kind: Any, run: Path, name: str) -> Any:
     inside = import_or_explain("mlflow").active_run() is not None  # a run of the user's
-    return kind(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), run_name=run.name, nested_run=inside)
+    return kind(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), run_name=name, nested_run=inside)
 
 
-def _wandb(kind: Any, run: Path) -> Any:
+def _wandb(kind: Any, run: Path, name: str) -> Any:
     mode = os.environ.get("WANDB_MODE", "offline")
-    return kind(os.environ.get("WANDB_PROJECT", PROJECT), name=run.name, mode=mode, reinit="finish_previous")
+    return kind(os.environ.get("WANDB_PROJECT", PROJECT), name=name, mode=mode, reinit="finish_previous")
 
 
-def _trackio(kind: Any, run: Path) -> Any:
-    return kind(os.environ.get("TRACKIO_PROJECT", PROJECT), name=run.name, embed=False)
+def _trackio(kind: Any, run: Path, name: str) -> Any:
+    return kind(os.environ.get("TRACKIO_PROJECT", PROJECT), name=name, embed=False)
 
 
-TRACKERS: Mapping[str, Callable[[Any, Path], Any]] = {
+TRACKERS: Mapping[str, Callable[[Any, Path, str], Any]] = {
     "tensorboard": _tensorboard,
     "mlflow": _mlflow,
     "wandb": _wandb,
     "trackio": _trackio,
 }
-"""What starts each tracker: from accelerate's class and the run folder."""
+"""What starts each tracker: from accelerate's class, the run folder, and the name of the run."""
 
 
 class Tracking(Callback):
@@ -71,6 +71,9 @@ class Tracking(Callback):
         Of ``"tensorboard"``, ``"mlflow"``, ``"wandb"``, ``"trackio"``; in one str with commas between them.
     run : str or Path
         The run folder.
+    trial : int, optional
+        The number of the trial of a search into this folder, which is a run of its own: ``RUN trial-3``, and in
+        TensorBoard ``RUN/tensorboard/trial-3``.
 
     Raises
     ------
@@ -83,11 +86,13 @@ class Tracking(Callback):
     --------
     >>> import retrograde as rg
     >>> rg.train("a.txt", "runs/a", callbacks=[Tracking("tensorboard", "runs/a")])  # doctest: +SKIP
+    >>> each = lambda trial: [Tracking("mlflow", "runs/best", trial)]
+    >>> rg.search("a.txt", "runs/best", callbacks=each)  # doctest: +SKIP
     """
 
-    def __init__(self, trackers: str | Sequence[str], run: str | Path) -> None:
+    def __init__(self, trackers: str | Sequence[str], run: str | Path, trial: int | None = None) -> None:
         names = trackers.split(",") if isinstance(trackers, str) else trackers
-        self.names, self.run = list(dict.fromkeys(name.strip() for name in names)), Path(run)
+        self.names, self.run, self.trial = list(dict.fromkeys(name.strip() for name in names)), Path(run), trial
         for name in self.names:
             if name not in TRACKERS:
                 raise OptionError(f"--track {name!r} is unknown: choose from {', '.join(TRACKERS)}.")
@@ -106,7 +111,9 @@ class Tracking(Callback):
                 raise OptionError(f"--track {name} needs a newer accelerate: pip install --upgrade accelerate.")
 
         def start(name: str) -> None:
-            self._trackers[name] = tracker = TRACKERS[name](classes[name], self.run.resolve())
+            run = self.run.resolve()
+            title = run.name if self.trial is None else f"{run.name} trial-{self.trial}"
+            self._trackers[name] = tracker = TRACKERS[name](classes[name], run, title)
             if hasattr(tracker, "start"):  # older ones start when they are made
                 tracker.start()
             tracker.store_init_configuration(options)

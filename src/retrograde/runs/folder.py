@@ -258,7 +258,7 @@ class RunFolder:
             )
 
     def clear(self, keep: Collection[str] = ()) -> None:
-        """Remove the files of a run but those to keep, and no others; ``config.json`` stays until another replaces it.
+        """Remove the files of a run but those (and folders) to keep; ``config.json`` stays until another replaces it.
 
         A folder without it is no run, so after a crash in between every command would refuse the folder.
         """
@@ -267,8 +267,9 @@ class RunFolder:
         self.check_alive()
         for pattern in OWNED:
             for file in self.path.glob(pattern):
-                if file.name not in (LOCK, "config.json", *keep):
-                    self.remove(str(file.relative_to(self.path)))
+                inside = file.relative_to(self.path)
+                if file.name not in (LOCK, "config.json", *keep) and inside.parts[0] not in keep:
+                    self.remove(str(inside))
         for name in ("flow", "checkpoints"):
             with suppress(OSError):  # missing, or it contains a file of somebody else
                 (self / name).rmdir()

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -28,10 +28,10 @@ from ..extras import import_or_explain
 from ..options import OPTIONS, flag, seconds
 from ..pools import Pool, open_pool
 from ..runs import RunFolder, SearchedTrial
-from ..runs.folder import SEARCH_JOURNAL, SEARCH_TABLE
+from ..runs.folder import SEARCH_JOURNAL, SEARCH_TABLE, TENSORBOARD
 from ..tasks.registry import new_task
 from ..tasks.task import Task
-from ..training import load
+from ..training import Callback, load
 from .space import Choices, Range, Space, space_for
 from .trial import Job, Outcome, quiet_optuna, run_trial
 
@@ -87,6 +87,7 @@ def search(
     report: bool = True,
     record_flow: bool = False,
     progress: Callable[[SearchedTrial], None] | None = None,
+    callbacks: Callable[[int], Sequence[Callback]] | None = None,
     **options: Any,
 ) -> Search:
     """Train with many options and keep the best run (``pip install 'retrograde[search]'``).
@@ -110,6 +111,8 @@ def search(
         Go on with the search in ``out``, with its data and options.
     progress : callable, optional
         Called with each `SearchedTrial`, in their order.
+    callbacks : callable, optional
+        From the number of a trial to callbacks of its training, made where that runs.
     **options
         Options of training. What is given is not searched.
 
@@ -140,7 +143,7 @@ def search(
         stack.callback(pool.close)
         if ray:
             plan = replace(plan, source=_absolute(plan.source))
-        session = _Session(plan, folder, pool, ends, record_flow, progress)
+        session = _Session(plan, folder, pool, ends, record_flow, progress, callbacks)
         session.run(trials)
         return session.finished(report)
 
@@ -296,10 +299,12 @@ class _Session:
     ends: float | None
     record_flow: bool
     progress: Callable[[SearchedTrial], None] | None
+    callbacks: Callable[[int], Sequence[Callback]] | None
     signal: int = 0
 
     def __post_init__(self) -> None:
         self.study = self.plan.study
+        self.notes = dict.fromkeys(self.plan.task.notes)  # each once
 
     def run(self, trials: int) -> None:
         """Make trials until there are so many, the time is up, or a signal comes."""
@@ -350,6 +355,7 @@ class _Session:
             None if best is None else best.cost,
             self.ends,
             self.record_flow,
+            self.callbacks,
         )
 
     def _tell(self, trial: Any, outcome: Outcome) -> None:
@@ -359,7 +365,7 @@ class _Session:
         best = _best(self.study)
         better = outcome.cost is not None and (best is None or best.cost is None or outcome.cost < best.cost)
         if outcome.files is not None and better:
-            self.folder.clear(keep=(SEARCH_JOURNAL, SEARCH_TABLE))
+            self.folder.clear(keep=(SEARCH_JOURNAL, SEARCH_TABLE, TENSORBOARD))
             for name in sorted(outcome.files, key=lambda name: name != "config.json"):
                 self.folder.write(name, outcome.files[name])
         for step, cost in outcome.costs.items():
@@ -376,6 +382,7 @@ class _Session:
             outcome.message,
         )
         trial.set_user_attr("row", asdict(row))
+        self.notes |= dict.fromkeys(outcome.notes)
         states = import_or_explain("optuna").trial.TrialState
         if outcome.state == "complete" and outcome.cost is not None and math.isfinite(outcome.cost):
             self.study.tell(trial, outcome.cost)
@@ -387,7 +394,7 @@ class _Session:
     def finished(self, report: bool) -> Search:
         """Write the table, and the page of the best run."""
         best = _best(self.study)
-        result = Search(self.folder.path, _rows(self.study), best, self.signal, list(self.plan.task.notes))
+        result = Search(self.folder.path, _rows(self.study), best, self.signal, list(self.notes))
         self.folder.write(SEARCH_TABLE, json.dumps(result.as_dict(), indent=2, default=str) + "\n")
         if best is None and result.trials and not result.signal:
             raise DivergedError(f"none of {len(result.trials)} trials was completed: {result.trials[0].message}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,8 @@ class Job:
     ends : float or None
         When to stop, as ``time.time()`` counts.
     record_flow : bool
+    callbacks : callable or None
+        From the number of a trial to callbacks of its training.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Job:
     keep_below: float | None = None
     ends: float | None = None
     record_flow: bool = False
+    callbacks: Callable[[int], Sequence[Callback]] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Outcome:
         The run folder, by file name, if it is the best.
     signal : int
         The one that interrupted it.
+    notes : tuple of str
+        What its callbacks had to say while it trained.
     """
 
     state: State
@@ -86,6 +91,7 @@ class Outcome:
     message: str = ""
     files: Mapping[str, bytes] | None = None
     signal: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class _Pruning(Callback):
@@ -94,12 +100,16 @@ class _Pruning(Callback):
     def __init__(self, job: Job) -> None:
         optuna = import_or_explain("optuna")
         self.ends, self.costs, self.pruned, self.parameters = job.ends, dict[int, float](), False, 0
+        self.notes: list[str] = []
         study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP))
         study.add_trials(job.before)
         self._trial = study.ask()
 
     def on_train_begin(self, trainer: Trainer) -> None:
         self.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+
+    def on_note(self, text: str) -> None:
+        self.notes += [text] if self.parameters else []  # what is said before training is of all trials
 
     def on_step_begin(self, trainer: Trainer) -> None:
         trainer.should_stop |= self.pruned or (self.ends is not None and time.time() >= self.ends)
@@ -130,7 +140,8 @@ def _trained(job: Job, folder: RunFolder, began: float) -> Outcome:
         pruning = _Pruning(job)
         state: State = "complete"
         try:
-            result = train(job.source, folder.path, callbacks=[pruning], record_flow=job.record_flow, **job.options)
+            callbacks = [pruning, *(job.callbacks(job.number) if job.callbacks else [])]
+            result = train(job.source, folder.path, callbacks=callbacks, record_flow=job.record_flow, **job.options)
         except DivergedError as error:
             return Outcome("diverged", None, pruning.costs, max(pruning.costs, default=0), message=str(error))
         except OptionError as error:
@@ -152,6 +163,7 @@ def _trained(job: Job, folder: RunFolder, began: float) -> Outcome:
         summary.scores,
         summary.message,
         contents(folder.path) if wanted else None,
+        notes=tuple(pruning.notes),
     )
 
 
