@@ -48,15 +48,18 @@ class Covering:
         self._shared = hashlib.sha256(repr(self.sources).encode() + b"".join(path.read_bytes() for path in shared))
 
     def tests(self, source: Path, mutant: Mutant, files: list[str]) -> list[str]:
-        """The tests of the files that execute the statement which the mutant changes; all where importing does."""
+        """The tests of the files that execute the statement which the mutant changes.
+
+        All tests for a constant, a default or a cached function: these run once, when the first test needs them.
+        """
+        statement, each_time = self._statement(source, mutant)
+        if not each_time:
+            return self.everything(files)
         lines: dict[str, set[str]] = {}
         for file in files:
             for line, own in self._map(file).get(str(source), {}).items():
                 lines.setdefault(line, set()).update(own)
-        found = {test for line in self._statement(source, mutant) for test in lines.get(str(line), ())}
-        if "" in found:  # a constant, a default, a decorator: whoever uses the file may notice
-            found = {test for tests in lines.values() for test in tests}
-        return self._ordered(found - {""})
+        return self._ordered({test for line in statement for test in lines.get(str(line), ())} - {""})
 
     def _map(self, file: str) -> dict[str, dict[str, list[str]]]:
         if file not in self._lines:
@@ -79,16 +82,19 @@ class Covering:
             self._map(file)
         return self._ordered({test for test in self.seconds if test.split("::")[0] in files})
 
-    def _statement(self, file: Path, mutant: Mutant) -> range:
-        """The lines of the innermost statement, without those of the statements in it."""
-        inner = range(mutant.line, mutant.end_line + 1)
+    def _statement(self, file: Path, mutant: Mutant) -> tuple[range, bool]:
+        """The lines of the innermost statement, without those of the statements in it; whether each call runs it."""
+        inner, each_time = range(mutant.line, mutant.end_line + 1), False
         for node in ast.walk(ast.parse((self.tree / file).read_text("utf-8"))):
             if isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case) and hasattr(node, "lineno"):
                 body = getattr(node, "body", None)
                 end = max(node.lineno, body[0].lineno - 1) if body else node.end_lineno or node.lineno
                 if node.lineno <= mutant.line <= end:  # ast.walk goes from the outside to the inside
                     inner = range(node.lineno, end + 1)
-        return inner
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    cached = any("cache" in ast.unparse(decorator) for decorator in node.decorator_list)
+                    each_time |= end < mutant.line <= (node.end_lineno or 0) and not cached
+        return inner, each_time
 
     def _ordered(self, tests: set[str]) -> list[str]:
         """File by file, so that what a file shares is set up once; the quickest file first."""
