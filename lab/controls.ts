@@ -1,8 +1,10 @@
 /** The controls: one per setting, each with its number, its name in both languages, and an effect at once. */
-import { h } from "./html";
+import { h, put } from "./html";
+import type { Texts } from "./html";
 import type { Laboratory } from "./laboratory";
 import { RANGES } from "./state";
 import type { Settings } from "./state";
+import { english } from "./text";
 import type { Words } from "./text";
 import { number } from "./views/pen";
 
@@ -42,34 +44,29 @@ const SELECTS = {
 
 export class Controls {
   readonly element = h("div", { class: "controls" });
-  private refreshers: (() => void)[] = [];
+  private refreshers: ((words: Words, quick: boolean) => void)[] = [];
 
-  constructor(private lab: Laboratory) {}
-
-  /** Build all of it in a language. */
-  build(words: Words): void {
-    this.refreshers = [];
-    this.element.replaceChildren(...(["network", "task", "training"] as const).map((group) => h("fieldset", {},
-      h("legend", {}, words.groups[group]),
-      ...SELECTS[group].map(([key, names]) => this.select(key, words.labels[key], words[names])),
-      ...SLIDERS[group].map((slider) => this.slider(slider, words)),
-      group === "task" ? this.text(words) : null)));
-    this.refresh();
+  constructor(private lab: Laboratory, private texts: Texts) {
+    this.element.append(...(["network", "task", "training"] as const).map((group) => h("fieldset", {},
+      texts.of(h("legend"), (words) => words.groups[group]),
+      ...SELECTS[group].map(([key, names]) => this.select(key, names)),
+      ...SLIDERS[group].map((slider) => this.slider(slider)),
+      group === "task" ? this.text() : null)));
   }
 
-  /** Show the settings as they are. */
-  refresh(): void {
-    for (const one of this.refreshers) one();
+  /** Show the settings as they are; `quick` leaves out what must be computed. */
+  refresh(words: Words, quick: boolean): void {
+    for (const one of this.refreshers) one(words, quick);
   }
 
-  private select(key: keyof Settings, label: string, names: Record<string, string>): HTMLElement {
+  private select(key: keyof Words["labels"] & keyof Settings, names: "cells" | "starts" | "tasks" | "losses" | "optimizers"): HTMLElement {
     const element = h("select", { "data-key": key, onchange: () => this.lab.set({ [key]: element.value }) },
-      ...Object.entries(names).map(([value, name]) => h("option", { value }, name)));
+      ...Object.keys(english[names]).map((value) => this.texts.of(h("option", { value }), (words) => (words[names] as Record<string, string>)[value])));
     this.refreshers.push(() => { element.value = String(this.lab.settings[key]); });
-    return h("label", { class: "choice" }, h("span", {}, label), element);
+    return h("label", { class: "choice" }, this.texts.of(h("span"), ({ labels }) => labels[key]), element);
   }
 
-  private slider(slider: Slider, words: Words): HTMLElement {
+  private slider(slider: Slider): HTMLElement {
     const { key, low, high, step, place = (value: number) => value, value = (at: number) => at } = slider;
     const name = h("span", {}), shown = h("b", { "aria-hidden": true });
     const element = h("input", { type: "range", min: low, max: high, step, "data-key": key });
@@ -78,14 +75,16 @@ export class Controls {
       this.lab.set(key === "radius" ? { scale: this.scaleFor(to) } : { [key]: to }, key);
     });
     const label = h("label", { class: "slider" }, name, shown, element);
-    this.refreshers.push(() => {
+    this.refreshers.push((words, quick) => {
+      if (key === "radius" && quick) return;
       const { settings } = this.lab, now = key === "radius" ? this.lab.training.radius() : settings[key];
-      name.textContent = key === "keep" && settings.cell === "gru" ? words.labels.keepGRU : words.labels[key];
+      put(name, key === "keep" && settings.cell === "gru" ? words.labels.keepGRU : words.labels[key]);
       label.hidden = (key === "keep" && !["gru", "lstm"].includes(settings.cell)) || (key === "lag" && settings.task !== "echo");
       if (key === "lag" || key === "truncation") element.max = String(settings.T - (key === "lag" ? 1 : 0));
       element.value = String(place(now));
-      shown.textContent = slider.say ? slider.say(now, words) : number(now, 3);
-      element.setAttribute("aria-valuetext", shown.textContent);
+      const said = slider.say ? slider.say(now, words) : number(now, 3);
+      put(shown, said);
+      element.setAttribute("aria-valuetext", said);
     });
     return label;
   }
@@ -97,9 +96,9 @@ export class Controls {
     return Math.min(radius, RANGES.scale[1]); // W is zero: the start decides
   }
 
-  private text(words: Words): HTMLElement {
+  private text(): HTMLElement {
     const element = h("textarea", { rows: 4, spellcheck: false, maxlength: 4000, "data-key": "text", onchange: () => this.lab.set({ text: element.value }) });
-    const label = h("label", { class: "text" }, h("span", {}, words.labels.text), element);
+    const label = h("label", { class: "text" }, this.texts.of(h("span"), ({ labels }) => labels.text), element);
     this.refreshers.push(() => {
       label.hidden = this.lab.settings.task !== "text";
       if (document.activeElement !== element) element.value = this.lab.settings.text;

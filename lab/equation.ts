@@ -1,8 +1,9 @@
 /** The chain rule for the pair of steps that is chosen, with a number under each factor. */
-import { GATES } from "./network";
+import { GATES, rowOf } from "./network";
 import { outputFactors } from "./shown";
-import { norm } from "./linear";
+import { norm, product } from "./linear";
 import type { Scene } from "./views/picture";
+import { put } from "./html";
 import { number } from "./views/pen";
 
 const derivative = (of: string, by: string): string => `<mfrac><mrow><mi>∂</mi>${of}</mrow><mrow><mi>∂</mi>${by}</mrow></mfrac>`;
@@ -17,11 +18,12 @@ export function factors({ shown, t, k }: Scene): Factors | undefined {
   if (!inside) return undefined;
   const { network, run, sequence, pairs } = inside, { H, cell } = network, GH = GATES[cell] * H;
   const [output, state] = batch ? outputFactors(network, batch, run, sequence, t) : [NaN, NaN];
-  const whole = new Float32Array(GH * H);
+  const whole = new Float32Array(GH * H), deltas = new Float32Array((t + 1) * GH);
   for (let j = 0; j <= t; j++) {
-    const delta = (t * T + j) * GH, from = (j * run.B + sequence) * H;
-    for (let i = 0; i < GH; i++) for (let l = 0; l < H; l++) whole[i * H + l] += pairs.deltas[delta + i] * run.h[from + l];
+    const row = rowOf(T, t, j);
+    deltas.set(pairs.deltas.subarray(row * GH, (row + 1) * GH), j * GH);
   }
+  product(whole, 0, H, deltas, 0, 1, GH, run.h, sequence * H, run.B * H, 1, GH, H, t + 1, false); // Σ_j ∂E_t/∂(W s_{j−1}) ⊗ s_{j−1}
   const before = (k * run.B + sequence) * H;
   return {
     output, state, chain: chain?.products[k] ?? NaN, before: norm(run.h, before, before + H), term: pairs.terms[t * T + k],
@@ -41,7 +43,7 @@ export class Equation {
     if (key !== this.drawn) this.place.innerHTML = formula(t + 1, k + 1, scene);
     this.drawn = key;
     for (const place of this.place.querySelectorAll<HTMLElement>("[data-number]"))
-      place.textContent = number(found[place.dataset.number as keyof Factors], 3);
+      put(place, number(found[place.dataset.number as keyof Factors], 3));
   }
 }
 

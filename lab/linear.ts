@@ -114,19 +114,16 @@ export function spectralNorm(A: Float32Array, n: number, start: Float64Array, to
 
 /** ρ(A), the largest absolute eigenvalue of a square matrix: lim ‖A^m‖^(1/m), by squaring A twenty times. */
 export function spectralRadius(A: Float32Array, n: number): number {
-  let power = Float64Array.from(A), log = 0;
+  let power = A.slice(), log = 0;
   for (let round = 0; round < 20; round++) {
     let size = 0;
     for (const value of power) size += value * value;
     size = Math.sqrt(size);
     if (!(size > 0)) return 0;
     log += Math.log(size) / 2 ** round;
-    const next = new Float64Array(n * n);
-    for (let i = 0; i < n; i++)
-      for (let l = 0; l < n; l++) {
-        const x = power[i * n + l] / (size * size);
-        if (x !== 0) for (let j = 0; j < n; j++) next[i * n + j] += x * power[l * n + j];
-      }
+    for (let i = 0; i < n * n; i++) power[i] /= size;
+    const next = new Float32Array(n * n);
+    product(next, 0, n, power, 0, n, 1, power, 0, n, 1, n, n, n, false);
     power = next;
   }
   let size = 0;

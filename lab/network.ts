@@ -227,13 +227,16 @@ export interface Pairs {
   norms: Float32Array;
   /** ‖term k of ∂E_t/∂W‖. */
   terms: Float32Array;
-  /** ∂E_t/∂(W s_{k−1}) (T, T, GH): with s_{k−1}, the whole term. */
+  /** ∂E_t/∂(W s_{k−1}) for k ≤ t (T (T + 1) / 2, GH), row `rowOf`: with s_{k−1}, the whole term. */
   deltas: Float32Array;
   /** Share of each lag t − k in ∂E/∂W: ⟨its part, whole⟩ / ‖whole‖²; they add up to 1. NaN if ∂E/∂W is zero. */
   share: Float32Array;
   /** ‖∂E/∂W‖ of this sequence. */
   total: number;
 }
+
+/** Where the deltas of the pair (t, k) are: those of the last k come first, and of each k those of the last t. */
+export const rowOf = (T: number, t: number, k: number): number => ((T - k) * (T - 1 - k)) / 2 + T - 1 - t;
 
 /** All pairs of steps of one sequence; the losses travel back next to each other, the latest in row 0. */
 export function pairs(net: Network, batch: Batch, run: Run, sequence: number): Pairs {
@@ -247,9 +250,9 @@ export function pairs(net: Network, batch: Batch, run: Run, sequence: number): P
 /** The same from ∂E_t/∂h_t (T, H), whatever made it. */
 export function pairsFrom(net: Network, run: Run, sequence: number, own: Float32Array): Pairs {
   const { cell, H } = net, GH = GATES[cell] * H, { T, B, h } = run;
-  const norms = new Float32Array(T * T), terms = new Float32Array(T * T), deltas = new Float32Array(T * T * GH);
+  const norms = new Float32Array(T * T), terms = new Float32Array(T * T), deltas = new Float32Array(rowOf(T, 0, 0) * GH + GH);
   const dh = new Float32Array(T * H), dc = new Float32Array(cell === "lstm" ? T * H : 0);
-  const q = new Float32Array(T * GH), p = cell === "gru" ? new Float32Array(T * GH) : q;
+  const scratch = new Float32Array(cell === "gru" ? T * GH : 0);
   const W = new Float32Array(GH * H), summed = new Float32Array(T * GH);
   for (let k = T - 1; k >= 0; k--) {
     const rows = T - k; // of the losses t = T − 1 … k
@@ -257,12 +260,12 @@ export function pairsFrom(net: Network, run: Run, sequence: number, own: Float32
     for (let row = 0; row < rows; row++)
       norms[(T - 1 - row) * T + k] = Math.hypot(norm(dh, row * H, (row + 1) * H),
         dc.length ? norm(dc, row * H, (row + 1) * H) : 0);
-    stepBack(net, run, k, sequence, 1, rows, dh, dc, p, q);
+    const q = deltas.subarray(rowOf(T, T - 1, k) * GH, (rowOf(T, k, k) + 1) * GH);
+    stepBack(net, run, k, sequence, 1, rows, dh, dc, cell === "gru" ? scratch : q, q);
     const before = (k * B + sequence) * H, size = norm(h, before, before + H);
     for (let row = 0; row < rows; row++) {
       const t = T - 1 - row;
       for (let i = 0; i < GH; i++) summed[k * GH + i] += q[row * GH + i];
-      deltas.set(q.subarray(row * GH, (row + 1) * GH), (t * T + k) * GH);
       terms[t * T + k] = norm(q, row * GH, (row + 1) * GH) * size; // ‖δ ⊗ s_{k−1}‖ = ‖δ‖ ‖s_{k−1}‖
     }
   }
@@ -273,7 +276,7 @@ export function pairsFrom(net: Network, run: Run, sequence: number, own: Float32
     product(along, 0, 1, W, 0, H, 1, h, (k * B + sequence) * H, 1, 1, GH, 1, H, false); // ⟨δ ⊗ s, W⟩ = δ · (W s)
     for (let t = k; t < T; t++) {
       let dot = 0;
-      for (let i = 0, o = (t * T + k) * GH; i < GH; i++) dot += deltas[o + i] * along[i];
+      for (let i = 0, o = rowOf(T, t, k) * GH; i < GH; i++) dot += deltas[o + i] * along[i];
       sums[t - k] += dot;
     }
   }
@@ -284,7 +287,7 @@ export function pairsFrom(net: Network, run: Run, sequence: number, own: Float32
 /** The term k of ∂E_t/∂W as a matrix (GH, H). */
 export function term(net: Network, run: Run, sequence: number, found: Pairs, t: number, k: number): Float32Array {
   const { H } = net, GH = GATES[net.cell] * H, matrix = new Float32Array(GH * H);
-  product(matrix, 0, H, found.deltas, (t * found.T + k) * GH, 1, 1, run.h, (k * run.B + sequence) * H, H, 1, GH, H, 1, false);
+  product(matrix, 0, H, found.deltas, rowOf(found.T, t, k) * GH, 1, 1, run.h, (k * run.B + sequence) * H, H, 1, GH, H, 1, false);
   return matrix;
 }
 

@@ -1,6 +1,6 @@
 /** The numbers behind the pictures: of a network in training on an example, or measured by Python on a reader's own. */
 import { norm } from "./linear";
-import { chain, emptyParameters, forward, pairs, pairsFrom } from "./network";
+import { chain, emptyParameters, forward, pairsFrom } from "./network";
 import type { Batch, Cell, Chain, Network, Pairs, Run } from "./network";
 
 /** One sequence and its gradient. What is not known is left out, and its pictures with it. */
@@ -20,18 +20,14 @@ export interface Shown {
 /** Right enough for a picture, and fast. */
 const PICTURE = 1e-4;
 
-/** `kept`: the gradient of a moment before, to be shown on instead of the present one. */
-export function shownOf(network: Network, batch: Batch, kept?: Pairs): Shown {
-  const run = forward(network, batch), apart = kept ?? pairs(network, batch, run, 0);
+/** A network on a batch, with its first sequence taken apart (now or a moment before). */
+export function shownOf(network: Network, batch: Batch, run: Run, apart: Pairs): Shown {
   return { T: batch.T, norms: apart.norms, share: apart.share, inside: { network, run, sequence: 0, pairs: apart }, batch };
 }
 
-/** Add the chain of Jacobians from t back to k. */
-export function withChain(shown: Shown, t: number, k: number): Shown {
-  if (!shown.inside) return shown;
-  const { network, run, sequence } = shown.inside;
-  return { ...shown, chain: chain(network, run, sequence, t, k, PICTURE) };
-}
+/** The chain of Jacobians from t back to k. */
+export const chainOf = ({ network, run, sequence }: { network: Network; run: Run; sequence: number }, t: number, k: number): Chain =>
+  chain(network, run, sequence, t, k, PICTURE);
 
 /** ‖∂E_t/∂ŷ_t‖ and ‖∂ŷ_t/∂s_t‖ (Frobenius) of one step. */
 export function outputFactors(network: Network, batch: Batch, run: Run, sequence: number, t: number): [number, number] {

@@ -40,7 +40,7 @@ function paintStates(pen: Pen, own: Layout, shown: Shown): void {
     const range = cell === "relu" ? Math.max(1e-9, largest(run.h)) : 1;
     sheet(rows, columns * (T + 1), (row, column) => {
       const t = Math.floor(column / columns), unit = row * columns + (column % columns);
-      return unit < H ? diverging(run.h[(t * run.B + sequence) * H + unit] / range, colors.dark) : null;
+      return unit < H ? diverging(run.h[(t * run.B + sequence) * H + unit] / range, colors.dark) : 0;
     }, (image) => {
       for (let t = -1; t < T; t++) ctx.drawImage(image, (t + 1) * columns, 0, columns, rows, place(t)[0], own.top, place(t)[1], height);
     }, pen);

@@ -1,5 +1,5 @@
 /** ‖∂E_t/∂s_k‖ for every pair of steps, on a logarithmic scale: t downwards, k to the right. */
-import { cells, line, number, viridis, write } from "./pen";
+import { cells, line, number, packed, viridis, write } from "./pen";
 import type { Pen } from "./pen";
 import type { Picture, Scene } from "./picture";
 
@@ -36,10 +36,10 @@ export const heatmap: Picture = {
   height: (width) => Math.min(width - LEFT - 14, 330) + TOP + 74,
   paint(pen, { shown: { norms, T }, t, k, truncation, words }) {
     const size = side(pen), cell = size / T, ends = scale(norms), { ctx, colors } = pen;
-    const nothing: [number, number, number] = colors.dark ? [42, 48, 57] : [235, 233, 228];
+    const nothing = packed(colors.dark ? [42, 48, 57] : [235, 233, 228]);
     cells(pen, T, T, LEFT, TOP, size, size, (row, column) => {
       const value = norms[row * T + column];
-      if (column > row || Number.isNaN(value)) return null;
+      if (column > row || Number.isNaN(value)) return 0;
       if (norms[row * T + row] === 0 && value === 0) return nothing; // no loss at this step
       return viridis((Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
     });
@@ -73,6 +73,7 @@ export const heatmap: Picture = {
     ctx.rotate(-Math.PI / 2);
     write(pen, words.axes.error, 0, 0);
     ctx.restore();
+    pen.font = ""; // what it was before
     write(pen, words.axes.state, LEFT + size / 2, TOP + size + 26);
     paintScale(pen, ends, TOP + size + 40, size);
   },

@@ -4,7 +4,8 @@
 export interface Palette { card: string; text: string; quiet: string; line: string; grid: string; blue: string; orange: string; dark: boolean }
 export const BLUE = "#3d82c4", ORANGE = "#d9711f", GREY = "#7d8590";
 
-export interface Pen { ctx: CanvasRenderingContext2D; width: number; height: number; colors: Palette }
+/** `font` is the one that was set last: to set one takes longer than to write a word. */
+export interface Pen { ctx: CanvasRenderingContext2D; width: number; height: number; colors: Palette; font: string }
 
 export function palette(element: Element): Palette {
   const style = getComputedStyle(element), read = (name: string) => style.getPropertyValue(name).trim();
@@ -16,9 +17,12 @@ export function palette(element: Element): Palette {
 
 type Align = { color?: string; align?: CanvasTextAlign; base?: CanvasTextBaseline; size?: number; bold?: boolean };
 
+const FAMILY = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif';
+
 export function write(pen: Pen, words: string, x: number, y: number, how: Align = {}): void {
   const { ctx, colors } = pen;
-  ctx.font = `${how.bold ? 600 : 400} ${how.size ?? 11.5}px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif`;
+  const font = `${how.bold ? 600 : 400} ${how.size ?? 11.5}px ${FAMILY}`;
+  if (font !== pen.font) ctx.font = pen.font = font;
   ctx.fillStyle = how.color ?? colors.quiet;
   ctx.textAlign = how.align ?? "center";
   ctx.textBaseline = how.base ?? "middle";
@@ -98,37 +102,39 @@ export function bottomAxis(pen: Pen, frame: Frame, label: string, from = 0): voi
 const VIRIDIS = ["440154", "482475", "414487", "355f8d", "2a788e", "21918c", "22a884", "44bf70", "7ad151", "bddf26", "fde725"].map((hex) =>
   [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
 
-/** Viridis, red green blue from 0 to 255, for a part from 0 to 1. */
-export function viridis(part: number): [number, number, number] {
-  const place = Math.min(1, Math.max(0, part)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(place));
-  const mix = (c: number) => VIRIDIS[i][c] + (place - i) * (VIRIDIS[i + 1][c] - VIRIDIS[i][c]);
-  return [mix(0), mix(1), mix(2)];
+/** A color as a number that an image takes: 0xAABBGGRR; 0 is none. */
+export const packed = ([red, green, blue]: number[]): number => (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
+
+/** 256 colors from the first of `ends` to the last, evenly spaced. */
+function scale(ends: number[][]): Uint32Array {
+  return Uint32Array.from({ length: 256 }, (_, step) => {
+    const place = (step / 255) * (ends.length - 1), i = Math.min(ends.length - 2, Math.floor(place));
+    return packed(ends[i].map((from, c) => Math.round(from + (place - i) * (ends[i + 1][c] - from))));
+  });
 }
 
+const RISING = scale(VIRIDIS);
+const [LIGHT, DARK] = [[240, 239, 236], [38, 44, 54]].map((zero) => [scale([zero, [45, 112, 179]]), scale([zero, [217, 113, 31]])]);
+
+/** Viridis for a part from 0 to 1. */
+export const viridis = (part: number): number => RISING[Math.round(255 * Math.min(1, Math.max(0, part)))];
+
 /** From blue (−1) over the color of the card (0) to orange (1). */
-export function diverging(part: number, dark: boolean): [number, number, number] {
-  const at = Math.min(1, Math.max(-1, part)) || 0, zero = dark ? [38, 44, 54] : [240, 239, 236], end = at < 0 ? [45, 112, 179] : [217, 113, 31];
-  const mix = (c: number) => zero[c] + Math.abs(at) * (end[c] - zero[c]);
-  return [mix(0), mix(1), mix(2)];
-}
+export const diverging = (part: number, dark: boolean): number =>
+  (dark ? DARK : LIGHT)[part < 0 ? 0 : 1][Math.round(255 * Math.min(1, Math.abs(part))) || 0];
 
 const paper = typeof document === "undefined" ? null : document.createElement("canvas");
 
-type Color = (row: number, column: number) => [number, number, number] | null;
+type Color = (row: number, column: number) => number;
 
-/** A matrix as an image of one pixel per entry, drawn without smoothing; no color where `color` returns null. */
+/** A matrix as an image of one pixel per entry, drawn without smoothing. */
 export function sheet(rows: number, columns: number, color: Color, draw: (image: HTMLCanvasElement) => void, pen: Pen): void {
   if (!paper || !rows || !columns) return;
   paper.width = columns;
   paper.height = rows;
   const own = paper.getContext("2d", { willReadFrequently: true })!, image = own.createImageData(columns, rows);
-  for (let row = 0, p = 0; row < rows; row++)
-    for (let column = 0; column < columns; column++, p += 4) {
-      const found = color(row, column);
-      if (!found) continue;
-      [image.data[p], image.data[p + 1], image.data[p + 2]] = found;
-      image.data[p + 3] = 255;
-    }
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let row = 0, p = 0; row < rows; row++) for (let column = 0; column < columns; column++) pixels[p++] = color(row, column);
   own.putImageData(image, 0, 0);
   pen.ctx.imageSmoothingEnabled = false;
   draw(paper);
