@@ -59,6 +59,21 @@ def test_a_header_stays_one(table, head):
     assert found.names == head.split(",") and len(found) == 2 and found.notes == []
 
 
+@pytest.mark.parametrize("line", ["1,-0.78", "5.1,3.5,1.4,0.2", "-46.4"])
+def test_a_first_line_of_measured_numbers_is_a_row(table, line):
+    found = table(f"{line}\n" * 3)
+    assert len(found) == 3 and found.names[0] == "column 1" and any("has no header" in note for note in found.notes)
+    assert table("0.5,1.0,1.5\n" + "3,2,1\n" * 3).names == ["0.5", "1.0", "1.5"]  # wavelengths, say
+
+
+@pytest.mark.parametrize("head", ["'a' 'b' 'c'", "-1.5 2 1"])
+def test_numbers_with_spaces_between(table, head):
+    found = table(f"{head}\n" + "1 2.66 -3e-2\n" * 40)
+    assert len(found.names) == 3 and len(found) == 40 + head.startswith("-") and set(found.types.values()) == {"text"}
+    assert any("columns are separated by ' '" in note for note in found.notes)
+    assert table("text\n" + "1 2 3\n" * 5).names == ["text"] and table("a b c\n" + "x y z\n" * 5).names == ["a b c"]
+
+
 def test_a_header_that_files_put_together_have_again_stays_one(table):
     assert table("text,label\ngood,a\ntext,label\nbad,b\ntext,label\n").names == ["text", "label"]
 

@@ -18,6 +18,8 @@ from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.data.text import read_text
 from retrograde.errors import DataError, OptionError
+from retrograde.options import Options
+from retrograde.tasks.forecast import ForecastTask
 from retrograde.tasks.registry import task_class
 
 
@@ -434,6 +436,16 @@ def test_years_and_months_in_two_columns(write):
     assert (columns.group, columns.time, columns.target, len(one)) == ((), None, ("sales",), 36)
     _, notes = columns_for(Predicts.FUTURE, open_table(path), {})
     assert any(note.startswith("times are spread over 'year', 'month': rows are read in the order") for note in notes)
+
+
+def test_years_and_quarters_are_no_groups_and_tell_the_season(write):
+    for unit, season in (("quarter", 4), ("month", 12)):
+        rows = "".join(f"{2000 + n // season},{n % season + 1},{n % season}\n" for n in range(10 * season))
+        path = str(write("a.csv", f"Year,{unit},sales\n" + rows))
+        columns, ((_, one),) = read(path, "forecast")
+        assert (columns.group, columns.time, columns.target, len(one)) == ((), None, ("sales",), 10 * season)
+        task = ForecastTask(path, Options.of({"task": "forecast", "hidden_size": 4}))
+        assert task.plan.season == season and task.baselines()["seasonal naive"]["mase"] == pytest.approx(0, abs=1e-6)
 
 
 def test_times_and_numbers_that_are_not_understood(write):

@@ -317,16 +317,20 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     return guess.columns()
 
 
+_UNITS = {"year": "1y", "quarter": "1q", "month": "1mo", "day": "1d", "hour": "1h", "minute": "1min"}
+
+
 def _spread_over(guess: _Guess) -> list[str]:
     """Columns over which times are spread, a year and a month, say; rows are then read in the order of the file."""
     by_lower = {name.lower(): name for name in guess.free("number")}
-    spread = [by_lower[unit] for unit in ("year", "month", "day", "hour", "minute") if unit in by_lower]
+    spread = [by_lower[unit] for unit in _UNITS if unit in by_lower]
     if guess.get("time") or guess.free("time") or len(spread) < 2 or spread[0].lower() != "year":
         return []
     guess.notes.append(
         f"times are spread over {listed(spread)}: rows are read in the order they lie; a column of whole dates puts "
         "them in order."
     )
+    guess.table.frequency = guess.table.frequency or _UNITS[spread[-1].lower()]
     return spread
 
 

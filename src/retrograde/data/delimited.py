@@ -124,7 +124,8 @@ def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[
             remarks -= 1
         if delimiter is None:
             found = _marks(lines[remarks]) if lines else {}
-            delimiter = max(MARKS, key=lambda mark: found.get(mark, 0))  # the first of equals
+            blank = not found and _numbers_between_spaces(lines[remarks:])
+            delimiter = " " if blank else max(MARKS, key=lambda mark: found.get(mark, 0))  # the first of equals
         try:
             rows = list(islice(_rows(path, delimiter, remarks), 201))
         except csv.Error as error:
@@ -141,6 +142,13 @@ def _marks(line: str) -> dict[str, int]:
     return {mark: bare.count(mark) for mark in MARKS if mark in bare}
 
 
+def _numbers_between_spaces(lines: list[str]) -> bool:
+    """Whether lines are rows of as many numbers each, single spaces between, under a header of as many words."""
+    rows = [line.strip("\r\n").split(" ") for line in lines[:-1] or lines]  # the last may be cut
+    alike = len(rows) > 2 and {len(row) for row in rows} == {len(rows[0])} != {1}
+    return alike and all(_NUMBER.fullmatch(cell) for row in rows[1:] for cell in row)
+
+
 def _rows(path: Path, delimiter: str, skip: int) -> Iterator[list[str]]:
     """The rows below some lines, without blank ones."""
     with path.open(encoding="utf-8", newline="") as file:
@@ -152,8 +160,9 @@ def _rows(path: Path, delimiter: str, skip: int) -> Iterator[list[str]]:
 def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
     """Whether the first line names the columns, which are put right; False where it is data.
 
-    It is data if it has a number or a date where a name should be, and these are not labels of steps (which ascend),
-    or if a word of it occurs again in the same column below (without numbers: twice, and not in a copy of the line).
+    It is data if it has a number or a date where a name should be, and these are not labels of steps (which ascend); if
+    it has nothing but numbers, of which some are not whole, and which do not ascend; or if a word of it occurs again in
+    the same column below (without numbers: twice, and not in a copy of the line).
     """
     if names and len(set(names)) < len(names) and all(_NUMBER.fullmatch(name) for name in names):
         raise DataError(
@@ -161,7 +170,13 @@ def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
         )
     data = [place for place, name in enumerate(names) if _NUMBER.fullmatch(name.strip()) or looks_like_date(name)]
     columns = {place: [row[place] for row in rows if place < len(row)] for place in range(len(names))}
-    if rows and data and len(data) < len(names) and not _labels_of_steps([names[place].strip() for place in data]):
+    cells = [name.strip() for name in names]
+    if (
+        rows
+        and data
+        and not _labels_of_steps([cells[place] for place in data])
+        and (len(data) < len(names) or _measured(cells))
+    ):
         below = ((names[place], cell.strip()) for place in data for cell in columns[place][:50])
         if all(_alike(name.strip(), cell) for name, cell in below):
             return False
@@ -187,6 +202,13 @@ def _labels_of_steps(cells: list[str]) -> bool:
     if all(cell.isdigit() for cell in cells):
         return all(int(a) < int(b) for a, b in pairwise(cells))
     return len(set(cells)) == len(cells)
+
+
+def _measured(cells: list[str]) -> bool:
+    """Whether all cells are numbers that name nothing: some are not whole, and they do not ascend."""
+    if not all(map(_NUMBER.fullmatch, cells)) or all(map(str.isdigit, cells)):
+        return False
+    return len(cells) < 3 or any(float(a) >= float(b) for a, b in pairwise(cells))
 
 
 def _alike(first: str, below: str) -> bool:

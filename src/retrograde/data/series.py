@@ -127,8 +127,8 @@ def _long(table: Table, columns: Columns, regular: Regular) -> Series:
         flat = iter(as_iso([one for end in ends for one in end], columns.date_form))
         times = [list(islice(flat, len(end))) for end in ends]
     series = Series(
-        found.names, Ragged(rows, lengths), times, begins, len(columns.target), str(grid or ""), gaps, notes,
-        static.values,
+        found.names, Ragged(rows, lengths), times, begins, len(columns.target), str(grid or table.frequency), gaps,
+        notes, static.values,
     )  # fmt: skip
     return _split_ahead(series, len(columns.known_future)) if columns.known_future else series
 

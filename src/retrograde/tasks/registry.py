@@ -89,7 +89,7 @@ def task_name(source: Any, asked: str) -> str:
         return BUILTIN[builtin]
     if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES) and not Path(name).is_dir():
         raise OptionError(
-            f"{name} is a table: say what to learn from it, --task classify, tag, forecast or language, or regress."
+            f"{name} is a table: say what to learn from it, --task classify, tag, regress, forecast or language."
         )
     return "language"
 
