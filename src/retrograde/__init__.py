@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # what __getattr__ below imports, for type checkers and edito
     from . import tasks as tasks
     from . import training as training
     from .doctor import Diagnosis, diagnose
-    from .doctor.trial import Trial, trial
+    from .doctor.trial import trial
+    from .doctor.trial_result import Trial
     from .estimators import Classifier, Forecaster, LanguageModel, Regressor, Tagger
     from .experiment import load, train
     from .exporting import Export, export
@@ -92,7 +93,7 @@ _HOMES = {  # public name -> the module that defines it
     "Regressor": "estimators",
     "Search": "searching",
     "Tagger": "estimators",
-    "Trial": "doctor.trial",
+    "Trial": "doctor.trial_result",
     "check_gradients": "gradcheck",
     "diagnose": "doctor",
     "export": "exporting",

@@ -19,9 +19,6 @@ from .errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BY_GATES", "BY_MODE", "BY_NAME", "CELLS", "FUSED", "GATED", "Cell", "CellName", "Nonlinearity"]
-__all__ += ["cell_of", "find"]
-
 CellName = Literal["rnn", "gru", "lstm"]
 Nonlinearity = Literal["tanh", "relu"]
 _State: TypeAlias = "tuple[Tensor, ...]"

@@ -15,8 +15,6 @@ from typing import Any
 from .cells import find
 from .options import DATA, SEQUENCES, TABLES, DataOptions, Options
 
-__all__ = ["Choice", "DataShape", "chosen", "least_count"]
-
 LEAST_UPDATES = 600  # however small the data is
 LEAST_OF_NUMBERS = 1500  # the same, for one answer to a sequence of numbers
 EVALUATIONS = 50  # of a training whose epochs are short, about

@@ -25,8 +25,6 @@ from .extras import import_or_explain
 from .files import write_file
 from .nn import restore_
 
-__all__ = ["Export", "export"]
-
 STEPS = 10_000  # by default
 ROUNDING = 1e-5  # of the largest number, for one step in float32
 SUMMED = 1e-4  # of the largest number, over a whole sequence: a mean of 10,000 float32 numbers may be off by so much

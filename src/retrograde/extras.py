@@ -8,8 +8,6 @@ from typing import Any
 
 from .errors import MissingExtraError
 
-__all__ = ["import_or_explain", "missing_extra"]
-
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where the name that is imported is not the name that is installed
 
 

@@ -24,24 +24,6 @@ from typing import IO, Any
 
 from .errors import DataError
 
-__all__ = [
-    "FOLDER_BYTES",
-    "FOLDER_ENTRIES",
-    "KEPT_BYTES",
-    "STREAM_BYTES",
-    "UnreadableError",
-    "check_regular",
-    "check_source",
-    "limited",
-    "open_source",
-    "read_file",
-    "remove_drafts",
-    "replacing",
-    "standard_input",
-    "walk",
-    "write_file",
-]
-
 STREAM_BYTES = 1 << 30  # read from standard input or a pipe at most: 1 GiB
 FOLDER_ENTRIES = 250_000  # files and folders under a folder of texts
 FOLDER_BYTES = 1 << 35  # size of all of them together: 32 GiB

@@ -19,16 +19,6 @@ from .errors import FlowError, OptionError
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
-__all__ = [
-    "backward_in_eval_mode",
-    "check_loss",
-    "check_values",
-    "differentiable_losses",
-    "dropout_notes",
-    "random_states_kept",
-    "without_tf32",
-]
-
 
 def check_loss(loss: object) -> None:
     """Refuse a loss that cannot be called.

@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 
 from .errors import OptionError
 
-__all__ = ["enough_memory", "installed_memory", "is_panic", "shortage", "without_reports"]
-
 _SAID = re.compile(
     r"allocate memory|bad[ _]alloc|out of memory|memory allocation of|not enough memory|Unable to allocate|"
     r"PyObject pointer is null|failed to map segment|MemoryError|capacity overflow",

@@ -10,8 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["attribute_tensors", "leaves_of", "map_attributes", "map_tensors", "mapped", "named_tensors"]
-
 # Attributes of nn.Module that .to() converts itself, or that hold no tensors of their own.
 _CONVERTED_BY_TO = {"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"}
 

@@ -13,8 +13,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from .errors import OptionError
 
-__all__ = ["Option", "flag", "quantile_levels", "seconds"]
-
 
 def flag(name: str) -> str:
     """Name of an option on the command line."""

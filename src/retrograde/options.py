@@ -17,20 +17,6 @@ from .cells import CellName, Nonlinearity, find
 from .errors import OptionError
 from .option import Option, flag, quantile_levels, seconds
 
-__all__ = [
-    "OPTIONS",
-    "DataOptions",
-    "ForecastOptions",
-    "ModelOptions",
-    "Option",
-    "Options",
-    "RunOptions",
-    "TrainingOptions",
-    "flag",
-    "quantile_levels",
-    "seconds",
-]
-
 LABELLED = ("classify", "tag")
 SEQUENCES = (*LABELLED, "regress")
 TEXT, TABLES = ("language", *SEQUENCES), (*SEQUENCES, "forecast")

@@ -14,8 +14,6 @@ from typing import Protocol, TypeVar
 
 from .extras import import_or_explain
 
-__all__ = ["HerePool", "Pool", "available_cores", "open_pool"]
-
 J = TypeVar("J")
 R = TypeVar("R")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

@@ -5,8 +5,9 @@ import json
 import openpyxl
 import pytest
 
-from retrograde.data.columns import Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.formats import open_table
+from retrograde.data.roles import Predicts
 from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.errors import DataError

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from retrograde.data.categories import width
-from retrograde.data.columns import Columns, Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.formats import open_table
+from retrograde.data.roles import Columns, Predicts
 from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.errors import DataError, OptionError

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from retrograde.data.columns import Predicts, columns_for, unused
+from retrograde.data.columns import columns_for, unused
 from retrograde.data.formats import open_table
+from retrograde.data.roles import Predicts
 from retrograde.data.sequences import sequences
 from retrograde.errors import DataError
 from retrograde.options import Options

@@ -5,10 +5,11 @@ import datetime
 import numpy as np
 import pytest
 
-from retrograde.data.columns import Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.dates import as_iso, as_written, date_form, looks_like_date, moments
 from retrograde.data.formats import open_table
 from retrograde.data.grid import Regular
+from retrograde.data.roles import Predicts
 from retrograde.data.series import read_series, times_after
 from retrograde.errors import DataError, OptionError
 

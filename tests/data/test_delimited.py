@@ -4,8 +4,9 @@ import gzip
 
 import pytest
 
-from retrograde.data.columns import Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.formats import open_table
+from retrograde.data.roles import Predicts
 from retrograde.data.sequences import sequences
 from retrograde.errors import DataError
 

@@ -13,9 +13,10 @@ import pyarrow.parquet
 import pytest
 
 from retrograde.data import database, limits, remote
-from retrograde.data.columns import Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.database import Database, connect
 from retrograde.data.formats import fingerprint, is_frame, name_of, open_table
+from retrograde.data.roles import Predicts
 from retrograde.data.sequences import sequences
 from retrograde.data.text import read_text
 from retrograde.errors import DataError, OptionError

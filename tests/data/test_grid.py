@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retrograde.data.columns import Columns, Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.formats import open_table
 from retrograde.data.grid import Grid, Regular, infer
+from retrograde.data.roles import Columns, Predicts
 from retrograde.data.series import read_series
 from retrograde.errors import DataError, OptionError
 from retrograde.options import Options

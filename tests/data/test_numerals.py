@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from retrograde.data.columns import Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.formats import open_table
+from retrograde.data.roles import Predicts
 from retrograde.errors import DataError
 
 VALUES = [0.5 + 17.25 * n**2 for n in range(60)]

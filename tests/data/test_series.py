@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from retrograde.data.columns import Columns, Predicts, columns_for, step_columns
+from retrograde.data.columns import columns_for
 from retrograde.data.dates import moments
 from retrograde.data.formats import open_table
+from retrograde.data.roles import Columns, Predicts
 from retrograde.data.series import guess_season, irregular, names_after, read_series, times_after
+from retrograde.data.steps import step_columns
 from retrograde.errors import DataError, OptionError
 from retrograde.options import Options
 from retrograde.tasks.forecast import ForecastPredictor, ForecastTask

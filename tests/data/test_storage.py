@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from retrograde.data import storage
-from retrograde.data.columns import Columns
 from retrograde.data.formats import open_table
+from retrograde.data.roles import Columns
 from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.data.shuffle import Shuffle

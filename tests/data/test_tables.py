@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrograde.data.columns import Columns, Predicts, columns_for
+from retrograde.data.columns import columns_for
 from retrograde.data.formats import fingerprint, open_table
+from retrograde.data.roles import Columns, Predicts
 from retrograde.data.sequences import sequences
 from retrograde.data.series import read_series
 from retrograde.data.text import read_text

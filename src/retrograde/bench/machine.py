@@ -15,8 +15,6 @@ import torch
 
 from ..errors import OptionError
 
-__all__ = ["fma_peak", "limit_threads", "processor"]
-
 
 def limit_threads(threads: int | None) -> tuple[int, bool]:
     """Limit all peers to as many threads and processors; call it before any of them has computed.

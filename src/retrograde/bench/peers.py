@@ -21,8 +21,6 @@ from .. import nn
 from ..cells import FUSED, Cell, find
 from .points import Point
 
-__all__ = ["Peer", "peers"]
-
 Array = NDArray[np.floating[Any]]
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

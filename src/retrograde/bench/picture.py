@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from ..cells import BY_NAME
 from .result import Benchmark
 
-__all__ = ["draw"]
-
 _NAMES = {cell.name: f"{cell.title} (tanh)" if cell.keeper is None else cell.title for cell in BY_NAME.values()}
 
 

@@ -11,8 +11,6 @@ from itertools import product
 
 from ..cells import FUSED, find
 
-__all__ = ["GRID", "QUICK", "Point", "grid"]
-
 _CELLS = tuple(dict.fromkeys(cell.name for cell in FUSED))  # those that the peers have too
 GRID: dict[str, tuple[object, ...]] = {
     "num_layers": (1, 2),
@@ -65,9 +63,9 @@ def grid(axes: Mapping[str, Sequence[object]]) -> list[Point]:
         Point(**dict(zip(names, values, strict=True)))  # type: ignore[arg-type]  # names are Point's own
         for values in product(*(axes[name] for name in names))
     ]
-    work = {shape(p): p.num_layers * p.batch_size * p.steps * p.hidden_size**2 for p in points}
-    return sorted(points, key=lambda p: (work[shape(p)], shape(p)))  # stable: cells and tasks keep their order
+    work = {_shape(p): p.num_layers * p.batch_size * p.steps * p.hidden_size**2 for p in points}
+    return sorted(points, key=lambda p: (work[_shape(p)], _shape(p)))  # stable: cells and tasks keep their order
 
 
-def shape(point: Point) -> tuple[int, ...]:
+def _shape(point: Point) -> tuple[int, ...]:
     return point.num_layers, point.steps, point.batch_size, point.hidden_size

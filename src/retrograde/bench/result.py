@@ -24,8 +24,6 @@ from .machine import processor
 from .points import Point
 from .timing import LIMIT, Measurement, Timing
 
-__all__ = ["Benchmark", "Row"]
-
 
 @dataclass(frozen=True)
 class Row:

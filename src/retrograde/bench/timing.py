@@ -20,8 +20,6 @@ from .machine import fma_peak
 from .peers import Peer, peers
 from .points import Point
 
-__all__ = ["LIMIT", "Measurement", "Timing", "measure", "spread"]
-
 LIMIT = 3.0  # seconds; a point is left out where one step of torch.nn takes longer
 _TURN = 0.02  # seconds that a turn lasts at least
 

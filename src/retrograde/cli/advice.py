@@ -7,8 +7,6 @@ from pathlib import Path
 from ..errors import RunError
 from ..runs import RunFolder
 
-__all__ = ["advice"]
-
 
 def advice(run: Path) -> str:
     """The line; empty for a run that is better than simple methods, or of which nothing is known."""

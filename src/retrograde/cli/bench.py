@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 from ..cells import BY_NAME
 from .terminal import say
 
-__all__ = ["bench"]
-
 _QUICK_SECONDS = 95.0  # after which --quick begins no further point: it ends within 2 minutes
 
 

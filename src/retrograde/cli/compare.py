@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ..report import Section, Table
 
-__all__ = ["compare"]
-
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],

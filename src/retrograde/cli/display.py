@@ -22,8 +22,6 @@ from ..training.state import Progress
 from .advice import advice
 from .terminal import backtest_lines, console, described, note, printable, scores
 
-__all__ = ["Display", "display"]
-
 
 @contextmanager
 def display(*, quiet: bool, to_stderr: bool) -> Iterator[Display]:

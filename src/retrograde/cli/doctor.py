@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..options import OPTIONS, flag
-from ..options import seconds as duration
+from ..option import flag
+from ..option import seconds as duration
+from ..options import OPTIONS
 from .terminal import console, say, say_json
 from .training_options import given, switch, with_training_options
 
 if TYPE_CHECKING:
     from ..doctor.diagnosis import Diagnosis
-    from ..doctor.trial import Trial, TrialProgress
-
-__all__ = ["doctor"]
+    from ..doctor.trial import TrialProgress
+    from ..doctor.trial_result import Trial
 
 PANEL, PROOF, LEARNING = "The diagnosis", "The proof", OPTIONS["clip_norm"].panel
 

@@ -10,8 +10,6 @@ import typer
 from ..runs import not_better_than
 from .terminal import backtest_lines, note, say, say_json, scores
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ..flow import GradientFlow
     from ..flow.summary import Summary
 
-__all__ = ["flow"]
-
 CHECKPOINT = "Layers of a checkpoint"
 WRITE = "What to write"
 STEPS, SEQUENCES = 100, 8

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..flow.signal import Signal
     from ..flow.signal_saving import RunSignal
 
-__all__ = ["show_signal"]
-
 ROWS = 14
 
 

@@ -10,8 +10,6 @@ import typer
 
 from .terminal import note, write
 
-__all__ = ["generate"]
-
 
 def generate(
     run: Annotated[Path, typer.Argument(help="The run folder of a trained language model.", show_default=False)],

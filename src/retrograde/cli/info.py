@@ -14,8 +14,6 @@ from .terminal import described, say, say_json, scores
 if TYPE_CHECKING:
     from ..runs import Config, Metrics, Summary
 
-__all__ = ["info"]
-
 
 def info(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],

@@ -10,8 +10,6 @@ import typer
 
 from .terminal import say
 
-__all__ = ["lab"]
-
 
 def lab(
     out: Annotated[

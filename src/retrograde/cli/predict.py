@@ -9,8 +9,6 @@ import typer
 
 from .terminal import note, say
 
-__all__ = ["predict"]
-
 
 def predict(
     run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],

@@ -9,8 +9,6 @@ import typer
 
 from .terminal import say
 
-__all__ = ["report"]
-
 
 def report(
     run: Annotated[

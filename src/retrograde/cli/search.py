@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..options import OPTIONS, flag
+from ..option import flag
+from ..options import OPTIONS
 from .terminal import console, note, say, say_json, scores
 from .training_options import switch
 

@@ -24,20 +24,6 @@ from ..runs.scores import METRICS
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "InterruptedCommand",
-    "complain",
-    "console",
-    "described",
-    "guarded",
-    "note",
-    "printable",
-    "say",
-    "say_json",
-    "scores",
-    "write",
-]
-
 LONGEST = 4000  # characters of a line that is printed
 
 # Control characters become their pictures (U+2400 …), those of the C1 block a replacement character. What would change

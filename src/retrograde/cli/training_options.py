@@ -9,9 +9,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ..errors import OptionError
-from ..options import OPTIONS, Option
-
-__all__ = ["given", "switch", "with_training_options"]
+from ..option import Option
+from ..options import OPTIONS
 
 WIDE = 24  # choices longer than this are listed in the help text, not in the narrow column of types
 C = TypeVar("C", bound=Callable[..., None])

@@ -17,8 +17,6 @@ from . import limits
 from .files import bytes_of, check_encoding, decoded
 from .table import BLOCK, Table, unreadable
 
-__all__ = ["read_arff", "read_conll", "read_ts", "read_tsf", "read_xlsx"]
-
 
 class _Column(NamedTuple):
     """A column of an archive: its name, its type, and what reads a cell (ValueError: what is wrong with it)."""

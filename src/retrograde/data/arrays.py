@@ -16,8 +16,6 @@ from . import limits
 from .files import some_of
 from .table import BLOCK, Table
 
-__all__ = ["TIMES", "builtin_arrays", "read_arrays"]
-
 TIMES = ("time", "times", "date", "dates", "datetime", "timestamp", "timestamps", "ds", "ts", "t", "step", "month",
          "year", "day", "hour")  # fmt: skip
 """What columns of times are called."""

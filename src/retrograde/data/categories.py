@@ -11,8 +11,6 @@ from collections.abc import Collection, Mapping
 
 from .table import Table
 
-__all__ = ["ONE_HOT", "found_in", "note", "width"]
-
 MOST = 10_000  # categories of a column; the rarer ones count as unknown
 ONE_HOT = 16  # categories up to which they are one-hot vectors
 WIDEST = 50  # numbers of an embedding

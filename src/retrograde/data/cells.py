@@ -15,8 +15,6 @@ from .dates import date_form, looks_like_date, moments
 from .numerals import NO_NUMBER
 from .table import number_of
 
-__all__ = ["Cells", "are_dates", "is_missing"]
-
 
 class Cells:
     """The first cells of a column.

@@ -12,18 +12,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, OptionError
-from ..options import flag
+from ..option import flag
 from . import categories
 from .arrays import TIMES
 from .cells import Cells, are_dates
 from .dates import as_iso, form_of, looks_like_date, moments
 from .numerals import PLAIN, no_number
 from .roles import Columns, Predicts
-from .steps import listed, step_columns, step_label
+from .steps import listed, step_label
 from .table import Table
-
-__all__ = ["Columns", "Predicts", "columns_for", "step_columns", "step_label", "unused"]
-
 
 _USUAL = {
     "text": ("text", "sentence", "review", "content", "document", "body", "comment", "message", "tokens", "words",

@@ -18,8 +18,6 @@ from ..errors import DataError
 from . import limits
 from .storage import no_room
 
-__all__ = ["Database", "evaluated", "identifier", "literal", "path_pattern", "trimmed"]
-
 WHITESPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip removes
 _OFFLINE = {
     "autoinstall_known_extensions": "false",

@@ -15,19 +15,6 @@ from numpy.typing import NDArray
 
 from .database import evaluated, literal, trimmed
 
-__all__ = [
-    "EPOCHS",
-    "ZONE",
-    "as_iso",
-    "as_written",
-    "date_form",
-    "form_of",
-    "iso_sql",
-    "looks_like_date",
-    "moment_sql",
-    "moments",
-]
-
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"

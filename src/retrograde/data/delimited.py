@@ -27,8 +27,6 @@ from .dates import looks_like_date
 from .files import bytes_of, check_encoding, decoded, some_of
 from .table import Table
 
-__all__ = ["Utf8", "read_csv", "utf8"]
-
 HOW_TO_QUOTE = 'put "…" around fields that hold the separator.'
 MARKS = ",;\t|"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)

@@ -17,8 +17,6 @@ from ..options import DataOptions
 from .sequences import Record
 from .vocabulary import UNKNOWN
 
-__all__ = ["Encoder", "Scaler", "fill"]
-
 
 class Scaler(NamedTuple):
     """Standardizes channels: (x − mean) / scale, fitted on training data only."""

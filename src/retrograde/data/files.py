@@ -19,8 +19,6 @@ from ..errors import DataError, OptionError
 from ..files import limited, open_source
 from . import limits
 
-__all__ = ["bytes_of", "check_encoding", "check_exists", "decoded", "in_one_line", "some_of", "unpacked"]
-
 PIECE = 1 << 20  # bytes read at once
 REST = 1 << 26  # bytes read on after an error: a damaged gzip file then says so rather than that it is not text
 _SOME_ENCODINGS = "latin-1, cp1251, utf-16, gb18030, shift_jis, …"

@@ -22,8 +22,6 @@ from .remote import is_remote, local_copy
 from .table import BLOCK, Table, unreadable
 from .text import Text, is_saved
 
-__all__ = ["SUFFIXES", "fingerprint", "in_memory", "is_frame", "name_of", "open_source", "open_table"]
-
 
 def open_source(source: Any, encoding: str = "utf-8") -> Table | Sequences:
     """Sequences in memory as they are, everything else as a table: see `open_table`."""

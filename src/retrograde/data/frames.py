@@ -11,8 +11,6 @@ import pyarrow
 
 from ..errors import DataError
 
-__all__ = ["Frame", "as_frame", "frame_of", "is_wide", "with_column"]
-
 Frame = nw.DataFrame[Any]
 
 

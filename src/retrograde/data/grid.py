@@ -12,8 +12,6 @@ from typing import Literal
 
 from ..errors import OptionError
 
-__all__ = ["Gap", "Grid", "Regular", "infer"]
-
 DAY = 86400.0
 _UNITS = {"w": 7 * DAY, "d": DAY, "h": 3600.0, "min": 60.0, "sec": 1.0, "s": 1.0}
 _MONTHS = {"mo": 1, "m": 1, "q": 3, "y": 12}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ARRAY_BYTES", "COLUMNS", "LINE_BYTES", "MEMORY", "UNPACKED_BYTES", "UNPACKED_RATIO", "WIDE"]
-
 LINE_BYTES = 32 << 20
 """The longest line (or unquoted row) of a text table. A compressed file without a line end is refused after as much."""
 

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .columns import Columns
+from .roles import Columns
 from .sequences import Record, label_text, sequences
 from .table import Table
-
-__all__ = ["LABEL_TYPES", "LabelType", "Sequences", "label_type_of", "records_of", "typed_labels"]
 
 LabelType = str  # "bool", "int", "float" or "str"
 LABEL_TYPES: dict[LabelType, Callable[[str], Any]] = {

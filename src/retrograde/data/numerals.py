@@ -9,8 +9,6 @@ from typing import Any
 
 from .database import literal, trimmed
 
-__all__ = ["NO_NUMBER", "PLAIN", "SUSPECT", "Numerals", "no_number", "numerals_of"]
-
 NO_NUMBER = ("na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-")  # what people write in place of a number
 _SPACES = " '’\u00a0\u2009\u202f"
 SUSPECT = rf"\d[.,{_SPACES}]\d*[.,{_SPACES}]|[,{_SPACES}]\d"

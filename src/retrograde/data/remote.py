@@ -12,8 +12,6 @@ import duckdb
 from ..errors import DataError
 from .database import connect, literal
 
-__all__ = ["is_remote", "local_copy"]
-
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # of the copies, which go away with the process
 
 

@@ -11,8 +11,6 @@ from ..errors import DataError
 from .steps import listed, step_columns
 from .table import Table
 
-__all__ = ["Columns", "Predicts"]
-
 
 class Predicts(Enum):
     """What a task predicts from a table, which decides the roles of the columns."""

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .cells import is_missing
-from .columns import Columns
 from .database import Database
 from .dates import ZONE, moment_sql
+from .roles import Columns
 from .table import BLOCK, Table
-
-__all__ = ["Record", "Sorted", "label_text", "numbers_of_rows", "sequences", "sorted_rows", "steps"]
 
 Floats = NDArray[np.float64]
 

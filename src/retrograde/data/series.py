@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .columns import Columns, step_label
 from .database import evaluated
 from .dates import EPOCHS, ZONE, as_iso, as_written, date_form, moments
 from .grid import DAY, Gap, Grid, Regular, infer
+from .roles import Columns
 from .sequences import Sorted, numbers_of_rows, runs, sorted_rows, steps
+from .steps import step_label
 from .storage import Ragged, Rows
 from .table import Table
-
-__all__ = ["Series", "continued", "guess_season", "irregular", "names_after", "read_series", "times_after"]
 
 Floats = NDArray[np.float64]
 TIMES = 60  # last times that are kept of each series: enough to see how far they lie apart

@@ -7,8 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Shuffle"]
-
 
 class Shuffle:
     """Which sequences a training step sees: a function of the seed and the step alone.

@@ -9,8 +9,6 @@ import numpy as np
 
 from .dates import moments
 
-__all__ = ["listed", "step_columns", "step_label"]
-
 
 def listed(names: Sequence[str]) -> str:
     """Names, quoted; of many the first ones and the last.

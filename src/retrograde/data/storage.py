@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 
-__all__ = ["PIECE", "Ragged", "Rows", "no_room", "scattered"]
-
 SPILL = 1 << 27  # bytes kept in memory before they go to a file
 PIECE = 1 << 16  # rows handed out at once
 

@@ -19,8 +19,6 @@ from .database import Database, identifier, literal, trimmed
 from .numerals import NO_NUMBER, PLAIN, SUSPECT, Numerals, no_number, numerals_of
 from .storage import Rows
 
-__all__ = ["BLOCK", "Block", "Table", "number_of"]
-
 BLOCK = 1000  # rows read at once
 SAMPLE = 1000  # rows looked at to guess what the columns are
 _INTEGERS = ("tinyint", "smallint", "integer", "bigint", "hugeint")

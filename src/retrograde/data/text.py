@@ -20,8 +20,6 @@ from .files import bytes_of, check_encoding, check_exists, decoded, in_one_line,
 from .remote import is_remote, local_copy
 from .storage import Rows
 
-__all__ = ["Text", "is_saved", "read_text"]
-
 BUILTIN = "builtin:"
 PIECE = 1 << 20  # characters handed out at once
 

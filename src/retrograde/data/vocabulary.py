@@ -16,8 +16,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from ..errors import OptionError, RunError
 from ..memory import is_panic, shortage, without_reports
 
-__all__ = ["UNKNOWN", "TokenKind", "Vocabulary"]
-
 TokenKind = Literal["char", "word", "bpe"]
 UNKNOWN = "<unk>"
 

@@ -17,8 +17,6 @@ from .findings import Kind
 from .prescriptions import Prescription
 from .remedies.command import compatible
 
-__all__ = ["Arm", "Claim", "changed_options", "drawn", "named", "pairs", "random_remedies", "treated"]
-
 Claim = Literal["reach", "growth"]
 Role = Literal["untreated", "placebo", "random", "remedy", "pair"]
 PAIRED = 3  # remedies of which pairs are made: the first ones

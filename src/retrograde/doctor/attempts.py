@@ -18,8 +18,6 @@ from torch import nn
 from .examination import Sample, TrainingRecord
 from .forward import answers
 
-__all__ = ["Attempt", "Recipe", "attempt", "is_adam", "momentum_of", "updates_within"]
-
 _UPDATES = 100  # of an attempt, at most
 _FEWEST = 5
 

@@ -11,8 +11,6 @@ from .findings import Chart
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["drawn"]
-
 
 def drawn(chart: Chart, ax: Axes | None = None) -> Axes:
     """Draw a chart on the axes given, or on new ones."""

@@ -20,8 +20,6 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Evidence", "Verdict", "bar", "e_value", "fewest_seeds", "judge"]
-
 Verdict = Literal["helps", "does not help", "cannot tell"]
 
 ALPHA = 0.05  # probability that any remedy of a trial is proven falsely

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-__all__ = ["FINDINGS", "About", "Chart", "Curve", "Finding", "Kind", "Severity"]
-
 Severity = Literal["sick", "unknown", "note"]
 
 

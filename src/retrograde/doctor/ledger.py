@@ -12,8 +12,6 @@ from ..files import read_file, write_file
 from ..runs.folder import limit_of
 from .matched import Job, Outcome
 
-__all__ = ["LINES", "RESULT", "Ledger"]
-
 LINES, RESULT = "doctor-trial.jsonl", "doctor-trial.json"
 Key = tuple[str, str, int]  # stage, arm, round
 

@@ -28,8 +28,6 @@ from .arms import changed_options
 from .forward import layers_of
 from .travel import travels_of
 
-__all__ = ["Job", "NativeTraining", "Outcome", "ShouldStop", "UserTraining"]
-
 EVALUATIONS = 8  # of a run
 PROBED = 8  # sequences on which the mechanism is measured
 Measure = Literal["loss", "score"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from ..runs import Summary
 from .thresholds import THRESHOLDS
 
-__all__ = ["was_not_learned"]
-
 
 def _baseline(summary: Summary) -> tuple[str, float] | None:
     """The best of the simple methods that a run was compared with, and its loss."""

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from ..options import OPTIONS, flag
+from ..option import flag
+from ..options import OPTIONS
 from .findings import Kind
-
-__all__ = ["Prescription"]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from ..runs.records import number
 from .findings import Chart, Curve, Finding, Kind
 from .prescriptions import Prescription
 
-__all__ = ["each", "finding_of", "known", "number_of", "prescription_of", "text"]
-
 T = TypeVar("T")
 
 

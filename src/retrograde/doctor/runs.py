@@ -23,8 +23,6 @@ from ..training.loading import TrainedRun, load
 from ..training.schedule import planned_steps
 from .examination import EFFORT, Examination, Origin, Sample, TrainingRecord
 
-__all__ = ["after_training", "examination_of", "is_run", "prognosis_of"]
-
 SECONDS = 40.0  # after which no further rule is begun
 SEQUENCES = 4096  # the most that are looked at; the signal by lag stops where it has seen enough
 FEWEST = 8  # sequences in a sample

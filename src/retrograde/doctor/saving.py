@@ -6,8 +6,6 @@ from ..errors import RunError
 from ..runs import RunFolder
 from .diagnosis import Diagnosis
 
-__all__ = ["NAME", "load", "save"]
-
 NAME = "doctor.json"
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from ..data.formats import name_of
 from ..errors import OptionError
-from ..options import Options, flag
+from ..option import flag
+from ..options import Options
 from ..runs import RunFolder
 from ..tasks.registry import new_task, open_task
 from ..training.schedule import planned_steps
 from .matched import NativeTraining, UserTraining
 from .runs import is_run
-
-__all__ = ["Subject", "subject_of"]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from ..flow.curves import horizon_of, shares
 from ..flow.summary import growth_per_step
 from .thresholds import THRESHOLDS
 
-__all__ = ["Travel", "travel_of", "travels_of"]
-
 Array = NDArray[np.float64]
 EFFORT = 4e9  # multiplications, of all layers together
 

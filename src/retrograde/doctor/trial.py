@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError
-from ..options import seconds
+from ..option import seconds
 from ..pools import Pool, available_cores, open_pool
 from ..runs.lock import Lock
 from .arms import Arm, drawn, named, pairs, random_remedies, treated
@@ -28,8 +28,6 @@ from .matched import EVALUATIONS, Job, NativeTraining, Outcome, ShouldStop
 from .prescriptions import Prescription
 from .subject import Subject, subject_of
 from .trial_result import ArmResult, Trial, equal_seconds, median_curve
-
-__all__ = ["Trial", "TrialProgress", "trial"]
 
 SPARE_SEEDS = 3  # more than the fewest that can prove anything, where neither seeds nor a budget are given
 MOST_SEEDS = 100  # with a budget alone

@@ -18,8 +18,6 @@ from .evidence import Evidence, Verdict
 from .findings import Chart, Curve
 from .matched import Measure, Outcome
 
-__all__ = ["ArmResult", "Trial", "equal_seconds", "median_curve"]
-
 
 @dataclass(frozen=True)
 class ArmResult:

@@ -31,8 +31,6 @@ from ..tasks.task import Probe, Task
 from ..training import Callback, TrainedRun, Trainer, load
 from ..training.callbacks import FLOW_SEQUENCES
 
-__all__ = ["Estimator"]
-
 ROLES = ("text", "group", "time", "features")  # options that name columns of a frame
 _LEFT_OUT = {"task", "encoding", "seed", "label", "target", "layout", "validation", "test", "test_fraction", "backtest"}
 

@@ -20,8 +20,6 @@ from ..tasks.quantiles import middle_of, places_of
 from .base import Estimator
 from .series import GivenSeries
 
-__all__ = ["Forecaster"]
-
 
 class Forecaster(Estimator, task="forecast"):
     """Forecast the next steps of one series or many with a recurrent network.

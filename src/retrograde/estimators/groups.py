@@ -17,8 +17,6 @@ from ..errors import DataError, OptionError, RetrogradeError
 from ..pools import open_pool
 from .forecaster import Forecaster
 
-__all__ = ["ForecastGroups", "forecast_each"]
-
 Key = tuple[Any, ...]
 
 

@@ -13,8 +13,6 @@ from ..tasks.labelled import LabelledPredictor
 from ..training import TrainedRun
 from .sequences import SequenceEstimator
 
-__all__ = ["Classifier", "Tagger"]
-
 
 class _Labels(SequenceEstimator):
     """What both have in common: the classes, and probabilities of them."""

@@ -19,8 +19,6 @@ from ..tasks.language import LanguagePredictor
 from ..training import TrainedRun
 from .base import Estimator
 
-__all__ = ["LanguageModel"]
-
 
 class LanguageModel(Estimator, task="language"):
     """Predict the next token of a text with a recurrent network, and write text.

@@ -12,8 +12,6 @@ from ..tasks.quantiles import middle_of, places_of
 from ..tasks.regress import RegressionPredictor
 from .sequences import SequenceEstimator
 
-__all__ = ["Regressor"]
-
 
 class Regressor(RegressorMixin, SequenceEstimator, task="regress"):  # type: ignore[misc]  # scikit-learn has no types
     """Predict a number from each sequence with a recurrent network.

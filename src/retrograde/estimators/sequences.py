@@ -20,8 +20,6 @@ from ..data.memory import Sequences
 from ..errors import DataError, OptionError
 from .base import ROLES, Estimator
 
-__all__ = ["SequenceEstimator"]
-
 NO_TARGET = "requires y to be passed, but the target y is None"  # as scikit-learn says it
 
 

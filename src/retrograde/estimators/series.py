@@ -15,14 +15,12 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from ..data.columns import Columns
 from ..data.frames import as_frame, frame_of
+from ..data.roles import Columns
 from ..errors import DataError
 from ..tasks.forecast import ForecastPredictor
 from ..tasks.quantiles import MEDIAN, QUANTILE, column
 from ..tasks.task import Row
-
-__all__ = ["GivenSeries"]
 
 Form = Literal["array", "arrays", "pandas", "frame"]
 

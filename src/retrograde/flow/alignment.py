@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from ..errors import FlowError, OptionError
 
-__all__ = ["NEVER", "Alignment", "Reach", "aligned", "extrapolated", "stated"]
-
 Ints = NDArray[np.int64]
 Kind = Literal["step", "encoder", "sequence", "stated", "refused"]
 NEVER = -1  # the step of a loss without a gradient

@@ -12,8 +12,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..nested import leaves_of, mapped
 
-__all__ = ["Axes", "SequenceSubset", "sequences_at", "size_of"]
-
 _GUESSES = 16  # combinations of axes that are tried to find the batch axis
 Axes = list[int | None]
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from ..errors import FlowError
 
-__all__ = ["ClipSuggestion", "Replay", "replayed", "suggested"]
-
 
 class Replay(NamedTuple):
     """What clipping to the best threshold would have done to the gradient norms of a training.

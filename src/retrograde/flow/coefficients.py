@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from .cells import Trajectory
 
-__all__ = ["by_autograd", "coefficients"]
-
 
 def coefficients(run: Trajectory) -> dict[str, Tensor]:
     """The coefficients of every step of a run; a padded step hands its state on unchanged."""

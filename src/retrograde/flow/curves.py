@@ -17,8 +17,6 @@ from .underflow import mean_of_known
 if TYPE_CHECKING:
     from .result import GradientFlow
 
-__all__ = ["Curve", "below", "first", "first_lag", "horizon_of", "mean_curves", "of_layer", "shares"]
-
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 

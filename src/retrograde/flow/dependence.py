@@ -20,8 +20,6 @@ from .calls import Call, Exposed, MarkedStep
 from .graph import Graph, closed, distinct_weights
 from .runs import base, steps_of
 
-__all__ = ["Dependence", "Span"]
-
 Ints = NDArray[np.int64]
 
 

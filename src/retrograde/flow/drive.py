@@ -15,8 +15,6 @@ from .measure import gradient_flow
 from .result import GradientFlow
 from .state_dict import Found, module_kind
 
-__all__ = ["choose", "drive", "read_input"]
-
 
 def read_input(path: str | Path) -> Tensor:
     """An input from a ``.npy`` file, ``(T, B, I)``, or ``(T, I)`` for one sequence; no pickle.

@@ -27,8 +27,6 @@ from .calls import Call
 from .cells import Trajectory
 from .graph import Graph, closed
 
-__all__ = ["Entry", "Reading", "by_layer", "calls_of", "entries_of", "reading_of", "received", "send"]
-
 Reading = Literal["end", "ends", "many"]
 MANY = 0.5  # share of a sequence's steps between the first and the last that is read, from which it is pooled
 

@@ -14,8 +14,6 @@ from .calls import AnyCall, Call
 from .graph import MIXED, Graph, closed, distinct_weights, quiet_vmap
 from .runs import same_weights
 
-__all__ = ["final_errors", "leaks", "levels_of_steps", "local_adjoints"]
-
 _MANY, _MANY_NUMBERS = 16, 2**24  # tensors that a head looks at; numbers of all their gradients together
 
 

@@ -20,8 +20,6 @@ from ..measuring import check_values, dropout_notes, random_states_kept
 from .snapshot import Snapshot
 from .torch_patches import Precision, own_precision
 
-__all__ = ["Isolation", "isolated", "modules_behind"]
-
 _local = threading.local()
 
 

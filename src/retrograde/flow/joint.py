@@ -24,8 +24,6 @@ from torch import Tensor
 from .signal import Moments, holm, shuffled
 from .signal_sweep import Sweep
 
-__all__ = ["Joint", "JointTest"]
-
 MOST = 1024  # sequences
 PAIRED = 256  # sequences of which the null distribution is found
 TARGETS = 4  # steps with a loss

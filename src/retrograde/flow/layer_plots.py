@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from .result import GradientFlow
 
-__all__ = ["plot_activation", "plot_gates", "plot_spectrum"]
-
 Array = NDArray[np.float64]
 _SPECTRUM_DECADES = 40.0
 _GATE_NAMES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}

@@ -17,8 +17,6 @@ from .calls import call_of, node_name
 from .capture import VIEWS
 from .graph import Graph
 
-__all__ = ["has_unseen_loop"]
-
 _MOST_NODES = 200_000
 _FEWEST_STEPS = 3
 

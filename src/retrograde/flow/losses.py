@@ -14,17 +14,6 @@ from .calls import AnyCall, Call
 from .graph import Graph
 from .runs import labeled_runs
 
-__all__ = [
-    "check_axes",
-    "check_callable",
-    "check_finite",
-    "check_keywords",
-    "known_lengths",
-    "losses_by_step",
-    "no_layer_error",
-    "valid_steps",
-]
-
 _ATTRIBUTES = ("module_", "module", "model", "net", "network")  # where wrappers have a network
 Runs = Mapping[str, Sequence[AnyCall]]
 

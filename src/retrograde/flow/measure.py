@@ -18,8 +18,6 @@ from .recorded import MeasuredModel, RecordedRun
 from .result import GradientFlow
 from .runs import base
 
-__all__ = ["Reduce", "State", "gradient_flow"]
-
 Reduce = Literal["mean", "median", "none"] | float | Sequence[float]
 
 

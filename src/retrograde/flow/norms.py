@@ -26,8 +26,6 @@ from .stepwise_run import StepwiseRun
 from .torch_patches import without_autocast
 from .underflow import Range
 
-__all__ = ["NormOptions", "Norms", "State"]
-
 Array = NDArray[np.float64]
 State = Literal["h", "c", "hc"]
 _BLOCK = 1 << 20  # norms that the engine computes at a time: those of a block of targets, at least of one

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from .contributions import Truncation
     from .result import GradientFlow
 
-__all__ = ["notebook_page", "plot_by_lag", "plot_heatmap", "plot_shares", "plot_truncation"]
-
 Array = NDArray[np.float64]
 # Okabe and Ito (2008): distinct with every common kind of color blindness.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

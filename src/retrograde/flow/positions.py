@@ -24,8 +24,6 @@ from .graph import MIXED, Graph
 from .loops import has_unseen_loop
 from .runs import base, batch_of, steps_of
 
-__all__ = ["LossPositions"]
-
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _ROWS = 5  # losses that show where the others are: with fewer, a few more are sent back

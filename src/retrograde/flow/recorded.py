@@ -17,8 +17,6 @@ from .isolation import isolated
 from .losses import check_axes, check_callable, check_finite, check_keywords, losses_by_step, no_layer_error
 from .runs import labeled_runs
 
-__all__ = ["MeasuredModel", "RecordedRun"]
-
 
 @dataclass
 class RecordedRun:

@@ -22,12 +22,11 @@ from ..nested import mapped
 from .batches import SequenceSubset
 from .clip import ClipSuggestion, suggested
 from .isolation import isolated, modules_behind
-from .measure import State, gradient_flow
+from .measure import gradient_flow
+from .norms import State
 from .result import GradientFlow
 from .summary import summarize
 from .torch_patches import without_checkpoints
-
-__all__ = ["GradientFlowRecorder", "Record", "ScalarWriter", "scalars"]
 
 Record = dict[str, Any]
 _DIGITS = 6  # of the numbers in a record

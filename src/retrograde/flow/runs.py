@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from ..errors import FlowError
 from .calls import AnyCall, Call, MarkedStep
 
-__all__ = ["base", "batch_of", "labeled_runs", "same_weights", "state_changes", "steps_of"]
-
 _UNNAMED = "l0"  # the default label of a mark
 _LONGEST_PERIOD = 16  # most recurrences that are marked in turn at one line of code
 

@@ -15,8 +15,6 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import FlowError, OptionError
 from ..nested import map_tensors, named_tensors
 
-__all__ = ["Sample", "each_sample", "samples_of"]
-
 
 @dataclass(frozen=True)
 class Sample:

@@ -21,8 +21,6 @@ from .alignment import Alignment, Reach, aligned
 if TYPE_CHECKING:
     from .result import GradientFlow
 
-__all__ = ["load", "save", "to_csv", "to_xarray"]
-
 FORMAT = 3
 _LABELS_BYTES, _ARRAYS_BYTES = 1 << 26, 1 << 40  # the largest files that are read
 _LABELS = ("layers", "cells", "reverse", "steps", "loss_steps", "state", "reduce", "final", "notes")

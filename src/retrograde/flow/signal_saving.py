@@ -16,8 +16,6 @@ from .joint import Joint
 from .signal import Signal
 from .signal_stream import NetworkSignal
 
-__all__ = ["NAME", "RunSignal", "load", "save"]
-
 NAME = "flow/signal.json"
 _ARRAYS = ("statistic", "consistency", "size", "z", "p_value", "tail_p_value")
 _LAGS = ("first", "last")

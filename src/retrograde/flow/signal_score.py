@@ -31,8 +31,6 @@ from .cells import Trajectory
 from .signal import Signal
 from .signal_sweep import Part, Sides
 
-__all__ = ["ScoreTest"]
-
 SIZE = 8  # to which each side of a matrix is projected, and the most directions of the errors
 RANK = 1e-6  # of the largest eigenvalue of the correlations, below which a direction is rounding
 ENOUGH = 2  # sequences for every direction, with fewer of which there is no test

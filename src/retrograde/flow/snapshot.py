@@ -26,8 +26,6 @@ from torch import Tensor, nn
 
 from .. import _torch_private
 
-__all__ = ["Snapshot", "tensors_in"]
-
 # Objects of these packages are not walked: they are not part of the user's model, and they lead everywhere.
 _FOREIGN = {
     *sys.stdlib_module_names,

@@ -33,8 +33,6 @@ from .entries import Entry
 from .graph import Graph
 from .signal import Moments, Signal, holm, shuffled
 
-__all__ = ["Compared", "SpanTest", "compared_of", "gains", "left_out", "together", "values_of"]
-
 Array = NDArray[np.float64]
 LABEL = "inputs"
 MOST = 1024  # sequences

@@ -21,8 +21,6 @@ from ..files import check_regular
 from ..nn.factory import stepwise_layer
 from ..nn.stepwise import Stepwise
 
-__all__ = ["Found", "find_recurrent", "read_state_dict"]
-
 # `encoder.rnn.weight_hh_l1_reverse`; a cell (`decoder.weight_hh`) has no layer number.
 _NAME = re.compile(
     r"^(?:(?P<module>.*)\.)?(?P<kind>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh|gain_ih|gain_hh|gain_sum|gain_c"
@@ -80,6 +78,7 @@ class Found:
 
 
 def module_kind(module: Layer) -> str:
+    """Name of a module's cell in capitals."""
     return (module.cell if isinstance(module, Stepwise) else BY_MODE[module.mode]).title
 
 

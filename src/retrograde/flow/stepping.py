@@ -28,8 +28,6 @@ from ..cells import FUSED
 from .calls import Block, Call, Exposed, StatePart, call_of, record_block
 from .cells import Step
 
-__all__ = ["Loops", "Taken", "Watcher", "one_step", "taking_steps"]
-
 _FIRST = 8  # steps of a loop's first block
 _MOST_NUMBERS = 2**22  # in the states of one block, whose memory is allocated before its steps run
 _MOST_NODES = 200  # autograd nodes that are searched between the output of one loop and the input of another

@@ -14,8 +14,6 @@ from .calls import AnyCall, Call, MarkedStep, StatePart, call_of, flat
 from .graph import quiet_vmap
 from .runs import same_weights, state_changes
 
-__all__ = ["StepwiseRun"]
-
 
 @dataclass
 class StepwiseRun:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from .result import GradientFlow
 
-__all__ = ["Summary", "growth_words", "sparkline", "summarize"]
-
 Array = NDArray[np.float64]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"

@@ -23,8 +23,6 @@ from torch.utils.checkpoint import CheckpointError, CheckpointFunction
 from .. import _torch_private
 from ..errors import FlowError, RetrogradeError
 
-__all__ = ["Precision", "own_precision", "without_autocast", "without_checkpoints"]
-
 _CHECKPOINT: Any = torch.utils.checkpoint
 _GENERATOR = _torch_private.CHECKPOINT_GENERATOR
 _HALF = (torch.float16, torch.bfloat16)

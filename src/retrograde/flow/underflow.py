@@ -20,8 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Range", "mean_of_known"]
-
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 _SAFE = 256.0  # so much larger than what may be lost, a mean is right to half a per cent

@@ -19,8 +19,6 @@ from .result import DIFFERENCES, GradientCheck, GradientError
 from .subject import Measured, Subject, check_finite
 from .wording import dtype_name
 
-__all__ = ["check_gradients"]
-
 
 def check_gradients(
     module: nn.Module,

@@ -18,8 +18,6 @@ from .result import DIFFERENCES, GradientError
 from .subject import Leaf, Measured, Subject, disturbed_runs
 from .wording import largest, place
 
-__all__ = ["compare_with_differences"]
-
 _TOLERANCE = 1e-6  # of central differences in float64, relative to the largest entry of the gradient
 _STEPS = tuple(10.0**-n for n in range(4, 12))  # in the order in which they are tried
 _DIRECTIONS = 3  # random directions through each tensor, in addition to the entries probed one by one

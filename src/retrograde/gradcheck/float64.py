@@ -12,8 +12,6 @@ from .result import FLOAT64, GradientError
 from .subject import Leaf, Measured, Subject, disturbed_runs, to_float64
 from .wording import dtype_name, largest, place
 
-__all__ = ["compare_with_float64", "tolerance_of"]
-
 # The rounding error to expect, relative to the largest entry of a gradient: about a thousand units of rounding, if the
 # format has that many digits.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

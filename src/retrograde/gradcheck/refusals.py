@@ -9,8 +9,6 @@ from ..nested import named_tensors
 from .subject import Evaluation, Subject
 from .wording import kind_of, largest
 
-__all__ = ["check_leaves", "check_repeatable"]
-
 
 def check_leaves(own: Subject) -> None:
     """Refuse complex parameters and inputs, and a module with nothing to differentiate by."""

@@ -13,8 +13,6 @@ from .wording import dtype_name
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["DIFFERENCES", "FLOAT64", "GradientCheck", "GradientError"]
-
 FLOAT64 = "float64"
 DIFFERENCES = "finite differences"
 

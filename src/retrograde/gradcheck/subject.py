@@ -15,8 +15,6 @@ from ..measuring import differentiable_losses
 from ..nested import attribute_tensors, map_attributes, map_tensors, named_tensors
 from .wording import kind_of, place
 
-__all__ = ["Evaluation", "Leaf", "Measured", "Subject", "check_finite", "disturbed_runs", "to_float64"]
-
 
 class Leaf(NamedTuple):
     """What a gradient or an output belongs to. The kind distinguishes an input from a parameter of the same name."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dtype_name", "kind_of", "largest", "place"]
-
 
 def place(index: int, tensor: Tensor) -> tuple[int, ...]:
     """The indices of a flat index, one per axis."""

@@ -16,8 +16,6 @@ from ..errors import FlowError, OptionError
 from ..flow import GradientFlow, gradient_flow
 from ..flow.cells import Trajectory
 
-__all__ = ["Layer", "Measured", "measure"]
-
 Array = NDArray[np.float64]
 LONGEST = 300  # steps: a picture of more has no cells to point at
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..files import write_file
 
-__all__ = ["PAGE", "write"]
-
 PAGE = Path(__file__).parent / "lab.html"
 
 

@@ -16,8 +16,6 @@ from ..extras import import_or_explain
 from .measured import measure
 from .page import PAGE
 
-__all__ = ["lab"]
-
 _FRAME = 'style="width: 100%; height: 60rem; border: 0"'
 _RENDER = """
 export default {

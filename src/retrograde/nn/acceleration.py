@@ -17,8 +17,6 @@ from ..errors import OptionError
 from .conversion import original_class, reason_to_skip, to_engine, to_torch, was_accelerated
 from .layers import GRU, LSTM, RNN, Recurrent
 
-__all__ = ["AccelerationReport", "LayerReport", "accelerate_", "accelerated", "acceleration_report", "restore_"]
-
 Model = TypeVar("Model", bound=torch.nn.Module)
 _NAMES = {cell.title for cell in FUSED}
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["admit_to_graphs", "breaks_graph", "exporting", "show_torchs_classes", "tracing"]
-
 
 def admit_to_graphs(layer: type[torch.nn.Module]) -> None:
     """Have ``torch.compile`` trace into modules of type `layer`, now, or as soon as its code is imported."""

@@ -27,8 +27,6 @@ from .layers import GRU, LSTM, RNN, Recurrent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["as_torch", "original_class", "reason_to_skip", "to_engine", "to_torch", "was_accelerated"]
-
 _OURS: dict[type, type[Recurrent]] = {torch.nn.RNN: RNN, torch.nn.GRU: GRU, torch.nn.LSTM: LSTM}
 _TORCHS: dict[type, type[torch.nn.RNNBase]] = {RNN: torch.nn.RNN, GRU: torch.nn.GRU, LSTM: torch.nn.LSTM}
 

@@ -15,8 +15,6 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import OptionError
 from .acceleration import accelerate_
 
-__all__ = ["VariationalDropout", "WeightDrop", "weight_drop_"]
-
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 

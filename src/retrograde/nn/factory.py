@@ -14,8 +14,6 @@ from .dropout import weight_drop_
 from .initialization import initialize
 from .stepwise import Stepwise, StepwiseGRU, StepwiseLSTM, StepwiseRNN
 
-__all__ = ["recurrent_layer", "stepwise_layer"]
-
 _STEPWISE: Mapping[str, type[Stepwise]] = {own.cell_name: own for own in (StepwiseRNN, StepwiseGRU, StepwiseLSTM)}
 
 

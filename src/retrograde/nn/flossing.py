@@ -14,8 +14,6 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from ..cells import BY_MODE
 from ..errors import OptionError
 
-__all__ = ["Flossing", "floss"]
-
 
 @dataclass(frozen=True)
 class Flossing:

@@ -14,8 +14,6 @@ from torch.nn.utils import parametrize
 from ..cells import cell_of
 from ..errors import OptionError
 
-__all__ = ["initialize"]
-
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 

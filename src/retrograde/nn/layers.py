@@ -23,8 +23,6 @@ from .paths import Explanation, ForwardPass, compute, compute_traced, explanatio
 from .streaming import Stream
 from .trace import Trace
 
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "explain"]
-
 
 class Recurrent(torch.nn.RNNBase):
     """What the three layers share: fresh weights, and one forward pass over any form of input."""

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ..errors import OptionError
 
-__all__ = ["mark_state", "watching"]
-
 Watcher = Callable[[tuple[Tensor, ...], str, Tensor | None], tuple[Tensor, ...]]
 _watchers: list[Watcher] = []
 

@@ -22,8 +22,6 @@ from ..errors import OptionError
 from .dropout import VariationalDropout
 from .marking import mark_state
 
-__all__ = ["Stepwise", "StepwiseGRU", "StepwiseLSTM", "StepwiseRNN"]
-
 State = tuple[Tensor, ...]  # (h,) or (h, c), each (B, H)
 
 

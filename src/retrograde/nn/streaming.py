@@ -13,8 +13,6 @@ from ..cells import BY_MODE
 from ..errors import OptionError
 from ..kernels.stream import NativeStream
 
-__all__ = ["Stream"]
-
 
 class Stream:
     """A recurrent layer that reads a sequence step by step, as it arrives, and remembers its state.

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Trace"]
-
 
 @dataclass(frozen=True, repr=False)
 class Trace(Mapping[str, dict[str, Any]]):

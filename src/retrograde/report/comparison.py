@@ -20,8 +20,6 @@ from .sections.configuration import shown
 from .style import BLUE, GREY, ORANGE, curve, level, mode_of, plot, share_left_axis
 from .words import count, duration, listing, number, share, times
 
-__all__ = ["sections"]
-
 _COLORS, _DASHES = (BLUE, ORANGE, GREY), (None, "dash", "dot", "dashdot")
 _ROWS = 12  # of a figure's table
 

@@ -26,8 +26,6 @@ from .section import Figure, Section
 from .sections import SECTIONS, verdict
 from .words import visible
 
-__all__ = ["compared", "write", "write_comparison"]
-
 
 def write(run: str | os.PathLike[str]) -> Path:
     """Write RUN/report.html from what the folder of a run, or of a `GradientFlowRecorder`, contains; return its path.

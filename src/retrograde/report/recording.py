@@ -15,8 +15,6 @@ from .section import Fact, Section
 from .sections.recorded import section_of
 from .words import number, times
 
-__all__ = ["Recording", "is_recording", "read_recording", "sections_of_recording"]
-
 FILE = "flow/recorded.jsonl"
 
 

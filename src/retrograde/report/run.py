@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..flow.signal_saving import RunSignal
     from ..tasks.task import TaskInfo
 
-__all__ = ["FRACTION", "Record", "RunContents", "read", "real"]
-
 Curves = npt.NDArray[np.float64]
 T = TypeVar("T")
 

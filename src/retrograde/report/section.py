@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-__all__ = ["Fact", "Figure", "Section", "Snippet", "Table"]
-
 
 @dataclass(frozen=True)
 class Fact:

@@ -14,8 +14,6 @@ import plotly.graph_objects as go
 
 from .words import number
 
-__all__ = ["BLUE", "GREY", "ORANGE", "curve", "level", "mode_of", "plot", "share_left_axis"]
-
 BLUE, ORANGE, GREY = "#3d82c4", "#d9711f", "#7d8590"
 _LOWEST = -6  # power of ten at which an axis of shares ends at first; the curves go on below it
 

@@ -6,8 +6,6 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["count", "duration", "listing", "number", "share", "times", "visible"]
-
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # Characters that reorder, hide or fake the text around them. Joiners (U+200C, U+200D) stay: Persian and

@@ -22,8 +22,6 @@ try:
 except ImportError:  # Windows: two processes that write to one folder are not noticed there
     fcntl = None
 
-__all__ = ["NAME", "Lock"]
-
 NAME = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 

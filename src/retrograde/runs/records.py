@@ -16,24 +16,6 @@ from typing import Any, ClassVar, NoReturn, Self
 from ..errors import OptionError
 from ..options import Options
 
-__all__ = [
-    "FORMAT",
-    "Backtest",
-    "BacktestRow",
-    "Config",
-    "DataDescription",
-    "Forecast",
-    "Goal",
-    "Metrics",
-    "Part",
-    "Results",
-    "Scores",
-    "SearchedTrial",
-    "Summary",
-    "interval",
-    "not_better_than",
-]
-
 FORMAT = 1  # version of the files of a run folder
 PREFIX = "validation_"  # of a task's own metrics in metrics.jsonl and summary.json
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["BASELINES", "CONSTANT_ANSWERS", "DRAWN", "METRICS", "Metric"]
-
 
 class Metric(NamedTuple):
     """A metric in words."""

@@ -8,9 +8,8 @@ from typing import Any
 
 from ..cells import GATED
 from ..errors import OptionError
-from ..options import OPTIONS, Options, flag
-
-__all__ = ["Choices", "Dimension", "Range", "Space", "space_for"]
+from ..option import flag
+from ..options import OPTIONS, Options
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from ..data.formats import in_memory, name_of
 from ..errors import DivergedError, OptionError, RunError
 from ..experiment import measure_flow
 from ..extras import import_or_explain
-from ..options import OPTIONS, flag, seconds
+from ..option import flag, seconds
+from ..options import OPTIONS
 from ..pools import Pool, open_pool
 from ..runs import RunFolder, SearchedTrial
 from ..runs.folder import SEARCH_JOURNAL, SEARCH_TABLE, TENSORBOARD

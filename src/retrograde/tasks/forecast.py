@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.columns import Columns, Predicts
 from ..data.dates import as_written
 from ..data.encoding import Scaler
 from ..data.grid import Regular
+from ..data.roles import Columns, Predicts
 from ..data.series import Series, continued, guess_season, irregular, names_after, read_series, times_after
 from ..errors import DataError, OptionError
 from ..options import Options
@@ -31,8 +31,6 @@ from .quantiles import column, middle_of, places_of
 from .tables import TableTask
 from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo
 from .windows import ForecastBatch, ForecastPlan, Past, Windows
-
-__all__ = ["ForecastPredictor", "ForecastReader", "ForecastTask"]
 
 Floats = NDArray[np.float64]
 LUCK = 1.0  # standard errors up to which a gain may be luck; from one more on it is forecast in full

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.columns import Columns
 from ..data.encoding import Scaler
 from ..data.formats import open_table
+from ..data.roles import Columns
 from ..data.series import Series, read_series
 from ..data.steps import listed
 from ..data.storage import Ragged, Rows
@@ -25,8 +25,6 @@ from .models import Pooling, SequenceModel
 from .quantiles import middle_of, ordered
 from .tables import to_json
 from .windows import ForecastPlan, Past, Windows, fill_by_season, naive, naive_error, split, tensors
-
-__all__ = ["ORIGINS", "TOGETHER", "ForecastReader", "Part", "key_of"]
 
 Floats = NDArray[np.float64]
 Name = tuple[str, ...]  # of a series: what its group columns contain

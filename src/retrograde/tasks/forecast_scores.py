@@ -21,8 +21,6 @@ from .models import evaluation_mode
 from .quantiles import Intervals, column, corrections, middle_of, pinball, places_of
 from .windows import Past
 
-__all__ = ["Judge"]
-
 Floats = NDArray[np.float64]
 # From what forecasts are made from to them, ``(levels, horizon, B, C)``, and which of them are made.
 Method = Callable[[Past], tuple[NDArray[Any], NDArray[np.bool_] | bool]]

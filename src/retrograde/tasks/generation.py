@@ -13,8 +13,6 @@ from ..data.vocabulary import Vocabulary
 from ..errors import DivergedError, OptionError
 from .task import State
 
-__all__ = ["generate"]
-
 
 @torch.no_grad()
 def generate(

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.columns import Columns, Predicts
 from ..data.encoding import Encoder
 from ..data.memory import LabelType, Sequences, label_type_of, records_of, typed_labels
+from ..data.roles import Columns, Predicts
 from ..data.sequences import Record
 from ..data.storage import scattered
 from ..data.table import Table

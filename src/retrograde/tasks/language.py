@@ -23,8 +23,6 @@ from .models import LanguageModel, evaluation_mode
 from .ngrams import Score, baselines, own_unigram
 from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, Row, State, Task, TaskInfo
 
-__all__ = ["Chunk", "LanguageModel", "LanguagePredictor", "LanguageTask", "generate", "score"]
-
 SAMPLE_LENGTH = 300  # characters
 WARM_UP = 200  # steps that a stream reads before its own part, to reach its state
 BLOCK = 1000  # tokens predicted at once

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["entity_kinds", "of_numbers", "of_sequences", "of_steps"]
-
 Numbers = NDArray[np.int64]
 
 

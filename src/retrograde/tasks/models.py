@@ -20,8 +20,6 @@ from ..nn import VariationalDropout, recurrent_layer
 from ..options import ModelOptions
 from .task import State
 
-__all__ = ["LanguageModel", "SequenceModel", "evaluation_mode", "without_values"]
-
 Pooling = Literal["last", "mean", "max", "none"]
 
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from ..data.storage import Rows
 
-__all__ = ["Baselines", "Score", "baselines", "own_unigram"]
-
 PAIRS = 1 << 20  # pairs of tokens counted at once
 
 

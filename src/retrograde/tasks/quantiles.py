@@ -15,20 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
-from ..options import quantile_levels
-
-__all__ = [
-    "MEDIAN",
-    "QUANTILE",
-    "Intervals",
-    "column",
-    "levels_of",
-    "middle_of",
-    "note",
-    "ordered",
-    "pinball",
-    "places_of",
-]
+from ..option import quantile_levels
 
 MEDIAN = 0.5
 QUANTILE = " quantile "  # between the name of a column and the level

@@ -21,18 +21,6 @@ from ..options import TABLES, Options
 from .synthetic import SYNTHETIC
 from .task import Predictor, Task, TaskInfo
 
-__all__ = [
-    "KEPT",
-    "TASKS",
-    "fingerprint_of",
-    "kept_files",
-    "new_task",
-    "open_predictor",
-    "open_task",
-    "task_info",
-    "task_name",
-]
-
 TASKS = {  # where the class of each task is; imported when needed, because the readers of data are heavy
     "language": "language.LanguageTask",
     "classify": "labelled.LabelledTask",

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.columns import Columns, Predicts
 from ..data.encoding import Encoder, Scaler
 from ..data.memory import Sequences, records_of
+from ..data.roles import Columns, Predicts
 from ..data.sequences import Record
 from ..data.table import Table
 from ..errors import DataError, OptionError
@@ -22,8 +22,6 @@ from .models import SequenceModel
 from .quantiles import Intervals, column, levels_of, middle_of, ordered, pinball, places_of
 from .sequences import Encoded, SequenceBatch, SequencePredictor, SequenceReader, SequenceTask, padded, scored_batches
 from .task import Row
-
-__all__ = ["RegressionPredictor", "RegressionReader", "RegressionTask"]
 
 
 @dataclass(frozen=True)

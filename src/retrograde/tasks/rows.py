@@ -13,8 +13,6 @@ from ..errors import OptionError
 from ..files import replacing
 from .task import Row
 
-__all__ = ["SUFFIXES", "write_rows"]
-
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 BLOCK = 1000  # rows written at once
 

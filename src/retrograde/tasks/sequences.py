@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ..data.columns import Columns
 from ..data.encoding import Encoder, Scaler
 from ..data.formats import fingerprint, open_source
 from ..data.memory import Sequences, records_of
+from ..data.roles import Columns
 from ..data.sequences import Record
 from ..data.storage import Ragged
 from ..data.table import Table
@@ -32,8 +32,6 @@ from ..options import DataOptions, ModelOptions, Options
 from .models import SequenceModel, evaluation_mode
 from .tables import TableTask, to_json
 from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, State
-
-__all__ = ["BLOCK", "Encoded", "SequenceBatch", "SequencePredictor", "SequenceReader", "SequenceTask"]
 
 BLOCK = 1000  # sequences encoded at once
 STEPS = 1 << 16  # the most steps, padding included, in a batch that is scored

@@ -9,15 +9,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
-from ..data.columns import Columns, Predicts, columns_for, unused
+from ..data.columns import columns_for, unused
 from ..data.formats import fingerprint, in_memory, name_of, open_table
+from ..data.roles import Columns, Predicts
 from ..data.shuffle import Shuffle
 from ..data.table import Table
 from ..errors import OptionError
 from ..options import Options
 from .task import B, Task
-
-__all__ = ["Part", "TableTask", "to_json"]
 
 Part = TypeVar("Part")  # the sequences of a part of the data
 

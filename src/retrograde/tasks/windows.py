@@ -18,8 +18,6 @@ from ..errors import DataError
 from .quantiles import levels_of, pinball
 from .task import Batch, Probe
 
-__all__ = ["ForecastBatch", "ForecastPlan", "Past", "Windows", "fill_by_season", "naive", "naive_error"]
-
 Floats = NDArray[np.float64]
 
 

@@ -10,8 +10,6 @@ from ..runs import Metrics, RunFolder
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["Callback", "CallbackList"]
-
 
 class Callback:
     """Base class for callbacks. Every method does nothing.

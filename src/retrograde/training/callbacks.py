@@ -22,8 +22,6 @@ from .callback import Callback
 from .state import Progress
 from .trainer import Trainer
 
-__all__ = ["Checkpointing", "Evaluation", "FlowRecording", "Patience", "StopAfter", "StopOnSignal"]
-
 FLOW_SEQUENCES = 8  # of a measurement of the gradient flow
 FLOW_BUDGET: float | None = 0.03  # share of the time that FlowRecording may take
 

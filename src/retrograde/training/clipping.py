@@ -14,8 +14,6 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 
 from ..errors import OptionError
 
-__all__ = ["Clipping", "Measured"]
-
 
 class Measured(NamedTuple):
     """What a call of `Clipping` measured, as tensors, so that it need not wait for the device."""

@@ -21,8 +21,6 @@ from ..errors import RunError
 from ..memory import shortage
 from ..tasks.task import State
 
-__all__ = ["DistributedContext", "Share", "map_state"]
-
 
 def map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
     """A carried state with each of its tensors changed."""

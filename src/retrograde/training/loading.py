@@ -20,8 +20,6 @@ from ..tasks.models import without_values
 from ..tasks.registry import KEPT, open_predictor
 from ..tasks.task import Predictor
 
-__all__ = ["TrainedRun", "load"]
-
 
 @dataclass(frozen=True)
 class TrainedRun:

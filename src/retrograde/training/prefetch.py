@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["prefetched"]
-
 T = TypeVar("T")
 AHEAD, AHEAD_SECONDS = 8, 0.01
 

@@ -8,8 +8,6 @@ from ..tasks.task import Probe
 from .callbacks import FLOW_SEQUENCES
 from .loading import TrainedRun
 
-__all__ = ["probe"]
-
 
 def probe(run: TrainedRun, data: str | None = None, *, steps: int | None = None, sequences: int | None = None) -> Probe:
     """Choose sequences to measure the gradient of a run on.

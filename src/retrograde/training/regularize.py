@@ -14,8 +14,6 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from ..cells import BY_MODE
 from ..errors import OptionError
 
-__all__ = ["VanishingGradientRegularizer"]
-
 # Below this squared norm of ∂E/∂s_{k+1} its direction is rounding error (the bound of the authors' code).
 _NOTHING = 1e-20
 

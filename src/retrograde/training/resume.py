@@ -7,7 +7,8 @@ from typing import Any
 
 from ..data.formats import name_of
 from ..errors import DataError, OptionError, RunError
-from ..options import Options, flag
+from ..option import flag
+from ..options import Options
 from ..runs import Config, RunFolder
 from ..tasks.registry import fingerprint_of, open_task
 from ..tasks.task import Task
@@ -16,8 +17,6 @@ from .callback import Callback
 from .checkpoint import Checkpoint
 from .schedule import planned_steps
 from .trainer import Trainer
-
-__all__ = ["PreviousRun"]
 
 
 class PreviousRun:

@@ -8,8 +8,6 @@ from typing import Any
 from ..options import Options
 from ..tasks.task import Task
 
-__all__ = ["learning_rate", "planned_steps"]
-
 FLOOR = 0.01  # share of the learning rate that is left at the end of cosine and linear
 
 

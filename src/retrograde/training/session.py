@@ -29,8 +29,6 @@ from .resume import PreviousRun
 from .setup import check_model, is_first_process, make_context, seed_everything
 from .trainer import Trainer
 
-__all__ = ["Result", "train"]
-
 ADVICE = "lower --batch-size, --hidden-size or, for text, --bptt"
 
 

@@ -23,8 +23,6 @@ from ..tasks.task import Task
 from .distributed import DistributedContext
 from .regularize import VanishingGradientRegularizer
 
-__all__ = ["check_model", "is_first_process", "make_context", "make_optimizer", "seed_everything"]
-
 
 def is_first_process() -> bool:
     """Whether this is rank 0, as torchrun and accelerate launch say."""

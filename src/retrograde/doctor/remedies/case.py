@@ -24,8 +24,6 @@ from ..prescriptions import Prescription
 from ..travel import travels_of
 from .parts import Part, recurrent_parts
 
-__all__ = ["Case", "short"]
-
 Change = Callable[[nn.Module], nn.Module | None]  # in place; or another model
 
 

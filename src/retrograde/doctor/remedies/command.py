@@ -15,8 +15,6 @@ from ...options import OPTIONS, Options
 from ..examination import Origin
 from ..prescriptions import Prescription
 
-__all__ = ["command", "compatible", "with_command"]
-
 _EXCLUDED: Mapping[str, Mapping[str, Any]] = {  # an option, and what must not be given with it
     "forget_bias": {"chrono": None},
     "chrono": {"forget_bias": None},

@@ -24,8 +24,6 @@ from ..travel import travels_of
 from .case import Case, short
 from .parts import Part
 
-__all__ = ["bptt", "calm", "calm_first", "chaos", "flossing", "gates", "one_direction", "scaled", "vanishing"]
-
 TRIES = 3  # of a spectral radius, each corrected by what the one before left
 PUBLISHED_OMEGA = 4.0  # Pascanu, Mikolov and Bengio 2013: of the mean of (r² − 1)² ≈ 4 (r − 1)² over the steps
 COSINE = 0.99  # of the truncated with the full gradient, from which on a truncation hides nothing

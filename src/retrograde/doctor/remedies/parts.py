@@ -15,8 +15,6 @@ from ...cells import FUSED, cell_of, find
 from ...errors import FlowError
 from ...flow import GradientFlow
 
-__all__ = ["Part", "recurrent_parts"]
-
 
 @dataclass(frozen=True)
 class Part:

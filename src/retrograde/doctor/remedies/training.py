@@ -22,17 +22,6 @@ from ..thresholds import THRESHOLDS
 from .case import Case, short
 from .memory import scaled
 
-__all__ = [
-    "adaptive",
-    "biases",
-    "clipping",
-    "input_scale",
-    "layer_norm",
-    "learning_rate",
-    "spread",
-    "target_scale",
-]
-
 _CLIP = """# in the training loop, between loss.backward() and optimizer.step():
 torch.nn.utils.clip_grad_norm_(model.parameters(), {})"""
 _SECONDS = 1.0  # longest time of a trial of a remedy

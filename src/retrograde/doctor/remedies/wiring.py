@@ -9,8 +9,6 @@ from torch import nn
 from ..prescriptions import Prescription
 from .case import Case
 
-__all__ = ["padding", "time_axis"]
-
 
 def time_axis(case: Case) -> Iterator[Prescription]:
     """The other order of time and batch."""

@@ -12,8 +12,6 @@ from ..findings import Chart, Curve, Finding, Kind
 from ..forward import Answer, answer, answers, changed, small_update, tensors
 from ..thresholds import THRESHOLDS
 
-__all__ = ["RULES"]
-
 
 def input_scale(exam: Examination) -> Iterable[Finding]:
     """Mean and standard deviation of every feature that the first recurrent layer gets, where the data are numbers."""

@@ -15,8 +15,6 @@ from ..findings import Chart, Curve, Finding, Kind
 from ..thresholds import THRESHOLDS
 from .memory import by_lag
 
-__all__ = ["RULES", "exploding_from_start"]
-
 
 def chaos(exam: Examination) -> Iterable[Finding]:
     """The largest Lyapunov exponent, on the inputs given, of a network with bounded states that has not learned."""

@@ -20,8 +20,6 @@ from ..forward import Answer, answers, tensors
 from .explosion import exploding_from_start
 from .training import learning_rate_from_start
 
-__all__ = ["RULES"]
-
 _SPOILED = (
     "the weights are not finite. Build the model again, diagnose it before training, and say how you train it: "
     "record=rg.doctor.TrainingRecord(optimizer='sgd', lr=0.1, updates=0, planned=500), with your values."

@@ -14,8 +14,6 @@ from ..findings import Finding, Kind
 from ..forward import Answer, answer, answers, changed, tensors
 from ..thresholds import THRESHOLDS
 
-__all__ = ["RULES"]
-
 
 def mask_error(exam: Examination) -> Iterable[Finding]:
     """Steps beyond the end of a sequence have a loss, or change one."""

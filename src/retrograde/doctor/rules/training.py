@@ -19,8 +19,6 @@ from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers
 from ..thresholds import THRESHOLDS
 
-__all__ = ["RULES", "learning_rate_from_start"]
-
 _BATCHES = 8  # whose gradient norms are measured before training
 _ITERATIONS = 30  # of the power iteration
 _RATES = 5  # most learning rates of a trial, each a tenth of the one before

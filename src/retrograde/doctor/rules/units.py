@@ -22,8 +22,6 @@ from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers, layers_of
 from ..thresholds import THRESHOLDS
 
-__all__ = ["RULES"]
-
 _RELU = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_}
 
 

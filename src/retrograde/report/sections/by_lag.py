@@ -16,8 +16,6 @@ from ..words import number, share, times
 if TYPE_CHECKING:
     from ...flow import GradientFlow
 
-__all__ = ["reaches", "section", "window"]
-
 _LOOK = {"trained": (BLUE, None), "untrained": (GREY, "dot")}
 
 

@@ -10,8 +10,6 @@ from ..run import RunContents, real
 from ..section import Section, Table
 from ..words import count, duration, number
 
-__all__ = ["section", "shown"]
-
 _LONGEST = 300  # characters of one value: an option may hold a whole text
 
 

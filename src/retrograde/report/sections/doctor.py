@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ...doctor import Finding, Prescription
     from ...doctor.findings import Chart
 
-__all__ = ["section"]
-
 _COLORS, _DASHES = (BLUE, ORANGE, GREY), (None, "dash", "dot")
 _MARKUP = str.maketrans({"<": "‹", ">": "›", "&": "+"})  # plotly reads these in a text as markup
 _VERDICTS = {

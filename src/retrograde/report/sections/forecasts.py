@@ -13,8 +13,6 @@ from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, curve, plot
 from ..words import number
 
-__all__ = ["section"]
-
 _ROWS = 30  # of the table of series
 _PAST = 3  # horizons of what was read that are drawn
 _ORDER = {"traceorder": "normal"}  # of the legend, which areas turn around otherwise

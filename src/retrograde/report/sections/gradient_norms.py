@@ -11,8 +11,6 @@ from ..section import Figure, Section
 from ..style import BLUE, ORANGE, curve, level, mode_of, plot
 from ..words import count, number, share
 
-__all__ = ["clipped_share", "clipping", "section"]
-
 
 def section(run: RunContents) -> Section:
     """The gradient-norm history."""

@@ -19,8 +19,6 @@ from ..words import count, number
 if TYPE_CHECKING:
     from ...flow import GradientFlow
 
-__all__ = ["pack", "section"]
-
 _DECADES = 8  # colors span at most so many powers of ten below the largest value
 _CELLS = 500_000  # in all heat maps: that many make a page of at most 1.5 MB
 _NO_PATH, _ZERO, _INFINITE, _NAN = 32767, 32766, 32765, 32764  # codes that are no logarithm; page.js knows them too

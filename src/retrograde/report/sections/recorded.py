@@ -11,8 +11,6 @@ from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, curve, plot, share_left_axis
 from ..words import number, share, times
 
-__all__ = ["section", "section_of"]
-
 _LAGS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _LOOK = ((BLUE, "solid"), (ORANGE, "dash"), (GREY, "dot"), (BLUE, "dashdot"))
 

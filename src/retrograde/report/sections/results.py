@@ -11,8 +11,6 @@ from ..section import Fact, Figure, Section, Table
 from ..style import BLUE, curve, level, plot
 from ..words import count, number, share
 
-__all__ = ["facts", "section"]
-
 _MEANING = {
     "accuracy": "Accuracy is the share of labels that are right; macro F1 is the mean over the labels of how well each "
     "is found, so that rare ones count as much as frequent ones.",

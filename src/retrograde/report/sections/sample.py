@@ -5,8 +5,6 @@ from __future__ import annotations
 from ..run import RunContents
 from ..section import Section
 
-__all__ = ["section"]
-
 
 def section(run: RunContents) -> Section | None:
     """The sample text of a language model."""

@@ -9,8 +9,6 @@ from ..section import Section, Table
 from ..words import duration, number
 from .configuration import shown
 
-__all__ = ["section"]
-
 _ROWS = 100
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ...flow import NetworkSignal, Signal
     from ...flow.signal_saving import RunSignal
 
-__all__ = ["section", "sentence"]
-
 TITLE = "What the data asks for"
 
 

@@ -12,8 +12,6 @@ from ..section import Figure, Section, Table
 from ..style import BLUE, ORANGE, curve, level, mode_of, plot
 from ..words import count, duration, number
 
-__all__ = ["section"]
-
 _OF_TEXT = (
     "The loss is how surprised the network is, on average, by the token that really comes next; lower is better. The "
     "blue line is measured on text it never trained on. Below the bigram line it has learned more than which token "

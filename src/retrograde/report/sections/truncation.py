@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ...flow import GradientFlow
     from ...flow.contributions import Contributions, Truncation
 
-__all__ = ["section"]
-
 _KEPT = 0.99
 _CHEAP = 3e10  # multiplications: about a second
 _REST = 0.002  # lags that hold less than this together are left to the zoom

@@ -14,8 +14,6 @@ from . import results
 from .by_lag import reaches, window
 from .gradient_norms import clipped_share, clipping
 
-__all__ = ["section", "title"]
-
 _FALLING = 0.01  # fall of the validation loss over the last quarter from which more training looks worthwhile
 _RISEN = 0.01  # rise over its minimum from which the validation loss counts as risen again
 _OFTEN = 0.5  # share of clipped steps from which clipping is the rule

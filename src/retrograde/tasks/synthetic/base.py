@@ -15,16 +15,6 @@ from torch.nn import functional as F
 from ...errors import OptionError
 from ..task import Batch as _Batch
 
-__all__ = [
-    "Batch",
-    "Criterion",
-    "Level",
-    "SyntheticTask",
-    "at_last_step",
-    "one_hot",
-    "up_to_a_tenth_longer",
-]
-
 
 @dataclass(frozen=True)
 class Batch(_Batch):

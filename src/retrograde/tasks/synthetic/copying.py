@@ -12,8 +12,6 @@ from torch import Tensor
 
 from .base import Batch, Criterion, Level, SyntheticTask, one_hot
 
-__all__ = ["CopyMemory"]
-
 
 @dataclass(frozen=True)
 class CopyMemory(SyntheticTask):

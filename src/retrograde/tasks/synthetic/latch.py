@@ -13,8 +13,6 @@ from torch import Tensor
 from ...errors import OptionError
 from .base import Batch, Criterion, Level, SyntheticTask, at_last_step, up_to_a_tenth_longer
 
-__all__ = ["Latch"]
-
 
 @dataclass(frozen=True)
 class Latch(SyntheticTask):

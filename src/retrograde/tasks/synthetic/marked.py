@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .base import Batch, Criterion, Level, SyntheticTask, at_last_step, up_to_a_tenth_longer
 
-__all__ = ["AddingProblem", "MultiplicationProblem"]
-
 
 @dataclass(frozen=True)
 class _MarkedNumbers(SyntheticTask):

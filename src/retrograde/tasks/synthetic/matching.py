@@ -14,8 +14,6 @@ from torch import Tensor
 
 from .base import Batch, Criterion, Level, SyntheticTask
 
-__all__ = ["DelayedMatchToSample"]
-
 
 @dataclass(frozen=True)
 class DelayedMatchToSample(SyntheticTask):

@@ -11,8 +11,6 @@ from torch import Tensor
 from ...errors import OptionError
 from .base import Batch, Criterion, SyntheticTask, at_last_step, one_hot, up_to_a_tenth_longer
 
-__all__ = ["TemporalOrder"]
-
 
 @dataclass(frozen=True)
 class TemporalOrder(SyntheticTask):

@@ -9,8 +9,6 @@ import torch
 from ...errors import OptionError
 from .base import Batch, Criterion, SyntheticTask, at_last_step
 
-__all__ = ["Parity"]
-
 
 @dataclass(frozen=True)
 class Parity(SyntheticTask):

@@ -17,8 +17,6 @@ from ..tables import to_json
 from ..task import Evaluation, Predictor, Probe, Row, State, Task
 from . import SYNTHETIC, Batch, SyntheticTask, synthetic
 
-__all__ = ["SyntheticPredictor", "SyntheticTraining", "is_synthetic"]
-
 STEPS_PER_EPOCH = 100  # there is no data to go through: an epoch is this many batches
 TOGETHER = 250  # sequences drawn and scored at once
 VALIDATION = 1000  # sequences scored at each evaluation, always the same
