@@ -18,15 +18,16 @@ import torch
 from retrograde.bench import Point
 from retrograde.bench.machine import fma_peak, limit_threads
 from retrograde.bench.peers import peers
-from retrograde.bench.points import GATES
 from retrograde.bench.timing import spread
+from retrograde.cells import BY_GATES, find
 
 SHAPES = [(1, 200, 64), (1, 200, 512), (32, 200, 64), (32, 200, 256), (128, 50, 512), (128, 50, 1024)]
 
 
 def products(point: Point) -> tuple[Callable[[], object], Callable[[], object]]:
     """The products of a training step: over all rows at once, and step by step."""
-    H, G, T, B = point.hidden_size, GATES[point.cell], point.steps, point.batch_size
+    H, T, B = point.hidden_size, point.steps, point.batch_size
+    G = len(find(point.cell).gates)
     rows = T * B
     x, delta = torch.randn(rows, H), torch.randn(rows, G * H)
     w, u = torch.randn(G * H, H), torch.randn(G * H, H)
@@ -57,7 +58,7 @@ def clock(run: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cell", choices=list(GATES), default="gru")
+    parser.add_argument("--cell", choices=[cell.name for cell in BY_GATES.values()], default="gru")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()

@@ -50,7 +50,7 @@ class Watch(Callback):
 def short_training(data: str, cell: str, steps: int, layers: dict[str, type]) -> Watch:
     """Train for `steps` steps with the layer classes given."""
     watch = Watch()
-    with tempfile.TemporaryDirectory() as folder, patch.dict(rg.nn.factory._WHOLE, layers):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(vars(rg.nn.layers), layers):
         train(data, Path(folder) / "run", cell=cell, max_steps=steps, eval_every=steps, report=False, callbacks=[watch])
     return watch
 
@@ -70,7 +70,7 @@ def main() -> None:
         runs: dict[str, list[Watch]] = {"retrograde": [], "torch": []}
         for turn in range(arguments.rounds):
             for name in sorted(runs, reverse=turn % 2 == 1):
-                layers = TORCHS if name == "torch" else {}
+                layers = {kind.__name__: kind for kind in TORCHS.values()} if name == "torch" else {}
                 runs[name].append(short_training(arguments.data, cell, WARMING + arguments.steps, layers))
         speeds = {name: [watch.tokens_per_second for watch in watches] for name, watches in runs.items()}
         ratio = spread([o / t for o, t in zip(speeds["retrograde"], speeds["torch"], strict=True)])
