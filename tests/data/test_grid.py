@@ -168,6 +168,20 @@ def test_times_that_come_twice(tmp_path):
         assert any(note.startswith("2 rows repeat a time of the series") for note in found.notes)
 
 
+def test_series_are_told_apart_although_some_rows_come_twice(tmp_path):
+    rows = [f"{name},{STAMPS['1d'](n)},{n + k}\n" for k, name in enumerate("abc") for n in range(60)]
+    (tmp_path / "a.csv").write_text("share,date,price\n" + "".join([*rows, rows[7], rows[99]]))
+    table = open_table(tmp_path / "a.csv")
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
+    assert (columns.group, columns.time, columns.target) == (("share",), "date", ("price",))
+    with pytest.raises(
+        DataError, match=r"time '2015-01-08' comes twice in group 'a'; --duplicates first, last or mean"
+    ):
+        read_series(table, columns, Regular())
+    found = read_series(table, columns, Regular(duplicates="first"))
+    assert found.numbers.lengths.tolist() == [60] * 3
+
+
 def test_a_model_fills_the_gaps_of_other_data_as_it_was_trained(tmp_path):
     task = ForecastTask(write(tmp_path / "a.csv", STAMPS["1d"], holes()), OPTIONS)
     kept = np.ones(100, dtype=bool)

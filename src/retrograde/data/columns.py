@@ -221,15 +221,17 @@ class _Guess:
             and len(set(map(str, self.cells[name].all))) <= max(1, rows // 3)
             and (self.kinds[name] == "text" or self.cells[name].whole)
         ]
-        for names in (*([name] for name in few), *(few[:count] for count in range(2, len(few) + 1))):
-            if self.differ_together([time, *names]):
-                return tuple(names)
-        return ()
+        choices = [*([name] for name in few), *(few[:count] for count in range(2, len(few) + 1))]
+        again = [self.repeats([time, *names]) for names in choices]
+        # Some rows may be in the table twice; then a choice must explain nine repeated times in ten.
+        most = min(rows // 20, self.repeats([time]) // 10)
+        fits = [names for names, count in zip(choices, again, strict=True) if count == min([*again, most])]
+        return tuple(fits[0]) if fits else ()
 
-    def differ_together(self, names: Sequence[str]) -> bool:
-        """Whether no combination of the cells of some columns occurs twice."""
+    def repeats(self, names: Sequence[str]) -> int:
+        """Number of rows whose cells in some columns are those of an earlier row."""
         rows = list(zip(*(map(str, self.cells[name].all) for name in names), strict=True))
-        return len(set(rows)) == len(rows)
+        return len(rows) - len(set(rows))
 
     def columns(self) -> tuple[Columns, list[str]]:
         """The decision, and the guesses in words."""
@@ -382,7 +384,7 @@ def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None, static: Any) 
     names += [name for name in guess.free("number") if name.lower() in _COUNTERS and cells[name].differ]
     if names:
         guess.guess("group", (names[0],))
-    elif words and guess.differ_together(words):  # a country and its province, say
+    elif words and not guess.repeats(words):  # a country and its province, say
         guess.guess("group", tuple(words))
     guess.chosen |= {} if static is None else {"static": static}
     guess.named("static")
