@@ -52,18 +52,9 @@ def least_count(options: DataOptions, sequences: int) -> int | None:
 def chosen(shape: DataShape, options: Options, given: Collection[str]) -> dict[str, Choice]:
     """Choose the options that were not given.
 
-    Parameters
-    ----------
-    shape : DataShape
-    options : Options
-        Those given, the rest by default.
-    given : collection of str
-        Names of the options that were given; they are never changed.
-
-    Returns
-    -------
-    dict
-        What differs from the default, by name of the option.
+    options: those given, the rest by default.
+    given: names of the options that were given; they are never changed.
+    Returns what differs from the default, by name of the option.
     """
     found: dict[str, Choice] = {}
     rules = [*_network(shape, options, given), *_learning(shape, options, given)]

@@ -14,10 +14,7 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where the name that is imported 
 def missing_extra(error: BaseException) -> MissingExtraError | None:
     """The error for a user whose installation lacks an optional library; None if ``error`` means something else.
 
-    Parameters
-    ----------
-    error : BaseException
-        What an import raised.
+    error: what an import raised.
     """
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return None

@@ -192,17 +192,9 @@ def walk(folder: str | os.PathLike[str], skip: frozenset[str] = frozenset()) -> 
     Hidden files and folders are left out. Links are not followed: a text that is reached twice would be read twice,
     and could be both trained on and validated with.
 
-    Returns
-    -------
-    files : list of Path
-    links : list of str
-        Relative to the folder.
-
-    Raises
-    ------
-    DataError
-        If it is the whole file system, contains kernel interfaces, or more than `FOLDER_ENTRIES` entries or
-        `FOLDER_BYTES` bytes.
+    Returns files; links: relative to the folder.
+    Raises DataError if it is the whole file system, contains kernel interfaces, or more than `FOLDER_ENTRIES` entries
+        or `FOLDER_BYTES` bytes.
     """
     top = Path(folder)
     if top.resolve() == Path(top.resolve().anchor):

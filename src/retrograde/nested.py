@@ -40,12 +40,8 @@ def map_tensors(
 ) -> Any:
     """A copy of the structure in which every tensor is replaced by ``function`` of it.
 
-    Parameters
-    ----------
-    leaves
-        What counts as a tensor; with `PackedSequence`, packed sequences are changed as a whole.
-    other
-        What becomes of a value that is neither a tensor nor contains others; it stays by default.
+    leaves: what counts as a tensor; with `PackedSequence`, packed sequences are changed as a whole.
+    other: what becomes of a value that is neither a tensor nor contains others; it stays by default.
     """
 
     def changed(item: Any) -> Any:
@@ -87,6 +83,15 @@ def leaves_of(value: Any) -> list[Tensor | PackedSequence]:
 
     mapped(value, keep)
     return found
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Tensors of any type in nested tuples (`PackedSequence` among them), lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, tuple, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(item)
 
 
 def attribute_tensors(module: nn.Module) -> Iterator[Tensor]:

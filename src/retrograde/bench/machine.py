@@ -19,21 +19,9 @@ from ..errors import OptionError
 def limit_threads(threads: int | None) -> tuple[int, bool]:
     """Limit all peers to as many threads and processors; call it before any of them has computed.
 
-    Parameters
-    ----------
-    threads : int or None
-        By default the number of processors.
-
-    Returns
-    -------
-    threads : int
-    jax : bool
-        Whether JAX is installed.
-
-    Raises
-    ------
-    OptionError
-        There are fewer processors.
+    threads: by default the number of processors.
+    Returns threads; jax: whether JAX is installed.
+    Raises OptionError: there are fewer processors.
     """
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     threads = len(usable) if threads is None else threads

@@ -38,14 +38,8 @@ class Peer:
 def peers(point: Point, *, jax: bool, seed: int = 0) -> tuple[list[Peer], Callable[[int], Callable[[], object]], str]:
     """The peers for a point.
 
-    Returns
-    -------
-    peers : list of Peer
-        Ours first.
-    shorter : callable
-        ``shorter(steps)`` is the run of ``torch.nn`` on the first `steps` steps only, to estimate the whole.
-    path : str
-        The path of our layer, ``"engine"`` or ``"torch"``.
+    Returns peers: ours first; shorter: ``shorter(steps)`` is the run of ``torch.nn`` on the first `steps` steps only,
+        to estimate the whole; path: the path of our layer, ``"engine"`` or ``"torch"``.
     """
     generator = torch.Generator().manual_seed(seed)
     cell, sizes = find(point.cell), (point.hidden_size, point.hidden_size, point.num_layers)

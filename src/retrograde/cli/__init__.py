@@ -69,15 +69,8 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Instead of ``sys.argv[1:]``.
-
-    Raises
-    ------
-    SystemExit
-        Always, with the exit code.
+    arguments: instead of ``sys.argv[1:]``.
+    Raises SystemExit: always, with the exit code.
     """
     os.environ["RUST_BACKTRACE"] = "0"  # where memory is short, writing one can take for ever
     for stream in (sys.stdout, sys.stderr):

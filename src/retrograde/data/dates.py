@@ -81,10 +81,7 @@ def iso_sql(cell: str, form: str) -> str:
 def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
     """A cell of text as a number that grows with time: seconds since 1970 (UTC) for a date, NULL where it is none.
 
-    Parameters
-    ----------
-    numeric : bool
-        Whether the column holds plain numbers, which are taken as they are.
+    numeric: whether the column holds plain numbers, which are taken as they are.
     """
     if form in EPOCHS:
         return f"TRY_CAST({cell} AS DOUBLE) / {EPOCHS[form]}"
@@ -160,12 +157,8 @@ def date_form(values: Sequence[Any]) -> str:
 def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
     """`date_form` of a column of text, by all of its cells.
 
-    Parameters
-    ----------
-    cell : str
-        Expression of the cells, NULL where one is empty.
-    ask : callable
-        From aggregates of SQL to their values.
+    cell: expression of the cells, NULL where one is empty.
+    ask: from aggregates of SQL to their values.
     """
 
     def count(pattern: str) -> str:
@@ -249,10 +242,7 @@ def as_iso(values: Sequence[Any], form: str) -> list[Any]:
 def as_written(times: Sequence[Any], form: str, like: Sequence[Any] = ()) -> list[Any]:
     """Undo `as_iso` for dates without a time of day, and for counts since 1970.
 
-    Parameters
-    ----------
-    like : sequence
-        The cells before these, as the table writes them: quarters go on as quarters.
+    like: the cells before these, as the table writes them: quarters go on as quarters.
 
     Examples
     --------

@@ -31,22 +31,14 @@ def open_source(source: Any, encoding: str = "utf-8") -> Table | Sequences:
 def open_table(source: Any, encoding: str = "utf-8") -> Table:
     """Open a file, a folder or a frame as a table.
 
-    Parameters
-    ----------
-    source : str, Path or frame
-        ``.csv``, ``.tsv``, ``.jsonl``/``.ndjson``/``.json`` (an object a line, or a list of objects), ``.conll`` (a
+    source: ``.csv``, ``.tsv``, ``.jsonl``/``.ndjson``/``.json`` (an object a line, or a list of objects), ``.conll`` (a
         token a line), ``.ts``, ``.tsf`` and ``.arff`` (archives of UCR, UEA and Monash), each also as ``.gz``;
         ``.parquet``, ``.arrow``, ``.xlsx``; ``.npy`` and ``.npz`` without pickle; a folder that ``save_to_disk`` of
         ``datasets`` wrote; a folder of text files, the folder each lies in being its label; ``builtin:digits`` and
         ``builtin:eeg``; an address of one of these files, see `retrograde.data.remote`; or a DataFrame of pandas or
         Polars or a table of Arrow.
-    encoding : str
-        Of text files.
-
-    Raises
-    ------
-    DataError
-        If it is missing, empty, of an unknown kind, too large, or cannot be read as what it seems to be.
+    encoding: of text files.
+    Raises DataError if it is missing, empty, of an unknown kind, too large, or cannot be read as what it seems to be.
     """
     if is_frame(source):
         return _frame(source)

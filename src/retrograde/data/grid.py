@@ -119,14 +119,9 @@ class Grid:
 def infer(apart: Mapping[float, int], dates: bool, weekend: bool) -> Grid | None:
     """The grid on which times lie, by how often they are how far apart.
 
-    Parameters
-    ----------
-    apart : mapping
-        From a distance (seconds, or a difference of numbers) to how often two neighbours lie so.
-    dates : bool
-        Whether they are dates rather than numbers.
-    weekend : bool
-        Whether any is a Saturday or Sunday.
+    apart: from a distance (seconds, or a difference of numbers) to how often two neighbours lie so.
+    dates: whether they are dates rather than numbers.
+    weekend: whether any is a Saturday or Sunday.
 
     Examples
     --------

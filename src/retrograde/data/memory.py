@@ -62,19 +62,11 @@ class Sequences:
     def of(cls, inputs: Any, labels: Any = None, per_step: bool = False, numbers: bool = False) -> Self:
         """From what people have in memory.
 
-        Parameters
-        ----------
-        inputs : array or sequence
-            Numbers: an array ``(N, T)`` or ``(N, T, C)``, or N arrays ``(T,)`` or ``(T, C)`` that may differ in T. NaN
-            is an empty cell; at the end of a sequence of an ``(N, …)`` array it is padding. Texts: N strings, or N
+        inputs: numbers: an array ``(N, T)`` or ``(N, T, C)``, or N arrays ``(T,)`` or ``(T, C)`` that may differ in T.
+            NaN is an empty cell; at the end of a sequence of an ``(N, …)`` array it is padding. Texts: N strings, or N
             lists of tokens.
-        labels : sequence, optional
-            A label for each sequence; with ``per_step`` a sequence of labels for each; with ``numbers`` a number.
-
-        Raises
-        ------
-        DataError
-            With the place of what is not a sequence or has another number of labels.
+        labels: a label for each sequence; with ``per_step`` a sequence of labels for each; with ``numbers`` a number.
+        Raises DataError with the place of what is not a sequence or has another number of labels.
         """
         found = _inputs(inputs)
         if labels is None:

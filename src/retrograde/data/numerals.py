@@ -80,12 +80,8 @@ def numerals_of(cell: str, ask: Callable[..., list[Any]]) -> Numerals:
     too where a cell without a comma shows that numbers do not all have three decimals, and a last digit 0 that
     decimals are not shortened either.
 
-    Parameters
-    ----------
-    cell : str
-        Expression of the cells.
-    ask : callable
-        From aggregates of SQL to their values.
+    cell: expression of the cells.
+    ask: from aggregates of SQL to their values.
     """
     text = trimmed(cell)
     known = ", ".join(map(literal, NO_NUMBER))

@@ -43,15 +43,8 @@ class Record(NamedTuple):
 def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
     """The sequences of a table: a row each, or the rows of a group each, in the order they first appear.
 
-    Parameters
-    ----------
-    per_step : bool
-        Whether labels belong to steps (tagging) rather than to sequences.
-
-    Raises
-    ------
-    DataError
-        If a cell is not what its column must contain, with column and row.
+    per_step: whether labels belong to steps (tagging) rather than to sequences.
+    Raises DataError if a cell is not what its column must contain, with column and row.
     """
     found = _of_groups(table, columns, per_step) if columns.group else _of_rows(table, columns, per_step)
     return _with_targets(found, table, columns.target[0]) if columns.target else found
@@ -138,15 +131,8 @@ def numbers_of_rows(
 ) -> Iterator[tuple[pyarrow.RecordBatch, list[Floats]]]:
     """Rows that are sequences of numbers, each ``(T, C)``, with the batch of other expressions that they came in.
 
-    Parameters
-    ----------
-    channels
-        Of each channel the columns: one of lists (a list of lists has several channels), or one for each step.
-
-    Raises
-    ------
-    DataError
-        If a cell is not a number or a list of numbers, or the lists of a row differ in length.
+    channels: of each channel the columns: one of lists (a list of lists has several channels), or one for each step.
+    Raises DataError if a cell is not a number or a list of numbers, or the lists of a row differ in length.
     """
     every = [name for some in channels for name in some]
     if not as_lists:

@@ -72,19 +72,10 @@ class Table:
     def fill(self, query: str, names: Sequence[str] | None = None, classes: Mapping[str, Sequence[str]] = {}) -> Table:
         """Read a query into the database, nested fields as columns of their own, then forbid access to files.
 
-        Parameters
-        ----------
-        query : str
-            SQL.
-        names : sequence of str, optional
-            Names of its columns, if not those it has.
-        classes : mapping, optional
-            Of columns that contain numbers of classes: what these are called.
-
-        Raises
-        ------
-        DataError
-            If there are no rows, or the data is damaged.
+        query: SQL.
+        names: names of its columns, if not those it has.
+        classes: of columns that contain numbers of classes: what these are called.
+        Raises DataError if there are no rows, or the data is damaged.
         """
         with self.database.reading():
             found = self.database.connection.sql(query)

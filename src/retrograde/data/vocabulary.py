@@ -56,16 +56,10 @@ class Vocabulary:
     ) -> Vocabulary:
         """Fit the tokens to a training text.
 
-        Parameters
-        ----------
-        text : str or iterable of str
-            Training text, whole or in pieces; where it is cut makes no difference.
-        kind : {"char", "word", "bpe"}
-            What a token is.
-        vocab_size : int, optional
-            The most tokens to keep, the unknown token among them (char: all; word: 10,000; bpe: 1,000).
-        min_count : int, optional
-            A token (char, word) or pair (bpe) seen less often than this is not kept.
+        text: training text, whole or in pieces; where it is cut makes no difference.
+        kind {"char", "word", "bpe"}: what a token is.
+        vocab_size: the most tokens to keep, the unknown token among them (char: all; word: 10,000; bpe: 1,000).
+        min_count: a token (char, word) or pair (bpe) seen less often than this is not kept.
         """
         pieces = [text] if isinstance(text, str) else text
         if kind == "bpe":

@@ -103,16 +103,10 @@ def judge(
 ) -> Evidence:
     """Compare a remedy with its controls, seed after seed, until that decides.
 
-    Parameters
-    ----------
-    remedy : sequence of float
-        Losses by seed, infinite (or NaN) where training diverged.
-    controls : mapping
-        Losses of the same seeds under each control.
-    threshold : float
-        See `bar`.
-    ahead : bool
-        Whether to count how many more seeds would decide.
+    remedy: losses by seed, infinite (or NaN) where training diverged.
+    controls: losses of the same seeds under each control.
+    threshold: see `bar`.
+    ahead: whether to count how many more seeds would decide.
     """
     wins, losses, seen = dict.fromkeys(controls, 0), dict.fromkeys(controls, 0), 0
     verdict, proof, useless = _decided(wins, losses, 0, threshold)

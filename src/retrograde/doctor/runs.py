@@ -42,18 +42,9 @@ def is_run(path: Any) -> bool:
 def examination_of(run: str | Path | TrainedRun, data: Any = None, seconds: float = SECONDS) -> Examination:
     """Make an examination of a trained run: its network, its start, its sequences, and how it was trained.
 
-    Parameters
-    ----------
-    run : str, Path or TrainedRun
-    data : str, frame or Sequences, optional
-        Other data to take the sequences from.
-    seconds : float
-        About how long measurements may take on one core; it decides how many sequences are looked at.
-
-    Raises
-    ------
-    RunError, DataError, OptionError
-        If the run, or its data, cannot be read.
+    data: other data to take the sequences from.
+    seconds: about how long measurements may take on one core; it decides how many sequences are looked at.
+    Raises RunError, DataError, OptionError if the run, or its data, cannot be read.
     """
     folder = RunFolder(run.folder if isinstance(run, TrainedRun) else run)
     config, notes = folder.config(), list[str]()
@@ -202,16 +193,9 @@ def _levels(baselines: Mapping[str, Mapping[str, float | None]]) -> tuple[float 
 def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) -> Examination:
     """Make an examination of a training that has not begun: its network, untrained, on its data.
 
-    Parameters
-    ----------
-    data : str or frame
-        As for `retrograde.train`.
-    given : mapping
-        Options of training that differ from their defaults.
-
-    Raises
-    ------
-    DataError, OptionError
+    data: as for `retrograde.train`.
+    given: options of training that differ from their defaults.
+    Raises DataError, OptionError.
     """
     source = str(data) if isinstance(data, Path) else data
     task, notes = new_task(source, given), list[str]()

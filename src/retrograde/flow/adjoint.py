@@ -55,25 +55,13 @@ def backward(
 ) -> tuple[Adjoints, Tensor | None, Tensor, Tensor | None]:
     """Backpropagate N losses through one layer.
 
-    Parameters
-    ----------
-    run
-        The layer's trajectory.
-    g_out
-        ∂E/∂(outputs) `(N, T, B, P)`.
-    g_h, g_c
-        ∂E/∂h_n `(N, B, P)` and ∂E/∂c_n `(N, B, H)`, or None for zero; the latter also of every step `(N, T, B, H)`.
-    need_x
-        Whether ∂E/∂x is wanted.
-    keep
-        Whether the adjoints of the pre-activations are kept in the result.
-
-    Returns
-    -------
-    Adjoints
-        Squared norms per target, step and sequence.
-    Tensor or None, Tensor, Tensor or None
-        ∂E/∂x `(N, T, B, I)`, ∂E/∂h_0, ∂E/∂c_0.
+    run: the layer's trajectory.
+    g_out: ∂E/∂(outputs) `(N, T, B, P)`.
+    g_h, g_c: ∂E/∂h_n `(N, B, P)` and ∂E/∂c_n `(N, B, H)`, or None for zero; the latter also of every step
+        `(N, T, B, H)`.
+    need_x: whether ∂E/∂x is wanted.
+    keep: whether the adjoints of the pre-activations are kept in the result.
+    Returns squared norms per target, step and sequence, and ∂E/∂x `(N, T, B, I)`, ∂E/∂h_0, ∂E/∂c_0.
     """
     targets, steps, batch = g_out.shape[:3]
     has_c = "c" in run.cell.states
@@ -243,16 +231,10 @@ def by_lag(
     D_ℓ[t] = ∂E_t/∂s_{t−ℓ} obeys D_ℓ[t] = J_{t−ℓ+1}ᵀ D_{ℓ−1}[t], so one product of (T−ℓ)·B rows advances every
     pair by a lag; an upper layer hands ∂E_t/∂x_{t−ℓ} down at the same lag.
 
-    Parameters
-    ----------
-    stack
-        Trajectories from the bottom layer to the top, each fed by the one before.
-    local
-        For each layer ∂E_t/∂(output_t) `(T, B, P)`.
-    targets
-        The steps t to follow, rising.
-    scaled
-        Whether rows may have a ``scale``, so that gradients far outside the range of the type are followed too.
+    stack: trajectories from the bottom layer to the top, each fed by the one before.
+    local: for each layer ∂E_t/∂(output_t) `(T, B, P)`.
+    targets: the steps t to follow, rising.
+    scaled: whether rows may have a ``scale``, so that gradients far outside the range of the type are followed too.
     """
     every = len(targets) == stack[0].steps
     spaces = [_Workspace(run, g, targets) for run, g in zip(stack, local, strict=True)]
@@ -292,9 +274,6 @@ def has_engine(stack: list[Trajectory]) -> bool:
 def norms(stack: list[Trajectory], local: list[Tensor], targets: Tensor, state: str) -> Tensor:
     """What :func:`by_lag` finds, norms only, for a stack that ``has_engine`` admits.
 
-    Returns
-    -------
-    Tensor
-        `(layers, targets, T, B)` float64: ‖∂E_t/∂s_k‖, zero for k > t.
+    Returns `(layers, targets, T, B)` float64: ‖∂E_t/∂s_k‖, zero for k > t.
     """
     return kernels.adjoint_norms([run.adjoint(g) for run, g in zip(stack, local, strict=True)], targets, state)

@@ -114,26 +114,15 @@ def aligned(
 ) -> Alignment:
     """Where the losses are, from what was measured.
 
-    Parameters
-    ----------
-    reach
-        The states that each loss and sequence has a gradient of.
-    targets
-        The losses t whose steps are wanted.
-    steps, loss_steps
-        T of the layer and of the losses.
-    reverse
-        Whether the layer runs from its last step to the first.
-    final
-        Whether there is one loss per sequence.
-    encodes
-        Whether a layer on whose every state each loss depends is known to be an encoder, with steps of its own.
-    follows
-        Whether it is known not to be one: it feeds a layer that follows the losses step by step.
-    label
-        The layer's label, for the reason.
-    along
-        Of an encoder: the steps of the targets on its decoder, counted from the decoder's first step; by default the
+    reach: the states that each loss and sequence has a gradient of.
+    targets: the losses t whose steps are wanted.
+    steps, loss_steps: T of the layer and of the losses.
+    reverse: whether the layer runs from its last step to the first.
+    final: whether there is one loss per sequence.
+    encodes: whether a layer on whose every state each loss depends is known to be an encoder, with steps of its own.
+    follows: whether it is known not to be one: it feeds a layer that follows the losses step by step.
+    label: the layer's label, for the reason.
+    along: of an encoder: the steps of the targets on its decoder, counted from the decoder's first step; by default the
         targets are the decoder's own steps.
     """
     near = reach.nearest(reverse)

@@ -176,15 +176,10 @@ class Trajectory:
     ) -> Pulled:
         """One step of the adjoint.
 
-        Parameters
-        ----------
-        at
-            A step, a step of each sequence and their indices, or a slice of steps when the adjoint has steps as an axis
+        at: a step, a step of each sequence and their indices, or a slice of steps when the adjoint has steps as an axis
             before its batch axis.
-        h, c
-            ∂E/∂h_k `(…, B, P)` and, for an LSTM, ∂E/∂c_k `(…, B, H)` with h_k constant.
-        out
-            Where ``hidden`` and ``cell`` are to be written; ``direct`` is then left to ``add_direct``.
+        h, c: ∂E/∂h_k `(…, B, P)` and, for an LSTM, ∂E/∂c_k `(…, B, H)` with h_k constant.
+        out: where ``hidden`` and ``cell`` are to be written; ``direct`` is then left to ``add_direct``.
         """
         known, shape = self._coefficients, (*h.shape[:-1], self.weights.hh.shape[0])
         direct = self._direct(at, h, c) if out is None else None

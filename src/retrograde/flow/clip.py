@@ -55,15 +55,8 @@ def replayed(norms: Sequence[float]) -> Replay | None:
     length and 1/N where one has all of it. Nothing is gained by clipping where norms are alike, so that the best
     threshold is then the largest norm.
 
-    Parameters
-    ----------
-    norms : sequence of float
-        Global gradient norms before clipping.
-
-    Returns
-    -------
-    Replay or None
-        None without two norms that are finite and positive.
+    norms: global gradient norms before clipping.
+    Returns None without two norms that are finite and positive.
 
     Examples
     --------

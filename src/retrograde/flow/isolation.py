@@ -130,27 +130,15 @@ def isolated(
 ) -> Iterator[Isolation]:
     """Restore a model, its inputs and the random states at the end of the block.
 
-    Parameters
-    ----------
-    model : callable
-        What is measured.
-    notes : list of str
-        What a reader must know is appended to it.
-    module : Module or list of Module, optional
-        Modules behind the model that cannot be found by walking it.
-    training : bool or None
-        True: training mode (a model that is in it keeps the modes of its parts); False: eval mode; None: no change.
-    freeze : bool
-        Whether parameters are constants.
-    inputs
-        What the model is called with, nested in any way: its tensors are restored too.
-
-    Raises
-    ------
-    FlowError
-        A parameter or an input has no values (device ``meta``); the model fails without autocast.
-    OptionError
-        ``module`` is not a module.
+    model: what is measured.
+    notes: what a reader must know is appended to it.
+    module: modules behind the model that cannot be found by walking it.
+    training: True: training mode (a model that is in it keeps the modes of its parts); False: eval mode; None: no
+        change.
+    freeze: whether parameters are constants.
+    inputs: what the model is called with, nested in any way: its tensors are restored too.
+    Raises FlowError: a parameter or an input has no values (device ``meta``); the model fails without autocast.
+    Raises OptionError: ``module`` is not a module.
     """
     given = _module_list(module)
     outer: Snapshot | None = getattr(_local, "snapshot", None)

@@ -68,14 +68,9 @@ class MeasuredModel:
     def recorded(self, *, freeze: bool, finite: bool, loops: bool = False) -> Iterator[RecordedRun]:
         """Run the model; inside the block its graph is alive, and at the end everything is restored.
 
-        Parameters
-        ----------
-        freeze : bool
-            Whether parameters are constants.
-        finite : bool
-            Whether inputs and states that are not finite are refused.
-        loops : bool
-            Whether steps of loops may be recorded in blocks.
+        freeze: whether parameters are constants.
+        finite: whether inputs and states that are not finite are refused.
+        loops: whether steps of loops may be recorded in blocks.
         """
         notes: list[str] = []
         options: dict[str, Any] = {"module": self.module, "training": self.training, "freeze": freeze, "notes": notes}

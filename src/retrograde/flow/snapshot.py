@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _torch_private
+from ..nested import tensors_in
 
 # Objects of these packages are not walked: they are not part of the user's model, and they lead everywhere.
 _FOREIGN = {
@@ -397,15 +398,6 @@ class Snapshot:
     def _state_of(self, tensor: Tensor) -> _TensorState | None:
         found = self._leaves.get(id(tensor))
         return found if found is not None or self.outer is None else self.outer._state_of(tensor)
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Tensors in nested tuples (``PackedSequence`` among them), lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (dict, tuple, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
 
 
 def _same_objects(a: Sequence[Any], b: Sequence[Any]) -> bool:

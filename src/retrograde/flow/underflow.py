@@ -61,12 +61,8 @@ class Range:
     def lost(self, norms: Array, *, axis: int, ahead: bool) -> Mask:
         """Which norms are below the range.
 
-        Parameters
-        ----------
-        norms
-            With the steps k along ``axis``.
-        ahead
-            Whether the gradient runs towards larger k (a reverse layer) rather than smaller.
+        norms: with the steps k along ``axis``.
+        ahead: whether the gradient runs towards larger k (a reverse layer) rather than smaller.
         """
         found = np.zeros(norms.shape, dtype=bool)
         if not self.may_be_lost(norms):

@@ -104,12 +104,8 @@ class _Differences:
 def compare_with_differences(twin: Subject, measured: Measured, entries: int) -> list[GradientError]:
     """One `GradientError` for each gradient of the twin.
 
-    Parameters
-    ----------
-    twin, measured : Subject, Measured
-        The module in float64 on the CPU, and its measurement.
-    entries : int
-        Number of entries of each tensor that are probed one by one.
+    twin, measured: the module in float64 on the CPU, and its measurement.
+    entries: number of entries of each tensor that are probed one by one.
     """
     generator = torch.Generator().manual_seed(twin.seed)
     largest_gradient = max(map(largest, measured.gradients.values()))

@@ -27,16 +27,10 @@ def compare_with_float64(
 ) -> list[GradientError]:
     """One `GradientError` for each output and each gradient.
 
-    Parameters
-    ----------
-    found : Measured
-        The module in its own precision, measured.
-    twin, expected : Subject, Measured
-        The module in float64 on the CPU, and its measurement.
-    dtype : torch.dtype
-        The lowest precision in ``found``.
-    rtol : float, optional
-        Tolerance. If it is given, no allowance is made for rounding.
+    found: the module in its own precision, measured.
+    twin, expected: the module in float64 on the CPU, and its measurement.
+    dtype: the lowest precision in ``found``.
+    rtol: tolerance. If it is given, no allowance is made for rounding.
     """
     tolerance = tolerance_of(dtype) if rtol is None else rtol
     epsilon = torch.finfo(dtype).eps

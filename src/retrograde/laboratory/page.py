@@ -12,10 +12,7 @@ PAGE = Path(__file__).parent / "lab.html"
 def write(path: str | Path) -> Path:
     """Write the laboratory to a file, and return its path.
 
-    Parameters
-    ----------
-    path : str or Path
-        Where to; a file that exists is replaced.
+    path: where to; a file that exists is replaced.
     """
     path = Path(path)
     write_file(path, PAGE.read_bytes())

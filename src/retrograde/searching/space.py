@@ -67,19 +67,10 @@ _USUAL: Mapping[str, Callable[[Options], Dimension | None]] = {
 def space_for(options: Options, given: Collection[str], own: Mapping[str, Any] | None = None) -> Space:
     """The space of a search.
 
-    Parameters
-    ----------
-    options : Options
-        What a training without a search would use.
-    given : collection of str
-        Options that the user gave: they stay as they are.
-    own : mapping, optional
-        The user's space in place of the usual one: ``(low, high)`` or a list of values by option.
-
-    Raises
-    ------
-    OptionError
-        If an option is unknown, impossible or given, or nothing is left to search.
+    options: what a training without a search would use.
+    given: options that the user gave: they stay as they are.
+    own: the user's space in place of the usual one: ``(low, high)`` or a list of values by option.
+    Raises OptionError if an option is unknown, impossible or given, or nothing is left to search.
     """
     if own is None:
         usual = {name: make(options) for name, make in _USUAL.items() if name not in given}

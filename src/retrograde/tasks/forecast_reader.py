@@ -110,11 +110,7 @@ class ForecastReader:
         Before the beginning of a series its first numbers are repeated, ``padding`` times. A series that does not occur
         in the training data is scaled by its own numbers.
 
-        Returns
-        -------
-        values, truths : Ragged
-            ``(T, C + F + K)`` and ``(T, C)`` each, see `Windows`.
-        filled : int
+        Returns values, truths: ``(T, C + F + K)`` and ``(T, C)`` each, see `Windows`; filled.
         """
         values, truths, filled = Rows(np.float32), Rows(np.float32), 0
         channels, width = self.plan.channels, self.plan.width

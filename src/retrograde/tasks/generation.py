@@ -27,26 +27,14 @@ def generate(
 ) -> Iterator[str]:
     """Continue a prompt, piece by piece.
 
-    Parameters
-    ----------
-    prompt : str
-        Read first, not repeated. Without one the model starts as after a line end.
-    length : int
-        Number of characters to generate, whatever the tokens are.
-    temperature : float
-        Divides the logits; 0 takes the most probable token each time.
-    top_k : int, optional
-        Draw only from the k most probable tokens.
-    top_p : float, optional
-        Draw only from the fewest tokens whose probability adds up to p (Holtzman et al. 2020).
-    seed : int, optional
-        The same seed draws the same text; torch's global random state is left alone.
-
-    Yields
-    ------
-    str
-        Text as soon as it is whole (a character of several bytes may take several tokens).
-        The unknown token is never drawn.
+    prompt: read first, not repeated. Without one the model starts as after a line end.
+    length: number of characters to generate, whatever the tokens are.
+    temperature: divides the logits; 0 takes the most probable token each time.
+    top_k: draw only from the k most probable tokens.
+    top_p: draw only from the fewest tokens whose probability adds up to p (Holtzman et al. 2020).
+    seed: the same seed draws the same text; torch's global random state is left alone.
+    Yields text as soon as it is whole (a character of several bytes may take several tokens). The unknown token is
+        never drawn.
     """
     _check_sampling(length, temperature, top_k, top_p)
     device = next(model.parameters()).device

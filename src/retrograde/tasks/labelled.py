@@ -72,14 +72,9 @@ class LabelledBatch(SequenceBatch):
 
         A sequence keeps its length; beyond the end of the other it is mixed with zeros, the mean of every channel.
 
-        Parameters
-        ----------
-        order : Tensor
-            ``(B,)`` int64: the other sequence of each.
-        share : float
-            Share of the sequence itself.
-        categories : collection of int
-            Channels that are numbers of categories. They stay as they are.
+        order: ``(B,)`` int64: the other sequence of each.
+        share: share of the sequence itself.
+        categories: channels that are numbers of categories. They stay as they are.
         """
         inputs = share * self.inputs + (1 - share) * self.inputs[:, order]
         kept = list(categories)

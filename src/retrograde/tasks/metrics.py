@@ -15,12 +15,8 @@ Numbers = NDArray[np.int64]
 def of_sequences(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequence[Numbers]) -> dict[str, Any]:
     """Accuracy, F1 averaged over the classes, the confusion matrix (rows: truth) and the scores of each class.
 
-    Parameters
-    ----------
-    labels
-        By number.
-    truths, predicted
-        Arrays of label numbers, one for each sequence.
+    labels: by number.
+    truths, predicted: arrays of label numbers, one for each sequence.
     """
     truth, guess = np.concatenate(truths), np.concatenate(predicted)
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
@@ -50,12 +46,8 @@ def _share(part: Numbers, of: Numbers) -> NDArray[np.float64]:
 def of_steps(labels: Sequence[str], truths: Sequence[Numbers], predicted: Sequence[Numbers]) -> dict[str, Any]:
     """Accuracy and F1 over steps; with BIO labels also precision, recall and F1 of whole entities, as in conlleval.
 
-    Parameters
-    ----------
-    labels
-        By number.
-    truths, predicted
-        Arrays of label numbers, a number for each step of the sequence.
+    labels: by number.
+    truths, predicted: arrays of label numbers, a number for each step of the sequence.
     """
     scores: dict[str, Any] = _overall(np.concatenate(truths), np.concatenate(predicted), len(labels))
     if kinds := entity_kinds(labels):

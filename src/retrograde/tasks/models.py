@@ -131,19 +131,9 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Logits of the next token at every step.
 
-        Parameters
-        ----------
-        tokens : Tensor
-            ``(T, B)`` int64.
-        state : Tensor or pair of Tensors, optional
-            h_0 (and c_0), each ``(num_layers, B, hidden_size)``; zeros if not given.
-
-        Returns
-        -------
-        logits : Tensor
-            ``(T, B, vocabulary_size)``.
-        state : Tensor or pair of Tensors
-            After the last step.
+        tokens: ``(T, B)`` int64.
+        state: h_0 (and c_0), each ``(num_layers, B, hidden_size)``; zeros if not given.
+        Returns logits: ``(T, B, vocabulary_size)``; state: after the last step.
         """
         hidden, state = self.recurrent(self.dropout(self.embedding(tokens)), state)
         hidden = self.dropout(hidden)
@@ -282,17 +272,9 @@ class SequenceModel(nn.Module):
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Outputs for padded sequences.
 
-        Parameters
-        ----------
-        inputs : Tensor
-            ``(T, B)`` int64 tokens or ``(T, B, F)`` numbers.
-        lengths : Tensor, optional
-            ``(B,)`` int64, at least 1; all are T if not given. Steps beyond the length are not read.
-
-        Returns
-        -------
-        Tensor
-            ``(B, outputs)``, or ``(T, B, outputs)`` with ``pooling="none"``.
+        inputs: ``(T, B)`` int64 tokens or ``(T, B, F)`` numbers.
+        lengths: ``(B,)`` int64, at least 1; all are T if not given. Steps beyond the length are not read.
+        Returns ``(B, outputs)``, or ``(T, B, outputs)`` with ``pooling="none"``.
         """
         ragged = lengths is not None and int(lengths.min()) < len(inputs)
         if ragged:

@@ -65,12 +65,8 @@ def baselines(tokens: Rows, trained: int, characters: int, vocabulary_size: int)
     the unigram. The strength of the prior is the one that predicts the last tenth of the training part best from the
     rest; then all of the training part is counted.
 
-    Parameters
-    ----------
-    tokens : Rows
-        Token numbers, the first ``trained`` of them to train on, the rest to validate with.
-    characters : int
-        Number of characters of the validation part.
+    tokens: token numbers, the first ``trained`` of them to train on, the rest to validate with.
+    characters: number of characters of the validation part.
     """
     cut = max(1, trained - max(1, trained // 10))
     strengths = [2.0**power for power in range(-6, 15)]

@@ -51,15 +51,8 @@ def pinball(error: Any, levels: Sequence[float]) -> Any:
     For the median alone it is the absolute error; for many levels it approximates the CRPS, the continuous ranked
     probability score (Gneiting and Raftery 2007). Of a single prediction without levels: the squared error.
 
-    Parameters
-    ----------
-    error : array or Tensor
-        ``(levels, …)``.
-
-    Returns
-    -------
-    array or Tensor
-        ``(…)``.
+    error: ``(levels, …)``.
+    Returns an array without the first axis, ``(…)``.
 
     Examples
     --------
@@ -94,12 +87,8 @@ def corrections(error: NDArray[np.float64], levels: Sequence[float], independent
     A network is too sure of what it has learned by heart, so its quantiles are narrow elsewhere; this is the correction
     of conformal prediction (Romano, Patterson and Candès 2019), of each level by itself. The median stays.
 
-    Parameters
-    ----------
-    error : array
-        Quantile minus truth, ``(levels, N)``.
-    independent : float
-        How many of the N tell something of their own; few make the intervals wider.
+    error: quantile minus truth, ``(levels, N)``.
+    independent: how many of the N tell something of their own; few make the intervals wider.
 
     Examples
     --------

@@ -85,13 +85,8 @@ def task_name(source: Any, asked: str) -> str:
 def open_task(source: Any, options: Options, run: Path | None = None) -> Task[Any]:
     """Read the data of a task and prepare it for training.
 
-    Parameters
-    ----------
-    source : str or frame
-    options : Options
-        ``options.task`` is the name of the task, see `task_name`.
-    run : Path, optional
-        Folder of a run that is resumed: vocabulary, columns and scales come from there.
+    options: ``options.task`` is the name of the task, see `task_name`.
+    run: folder of a run that is resumed: vocabulary, columns and scales come from there.
     """
     files = kept_files(run) if run is not None else None
     with _located(run):
@@ -101,15 +96,8 @@ def open_task(source: Any, options: Options, run: Path | None = None) -> Task[An
 def new_task(source: Any, given: Mapping[str, Any]) -> Task[Any]:
     """Open data to start a training on. What is not given is chosen for its task and its data (`Task.chosen`).
 
-    Parameters
-    ----------
-    source : str or frame
-    given : mapping
-        Options of training by name.
-
-    Raises
-    ------
-    DataError, OptionError
+    given: options of training by name.
+    Raises DataError, OptionError.
     """
     options = Options.of(given)
     name = task_name(source, options.task)

@@ -20,15 +20,8 @@ BLOCK = 1000  # rows written at once
 def write_rows(path: str | Path, rows: Iterator[Row]) -> int:
     """Write rows, as they come, to ``.jsonl``, ``.csv`` or ``.parquet``; the file appears only when it is complete.
 
-    Returns
-    -------
-    int
-        Number of rows.
-
-    Raises
-    ------
-    OptionError
-        If the name has another ending, or the file cannot be written.
+    Returns number of rows.
+    Raises OptionError if the name has another ending, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower()

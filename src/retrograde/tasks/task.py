@@ -260,19 +260,10 @@ class Predictor(ABC):
     def from_files(cls, files: Mapping[str, str], options: Options, source: str) -> Self:
         """Make a predictor from what `Task.files` wrote; the weights are still to be loaded into ``network``.
 
-        Parameters
-        ----------
-        files : mapping
-            Content of the files by their names.
-        options : Options
-            Options of the run.
-        source : str
-            Name of the data that it was trained on.
-
-        Raises
-        ------
-        RunError
-            If a file is missing or damaged. The message starts with the name of the file.
+        files: content of the files by their names.
+        options: options of the run.
+        source: name of the data that it was trained on.
+        Raises RunError if a file is missing or damaged. The message starts with the name of the file.
         """
 
     @abstractmethod

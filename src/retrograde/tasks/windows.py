@@ -252,17 +252,9 @@ class Windows:
     def origins(self, count: int) -> tuple[int, list[NDArray[np.int64]]]:
         """The last windows of each series from which ``count`` rolling origins forecast, the earliest origin first.
 
-        Returns
-        -------
-        stride : int
-            Steps between two origins: the horizon, or fewer where the longest series is too short for that.
-        windows : list of array
-            Of each origin: numbers of windows. A series that is too short, or has a gap there, has none.
-
-        Raises
-        ------
-        DataError
-            If no series has so many windows.
+        Returns stride: steps between two origins: the horizon, or fewer where the longest series is too short for that;
+            windows: of each origin: numbers of windows. A series that is too short, or has a gap there, has none.
+        Raises DataError if no series has so many windows.
         """
         most = int(self._counts.max(initial=0))
         if most < count:

@@ -12,23 +12,12 @@ from .loading import TrainedRun
 def probe(run: TrainedRun, data: str | None = None, *, steps: int | None = None, sequences: int | None = None) -> Probe:
     """Choose sequences to measure the gradient of a run on.
 
-    Parameters
-    ----------
-    run : TrainedRun
-    data : str, optional
-        Another source; by default what is held out of the run's own.
-    steps : int, optional
-        The longest sequences: 100 by default, and at most ``bptt`` in a text. Forecasts and synthetic tasks have a
+    data: another source; by default what is held out of the run's own.
+    steps: the longest sequences: 100 by default, and at most ``bptt`` in a text. Forecasts and synthetic tasks have a
         fixed length.
-    sequences : int, optional
-        How many, 8 by default; fewer if there are no more.
-
-    Raises
-    ------
-    DataError
-        If the data cannot be read, or the network cannot be applied to it.
-    OptionError
-        If steps are given where they have no effect; if the run's own data was standard input.
+    sequences: how many, 8 by default; fewer if there are no more.
+    Raises DataError if the data cannot be read, or the network cannot be applied to it.
+    Raises OptionError if steps are given where they have no effect; if the run's own data was standard input.
     """
     if data is None and run.config.data.lost:
         raise OptionError(

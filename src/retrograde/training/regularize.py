@@ -106,14 +106,10 @@ class VanishingGradientRegularizer:
 
         Forward passes that no ``backward()`` reached are left out.
 
-        Parameters
-        ----------
-        total : callable, optional
-            Sums a tensor over the processes that share a batch (all of them call this, after their gradients were
+        total: sums a tensor over the processes that share a batch (all of them call this, after their gradients were
             averaged): Ω is then the mean over the sequences of all.
-        scale : float
-            How many times larger the gradients are than if one process had the batch alone; 0 if none of the sequences
-            is this process's own.
+        scale: how many times larger the gradients are than if one process had the batch alone; 0 if none of the
+            sequences is this process's own.
         """
         omega = 0.0
         for call in self._seen:

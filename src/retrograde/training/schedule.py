@@ -22,14 +22,9 @@ def planned_steps(options: Options, task: Task[Any]) -> int:
 def learning_rate(options: Options, step: int, steps_per_epoch: int, planned: int) -> float:
     """The learning rate of a step.
 
-    Parameters
-    ----------
-    options : Options
-        ``lr``, ``schedule``, ``warmup``, ``decay_every``, ``decay_factor``.
-    step : int
-        From 0.
-    steps_per_epoch, planned : int
-        ``planned`` is where cosine and linear end.
+    options: ``lr``, ``schedule``, ``warmup``, ``decay_every``, ``decay_factor``.
+    step: from 0.
+    steps_per_epoch, planned: ``planned`` is where cosine and linear end.
 
     Examples
     --------

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ... import _torch_private
+from ...nested import tensors_in
 from ..examination import Examination, Sample
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import Answer, answers, tensors
@@ -120,8 +121,8 @@ class _First(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if not self.found and name not in ("__get__", "masked_fill", "masked_fill_", "where"):  # masks before a softmax
             with _torch_private.no_torch_functions():
-                bad = [b for leaf in _flat(value) if (b := _bad(leaf)) is not None]
-                if bad and not any(_bad(leaf) is not None for leaf in _flat((args, kwargs))):
+                bad = [b for leaf in tensors_in(value) if (b := _bad(leaf)) is not None]
+                if bad and not any(_bad(leaf) is not None for leaf in tensors_in((args, kwargs))):
                     self.found = f"{self._where(bad[0])}, {name} makes values that are not finite from finite ones."
         return value
 
@@ -138,14 +139,6 @@ class _First(TorchFunctionMode):
             else ""
         )
         return f"In {layer}{step}"
-
-
-def _flat(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    return [leaf for part in value for leaf in _flat(part)] if isinstance(value, (tuple, list)) else []
 
 
 def _in_run(exam: Examination) -> str:
