@@ -154,8 +154,9 @@ def test_what_is_no_stream_is_refused(tmp_path):
     ):
         with pytest.raises(error, match=text):
             rg.export(model, path, streaming=True, steps=20)
-    with pytest.raises(OptionError, match="time and batch"):
-        rg.export(nn.GRU(3, 4), path, torch.zeros(3))
+    for shape in ((3,), (0, 2, 3), (2, 0, 3)):
+        with pytest.raises(OptionError, match="time and batch"):
+            rg.export(nn.GRU(3, 4), path, torch.zeros(shape))
     with pytest.raises(OptionError, match="steps=0"):
         rg.export(nn.GRU(3, 4), path, steps=0)
     assert not path.exists()

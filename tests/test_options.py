@@ -90,7 +90,8 @@ def test_tasks_have_their_own_defaults_and_options():
     )
     assert (synthetic.hidden_size, synthetic.epochs, synthetic.lr) == (128, 50.0, 0.1)
     assert asked.for_task("forecast", {"lr"}).hidden_size == 64
-    assert asked.for_task("language", {"lr"}).hidden_size == 256
+    language = asked.for_task("language", {"lr"})
+    assert (language.hidden_size, language.embedding_size) == (256, 64)
     assert Options.of({"hidden_size": 9}).for_task("forecast", {"hidden_size"}).hidden_size == 9
     assert Options.of({"max_steps": 9}).for_task("synthetic", {"max_steps"}).epochs is None
     Options.check_task("tag", ["label", "bidirectional", "hidden_size"])

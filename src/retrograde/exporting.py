@@ -158,8 +158,8 @@ def _recurrent_layers(model: nn.Module, streaming: bool) -> dict[str, nn.RNNBase
 def _example(model: nn.Module, example: Tensor | None, time: int) -> Tensor:
     """An input of a few steps of two sequences."""
     if example is not None:
-        if example.dim() < 2:
-            raise OptionError(f"example is {tuple(example.shape)}; it must have time and batch")
+        if example.dim() < 2 or 0 in example.shape[:2]:
+            raise OptionError(f"example is {tuple(example.shape)}; it must have time and batch, at least one of each")
         return example.detach().cpu()
     shape = (2, 3) if time == 1 else (3, 2)
     for module in model.modules():
@@ -337,7 +337,7 @@ class _Comparison:
         example = self.program.example
         with torch.no_grad():
             output = _first_tensor(self.model(example))
-        per_step = output.numel() / max(1, example.shape[self.time] * example.shape[1 - self.time])
+        per_step = output.numel() / (example.shape[0] * example.shape[1])
         return max(16, int(LARGEST / (8 * per_step)))
 
     def _streamed(self, x: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def random_states_kept(devices: Iterable[torch.device] = ()) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             for kind, own in sorted(by_kind.items()):
-                if kind not in ("cpu", "meta") and _has_random_state(kind):
+                if _has_random_state(kind):  # not "cpu", whose state fork_rng keeps anyway, nor "meta"
                     stack.enter_context(torch.random.fork_rng(devices=sorted(set(own), key=str), device_type=kind))
             yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -265,6 +266,9 @@ def test_the_signal_of_a_run(early, retrograde):
     assert "What the data asks for (untrained network): a signal up to lag 11" in words
     assert "of the error of a constant output is left" in words and "falls to 1%" in words
     assert max(len(line) for line in done.out.splitlines() if str(early) not in line) <= 80
+    assert re.search(r"^ *11( +\d+\.\d%\*?  *\S+){2} *$", done.out, re.M), (
+        "consistency and p at lag 11, before and after"
+    )
     kept = json.loads((early / "flow" / "signal.json").read_text())
     assert kept["need"] == 11
     assert retrograde("report", early).code == 0

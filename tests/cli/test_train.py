@@ -234,6 +234,8 @@ def test_resume_refuses_what_contradicts_the_run(retrograde, text, tmp_path):
     assert outcome.code == 2 and "is not " in outcome.err
     outcome = retrograde("train", "--out", run, "--resume", "--overwrite")
     assert outcome.code == 2 and "exclude one another" in outcome.err
+    outcome = retrograde("train", "--out", run, "--resume", "--validation", other)
+    assert outcome.code == 2 and "--validation is for --task" in outcome.err
     assert snapshot(run) == before
     assert retrograde("train", "--out", run, "--resume", "--hidden-size", 12, "--max-steps", 6, "--quiet").code == 0
     assert lines(run)[-1]["step"] == 6

@@ -119,6 +119,18 @@ def test_blank_lines_hold_nothing_but_in_a_column_of_its_own_an_empty_cell(table
     assert table("y\n1\n\n3\n\n").sample() == {"y": ["1", None, "3"]}
 
 
+def test_a_separator_that_the_name_of_the_file_does_not_state_is_said(table):
+    note = "a.csv: columns are separated by '{}'.".format
+    for content, name, notes in (
+        ("text,label\na,x\n", "a.csv", []),
+        ("text;label\na;x\n", "a.csv", [note(";")]),
+        ("text\tlabel\na\tx\n", "a.csv", [note("\\t")]),
+        ("text\tlabel\na\tx\n", "a.tsv", []),
+        ("text,label\na,x\n", "a.tsv", []),
+    ):
+        assert table(content, name).notes == notes
+
+
 def test_decimal_commas(table):
     found = table("day;value;count\n" + "".join(f"2020-01-{n:02};{n},5;{n}\n" for n in range(1, 29)))
     columns, _ = columns_for(Predicts.FUTURE, found, {})

@@ -62,10 +62,21 @@ def test_channels_of_wide_tables(read):
     assert found["a"].tolist() == [[1, 2], [3, 4], [5, 6]]
     with pytest.raises(OptionError, match="no such columns of steps; there are 'price', 'sales'"):
         read("a.csv", lines, layout="wide", target="cost")
+    with pytest.raises(DataError, match=r"a\.csv has no numbers to forecast apart from the --features"):
+        read("a.csv", lines, layout="wide", features="price,sales")
     with pytest.raises(DataError, match="--layout wide needs columns of steps whose names end in a number or a date"):
         read("c.csv", "a,b\n1,2\n", layout="wide")
     with pytest.raises(DataError, match="row 2: series 'a' comes twice"):
         read("a.csv", WIDE + "a,x,1,2,3,4,5,6,7,8\na,y,1,2,3,4,5,6,7,8\n", group="name", layout="wide")
+
+
+def test_dates_in_order_are_steps_however_close(read):
+    head = "measured,{}\n".format(",".join(f"s{n}" for n in range(1, 13)))
+    rows = "".join(f"2024-01-01 00:00:0{n},{','.join([str(n)] * 12)}\n" for n in range(8))
+    columns, _, found = read("a.csv", head + rows, time="measured", target="s*")
+    assert (columns.layout, found[""].shape) == ("long", (8, 12))
+    columns, _, found = read("a.csv", head + rows)
+    assert columns.layout == "long"
 
 
 def test_columns_that_tell_series_apart_are_guessed(read):
@@ -92,6 +103,11 @@ def test_columns_that_tell_series_apart_are_guessed(read):
 def test_times(when, season, following):
     assert guess_season(when)[0] == season
     assert times_after(when, 1) == following
+
+
+def test_a_year_has_twelve_months_of_first_mondays_and_thirteen_times_four_weeks():
+    assert guess_season(["2024-01-01", "2024-02-05", "2024-03-04", "2024-04-01"])[0] == 12
+    assert guess_season(None, "4w") == (13, "a year of four weeks") and guess_season(None, "1mo")[0] == 12
 
 
 def test_times_as_numbers_and_steps_that_are_missing():
@@ -130,6 +146,8 @@ def test_baselines_know_only_what_was_observed(tmp_path):
     task, found = baselines(tmp_path, holed)
     assert found["seasonal naive"]["mae"] == pytest.approx(0, abs=1e-6)
     assert set(task.reader.units) == set(whole.reader.units)
+    assert any("2 empty cells were filled with the value a season before" in note for note in task.notes)
+    assert any("with the value just before" in note for note in baselines(tmp_path, holed, season=1)[0].notes)
     # Where nothing was observed there is no forecast, rather than one from a filled cell.
     empty = values.copy()
     empty[36:48] = np.nan

@@ -34,6 +34,7 @@ def test_rows_and_ragged_read_what_was_written(place):
     np.testing.assert_array_equal(padded[:3, 1], arrays[0])
     assert (padded[3:, 1] == -1).all()
     assert (padded[:, 2] == -1).all()
+    assert (ragged.padded(np.array([2, 0]))[3:, 1] == 0).all()
     labels = Ragged.of([np.array([0, 2, 2]), np.arange(3).repeat(30)], np.int64)
     assert labels.counts(4).tolist() == [31, 30, 32, 0]
 

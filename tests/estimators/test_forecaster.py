@@ -44,6 +44,8 @@ def test_channels_and_several_series():
     assert rg.Forecaster(horizon=3, **FAST).fit(two).predict().shape == (3, 2)
     model = rg.Forecaster(horizon=3, **FAST).fit([Y, Y[:30] * 2])
     assert [one.shape for one in model.predict()] == [(3,), (3,)]
+    (alone,) = rg.Forecaster(horizon=3, **FAST).fit([Y]).predict()  # a list of one series
+    assert alone.shape == (3,)
     with_features = rg.Forecaster(horizon=3, **FAST).fit(Y, X=np.stack([Y, Y], 1))
     assert with_features.run_.predictor.reader.plan.features == 2
     with pytest.raises(OptionError, match="not known ahead"):

@@ -23,6 +23,14 @@ def test_the_exponents_are_those_of_the_flow(cell):
     assert done.before == done.after and done.updates == 0
 
 
+def test_the_reverse_direction_reads_the_sequence_from_its_end():
+    torch.manual_seed(0)
+    both, one, x = nn.GRU(2, 4, bidirectional=True), nn.GRU(2, 4), torch.randn(9, 3, 2)
+    one.load_state_dict({name: both.state_dict()[f"{name}_reverse"] for name in one.state_dict()})
+    found = rg.nn.floss(both, x, exponents=2, updates=0).before["weight_hh_l0_reverse"]
+    assert found == pytest.approx(rg.nn.floss(one, x.flip(0), exponents=2, updates=0).before["weight_hh_l0"], rel=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True, "batch_first": True}])
 def test_it_ends_where_a_gradient_changes_by_a_factor_of_e(options):
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ import doctest
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_sequence
 
@@ -78,3 +79,13 @@ def test_examples_in_the_documentation(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
+def test_forward_mode_gives_the_derivative_along_a_direction(cell):
+    torch.manual_seed(0)
+    layer, x, v = getattr(rg.nn, cell)(2, 3).double(), *torch.randn(2, 5, 4, 2).double()
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, v))[0]).tangent
+    expected = torch.autograd.functional.jvp(lambda x: layer(x)[0], x, v)[1]
+    torch.testing.assert_close(tangent, expected)

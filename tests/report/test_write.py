@@ -417,7 +417,11 @@ def test_the_page_of_a_large_run_stays_small(make_run: Make) -> None:
     flow.norms *= rng.lognormal(0, 0.1, flow.norms.shape)  # the noise of a real measurement compresses badly
     for name in ("trained", "untrained"):
         flow.save(run / "flow" / name, trajectory=False)
-    assert rg.report.write(run).stat().st_size < 1_500_000
+    file = rg.report.write(run)
+    assert file.stat().st_size < 1_500_000
+    table = file.read_text().split("<caption>Share left at some lags</caption>")[1].split("</table>")[0]
+    lags = [int(lag) for lag in re.findall(r'<th scope="row">l0</th><td>(\d+)</td>', table)]
+    assert lags == [0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 299]
     maps = [trace for figure in figures(run) for trace in figure["data"] if trace["type"] == "heatmap"]
     assert len(maps) == 2 * layers and maps[0]["y"] == list(range(1, T, 2))
     packed, norms = maps[0]["meta"]["packed"], flow.norms[0, 1::2]

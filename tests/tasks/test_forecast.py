@@ -46,6 +46,15 @@ def test_the_network_adds_to_the_baseline_that_is_better_on_the_validation_part(
         assert task.score(network, task.validation)["mase"] == pytest.approx(min(s["mase"] for s in scores.values()))
 
 
+@pytest.mark.parametrize("given", [{}, {"horizon": 4}, {"context": 12}, {"horizon": 4, "context": 12}], ids=str)
+def test_what_was_not_given_of_context_and_horizon_is_said(seasonal: str, given: dict[str, int]) -> None:
+    task = new_task(
+        seasonal, {name: value for name, value in TINY.items() if name not in ("context", "horizon")} | given
+    )
+    said = f"{task.plan.horizon} steps are forecast from {task.plan.context} (--horizon and --context give others)."
+    assert (said in task.notes) == (len(given) < 2)
+
+
 def test_another_level_of_a_series_changes_only_the_level_of_its_forecast(seasonal: str) -> None:
     task = new_task(seasonal, TINY)
     network, past = task.model(), torch.randn(12, 2, 1)
@@ -187,6 +196,15 @@ def test_a_run_with_quantiles_and_a_backtest_from_training_to_the_page(seasonal:
         "Backtest: error by step",
     ]
     assert "80 % interval" in {trace.name for trace in section.figures[0].plot.data}
+
+
+def test_a_backtest_leaves_half_of_a_short_series_to_train_on(tmp_path: Path) -> None:
+    path = tmp_path / "two.csv"
+    rows = [f"{name},{t},{t % 6}" for name, steps in {"long": 60, "short": 20}.items() for t in range(steps)]
+    path.write_text("shop,t,y\n" + "\n".join(rows) + "\n")
+    windows, _ = new_task(path, {**TINY, "group": "shop", "backtest": 3}).test
+    places = np.bincount(windows.owners(np.arange(len(windows))))
+    assert places.tolist() == [3 * 4 - 4 + 1, 2 * 4 - 4 + 1]  # three forecasts of 4 steps of one, two of the other
 
 
 def test_origins_come_closer_where_a_part_is_short_and_of_many_series_each_has_its_own(tmp_path: Path) -> None:

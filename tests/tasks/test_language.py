@@ -135,6 +135,8 @@ def test_bits_per_character_count_characters_whatever_the_tokens(kind):
     assert result.tokens == subject.validation_tokens
     assert result.characters == subject.validation_characters == int(len(content) * 0.2)
     assert result.bits_per_character == pytest.approx(result.loss * result.tokens / math.log(2) / result.characters)
+    assert set(subject.baselines()) == {"unigram", "bigram"}
+    assert subject.baselines()["bigram"]["loss"] < subject.baselines()["unigram"]["loss"] < result.loss
     uniform = math.log(len(subject.vocabulary))
     assert result.loss == pytest.approx(uniform, rel=0.25)  # untrained
 

@@ -265,6 +265,11 @@ def test_goals_of_1997(task, sequences, wrong, mean_error):
         assert not criterion.met(right)
 
 
+def test_the_goal_of_copying_is_every_symbol_of_99_percent():
+    criterion = CopyMemory(length=5).criterion
+    assert criterion.met([False] * 9 + [True] * 991) and not criterion.met([False] * 10 + [True] * 990)
+
+
 def test_targets_of_experiment_3c():
     batch = Latch(length=10, target_noise=0.1).batch(500, torch.Generator().manual_seed(0))
     assert torch.equal(batch.clean, 0.5 - 0.3 * batch.inputs[0, :, 0])  # 0.2 after 1, 0.8 after -1

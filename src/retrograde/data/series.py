@@ -454,6 +454,8 @@ def guess_season(when: Sequence[Any] | None, freq: str = "") -> tuple[int, str]:
         return 5, "a week of working days"
     seconds = _dates(when)
     known = Grid.of(freq).days if freq else None
+    if known == 28:  # dates alone cannot say so: first Mondays of months mostly lie as far apart
+        return 13, "a year of four weeks"
     if seconds is None and known is None:
         return 1, ""
     days = known or float(np.median(np.diff(seconds if seconds is not None else np.zeros(2)))) / DAY

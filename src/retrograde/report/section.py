@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+SHOWN_LAGS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000)
+"""Lags with a row in the table of a figure by lag."""
+
 
 @dataclass(frozen=True)
 class Fact:

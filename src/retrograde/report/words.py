@@ -50,8 +50,8 @@ def times(value: float, noun: str) -> str:
 def share(value: float) -> str:
     """A fraction in per cent: ``12 %``, ``less than 0.1 %``.
 
-    >>> share(0.1234), share(0.0004), share(1.0), share(0.0312)
-    ('12 %', 'less than 0.1 %', '100 %', '3.1 %')
+    >>> share(0.1234), share(0.0312), share(0.001), share(0.0009), share(1.0), share(0.9999)
+    ('12 %', '3.1 %', '0.1 %', 'less than 0.1 %', '100 %', '99.9 %')
     """
     if not math.isfinite(value):
         return number(value)

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..run import FRACTION, RunContents
-from ..section import Figure, Section, Table
+from ..section import SHOWN_LAGS, Figure, Section, Table
 from ..style import BLUE, GREY, curve, level, mode_of, plot, share_left_axis
 from ..words import number, share, times
 
@@ -135,7 +135,7 @@ def _table(by_layer: dict[str, dict[str, Any]]) -> Table:
     rows = []
     for layer, curves in by_layer.items():
         lags = max(map(len, curves.values()))
-        shown = [lag for lag in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000) if lag < lags]
+        shown = [lag for lag in SHOWN_LAGS if lag < lags]
         for lag in sorted({*shown, lags - 1}):
             cells = [share_left(curves[name], lag) if name in curves else "—" for name in names]
             rows.append([*([layer] if len(by_layer) > 1 else []), str(lag), *cells])

@@ -76,7 +76,6 @@ def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:
     axis, cut = share_left_axis(lowest, highest)
     figure = plot(
         *traces,
-        height=360,
         xaxis={"title": {"text": "training step"}, "rangemode": "tozero"},
         yaxis=axis,
     )

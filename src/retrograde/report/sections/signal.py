@@ -59,7 +59,6 @@ def _figure(found: RunSignal, layers: list[str]) -> Figure:
         rows += _rows(signal, found.left, len(layers) > 1)
     figure = plot(
         *traces,
-        height=360,
         xaxis={"title": {"text": "lag: steps back from the loss"}, "rangemode": "tozero"},
         yaxis={"title": {"text": "consistency"}, "tickformat": ".2~%", "rangemode": "tozero"},
         bargap=0,

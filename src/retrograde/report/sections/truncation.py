@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ...errors import FlowError
 from ..run import RunContents
-from ..section import Figure, Section, Table
+from ..section import SHOWN_LAGS, Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, curve, mode_of, plot
 from ..words import number, share, times
 
@@ -91,11 +91,10 @@ def _shares(parts: dict[str, Contributions], of: str) -> Figure:
         traces.append(curve(lags, total, "sum up to the lag", GREY, hover="up to lag %{x}<br>%{y:.3~g}", **more))
         half = int(lags[int(np.flatnonzero(total >= 0.5)[0])]) if (total >= 0.5).any() else int(lags[-1])
         sentences.append(f"In {label}, half of the gradient comes from lags up to {half}.")
-        shown = [i for i, lag in enumerate(lags) if lag in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500)]
+        shown = [i for i, lag in enumerate(lags) if lag in SHOWN_LAGS]
         rows += [[label, str(lags[i]), number(float(values[i])), number(float(total[i]))] for i in shown]
     figure = plot(
         *traces,
-        height=360,
         bargap=0.1,
         xaxis={"title": {"text": "lag: steps back from the loss"}, "range": [first - 0.7, last + 0.7]},
         yaxis={"title": {"text": "share of the gradient of W"}, "rangemode": "tozero"},
@@ -146,11 +145,11 @@ def _truncation(cut: Truncation, flow: GradientFlow, run: RunContents) -> Figure
         ticks = [m * 10**p for p in range(6) for m in (1, 2, 5) if m * 10**p <= cut.length[-1]]
         axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,}" for tick in ticks]}
         axis["range"] = [-0.04, math.log10(int(cut.length[-1])) + 0.04]
-    figure = plot(*traces, height=360, xaxis=axis, yaxis={"title": {"text": "compared with the whole gradient"}})
+    figure = plot(*traces, xaxis=axis, yaxis={"title": {"text": "compared with the whole gradient"}})
     rows = [
         [f"{length:,}", number(float(cut.norm[i])), f"{number(float(cut.angle[i]), 2)}°", number(float(cut.share[i]))]
         for i, length in enumerate(cut.length)
-        if length in {1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, shortest, int(cut.length[-1])}
+        if length in {*SHOWN_LAGS, shortest, int(cut.length[-1])}
     ]
     return Figure(
         figure,

@@ -1,0 +1,16 @@
+"""Several runs in one figure; the page and the words are in cli/test_compare.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from retrograde.report import comparison
+from retrograde.report.run import read
+
+
+def test_gradients_by_lag_lie_in_one_figure_with_a_line_at_one_percent(make_run: Any) -> None:
+    runs = [read(make_run(name, flow=(which, "trained"))) for name, which in (("a", "trained"), ("b", "untrained"))]
+    (figure,) = next(section.figures for section in comparison.sections(runs) if section.key == "by-lag")
+    *curves, level = figure.plot.data
+    assert [trace.name for trace in curves] == ["A", "B"] and all(len(trace.x) == 30 for trace in curves)
+    assert level.name == "1 %" and list(level.x) == [0, 29] and list(level.y) == [0.01, 0.01]
