@@ -8,9 +8,9 @@ The sample is the same for the same seed and source. Each mutant is written into
 ``build/mutants``, with an environment that imports it from there. Only the tests that execute the changed statement run
 (coverage.py tells which, once for each test file), in a forked process, up to the first failure or a time limit: first
 those of the test file of the same name, or that the module names, then those of its part. What only processes started
-by tests execute is not seen: a mutant that no test executes is a survivor, to be looked at by hand. Results are
-appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again, except survivors with
-``--again``. C++ mutants that do not compile are left out of the sample.
+by tests execute is not seen: where no test executes the statement, all tests of the part run. Results are appended to
+``build/mutants/results.jsonl``; mutants that are in it are not run again, except survivors with ``--again``. C++
+mutants that do not compile are left out of the sample.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -87,8 +88,7 @@ def main() -> None:
         changed = TREE / file
         whole = changed.read_text(encoding="utf-8")
         valid, code, ran = True, 0, 0
-        for files in [list(cpp.TESTS)] if engine else stages(file):
-            tests = covering.everything(files) if engine else covering.tests(file, mutant, files)
+        for tests in [covering.everything(list(cpp.TESTS))] if engine else rounds(covering, file, mutant):
             changed.write_text(mutant.apply(whole), encoding="utf-8")
             try:
                 valid = engine is None or engine.build(file)
@@ -105,8 +105,7 @@ def main() -> None:
         known[name] = {"id": name, "part": part, "outcome": outcome, "old": mutant.old, "new": mutant.new}
         with RESULTS.open("a", encoding="utf-8") as results:
             results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
-        took = f"({ran} tests)" if ran else "(no test executes it)"
-        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}  {took}", flush=True)
+        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}  ({ran} tests)", flush=True)
     server.close()
     rows = [known[name] for one in chosen if (name := name_of(*one)) in known]
     report([row for row in rows if row["outcome"] != "invalid"][: arguments.count])
@@ -131,6 +130,17 @@ def name_of(file: Path, mutant: Mutant) -> str:
 
 def part_of(file: Path) -> str:
     return file.relative_to(SOURCE).parts[0]
+
+
+def rounds(covering: Covering, file: Path, mutant: Mutant) -> Iterator[list[str]]:
+    """The tests to run, most likely ones first; all of the part where none is known to execute the statement."""
+    files, found = stages(file), False
+    for own in files:
+        if tests := covering.tests(file, mutant, own):
+            found = True
+            yield tests
+    if not found:
+        yield covering.everything([one for own in files for one in own])
 
 
 def stages(source: Path) -> list[list[str]]:
