@@ -44,6 +44,7 @@ class Covering:
         self.seconds: dict[str, float] = {}  # of CPU time
         self._lines: dict[str, dict[str, dict[str, list[str]]]] = {}
         helpers = (path for path in (tree / "tests").rglob("*.py") if not path.name.startswith("test_"))
+        helpers = (path for path in helpers if path.parent != tree / "tests" / "mutants")
         shared = sorted([*(tree / "src").rglob("*.py"), *helpers])
         self._shared = hashlib.sha256(repr(self.sources).encode() + b"".join(path.read_bytes() for path in shared))
 
