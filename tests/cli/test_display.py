@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from retrograde.cli.display import Display
@@ -42,3 +44,14 @@ def test_each_line_arrives_at_once_where_the_output_is_a_file() -> None:
     before = file.flushed
     shown._print(f"{result.summary.status}: {result.summary.message}")
     assert file.getvalue() == "finished: all steps\n" and file.flushed > before
+
+
+@pytest.mark.parametrize(
+    ("mean_error", "end"), [(None, "were wrong."), (0.25, "were wrong, the mean error was 0.2500.")]
+)
+def test_the_published_goal_of_a_task(mean_error: float | None, end: str, tmp_path: Path) -> None:
+    file = io.StringIO()
+    goal = SimpleNamespace(solved=False, criterion="3 wrong", wrong=1_200, sequences=2_560, mean_error=mean_error)
+    summary = SimpleNamespace(status="finished", message="all steps", best={}, goal=goal)
+    Display(Console(file=file, width=300)).finished(SimpleNamespace(summary=summary, folder=tmp_path))
+    assert f"Published goal not met: 3 wrong; 1,200 of 2,560 new ones were wrong{end}\n" in file.getvalue()

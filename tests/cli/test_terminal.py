@@ -9,6 +9,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def test_any_text_becomes_printable(text: str) -> None:
     assert is_safe(shown) and printable(shown) == shown
     shown.encode()
     assert "\n" not in printable(text, lines=False) and "\t" not in printable(text, lines=False)
+
+
+def test_what_cannot_be_seen_becomes_an_escape() -> None:
+    joins = "\u200c\u200d"  # within words of Persian and Hindi, and within emoji
+    signs = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"  # drawn around numbers and words
+    hidden = [one for one in map(chr, range(0x10000)) if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp", "Cs")]
+    assert len(hidden) > 2_100
+    kept = [one for one in hidden if one in printable(f"a{one}b", lines=False)]
+    assert "".join(kept) == "".join(sorted(joins + signs))
 
 
 def test_letters_of_any_language_stay_as_they_are() -> None:

@@ -106,6 +106,14 @@ def test_lines_of_every_remedy_run_on_the_model(make):
         run(one.python, make())
 
 
+def test_a_prescription_as_plain_values_says_whether_it_can_be_applied_in_place():
+    numbers = {"need": NEED, "reach": 5}
+    prescriptions = remedies(Last(nn.LSTM), Kind.VANISHING_HURTS, **numbers)
+    stated = {bool(one.as_dict()["in_place"]) for one in prescriptions}
+    assert stated == {True, False}
+    assert all(one.as_dict()["in_place"] == (one.apply is not None) for one in prescriptions)
+
+
 @pytest.mark.parametrize("make", MODELS)
 def test_what_is_applied_in_place_is_what_the_lines_do(make):
     for one in remedies(make(), Kind.VANISHING_HURTS, need=NEED, reach=5):
