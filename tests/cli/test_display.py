@@ -46,9 +46,7 @@ def test_each_line_arrives_at_once_where_the_output_is_a_file() -> None:
     assert file.getvalue() == "finished: all steps\n" and file.flushed > before
 
 
-@pytest.mark.parametrize(
-    ("mean_error", "end"), [(None, "were wrong."), (0.25, "were wrong, the mean error was 0.2500.")]
-)
+@pytest.mark.parametrize(("mean_error", "end"), [(None, "."), (0.25, ", the mean error was 0.2500.")])
 def test_the_published_goal_of_a_task(mean_error: float | None, end: str, tmp_path: Path) -> None:
     file = io.StringIO()
     goal = SimpleNamespace(solved=False, criterion="3 wrong", wrong=1_200, sequences=2_560, mean_error=mean_error)

@@ -103,15 +103,8 @@ def test_lines_of_every_remedy_run_on_the_model(make):
     assert len(prescriptions) >= 4
     for one in prescriptions:
         assert one.arithmetic and (one.python or one.options)
+        assert one.as_dict()["in_place"] == (one.apply is not None)
         run(one.python, make())
-
-
-def test_a_prescription_as_plain_values_says_whether_it_can_be_applied_in_place():
-    numbers = {"need": NEED, "reach": 5}
-    prescriptions = remedies(Last(nn.LSTM), Kind.VANISHING_HURTS, **numbers)
-    stated = {bool(one.as_dict()["in_place"]) for one in prescriptions}
-    assert stated == {True, False}
-    assert all(one.as_dict()["in_place"] == (one.apply is not None) for one in prescriptions)
 
 
 @pytest.mark.parametrize("make", MODELS)
