@@ -100,6 +100,11 @@ def test_noise_has_no_need_and_what_is_left_is_of_the_networks_own_errors():
     assert left.peak == 3 and left.error_share == pytest.approx(1, abs=0.3)
 
 
+def test_sequences_of_fewer_steps_than_are_compared_without_the_network():
+    found = rg.flow.need_of(Tagger(), planted("noise", 0, steps=3), squared)
+    assert found.need is None and not found.joint.found and found.joint.sequences == 256
+
+
 def test_modules_that_feed_each_other_are_followed_and_what_is_not_known_is_refused():
     assert rg.flow.need_of(Tagger(between=nn.Identity()), planted("both", 4), squared).need == 4
     with pytest.raises(FlowError, match="as it is"):  # the states of the lower layer are changed on their way

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -173,3 +175,16 @@ def test_the_shortest_truncation_keeps_99_percent_by_default() -> None:
     for wrong in (0, 1.01, -1):
         with pytest.raises(FlowError, match="fraction"):
             found.shortest(wrong)
+
+
+def test_a_truncation_to_less_than_the_first_lag_keeps_nothing_and_has_no_angle() -> None:
+    torch.manual_seed(0)
+    module, x = nn.RNN(2, 3), torch.randn(T, B, 2)
+
+    def delayed(output: Any) -> Tensor:
+        """The loss of a step looks at the state two steps before it."""
+        return torch.cat([torch.zeros(2, B), output[0].square().sum(-1)[:-2]])
+
+    found = rg.gradient_flow(module, x, loss=delayed).truncation()
+    assert found.norm[:2].tolist() == [0, 0] and found.share[:2].tolist() == [0, 0] and found.error[0] == 1
+    assert np.isnan(found.angle[:2]).all() and (found.angle[2:] >= 0).all()

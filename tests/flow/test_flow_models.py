@@ -696,6 +696,28 @@ def test_what_runs_out_of_sight_is_no_zero(way: str) -> None:
         rg.gradient_flow(Model(), randn(T, B, 2), loss=losses)
 
 
+@pytest.mark.parametrize("hidden", [0, 2])
+def test_nor_does_a_step_of_a_loop(hidden: int) -> None:
+    """Also where the steps before it were in sight."""
+    cell = nn.GRUCell(2, 2).double()
+
+    def model(x: Tensor) -> Tensor:
+        h, outputs = x.new_zeros(B, 2), []
+        for k, x_t in enumerate(x):
+
+            @torch.enable_grad()
+            def run(h: Tensor, x_t: Tensor = x_t) -> Tensor:
+                return 2 * cell(x_t, h)
+
+            new = cell(x_t, h) if k != hidden else h
+            outputs.append(Anew.apply(run, h) if k == hidden else new)
+            h = new
+        return torch.stack(outputs)
+
+    with pytest.raises(FlowError, match=r"runs inside Anew, .* use_reentrant=False"):
+        rg.gradient_flow(model, randn(6, B, 2), loss=losses, module=cell)
+
+
 @pytest.mark.parametrize("frozen", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("own_function", [False, True])
 def test_a_frozen_layer_has_no_gradient(frozen: Callable[[], Any], own_function: bool) -> None:

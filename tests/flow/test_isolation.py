@@ -447,6 +447,22 @@ def test_state_in_a_closure_and_in_a_holder_is_kept() -> None:
     assert agent.count == 0 and agent.last is None
 
 
+def test_state_behind_an_attribute_of_a_function_is_kept() -> None:
+    rnn, kept = nn.GRU(D, H), {"h": torch.zeros(1, B, H)}
+
+    def run(x: Tensor) -> Tensor:
+        output, kept["h"] = rnn(x, kept["h"])
+        return output
+
+    def model(x: Tensor) -> Tensor:
+        return model.run(x)  # type: ignore[attr-defined]
+
+    model.run = run  # type: ignore[attr-defined]
+    before = kept["h"]
+    rg.gradient_flow(model, torch.randn(T, B, D), loss=by_step)
+    assert kept["h"] is before and not before.any()
+
+
 def test_module_names_what_cannot_be_found() -> None:
     model = Norms()
 

@@ -83,6 +83,24 @@ def test_marked_states_are_measured_as_the_layers_are(bidirectional: bool, state
         again.jacobian_norms()
 
 
+@pytest.mark.parametrize("state", ["hc", "h"])
+def test_marked_steps_that_no_loss_reads_have_no_gradient(state: str) -> None:
+    weight, x = torch.randn(2, 2, dtype=torch.float64), torch.randn(T, B, 2, dtype=torch.float64)
+
+    def read(x: Tensor, step: int) -> Tensor:
+        h = c = x.new_zeros(B, 2)
+        outputs = []
+        for x_t in x:
+            c = 0.5 * c + (x_t + h @ weight).tanh()
+            h, c = rg.mark_state(c.sin(), c)
+            outputs.append(h)
+        return outputs[step]
+
+    flow, short = (rg.gradient_flow(read, x[:n], 3, loss=losses, state=state) for n in (T, 4))
+    np.testing.assert_allclose(flow.norms[..., :4], short.norms, rtol=1e-9)
+    assert (flow.norms[..., 4:] == 0).all() and (flow.norms[..., :4] > 0).all()
+
+
 def test_sequences_that_end_early_and_unmarked_runs() -> None:
     layer, lengths = nn.LSTM(2, 3, bidirectional=True, dtype=torch.float64), torch.tensor([3, 6, 4])
     model, x = ByHand(layer), torch.randn(T, B, 2, dtype=torch.float64)

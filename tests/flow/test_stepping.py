@@ -458,3 +458,9 @@ def test_users_of_a_module_see_no_difference_afterwards() -> None:
     cell.register_forward_hook(hook)
     rg.gradient_flow(model, x, loss=squares, module=cell)
     assert next(calls) == T  # a hook of the user's runs at every step
+
+
+def test_one_step_alone_is_a_loop_too() -> None:
+    cell, step, _ = pair("RNN", "cell")
+    flow = rg.gradient_flow(lambda x: plain(step, x), randn(1, B, INPUTS), loss=squares, module=cell)
+    assert flow.linearization is not None and flow.linearization.local is not None and not flow.notes

@@ -244,8 +244,6 @@ class _Session:
                 started = (job.stage, job.arm, job.round) in {(o.stage, o.arm, o.round) for o in self.running.values()}
                 if not started and self._in_time(job):
                     self.running[self.pool.submit(self.run_one, job)] = job
-                    if self.pool.workers == 1:
-                        break
             if not self.running:
                 return
             done, _ = wait(self.running, self._patience(), FIRST_COMPLETED)

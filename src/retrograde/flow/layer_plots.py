@@ -221,7 +221,7 @@ def plot_activation(flow: GradientFlow, ax: Axes | None = None, layer: str | int
     for part in (ax, panel):
         for start, stop in [(-reach, 0.0)] if relu else [(-reach, -edge), (edge, reach)]:
             if start < stop:
-                part.axvspan(start, stop, color="grey", alpha=0.15, linewidth=0)
+                part.axvspan(start, stop, facecolor="grey", alpha=0.15)
     weights = np.full(len(values), 100 / max(len(values), 1))
     panel.hist(values, bins=list(np.linspace(-reach, reach, 82)), weights=weights, color=COLORS[2])
     panel.set_xlim(-reach, reach)

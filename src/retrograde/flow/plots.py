@@ -55,7 +55,7 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float] = (6.4, 4.2)) -> Axes
 def add_panel(ax: Axes, side: Literal["right", "bottom"], size: float, gap: float, *, share_x: bool = False) -> Axes:
     """Split a second panel off ``ax``, so that it works on any axes; sizes are relative to what ``ax`` keeps."""
     figure, spec = ax.figure, ax.get_subplotspec()
-    if figure.get_figure(root=True).get_layout_engine() is not None:
+    if figure.get_layout_engine() is not None:
         gap /= 4  # the layout engine already keeps labels apart
     shared: Any = {"sharex": ax} if share_x else {}
     down = side == "bottom"
