@@ -196,7 +196,7 @@ def _layer_by_layer(call: ForwardPass, run: Callable[[Inputs], _OneLayer]) -> _R
     h_0, c_0 = state if state is not None and len(state) == 2 else (state[0] if state is not None else None, None)
     swap = call.layer.batch_first and call.batch_sizes is None
     if swap:
-        x = x.transpose(0, 1)
+        x = x.transpose(0, 1).contiguous()  # here, so that the backward pass does not copy it again
     if n == 1:
         x, h_n, c_n = run(Inputs(x, h_0, c_0, weights, call.batch_sizes))
         return x.transpose(0, 1) if swap else x, (h_n,) if c_n is None else (h_n, c_n)

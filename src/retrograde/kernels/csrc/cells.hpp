@@ -47,47 +47,57 @@ template <class T> struct BackwardStep {
   Index h_raw_stride;
 };
 
-template <class T, Cell C, bool Full>
-RG_INLINE void forward_vector(const ForwardStep<T>& s, Index b, Index u, int n, const T* sum, Index gate) {
+// V vectors of units from u on; of the last only n lanes are valid, unless it is Full.
+template <class T, Cell C, bool Full, int V>
+RG_INLINE void forward_vectors(const ForwardStep<T>& s, Index b, Index u, int n, const T* sum, Index gate) {
+  constexpr int W = kWidth<T>, G = static_cast<int>(gates_of(C));
   const Index H = s.H;
   T* x = s.x + b * s.x_stride + u;
-  Vec<T> h;
+  const auto get = [&](const T* from, int v) { return v < V - 1 ? load(from + v * W) : read<Full>(from + v * W, n); };
+  const auto put = [&](T* to, int v, Vec<T> value) {
+    if (v < V - 1) store(to + v * W, value);
+    else write<Full>(to + v * W, value, n);
+  };
+  const auto sum_of = [&](int g, int v) { return get(x + g * H, v) + load(sum + g * gate + v * W); };
+  Vec<T> h[V];
   if constexpr (C == Cell::kTanh || C == Cell::kRelu) {
-    const Vec<T> a = read<Full>(x, n) + load(sum);
-    if constexpr (C == Cell::kTanh) h = tanh<T>(a);
-    else h = a < T(0) ? Vec<T>{} : a;  // NaN stays
+    for_each<V>([&](int v) { h[v] = sum_of(0, v); });
+    if constexpr (C == Cell::kTanh) tanh<T>(h);
+    else for_each<V>([&](int v) { h[v] = h[v] < T(0) ? Vec<T>{} : h[v]; });  // NaN stays
   } else if constexpr (C == Cell::kGru) {
-    const Vec<T> r = sigmoid<T>(read<Full>(x, n) + load(sum));
-    const Vec<T> z = sigmoid<T>(read<Full>(x + H, n) + load(sum + gate));
-    Vec<T> hn = load(sum + 2 * gate);
-    if (s.b_hn) hn += read<Full>(s.b_hn + u, n);
-    const Vec<T> a = tanh<T>(read<Full>(x + 2 * H, n) + r * hn);
-    h = a + z * (load(s.h_prev + b * s.h_stride + u) - a);  // (1 - z) n + z h
-    if (s.keep) {
-      write<Full>(x, r, n);
-      write<Full>(x + H, z, n);
-      write<Full>(x + 2 * H, a, n);
-      write<Full>(x + 3 * H, hn, n);
-    }
+    Vec<T> rz[2 * V], hn[V], a[V];
+    for_each<2 * V>([&](int j) { rz[j] = sum_of(j % 2, j / 2); });
+    sigmoid<T>(rz);
+    for_each<V>([&](int v) {
+      hn[v] = load(sum + 2 * gate + v * W);
+      if (s.b_hn) hn[v] += get(s.b_hn + u, v);
+      a[v] = get(x + 2 * H, v) + rz[2 * v] * hn[v];
+    });
+    tanh<T>(a);
+    for_each<V>([&](int v) {
+      h[v] = a[v] + rz[2 * v + 1] * (load(s.h_prev + b * s.h_stride + u + v * W) - a[v]);  // (1 - z) n + z h
+      if (!s.keep) return;
+      put(x, v, rz[2 * v]);
+      put(x + H, v, rz[2 * v + 1]);
+      put(x + 2 * H, v, a[v]);
+      put(x + 3 * H, v, hn[v]);
+    });
   } else {
-    const Vec<T> i = sigmoid<T>(read<Full>(x, n) + load(sum));
-    const Vec<T> f = sigmoid<T>(read<Full>(x + H, n) + load(sum + gate));
-    const Vec<T> g = tanh<T>(read<Full>(x + 2 * H, n) + load(sum + 2 * gate));
-    const Vec<T> o = sigmoid<T>(read<Full>(x + 3 * H, n) + load(sum + 3 * gate));
-    T* cell = s.c + b * s.c_stride + u;
-    const Vec<T> c = f * load(cell) + i * g;
-    store(cell, c);
-    h = o * tanh<T>(c);
-    if (s.keep) {
-      write<Full>(x, i, n);
-      write<Full>(x + H, f, n);
-      write<Full>(x + 2 * H, g, n);
-      write<Full>(x + 3 * H, o, n);
-    }
-    if (s.c_keep) write<Full>(s.c_keep + b * H + u, c, n);
+    Vec<T> gates[G * V];  // of each vector i, f, g, o
+    for_each<G * V>([&](int j) { gates[j] = sum_of(j % G, j / G); });
+    activate<T>(gates, [](int j) { return j % G == 2; });
+    for_each<V>([&](int v) {
+      T* cell = s.c + b * s.c_stride + u + v * W;
+      h[v] = gates[G * v + 1] * load(cell) + gates[G * v] * gates[G * v + 2];  // c
+      store(cell, h[v]);
+      if (s.c_keep) put(s.c_keep + b * H + u, v, h[v]);
+    });
+    if (s.keep) for_each<G * V>([&](int j) { put(x + j % G * H, j / G, gates[j]); });
+    tanh<T>(h);
+    for_each<V>([&](int v) { h[v] = gates[G * v + 3] * h[v]; });
   }
-  store(s.h_next + b * s.h_stride + u, h);
-  if (s.out) write<Full>(s.out + b * s.out_stride + u, h, n);
+  for_each<V>([&](int v) { store(s.h_next + b * s.h_stride + u + v * W, h[v]); });
+  if (s.out) for_each<V>([&](int v) { put(s.out + b * s.out_stride + u, v, h[v]); });
 }
 
 template <class T, Cell C, bool Full>
@@ -120,7 +130,9 @@ RG_INLINE void backward_vector(const BackwardStep<T>& s, Index b, Index u, int n
     const T* before = first ? s.c_0 + b * s.c_0_stride : s.c_before + b * s.c_stride;
     const Vec<T> i = read<Full>(at, n), f = read<Full>(at + H, n);
     const Vec<T> g = read<Full>(at + 2 * H, n), o = read<Full>(at + 3 * H, n);
-    const Vec<T> tc = tanh<T>(read<Full>(s.c + b * s.c_stride + u, n));
+    Vec<T> cell[] = {read<Full>(s.c + b * s.c_stride + u, n)};
+    tanh<T>(cell);
+    const Vec<T> tc = cell[0];
     T* carry = s.carry + b * s.carry_stride + u;
     const Vec<T> dc = load(carry) + dh * o * (one - tc * tc);
     write<Full>(d, dc * g * i * (one - i), n);
@@ -132,16 +144,27 @@ RG_INLINE void backward_vector(const BackwardStep<T>& s, Index b, Index u, int n
   }
 }
 
+// Vectors of units whose gates are computed side by side, as far as the registers reach.
+constexpr int kVectors = kRows > 6 ? 2 : 1;
+
 // Units [u, u + units) of rows [b0, b1); `sum` begins with row b0.
 template <class T, Cell C> void forward_units(const ForwardStep<T>& s, Index b0, Index b1, Index u, Index units,
                                               const T* sum, Index sum_stride, Index gate) {
-  constexpr int W = kWidth<T>;
-  for (Index b = b0; b < b1; ++b, sum += sum_stride)
-    for (Index v = 0; v < units; v += W) {
-      const int n = static_cast<int>(min(W, s.H - (u + v)));
-      if (n == W) forward_vector<T, C, true>(s, b, u + v, n, sum + v, gate);
-      else if (n > 0) forward_vector<T, C, false>(s, b, u + v, n, sum + v, gate);
+  constexpr int W = kWidth<T>, wide = kVectors * W;
+  const Index valid = min(units, s.H - u);
+  for (Index b = b0; b < b1; ++b, sum += sum_stride) {
+    Index v = 0;
+    for (; valid - v > wide - W; v += wide) {
+      const int n = static_cast<int>(min(W, valid - v - (wide - W)));
+      if (n == W) forward_vectors<T, C, true, kVectors>(s, b, u + v, n, sum + v, gate);
+      else forward_vectors<T, C, false, kVectors>(s, b, u + v, n, sum + v, gate);
     }
+    for (; v < valid; v += W) {
+      const int n = static_cast<int>(min(W, valid - v));
+      if (n == W) forward_vectors<T, C, true, 1>(s, b, u + v, n, sum + v, gate);
+      else forward_vectors<T, C, false, 1>(s, b, u + v, n, sum + v, gate);
+    }
+  }
 }
 template <class T, Cell C> void backward_units(const BackwardStep<T>& s, Index b0, Index b1, Index u, Index units,
                                                const T* sum, Index sum_stride) {

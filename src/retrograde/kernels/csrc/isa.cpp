@@ -78,20 +78,20 @@ void run_matmul(bool float64, void* c, const void* a, const void* b, bool b_tran
   else run(float());
 }
 
-template <class T> void activate(bool logistic, T* y, const T* x, Index n) {
+template <class T> void activations(bool logistic, T* y, const T* x, Index n) {
   for (Index i = 0; i < n; i += kWidth<T>) {
     const int lanes = static_cast<int>(min(kWidth<T>, n - i));
-    Vec<T> in = lanes < kWidth<T> ? load_first(x + i, lanes) : load(x + i);
-    in = logistic ? sigmoid<T>(in) : tanh<T>(in);
-    if (lanes < kWidth<T>) store_first(y + i, in, lanes);
-    else store(y + i, in);
+    Vec<T> in[] = {lanes < kWidth<T> ? load_first(x + i, lanes) : load(x + i)};
+    activate<T>(in, [&](int) { return !logistic; });
+    if (lanes < kWidth<T>) store_first(y + i, in[0], lanes);
+    else store(y + i, in[0]);
   }
 }
 
 void run_activation(bool float64, bool logistic, void* y, const void* x, Index n) {
   const FlushSubnormals flush;
-  if (float64) activate(logistic, static_cast<double*>(y), static_cast<const double*>(x), n);
-  else activate(logistic, static_cast<float*>(y), static_cast<const float*>(x), n);
+  if (float64) activations(logistic, static_cast<double*>(y), static_cast<const double*>(x), n);
+  else activations(logistic, static_cast<float*>(y), static_cast<const float*>(x), n);
 }
 
 // Multiply-adds on registers alone, enough independent ones to keep the processor's units busy.

@@ -411,6 +411,42 @@ template <class T> void dot_product(T* c, Index ldc, const T* a, Index lda, Inde
 
 // ---- products with A transposed --------------------------------------------------------------------------
 
+// C[m0:m1] (M x N) = or += sum over k of a[k][m] row(k)[n] for few columns n, in vectors along m: a panel of columns
+// would be zero for the most part. N columns, V vectors.
+template <class T, int N, int V, class Row>
+RG_INLINE void narrow_tile(T* c, Index ldc, const T* a, Index lda, Row row, Index n, int valid, Index K, bool add) {
+  constexpr int W = kWidth<T>;
+  Vec<T> acc[N][V];
+  for_each<N * V>([&](int i) { acc[i / V][i % V] = Vec<T>{}; });
+  for (Index k = 0; k < K; ++k, a += lda) {
+    const T* const x = row(k) + n;
+    Vec<T> column[V];
+    for_each<V>([&](int v) { column[v] = V == 1 && valid < W ? load_first(a, valid) : load(a + v * W); });
+    for_each<N * V>([&](int i) { acc[i / V][i % V] += splat(x[i / V]) * column[i % V]; });
+  }
+  for (Index m = 0; m < (V == 1 ? valid : V * W); ++m)
+    for (int i = 0; i < N; ++i) {
+      T& to = c[m * ldc + n + i];
+      const T sum = acc[i][m / W][m % W];
+      to = add ? to + sum : sum;
+    }
+}
+template <class T, int N, class Row>
+void narrow_columns(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, Index m1, Index n, Index K, bool add) {
+  constexpr int W = kWidth<T>, V = kRows > 6 ? 4 : 2;
+  Index m = m0;
+  for (; m + V * W <= m1; m += V * W) narrow_tile<T, N, V>(c + m * ldc, ldc, a + m, lda, row, n, W, K, add);
+  for (; m < m1; m += W)
+    narrow_tile<T, N, 1>(c + m * ldc, ldc, a + m, lda, row, n, static_cast<int>(min(W, m1 - m)), K, add);
+}
+template <class T, class Row>
+void narrow_product(T* c, Index ldc, const T* a, Index lda, Row row, Index m0, Index m1, Index N, Index K, bool add) {
+  Index n = 0;
+  for (; n + 4 <= N; n += 4) narrow_columns<T, 4>(c, ldc, a, lda, row, m0, m1, n, K, add);
+  if (n + 2 <= N) narrow_columns<T, 2>(c, ldc, a, lda, row, m0, m1, n, K, add), n += 2;
+  if (n < N) narrow_columns<T, 1>(c, ldc, a, lda, row, m0, m1, n, K, add);
+}
+
 // C[m0:m1] (M x N) = or += sum over k of a[k][m] row(k)[n]: the gradient of a weight, k running over time and batch.
 // A panel of rows is packed when it is needed, and multiplied with a block of A's columns. `workspace` has
 // kOuterWorkspace<T> numbers.
@@ -428,15 +464,20 @@ template <class T, class Row> void outer_product(T* c, Index ldc, const T* a, In
   T* const strips = workspace;
   T* const panel = workspace + kBlockWorkspace<T>;
   const Index blocks = ceil_div(m1 - m0, kRows), base = (m1 - m0) / blocks, rest = (m1 - m0) % blocks;
-  const Index panels = ceil_div(N, kPanel<T>);
+  const Index narrow = N % kPanel<T> <= W ? N % kPanel<T> : 0;  // the last columns, if they are not half a panel
+  const Index panels = ceil_div(N - narrow, kPanel<T>);
   const bool far = (m1 - m0) * N * static_cast<Index>(sizeof(T)) > kFarBytes;
   const bool packs = panels >= 4;
   for (Index k0 = 0; k0 < K; k0 += kDepth) {
     const Index depth = min(kDepth, K - k0);
     const bool more = add || k0 > 0;
-    for (Index i0 = 0, from = m0; i0 < blocks;) {
+    const T* const columns = a + k0 * lda;
+    if (narrow) {
+      const auto last = [&](Index k) { return row(k0 + k) + (N - narrow); };
+      narrow_product<T>(c + (N - narrow), ldc, columns, lda, last, m0, m1, narrow, depth, more);
+    }
+    for (Index i0 = 0, from = m0; panels > 0 && i0 < blocks;) {
       const Index i1 = min(blocks, i0 + kBlockTiles);
-      const T* const columns = a + k0 * lda;
       Index m = from;
       if (packs)
         for (Index i = i0; i < i1; ++i) {

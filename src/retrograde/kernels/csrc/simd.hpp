@@ -80,83 +80,109 @@ template <bool Full, class T> RG_INLINE void write(T* p, Vec<T> v, int n) {
   else store_first(p, v, n);
 }
 
-// Comparisons are written so that NaN, which compares false, stays.
+// NaN stays: comparisons with it are false, and of a NaN and a number the processor's minimum is its second operand.
 template <class T> RG_INLINE Vec<T> clamp(Vec<T> x, T lo, T hi) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_max_ps((__m512)splat(lo), _mm512_min_ps((__m512)splat(hi), (__m512)x));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_max_ps((__m256)splat(lo), _mm256_min_ps((__m256)splat(hi), (__m256)x));
+#endif
   x = x > hi ? splat(hi) : x;
   return x < lo ? splat(lo) : x;
 }
 
+// ---- functions of N vectors ------------------------------------------------------------------------------
+//
+// Each operation is done for all N before the next: what is done to one vector waits for what was done to it before,
+// and a processor that looks a few hundred instructions ahead finds little else to do unless it is close by.
+
+template <int N, class F> RG_INLINE void for_each(F f) {
+#pragma GCC unroll 16
+  for (int j = 0; j < N; ++j) f(j);
+}
+
+// The processor's estimate of 1 / x, where it has one.
+#if defined(__AVX512F__)
+constexpr bool kEstimates = true;
+RG_INLINE Vec<float> reciprocal(Vec<float> x) { return (Vec<float>)_mm512_rcp14_ps((__m512)x); }
+#elif defined(__AVX2__)
+constexpr bool kEstimates = true;
+RG_INLINE Vec<float> reciprocal(Vec<float> x) { return (Vec<float>)_mm256_rcp_ps((__m256)x); }
+#else
+constexpr bool kEstimates = false;
+RG_INLINE Vec<float> reciprocal(Vec<float> x) { return 1.0f / x; }
+#endif
+
 // num / den for den in [1, 2^128): in float the processor's estimate corrected by what it leaves over, which is 1 where
 // num = den, since a row of gates needs five quotients and the divider would be half of its time.
-template <class T> RG_INLINE Vec<T> quotient(Vec<T> num, Vec<T> den) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) {
-    Vec<T> y = (Vec<T>)_mm512_rcp14_ps((__m512)den);
-    const Vec<T> q = num * y;
-    return q + y * (num - den * q);
+template <class T, int N> RG_INLINE void divide(Vec<T> (&to)[N], const Vec<T> (&num)[N], const Vec<T> (&den)[N]) {
+  if constexpr (sizeof(T) == 4 && kEstimates) {
+    Vec<T> y[N], q[N];
+    for_each<N>([&](int j) { y[j] = reciprocal(den[j]); });
+    for_each<N>([&](int j) { q[j] = num[j] * y[j]; });
+    for_each<N>([&](int j) { to[j] = q[j] + y[j] * (num[j] - den[j] * q[j]); });
+  } else {
+    for_each<N>([&](int j) { to[j] = num[j] / den[j]; });
   }
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4) {
-    Vec<T> y = (Vec<T>)_mm256_rcp_ps((__m256)den);
-    const Vec<T> q = num * y;
-    return q + y * (num - den * q);
-  }
-#endif
-  return num / den;
 }
 
 // exp(x) = 2^n (1 + p), n = round(x / ln 2), p = expm1(x - n ln 2); |x| <= 88.3 (float), 709 (double).
-template <class T> struct Exponential {
-  Vec<T> scale, p;
+template <class T> struct ExponentialOf;
+template <> struct ExponentialOf<float> {
+  static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer kept in the low bits
+  static constexpr float log2e = 1.44269504089f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  // minimax fit of (expm1(r) - r) / r^2 on |r| <= ln(2)/2: 1.3e-8 of expm1(r)
+  static constexpr float q[] = {0.0013882521307095885f, 0.008366518653929234f, 0.04166720062494278f,
+                                0.1666654348373413f, 0.4999999701976776f};
+  static constexpr int mantissa = 23;
+  static constexpr std::int32_t one = 0x3f800000;
 };
-template <class T> RG_INLINE Exponential<T> exponential(Vec<T> x) {
-  if constexpr (sizeof(T) == 4) {
-    constexpr T magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer kept in the low bits
-    Vec<T> t = x * 1.44269504089f + magic;
-    Vec<T> n = t - magic;
-    Vec<T> r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts (Cody and Waite)
-    // minimax fit of (expm1(r) - r) / r^2 on |r| <= ln(2)/2: 1.3e-8 of expm1(r)
-    Vec<T> q = r * 0.0013882521307095885f + 0.008366518653929234f;
-    q = q * r + 0.04166720062494278f;
-    q = q * r + 0.1666654348373413f;
-    q = q * r + 0.4999999701976776f;
-    Bits<T> e = ((Bits<T>)t << 23) + 0x3f800000;
-    return {(Vec<T>)e, r + r * r * q};
-  } else {
-    constexpr T magic = 6755399441055744.0;  // 1.5 * 2^52
-    Vec<T> t = x * 1.4426950408889634074 + magic;
-    Vec<T> n = t - magic;
-    Vec<T> r = x - n * 6.93145751953125e-1 - n * 1.42860682030941723212e-6;
-    // Taylor: the first term left out is r^14 / 14! < 5e-18
-    Vec<T> q = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
-    q = q * r + 1.0 / 39916800.0;
-    q = q * r + 1.0 / 3628800.0;
-    q = q * r + 1.0 / 362880.0;
-    q = q * r + 1.0 / 40320.0;
-    q = q * r + 1.0 / 5040.0;
-    q = q * r + 1.0 / 720.0;
-    q = q * r + 1.0 / 120.0;
-    q = q * r + 1.0 / 24.0;
-    q = q * r + 1.0 / 6.0;
-    q = q * r + 0.5;
-    Bits<T> e = ((Bits<T>)t << 52) + 0x3ff0000000000000LL;
-    return {(Vec<T>)e, r + r * r * q};
-  }
+template <> struct ExponentialOf<double> {
+  static constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double log2e = 1.4426950408889634074, ln2_high = 6.93145751953125e-1;
+  static constexpr double ln2_low = 1.42860682030941723212e-6;
+  // Taylor: the first term left out is r^14 / 14! < 5e-18
+  static constexpr double q[] = {1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0,
+                                 1.0 / 362880.0,     1.0 / 40320.0,     1.0 / 5040.0,     1.0 / 720.0,
+                                 1.0 / 120.0,        1.0 / 24.0,        1.0 / 6.0,        0.5};
+  static constexpr int mantissa = 52;
+  static constexpr std::int64_t one = 0x3ff0000000000000LL;
+};
+template <class T, int N> RG_INLINE void exponentials(Vec<T> (&scale)[N], Vec<T> (&p)[N], const Vec<T> (&x)[N]) {
+  using Of = ExponentialOf<T>;
+  Vec<T> t[N], n[N], r[N], q[N];
+  for_each<N>([&](int j) { t[j] = x[j] * Of::log2e + Of::magic; });
+  for_each<N>([&](int j) { n[j] = t[j] - Of::magic; });
+  for_each<N>([&](int j) { r[j] = x[j] - n[j] * Of::ln2_high; });
+  for_each<N>([&](int j) { r[j] = r[j] - n[j] * Of::ln2_low; });  // ln 2 in two parts (Cody and Waite)
+  constexpr int terms = sizeof(Of::q) / sizeof(T);
+  for_each<N>([&](int j) { q[j] = splat(Of::q[0]); });
+  for_each<terms - 1>([&](int i) { for_each<N>([&](int j) { q[j] = q[j] * r[j] + Of::q[i + 1]; }); });
+  for_each<N>([&](int j) { scale[j] = (Vec<T>)(((Bits<T>)t[j] << Of::mantissa) + Of::one); });
+  for_each<N>([&](int j) { t[j] = r[j] * r[j]; });
+  for_each<N>([&](int j) { p[j] = r[j] + t[j] * q[j]; });
 }
 
+// x[j] = tanh(x[j]) where is_tanh(j), and 1 / (1 + exp(-x[j])) elsewhere.
 // tanh x = expm1(2x) / (expm1(2x) + 2): relative accuracy for small x too, where expm1(2x) -> 2x.
-template <class T> RG_INLINE Vec<T> tanh(Vec<T> x) {
-  constexpr T limit = sizeof(T) == 4 ? T(20) : T(40);  // beyond it tanh rounds to ±1
-  Exponential<T> e = exponential<T>(clamp<T>(x + x, -limit, limit));
-  Vec<T> m = e.scale * e.p + (e.scale - T(1));
-  return quotient<T>(m, m + T(2));
+template <class T, int N, class IsTanh> RG_INLINE void activate(Vec<T> (&x)[N], IsTanh is_tanh) {
+  constexpr T tanhs = sizeof(T) == 4 ? T(20) : T(40);        // beyond it tanh rounds to ±1
+  constexpr T sigmoids = sizeof(T) == 4 ? T(88.3) : T(709);  // beyond it sigma is subnormal, which is zero here
+  Vec<T> scale[N], p[N], num[N], den[N];
+  for_each<N>(
+      [&](int j) { x[j] = is_tanh(j) ? clamp<T>(x[j] + x[j], -tanhs, tanhs) : clamp<T>(-x[j], -sigmoids, sigmoids); });
+  exponentials<T>(scale, p, x);
+  for_each<N>([&](int j) { num[j] = is_tanh(j) ? scale[j] * p[j] + (scale[j] - T(1)) : splat(T(1)); });
+  for_each<N>([&](int j) { den[j] = is_tanh(j) ? num[j] + T(2) : (scale[j] * p[j] + scale[j]) + T(1); });
+  divide<T>(x, num, den);
 }
-
-// sigma(x) = 1 / (1 + exp(-x))
-template <class T> RG_INLINE Vec<T> sigmoid(Vec<T> x) {
-  constexpr T limit = sizeof(T) == 4 ? T(88.3) : T(709);  // beyond it sigma is subnormal, which is zero here
-  Exponential<T> e = exponential<T>(clamp<T>(-x, -limit, limit));
-  return quotient<T>(splat(T(1)), (e.scale * e.p + e.scale) + T(1));
+template <class T, int N> RG_INLINE void tanh(Vec<T> (&x)[N]) {
+  activate<T>(x, [](int) { return true; });
+}
+template <class T, int N> RG_INLINE void sigmoid(Vec<T> (&x)[N]) {
+  activate<T>(x, [](int) { return false; });
 }
 
 // Subnormal numbers cost a hundred cycles each: inside the kernels they count as zero.
