@@ -311,6 +311,15 @@ def test_saturated_units_get_weights_that_add_one():
     assert float((x @ model.layer.weight_ih_l0.detach().t()).square().mean().sqrt()) == pytest.approx(1, rel=0.3)
 
 
+def test_layer_normalization_states_the_size_that_the_states_of_the_network_show():
+    torch.manual_seed(0)
+    model = Last(nn.RNN)
+    nn.init.normal_(model.layer.weight_ih_l0, std=6.0)
+    one = by_name(remedies(model, Kind.SATURATION), "layer normalization")
+    slope = examination(model).flow.saturation(0).derivative
+    assert f"root mean square of {math.atanh(math.sqrt(1 - slope)):.2g}" in one.arithmetic
+
+
 def test_the_weights_that_saturate_are_those_of_the_network_not_of_its_untrained_twin():
     torch.manual_seed(0)
     model, twin = Last(nn.RNN, hidden=64), Last(nn.RNN, hidden=64)

@@ -11,6 +11,7 @@ from torch import nn
 
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
+from retrograde.doctor.attempts import Recipe, updates_within
 from retrograde.doctor.examination import Examination, samples_of
 from retrograde.doctor.remedies import prescribe
 from retrograde.doctor.rules import training
@@ -185,3 +186,8 @@ def test_sequences_learned_by_heart(held_out, chance, named):
 def test_what_no_sequence_teaches_is_not_learned_by_heart():
     record = TrainingRecord(updates=60, chance=1.0, validation_loss=1.1)
     assert "memorized" not in found(RULES, Net(), record=record)
+
+
+def test_an_attempt_has_five_to_a_hundred_updates():
+    samples = samples_of([sums(3, 2)], squared)
+    assert [updates_within(s, Net(hidden=2), samples, Recipe(False, 0.1)) for s in (0, 1e6)] == [5, 100]

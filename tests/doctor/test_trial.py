@@ -105,12 +105,21 @@ def test_the_budget_is_kept(asks):
             time.sleep(0.01)
         return 0.0
 
-    began = time.time()
-    found = rg.trial(long if asks else short, ["a", "b", "c", "d", "e", "f"], budget=1.0, workers=1)
+    began, told = time.time(), []
+    found = rg.trial(
+        long if asks else short, ["a", "b", "c", "d", "e", "f"], budget=1.0, workers=1, progress=told.append
+    )
     assert time.time() - began < 1.05 + 0.4  # 0.4: the machine of the tests may be busy
     assert any("time was up" in note for note in found.notes)
+    assert told and all(0 <= one.seconds_left <= 1 for one in told)
     if asks:
         assert not found["a"].seeds, "a run that was stopped does not count"
+
+
+def test_the_seconds_left_are_those_of_the_runs_that_follow_where_the_budget_is_larger():
+    told = []
+    rg.trial(lambda seed, remedy: 1.0, ["a"], seeds=2, budget=1000, workers=1, progress=told.append)
+    assert [one.done for one in told] == [1, 2, 3, 4, 5, 6] and max(one.seconds_left for one in told) < 500
 
 
 def test_without_time_for_all_the_worse_half_is_stopped():
@@ -206,16 +215,18 @@ def test_native_runs_are_matched_and_do_not_disturb_the_caller():
 
 
 def test_a_trial_of_the_trainer_drops_what_does_not_do_as_it_claims(tmp_path):
-    def prescription(name, options):
-        return Prescription(name, Kind.VANISHING_HURTS, options, "", "", "")
+    def prescription(name, options, kind=Kind.VANISHING_HURTS):
+        return Prescription(name, kind, options, "", "", "")
 
     remedies = [
         prescription("longer", {"init": "orthogonal", "spectral_radius": 1.2}),
         prescription("shorter", {"spectral_radius": 0.05}),
         prescription("by hand", {}),
+        prescription("steeper", {"spectral_radius": 1.1}, Kind.EXPLODING),
     ]
     found = rg.trial("builtin:adding?length=20", remedies, out=tmp_path / "t", seeds=1, pair=False, workers=1, **TINY)
     assert "dropped after the pilot" in found["shorter"].why and not found["shorter"].seeds
+    assert "the gradient has ×" in found["steeper"].why and not found["steeper"].seeds
     longer = found["longer"]
     assert longer.reach[0] > found["untreated"].reach[0] and len(longer.values) == 1
     assert any("by hand was not tried" in note for note in found.notes) and found.bar == 20

@@ -322,6 +322,8 @@ def test_a_long_memory_with_a_calm_state_and_a_huge_parameter_gradient_is_a_curs
     assert finding.numbers["growth"] <= 1.01 and finding.numbers["amplified"] > 30
     assert finding.numbers["sensitivity"] > 100
     assert not kinds[0.8]
+    learned, model = TrainingRecord(updates=500, chance=1e9), net(0.999)  # next to nothing is left of such a loss
+    assert not found([memory.curse], model, late, record=learned, untrained=model, steps=120, count=64, offset=1.0)
     keeps = Net(nn.LSTM, last=True)  # for long, at a small gradient of its weights
     with torch.no_grad():
         keeps.layer.bias_ih_l0[16:32] = 6.0
