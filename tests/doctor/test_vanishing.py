@@ -362,7 +362,7 @@ def waves(count=256, steps=50, seed=1):
 def test_what_the_last_steps_say_as_well_is_no_risk():
     model = Net(nn.GRU)
     exam = Examination(model, samples_of([waves()], squared), model, UNTRAINED)
-    assert exam.need.lag > exam.travel.reach and exam.middle <= 7 and exam.risk < 0.5
+    assert exam.need.signal > exam.travel.reach and exam.middle <= 7 and exam.risk < 0.5
     exam = Examination(model, samples_of([early(steps=50)], squared), model, UNTRAINED)
     assert exam.middle >= 48 and exam.risk > 0.9
 
@@ -372,7 +372,40 @@ def test_a_wave_is_forecast_at_every_step_from_the_last_few():
     wave = (0.4 * torch.arange(41).unsqueeze(1) + 6.28 * torch.rand(128)).sin()
     model = Net(nn.LSTM, last=False)
     exam = Examination(model, samples_of([(wave[:-1, :, None], wave[1:])], squared), model, UNTRAINED)
-    assert exam.need.lag > exam.travel.reach and exam.middle <= 3 and exam.risk < 0.2
+    assert exam.need.signal > exam.travel.reach and exam.middle <= 3 and exam.risk < 0.2
+    assert exam.need.lag <= 3
+
+
+def lagged(lag, stay=0.8, steps=24, count=256):
+    """Symbols that stay with some probability, and which it was some steps ago."""
+    torch.manual_seed(1)
+    x = [torch.randint(4, (count,))]
+    for _ in range(steps - 1):
+        x.append(torch.where(torch.rand(count) < stay, x[-1], torch.randint(4, (count,))))
+    return nn.functional.one_hot(torch.stack(x), 4).float(), x[-1 - lag]
+
+
+def seasonal(lag, noise, steps=24, count=256):
+    """A wave of ten steps and noise, and its value some steps ago."""
+    torch.manual_seed(1)
+    wave = (2 * math.pi / 10 * torch.arange(steps).unsqueeze(1) + 6.28 * torch.rand(count)).sin()
+    x = wave + noise * torch.randn(steps, count)
+    return x.unsqueeze(-1), x[-1 - lag]
+
+
+@pytest.mark.parametrize(
+    ("lag", "sample", "loss"),
+    [
+        (5, lagged(5), partial(nn.functional.cross_entropy, reduction="none")),
+        (0, lagged(0), partial(nn.functional.cross_entropy, reduction="none")),
+        (8, seasonal(8, 1.0), squared),
+        (1, seasonal(8, 0.0), squared),  # two steps say where in its period the wave is
+    ],
+)
+def test_inputs_that_resemble_the_step_that_counts_are_not_needed(lag, sample, loss):
+    model = Net(nn.GRU, inputs=sample[0].shape[-1], outputs=4 if loss is not squared else 1)
+    exam = Examination(model, samples_of([sample], loss), model, UNTRAINED)
+    assert exam.need.lag == lag and exam.need.signal > 1.5 * lag + 1
 
 
 # --- A head that pools, and two directions ----------------------------------------------------------------------------

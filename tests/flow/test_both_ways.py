@@ -28,6 +28,13 @@ class Tagger(nn.Module):
         return self.head(h)[..., 0]
 
 
+class Smoothed(nn.Module):
+    """The mean of each step and the one before."""
+
+    def forward(self, h):
+        return (h + h.roll(1, 0)) / 2
+
+
 def squared(output, target):
     return (output - target).square()
 
@@ -42,24 +49,31 @@ def planted(kind, lag, steps=20, size=64, count=4):
         yield x, {"past": past, "later": later, "both": past + later, "noise": torch.randn(steps, size)}[kind]
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("layers", "between"), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("lengths", [None, [9, 9, 7, 5, 9, 8, 6, 9]])
-def test_the_statistic_is_that_of_an_unrolled_twin(layers, lengths):
+def test_the_statistic_is_that_of_an_unrolled_twin(layers, between, lengths):
     torch.manual_seed(0)
     steps, size = 9, 8
     x, y = torch.randn(steps, size, 2).double(), torch.randn(steps, size).double()
     layer, head = nn.RNN(2, 5, layers, bidirectional=True).double(), nn.Linear(10, 1).double()
+    change = nn.Sequential(nn.LayerNorm(10), nn.Linear(10, 4), nn.Tanh()).double()
+    upper = nn.RNN(4, 5, bidirectional=True).double()
     live = torch.arange(steps).unsqueeze(1) < torch.tensor(lengths or [steps] * size)
     x = x * live.unsqueeze(-1)
 
-    def run(x):
+    def once(own, x):
         if lengths is None:
-            return layer(x)[0]
+            return own(x)[0]
         packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(layer(packed)[0])[0]
+        return nn.utils.rnn.pad_packed_sequence(own(packed)[0])[0]
 
-    flow = rg.gradient_flow(run, x, loss=lambda h: squared(head(h)[..., 0], y) * live, module=[layer])
+    def run(x):
+        return once(upper, change(once(layer, x))) if between else once(layer, x)
+
+    own = [layer, upper] if between else [layer]
+    flow = rg.gradient_flow(run, x, loss=lambda h: squared(head(h)[..., 0], y) * live, module=own)
     h, states = unrolled(layer, x, lengths=lengths)
+    h = unrolled(upper, change(h), lengths=lengths)[0] if between else h
     own = h.detach().requires_grad_()
     (errors,) = torch.autograd.grad((squared(head(own)[..., 0], y) * live).sum(), own)
     there = live.unsqueeze(-1).double()
@@ -107,8 +121,10 @@ def test_sequences_of_fewer_steps_than_are_compared_without_the_network():
 
 def test_modules_that_feed_each_other_are_followed_and_what_is_not_known_is_refused():
     assert rg.flow.need_of(Tagger(between=nn.Identity()), planted("both", 4), squared).need == 4
-    with pytest.raises(FlowError, match="as it is"):  # the states of the lower layer are changed on their way
-        rg.flow.need_of(Tagger(between=nn.LayerNorm(16)), planted("both", 4), squared)
+    for between in (nn.LayerNorm(16), nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.5)).eval()):
+        assert rg.flow.need_of(Tagger(between=between), planted("both", 4), squared).need == 4
+    with pytest.raises(FlowError, match="step by step"):  # the states of other steps are mixed in on their way
+        rg.flow.need_of(Tagger(between=Smoothed()), planted("both", 4), squared)
     model, mixing = Tagger(), nn.Linear(20, 20)
     with pytest.raises(FlowError, match="one step at a time"):
         rg.flow.need_of(lambda x: mixing(model(x).T).T, planted("both", 4), squared)
@@ -117,3 +133,16 @@ def test_modules_that_feed_each_other_are_followed_and_what_is_not_known_is_refu
     assert stacked.signal_by_lag("l0").need == 4
     with pytest.raises(FlowError, match="ask for the signal of l0, l0_reverse"):
         stacked.signal_by_lag("l1")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_layers_in_one_direction_with_a_normalization_between_them_have_a_need(last):
+    torch.manual_seed(0)
+    below, norm, above, head = nn.GRU(2, 8), nn.LayerNorm(8), nn.GRU(8, 8), nn.Linear(8, 1)
+
+    def model(x):
+        h = head(above(norm(below(x)[0]))[0])[..., 0]
+        return h[-1] if last else h
+
+    batches = [(x, y[-1] if last else y) for x, y in planted("past", 4)]
+    assert rg.flow.need_of(model, batches, squared).need == 4

@@ -114,16 +114,19 @@ def test_half_of_what_the_targets_depend_on_may_be_told_by_the_last_steps():
 
     y = torch.randn(200)
     everywhere, early = y.view(1, -1, 1) + torch.randn(25, 200, 2), torch.randn(25, 200, 2)
-    middle_of = rg.flow.signal_stream.middle_of
-    assert middle_of(last, [(everywhere, y)], square, 24) <= 3
-    assert middle_of(last, [(early, early[2, :, 0])], square, 24) == 22
-    assert middle_of(last, [(early, y)], square, 24) is None  # nothing is explained
+
+    def half(model, batches, loss):
+        return rg.flow.signal_stream.fewest_of(model, batches, loss, 24, [0.5])
+
+    assert half(last, [(everywhere, y)], square)[0] <= 3
+    assert half(last, [(early, early[2, :, 0])], square) == (22,)
+    assert half(last, [(early, y)], square) is None  # nothing is explained
     pooled = (lambda x: head(layer(x)[0].mean(0))[:, 0], [(early, early[2, :, 0])], square)
-    assert middle_of(*pooled, 24) is None
+    assert half(*pooled) is None
     need = rg.flow.need_of(*pooled).need
     torch.set_default_device("meta")
     try:
-        assert middle_of(last, [(early, early[2, :, 0])], square, 24) == 22
+        assert half(last, [(early, early[2, :, 0])], square) == (22,)
         assert rg.flow.need_of(*pooled).need == need == 2
     finally:
         torch.set_default_device("cpu")

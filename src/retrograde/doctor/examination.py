@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
 from ..flow.batches import SequenceSubset
-from ..flow.signal_stream import gains_of, middle_of
+from ..flow.signal_stream import fewest_of, gains_of
 from ..nested import mapped
 from ..options import Options
 from .forward import Answer, Progress, answer, answers, progress, tensors
@@ -108,6 +108,8 @@ class Need:
     Attributes
     ----------
     lag : int
+        How many steps are needed: the longest lag with a signal, less those about which later steps say the same.
+    signal : int
         The longest lag with a signal that is not negligible next to the clearest.
     middle : int
         Half of the signal (of the sum of its consistency over lags) is at this lag or beyond.
@@ -116,6 +118,7 @@ class Need:
     """
 
     lag: int
+    signal: int
     middle: int
     lags: Array
     consistency: Array
@@ -241,6 +244,26 @@ class Examination:
     def need(self) -> Need | None:
         """The lags that the data asks for; None without any signal.
 
+        Inputs that repeat themselves (chains, waves, trends) have a signal at all lags at which they resemble the step
+        that counts, so only as many of the last steps are needed as explain what all explain (`_fewest`).
+        """
+        signal, fewest = self._signal, self._fewest
+        if signal is None or fewest is None:
+            return signal
+        return replace(signal, lag=fewest[1], middle=min(signal.middle, fewest[1]))
+
+    @cached_property
+    def _fewest(self) -> tuple[int, ...] | None:
+        """Up to which lag the last steps explain half, and nearly all, of what the inputs explain of the errors."""
+        if self._signal is None:
+            return None
+        shares = (0.5, THRESHOLDS.explained_share.value)
+        return fewest_of(self.untrained, self.samples, _own, self._signal.signal, shares)
+
+    @cached_property
+    def _signal(self) -> Need | None:
+        """The lags that have a signal.
+
         Where no gradient of the untrained network shows one, inputs and errors are compared directly; then the network
         as it is takes the place of its twin, if it has learned nothing, again with the errors of a constant output.
         """
@@ -269,22 +292,18 @@ class Examination:
         # that the lags from one on explain: the middle is the last of which half of it is left.
         evidence = -np.log(np.maximum(tails, np.finfo(np.float64).tiny))
         middle = lags[np.flatnonzero(evidence >= evidence.max() / 2)[-1]]
-        return Need(asked.need, min(int(middle), asked.need), lags.astype(np.float64), consistency)
+        return Need(asked.need, asked.need, min(int(middle), asked.need), lags.astype(np.float64), consistency)
 
     @cached_property
     def middle(self) -> int:
         """Half of what the targets depend on is at this lag or beyond, where a later step does not say the same.
 
-        By windows of the last steps (`retrograde.flow.signal_stream.middle_of`); where these do not tell, by the
+        By windows of the last steps (`retrograde.flow.signal_stream.fewest_of`); where these do not tell, by the
         signal, less the steps over which inputs repeat themselves.
         """
         if self.need is None:
             return 0
-        if self.need.lag:
-            found = middle_of(self.untrained, self.samples, _own, self.need.lag)
-            if found is not None:
-                return found
-        return max(0, self.need.middle - self.repetition)
+        return max(0, self.need.middle - self.repetition) if self._fewest is None else self._fewest[0]
 
     @cached_property
     def repetition(self) -> int:
@@ -418,7 +437,8 @@ def _need_by(lags: NDArray[np.int64], consistency: Array) -> Need:
     needed = consistency >= THRESHOLDS.need_share.value * consistency.max()
     sums = np.cumsum(consistency[needed][::-1])
     middle = lags[needed][::-1][np.searchsorted(sums, sums[-1] / 2)]
-    return Need(int(lags[needed][-1]), int(middle), lags.astype(np.float64), consistency)
+    longest = int(lags[needed][-1])
+    return Need(longest, longest, int(middle), lags.astype(np.float64), consistency)
 
 
 def _own(*_: Any) -> Tensor:

@@ -40,6 +40,11 @@ class THRESHOLDS:
     need_share = Threshold(
         0.15, "share of the clearest lag's consistency below which the signal of a lag is not needed", "docs/doctor.md"
     )
+    explained_share = Threshold(
+        0.9,
+        "share of what all steps explain of the errors at which the last steps that explain so much are enough",
+        "docs/doctor.md: need",
+    )
     prognosis_risk = Threshold(0.5, "risk above which a task will not be learned as it stands", "even odds")
     risk_share = Threshold(
         10**-2.5, "share of the gradient, at the lag of the signal, at which the risk is 50 %", "docs/doctor.md: risk"

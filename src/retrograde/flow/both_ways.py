@@ -1,4 +1,6 @@
-"""The signal by lag of layers that run in both directions, with a loss for each step.
+"""The signal by lag of layers that run in both directions, or feed one another through other modules.
+
+With a loss for each step.
 
 The loss of step t reaches step k of a layer that runs forward through k ≤ t, and of one that runs in reverse through
 k ≥ t: one layer of both directions is two recurrences with lags t − k and k − t. In a stack each direction reads both
@@ -6,27 +8,59 @@ of the layer below, so the loss goes back and forth: step k of a lower layer is 
 the distance |t − k|. Its states know what came before them, of the other direction what comes after; the input alone
 is of its step. So the gradient of the weights from the input is taken apart, of the layers that read the data: g_b(ℓ)
 is the sum over t of what sequence b contributes to ∂E_t/∂W at the steps t − ℓ and t + ℓ.
+
+Modules between two levels (a normalization, a linear layer) change the states on their way up. Those that do so step
+by step, each sequence by itself, have a Jacobian of each step and sequence, through which gradients come down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from .. import _torch_private
 from . import adjoint
 from .calls import Call
 from .cells import Trajectory
 from .entries import calls_of, received, send
-from .graph import MIXED, Graph, distinct_weights
+from .graph import MIXED, Graph, closed, distinct_weights
 from .head import leaks, levels_of_steps
 
-__all__ = ["by_distance", "errors_both_ways", "layered"]
+__all__ = ["Tower", "by_distance", "errors_both_ways", "layered"]
 
 BLOCK = 2**23  # numbers of the adjoints of some targets that are kept at a time
 SAME = 1e-3  # relative difference of gradients up to which a level counts as fed by the one below
+WIDEST = 2**25  # numbers of the Jacobians between two levels
+
+
+@dataclass
+class Tower:
+    """Levels of layers that feed one another, from the bottom: a level has one direction or both.
+
+    Attributes
+    ----------
+    levels : list of list of str
+        Labels of the layers.
+    links : list of Tensor or None
+        Between each level and the one above, ∂(inputs above)/∂(outputs below) of every step and sequence
+        `(T, B, I, P)`; None where the inputs are the outputs.
+    """
+
+    levels: list[list[str]]
+    links: list[Tensor | None]
+
+    @property
+    def labels(self) -> list[str]:
+        """Of all layers, from the bottom."""
+        return [label for level in self.levels for label in level]
+
+    def changed(self, how: Callable[[Tensor], Tensor]) -> Tower:
+        """The same with other links."""
+        return Tower(self.levels, [None if link is None else how(link) for link in self.links])
 
 
 def errors_both_ways(graph: Graph) -> dict[str, Tensor] | None:
@@ -65,8 +99,8 @@ def _all_received(calls: Mapping[str, Call]) -> dict[str, Tensor] | None:
     return known if len(known) == len(found) else None
 
 
-def layered(graph: Graph, errors: Mapping[str, Tensor]) -> list[list[list[str]]] | None:
-    """The layers as stacks of levels, from the bottom: a level has one direction or both, and is fed by the one below.
+def layered(graph: Graph, errors: Mapping[str, Tensor]) -> list[Tower] | None:
+    """The layers as towers of levels, each level fed by the one below, as it is or through modules between.
 
     Proved by sending all losses back through the user's graph: what arrives at every layer must be what the levels pass
     on. None if it is not.
@@ -85,27 +119,61 @@ def layered(graph: Graph, errors: Mapping[str, Tensor]) -> list[list[list[str]]]
         else:
             return None
     runs = {label: graph.trajectory(label) for label in calls}
-    for stack in stacks:
-        for below, level in pairwise(stack):
-            width = sum(errors[label].shape[2] for label in below)
-            if any(runs[label].x.shape[2] != width for label in level):
-                return None
     weights = distinct_weights(len(graph.losses)).to(graph.losses).unsqueeze(-1)
     sent = (graph.alive * weights).to(graph.losses.dtype)
     send(graph, calls, sent, head=False)
     arrived = _all_received(calls)
     if arrived is None:
         return None
-    for stack in stacks:
-        own = {label: (errors[label] * weights.unsqueeze(-1))[None] for level in stack for label in level}
-        for label, g, _ in _down(stack, runs, own):
-            if (g[0] - arrived[label]).norm() > SAME * arrived[label].norm():
+    own = {label: (e * weights.unsqueeze(-1))[None] for label, e in errors.items()}
+
+    def proved(tower: Tower) -> bool:
+        widths = [sum(errors[label].shape[2] for label in below) for below in tower.levels[:-1]]
+        for width, link, level in zip(widths, tower.links, tower.levels[1:], strict=True):
+            if link is None and any(runs[label].x.shape[2] != width for label in level):
+                return False
+        found = _down(tower, runs, own)
+        return all((g[0] - arrived[label]).norm() <= SAME * arrived[label].norm() for label, g, _ in found)
+
+    towers: list[Tower] = []
+    for levels in stacks:
+        tower = Tower(levels, [None] * (len(levels) - 1))
+        if not proved(tower):
+            tower = Tower(levels, [_link(graph, calls, *pair) for pair in pairwise(levels)])
+            if not proved(tower):
                 return None
-    return stacks
+        towers.append(tower)
+    return towers
+
+
+def _link(graph: Graph, calls: Mapping[str, Call], below: Sequence[str], above: Sequence[str]) -> Tensor | None:
+    """∂(inputs of a level)/∂(outputs of the one below) at every step `(T, B, I, P)`, sequences in the user's order.
+
+    Right where modules between them work step by step. None where there are none, or it has too many numbers.
+    """
+    lower, upper = [calls[label] for label in below], calls[above[0]]
+    seen = next((one.tensor for one in graph.recorder.exposed if one.is_output and list(one.of) == lower), None)
+    x = upper.x
+    if seen is None or x is None or not x.requires_grad or any(calls[label].x is not x for label in above[1:]):
+        return None
+    same = lower[0].order is upper.order or (
+        lower[0].order is not None and upper.order is not None and torch.equal(lower[0].order, upper.order)
+    )
+    if not same or seen.shape[:2] != x.shape[:2] or x.shape[2] * seen.numel() > WIDEST:
+        return None
+    rows: list[Tensor] = []
+    with _torch_private.no_torch_functions(), closed(graph.recorder.calls):
+        for i in range(x.shape[2]):
+            one = torch.zeros_like(x)
+            one[..., i] = 1.0
+            (row,) = torch.autograd.grad(x, seen, one, retain_graph=True, allow_unused=True)
+            rows.append(torch.zeros_like(seen) if row is None else row)
+    link = torch.stack(rows, 2)
+    return link if upper.order is None else link[:, upper.order]
 
 
 def _down(
-    levels: Sequence[Sequence[str]], runs: Mapping[str, Trajectory], errors: Mapping[str, Tensor], *, keep: bool = False
+    tower: Tower, runs: Mapping[str, Trajectory], errors: Mapping[str, Tensor], *, keep: bool = False
 ) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """From the top level to the bottom: ∂E/∂(outputs) of every layer, and with ``keep``, of the lowest, of its inputs.
 
@@ -115,9 +183,9 @@ def _down(
         By layer, of N losses what comes from the head `(N, T, B, P)`.
     """
     above: Tensor | None = None
-    for height in range(len(levels) - 1, -1, -1):
+    for height in range(len(tower.levels) - 1, -1, -1):
         start, passed = 0, None
-        for label in levels[height]:
+        for label in tower.levels[height]:
             whole = errors[label]
             if above is not None:
                 whole = whole + above[..., start : start + whole.shape[-1]]
@@ -127,11 +195,12 @@ def _down(
             yield label, whole, found.inputs if kept else None
             if g_x is not None:
                 passed = g_x if passed is None else passed + g_x
-        above = passed
+        link = tower.links[height - 1] if height else None
+        above = passed if link is None or passed is None else torch.einsum("ntbi,tbip->ntbp", passed, link)
 
 
 def by_distance(
-    levels: Sequence[Sequence[str]],
+    tower: Tower,
     runs: Mapping[str, Trajectory],
     errors: Mapping[str, Tensor],
     right: Mapping[str, Tensor],
@@ -156,7 +225,7 @@ def by_distance(
         own = {label: e.new_zeros(len(rows), *e.shape) for label, e in errors.items()}
         for label, e in errors.items():
             own[label][torch.arange(len(rows), device="cpu"), rows] = e[rows]
-        for label, _, inputs in _down(levels, runs, own, keep=True):
+        for label, _, inputs in _down(tower, runs, own, keep=True):
             if inputs is not None and label in left:
                 by = left[label]
                 blocks.setdefault(label, []).append(inputs if by is None else inputs @ by.to(inputs.dtype))

@@ -9,7 +9,7 @@ bound, at three standard deviations).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowError
+from .both_ways import Tower
+from .calls import Call
 from .capture import NeedsEveryCall
 from .cells import Trajectory
 from .entries import entries_of, reading_of
@@ -31,9 +33,9 @@ from .signal_score import SIZE, ScoreTest
 from .signal_sweep import MIXED_ERRORS, Sides, Stack, Sweep, lags_from_end, stacks_of
 from .signal_sweep import SIZE as WIDTH
 from .spans import Compared, SpanTest, compared_of, gains
-from .windows import SEQUENCES, fewest_for_half
+from .windows import SEQUENCES, fewest_for
 
-__all__ = ["NetworkSignal", "gains_of", "middle_of", "need_of", "signal_left"]
+__all__ = ["NetworkSignal", "fewest_of", "gains_of", "need_of", "signal_left"]
 
 FIRST = 64  # sequences of the first look
 EXCHANGES = 2  # of errors, in every batch
@@ -49,6 +51,11 @@ READS = {
     "ends": "the loss reads single states of both directions: the errors were compared with the inputs, by the "
     "distance of their step from the nearest",
 }
+
+CHANGED = (
+    "modules between the layers change the states on their way up: the errors were compared with the inputs, by the "
+    "distance of their step from the last that is read"
+)
 
 # First lag of each bin: single lags up to 32, then bins that are 6 % of their lag wide.
 STARTS = np.unique(np.concatenate([np.arange(32), np.geomspace(32, 1e6, 178).round()]).astype(np.int64))
@@ -208,17 +215,23 @@ def signal_left(
     return _Stream(model, _Plan(sequences, alpha, seed, effort), None).over(each_sample(batches, loss))
 
 
-def middle_of(
-    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, longest: int, *, seed: int = 0
-) -> int | None:
-    """The lag by which the last steps explain half of what those up to lag ``longest`` do, at a constant output.
+def fewest_of(
+    model: Callable[..., Any],
+    batches: Any,
+    loss: Callable[..., Tensor] | None,
+    longest: int,
+    shares: Sequence[float],
+    *,
+    seed: int = 0,
+) -> tuple[int, ...] | None:
+    """By share, the lag up to which the last steps explain so much of what those up to lag ``longest`` do.
 
-    Smaller than the middle of the signal where later steps say the same as earlier ones. With a loss at every step it
-    is of one of them, the last. None where single steps, and pairs of them, explain less than half of the errors, and
-    where states of several steps are read.
+    At a constant output. Smaller than the lags of the signal where later steps say the same as earlier ones. With a
+    loss at every step it is of one of them, the last. None where single steps, and pairs of them, explain less than
+    half of the errors, and where states of several steps are read.
     """
     kept, several = _kept(model, batches, loss, seed)
-    return None if several or not kept else fewest_for_half(kept, longest)
+    return None if several or not kept else fewest_for(kept, longest, shares)
 
 
 def gains_of(
@@ -370,7 +383,15 @@ class _Stream:
                 if reading != "end":
                     self._note(READS[reading])
                 return compared_of(graph, entries, pooled=reading == "many")
-            stacks = stacks_of(graph, final=run.final)
+            try:
+                stacks = stacks_of(graph, final=run.final)
+            except FlowError:
+                if entries is None or graph.recorder.hooked or graph.mixes_sequences():
+                    raise
+                if not all(call.own_state for call in graph.recorder.calls if isinstance(call, Call)):
+                    raise
+                self._note(CHANGED)
+                return compared_of(graph, entries, pooled=False)
             for note in run.notes:
                 self._note(note)
             scored = run.losses.ne(0).any(1).nonzero().flatten().cpu()
@@ -390,7 +411,7 @@ class _Stream:
         seen = torch.stack([e.ne(0).any(-1).any(-1) for e in stack.errors]).any(0).nonzero().flatten().cpu()
         scored = scored[torch.isin(scored, seen)] if len(seen) else scored
         one = sum(run.weights.hh.numel() + run.weights.ih.numel() for run in stack.runs.values())
-        long = len(stack.errors[0]) if stack.levels else float(scored.double().mean() + 1)
+        long = len(stack.errors[0]) if stack.tower else float(scored.double().mean() + 1)
         steps = long * one * (1 + EXCHANGES)
         most = max(FEWEST_TARGETS, int(self.plan.effort / PLANNED / steps))
         if len(scored) <= most:
@@ -416,7 +437,7 @@ class _Stream:
 
     def _sweep(self, stack: Stack) -> None:
         labels = stack.asked
-        narrow = not stack.levels and all(run.x.dtype == torch.float32 for run in stack.runs.values())
+        narrow = stack.tower is None and all(run.x.dtype == torch.float32 for run in stack.runs.values())
         if narrow and stack.lags is not None:
             narrow = not Sweep(stack.of(slice(0, 4)), labels, torch.float64).is_wide
         sweep = Sweep(stack, labels, torch.float32 if narrow else torch.float64)
@@ -430,7 +451,7 @@ class _Stream:
         own = {label: self.tallies[label] for label in labels}
         widest = max(run.weights.hh.shape[0] for run in sweep.runs.values())
         rows = next(iter(sweep.runs.values())).steps if sweep.final else 1
-        if stack.levels:
+        if stack.tower is not None:
             rows = len(stack.errors[0]) * max(1, len(stack.targets) * WIDTH // widest)
         most = max(FEWEST, KEPT // (widest * rows))
         starts = list(range(0, sweep.batch_size - FEWEST + 1, most))
@@ -498,7 +519,8 @@ def _count(waiting: list[list[Stack]]) -> int:
 def _alike(a: Stack, b: Stack) -> bool:
     """Whether two batches can be swept through together."""
     steps = [[(label, run.steps) for label, run in stack.runs.items()] for stack in (a, b)]
-    return steps[0] == steps[1] and torch.equal(a.targets, b.targets)
+    links = [[] if stack.tower is None else [link is None for link in stack.tower.links] for stack in (a, b)]
+    return steps[0] == steps[1] and links[0] == links[1] and torch.equal(a.targets, b.targets)
 
 
 def _joined(same: list[Stack]) -> Stack:
@@ -511,7 +533,15 @@ def _joined(same: list[Stack]) -> Stack:
     lags = None
     if first.lags is not None:
         lags = {label: torch.cat([s.lags[label] for s in same if s.lags is not None], 1) for label in first.lags}
-    return Stack(runs, errors, first.targets, lags, first.levels)
+    tower = first.tower
+    if tower is not None:
+        every = [stack.tower.links for stack in same if stack.tower is not None]
+        links = [
+            None if own[0] is None else torch.cat([link for link in own if link is not None], 1)
+            for own in zip(*every, strict=True)
+        ]
+        tower = Tower(tower.levels, links)
+    return Stack(runs, errors, first.targets, lags, tower)
 
 
 def _size(stacks: list[Stack] | Compared) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import FlowError
 from . import adjoint
-from .both_ways import by_distance, errors_both_ways, layered
+from .both_ways import Tower, by_distance, errors_both_ways, layered
 from .calls import Call
 from .cells import Trajectory, Weights
 from .graph import MIXED, Graph
@@ -27,13 +27,14 @@ __all__ = ["SIZE", "Part", "Sides", "Stack", "Sweep", "lags_from_end", "stacks_o
 NEVER = np.iinfo(np.int64).min  # the lag of a pair without one
 NOT_LOCAL = (
     "The signal by lag is not defined for this network: each of its layers must be RNN, GRU, LSTM or of "
-    "another cell of retrograde.nn (without normalization or dropout of its state), and fed by the one below or by the "
-    "data as it is, and its head must look at one step at a time. With a loss per sequence, "
+    "another cell of retrograde.nn (without normalization or dropout of its state), and fed by the data as it is or, "
+    "through modules that work step by step, by the layer below, and its head must look at one step at a time. With a "
+    "loss per sequence, "
     "retrograde.flow.need_of compares inputs and errors of such a network."
 )
 ABOVE = (
-    "The states that {} reads know what comes before and after their step, so its gradient has no lag: ask for the "
-    "signal of {}, which read the data."
+    "The states that {} reads know other steps than their own, so its gradient has no lag: ask for the signal of {}, "
+    "which read the data."
 )
 MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
 SIZE = 16  # of a random projection, to each side of a weight matrix
@@ -98,20 +99,21 @@ class Stack:
     errors: list[Tensor]
     targets: Tensor  # the steps t whose losses are followed; of no use with one loss per sequence
     lags: dict[str, Tensor] | None = None  # with one loss per sequence, by label the lag of every step `(T, 1 or B)`
-    # Where layers run in both directions and there is a loss for each step: the labels of each level, from the bottom,
-    # of which the lowest is asked about. Otherwise empty.
-    levels: list[list[str]] = field(default_factory=list)
+    # Where there is a loss for each step and layers run in both directions, or feed one another through other modules:
+    # their levels, of which the lowest is asked about.
+    tower: Tower | None = None
 
     @property
     def asked(self) -> list[str]:
         """Labels of the layers whose gradients tell the lag."""
-        return self.levels[0] if self.levels else list(self.runs)
+        return list(self.runs) if self.tower is None else self.tower.levels[0]
 
     def of(self, some: slice) -> Stack:
         """The same of some of the sequences."""
         runs = {label: run._changed(lambda _, a: a[:, some]) for label, run in self.runs.items()}
         lags = None if self.lags is None else {label: lag[:, some] for label, lag in self.lags.items()}
-        return Stack(runs, [e[:, some] for e in self.errors], self.targets, lags, self.levels)
+        tower = None if self.tower is None else self.tower.changed(lambda link: link[:, some])
+        return Stack(runs, [e[:, some] for e in self.errors], self.targets, lags, tower)
 
 
 def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
@@ -123,18 +125,20 @@ def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
         The head mixes steps, or sequences; a layer runs backwards.
     """
     both = not final and any(own[0].reverse for own in graph.runs.values())
-    errors = final_errors(graph) if final else errors_both_ways(graph) if both else local_adjoints(graph)
-    levels = layered(graph, errors) if both and errors is not None else []
-    if errors is None or levels is None:
+    errors = final_errors(graph) if final else None if both else local_adjoints(graph)
+    towers: list[Tower] | None = []
+    if errors is None and not final:
+        errors = errors_both_ways(graph)
+        towers = None if errors is None else layered(graph, errors)
+    if errors is None or towers is None:
         raise FlowError(NOT_LOCAL)
     if MIXED in graph.notes:
         raise FlowError(MIXED_ERRORS)
     found: list[Stack] = []
     targets = torch.arange(len(graph.losses), device="cpu")
-    for own in levels:
-        labels = [label for level in own for label in level]
-        runs = {label: graph.trajectory(label) for label in labels}
-        found.append(Stack(runs, [errors[label] for label in labels], targets, levels=own))
+    for tower in towers:
+        runs = {label: graph.trajectory(label) for label in tower.labels}
+        found.append(Stack(runs, [errors[label] for label in tower.labels], targets, tower=tower))
     if found:
         return found
     for label, calls in graph.runs.items():
@@ -163,7 +167,8 @@ class Sweep:
     def __init__(self, stack: Stack, labels: list[str], dtype: torch.dtype) -> None:
         """``labels`` are the layers that are asked about."""
         self._stack = [_converted(run, dtype) for run in stack.runs.values()]
-        self.targets, self.final, self._levels = stack.targets, stack.lags is not None, stack.levels
+        self.targets, self.final = stack.targets, stack.lags is not None
+        self._tower = None if stack.tower is None else stack.tower.changed(lambda link: link.to("cpu", dtype))
         self._place = {label: i for i, label in enumerate(stack.runs) if label in labels}
         first = self._stack[0]
         self._live = torch.ones(first.x.shape[:2], dtype=torch.bool, device="cpu") if first.mask is None else first.mask
@@ -200,7 +205,7 @@ class Sweep:
                 raise FlowError(ABOVE.format(label, ", ".join(stack.asked)))
             else:
                 stack.targets = known.targets
-        wide = own.x.dtype != torch.float32 or bool(stack.levels) or not _in_range(flow)
+        wide = own.x.dtype != torch.float32 or stack.tower is not None or not _in_range(flow)
         return cls(stack, [label], torch.float64 if wide else torch.float32)
 
     @property
@@ -217,7 +222,7 @@ class Sweep:
     def effort(self) -> float:
         """Multiplications of one sweep of one sequence."""
         steps = self._stack[0].steps
-        rows = steps if self.final else len(self.targets) * steps if self._levels else float((self.targets + 1).sum())
+        rows = steps if self.final else len(self.targets) * steps if self._tower else float((self.targets + 1).sum())
         return rows * sum(run.weights.hh.numel() + run.weights.ih.numel() for run in self._stack)
 
     @property
@@ -235,7 +240,7 @@ class Sweep:
 
     def lags(self, label: str) -> NDArray[np.int64]:
         """All lags of a layer, in rising order."""
-        if self._levels:
+        if self._tower is not None:
             return np.arange(max(int(self.targets[-1]) + 1, self._stack[0].steps - int(self.targets[0])))
         if not self.final:
             return np.arange(int(self.targets[-1]) + 1)
@@ -250,6 +255,7 @@ class Sweep:
         part._live = self._live[:, some]
         part._lag_of = {label: lag[:, some] for label, lag in self._lag_of.items()}
         part.errors = [e[:, some] for e in self.errors]
+        part._tower = None if self._tower is None else self._tower.changed(lambda link: link[:, some])
         part._right = {label: [a[:, some] for a in both] for label, both in self._right.items()}
         return part
 
@@ -259,7 +265,7 @@ class Sweep:
         With one loss per sequence also the step of lag 0 of each `(B,)`.
         """
         x = self._stack[0].x
-        if self._levels:
+        if self._tower is not None:
             every = (self.targets if targets is None else targets).tolist()
             stride = -(-len(every) // most)
             chosen = every[stride // 2 :: stride]
@@ -295,7 +301,7 @@ class Sweep:
             yield from self._of_last([self._from_end(e) for e in errors], sides, right)
             return
         errors = [e * self._live.unsqueeze(-1) for e in errors]
-        if self._levels:
+        if self._tower is not None:
             yield from self._of_both_ways(errors, sides, right)
             return
         for lag, found in adjoint.by_lag(self._stack, errors, self.targets, scaled=True):
@@ -313,11 +319,11 @@ class Sweep:
     def _of_both_ways(
         self, errors: list[Tensor], sides: Mapping[str, Sides], right: Mapping[str, list[Tensor]]
     ) -> Iterator[tuple[str, Part]]:
-        labels = [label for level in self._levels for label in level]
+        assert self._tower is not None
         for label, lag, g in by_distance(
-            self._levels,
-            dict(zip(labels, self._stack, strict=True)),
-            dict(zip(labels, errors, strict=True)),
+            self._tower,
+            dict(zip(self._tower.labels, self._stack, strict=True)),
+            dict(zip(self._tower.labels, errors, strict=True)),
             {label: inputs for label, (inputs, _) in right.items()},
             self.targets,
             {label: own.left for label, own in sides.items()},

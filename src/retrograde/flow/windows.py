@@ -1,44 +1,62 @@
-"""How few of the last steps tell half of what the targets depend on, where later steps say the same as earlier ones.
+"""How few of the last steps tell what the targets depend on, where later steps say the same as earlier ones.
 
 A lag has a signal wherever its step tells something. Classes of waves, of levels or of shapes show at every step, and
 the last few are enough: nothing has to be remembered for long. So the errors are predicted from windows of the last w
-steps, each from all other sequences (kernel ridge regression), and the shortest window is found that explains half as
-much as the longest. Its kernel has the inputs of every step, their products within a step, and those of all pairs.
+steps, each from all other sequences (kernel ridge regression), and the shortest window is found that explains as much
+as the longest but for a share. Its kernel has the inputs of every step, their products within a step, and those of
+all pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from .spans import Compared, left_out, together, values_of
 
-__all__ = ["fewest_for_half"]
+__all__ = ["fewest_for"]
 
 SEQUENCES = 512
 EFFORT = 2e9  # multiplications of one window
 LEAST = 0.5  # share of the errors that the longest window must explain: of less, a part of it is not known
 
 
-def fewest_for_half(kept: Sequence[Compared], longest: int) -> int | None:
-    """The lag of the first step of that window, `longest` of the longest; None if that explains less than half."""
+def fewest_for(kept: Sequence[Compared], longest: int, shares: Sequence[float]) -> tuple[int, ...] | None:
+    """The lag of the first step of the shortest window that explains each share of what can be explained.
+
+    That is what the steps up to lag ``longest`` explain, or all steps if they explain more. None if it is less than
+    half of the errors.
+    """
     data = together(kept, SEQUENCES, EFFORT)
     e = data.errors
     v, steps = values_of(data.inputs, data.live), torch.arange(len(data.live), device="cpu").unsqueeze(1)
     last = torch.where(data.memory == 0, steps, 0).amax(0)  # the last step that is read
     at = last - steps  # (lags, B)
     rows = v.gather(0, at.clamp(min=0).unsqueeze(-1).expand_as(v)) * ((at >= 0) & data.live).unsqueeze(-1)
-    whole = e.square().sum(1) * (len(e) / (len(e) - 1)) ** 2
-    less = whole - left_out(_kernel(rows[: longest + 1]), e).square().sum(1)
-    if not float(less.sum()) > LEAST * float(whole.sum()):
+    whole = e.square().sum() * (len(e) / (len(e) - 1)) ** 2
+
+    @cache
+    def explained(lag: int) -> float:
+        return float(1 - left_out(_kernel(rows[: lag + 1]), e).square().sum() / whole)
+
+    if not float(whole) > 0:
         return None
-    low, high = 0, longest
+    longest, end = min(longest, len(rows) - 1), len(rows) - 1
+    most = max(explained(longest), explained(end))
+    if not most > LEAST:
+        return None
+    return tuple(_first(explained, longest if explained(longest) >= x * most else end, x * most) for x in shares)
+
+
+def _first(explained: Callable[[int], float], high: int, least: float) -> int:
+    """The first lag up to ``high`` with at least so much, by bisection."""
+    low = 0
     while low < high:
         middle = (low + high) // 2
-        some = whole - left_out(_kernel(rows[: middle + 1]), e).square().sum(1)
-        low, high = (low, middle) if 2 * float(some.sum()) >= float(less.sum()) else (middle + 1, high)
+        low, high = (low, middle) if explained(middle) >= least else (middle + 1, high)
     return low
 
 
