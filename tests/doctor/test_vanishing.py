@@ -151,6 +151,28 @@ def test_partly_learned_the_signal_that_is_left_decides():
     assert finding.numbers["left_peak"] == 19 and "left to learn is clearest at lag 19" in finding.rule
 
 
+def test_what_is_learned_without_looking_at_the_sequences_does_not_hide_that_the_rest_is_not():
+    """Half of the loss is what comes at which step; the gradient reaches by now, but it did not as training began."""
+
+    class Placed(Each):
+        def __init__(self, place, decay):
+            super().__init__(inputs=3, outputs=3, last=False)
+            started(self, decay)
+            self.place = nn.Parameter(place)
+
+        def forward(self, x):
+            states, last = self.layer(x)
+            return self.head(states) + self.place, last
+
+    place = torch.linspace(-3, 3, 24)[:, None, None].expand(24, 1, 3)
+    x, y = echo(lag=12, steps=24)
+    batch = [(x, y + place)]
+    learned, start = Placed(place, 1.0), Placed(torch.zeros(24, 1, 3), 0.4)
+    found = rg.diagnose(learned, batch, each, untrained=start, record=STUCK).found("vanishing_hurts")
+    assert found and found[0].numbers["need"] == 12 and found[0].numbers["reach"] < 12
+    assert "before training" in found[0].rule and found[0].numbers["error_share"] > 0.8
+
+
 def test_negative_gate_biases_by_design_are_healthy():
     model = Net(nn.LSTM)
     with torch.no_grad():

@@ -320,7 +320,10 @@ def _outlook(examination: Examination, sick: Sequence[Finding]) -> tuple[float, 
         risk = examination.risk
     except Exception:
         risk = math.nan
-    if any(finding.kind != Kind.VANISHING_HURTS and not finding.about.spares_training for finding in sick):
+    prognosis = not examination.record.updates  # of vanishing, the risk itself is one; after training it came true
+    if any(
+        not (finding.about.spares_training or (prognosis and finding.kind == Kind.VANISHING_HURTS)) for finding in sick
+    ):
         risk = max(THRESHOLDS.risk_of_finding.value, 0.0 if math.isnan(risk) else risk)
     return remaining, risk
 

@@ -34,6 +34,7 @@ FEWEST_TARGETS = 8  # steps with a loss that are followed
 RISK_WIDTH = 0.5  # decades of the gradient over which the risk falls from 73 % to 27 %
 WIDEST = 512  # numbers of an output whose covariance is taken apart
 SCORED, SCORED_LOSSES = 8, 50_000  # samples over which the loss is averaged, and losses in them
+SCORED_SEQUENCES = 64  # of small samples more are taken, up to so many sequences
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,11 @@ class Examination:
         return travel_of(self.flow)
 
     @cached_property
+    def start(self) -> Travel:
+        """How far back it reached as training began."""
+        return self.travel if self.untrained is self.model else travel_of(self.untrained_flow)
+
+    @cached_property
     def exponents(self) -> dict[str, Array]:
         """By layer, the largest Lyapunov exponent along each sequence, without a first quarter of the steps."""
         flow = self.flow
@@ -323,18 +329,17 @@ class Examination:
         return len(x) - 1
 
     @cached_property
-    def arriving(self) -> float | None:
-        """Where states of several steps are read: the share of the gradient that is left, in the mean over the signal.
+    def _gains(self) -> dict[int, float] | None:
+        """Where states of several steps are read: by steps of memory, what these add to what is explained, in shares.
 
-        Training begins with what needs little memory (one of two events is near an end of some sequences), and that
-        makes the memory longer. None where one state is read, or nothing is explained.
+        None where one state is read, or nothing is explained.
         """
         if self.need is None or not self.need.lag or not self.answer.final:
             return None
         found = gains_of(self.untrained, self.samples, _own, self.need.lag)
         if found is None or not any(found.values()):
             return None
-        return sum(gain * self.travel.at(lag) for lag, gain in found.items()) / sum(found.values())
+        return {lag: gain / sum(found.values()) for lag, gain in found.items()}
 
     @cached_property
     def risk(self) -> float:
@@ -347,9 +352,19 @@ class Examination:
             return 0.0
         if self.need is None:
             return math.nan if self.asked.constant else THRESHOLDS.risk_without_signal.value
-        left, even = self.arriving, THRESHOLDS.pooled_risk_share.value
-        if left is None:
-            left, even = self.travel.at(self.middle), THRESHOLDS.risk_share.value
+        return self.risk_from(self.travel)
+
+    def risk_from(self, travel: Travel) -> float:
+        """The risk by a gradient that travels so far.
+
+        Where states of several steps are read, training begins with what needs little memory (one of two events is near
+        an end of some sequences), and that makes the memory longer: it is by the mean over the signal.
+        """
+        if self._gains is None:
+            left, even = travel.at(self.middle), THRESHOLDS.risk_share.value
+        else:
+            left = sum(gain * travel.at(lag) for lag, gain in self._gains.items())
+            even = THRESHOLDS.pooled_risk_share.value
         return 1 / (1 + math.exp(min(math.log10(max(left, 1e-300) / even) / RISK_WIDTH, 700.0)))
 
     @cached_property
@@ -388,19 +403,20 @@ class Examination:
     @cached_property
     def progress(self) -> Progress:
         """How much of the task the network has learned, compared with the best constant answer."""
-        every = [self._progress_of(self.answer, self.samples[0])]
-        for sample in self.samples[1:SCORED]:
-            if len(every) * self.answer.losses.numel() > SCORED_LOSSES or not math.isfinite(every[-1].remaining):
+        asked, sequences = [(self.answer, self.samples[0].loss)], self.answer.sequences
+        for sample in self.samples[1:]:
+            enough = len(asked) >= SCORED and sequences >= SCORED_SEQUENCES
+            if enough or len(asked) * self.answer.losses.numel() > SCORED_LOSSES:
                 break
-            every.append(self._progress_of(answer(self.model, sample.inputs, sample.loss), sample))
-        means = (
-            float(np.mean([getattr(one, name) for one in every if math.isfinite(one.remaining) or len(every) == 1]))
-            for name in ("loss", "chance", "remaining")
-        )
-        return Progress(*means)
-
-    def _progress_of(self, own: Answer, sample: Sample) -> Progress:
-        return progress(own, sample.loss, self.record.chance, self.record.floor)
+            own = answer(self.model, sample.inputs, sample.loss)
+            if not bool(torch.isfinite(own.losses).all()):
+                break
+            asked.append((own, sample.loss))
+            sequences += own.sequences
+        whole = progress(asked, self.record.chance, self.record.floor)
+        if math.isnan(whole.remaining) and len(asked) > 1:  # outputs of several shapes
+            whole = progress(asked[:1], self.record.chance, self.record.floor)
+        return whole
 
     @property
     def solved(self) -> bool:

@@ -204,37 +204,44 @@ class Progress:
         return f"loss {self.remaining:.0%} of chance > {least:.0%}" if self.remaining > least else ""
 
 
-def progress(own: Answer, loss: _Loss, chance: float | None, floor: float | None) -> Progress:
-    """Compare the losses of an answer with those of the best constant one."""
-    losses = own.losses.detach().double()
-    constant = _constant_losses(own, loss)
-    scored = losses != 0 if constant is None else (losses != 0) | (constant != 0)
-    count = int(scored.sum())
+def progress(asked: Sequence[tuple[Answer, _Loss]], chance: float | None, floor: float | None) -> Progress:
+    """Compare the losses of some answers with those of the best constant one, the same for all."""
+    losses = [own.losses.detach().double() for own, _ in asked]
+    constant = _constant_losses(asked)
+    scored = [a != 0 if constant is None else (a != 0) | (constant[i] != 0) for i, a in enumerate(losses)]
+    count = sum(int(one.sum()) for one in scored)
     if not count:
         return Progress(0.0, math.nan, math.nan)
-    mean = float(losses.sum()) / count
+    mean = sum(float(one.sum()) for one in losses) / count
     if not math.isfinite(mean):
         return Progress(mean, math.nan if chance is None else chance, math.inf)
-    if chance is None and constant is None:
-        return Progress(mean, math.nan, math.nan)
-    best = chance if chance is not None and constant is None else float(constant.sum()) / count  # type: ignore[union-attr]
-    if chance is not None:
-        best = max(best, chance) if best > 0 else chance
+    if constant is None:
+        if chance is None:
+            return Progress(mean, math.nan, math.nan)
+        best = chance
+    else:
+        best = sum(float(one.sum()) for one in constant) / count
+        if chance is not None:
+            best = max(best, chance) if best > 0 else chance
     if mean >= best:
         return Progress(mean, best, mean / best if best > 0 else 1.0)
     lowest = min(0.0, mean) if floor is None else floor  # a density's loss may be negative
     return Progress(mean, best, max(0.0, mean - lowest) / (best - lowest))
 
 
-def _constant_losses(own: Answer, loss: _Loss) -> Tensor | None:
-    """The losses `(T, B)` if the output were the best one for all sequences and steps; None where not known."""
-    leaves = [leaf.detach() for leaf in tensors(own.output)]
-    wanted = [leaf for leaf in leaves if leaf.is_floating_point()]
-    if not wanted:
+def _constant_losses(asked: Sequence[tuple[Answer, _Loss]]) -> list[Tensor] | None:
+    """The losses `(T, B)` if all outputs were the same best one, at all steps; None where not known."""
+    outputs = [[leaf.detach() for leaf in tensors(own.output) if leaf.is_floating_point()] for own, _ in asked]
+    means = [
+        [_mean_over_sequences(leaf, own.losses) for leaf in wanted]
+        for (own, _), wanted in zip(asked, outputs, strict=True)
+    ]
+    shapes = [[mean.shape for mean in own] for own in means]
+    if not means[0] or any(shape != shapes[0] for shape in shapes):
         return None
-    constants = [_mean_over_sequences(leaf, own.losses).requires_grad_() for leaf in wanted]
+    constants = [torch.stack(own).mean(0).requires_grad_() for own in zip(*means, strict=True)]
 
-    def losses() -> Tensor:
+    def losses(own: Answer, loss: _Loss, wanted: Sequence[Tensor]) -> Tensor:
         values = iter([c.expand_as(leaf) for c, leaf in zip(constants, wanted, strict=True)])
 
         def constant(leaf: Any) -> Any:
@@ -245,10 +252,13 @@ def _constant_losses(own: Answer, loss: _Loss) -> Tensor | None:
         found = loss(mapped(own.output, constant))
         return found if found.ndim == 2 else found.reshape(own.losses.shape)
 
+    def every() -> list[Tensor]:
+        return [losses(own, loss, wanted) for (own, loss), wanted in zip(asked, outputs, strict=True)]
+
     optimizer = torch.optim.LBFGS(constants, max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
-        total = losses().mean()
+        total = torch.cat([one.flatten() for one in every()]).mean()
         found = torch.autograd.grad(total, constants, allow_unused=True)
         for c, g in zip(constants, found, strict=True):
             c.grad = torch.zeros_like(c) if g is None else g
@@ -257,10 +267,10 @@ def _constant_losses(own: Answer, loss: _Loss) -> Tensor | None:
     try:
         with torch.enable_grad():
             optimizer.step(closure)  # type: ignore[no-untyped-call]
-        best = losses().detach().double()
+        best = [one.detach().double() for one in every()]
     except Exception:  # a loss of anyone's may look at more than the values
         return None
-    return best if bool(torch.isfinite(best).all()) else None
+    return best if all(bool(torch.isfinite(one).all()) for one in best) else None
 
 
 def _mean_over_sequences(leaf: Tensor, losses: Tensor) -> Tensor:

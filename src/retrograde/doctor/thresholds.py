@@ -169,6 +169,9 @@ class THRESHOLDS:
         "benchmarks/doctor",
     )
     # Wiring
+    continues = Threshold(
+        0.00135, "chance of such a gain from the batch before, below which batches continue", "three standard errors"
+    )
     rounding = Threshold(
         1e-6, "share of the largest value below which two results are equal but for rounding", "float32 has 6e-8"
     )

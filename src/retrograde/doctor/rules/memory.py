@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from ...errors import FlowError
-from ...flow import jacobians
+from ...flow import GradientFlow, jacobians
 from ...flow.activation import memory
 from ...flow.cells import Trajectory
 from ..examination import Array, Examination, Need
@@ -29,32 +29,59 @@ SPECTRA = 4  # sequences whose products of Jacobians are taken apart
 
 def vanishing(exam: Examination) -> Iterable[Finding]:
     """Need, the longest lag that the data asks for, against reach, where 1 % of the gradient is left."""
-    need, travel, fraction = exam.need, exam.travel, THRESHOLDS.reach_fraction.value
-    if need is None or math.isinf(travel.reach):
+    need, travel = exam.need, exam.travel
+    if need is None:
         return
-    numbers = {"need": need.lag, "reach": travel.reach, "share_at_need": travel.at(need.lag)}
-    asks = (
-        f"the data asks for {need.lag} steps of memory; {fraction:.0%} of the gradient is left after "
-        f"{travel.reach:.0f} steps"
-    )
-    comparison = f"need {need.lag} {'>' if need.lag > travel.reach else '<='} reach {travel.reach:.0f}"
-    chart = by_lag(exam, "What the data asks for, and what is left of the gradient")
+    numbers = {"need": float(need.lag)}
     hurts = _hurts(exam, need, travel, numbers) if need.lag > travel.reach else ""
-    if not hurts:
-        why = ", but the task is learned" if exam.solved else ""
-        if need.lag > travel.reach and not exam.solved:
-            exam.notes.append(f"Vanishing may hurt later: {asks}, but most of what is left to learn is nearer.")
-            return
-        yield Finding(Kind.VANISHING_HARMLESS, f"{asks}{why}.", numbers, comparison + why, chart=chart)
+    if not hurts and need.lag > exam.start.reach and (stuck := _stuck_from_start(exam, numbers)):
+        yield _hurting(exam, need, exam.start, exam.untrained_flow, numbers, stuck, " of the untrained network")
         return
-    cause = _cause(exam, travel, need.lag)
-    yield Finding(
+    if math.isinf(travel.reach):
+        return
+    if hurts:
+        yield _hurting(exam, need, travel, exam.flow, numbers, hurts)
+        return
+    asks, comparison = _asked(need, travel)
+    why = ", but the task is learned" if exam.solved else ""
+    if need.lag > travel.reach and not exam.solved:
+        exam.notes.append(f"Vanishing may hurt later: {asks}, but most of what is left to learn is nearer.")
+        return
+    numbers |= {"reach": travel.reach, "share_at_need": travel.at(need.lag)}
+    chart = by_lag(exam, _TITLE)
+    yield Finding(Kind.VANISHING_HARMLESS, f"{asks}{why}.", numbers, comparison + why, chart=chart)
+
+
+_TITLE = "What the data asks for, and what is left of the gradient"
+
+
+def _asked(need: Need, travel: Travel, whose: str = "") -> tuple[str, str]:
+    """Need and reach, in words and as a comparison."""
+    fraction, sign = THRESHOLDS.reach_fraction.value, ">" if need.lag > travel.reach else "<="
+    return (
+        f"the data asks for {need.lag} steps of memory; {fraction:.0%} of the gradient{whose} is left after "
+        f"{travel.reach:.0f} steps",
+        f"need {need.lag} {sign} reach {travel.reach:.0f}",
+    )
+
+
+def _hurting(
+    exam: Examination,
+    need: Need,
+    travel: Travel,
+    flow: GradientFlow,
+    numbers: dict[str, float],
+    why: str,
+    whose: str = "",
+) -> Finding:
+    (asks, comparison), cause = _asked(need, travel, whose), _cause(flow, travel, need.lag)
+    return Finding(
         Kind.VANISHING_HURTS,
         f"{asks}, and {travel.at(need.lag):.1g} of it after {need.lag}. {cause.message}",
-        numbers | cause.numbers,
-        f"{comparison} and {hurts}",
+        numbers | {"reach": travel.reach, "share_at_need": travel.at(need.lag)} | cause.numbers,
+        f"{comparison} and {why}",
         ruled_out=(*cause.ruled_out, "nothing to remember: the signal at that lag is not chance"),
-        chart=chart,
+        chart=by_lag(exam, _TITLE),
     )
 
 
@@ -80,6 +107,24 @@ def _hurts(exam: Examination, need: Need, travel: Travel, numbers: dict[str, flo
     )
 
 
+def _stuck_from_start(exam: Examination, numbers: dict[str, float]) -> str:
+    """The same of a network that has learned only what needs no sequence, such as which targets come at which step.
+
+    Its gradient may reach further by now, but as training began it did not, and nothing else was learned since.
+    """
+    if not exam.record.updates or exam.solved or exam.unlearned:
+        return ""
+    peak, share = exam.left.peak, exam.left.error_share or 0.0
+    risk, least, most = exam.risk_from(exam.start), THRESHOLDS.prognosis_risk.value, THRESHOLDS.unlearned_share.value
+    if peak is None or not peak > exam.start.reach or not share**2 > most or not risk > least:
+        return ""
+    numbers |= {"left_peak": peak, "risk": risk, "error_share": share**2}
+    return (
+        f"risk {risk:.0%} > {least:.0%} before training; of the errors that differ between sequences {share**2:.0%} > "
+        f"{most:.0%} are left, the clearest at lag {peak}"
+    )
+
+
 @dataclass(frozen=True)
 class _Cause:
     """Why a gradient shrinks: what each factor does to it per step."""
@@ -89,19 +134,19 @@ class _Cause:
     ruled_out: tuple[str, ...] = ()
 
 
-def _cause(exam: Examination, travel: Travel, need: int) -> _Cause:
+def _cause(flow: GradientFlow, travel: Travel, need: int) -> _Cause:
     """Split the shrinking of the gradient into saturation, weights and gates."""
-    known = exam.flow.linearization
+    known = flow.linearization
     run = None if known is None else known.runs.get(travel.layer)
     end = int(travel.reach)
     if run is None or not travel.at(end) > 0:
         return _Cause()
     growth = travel.at(end) ** (1 / max(1, end))
-    return _of_weights(exam, travel, growth) if run.cell.vanilla else _of_gates(exam, run, travel.layer, growth, need)
+    return _of_weights(flow, travel, growth) if run.cell.vanilla else _of_gates(flow, run, travel.layer, growth, need)
 
 
-def _of_weights(exam: Examination, travel: Travel, growth: float) -> _Cause:
-    saturation, bounds = exam.flow.saturation(travel.layer), exam.flow.bounds(travel.layer)
+def _of_weights(flow: GradientFlow, travel: Travel, growth: float) -> _Cause:
+    saturation, bounds = flow.saturation(travel.layer), flow.bounds(travel.layer)
     slope = saturation.derivative
     part = min(1.0, max(0.0, math.log(slope) / math.log(growth))) if 0 < slope < 1 and growth < 1 else 0.0
     numbers = {"growth": growth, "derivative": slope, "radius": bounds.radius, "norm": bounds.norm}
@@ -122,14 +167,14 @@ def _of_weights(exam: Examination, travel: Travel, growth: float) -> _Cause:
     )
 
 
-def _of_gates(exam: Examination, run: Trajectory, label: str, growth: float, need: int) -> _Cause:
+def _of_gates(flow: GradientFlow, run: Trajectory, label: str, growth: float, need: int) -> _Cause:
     keeper = memory(run)
     times = np.asarray(keeper.time_constant)
     alone = float(np.mean(np.exp(-need / np.maximum(times, 1e-9))))
     kept = float(np.exp(-1 / np.maximum(np.quantile(times, 0.9), 1e-9)))
     part = min(1.0, math.log(kept) / math.log(growth)) if 0 < kept < 1 and growth < 1 else 0.0
     numbers = {"growth": growth, "gate": keeper.mean, "share_through_gates": alone, "part_of_gates": part}
-    slope = exam.flow.saturation(label).derivative
+    slope = flow.saturation(label).derivative
     numbers["derivative"] = slope
     shut = alone < THRESHOLDS.reach_fraction.value
     name = f"gate {run.cell.keeper}" if run.cell.keeper else "what the gates leave of the state before"

@@ -187,9 +187,15 @@ def kept_state(exam: Examination) -> Iterable[Finding]:
     sample = exam.samples[0]
     with torch.no_grad(), answers(exam.model, sample.inputs) as ask:
         first, second = (_seeded(ask, sample) for _ in range(2))
-    pairs = zip(_results(first), _results(second), strict=False)
-    if len(_results(first)) == len(_results(second)) and not any(_differ(a, b) for a, b in pairs):
-        return
+    mode = "eval"
+    if not _other(first, second):
+        if len(exam.samples) < 3:
+            return
+        # In training mode calls may differ by what they count or draw, but not by what the call before contained.
+        first, second = (_after(exam, before, sample, training=True) for before in exam.samples[1:3])
+        mode = "training"
+        if not _other(first, second):
+            return
     difference = abs(float(second.losses.mean() - first.losses.mean())) / max(abs(float(first.losses.mean())), 1e-30)
     if exam.record.bptt is not None or (resets := _resets(exam.model)):
         why = "trained in windows" if exam.record.bptt is not None else f"there is {resets}"
@@ -204,12 +210,18 @@ def kept_state(exam: Examination) -> Iterable[Finding]:
         "of its size): it is kept from one batch to the next, which contains other sequences. Start each batch from a "
         "state of zeros, or give the model a method that resets it.",
         {"difference": difference},
-        f"two calls in eval mode differ by more than rounding ({THRESHOLDS.rounding.value:g})",
+        f"two calls in {mode} mode differ by more than rounding ({THRESHOLDS.rounding.value:g})",
         ruled_out=(
-            "dropout (eval mode, and the same random numbers)",
+            f"dropout ({'eval mode, and ' if mode == 'eval' else ''}the same random numbers)",
             "batches that continue each other: no gain from it",
         ),
     )
+
+
+def _other(first: Answer, second: Answer) -> bool:
+    """Whether losses, or the states that layers started from, differ."""
+    pairs = zip(_results(first), _results(second), strict=False)
+    return len(_results(first)) != len(_results(second)) or any(_differ(a, b) for a, b in pairs)
 
 
 def _results(own: Answer) -> list[Tensor]:
@@ -248,15 +260,25 @@ def _helps(exam: Examination) -> bool:
         if losses[0].shape == losses[1].shape:
             gains.append((losses[1] - losses[0]).sum(0).double())
     gain = torch.cat(gains) if gains else torch.zeros(2, device="cpu")
-    return len(gain) > 1 and float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+    if len(gain) < 2:
+        return False
+    t = float(gain.mean()) / max(float(gain.std()) / len(gain) ** 0.5, 1e-300)
+    return t > 0 and _tail(t, len(gain) - 1) < THRESHOLDS.continues.value
 
 
-def _after(exam: Examination, before: Sample, sample: Sample) -> Answer:
+def _tail(t: float, freedom: int) -> float:
+    """Probability that Student's t is above a value: of few sequences a mean may be three standard errors off."""
+    angle = np.linspace(np.arctan(t / freedom**0.5), np.pi / 2, 1001)  # x = √ν tan θ has the density cos^(ν−1) θ
+    whole = np.linspace(-np.pi / 2, np.pi / 2, 2001)
+    above, every = (np.trapezoid(np.cos(a) ** (freedom - 1), a) for a in (angle, whole))
+    return float(above / every)
+
+
+def _after(exam: Examination, before: Sample, sample: Sample, *, training: bool = False) -> Answer:
     """The answer to a sample right after another one."""
-    with torch.no_grad(), answers(exam.model, (before.inputs, sample.inputs)) as ask:
-        ask(before.inputs, before.loss)
-        found: Answer = ask(sample.inputs, sample.loss)
-        return found
+    with torch.no_grad(), answers(exam.model, (before.inputs, sample.inputs), training=training) as ask:
+        _seeded(ask, before)
+        return _seeded(ask, sample)
 
 
 def state_not_carried(exam: Examination) -> Iterable[Finding]:
