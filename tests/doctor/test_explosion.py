@@ -65,3 +65,45 @@ def test_the_largest_exponent_is_that_of_the_whole_spectrum():
         flow = rg.gradient_flow(layer, x, loss=lambda output: output[0].square().sum(-1), targets=[299])
         whole = flow.lyapunov_exponents(n=1, burn_in=50, per_sequence=True)[:, 0]
         assert flow.largest_exponents(burn_in=50) == pytest.approx(whole, abs=0.02)
+
+
+class Generator(nn.Module):
+    """Goes on by itself, and sees the true values every few steps only."""
+
+    def __init__(self, interval):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.interval = nn.RNN(2, 16), nn.Linear(16, 2), interval
+
+    def forward(self, x):
+        given = torch.where((torch.arange(len(x)) % self.interval == 0)[:, None, None], x, 0.0)
+        return self.head(self.layer(given)[0])
+
+
+def henon(count=48, steps=120, seed=0):
+    """Trajectories of the Hénon map (λ = 0.419 per step), and where they are one step later."""
+    state = 0.1 * torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+    found = []
+    for _ in range(steps + 21):
+        state = torch.stack([1 - 1.4 * state[:, 0] ** 2 + state[:, 1], 0.3 * state[:, 0]], -1)
+        found.append(state)
+    whole = torch.stack(found[20:])
+    return whole[:-1], whole[1:]
+
+
+def test_chaotic_data_that_the_network_sees_too_rarely():
+    def loss(output, target):
+        return (output - target).square().mean(-1)
+
+    rule = [explosion.chaotic_data]
+    (own,) = found(rule, Generator(12), henon, loss)["chaos"]
+    assert own.numbers["interval"] == 12 and own.numbers["tau"] == pytest.approx(math.log(2) / 0.419, rel=0.2)
+    assert not found(rule, Generator(1), henon, loss) and not found(rule, Generator(3), henon, loss)
+
+    def noise(seed=0):
+        x = torch.randn(121, 48, 2, generator=torch.Generator().manual_seed(seed))
+        return x[:-1], x[1:]
+
+    assert not found(rule, Generator(12), noise, loss)
+    first = rg.diagnose(Generator(12), [henon()], loss, record=TrainingRecord(updates=0)).prescriptions[0]
+    assert first.remedy == "the true state more often" and "interval = 2" in first.python

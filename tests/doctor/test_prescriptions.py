@@ -300,6 +300,17 @@ def test_a_training_that_diverged_unclipped_is_clipped_at_its_lower_rate():
     assert one.options == {"lr": 2.0}
 
 
+def test_where_training_took_the_loss_above_chance_shorter_steps_come_before_what_it_spoiled():
+    """Saturation and stuck gates are then what long steps did."""
+    record = {"losses": [1.0] * 10 + [50.0] * 30, "gradient_norms": [1.0] * 36 + [80.0] * 4, "updates": 40}
+    for kind, usual in ((Kind.SATURATION, "layer normalization"), (Kind.STUCK_GATES, "chrono initialization")):
+        numbers = {"preactivation": 5.0, "need": 4.0}
+        (first, second, *_) = remedies(Last(nn.LSTM), kind, record, **numbers)
+        assert first.remedy == "clip the gradient norm" and second.remedy == usual
+        (first, *_) = remedies(Last(nn.LSTM), kind, record | {"losses": [1.0] * 40}, **numbers)
+        assert first.remedy == usual
+
+
 def test_saturated_units_get_weights_that_add_one():
     torch.manual_seed(0)
     model = Last(nn.RNN, hidden=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -92,6 +93,24 @@ def test_a_learning_rate_that_is_too_high(cell, how):
 @pytest.mark.parametrize("how", [{"lr": 0.02}, {"lr": 0.1, "optimizer": "sgd"}, {"lr": 0.002}])
 def test_a_learning_rate_that_is_right(how):
     assert "learning_rate_too_high" not in trained(nn.GRU, updates=40, **how)
+
+
+def test_a_classifier_that_went_above_chance_at_a_rate_that_does_so_again():
+    """It stays near chance, so that no smaller rate is 1.5 times better within a few updates; gates are stuck."""
+    torch.manual_seed(0)
+    x = torch.randint(4, (10, 64), generator=torch.Generator().manual_seed(1))
+    batch = (nn.functional.one_hot(x, 4).float(), x[-3])
+    crossed = partial(nn.functional.cross_entropy, reduction="none")
+    start = Net(nn.LSTM, inputs=4, outputs=4)
+    model = copy.deepcopy(start)
+    with torch.no_grad():
+        model.layer.weight_hh_l0.mul_(200)
+        model.head.bias.add_(torch.tensor([2.0, 0.0, 0.0, -1.0]))
+        model.head.weight.zero_()
+    for lr, wrong in ((20.0, True), (0.1, False)):
+        record = TrainingRecord("sgd", lr, updates=100, losses=[1.4] * 20 + [2.0] * 80)
+        exam = Examination(model, samples_of([batch], crossed), start, record)
+        assert bool(list(training.learning_rate(exam))) is wrong
 
 
 @pytest.mark.parametrize(("lr", "wrong"), [(0.01, False), (3.0, True)])

@@ -432,6 +432,40 @@ class Examination:
         return f"loss {remaining:.0%} of chance > {least:.0%}" if remaining > least else ""
 
     @cached_property
+    def unsettled(self) -> str:
+        """What is wrong with the history of the loss; empty if nothing."""
+        every = np.asarray(self.record.losses, dtype=np.float64)
+        if self.record.diverged or not np.isfinite(every).all():
+            return "the loss became NaN or infinite"
+        if len(every) < 8:
+            return ""
+        quarters = [float(part.mean()) for part in np.array_split(every, 4)]
+        rise, chance = THRESHOLDS.rise.value, self.progress.chance
+        if quarters[-1] > rise * min(quarters[:-1]):
+            return f"the loss rose from {min(quarters[:-1]):.3g} to {quarters[-1]:.3g}"
+        if quarters[-1] > rise * chance:
+            return f"the loss stayed at {quarters[-1]:.3g}, above chance ({chance:.3g})"
+        smooth = np.median(np.lib.stride_tricks.sliding_window_view(every, 5), axis=1)
+        peak, factor = float(smooth.max()), THRESHOLDS.peak.value
+        if peak > factor * max(chance, float(every[0])):
+            return f"the loss rose to {peak:.3g}, {peak / chance:.2g} times chance"
+        half = every[len(every) // 2 :]
+        swing = float(np.abs(np.diff(half)).mean() / max(half.mean(), 1e-30))
+        if swing > THRESHOLDS.swing.value:
+            return f"the loss swings by {swing:.0%} of its size from update to update"
+        return ""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training took the loss above chance."""
+        every = np.asarray(self.record.losses, dtype=np.float64)
+        if self.record.diverged or not np.isfinite(every).all():
+            return True
+        return len(every) >= 8 and float(every[-(len(every) // 4) :].mean()) > THRESHOLDS.rise.value * max(
+            self.progress.chance, float(every[0])
+        )
+
+    @cached_property
     def loss(self) -> float:
         """Mean loss over the scored steps of the first sample."""
         return self.progress.loss

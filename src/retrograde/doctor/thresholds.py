@@ -64,6 +64,11 @@ class THRESHOLDS:
     chaos_errors = Threshold(
         3.0, "standard errors by which the largest Lyapunov exponent is above 0 in chaos", "one in a thousand"
     )
+    unseen_doublings = Threshold(
+        2.0,
+        "steps without an input, in times in which the data's divergence doubles, above which they cannot be learned",
+        "Mikhaeil et al. 2022: the best interval is one doubling time",
+    )
     truncation_cosine = Threshold(
         0.99,
         "cosine of the truncated with the full gradient below which truncation hides something",

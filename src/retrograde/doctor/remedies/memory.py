@@ -327,6 +327,9 @@ def bounded(case: Case) -> Iterator[Prescription]:
 
 def chaos(case: Case) -> Iterator[Prescription]:
     """Below the edge of chaos at the start; where training made the network chaotic, gradients over τ = ln 2 / λ."""
+    if case.number("interval") is not None:
+        yield from _forced(case)
+        return
     exponent = next((x for name in ("lyapunov", "exponent", "lambda") if (x := case.number(name)) is not None), None)
     try:
         if exponent is None:
@@ -354,6 +357,21 @@ def chaos(case: Case) -> Iterator[Prescription]:
     shorter = record.bptt is None or steps < record.bptt
     if shorter:
         yield case.prescription("gradients over the predictable time only", arithmetic, python, {"bptt": steps})
+
+
+def _forced(case: Case) -> Iterator[Prescription]:
+    """The true state every τ steps, for data that are chaotic themselves (sparse teacher forcing)."""
+    exponent, interval = case.number("lyapunov") or math.nan, case.number("interval") or 0
+    steps = max(1, round(math.log(2) / exponent))
+    arithmetic = (
+        f"trajectories of the data move apart by {exponent:.3g} per step, and the network is left to itself for "
+        f"{interval:.0f}: tau = ln 2 / {exponent:.3g} = {steps} steps"
+    )
+    python = (
+        f"interval = {steps}\n# in forward, x: the true values (T, B, …), h: the state, head: what is read from it\n"
+        "# if t % interval == 0:\n#     h = h + (x[t] - head(h)) @ torch.linalg.pinv(head.weight).t()"
+    )
+    yield case.prescription("the true state more often", arithmetic, python)
 
 
 def _below_chaos(case: Case, exponent: float, when: str, parts: Sequence[Part] | None = None) -> Iterator[Prescription]:

@@ -31,6 +31,8 @@ _RATES = 3  # learning rates of a trial, each a tenth of the one before
 def clipping(case: Case) -> Iterator[Prescription]:
     """Clip to the threshold that the recorded norms, replayed under every threshold, make the best."""
     record = case.examination.record
+    if case.kind == Kind.CHAOS and case.number("interval") is not None:
+        return  # of the data: whatever predicts them has such gradients
     norms, what = [norm for norm in record.gradient_norms if math.isfinite(norm)], "updates"
     if len(norms) < 2:
         norms, what = _of_sequences(case), "sequences (no norms of updates are recorded)"
@@ -47,6 +49,13 @@ def clipping(case: Case) -> Iterator[Prescription]:
     if case.kind in (Kind.EXPLODING, Kind.NOT_FINITE, Kind.CHAOS) and _diverges(case, threshold):
         return  # gradients that all explode are no measure of a step
     yield case.prescription("clip the gradient norm", arithmetic, python, {"clip_norm": threshold})
+
+
+def settle(case: Case) -> Iterator[Prescription]:
+    """Where training took the loss above chance, states and gates were thrown to their ends: shorter steps first."""
+    if case.examination.diverged:
+        yield from learning_rate(case)
+        yield from clipping(case)
 
 
 def _diverges(case: Case, threshold: float) -> bool:

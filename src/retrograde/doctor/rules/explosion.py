@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...errors import FlowError
 from ...flow import sequence_gradients
+from ...flow.divergence import divergence_of
 from ..examination import Array, Examination
 from ..findings import Chart, Curve, Finding, Kind
+from ..forward import Answer, answers
 from ..thresholds import THRESHOLDS
 from .memory import by_lag
 
@@ -66,6 +72,68 @@ def _chaotic(exam: Examination, label: str, unlearned: str) -> Finding | None:
             [Curve(label, [float(i) for i in range(len(by_sequence))], [float(v) for v in by_sequence])],
         ),
     )
+
+
+def chaotic_data(exam: Examination) -> Iterable[Finding]:
+    """Trajectories that move apart exponentially, of which the network sees the true state too rarely."""
+    if exam.solved or exam.answer.final:
+        return
+    targets = _by_step(exam.samples[0].target, exam.answer)
+    interval, moving = (0, None) if targets is None else (_unseen(exam), divergence_of(targets))
+    errors, most = THRESHOLDS.chaos_errors.value, THRESHOLDS.unseen_doublings.value
+    if moving is None or not moving.exponent > errors * moving.error:
+        return
+    tau = math.log(2) / moving.exponent
+    if not interval > most * tau:
+        return
+    growth = math.exp(min(moving.exponent * interval, 700))
+    yield Finding(
+        Kind.CHAOS,
+        f"the data are chaotic: neighboring trajectories move apart by λ = {moving.exponent:.3g} ± {moving.error:.1g} "
+        f"per step and double their distance every {tau:.2g} steps (τ = ln 2 / λ), but the network sees no input over "
+        f"{interval} steps, in which an error grows ×{growth:.2g}. Whatever predicts such data has gradients that "
+        "explode over so many steps; clipping does not change that.",
+        {"lyapunov": moving.exponent, "standard_error": moving.error, "tau": tau, "interval": interval},
+        f"λ {moving.exponent:.3g} > {errors:g} standard errors of {moving.error:.1g} in the targets, and {interval} "
+        f"steps without an input > {most:g} τ",
+        ruled_out=(
+            "noise: neighbors move apart step by step, not at once",
+            f"a solved task: loss {exam.progress.remaining:.0%} of chance",
+        ),
+    )
+
+
+def _by_step(target: Any, own: Answer) -> Tensor | None:
+    """The targets as `(T, B, D)`, where they are numbers of every step; None otherwise."""
+    if not isinstance(target, Tensor) or not target.is_floating_point():
+        return None
+    steps, sequences = own.losses.shape
+    whole = target.unsqueeze(-1) if target.ndim == 2 else target
+    if whole.ndim != 3:
+        return None
+    if whole.shape[:2] == (steps, sequences):
+        return whole
+    return whole.transpose(0, 1) if whole.shape[:2] == (sequences, steps) else None
+
+
+def _unseen(exam: Examination) -> int:
+    """The longest run of steps at which no input has any effect on a loss, counted from the input before."""
+    sample = exam.samples[0]
+    given = sample.inputs[0] if sample.inputs and isinstance(sample.inputs[0], Tensor) else None
+    steps = len(exam.answer.losses)
+    if given is None or not given.is_floating_point() or given.ndim != 3 or steps not in given.shape[:2]:
+        return 0
+    x = given.detach().clone().requires_grad_()
+    with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+        losses = ask((x, *sample.inputs[1:]), sample.loss).losses
+        if not losses.requires_grad:
+            return 0
+        (found,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
+    if found is None:
+        return 0
+    read = found.ne(0).any(2).any(0 if x.shape[0] != steps else 1)
+    at = [*read.nonzero().flatten().tolist(), steps]
+    return max((b - a for a, b in pairwise(at)), default=0)
 
 
 def exploding(exam: Examination) -> Iterable[Finding]:
@@ -127,4 +195,4 @@ def exploding_from_start(exam: Examination) -> Iterable[Finding]:
         )
 
 
-RULES = (chaos, exploding)
+RULES = (chaos, chaotic_data, exploding)

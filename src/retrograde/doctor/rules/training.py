@@ -201,12 +201,12 @@ def learning_rate(exam: Examination) -> Iterable[Finding]:
     if record.lr is None or (not record.optimizer and record.torch_optimizer is None):
         return
     unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
-    unsettled = _unsettled(exam)
+    unsettled = exam.unsettled
     if not unsolved or not (unsettled or not record.updates):
         return
     trial = _trial(exam.model, exam, trained=bool(record.updates))
     if trial is None and record.updates:  # weights that were thrown too far cannot be trained at any rate
-        trial = _trial(exam.untrained, exam, trained=False)
+        trial = _trial(exam.untrained, exam, trained=False, seen=True)
     if trial is not None:
         yield _overshoots(exam, _rate(exam), trial, unsettled, unsolved)
 
@@ -248,30 +248,6 @@ def _overshoots(exam: Examination, rate: _Rate | None, trial: _Trial, unsettled:
     )
 
 
-def _unsettled(exam: Examination) -> str:
-    """What is wrong with the history of the loss; empty if nothing."""
-    every = np.asarray(exam.record.losses, dtype=np.float64)
-    if exam.record.diverged or not np.isfinite(every).all():
-        return "the loss became NaN or infinite"
-    if len(every) < 8:
-        return ""
-    quarters = [float(part.mean()) for part in np.array_split(every, 4)]
-    rise, chance = THRESHOLDS.rise.value, exam.progress.chance
-    if quarters[-1] > rise * min(quarters[:-1]):
-        return f"the loss rose from {min(quarters[:-1]):.3g} to {quarters[-1]:.3g}"
-    if quarters[-1] > rise * chance:
-        return f"the loss stayed at {quarters[-1]:.3g}, above chance ({chance:.3g})"
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(every, 5), axis=1)
-    peak, factor = float(smooth.max()), THRESHOLDS.peak.value
-    if peak > factor * max(chance, float(every[0])):
-        return f"the loss rose to {peak:.3g}, {peak / chance:.2g} times chance"
-    half = every[len(every) // 2 :]
-    swing = float(np.abs(np.diff(half)).mean() / max(half.mean(), 1e-30))
-    if swing > THRESHOLDS.swing.value:
-        return f"the loss swings by {swing:.0%} of its size from update to update"
-    return ""
-
-
 @dataclass(frozen=True)
 class _Trial:
     """Updates of a network at the learning rate of the training and at smaller ones."""
@@ -292,10 +268,11 @@ class _Trial:
         return self.losses[self.lr] / max(self.losses[self.better], 1e-30)
 
 
-def _trial(model: nn.Module, exam: Examination, *, trained: bool) -> _Trial | None:
+def _trial(model: nn.Module, exam: Examination, *, trained: bool, seen: bool = False) -> _Trial | None:
     """Train copies of a network for a few updates at several rates, on the samples; None if the rate does no harm.
 
-    It does where a smaller one is clearly better; before training, it must also make the loss worse.
+    It does where a smaller one is clearly better; before training, it must also make the loss worse. That is enough
+    where training is ``seen`` to do so: chance is the least that a few updates can come back to.
     """
     lr = float(exam.record.lr or 0)
     found: dict[float, float] = {}
@@ -313,7 +290,8 @@ def _trial(model: nn.Module, exam: Examination, *, trained: bool) -> _Trial | No
         if best < found[lr] and found[rate] > best:
             break
     own = _Trial(trained, updates, found, lr, norms)
-    return own if math.isfinite(before) and own.gain > THRESHOLDS.rate_gain.value else None
+    least = THRESHOLDS.rise.value if seen else THRESHOLDS.rate_gain.value
+    return own if math.isfinite(before) and own.gain > least else None
 
 
 def _rate(exam: Examination) -> _Rate | None:
