@@ -88,5 +88,5 @@ def _fitted(logs: Tensor, typical: float) -> Divergence | None:
     first, second = (mean[middle] - mean[start]) / (middle - start), (mean[end] - mean[middle]) / (end - middle)
     if not float(second) >= STEADY * float(first) > 0:
         return None
-    slopes = (logs[end] - logs[start]) / (end - start)
+    slopes = (logs[end] - logs[1]) / (end - 1)
     return Divergence(float(slopes.mean()), float(slopes.std() / math.sqrt(len(slopes))), end)
