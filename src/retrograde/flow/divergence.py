@@ -58,10 +58,10 @@ def divergence_of(trajectories: Tensor) -> Divergence | None:
     typical = float(distance.median().log())
     # Windows of one long trajectory may overlap: a sequence with the same point is the same trajectory.
     own = pool % batch == (chosen % batch).unsqueeze(1)
-    for b in range(batch):
-        of_b = pool % batch == b
-        if bool(of_b.any()):
-            own[:, of_b] |= (distance[:, of_b] < 1e-9).any(1, keepdim=True)
+    for one in range(batch):
+        its = pool % batch == one
+        if bool(its.any()):
+            own[:, its] |= (distance[:, its] < 1e-9).any(1, keepdim=True)
     distance[own] = math.inf
     nearest = pool[distance.argmin(1)]
     known = distance.isfinite().any(1)

@@ -128,10 +128,10 @@ def _unseen(exam: Examination) -> int:
         losses = ask((x, *sample.inputs[1:]), sample.loss).losses
         if not losses.requires_grad:
             return 0
-        (found,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
-    if found is None:
+        gradient: Tensor | None = torch.autograd.grad(losses.sum(), x, allow_unused=True)[0]
+    if gradient is None:
         return 0
-    read = found.ne(0).any(2).any(0 if x.shape[0] != steps else 1)
+    read = gradient.ne(0).any(2).any(0 if x.shape[0] != steps else 1)
     at = [*read.nonzero().flatten().tolist(), steps]
     return max((b - a for a, b in pairwise(at)), default=0)
 
