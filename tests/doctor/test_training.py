@@ -210,3 +210,10 @@ def test_what_no_sequence_teaches_is_not_learned_by_heart():
 def test_an_attempt_has_five_to_a_hundred_updates():
     samples = samples_of([sums(3, 2)], squared)
     assert [updates_within(s, Net(hidden=2), samples, Recipe(False, 0.1)) for s in (0, 1e6)] == [5, 100]
+
+
+def test_the_sharpness_where_the_most_negative_curvature_is_larger():
+    """Power iteration comes to the most negative eigenvalue first; the largest is asked for."""
+    curvature, p = torch.tensor([-9.0, 1.0, 8.0, -8.0]), torch.ones(4, requires_grad=True)
+    (gradient,) = torch.autograd.grad((curvature * p.square()).sum() / 2, p, create_graph=True)
+    assert training._largest_eigenvalue([(p, gradient)], [torch.ones(4)]) == pytest.approx(8, rel=0.01)
