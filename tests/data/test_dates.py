@@ -176,6 +176,6 @@ def test_next_month_keeps_the_time_of_day(tmp_path):
     times = [f"{2000 + n // 12}-{n % 12 + 1:02}-05 06:30" for n in range(40) if n not in (3, 4, 17, 30)]
     found, columns, _ = series_of(tmp_path, times)
     assert as_written(times_after(found.times[0], 2, found.freq), columns.date_form, found.times[0]) == [
-        "2003-05-05 06:30",
-        "2003-06-05 06:30",
+        "2003-05-05T06:30:00",
+        "2003-06-05T06:30:00",
     ]
