@@ -105,12 +105,16 @@ def attribute_tensors(module: nn.Module) -> Iterator[Tensor]:
 def map_attributes(module: nn.Module, needed: Callable[[Tensor], bool], function: Callable[[Tensor], Tensor]) -> None:
     """Replace tensors in ordinary attributes of the modules by ``function`` of them, in place.
 
-    Only attributes that contain a tensor for which ``needed`` is true are replaced.
+    Only attributes that contain a tensor for which ``needed`` is true are replaced. What several modules share, such as
+    a memory that one writes and another reads, they share afterwards.
     """
+    replaced: dict[int, tuple[object, object]] = {}  # with the original, whose number another may have once it is gone
     for part in module.modules():
         for name, value in list(vars(part).items()):
             if name not in _CONVERTED_BY_TO and any(needed(tensor) for _, tensor in named_tensors(value, name)):
-                vars(part)[name] = map_tensors(value, function)
+                if id(value) not in replaced:
+                    replaced[id(value)] = (value, map_tensors(value, function))
+                vars(part)[name] = replaced[id(value)][1]
 
 
 def _is_record(value: object) -> bool:

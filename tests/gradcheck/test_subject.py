@@ -151,3 +151,23 @@ def test_a_tensor_that_is_only_an_attribute_goes_to_float64_too():
     model = Mixing()
     assert rg.check_gradients(model, torch.randn(4, 3)).ok
     assert model.mix.dtype is torch.float32
+
+
+class Notebook(nn.Module):
+    """Two parts share a dict: one writes its output there, the other reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.writer, self.reader = nn.GRU(3, 4), nn.Linear(4, 2)
+        self.writer.notes = self.reader.notes = {"mean": torch.zeros(4)}
+
+    def forward(self, x):
+        output = self.writer(x)[0]
+        self.writer.notes["mean"] = output.mean((0, 1))
+        return self.reader(output * self.reader.notes["mean"])
+
+
+def test_what_two_parts_share_they_share_in_float64_too():
+    torch.manual_seed(0)
+    check = rg.check_gradients(Notebook(), x())
+    assert check.ok, str(check)

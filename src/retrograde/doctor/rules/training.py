@@ -20,7 +20,8 @@ from ..forward import answers
 from ..thresholds import THRESHOLDS
 
 _BATCHES = 8  # whose gradient norms are measured before training
-_ITERATIONS = 30  # of the power iteration
+_ITERATIONS = 30  # products with the Hessian
+_NOTHING_LEFT = 1e-5  # share of the largest product: what is left is rounding
 _RATES = 5  # most learning rates of a trial, each a tenth of the one before
 _SECONDS = 5.0  # longest time of a trial
 
@@ -328,22 +329,37 @@ def _scales(record: TrainingRecord, used: Sequence[tuple[Tensor, Tensor]]) -> li
 
 
 def _largest_eigenvalue(used: Sequence[tuple[Tensor, Tensor]], scale: list[Tensor]) -> float:
-    """Of D H D for a diagonal D, by power iteration with products of the Hessian and a vector."""
+    """Of D H D for a diagonal D, by the Lanczos iteration with products of the Hessian and a vector.
+
+    Rounding gives copies of eigenvalues that were found, which leave the largest as it is.
+    """
     parameters, gradients = [p for p, _ in used], [g for _, g in used]
     generator = torch.Generator().manual_seed(0)
-    v = [torch.randn(p.shape, generator=generator, device="cpu").to(p) for p in parameters]
-    value, shift = 0.0, 0.0
-    for step in range(_ITERATIONS):
-        size = math.sqrt(sum(float(x.double().square().sum()) for x in v))
-        v = [x / max(size, 1e-30) for x in v]
+    v = _unit([torch.randn(p.shape, generator=generator, device="cpu").to(p) for p in parameters])[0]
+    before, size = [torch.zeros_like(x) for x in v], 0.0
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(_ITERATIONS):
         dot = sum((g * (x * d)).sum() for g, x, d in zip(gradients, v, scale, strict=True))
         product = torch.autograd.grad(dot, parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
         hv = [torch.zeros_like(x) if h is None else h * d for h, x, d in zip(product, v, scale, strict=True)]
-        value = float(sum(float((x * h).double().sum()) for x, h in zip(v, hv, strict=True)))
-        if step == _ITERATIONS // 3 and value < 0:  # the most negative came first: shift it away
-            shift = -value
-        v = [h + shift * x for h, x in zip(hv, v, strict=True)]
-    return value
+        own = sum(float((x * h).double().sum()) for x, h in zip(v, hv, strict=True))
+        rest = [h - own * x - size * b for h, x, b in zip(hv, v, before, strict=True)]
+        diagonal.append(own)
+        before, (v, size) = v, _unit(rest)
+        if not math.isfinite(own + size):
+            return math.nan
+        if size <= _NOTHING_LEFT * max(map(abs, diagonal)):
+            break
+        beside.append(size)
+    beside = beside[: len(diagonal) - 1]
+    return float(np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))[-1])
+
+
+def _unit(v: list[Tensor]) -> tuple[list[Tensor], float]:
+    """Of length 1, and the length before."""
+    size = math.sqrt(sum(float(x.double().square().sum()) for x in v))
+    return [x / max(size, 1e-30) for x in v], size
 
 
 RULES = (memorized, clipping, learning_rate)
