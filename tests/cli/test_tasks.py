@@ -336,7 +336,7 @@ def test_remedies_train_and_resume(retrograde, text, reviews, tmp_path, more):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{reviews}"], "is a table: say what to learn from it, --task classify, tag, forecast or language"),
+        (["{reviews}"], "is a table: say what to learn from it, --task classify, tag, regress, forecast or language"),
         (
             ["{reviews}", "--task", "classify", "--text", "body"],
             "no such column; there are 'id', 'review', 'sentiment'",
