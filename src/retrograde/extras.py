@@ -29,7 +29,7 @@ def missing_extra(error: BaseException) -> MissingExtraError | None:
 def import_or_explain(name: str, package: str | None = None) -> Any:
     """Import a module that needs optional libraries.
 
-    Raises MissingExtraError: a library is missing; the message names the extra that installs it.
+    Raises MissingExtraError if a library is missing; the message names the extra that installs it.
     """
     try:
         return import_module(name, package)

@@ -41,7 +41,7 @@ def available_cores() -> int:
 def open_pool(workers: int, ray: bool) -> Pool:
     """The pool for so many runs at a time.
 
-    Raises MissingExtraError: ray, or joblib for several processes, is not installed.
+    Raises MissingExtraError if ray, or joblib for several processes, is not installed.
     """
     if ray:
         return _RayPool()

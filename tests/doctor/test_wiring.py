@@ -6,12 +6,14 @@ import itertools
 
 import pytest
 import torch
+from scipy import stats
 from small import Net, delayed, found, squared, sums
 from torch import nn
 from torch.nn import functional as F
 
 from retrograde.doctor import TrainingRecord
 from retrograde.doctor.forward import changed
+from retrograde.doctor.rules import wiring
 from retrograde.doctor.rules.wiring import RULES
 
 
@@ -117,6 +119,22 @@ def test_a_state_that_is_kept_from_batch_to_batch():
     assert model.kept is None  # nothing is left behind
     assert not found(RULES, Resets(nn.GRU))
     assert not found(RULES, Keeps(nn.GRU), record=TrainingRecord(bptt=12))
+
+
+def test_a_state_that_is_kept_in_training_mode_only():
+    class KeepsInTraining(Keeps):
+        def forward(self, x):
+            return super().forward(x) if self.training else self.head(self.layer(x)[0][-1]).squeeze(-1)
+
+    wrong = found(RULES[1:2], KeepsInTraining(nn.GRU), batches=3, steps=5)
+    assert "two calls in training mode" in wrong["state_leaks"][0].rule
+    normalized = Net(nn.GRU, head=nn.Sequential(nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 1)))
+    assert not found(RULES[1:2], normalized.train(), batches=3, steps=5)
+
+
+@pytest.mark.parametrize(("t", "freedom"), [(3.0, 1), (3.0, 2), (4.5, 5), (1.0, 30), (3.1, 400)])
+def test_the_tail_of_a_mean_of_few_sequences(t, freedom):
+    assert wiring._tail(t, freedom) == pytest.approx(stats.t.sf(t, freedom), rel=1e-3)
 
 
 def test_a_kept_state_that_helps_is_meant():

@@ -21,7 +21,7 @@ def limit_threads(threads: int | None) -> tuple[int, bool]:
 
     threads: by default the number of processors.
     Returns threads; jax: whether JAX is installed.
-    Raises OptionError: there are fewer processors.
+    Raises OptionError if there are fewer processors.
     """
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     threads = len(usable) if threads is None else threads

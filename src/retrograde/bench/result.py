@@ -174,7 +174,7 @@ class Benchmark:
     def load(cls, path: Path) -> Benchmark:
         """Read what :meth:`save` wrote.
 
-        Raises DataError: `path` does not contain a benchmark.
+        Raises DataError if `path` does not contain a benchmark.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))

@@ -41,7 +41,7 @@ class Arm:
 def named(given: Any) -> list[tuple[str, Any]]:
     """Remedies with their names: those of a diagnosis, of a mapping from names, or of a sequence.
 
-    Raises OptionError: there is none, or two have the same name.
+    Raises OptionError if there is none, or two have the same name.
     """
     if isinstance(given, Diagnosis):
         given = given.prescriptions
@@ -73,7 +73,7 @@ def _words(changes: Mapping[str, Any]) -> str:
 def treated(options: Options, name: str, remedy: Any) -> Arm:
     """An arm that changes options of training.
 
-    Raises OptionError: the remedy is no change of options, changes nothing, is impossible, or is not for this task.
+    Raises OptionError if the remedy is no change of options, changes nothing, is impossible, or is not for this task.
     """
     changes, claim = remedy, None
     if isinstance(remedy, Prescription):

@@ -457,7 +457,7 @@ class Examination:
 
     @property
     def diverged(self) -> bool:
-        """Whether training took the loss above chance."""
+        """Whether the last quarter of training has a loss above chance and above that of the first update."""
         every = np.asarray(self.record.losses, dtype=np.float64)
         if self.record.diverged or not np.isfinite(every).all():
             return True

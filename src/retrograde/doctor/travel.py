@@ -71,7 +71,7 @@ def travels_of(flow: GradientFlow, fraction: float = THRESHOLDS.reach_fraction.v
 def travel_of(flow: GradientFlow) -> Travel:
     """How far back the gradient of a network reaches: judged by the layer where it fades the least.
 
-    Raises FlowError: lags are not known of any layer.
+    Raises FlowError if lags are not known of any layer.
     """
     # With a loss per sequence, the lag of a reverse layer is counted from the wrong end.
     found = [own for own in travels_of(flow) if own.entered or not (flow.final and _is_reverse(flow, own.layer))]

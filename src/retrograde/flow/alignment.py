@@ -50,7 +50,7 @@ class Alignment:
     def lags(self, steps: int) -> Ints:
         """The lag of every pair, `(targets, T, 1)` or `(targets, T, B)`.
 
-        Raises FlowError: they are not known.
+        Raises FlowError if they are not known.
         """
         if self.kind == "refused":
             raise FlowError(self.reason)
@@ -163,7 +163,7 @@ def aligned(
 def stated(loss_at: Any, targets: Ints, loss_steps: int, batch: int, *, reverse: bool, final: bool) -> Alignment:
     """Where the losses are, as the user says.
 
-    Raises OptionError: ``loss_at`` has the wrong form.
+    Raises OptionError if ``loss_at`` has the wrong form.
     """
     size, per = (batch, "sequence") if final else (loss_steps, "step of the loss")
     form = f"loss_at is {loss_at!r:.60}; give the layer's step of each loss, {size} whole numbers (one per {per})"

@@ -67,7 +67,7 @@ def choose(found: Sequence[Found], asked: Sequence[str]) -> tuple[list[Found], l
 
     ``encoder.l0`` names a layer, ``l0`` that of every module, ``encoder`` all layers of one module.
 
-    Raises FlowError: there is no such layer.
+    Raises FlowError if there is no such layer.
     """
     labels = {f"{one.name or 'root'}.{label}": (one, label) for one in found for label in one.labels}
     wanted: dict[str, tuple[Found, str]] = {}

@@ -137,8 +137,8 @@ def isolated(
         change.
     freeze: whether parameters are constants.
     inputs: what the model is called with, nested in any way: its tensors are restored too.
-    Raises FlowError: a parameter or an input has no values (device ``meta``); the model fails without autocast.
-    Raises OptionError: ``module`` is not a module.
+    Raises FlowError if a parameter or an input has no values (device ``meta``); the model fails without autocast.
+    Raises OptionError if ``module`` is not a module.
     """
     given = _module_list(module)
     outer: Snapshot | None = getattr(_local, "snapshot", None)

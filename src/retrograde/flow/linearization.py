@@ -114,7 +114,7 @@ class Linearization:
     def needed_graph(self) -> Graph:
         """The user's graph.
 
-        Raises FlowError: it was not saved.
+        Raises FlowError if it was not saved.
         """
         if self.graph is None:
             raise FlowError(

@@ -65,7 +65,7 @@ def no_layer_error(model: object, called: object) -> FlowError:
 def losses_by_step(losses: Any, calls: Sequence[AnyCall]) -> tuple[Tensor, bool]:
     """The losses as `(T, B)`, and whether they came as one per sequence.
 
-    Raises FlowError: they have another form, do not depend on a recurrent layer, or are not finite.
+    Raises FlowError if they have another form, do not depend on a recurrent layer, or are not finite.
     """
     runs = labeled_runs(calls)
     nearest = next(own for own in runs.values() if any(call is calls[-1] for call in own))  # to the loss

@@ -32,7 +32,7 @@ class RecordedRun:
     def graph(self, wanted: list[str], alive: Tensor | None = None) -> Graph:
         """The graph of the run.
 
-        Raises FlowError: the losses are transposed.
+        Raises FlowError if the losses are transposed.
         """
         alive = torch.ones_like(self.losses) if alive is None else alive
         graph = Graph(self.losses, self.recorder, self.runs, wanted, alive, self.notes)

@@ -23,7 +23,7 @@ def labeled_runs(calls: Iterable[AnyCall]) -> dict[str, list[AnyCall]]:
     Labels are torch's names of layers and directions (``l0``, ``l0_reverse``), after the module's name where there are
     several modules, and with ``#1``, ``#2`` where a layer ran several times.
 
-    Raises FlowError: marks of several recurrences cannot be separated; a run continues with another number of
+    Raises FlowError if marks of several recurrences cannot be separated; a run continues with another number of
     sequences.
     """
     tracks: dict[tuple[str, str], list[AnyCall]] = {}

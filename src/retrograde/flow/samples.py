@@ -120,7 +120,7 @@ def each_sample(batches: Any, loss: Callable[..., Tensor] | None) -> Iterator[Sa
     ``batches`` is one batch, an iterable of them, or samples. The loss takes the model's output, and the target if
     there is one; samples have their own.
 
-    Raises OptionError: ``batches`` is none of these.
+    Raises OptionError if ``batches`` has another form.
     """
     one = isinstance(batches, Tensor | PackedSequence | Sample) or (
         isinstance(batches, tuple)

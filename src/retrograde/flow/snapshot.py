@@ -88,7 +88,7 @@ class _TensorState:
         tensor = self.tensor
         try:
             shared = tensor.device.type == "cpu" and tensor.is_shared() and not tensor.is_inference()  # type: ignore[no-untyped-call]
-        except (RuntimeError, NotImplementedError):  # a tensor without storage of its own is not shared
+        except RuntimeError:  # a tensor without storage of its own is not shared
             return False
         return bool(shared) and tensor._version == self.version
 
@@ -98,14 +98,14 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
         return False
     try:
         return a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
-    except (RuntimeError, NotImplementedError):  # sparse tensors and some subclasses have no address
+    except RuntimeError:  # sparse tensors and some subclasses have no address
         return True
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     try:
         return torch.equal(a, b)
-    except (RuntimeError, NotImplementedError):  # torch does not compare these types: they are restored in any case
+    except RuntimeError:  # torch does not compare these types: they are restored in any case
         return False
 
 

@@ -76,7 +76,7 @@ class Compared:
 def compared_of(graph: Graph, entries: Mapping[str, Entry], *, pooled: bool) -> Compared:
     """Inputs and errors of a recorded run, from the entries of its head.
 
-    Raises FlowError: errors are not finite; or layers run through different numbers of steps.
+    Raises FlowError if errors are not finite; or layers run through different numbers of steps.
     """
     inputs: list[Tensor] = []
     live: Tensor | None = None

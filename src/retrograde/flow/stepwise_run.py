@@ -80,7 +80,7 @@ class StepwiseRun:
     def jacobians(self, first: int, last: int) -> Iterator[Tensor]:
         """∂s_k/∂s_{k−1} `(B, S, S)` in float64 for ``first`` ≤ k < ``last``, in the order it runs.
 
-        Raises FlowError: the state that a step starts from does not separate it from the steps before.
+        Raises FlowError if the state that a step starts from does not separate it from the steps before.
         """
         if len(self.calls) != self.steps:
             raise FlowError(

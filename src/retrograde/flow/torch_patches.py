@@ -98,7 +98,7 @@ _NO_CHECKPOINTS = _Patch(_patch_checkpoints)
 def without_checkpoints() -> Iterator[None]:
     """Disable activation checkpointing inside.
 
-    Raises FlowError: the model has checkpoints that are not torch's.
+    Raises FlowError if the model has checkpoints that are not torch's.
     """
     try:
         with _NO_CHECKPOINTS.active():
@@ -208,7 +208,7 @@ def own_precision(
 ) -> Iterator[Precision]:
     """Disable autocast inside, also where the model itself would enable it, and say so in ``notes``.
 
-    Raises FlowError: the model mixes types, which only works under autocast.
+    Raises FlowError if the model mixes types, which only works under autocast.
     """
     precision = Precision(parameters)
     precision.cast |= {torch.get_autocast_dtype(kind) for kind in _active(devices)}

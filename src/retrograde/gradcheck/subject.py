@@ -70,8 +70,8 @@ class Subject:
     ) -> Subject:
         """Copy the module and its inputs.
 
-        Raises FlowError: the module cannot be copied.
-        Raises OptionError: an input is given by position and by keyword.
+        Raises FlowError if the module cannot be copied.
+        Raises OptionError if an input is given by position and by keyword.
         """
         # A state kept from an earlier call belongs to the graph of that call, which deepcopy refuses: detach it.
         memo = {id(t): t.detach().clone() for t in attribute_tensors(module) if not t.is_leaf}
@@ -100,7 +100,7 @@ class Subject:
     def run(self, seed: int | None = None) -> Evaluation:
         """Run the module and its loss once, with the random state of ``seed``.
 
-        Raises FlowError: the twin fails; the output or the loss has nothing to differentiate.
+        Raises FlowError if the twin fails; the output or the loss has nothing to differentiate.
         """
         torch.manual_seed(self.seed if seed is None else seed)
         # Clones, so that a module may write into its inputs without changing the leaves.
@@ -146,7 +146,7 @@ class Subject:
     def measure(self) -> Measured:
         """Run the module once and differentiate its loss by all leaves.
 
-        Raises FlowError: a value is not finite; the loss has no gradient; the backward pass fails.
+        Raises FlowError if a value is not finite; the loss has no gradient; the backward pass fails.
         """
         for leaf, tensor in self.leaves.items():
             check_finite(f"{leaf.kind} {leaf.name!r}", tensor, "the check needs finite numbers to start from")

@@ -71,9 +71,9 @@ def measure(
 ) -> Measured:
     """Measure a model as `retrograde.gradient_flow` does, and keep what the page shows of it.
 
-    Raises FlowError: the flow cannot be measured, or not be drawn: a layer that runs backwards, losses that are at no
+    Raises FlowError if the flow cannot be measured, or not be drawn: a layer that runs backwards, losses that are at no
     step of the layer, more than 300 steps.
-    Raises OptionError: there is no such sequence.
+    Raises OptionError if there is no such sequence.
     """
     flow = gradient_flow(model, *inputs, loss=loss, reduce="none", **options)
     i, label = flow.layer_index(layer), flow.layer(layer)

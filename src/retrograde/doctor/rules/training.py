@@ -338,7 +338,7 @@ def _largest_eigenvalue(used: Sequence[tuple[Tensor, Tensor]], scale: list[Tenso
     v = _unit([torch.randn(p.shape, generator=generator, device="cpu").to(p) for p in parameters])[0]
     before, size = [torch.zeros_like(x) for x in v], 0.0
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     for _ in range(_ITERATIONS):
         dot = sum((g * (x * d)).sum() for g, x, d in zip(gradients, v, scale, strict=True))
         product = torch.autograd.grad(dot, parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
@@ -351,9 +351,9 @@ def _largest_eigenvalue(used: Sequence[tuple[Tensor, Tensor]], scale: list[Tenso
             return math.nan
         if size <= _NOTHING_LEFT * max(map(abs, diagonal)):
             break
-        beside.append(size)
-    beside = beside[: len(diagonal) - 1]
-    return float(np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))[-1])
+        off_diagonal.append(size)
+    upper = np.diag(off_diagonal[: len(diagonal) - 1], 1)
+    return float(np.linalg.eigvalsh(np.diag(diagonal) + upper + upper.T)[-1])
 
 
 def _unit(v: list[Tensor]) -> tuple[list[Tensor], float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -267,11 +268,13 @@ def _helps(exam: Examination) -> bool:
 
 
 def _tail(t: float, freedom: int) -> float:
-    """Probability that Student's t is above a value: of few sequences a mean may be three standard errors off."""
-    angle = np.linspace(np.arctan(t / freedom**0.5), np.pi / 2, 1001)  # x = √ν tan θ has the density cos^(ν−1) θ
-    whole = np.linspace(-np.pi / 2, np.pi / 2, 2001)
-    above, every = (np.trapezoid(np.cos(a) ** (freedom - 1), a) for a in (angle, whole))
-    return float(above / every)
+    """The probability that Student's t is larger: the mean of a few sequences may be three standard errors off."""
+
+    def area(low: float) -> float:  # x = √ν tan θ has the density cos^(ν−1) θ
+        width = (math.pi / 2 - low) / 2000
+        return float((np.cos(low + width * (np.arange(2000) + 0.5)) ** (freedom - 1)).sum() * width)
+
+    return area(math.atan(t / math.sqrt(freedom))) / area(-math.pi / 2)
 
 
 def _after(exam: Examination, before: Sample, sample: Sample, *, training: bool = False) -> Answer:
