@@ -305,3 +305,14 @@ def test_other_sequences_that_follow_no_line_are_refused() -> None:
     flow = rg.gradient_flow(model, randn(T, B, INPUTS), randn(T, 2 * B, INPUTS), loss=squares)
     kinds = [own.kind for own in flow.alignments]
     assert kinds == ["step", "refused"] and any("6 sequences" in note and "loss_at=" in note for note in flow.notes)
+
+
+def test_a_loss_with_smoothed_labels_is_measured() -> None:
+    """Its graph has a product with a plain number, which no operation of Python leaves there."""
+    rnn, label = layer(INPUTS), torch.tensor([0, 1, 2])
+
+    def loss(output: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(output[0][-1], label, label_smoothing=0.1, reduction="none")
+
+    flow = rg.gradient_flow(rnn, randn(T, B, INPUTS), loss=loss)
+    check_places(flow, {"l0": lambda t: np.full(1, T - 1)})
