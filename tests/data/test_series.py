@@ -51,6 +51,13 @@ def test_dated_columns_end_where_the_table_ends(read):
     assert found["NSW Australia"][:, 0].tolist() == [4, 5, 6]
 
 
+def test_a_date_of_each_series_is_no_time_of_steps(read):
+    head = "name,opened,{}\n".format(",".join(f"v{n}" for n in range(1, 9)))
+    days = ("2020-03-01", "2019-01-01", "2021-07-01")
+    columns, _, _ = read("a.csv", head + "".join(f"{n},{day},1,2,3,4,5,6,7,8\n" for n, day in zip("abc", days)))
+    assert (columns.layout, columns.group) == ("wide", ("name",))
+
+
 def test_channels_of_wide_tables(read):
     lines = "id,price_2,price_1,sales_1,sales_2,price_3,sales_3\na,20,10,1,2,30,3\n"
     columns, _, found = read("a.csv", lines, layout="wide", target="sales", features="price*")
@@ -75,8 +82,9 @@ def test_dates_in_order_are_steps_however_close(read):
     rows = "".join(f"2024-01-01 00:00:0{n},{','.join([str(n)] * 12)}\n" for n in range(8))
     columns, _, found = read("a.csv", head + rows, time="measured", target="s*")
     assert (columns.layout, found[""].shape) == ("long", (8, 12))
-    columns, _, found = read("a.csv", head + rows)
-    assert columns.layout == "long"
+    for parts in (rows, rows.replace("00:00:0", "00:00:00.0")):  # seconds, and hundredths of them
+        columns, _, _ = read("a.csv", head + parts)
+        assert columns.layout == "long"
 
 
 def test_columns_that_tell_series_apart_are_guessed(read):

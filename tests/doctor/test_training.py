@@ -48,6 +48,17 @@ def test_clipping_before_the_first_update_is_judged_by_the_updates_planned():
     assert not before(planned=100_000) and not before()
 
 
+def test_clipping_is_not_too_tight_where_longer_steps_would_overshoot():
+    def tenfold(output, target):
+        return 10 * squared(output, target)
+
+    def tight(loss):
+        record = TrainingRecord(optimizer="sgd", lr=0.1, clip_norm=1e-3, updates=0, planned=100)
+        return found([training.clipping], Net(nn.GRU), loss=loss, record=record, batches=3)
+
+    assert tight(squared) and not tight(tenfold)  # twice the edge of stability
+
+
 def test_clipping_so_tight_that_adam_sees_nothing():
     assert "clipping_too_tight" in trained(clip=1e-8, updates=30)
 

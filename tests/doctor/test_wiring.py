@@ -69,8 +69,9 @@ class Centered(Net):
 
 
 @pytest.mark.parametrize("model", [Rolled, Centered])
-def test_sequences_that_read_each_other(model):
-    wrong = found(RULES, model(nn.GRU), count=9)
+@pytest.mark.parametrize("count", [3, 9])
+def test_sequences_that_read_each_other(model, count):
+    wrong = found(RULES, model(nn.GRU), count=count)
     assert list(wrong) == ["state_leaks"] and wrong["state_leaks"][0].numbers["reached"] >= 1
 
 

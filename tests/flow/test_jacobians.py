@@ -94,6 +94,14 @@ def test_long_products_keep_both_singular_values_to_many_digits(scale: float) ->
     assert small == pytest.approx(log_det - log_norm, rel=1e-12)
 
 
+def test_singular_values_that_are_close_are_told_apart() -> None:
+    """Neighbors as close as these are still coupled after the last iteration."""
+    values = torch.tensor([5.0, 3.0, 2.0002, 2.0001], dtype=torch.float64)
+    left, right = (torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0] for _ in range(2))
+    found = product_spectrum([(left @ torch.diag(values) @ right)[None]])[0]
+    np.testing.assert_allclose(np.exp(found), values, rtol=1e-12)
+
+
 def test_an_orthogonal_network_keeps_every_direction() -> None:
     q = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
     flow = flow_of(linear_rnn(q, "tanh"), torch.zeros(2000, 1, 1, dtype=torch.float64))

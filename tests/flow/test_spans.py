@@ -130,3 +130,20 @@ def test_half_of_what_the_targets_depend_on_may_be_told_by_the_last_steps():
         assert rg.flow.need_of(*pooled).need == need == 2
     finally:
         torch.set_default_device("cpu")
+
+
+@pytest.mark.parametrize("count", [8, 64])
+def test_inputs_that_are_the_same_in_all_sequences_explain_nothing(count):
+    """Neither alone nor as the last step; they give a kernel of zeros, whatever rounding makes of it."""
+    torch.manual_seed(5)
+    layer, head = nn.GRU(2, 8), nn.Linear(8, 1)
+    y = torch.randn(count, dtype=torch.float64)
+
+    def fewest(x):
+        model = lambda x: head(layer(x)[0][-1])[:, 0]  # noqa: E731
+        return rg.flow.signal_stream.fewest_of(model, [(x, y)], lambda a, b: (a - b).square(), 5, [0.5])
+
+    same = torch.ones(6, count, 2)
+    assert fewest(same) is None
+    told = torch.stack((y.float(), torch.zeros(count)), -1).unsqueeze(0)
+    assert fewest(torch.cat((told, same))) == fewest(torch.cat((told, 7 * same))) == (6,)

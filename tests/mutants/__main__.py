@@ -77,6 +77,8 @@ def main() -> None:
     engine = cpp.Engine(TREE, TREE.parent / "objects") if arguments.cpp else None
     server, compiled = Server(python, TREE), 0
     covering = Covering(server, TREE, sources)
+    if engine and not covering.everything(list(cpp.TESTS)):
+        sys.exit("no test of the engine passes without any mutant")
     for file, mutant in chosen:
         if compiled == arguments.count:
             break

@@ -55,3 +55,13 @@ def test_texts_are_not_mixed(tmp_path):
     path.write_text("text,label\n" + "a b,x\nc d,y\n" * 20)
     with pytest.raises(OptionError, match="--mixup mixes sequences of numbers, but these are texts; leave it out"):
         LabelledTask(str(path), Options.of({"task": "classify", "mixup": 0.4}))
+
+
+def test_a_label_that_does_not_occur_in_training_names_ten_that_do(tmp_path):
+    rows = tmp_path / "a.csv"
+    rows.write_text("x1,x2,label\n" + "".join(f"{n % 7},{n % 5},c{n % 11:02}\n" for n in range(110)))
+    new = tmp_path / "new.csv"
+    new.write_text("x1,x2,label\n1,2,c00\n1,2,other\n")
+    known = ", ".join(f"'c{n:02}'" for n in range(10))
+    with pytest.raises(DataError, match=f"row 2: label 'other' does not occur in the training data, which has {known}, …"):
+        LabelledTask(str(rows), Options.of({"task": "classify", "label": "label", "validation": str(new)}))

@@ -306,7 +306,8 @@ def _compared(features: list[Tensor], e: Tensor, orders: list[Tensor]) -> tuple[
 
 def left_out(kernel: Tensor, e: Tensor) -> Tensor:
     """Errors less what ridge regression on all other sequences predicts, with the best ridge `(B, P)`."""
-    values, vectors = torch.linalg.eigh(kernel / kernel.diagonal().mean() + 1.0)  # 1: a mean that is not known
+    size = float(kernel.diagonal().mean()) or 1.0  # of inputs that say nothing: 0
+    values, vectors = torch.linalg.eigh(kernel / size + 1.0)  # 1: a mean that is not known
     best, least = e, float("inf")
     turned = vectors.T @ e
     for ridge in RIDGES:

@@ -72,7 +72,7 @@ def _kernel(rows: Tensor) -> Tensor:
 
 
 def _scaled(kernel: Tensor) -> Tensor:
-    """Centered, and of mean 1 on the diagonal."""
+    """Centered, and of mean 1 on the diagonal; 0 where there is only rounding."""
     centered = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
-    size = centered.diagonal().mean()
-    return centered / size if float(size) > 0 else centered
+    size, whole = float(centered.diagonal().mean()), float(kernel.diagonal().mean())
+    return centered / size if size > 1e-12 * whole else torch.zeros_like(kernel)
