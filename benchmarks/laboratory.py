@@ -1,7 +1,8 @@
 """Updates and frames a second of the laboratory while it trains, and how fast every control responds, in Chromium.
 
-``python benchmarks/laboratory.py`` trains each cell (H = 32, T = 50, B = 16) for a few seconds. "Free core" divides by
-the CPU time of the page's main thread: what a core that has nothing else to do would give, as far as that thread goes.
+``python benchmarks/laboratory.py`` trains each cell (H = 32, T = 50, B = 16) for a few seconds, and counts second by
+second, so that the slowest second is known too. "Thread of the page" is the part of the time in which that thread
+computes: it draws, and a worker trains.
 
 Then every control is used while the network trains, by keys and clicks that Chromium takes for a reader's. A response
 takes from the time stamp of the key or click until the next pictures are drawn and the frame has been handed over: a
@@ -18,6 +19,7 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 from selenium import webdriver
 
 from retrograde.laboratory import PAGE
@@ -97,11 +99,14 @@ def main() -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
 
-    def clock() -> tuple[float, float, float, float]:
+    def clock() -> np.ndarray:
+        """Time, CPU time of the page's thread, frames and updates."""
         metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
         busy = next(one["value"] for one in metrics if one["name"] == "TaskDuration")
-        frames, updates = browser.execute_script("const { frames, updates } = page.count; return [frames, updates]")
-        return time.perf_counter(), busy, frames, updates
+        now, frames, updates = browser.execute_script(
+            "const { frames, updates } = page.count; return [performance.now() / 1000, frames, updates]"
+        )
+        return np.array([now, busy, frames, updates])
 
     try:
         for cell in arguments.cells:
@@ -110,24 +115,29 @@ def main() -> None:
             browser.get(f"{page.as_uri()}#{fragment}")
             browser.execute_script("window.page = retrograde.page; page.lab.train()")
             time.sleep(2)  # until the page has settled
-            before = clock()
-            time.sleep(seconds)
-            wall, busy, frames, updates = (b - a for a, b in zip(before, clock(), strict=True))
+            times = [clock()]
+            for _ in range(max(1, round(seconds))):
+                time.sleep(1)
+                times.append(clock())
+            wall, busy, frames, updates = times[-1] - times[0]
+            each = np.diff(times, axis=0)
+            slowest = (each[:, 2:] / each[:, :1]).min(axis=0)
             print(
-                f"{cell:5} {updates / wall:5.0f} updates/s {frames / wall:4.0f} frames/s; free core: "
-                f"{updates / busy:4.0f} updates/s {frames / busy:4.0f} frames/s; load {os.getloadavg()[0]:.1f}"
+                f"{cell:5} {updates / wall:4.0f} updates/s {frames / wall:3.0f} frames/s; in the slowest second "
+                f"{slowest[1]:4.0f} and {slowest[0]:3.0f}; thread of the page {busy / wall:4.0%} busy; "
+                f"load {os.getloadavg()[0]:.1f}"
             )
             if not arguments.repeats:
                 continue
             found = responses(browser, fragment, arguments.repeats)
             taken = sorted(one for times in found.values() for one in times)
             medians = {name: statistics.median(times) for name, times in found.items()}
-            slowest = sorted(medians, key=lambda name: -medians[name])[:3]
+            last = sorted(medians, key=lambda name: -medians[name])[:3]
             late = [f"{name} {taken:.0f}" for name, taken in medians.items() if taken > 50]
             print(
                 f"      {len(found)} controls: {statistics.median(taken):.0f} ms (median), "
                 f"{taken[int(0.95 * len(taken))]:.0f} ms (95 %), {taken[-1]:.0f} ms (longest); slowest by median: "
-                + ", ".join(f"{name} {medians[name]:.0f} ms" for name in slowest)
+                + ", ".join(f"{name} {medians[name]:.0f} ms" for name in last)
             )
             print(f"      over 50 ms (median of {arguments.repeats}): {len(late)} of {len(found)}", *late, sep="  ")
     finally:

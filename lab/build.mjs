@@ -10,7 +10,12 @@ const assembled = async ({ path }) => {
 };
 const wat = { name: "wat", setup: (builder) => builder.onLoad({ filter: /\.wat$/ }, assembled) };
 const options = { bundle: true, minify: true, charset: "utf8", write: false, absWorkingDir: here, plugins: [wat] };
-const script = await build({ ...options, entryPoints: ["main.ts"], format: "iife", target: "es2022" });
+const scripted = (entry, plugins) => build({ ...options, entryPoints: [entry], format: "iife", target: "es2022", plugins });
+const inner = { name: "script", setup: (builder) => { // ./NAME?script: the text of a script of its own
+  builder.onResolve({ filter: /\?script$/ }, ({ path }) => ({ path: `${here}${path.slice(2, -7)}.ts`, namespace: "script" }));
+  builder.onLoad({ filter: /./, namespace: "script" }, async ({ path }) => ({ contents: (await scripted(path, [wat])).outputFiles[0].text, loader: "text" }));
+} };
+const script = await scripted("main.ts", [wat, inner]);
 const style = await build({ ...options, entryPoints: ["style.css"], target: ["chrome115", "firefox115", "safari16"] });
 const [js, css] = [script, style].map((result) => result.outputFiles[0].text.trim().replaceAll("</", "<\\/"));
 const page = readFileSync(`${here}page.html`, "utf8").replace("/*css*/", () => css).replace("/*js*/", () => js);

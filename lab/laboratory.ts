@@ -159,6 +159,15 @@ export class Laboratory {
     if (this.training.failed) this.target = this.training.step;
   }
 
+  /** The update up to which training may go on elsewhere: the last, or that before the next change. */
+  get until(): number { return Math.min(this.target, this.due[0]?.step ?? Infinity); }
+
+  /** Take over updates that were made elsewhere, up to `until` at most. */
+  adopt(saved: Saved): void {
+    this.training.adopt(saved);
+    if (this.training.failed) this.target = this.training.step;
+  }
+
   private remember(label: string): void {
     const now = Date.now(), last = this.undone.at(-1);
     if (last && label !== "train" && last.label === label && now - last.at < ONE_DRAG) {

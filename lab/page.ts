@@ -9,6 +9,7 @@ import type { Measured, Shown } from "./shown";
 import type { View } from "./state";
 import { STORY } from "./story";
 import { LANGUAGES } from "./text";
+import { Trainer } from "./trainer";
 import type { Words } from "./text";
 import { activation } from "./views/activation";
 import { chain } from "./views/chain";
@@ -30,6 +31,7 @@ function hostTheme({ body }: Document): View["theme"] | undefined {
 }
 
 const SLICE = 5; // milliseconds of training before the browser may do something else
+const NARROW = 80; // pixels: a canvas of less width is in a part of the page, or of a notebook, that is folded away
 const SPEEDS = { slow: 2, medium: 20, fast: Infinity };
 
 interface Frame { picture: Picture; figure: HTMLElement; canvas: HTMLCanvasElement; caption: HTMLElement; visible: boolean; pen?: Pen }
@@ -67,19 +69,23 @@ export class Page {
   /** It is drawn already, and handed over with the next frame. */
   private early = false;
   private updateCost = 2;
+  private trainer: Trainer;
+  /** A worker trains, not the page. */
+  private helped = false;
   private slices = new MessageChannel();
   private answers = new MessageChannel();
   private trained = 0;
   private trainUntil = 0;
   private wordsAt = 0;
-  /** Frames drawn and updates made, for whoever measures the speed. */
-  readonly count = { frames: 0, updates: 0 };
+  /** Frames drawn, updates made, and how many of these in a worker: for tests, and for whoever measures the speed. */
+  readonly count = { frames: 0, updates: 0, apart: 0 };
 
   constructor(private root: HTMLElement, private measured: Measured | null, fragment: string, private address: (fragment: string) => void) {
     const lang = navigator.language.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
     this.lab = new Laboratory(measured ? "story=0" : fragment, { lang, theme: hostTheme(root.ownerDocument) }, () => this.changed(), measured?.T);
     this.known = new Numbers(this.lab, measured);
     if (measured) this.lab.look({ t: measured.T - 1, k: Math.max(0, measured.T - 1 - Math.ceil(measured.T / 3)) });
+    this.trainer = new Trainer(this.lab, (updates) => this.came(updates));
     this.controls = new Controls(this.lab, this.texts);
     this.panel = new Panel(this.lab, () => this.reveal());
     this.build();
@@ -237,11 +243,13 @@ export class Page {
   private tick(now: number): void {
     const { lab } = this, rate = lab.replaying ? Infinity : SPEEDS[this.speed];
     if (lab.running && rate < Infinity && now - this.lastUpdate >= 1000 / rate) this.update(now);
-    const calm = this.still.matches && now - this.drawnAt < 500, busy = rate === Infinity && this.trained < this.share();
+    const calm = this.still.matches && now - this.drawnAt < 500, busy = rate === Infinity && !this.helped && this.trained < this.share();
     if (this.waiting || (this.dirty && !this.early && !(lab.running && (calm || busy)))) this.draw(now);
     this.early = false;
     if (this.stopped) return;
-    this.trainUntil = rate === Infinity ? performance.now() + 50 : 0; // not on and on in a tab that nobody sees
+    this.trainer.tick(now);
+    this.helped = lab.running && rate === Infinity && this.trainer.go();
+    this.trainUntil = rate === Infinity && !this.helped ? performance.now() + 50 : 0; // not on and on in a tab that nobody sees
     if (lab.running) this.slices.port2.postMessage(now);
     requestAnimationFrame((next) => this.tick(next));
   }
@@ -254,7 +262,10 @@ export class Page {
   private drawnAt = 0;
   private stopped = false;
   /** Draw no more: the page is being taken away. */
-  stop(): void { this.stopped = true; }
+  stop(): void {
+    this.stopped = true;
+    this.trainer.stop();
+  }
 
   /** Milliseconds of training between two frames: what is left of a 36th of a second; on a slow machine, half as long as a frame. */
   private share(): number { return Math.max(0.5 * this.cost, 28 - this.cost); }
@@ -288,6 +299,13 @@ export class Page {
     this.lab.update();
     this.count.updates++;
     this.lastUpdate = now;
+    this.dirty = true;
+  }
+
+  /** A worker has made updates. */
+  private came(updates: number): void {
+    this.count.updates += updates;
+    this.count.apart += updates;
     this.dirty = true;
   }
 
@@ -338,7 +356,9 @@ export class Page {
     const ratio = devicePixelRatio || 1, seen = this.frames.filter(drawn);
     const widths = seen.map(({ canvas, pen }) => pen?.width ?? (canvas.clientWidth || canvas.parentElement!.clientWidth));
     seen.forEach((frame, i) => {
-      const { picture, canvas } = frame, width = widths[i], height = picture.height(width, scene);
+      const { picture, canvas } = frame, width = widths[i];
+      if (width < NARROW) return;
+      const height = picture.height(width, scene);
       if (!frame.pen || frame.pen.width !== width || frame.pen.height !== height) {
         canvas.width = Math.round(width * ratio);
         canvas.height = Math.round(height * ratio);

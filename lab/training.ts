@@ -105,6 +105,15 @@ export class Training {
     };
   }
 
+  /** Take over updates that were made elsewhere from this state; `history` has theirs alone. */
+  adopt({ parameters, moments, step, seed, history, failed }: Saved): void {
+    this.network.parameters = parameters;
+    this.random.seed = seed;
+    this.history.loss.push(...history.loss);
+    this.history.norm.push(...history.norm);
+    Object.assign(this, { moments, step, failed });
+  }
+
   static restored(saved: Saved): Training {
     const training = new Training(saved.settings);
     training.network.parameters = copied(saved.parameters);

@@ -95,6 +95,55 @@ def test_a_notebook_without_a_kernel_shows_it_all_the_same(opened: Any, tmp_path
     assert browser.get_log("browser") == []
 
 
+AGAIN = """
+  const cell = document.getElementById('cell');
+  cell.style.display = arguments[0];
+  window.page = retrograde.mount(cell.shadowRoot.querySelector('.lab'), null);
+"""
+
+
+@pytest.mark.browser
+def test_a_cell_that_is_folded_away_at_first_is_drawn_when_it_is_opened(opened: Any, tmp_path: Path) -> None:
+    pytest.importorskip("anywidget")
+    browser = opened(hosted(rg.lab(), tmp_path))
+    browser.execute_script(AGAIN, "none")
+    frames = "const done = arguments[0]; setTimeout(() => done(page.count.frames), 150)"
+    assert browser.execute_async_script(frames) > 0
+    browser.execute_script("document.getElementById('cell').style.display = 'block'; page.count.frames = 0")
+    assert browser.execute_async_script(frames) > 0
+    drawn = """
+      const canvas = document.getElementById('cell').shadowRoot.querySelector('canvas');
+      return new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size > 20;
+    """
+    assert browser.execute_script(drawn)
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("kernel", [True, False])
+def test_the_laboratory_in_a_notebook_trains_in_a_worker(opened: Any, tmp_path: Path, kernel: bool) -> None:
+    pytest.importorskip("anywidget")
+    widget = rg.lab()
+    if kernel:
+        browser = opened(hosted(widget, tmp_path))
+        browser.execute_script(AGAIN, "block")
+    else:  # in a frame that may do nothing but run scripts
+        data, _ = widget._repr_mimebundle_()
+        page, drawn = tmp_path / "exported.html", "<script>document.documentElement.dataset.drawn = 1</script>"
+        page.write_text(
+            f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">{data["text/html"]}{drawn}'
+        )
+        browser = opened(page)
+        browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+        browser.execute_script("window.page = retrograde.page")
+    browser.execute_script("page.lab.train()")
+    wait = "const done = arguments[0], wait = () => (page.count.apart ? done(1) : setTimeout(wait, 20)); wait()"
+    assert browser.execute_async_script(wait)
+    browser.execute_script("page.stop()")
+    browser.switch_to.default_content()
+    assert browser.get_log("browser") == []
+
+
 def test_without_anywidget_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anywidget", None)
     rg.lab.__globals__["_widget"].cache_clear()
