@@ -75,3 +75,55 @@ def test_two_notations_in_a_column_are_refused(tmp_path, odd):
 def test_decimals_after_zero(tmp_path):
     cells = [f"0,{n:03}" for n in range(1, 40)]
     np.testing.assert_allclose(target(tmp_path, cells)[0], np.arange(1, 40) / 1000)
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda one: f"${one:,.2f}", "',' between thousands and a decimal point, without '$'"),
+        (lambda one: f"{one:.2f} %".replace(".", ","), "a decimal comma, without '%'"),
+        (lambda one: f"{one:.1f}%", "a decimal point, without '%'"),
+        (lambda one: f"{one:,.2f} €".translate(str.maketrans(",.", ".,")),
+         "'.' between thousands and a decimal comma, without '€'"),
+        (lambda one: f"({one:,.2f})" if one > 40 else f"{-one:,.2f}",
+         "',' between thousands and a decimal point, those in parentheses as negative"),
+        (lambda one: f"($ {one:,.2f})" if one > 40 else f"$ {-one:,.2f}",
+         "',' between thousands and a decimal point, without '$', those in parentheses as negative"),
+    ],
+)  # fmt: skip
+def test_signs_of_units(tmp_path, write, said):
+    found, notes = target(tmp_path, [write(one) for one in VALUES])
+    np.testing.assert_allclose(found, [-one for one in VALUES] if "(" in write(50) else VALUES, atol=0.06)
+    assert f"numbers of 'x' are read with {said}." in notes
+
+
+@pytest.mark.parametrize("cells", [["$5", "€6", "$7"], ["5", "6%", "7%"], ["$5 $6", "$7 $8", "$9"]])
+def test_numbers_with_different_units_are_refused(tmp_path, cells):
+    with pytest.raises(DataError, match="is not a number"):
+        target(tmp_path, cells * 10, target="x")
+
+
+def grouped(tmp_path, header, row):
+    (tmp_path / "a.csv").write_text(header + "".join(map(row, range(60))), encoding="utf-8")
+    table = open_table(tmp_path / "a.csv")
+    table.check_numbers(["x"])
+    (batch,) = table.batches(table.numbers(["x"]))
+    return table.matrix(batch, ["x"])[:, 0], table.notes
+
+
+def test_points_are_thousands_where_another_column_has_decimal_commas(tmp_path):
+    found, notes = grouped(tmp_path, "x;price\n", lambda n: f"{1 + n // 10}.{n:03};{n},5\n")
+    np.testing.assert_array_equal(found, [1000 * (1 + n // 10) + n for n in range(60)])
+    assert notes[-1] == "numbers of 'x' are read with '.' between thousands and a decimal comma."
+
+
+def test_points_that_could_be_thousands_are_said(tmp_path):
+    found, notes = grouped(tmp_path, "x;y\n", lambda n: f"{1 + n // 10}.{n:03};{n}\n")
+    np.testing.assert_allclose(found, [1 + n // 10 + n / 1000 for n in range(60)])
+    assert notes[-1] == (
+        "all numbers of 'x' have three digits after each point, and '1.000' is read as 1: if the point groups "
+        "thousands, write 1000."
+    )
+    for header, row in (("x,y\n", "{1}.{0:03},{0}\n"), ("x;y\n", "{1}.{0};{0}\n"), ("x;y\n", "0.{0:03};{0},5\n")):
+        found, notes = grouped(tmp_path, header, lambda n, row=row: row.format(n, 1 + n // 10))
+        assert found.max() < 8 and not [note for note in notes if "three digits" in note or "thousands" in note]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dates import date_form, looks_like_date, moments
-from .numerals import NO_NUMBER
+from .numerals import NO_NUMBER, UNITS
 from .table import number_of
 
 
@@ -83,7 +83,7 @@ class Cells:
     def suspect(self) -> bool:
         """Whether the cells of text could be numbers in other than the plain notation (see `numerals_of`)."""
         numbers = (cell for cell in self.present if cell.strip().lower() not in NO_NUMBER)
-        return all(re.fullmatch(r"[-+\d,.eE'’\s]+", cell) for cell in numbers)
+        return all(re.fullmatch(rf"[-+\d,.eE'’\s(){UNITS}]+", cell) for cell in numbers)
 
     @cached_property
     def odd(self) -> tuple[str, int, Any] | None:

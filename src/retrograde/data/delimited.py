@@ -94,6 +94,7 @@ def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
         remarks, delimiter, names, rows = _look(file.path, str(path), delimiter)
         header = _header(path, names, rows)
         table = Table(str(path))
+        table.delimiter = delimiter
         if delimiter not in (",", "\t") or (delimiter == "\t" and path.suffix.lower() != ".tsv"):
             table.notes.append(f"{path.name}: columns are separated by {delimiter!r}.")
         if file.returns:

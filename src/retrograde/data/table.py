@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import DataError, OptionError
 from . import limits
 from .database import Database, identifier, literal, trimmed
-from .numerals import NO_NUMBER, PLAIN, SUSPECT, Numerals, no_number, numerals_of
+from .numerals import GROUPED, NO_NUMBER, PLAIN, SUSPECT, THOUSANDS, Numerals, no_number, numerals_of
 from .storage import Rows
 
 BLOCK = 1000  # rows read at once
@@ -44,12 +45,15 @@ class Table:
         What a user should know about the reading.
     frequency : str
         How far the steps of its series lie apart, where the format says so; see `retrograde.data.grid`.
+    delimiter : str
+        What separates the columns of a text file; empty for other formats.
     unknown : list of str
         What of its text is no known category, in words; see `name_categories`.
     """
 
     def __init__(self, source: str, notes: Iterable[str] = (), frequency: str = "") -> None:
         self.source, self.notes, self.frequency = source, list(notes), frequency
+        self.delimiter = ""
         self.names: list[str] = []
         self.types: dict[str, str] = {}
         self.database = Database(source)
@@ -311,8 +315,43 @@ class Table:
         found = self.ask(*(f"bool_or(regexp_matches({cell}, {literal(SUSPECT)}))" for cell in cells)) if new else []
         for name, cell, suspect in zip(new, cells, found, strict=True):
             self._numerals[name] = numerals = numerals_of(cell, self.ask) if suspect else PLAIN
+            if numerals == PLAIN and self._could_be_thousands(name):
+                if self._decimal_comma:
+                    self._numerals[name] = numerals = GROUPED
+                elif self.delimiter == ";":
+                    first = next(one for one in self._filled(name) if "." in one)
+                    self.notes.append(
+                        f"all numbers of {name!r} have three digits after each point, and {first!r} is read as "
+                        f"{float(first):g}: if the point groups thousands, write {first.replace('.', '')}."
+                    )
             if numerals != PLAIN:
                 self.notes.append(f"numbers of {name!r} are read with {numerals}.")
+
+    def _filled(self, name: str) -> list[str]:
+        """The first cells of a column of text that could be numbers."""
+        text, known = trimmed(self._cells[name]), ", ".join(map(literal, NO_NUMBER))
+        rows = self.database.execute(f"SELECT {text} FROM cells WHERE lower({text}) NOT IN ({known}) LIMIT {SAMPLE}")
+        return [row[0] for row in rows]
+
+    def _could_be_thousands(self, name: str) -> bool:
+        """Whether the points of a column of numbers could group thousands: three digits follow each of them."""
+        cells = self._filled(name)
+        pattern = rf"{THOUSANDS}|^[-+]?\d{{1,3}}$"
+        if not any("." in one for one in cells) or not all(re.match(pattern, one) for one in cells):
+            return False
+        text = trimmed(self._cells[name])
+        known = ", ".join(map(literal, NO_NUMBER))
+        (found,) = self.ask(
+            f"bool_and(regexp_matches({text}, {literal(pattern)})) FILTER (lower({text}) NOT IN ({known}))"
+        )
+        return bool(found)
+
+    @cached_property
+    def _decimal_comma(self) -> bool:
+        """Whether a column has numbers with a decimal comma, so that points of other columns are no decimal marks."""
+        texts = [name for name in self._cells if self.types[name] == "text"]
+        some = [name for name in texts if any("," in one for one in self._filled(name))]
+        return any(numerals_of(self._cells[name], self.ask).point == "," for name in some)
 
     def check_numbers(self, names: Iterable[str]) -> None:
         """Refuse a column of numbers with something else in it.
