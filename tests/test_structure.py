@@ -28,7 +28,20 @@ def test_a_module_has_a_test_file_or_names_one(module):
 
 # The house, ground floor first: a part may use those on lower floors, its own, and `BASE`.
 BASE = {
-    *("cells", "defaults", "option", "options", "errors", "files", "memory", "measuring", "nested", "extras", "pools"),
+    *(
+        "cells",
+        "defaults",
+        "option",
+        "options",
+        "errors",
+        "files",
+        "memory",
+        "measuring",
+        "nested",
+        "extras",
+        "pools",
+        "words",
+    ),
     "_torch_private",
 }
 FLOORS = [

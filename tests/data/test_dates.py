@@ -5,12 +5,13 @@ import datetime
 import numpy as np
 import pytest
 
+from retrograde.data.cells import Cells
 from retrograde.data.columns import columns_for
-from retrograde.data.dates import as_iso, as_written, date_form, looks_like_date, moments
+from retrograde.data.dates import as_iso, as_written, date_form, looks_like_date, moments, month_of
 from retrograde.data.formats import open_table
 from retrograde.data.grid import Regular
 from retrograde.data.roles import Predicts
-from retrograde.data.series import read_series, times_after
+from retrograde.data.series import guess_season, read_series, times_after
 from retrograde.errors import DataError, OptionError
 
 DAY = datetime.date(2004, 3, 30)
@@ -179,3 +180,72 @@ def test_next_month_keeps_the_time_of_day(tmp_path):
         "2003-05-05T06:30:00",
         "2003-06-05T06:30:00",
     ]
+
+
+MONTHS = {  # how months are written: year and number of the month
+    "%m.%Y": lambda year, month: f"{month:02}.{year}",
+    "%m/%Y": lambda year, month: f"{month}/{year}",
+    "%m-%Y": lambda year, month: f"{month:02}-{year}",
+    "years by months": lambda year, month: f"{year + (month - 1) / 12:.3f}",
+}
+
+
+@pytest.mark.parametrize("form", MONTHS)
+def test_months_in_numbers(tmp_path, form):
+    months = [(2003 + n // 12, n % 12 + 1) for n in range(40) if n not in (3, 17)]
+    found, columns, notes = series_of(tmp_path, [MONTHS[form](*one) for one in months], {"time": "when"})
+    assert (columns.date_form, found.freq, len(found.numbers[0])) == (form, "1mo", 40)
+    assert found.times[0][0].startswith("2003-01") and any(f"times are read as {form}" in note for note in notes)
+    (after,) = as_written(times_after(found.times[0], 1, found.freq), columns.date_form)
+    assert after == (2006.3333 if form.startswith("years") else f"05{form[2]}2006")
+
+
+def test_decimal_years_are_months_or_quarters_where_they_lie_on_these(tmp_path):
+    found, columns, _ = series_of(tmp_path, [1945 + n / 4 for n in range(30)], {"time": "when"})
+    assert (columns.date_form, found.freq, guess_season(found.times[0], found.freq)[0]) == (
+        "years by quarters", "3mo", 4
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    for times in (range(1900, 1960), np.sort(random.uniform(1900, 1960, 60)), 1900 + np.arange(60) / 10,
+                  1960.5 + np.arange(0, 300, 7) / 365.25):  # fmt: skip
+        assert date_form(list(times)) == ""
+
+
+def test_measured_numbers_are_no_months():
+    assert Cells([f"{one:.4f}" for one in np.linspace(1.1987, 12.2, 40)]).kind == "number"
+    assert Cells(["10.1987", "11.2034", "12.1999"]).kind == "number"  # no leading zero: as numbers are written
+
+
+WEEKS = ["{y}-W{w:02}", "{y}W{w:02}", "{y}-W{w:02}-1"]
+
+
+@pytest.mark.parametrize("form", WEEKS)
+def test_weeks(tmp_path, form):
+    mondays = [datetime.date(2019, 1, 7) + datetime.timedelta(7 * n) for n in range(110)]
+    times = [form.format(y=day.isocalendar()[0], w=day.isocalendar()[1]) for day in mondays]
+    found, columns, _ = series_of(tmp_path, times)
+    assert (columns.time, found.freq, guess_season(found.times[0], found.freq)[0]) == ("when", "1w", 52)
+    assert moments(times).tolist() == moments([str(day) for day in mondays]).tolist()
+    (after,) = as_written(times_after(found.times[0], 1, found.freq), "", found.times[0])
+    assert after == ("2021-02-15" if form.endswith("-1") else form.format(y=2021, w=7))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
+        "janv. févr. mars avr. mai juin juil. août sept. oct. nov. déc.",
+        "JANVIER FÉVRIER MARS AVRIL MAI JUIN JUILLET AOÛT SEPTEMBRE OCTOBRE NOVEMBRE DÉCEMBRE",
+        "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
+        "gen feb mar apr mag giu lug ago set ott nov dic",
+        "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+        "januari februari maart april mei juni juli augustus september oktober november december",
+    ],
+)
+def test_months_of_other_languages(tmp_path, names):
+    names = names.split()
+    assert [month_of(name) for name in names] == list(range(1, 13))
+    for form, day in (("{name} {year}", 1), ("3. {name} {year}", 3), ("3-{name}-{year}", 3)):
+        times = [form.format(name=names[n % 12], year=2010 + n // 12) for n in range(30)]
+        found = [f"{2010 + n // 12}-{n % 12 + 1:02}-{day:02}" for n in range(30)]
+        assert moments(times).tolist() == moments(found).tolist() and all(map(looks_like_date, times))

@@ -229,4 +229,6 @@ def test_what_is_inferred():
     assert infer({}, True, True) is None and infer({0.0: 5}, False, False) is None
     assert str(infer({3600.0: 99, 7200.0: 1}, True, True)) == "1h"
     assert infer({10.0: 3, 11.0: 3, 12.0: 3}, True, True) is None
+    assert str(infer({28 * 86400.0: 20, 56 * 86400.0: 1}, True, True)) == "4w"
+    assert str(infer({28 * 86400.0: 20, 35 * 86400.0: 9}, True, True)) == "1mo"  # first Mondays
     assert str(infer({28 * 86400.0: 1, 30 * 86400.0: 4, 31 * 86400.0: 7}, True, True)) == "1mo"

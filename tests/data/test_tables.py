@@ -452,9 +452,9 @@ def test_years_and_quarters_are_no_groups_and_tell_the_season(write):
 def test_times_and_numbers_that_are_not_understood(write):
     with pytest.raises(DataError, match="row 29, column 'day': '2020-02-30' is not a time"):
         read(write("a.csv", "day,value,more\n" + DAILY + "2020-02-30,1,1\n"), "forecast")
-    weeks = "date,value\n" + "".join(f"2020-W{week:02},{week}\n" for week in range(1, 30))
+    weeks = "date,value\n" + "".join(f"week {week} of 2020,{week}\n" for week in range(1, 30))
     _, notes = columns_for(Predicts.FUTURE, open_table(write("b.csv", weeks)), {})
-    assert any(note.startswith("column 'date' puts nothing in order: '2020-W01' is not a time") for note in notes)
+    assert any(note.startswith("column 'date' puts nothing in order: 'week 1 of 2020' is not a time") for note in notes)
     short = "date,value\n2020-01-01,3\n2020-02-30,4\n2020-03-01,5\n"  # too few rows to tell a slip: said, not refused
     _, notes = columns_for(Predicts.FUTURE, open_table(write("d.csv", short)), {})
     assert any(note.startswith("column 'date' puts nothing in order: '2020-02-30' is not a time") for note in notes)

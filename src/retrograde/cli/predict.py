@@ -44,6 +44,7 @@ def predict(
 
     from ..tasks.rows import write_rows
     from ..training import load
+    from ..words import counted
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -52,4 +53,4 @@ def predict(
     count = write_rows(out, loaded.predictor.predict(data, encoding, probabilities))
     for remark in loaded.predictor.notes:
         note(remark)
-    say(f"{count:,} rows written to {out}")
+    say(f"{counted(count, 'row')} written to {out}")

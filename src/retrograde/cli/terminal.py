@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 from ..runs.folder import without_nan
 from ..runs.records import Backtest, Scores, interval
 from ..runs.scores import METRICS
+from ..words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -211,15 +212,19 @@ def described(data: Mapping[str, Any]) -> str:
         plan = data["plan"]
         many = f"{data['series']:,} series" if data["series"] > 1 else "one series"
         return (
-            f"{many}, {plan['channels']} channel{'s' * (plan['channels'] > 1)}; {plan['horizon']} steps from "
-            f"{plan['context']}, {plan['strategy']}; {data['train_sequences']:,} windows to train with"
+            f"{many}, {counted(plan['channels'], 'channel')}; {counted(plan['horizon'], 'step')} from "
+            f"{plan['context']}, {plan['strategy']}; {counted(data['train_sequences'], 'window')} to train with"
         )
     if "lags" in data:
         return f"chance {data['chance']['loss']:.4g}, optimum {data['optimum']['loss']:.4g}, lags {data['lags']}"
     parts = [f"{data[part + '_sequences']:,} to {word}" for part, word in _PARTS if data.get(part + "_sequences")]
-    reads = f"vocabulary {data['vocabulary_size']:,}" if data.get("vocabulary_size") else f"{data['channels']} channels"
-    labels = f"{data['labels']} labels, " if "labels" in data else ""
-    return f"sequences: {', '.join(parts)}; {labels}{reads}, the longest {data['longest']:,} steps"
+    reads = (
+        f"vocabulary {data['vocabulary_size']:,}"
+        if data.get("vocabulary_size")
+        else counted(data["channels"], "channel")
+    )
+    labels = f"{counted(data['labels'], 'label')}, " if "labels" in data else ""
+    return f"sequences: {', '.join(parts)}; {labels}{reads}, the longest {counted(data['longest'], 'step')}"
 
 
 _PARTS = (("train", "train"), ("validation", "validate"), ("test", "test"))

@@ -17,7 +17,8 @@ from .files import some_of
 from .table import BLOCK, Table
 
 TIMES = ("time", "times", "date", "dates", "datetime", "timestamp", "timestamps", "ds", "ts", "t", "step", "month",
-         "year", "day", "hour")  # fmt: skip
+         "year", "day", "hour", "datum", "zeit", "zeitpunkt", "zeitstempel", "fecha", "monat", "mois", "mes", "jahr",
+         "année", "annee", "año", "ano", "anno")  # fmt: skip
 """What columns of times are called."""
 Arrays = dict[str, NDArray[Any]]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dates import date_form, looks_like_date, moments
-from .numerals import NO_NUMBER, UNITS
+from .dates import MONTH_AND_YEAR, date_form, looks_like_date, moments
+from .numerals import NO_NUMBER, THOUSANDS, UNITS
 from .table import number_of
 
 
@@ -42,7 +42,8 @@ class Cells:
         if _is_instant(cells[0]):
             return "time"
         if _are_numbers(cells):
-            dated = re.fullmatch(r"\d{6}|\d{8}", str(cells[0]).strip())  # the first says most: tables may be wide
+            # The first says most: tables may be wide.
+            dated = re.fullmatch(rf"\d{{6}}|\d{{8}}|{MONTH_AND_YEAR}", str(cells[0]).strip())
             return "time" if dated and date_form(cells) else "number"
         if not isinstance(cells[0], str):
             return "text"
@@ -84,6 +85,12 @@ class Cells:
         """Whether the cells of text could be numbers in other than the plain notation (see `numerals_of`)."""
         numbers = (cell for cell in self.present if cell.strip().lower() not in NO_NUMBER)
         return all(re.fullmatch(rf"[-+\d,.eE'’\s(){UNITS}]+", cell) for cell in numbers)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether these are numbers whose points could group thousands."""
+        texts = [cell for cell in self.present if isinstance(cell, str) and "." in cell]
+        return self.kind == "number" and bool(texts) and all(re.match(THOUSANDS, cell.strip()) for cell in texts)
 
     @cached_property
     def odd(self) -> tuple[str, int, Any] | None:

@@ -15,6 +15,7 @@ from ..errors import DataError, OptionError
 from ..option import flag
 from . import categories
 from .arrays import TIMES
+from .calendar import day_and_clock, how_times_are_read, only_counts, parts_of, units_of, unroll, whole_of
 from .cells import Cells, are_dates
 from .dates import as_iso, form_of, looks_like_date, moments
 from .numerals import PLAIN, no_number
@@ -69,12 +70,16 @@ def columns_for(
         If no column has a role that is needed.
     """
     guess = _Guess(predicts, table, given)
+    if predicts is Predicts.FUTURE:
+        joined = _joined(guess)
+        if joined or (unrolled := _unrolled(guess)):
+            guess = _Guess(predicts, table, given, joined, () if joined else unrolled)
     return _of_series(guess) if predicts is Predicts.FUTURE else _of_labels(guess, labelled)
 
 
 def unused(table: Table, columns: Columns) -> list[str]:
     """A note on the columns that are not read."""
-    read = {*columns.used(), *columns.split}
+    read = {*columns.used(), *columns.split, *columns.joined}
     if columns.layout == "wide":
         read |= {step for name in (*columns.target, *columns.features) for step in columns.steps(table.names, name)}
     rest = [name for name in table.names if name not in read and not name.startswith("__index_level_")]
@@ -94,18 +99,28 @@ class _Guess:
         Columns that must not be guessed to have a role.
     """
 
-    def __init__(self, predicts: Predicts, table: Table, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        predicts: Predicts,
+        table: Table,
+        given: Mapping[str, Any],
+        joined: tuple[str, ...] = (),
+        unrolled: tuple[str, ...] = (),
+    ) -> None:
         self.predicts, self.table = predicts, table
         self.cells = {name: Cells(cells) for name, cells in table.sample().items()}
         for name, cells in self.cells.items():
-            of_text = cells.kind == table.types[name] == "text"
-            if of_text and cells.suspect and (numerals := table.numerals(name)) != PLAIN:
+            if table.types[name] != "text" or not (cells.suspect if cells.kind == "text" else cells.grouped):
+                continue
+            if (numerals := table.numerals(name)) != PLAIN:
                 self.cells[name] = Cells([cell and numerals.plain(cell) for cell in cells.all])
         self.kinds = {name: cells.kind for name, cells in self.cells.items()}
         self.split: tuple[str, ...] = ()
+        self.joined, self.unrolled = joined, unrolled
         self.aside: set[str] = {name for name in table.names if name.startswith("__index_level_")}  # of pandas
+        self.aside |= {*joined}
         self.guessed: dict[str, Any] = {}
-        self.notes: list[str] = []
+        self.notes = how_times_are_read(joined, unrolled)
         self.chosen = {role: value for role, value in given.items() if value is not None and value != ()}
         self.date_format = self.chosen.pop("date_format", None)
         layout = self.chosen.pop("layout", "auto")
@@ -180,11 +195,15 @@ class _Guess:
 
     def usual_time(self) -> str | None:
         """The column of times: by its name, else the first that has dates."""
-        return self.usual("time", self.free("number", "time")) or next(iter(self.free("time")), None)
+        found = self.usual("time", self.free("number", "time")) or next(iter(self.free("time")), None)
+        if found is None and self.predicts is Predicts.FUTURE:  # ordinal_date
+            counted = (name for name in self.free("number") if {*re.split(r"[\W_]+", name.lower())} & {"date", "time"})
+            found = next((name for name in counted if (np.diff(self.cells[name].numbers) > 0).all()), None)
+        return found
 
     def numbers(self) -> list[str]:
         """Columns of numbers without a role that do more than count rows."""
-        return [name for name in self.free("number") if name.lower() not in _COUNTERS]
+        return [n for n in self.free("number") if n.lower() not in _COUNTERS or not self.cells[n].whole]
 
     def odd_one(self, kind: str, wanted: Callable[[str], bool] = lambda name: True) -> str | None:
         """What to say of a column without a role that would be of a kind but for some of its cells."""
@@ -206,6 +225,11 @@ class _Guess:
         text = self.table.text(name)
         different, count = self.table.ask(f"count(DISTINCT {text})", f"count({text})")
         return (name,) if different < count else ()
+
+    def is_few(self, name: str) -> bool:
+        """Whether a column has whole numbers, each of them in three rows or more on average."""
+        cells = self.cells[name]
+        return cells.whole and 3 * len(set(map(str, cells.all))) <= len(cells.all)
 
     def telling_apart(self) -> tuple[str, ...]:
         """Columns that tell series apart where times repeat: a text, a column of few numbers, or some together."""
@@ -235,7 +259,9 @@ class _Guess:
 
     def columns(self) -> tuple[Columns, list[str]]:
         """The decision, and the guesses in words."""
-        columns = Columns(**{**self.guessed, **self.chosen}, split=self.split)
+        columns = Columns(
+            **{**self.guessed, **self.chosen}, split=self.split, joined=self.joined, unrolled=self.unrolled
+        )
         if columns.time is not None and self.table.types[columns.time] != "time":
             form = self.date_format or form_of(self.table.text(columns.time), self.table.ask)
             columns = replace(columns, date_form=form)
@@ -291,7 +317,10 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
             f"column {name!r} puts nothing in order: {wrong[:40]!r} is not a time that is known (--time {name} "
             "--date-format states how it is written); rows are read in the order of the file."
         )
-    guess.guess("group", guess.repeated(guess.usual("group", guess.free("text"))) or guess.telling_apart())
+    named = guess.usual("group", guess.free("text"))
+    for role in ("group", "machine"):
+        named = named or guess.usual(role, guess.free("number"), guess.is_few)
+    guess.guess("group", guess.repeated(named) or guess.telling_apart())
     guess.chosen |= {} if static is None else {"static": static}
     guess.named("static")
     guess.named("target", "features", "known_future", patterns=True)
@@ -301,7 +330,10 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
             f"all rows are read as one series; if {listed(words)} tell{'s' * (len(words) == 1)} series apart, name the "
             "--group."
         )
-    numbers = [name for name in guess.numbers() if name not in spread]
+    numbers = guess.numbers()
+    owners = list(zip(*(map(str, cells[name].all) for name in guess.get("group") or ()), strict=True))
+    still = [name for name in numbers if not only_counts(cells[name], owners)]
+    numbers = still or numbers
     usual = guess.usual("target", numbers)
     # A column that is usually the target, or one of all, is not passed over for a cell.
     sooner = _USUAL["target"][: _USUAL["target"].index(usual.lower())] if usual else ()
@@ -316,20 +348,43 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     return guess.columns()
 
 
-_UNITS = {"year": "1y", "quarter": "1q", "month": "1mo", "day": "1d", "hour": "1h", "minute": "1min"}
+def _unrolled(guess: _Guess) -> tuple[str, ...]:
+    """The column of years or days and those of their parts (all months, say), which are unrolled."""
+    if guess.layout or {"time", "target", "features", "known_future", "static"} & guess.chosen.keys():
+        return ()
+    found = parts_of(guess.free("number", "empty"))
+    whole = found and whole_of(guess.table, guess.cells, found[1], _USUAL["time"])
+    if not found or not whole or whole in found[0]:
+        return ()
+    unroll(guess.table, whole, found[0])
+    return (whole, *found[0])
+
+
+def _joined(guess: _Guess) -> tuple[str, ...]:
+    """A column of days and one of times of day, which together are the times; joins them."""
+    if guess.layout == "wide" or "time" in guess.chosen:
+        return ()
+    days, clocks = day_and_clock({name: guess.cells[name] for name in guess.free("text", "time")})
+    if not days or not clocks or guess.cells[days].differ:
+        return ()
+    guess.table.join(days, clocks)
+    return (days, clocks)
 
 
 def _spread_over(guess: _Guess) -> list[str]:
     """Columns over which times are spread, a year and a month, say; rows are then read in the order of the file."""
-    by_lower = {name.lower(): name for name in guess.free("number")}
-    spread = [by_lower[unit] for unit in _UNITS if unit in by_lower]
-    if guess.get("time") or guess.free("time") or len(spread) < 2 or spread[0].lower() != "year":
+    if guess.get("time") or guess.free("time"):
+        return []
+    free = guess.free("number", "text")
+    spread, freq = units_of({name: guess.cells[name] for name in free})
+    if len(spread) < 2:
         return []
     guess.notes.append(
         f"times are spread over {listed(spread)}: rows are read in the order they lie; a column of whole dates puts "
         "them in order."
     )
-    guess.table.frequency = guess.table.frequency or _UNITS[spread[-1].lower()]
+    guess.aside |= {*spread}
+    guess.table.frequency = guess.table.frequency or freq
     return spread
 
 

@@ -16,13 +16,29 @@ from numpy.typing import NDArray
 from .database import evaluated, literal, trimmed
 
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_FOREIGN = {  # German, French, Spanish, Italian, Portuguese, Dutch; what the English pattern does not know
+    "jan": "januari?|jänner|janvier|janv|enero|ene|gennaio|gen|janeiro",
+    "feb": "februari?|f[ée]vrier|f[ée]vr?|febrero|febbraio|fevereiro",
+    "mar": "märz|maerz|mär|mrz|mars|marzo|março|maart|mrt",
+    "apr": "avril|avr|abril|abr|aprile",
+    "may": "mai|mayo|maggio|mag|maio|mei",
+    "jun": "juni|juin|junio|giugno|giu|junho",
+    "jul": "juli|juillet|juil|julio|luglio|lug|julho",
+    "aug": "ao[ûu]t|agosto|ago|augustus",
+    "sep": "septembre|sep?tiembre|settembre|set|setembro",
+    "oct": "oktober|okt|octobre|octubre|ottobre|ott|outubro|out",
+    "nov": "novembre|noviembre|novembro",
+    "dec": "dezember|dez|d[ée]cembre|déc|diciembre|dic|dicembre|dezembro",
+}
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
-    r"|nov(?:ember)?|dec(?:ember)?)\.?"
+    rf"|nov(?:ember)?|dec(?:ember)?|{'|'.join(_FOREIGN.values())})\.?"
 )
 _DATE = re.compile(
     r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? +)?(?:"
     r"\d{1,4}[-/.]\d{1,2}(?:[-/.]\d{1,4})?\b"  # 2004-03-01 and all that follows; 01/03/2004; 1.3.04; 2004-03
+    r"|\d{1,2}[-/.]\d{4}$"  # 03/2004
+    r"|\d{4}[-_ ]?w\d{1,2}(?:-[1-7])?$"  # 2004-W11
     r"|\d{4}年\d{1,2}月(?:\d{1,2}日|$)"  # 2004年3月1日, 2004年3月
     r"|\d{4}[-_ :/]?(?:q[1-4]|m\d{1,2})$"  # 2004Q1, 2004M11
     r"|(?:q[1-4]|[1-4]q)[-_ /']?(?:\d{4}|\d{2})$"  # Q1 2004, 1Q04
@@ -34,8 +50,13 @@ _DATE = re.compile(
 )
 _NUMBERED = r"^(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4}|\d{2})(\D.*)?$"  # 1/3/2004, 01.03.04 10:30
 ZONE = r":\d\d(?:\.\d+)? ?([zZ]|UTC|GMT|[-+]\d\d:?(?:\d\d)?)$"  # of a time of day that states it
+MONTH_AND_YEAR = r"^(0?[1-9]|1[0-2])([-/.])(1[5-9]|20)\d\d$"
+"""Pattern of a month such as 03/2004; with a point only where a month of the column has a leading zero."""
+_WEEK = re.compile(r"\d{4}[-_ ]?w\d{1,2}", re.IGNORECASE)
 _QUARTER = re.compile(r"\d{4}[-_ :/]?q[1-4]|q[1-4][-_ /']\d{4}|[1-4]q[-_ /']?\d{4}", re.IGNORECASE)
 EPOCHS = {"epoch s": 1.0, "epoch ms": 1e3, "epoch us": 1e6, "epoch ns": 1e9}
+YEARS = {"years by months": 12, "years by quarters": 4}
+"""Forms of years as decimal numbers, 1949.083 for February; with the parts of a year."""
 _EPOCH_RANGE = (631152000, 4102444800)  # 1990 to 2100, in seconds
 
 
@@ -48,6 +69,21 @@ def looks_like_date(cell: Any) -> bool:
     [True, True, True, True, False]
     """
     return _DATE.match(str(cell).strip()) is not None
+
+
+def month_of(name: str) -> int | None:
+    """The month that a word names, from 1 for January, None where it names none.
+
+    Examples
+    --------
+    >>> month_of("Mar"), month_of("dezember"), month_of("mark")
+    (3, 12, None)
+    """
+    name = name.lower()
+    if not re.fullmatch(_MONTH, name):
+        return None
+    foreign = (month for month, names in _FOREIGN.items() if re.fullmatch(names, name.rstrip(".")))
+    return _MONTHS.split("|").index(next(foreign, name[:3])) + 1
 
 
 # --- The expressions of SQL -------------------------------------------------------------------------------------------
@@ -63,6 +99,10 @@ def iso_sql(cell: str, form: str) -> str:
         return f"regexp_replace({text}, '{pattern}', '{digits}')"
     if not form or form in EPOCHS:
         return cell
+    if form in YEARS:
+        parts = YEARS[form]
+        part = f"CAST(round(TRY_CAST({cell} AS DOUBLE) * {parts}) AS BIGINT)"
+        return f"printf('%04d-%02d-01', {part} // {parts}, {part} % {parts} * {12 // parts} + 1)"
     if not re.fullmatch(r"%(d[-/.]%m|m[-/.]%d)[-/.]%[yY]", form):
         found = f"strftime(try_strptime({text}, {literal(form)}), '%Y-%m-%d %H:%M:%S.%f')"
         return f"coalesce(regexp_replace({found}, '( 00:00:00)?\\.0+$', ''), {text})"
@@ -100,10 +140,19 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
         (r"^(?:q([1-4])|([1-4])q)[-_ /'']?(69|[7-9]\d)$", r"19\3q\1\2"),
         (r"^(?:q([1-4])|([1-4])q)[-_ /'']?(\d\d)$", r"20\3q\1\2"),
         (r"^(\d{4})[-/.](\d{1,2})$", r"\1-\2-1"),
+        (r"^(\d{1,2})[-/.](\d{4})$", r"\2-\1-1"),
+        (r"^(\d{4})[-_ ]?w(\d)(-\d)?$", r"\1-w0\2\3"),
+        (r"^(\d{4})[-_ ]?w(\d\d)$", r"\1-w\2-1"),
+        (r"^(\d{4})[-_ ]?w(\d\d-\d)$", r"\1-w\2"),
         (r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(t(\d))?", r"\1-\2-\3 \5"),
         (r" *z$", "+00"),
     ]
+    english = "s"
+    for month, names in _FOREIGN.items():
+        english = f"regexp_replace({english}, '(^|[^a-zà-ÿ])({names})([^a-zà-ÿ]|$)', '\\1{month}\\3')"
+    foreign = f"regexp_matches(s, '{'|'.join(_FOREIGN.values())}')"
     text = f"lower({trimmed(iso_sql(cell, form))})"
+    text = f"list_transform([{text}], lambda s: CASE WHEN {foreign} THEN {english} ELSE s END)[1]"
     for pattern, replacement in rules:
         text = f"regexp_replace({text}, '{pattern}', '{replacement}')"
     plain = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
@@ -121,6 +170,7 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
     slow = (
         f"CASE WHEN regexp_matches({text}, '^\\d{{4}}[-_ :/]?q[1-4]$') THEN epoch(make_timestamp("
         f"CAST({text}[1:4] AS BIGINT), 3 * CAST(right({text}, 1) AS BIGINT) - 2, 1, 0, 0, 0.0)) "
+        f"WHEN regexp_matches({text}, '^\\d{{4}}-w\\d\\d-\\d$') THEN epoch(try_strptime({text}, '%G-w%V-%u')) "
         f"WHEN regexp_matches({text}, '{_MONTHS}') THEN epoch(try_strptime({named}, {listed})) "
         f"WHEN regexp_matches({text}, '[ap]m$') THEN epoch(try_strptime({text}, {afternoon})) "
         # Digits of a day that comes first would be taken for a year.
@@ -142,7 +192,8 @@ def date_form(values: Sequence[Any]) -> str:
     Returns
     -------
     str
-        As ``strftime`` has it; ``epoch s``, ``epoch ms``, ``epoch us`` or ``epoch ns`` for counts since 1970.
+        As ``strftime`` has it; ``epoch s``, ``epoch ms``, ``epoch us`` or ``epoch ns`` for counts since 1970;
+        one of `YEARS`.
 
     Examples
     --------
@@ -168,10 +219,13 @@ def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
         return f"TRY_CAST(regexp_extract({cell}, '{_NUMBERED}', {number}) AS INTEGER)"
 
     number = f"TRY_CAST({cell} AS DOUBLE)"
-    total, numbered, eights, sixes, low, high, whole = ask(
+    total, numbered, eights, sixes, low, high, whole, months, padded, mark = ask(
         f"count({cell})", count(_NUMBERED), count(r"^\d{8}$"), count(r"^\d{6}$"), f"min({number})", f"max({number})",
-        f"count_if({number} = floor({number}))",
+        f"count_if({number} = floor({number}))", count(MONTH_AND_YEAR), count(r"^0"),
+        f"max(regexp_extract({cell}, '{MONTH_AND_YEAR}', 2))",
     )  # fmt: skip
+    if total > 2 and total == months and (padded or mark != "."):
+        return f"%m{mark}%Y"
     if total > 2 and total in (eights, sixes):
         form = "%Y%m%d" if eights == total else "%Y%m"
         days = moment_sql(iso_sql(cell, form))
@@ -192,6 +246,9 @@ def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
         for form, unit in EPOCHS.items():
             if _EPOCH_RANGE[0] * unit <= low and high <= _EPOCH_RANGE[1] * unit:
                 return form
+    years = total > 2 and low is not None and whole < total and low >= 1500 and high <= 2200
+    if years and (form := _years(number, ask)):
+        return form
     if not numbered or numbered < 0.9 * total:
         return ""
     big_a, big_b, ones_a, ones_b, clocks, gap, width = ask(
@@ -222,6 +279,19 @@ def form_of(cell: str, ask: Callable[..., list[Any]]) -> str:
     return min(uneven, key=uneven.__getitem__)
 
 
+def _years(number: str, ask: Callable[..., list[Any]]) -> str:
+    """Which of `YEARS` numbers are; an empty string if none. They lie close together on whole parts of years."""
+    for form, parts in sorted(YEARS.items(), key=lambda one: one[1]):
+        part = f"{number} * {parts}"
+        off, different, span, cells = ask(
+            f"max(abs({part} - round({part})))", f"count(DISTINCT round({part}))",
+            f"max(round({part})) - min(round({part})) + 1", f"count(DISTINCT {number})",
+        )  # fmt: skip
+        if off < 0.005 * parts and different == cells and different > span / 2 and span > parts:
+            return form
+    return ""
+
+
 # --- Lists of cells ---------------------------------------------------------------------------------------------------
 
 
@@ -248,13 +318,17 @@ def as_written(times: Sequence[Any], form: str, like: Sequence[Any] = ()) -> lis
     --------
     >>> as_written(["2004-03", "2004-04"], "%Y%m"), as_written([7, 8], "")
     (['200403', '200404'], [7, 8])
-    >>> as_written(["1991-04-01"], "", ["Q4 1990", "Q1 1991"])
-    ['Q2 1991']
+    >>> as_written(["1991-04-01"], "", ["Q4 1990", "Q1 1991"]), as_written(["2021-01-04"], "", ["2020-W52", "2020-W53"])
+    (['Q2 1991'], ['2021-W01'])
     """
     if form in EPOCHS:
         return [int(one * EPOCHS[form]) for one in moments(times)]
+    if form in YEARS and all(isinstance(one, str) for one in times):
+        return [round(int(one[:4]) + (int(one[5:7]) - 1) / 12, 4) for one in times]
     if like and all(_QUARTER.fullmatch(str(one).strip()) for one in like):
         return [_quarter(one, str(like[-1])) for one in times]
+    if like and all(_WEEK.fullmatch(str(one).strip()) for one in like):
+        return [_week(one, str(like[-1]).strip()) for one in times]
     if not form or not all(isinstance(one, str) and len(one) <= 10 for one in times):
         return list(times)
     return [datetime.date.fromisoformat(one if len(one) == 10 else f"{one}-01").strftime(form) for one in times]
@@ -264,6 +338,12 @@ def _quarter(date: str, like: str) -> str:
     """The quarter of a date in ISO 8601, written as another one is."""
     parts = {4: date[:4], 1: str((int(date[5:7]) + 2) // 3)}
     return re.sub(r"\d{4}|[1-4](?=[Qq])|(?<=[Qq])[1-4]", lambda found: parts[len(found[0])], like)
+
+
+def _week(date: str, like: str) -> str:
+    """The week of a date in ISO 8601, written as another one is."""
+    year, week, _ = datetime.date.fromisoformat(date).isocalendar()
+    return f"{year}{like[4 : len(like.rstrip('0123456789'))]}{week:02}"
 
 
 def moments(values: Sequence[Any], form: str | None = None) -> NDArray[np.float64]:

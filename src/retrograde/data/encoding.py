@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 
 from ..errors import DataError, OptionError
 from ..options import DataOptions
+from ..words import agreed, counted
 from .sequences import Record
 from .vocabulary import UNKNOWN
 
@@ -201,12 +202,16 @@ class Encoder:
         """What a user should know about the sequences encoded so far."""
         found = []
         if self.cut:
-            found.append(f"{self.cut:,} sequences are longer than --max-length {self.max_length} and are cut there.")
+            found.append(
+                f"{counted(self.cut, 'sequence', 'is')} longer than --max-length {self.max_length} and "
+                f"{agreed(self.cut, 'is')} cut there."
+            )
         if self.empty:
-            found.append(f"{self.empty:,} sequences are empty.")
+            found.append(f"{counted(self.empty, 'sequence', 'is')} empty.")
         if self.filled:
             found.append(
-                f"{self.filled:,} empty cells were filled with the value before them (at the start: the mean)."
+                f"{counted(self.filled, 'empty cell', 'was')} filled with the value before {agreed(self.filled, 'it')} "
+                "(at the start: the mean)."
             )
         if self.tokens and self.unknown:
             found.append(

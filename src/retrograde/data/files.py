@@ -21,7 +21,7 @@ from . import limits
 
 PIECE = 1 << 20  # bytes read at once
 REST = 1 << 26  # bytes read on after an error: a damaged gzip file then says so rather than that it is not text
-_SOME_ENCODINGS = "latin-1, cp1251, utf-16, gb18030, shift_jis, …"
+_SOME_ENCODINGS = "cp1252, cp1251, utf-16, gb18030, shift_jis, …"
 
 
 def check_exists(name: str, kinds: str) -> None:

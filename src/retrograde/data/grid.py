@@ -140,6 +140,8 @@ def infer(apart: Mapping[float, int], dates: bool, weekend: bool) -> Grid | None
     if not dates:
         return Grid("numbers", usual) if common else None
     days = usual / DAY
+    if days == 28 and sum(apart.values()) > 2 and all(one % usual == 0 for one in apart):
+        return Grid("seconds", usual)  # no month after another has 28 days
     for low, high, months in _MONTH_LIKE:
         if low <= days <= high and sum(n for one, n in apart.items() if low <= one / DAY <= high) > 1:
             return Grid("months", months)

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from ..errors import DataError
+from .calendar import unroll
 from .steps import listed, step_columns
 from .table import Table
 
@@ -43,6 +44,10 @@ class Columns:
     split: tuple[str, ...] = ()  # rows that share these are separate sequences, but are held out together or not at all
     known_future: tuple[str, ...] = ()  # numbers to read that are known at the steps to forecast too
     static: tuple[str, ...] = ()  # numbers to read that are the same at all steps of a series
+    # The column of years (or days), and those of their months (quarters, hours), where a row has these: each becomes
+    # a row before anything else, see `retrograde.data.calendar`.
+    unrolled: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()  # the columns of days and of times of day that together are the times
     # Of those of these columns that hold text: the categories, see `retrograde.data.categories`.
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -77,6 +82,10 @@ class Columns:
 
         Raises DataError with the name of the column.
         """
+        if self.unrolled and not {*self.unrolled} - {*table.names}:
+            unroll(table, self.unrolled[0], self.unrolled[1:])
+        if self.joined and self.time not in table.names and not {*self.joined} - {*table.names}:
+            table.join(*self.joined)
         for name in self.used():
             steps = self.layout == "wide" and name in (*self.target, *self.features)
             if name not in table.names and not (steps and self.steps(table.names, name)):

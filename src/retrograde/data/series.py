@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..words import agreed, counted
 from .database import evaluated
 from .dates import EPOCHS, ZONE, as_iso, as_written, date_form, moments
 from .grid import DAY, Gap, Grid, Regular, infer
@@ -245,7 +246,8 @@ def _on_grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]
     if stray and regular.freq is not None:
         raise DataError(f"column {columns.time!r}: time {where!r} is not on the grid of --freq {regular.freq}.")
     if stray or (regular.freq is None and total > 4 * rows):
-        why = f"{stray:,} times, such as {where!r}, are not on it" if stray else f"{total:,} steps would be missing"
+        why = f"{counted(stray, 'time')}, such as {where!r}, {agreed(stray, 'is')} not on it"
+        why = why if stray else f"{total:,} steps would be missing"
         notes.append(
             f"steps of {grid} are the most common, but {why}: rows are read as steps, one after the other "
             "(--freq states how far steps lie apart)."
@@ -264,7 +266,8 @@ def _on_grid(found: Sorted, columns: Columns, regular: Regular, notes: list[str]
         said = _in_words(found, gaps, int(total), grid)
         if regular.gaps == "error":
             raise DataError(f"{said}. --gaps fill puts empty steps there, --gaps split lets no window reach over them.")
-        then = "no window reaches over them" if regular.gaps == "split" else "they are filled like empty cells"
+        then = f"{agreed(total, 'it is')} filled like empty cells"
+        then = f"no window reaches over {agreed(total, 'it')}" if regular.gaps == "split" else then
         notes.append(f"{said}: {then} (--gaps {regular.gaps}; --freq gives another step).")
     return grid, gaps
 
@@ -279,7 +282,7 @@ def _in_words(found: Sorted, gaps: list[Gap], total: int, grid: Grid) -> str:
     more = ", …" if len(gaps) > 3 else ""
     of = f" in {affected:,} of {len(found.names):,} series" if len(found.names) > 1 else ""
     count = f"{len(gaps):,}{'+' * (len(gaps) >= MOST_GAPS)} gap{'s' * (len(gaps) != 1)}"
-    return f"{total:,} steps of {grid} are missing in {count}{of}: {some}{more}"
+    return f"{counted(total, 'step')} of {grid} {agreed(total, 'is')} missing in {count}{of}: {some}{more}"
 
 
 # --- A row is a series ------------------------------------------------------------------------------------------------
@@ -364,10 +367,12 @@ def _missing_columns(labels: list[str], regular: Regular, notes: list[str]) -> t
     if not missing.any():
         return None, "" if years else str(grid)
     first = int(np.flatnonzero(missing)[0])
-    said = f"{int(missing.sum()):,} steps of {grid} are missing between the columns, the first after {labels[first]!r}"
+    total = int(missing.sum())
+    said = f"{counted(total, 'step')} of {grid} {agreed(total, 'is')} missing between the columns, the first "
+    said += f"after {labels[first]!r}"
     if regular.gaps == "error":
         raise DataError(f"{said}. --gaps fill puts empty steps there.")
-    notes.append(f"{said}: they are filled like empty cells (--gaps {regular.gaps}).")
+    notes.append(f"{said}: {agreed(total, 'it is')} filled like empty cells (--gaps {regular.gaps}).")
     return np.repeat(np.arange(1, len(labels)), missing).tolist(), str(grid)
 
 
@@ -409,10 +414,13 @@ def _follows(when: Sequence[str] | None, begin: str | None) -> bool:
 # --- Times ------------------------------------------------------------------------------------------------------------
 
 _SEASONS = (  # days between steps, from and to: steps of a season
+    (1 / 288.5, 1 / 287.5, 288, "a day of five minutes"),
     (1 / 144.5, 1 / 143.5, 144, "a day of ten minutes"),
     (1 / 96.5, 1 / 95.5, 96, "a day of quarters of an hour"),
+    (1 / 72.5, 1 / 71.5, 72, "a day of twenty minutes"),
     (1 / 48.5, 1 / 47.5, 48, "a day of half hours"),
     (1 / 24.5, 1 / 23.5, 24, "a day of hours"),
+    *((0.98 / per_day, 1.02 / per_day, per_day, f"a day of {24 // per_day} hours") for per_day in (12, 8, 6, 4, 3)),
     (0.95, 1.05, 7, "a week of days"),
     (6.9, 7.1, 52, "a year of weeks"),
     (27.5, 31.5, 12, "a year of months"),

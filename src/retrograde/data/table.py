@@ -181,6 +181,44 @@ class Table:
         finally:
             self.database.connection.unregister("incoming")
 
+    def join(self, days: str, clocks: str) -> None:
+        """Add a column of times from one of days and one of times of day; its name is their names."""
+        day = f"strftime({self.cell(days)}, '%Y-%m-%d')" if self.types[days] == "time" else self.text(days)
+        clock = f"regexp_replace({self.text(clocks)}, '^(\\d+)\\.(\\d+)\\.', '\\1:\\2:')"
+        name = f"{days} {clocks}"
+        self.names, self.types = [*self.names, name], self.types | {name: "text"}
+        self._cells[name] = cell = f"c{len(self._cells)}"
+        self.database.execute(f"ALTER TABLE cells ADD COLUMN {cell} VARCHAR")
+        self.database.execute(f"UPDATE cells SET {cell} = {day} || ' ' || {clock}")
+
+    def unroll(self, whole: str, parts: Mapping[str, str], value: str) -> None:
+        """Make a row of each number in some columns, the other columns repeated; cells without a number are left out.
+
+        whole: the column with the time of a row, which the new rows have with something after it.
+        parts: from each of the columns to what comes after the time.
+        value: name of the new column of numbers.
+        Raises DataError if a cell is not a number, by its row and column.
+        """
+        self.check_numbers(parts)
+        numbers = [one for name, one in self.numbers(list(parts)).items() if name != "r"]
+        kept = [name for name in self.names if name not in parts and name != whole]
+        text = f"strftime({self.cell(whole)}, '%Y-%m-%d')" if self.types[whole] == "time" else self.text(whole)
+        selected = [f"{self._cells[name]} AS c{place}" for place, name in enumerate(kept)]
+        selected.append(f"{text} || unnest([{', '.join(map(literal, parts.values()))}]) AS c{len(kept)}")
+        selected.append(f"unnest([{', '.join(numbers)}]) AS c{len(kept) + 1}")
+        self.database.execute(
+            f"CREATE TABLE unrolled AS SELECT * EXCLUDE (r, p) FROM (SELECT {', '.join(selected)}, rowid AS r, "
+            f"unnest(range({len(parts)})) AS p FROM cells) WHERE NOT isnan(c{len(kept) + 1}) ORDER BY r, p"
+        )
+        self.database.execute("DROP TABLE cells")
+        self.database.execute("ALTER TABLE unrolled RENAME TO cells")
+        self.types = {name: self.types[name] for name in kept} | {whole: "text", value: "number"}
+        self.names = [*kept, whole, value]
+        self._cells = {name: f"c{place}" for place, name in enumerate(self.names)}
+        self.__dict__.pop("_length", None)  # of the table before
+        if not len(self):
+            raise DataError(f"{self.source} has no numbers in its columns from {next(iter(parts))!r} on.")
+
     # --- Asking it ----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -315,8 +353,8 @@ class Table:
         found = self.ask(*(f"bool_or(regexp_matches({cell}, {literal(SUSPECT)}))" for cell in cells)) if new else []
         for name, cell, suspect in zip(new, cells, found, strict=True):
             self._numerals[name] = numerals = numerals_of(cell, self.ask) if suspect else PLAIN
-            if numerals == PLAIN and self._could_be_thousands(name):
-                if self._decimal_comma:
+            if numerals == PLAIN and (certain := self._could_be_thousands(name)) is not None:
+                if certain or self._decimal_comma:
                     self._numerals[name] = numerals = GROUPED
                 elif self.delimiter == ";":
                     first = next(one for one in self._filled(name) if "." in one)
@@ -333,18 +371,23 @@ class Table:
         rows = self.database.execute(f"SELECT {text} FROM cells WHERE lower({text}) NOT IN ({known}) LIMIT {SAMPLE}")
         return [row[0] for row in rows]
 
-    def _could_be_thousands(self, name: str) -> bool:
-        """Whether the points of a column of numbers could group thousands: three digits follow each of them."""
+    def _could_be_thousands(self, name: str) -> bool | None:
+        """Whether the points of a column of numbers group thousands; None if they do not, False if that is unsure.
+
+        They could if three digits follow each of them. Between semicolons they do if a number from 100 to 999 shows
+        that there are not three decimals everywhere, and a last digit 0 that decimals are not shortened.
+        """
         cells = self._filled(name)
         pattern = rf"{THOUSANDS}|^[-+]?\d{{1,3}}$"
         if not any("." in one for one in cells) or not all(re.match(pattern, one) for one in cells):
-            return False
+            return None
         text = trimmed(self._cells[name])
         known = ", ".join(map(literal, NO_NUMBER))
-        (found,) = self.ask(
-            f"bool_and(regexp_matches({text}, {literal(pattern)})) FILTER (lower({text}) NOT IN ({known}))"
+        fits, whole, zero = self.ask(
+            f"bool_and(regexp_matches({text}, {literal(pattern)})) FILTER (lower({text}) NOT IN ({known}))",
+            *(f"bool_or(regexp_matches({text}, '{one}'))" for one in (r"^[-+]?[1-9]\d\d$", r"\.\d\d0$")),
         )
-        return bool(found)
+        return bool(self.delimiter == ";" and whole and zero) if fits else None
 
     @cached_property
     def _decimal_comma(self) -> bool:

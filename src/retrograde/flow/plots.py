@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from ..words import counted
 from .curves import below, mean_curves
 from .summary import growth_words, summarize
 
@@ -194,7 +195,7 @@ def _by_lag_finding(flow: GradientFlow, horizons: Array, fraction: float) -> str
     left = f"{100 * fraction:.2g} % of the gradient is left"
     if len(flow.layers) == 1:
         h, steps = horizons[0], flow.steps[0]
-        return f"{left} after {int(h)} steps" if np.isfinite(h) else f"More than {left} after all {steps} steps"
+        return f"{left} after {counted(h, 'step')}" if np.isfinite(h) else f"More than {left} after all {steps} steps"
     reached = [f"{label} {int(h)}" for label, h in zip(flow.layers, horizons, strict=True) if np.isfinite(h)]
     never = [label for label, h in zip(flow.layers, horizons, strict=True) if not np.isfinite(h)]
     shown = ", ".join(reached[:4]) + (f" and {len(reached) - 4} more" if len(reached) > 4 else "")

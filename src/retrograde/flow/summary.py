@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from ..words import counted
 from .curves import Curve, below, first, mean_curves
 
 if TYPE_CHECKING:
@@ -105,7 +106,11 @@ class Summary:
             table.add_column(heading, justify="right")
         for i, label in enumerate(self.layers):
             growth, half_life, horizon = self.growth_per_step[i], self.half_life[i], self.horizon[i]
-            reach = f"beyond {self.curves.shape[1] - 1} steps" if math.isnan(horizon) else f"{int(horizon)} steps"
+            reach = (
+                f"beyond {counted(self.curves.shape[1] - 1, 'step')}"
+                if math.isnan(horizon)
+                else counted(horizon, "step")
+            )
             table.add_row(
                 label,
                 *([sparkline(self.curves[i], spark)] if spark else []),
@@ -302,7 +307,7 @@ def _special_verdict(flow: GradientFlow, i: int) -> str | None:
     at = own.at[own.at >= 0]
     if own.kind == "sequence" and steps > 1 and len(at) and (at == (steps - 1 if own.ahead else 0)).all():
         # Every loss depends on the first step of the layer's run: there is no earlier one.
-        return _local(f"{steps - 1} steps {'ahead' if own.ahead else 'back'}")
+        return _local(f"{counted(steps - 1, 'step')} {'ahead' if own.ahead else 'back'}")
     return None
 
 
@@ -320,29 +325,29 @@ def _verdict(
     start, last = int(known[0]), int(np.flatnonzero(np.isfinite(curve))[-1])
     left = curve[last] / curve[start]
     if kind == "vanishing" and math.isnan(growth):  # one lag has a norm, the others are below the range
-        return f"the gradient vanishes: from {int(horizon)} steps {back} on it is too small to be measured"
+        return f"the gradient vanishes: from {counted(horizon, 'step')} {back} on it is too small to be measured"
     if np.isfinite(curve).sum() == 1:
         return f"only lag {start} was measured: nothing can be said about time"
     if kind == "local":
-        return _local("of the same step" if start == 0 else f"{start} steps {back}")
+        return _local("of the same step" if start == 0 else f"{counted(start, 'step')} {back}")
     if kind in ("exploding", "growing"):
         verb, doubling = "explodes" if kind == "exploding" else "grows", math.log(2) / math.log(growth)
         return (
             f"the gradient {verb}: {rate}, doubling every {doubling:.3g} steps; "
-            f"{last} steps {back} it is {_number(left)} times its first value"
+            f"{counted(last, 'step')} {back} it is {_number(left)} times its first value"
         )
     if kind == "steady":
         steady = "falls at first, then is steady" if left < 0.5 else "is steady"
-        return f"the gradient {steady}: {last} steps {back} it is {_ratio(left)} of its first value"
+        return f"the gradient {steady}: {counted(last, 'step')} {back} it is {_ratio(left)} of its first value"
     halves = f"halving every {half_life:.3g} steps" if np.isfinite(half_life) else "but it rises again at larger lags"
     if np.isfinite(horizon):
         # The rate of the whole curve may hide a steep beginning: at that rate half as many decades would be lost.
         steep = "steeply at first, then " if growth**horizon > fraction**0.5 else ""
         return (
             f"the gradient vanishes: {steep}{rate}, {halves}; "
-            f"under {_ratio(fraction)} of it is left {int(horizon)} steps {back}"
+            f"under {_ratio(fraction)} of it is left {counted(horizon, 'step')} {back}"
         )
-    return f"the gradient fades: {rate}, {halves}; {last} steps {back} {_ratio(left)} of it is left"
+    return f"the gradient fades: {rate}, {halves}; {counted(last, 'step')} {back} {_ratio(left)} of it is left"
 
 
 def _number(value: float) -> str:

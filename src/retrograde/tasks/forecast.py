@@ -23,6 +23,7 @@ from ..data.roles import Columns, Predicts
 from ..data.series import Series, continued, guess_season, irregular, names_after, read_series, times_after
 from ..errors import DataError, OptionError
 from ..options import Options
+from ..words import agreed, counted
 from . import quantiles
 from .forecast_reader import ORIGINS, TOGETHER, ForecastReader, Part, key_of
 from .forecast_scores import Judge
@@ -91,14 +92,14 @@ class ForecastPredictor(Predictor):
         self.notes, short = list(found.notes), int((found.numbers.lengths < steps).sum())
         if short:
             self.notes.append(
-                f"{short:,} of {len(found):,} series have fewer than {steps} steps; before their beginning they are "
-                "taken to be as at their beginning. Only this file is read: if it continues the training data, put "
-                f"the end of that ({self.reader.plan.context} steps) before it."
+                f"{short:,} of {len(found):,} series {agreed(short, 'has')} fewer than {counted(steps, 'step')}; "
+                "before their beginning they are taken to be as at their beginning. Only this file is read: if it "
+                f"continues the training data, put the end of that ({self.reader.plan.context} steps) before it."
             )
         if new := [name for name in found.names if key_of(name) not in self.reader.scalers]:
             self.notes.append(
-                f"{len(new):,} series are not among those trained on ({' '.join(new[0])!r}); "
-                "each is scaled by its own numbers."
+                f"{counted(len(new), 'series', 'is')} not among those trained on ({' '.join(new[0])!r}): each "
+                " is scaled by its own numbers."
             )
 
     def forecast(self, found: Series) -> Iterator[tuple[int, Floats]]:
@@ -301,11 +302,13 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         context = options.context or max(1, min(max(2 * season, 3 * horizon, 24), longest // 2))
         if context + horizon > longest:
             raise DataError(
-                f"{self.source}: the longest series has {longest} steps to train on; --context {context} and --horizon "
-                f"{horizon} need {context + horizon}: lower them or give more data."
+                f"{self.source}: the longest series has {counted(longest, 'step')} to train on; --context {context} "
+                f"and --horizon {horizon} need {context + horizon}: lower them or give more data."
             )
         if not options.horizon or not options.context:
-            self.notes.append(f"{horizon} steps are forecast from {context} (--horizon and --context give others).")
+            self.notes.append(
+                f"{counted(horizon, 'step', 'is')} forecast from {context} (--horizon and --context give others)."
+            )
         return ForecastPlan(
             horizon, context, season, options.strategy, found.channels, len(columns.features),
             found.freq, options.gaps, options.duplicates, relative=options.strategy == "direct",
@@ -319,12 +322,12 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         if filled:
             where = "a season before, else" if plan.lag > 1 else "just"
             self.notes.append(
-                f"{filled:,} empty cells were filled with the value {where} before (at the start: the mean)."
+                f"{counted(filled, 'empty cell', 'was')} filled with the value {where} before (at the start: the mean)."
             )
         if short := int((padding > 0).sum()):
             self.notes.append(
-                f"{short:,} of {len(found):,} series are shorter than the {plan.context} + {plan.horizon} steps of a "
-                "window: before their beginning they are taken to be as at their beginning."
+                f"{short:,} of {len(found):,} series {agreed(short, 'is')} shorter than the {plan.context} + "
+                f"{plan.horizon} steps of a window: before their beginning they are taken to be as at their beginning."
             )
         split_at = found.gaps if plan.gaps == "split" else []
 
@@ -366,7 +369,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             part = self.reader.windows(later, bounds), later.names
         if not len(part[0]):
             raise DataError(
-                f"the {name} part is shorter than the horizon of {self.plan.horizon} steps: give more of it "
+                f"the {name} part is shorter than the horizon of {counted(self.plan.horizon, 'step')}: give more of it "
                 f"(--{name}-fraction) or a lower --horizon."
             )
         if self.judge.judge(part, self.judge.of_base) is None:
@@ -411,7 +414,8 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
                 shift = torch.from_numpy(self.judge.corrections(network, self.validation)).to(output.bias)
                 output.bias.add_(shift.ravel().repeat(output.bias.numel() // shift.numel()))
         return (
-            f"the network is better than its baseline by {certainty:.1f} standard errors on the validation part, so "
+            f"the network is {'better' if certainty >= 0 else 'worse'} than its baseline by {abs(certainty):.1f} "
+            f"standard errors on the validation part, so "
             f"{factor:.0%} of what it adds to that is forecast."
             + (f" Its {quantiles.CORRECTED}" * bool(self.plan.levels))
         )

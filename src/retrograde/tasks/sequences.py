@@ -29,6 +29,7 @@ from ..data.table import Table
 from ..defaults import DataShape, least_count
 from ..errors import DataError, RunError
 from ..options import DataOptions, ModelOptions, Options
+from ..words import counted
 from .models import SequenceModel, evaluation_mode
 from .tables import TableTask, to_json
 from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, State
@@ -357,12 +358,16 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
                 free = order[parts[order] == 0]
                 count = max(1, round(share * len(strata)))
                 if count >= len(free):
-                    raise DataError(f"{table.source} has {len(strata)} sequences: too few to train and validate with.")
+                    raise DataError(
+                        f"{table.source} has {counted(len(strata), 'sequence')}: too few to train and validate with."
+                    )
                 parts[free[((np.arange(count) + random.random()) * len(free) / count).astype(int)]] = part
         for stratum in np.setdiff1d(strata, strata[parts == 0]):  # each label occurs in the training part
             parts[np.flatnonzero(strata == stratum)[0]] = 0
         if not (parts == 1).any() and shares[0]:
-            raise DataError(f"{table.source} has {len(strata)} sequences: too few to train and validate with.")
+            raise DataError(
+                f"{table.source} has {counted(len(strata), 'sequence')}: too few to train and validate with."
+            )
         return parts
 
     def _split_groups(
