@@ -59,6 +59,11 @@ class Cells:
         """Whether all numbers are whole."""
         return bool((np.isnan(self.numbers) | (self.numbers == np.floor(self.numbers))).all())
 
+    @property
+    def few(self) -> bool:
+        """Whether these are whole numbers, each of them in three rows or more on average."""
+        return self.whole and 3 * len(set(map(str, self.all))) <= len(self.all)
+
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
         """The numbers of a column of numbers, NaN where there is none."""

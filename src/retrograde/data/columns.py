@@ -226,11 +226,6 @@ class _Guess:
         different, count = self.table.ask(f"count(DISTINCT {text})", f"count({text})")
         return (name,) if different < count else ()
 
-    def is_few(self, name: str) -> bool:
-        """Whether a column has whole numbers, each of them in three rows or more on average."""
-        cells = self.cells[name]
-        return cells.whole and 3 * len(set(map(str, cells.all))) <= len(cells.all)
-
     def telling_apart(self) -> tuple[str, ...]:
         """Columns that tell series apart where times repeat: a text, a column of few numbers, or some together."""
         time = self.get("time")
@@ -319,7 +314,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         )
     named = guess.usual("group", guess.free("text"))
     for role in ("group", "machine"):
-        named = named or guess.usual(role, guess.free("number"), guess.is_few)
+        named = named or guess.usual(role, guess.free("number"), lambda one: cells[one].few)
     guess.guess("group", guess.repeated(named) or guess.telling_apart())
     guess.chosen |= {} if static is None else {"static": static}
     guess.named("static")

@@ -79,7 +79,9 @@ def _only_adds(node: Any) -> bool:
     name = node_name(node)
     if name in ("MulBackward", "DivBackward"):
         factors = (getattr(node, "_saved_self", None), getattr(node, "_saved_other", None))
-        return not any(isinstance(factor, Tensor) and factor.dim() for factor in factors)  # C++ also saves plain numbers
+        return not any(
+            isinstance(factor, Tensor) and factor.dim() for factor in factors
+        )  # C++ also saves plain numbers
     return name in VIEWS or name in ("AddBackward", "SubBackward", "NegBackward")
 
 
