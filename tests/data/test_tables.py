@@ -458,8 +458,8 @@ def test_times_and_numbers_that_are_not_understood(write):
     short = "date,value\n2020-01-01,3\n2020-02-30,4\n2020-03-01,5\n"  # too few rows to tell a slip: said, not refused
     _, notes = columns_for(Predicts.FUTURE, open_table(write("d.csv", short)), {})
     assert any(note.startswith("column 'date' puts nothing in order: '2020-02-30' is not a time") for note in notes)
-    dollars = "date,value\n" + "".join(f"2020-01-{day:02},${day}\n" for day in range(1, 29))
-    with pytest.raises(DataError, match=r"no column of numbers to forecast; .* '\$1' is not a number; write 1234\.5"):
-        read(write("c.csv", dollars), "forecast")
+    kroner = "date,value\n" + "".join(f"2020-01-{day:02},{day} kr\n" for day in range(1, 29))
+    with pytest.raises(DataError, match=r"no column of numbers to forecast; .* '1 kr' is not a number; write 1234\.5"):
+        read(write("c.csv", kroner), "forecast")
     seconds = "ts,value\n" + "".join(f"{1600000000 - 60 * row},{row}\n" for row in range(30))
     assert read(write("d.csv", seconds), "forecast")[0].time == "ts"
