@@ -126,6 +126,9 @@ class DistributedContext:
     def explain_lost_processes(self, step: Callable[[], int]) -> Iterator[None]:
         """One line, with the training step, if collective operations fail because another process is gone or stalled.
 
+        Rarely (5 of 1,400 processes killed, torch 2.13), gloo does not notice that a process is gone while it sends to
+        it. It then waits for ``stall_minutes``, unless the launcher ends the job before.
+
         Raises RunError.
         """
         try:
