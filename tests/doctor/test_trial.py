@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import random
 import time
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ import retrograde as rg
 from retrograde.doctor import Kind, Prescription
 from retrograde.doctor.arms import drawn, pairs, random_remedies, treated
 from retrograde.doctor.matched import Job, NativeTraining, ShouldStop
+from retrograde.doctor.trial_result import Trial
 from retrograde.errors import OptionError
 from retrograde.options import OPTIONS, Options
 
@@ -80,6 +83,29 @@ def test_scores_curves_and_runs_that_diverge():
     bombs = rg.trial(train, ["bomb"], workers=1)
     assert bombs["bomb"].verdict == "does not help"
     assert json.loads(bombs.to_json())["arms"][-1]["verdict"] == "does not help"
+
+
+def test_a_trial_is_read_as_it_was_written_and_drawn():
+    def train(seed, remedy):
+        loss = math.inf if remedy == "bomb" else 0.5 + random.Random(seed).random() - (remedy == "good")
+        return {"loss": loss, "curve": [(10, 1.0), (20, loss)]}
+
+    written = rg.trial(train, ["good", "bomb"], seeds=6, workers=1)
+    read = Trial.of(json.loads(written.to_json()))
+    assert read.to_json() == written.to_json() and str(read) == str(written)
+    assert read["bomb"].values == [math.inf] * len(read["bomb"].seeds)
+    ax = read.plot()
+    labels = [line.get_label() for line in ax.get_lines()]
+    assert labels[:2] == ["untreated", "placebo"] and "good" in labels
+    assert list(ax.get_lines()[labels.index("good")].get_xdata()) == [10, 20]
+    plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("change", [{"measure": "speed"}, {"arms": 3}, {"bar": None}, {"notes": [1]}], ids=str)
+def test_a_trial_with_other_types_is_refused(change):
+    written = json.loads(rg.trial(lambda seed, remedy: 1.0, ["cure"], seeds=1, workers=1).to_json())
+    with pytest.raises((ValueError, TypeError)):
+        Trial.of(written | change)
 
 
 def test_pairs_of_remedies_that_do_not_contradict_each_other():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,11 @@ def diagnosis(text: str = "l0", **changes: Any) -> Diagnosis:
     return Diagnosis(**parts | changes)
 
 
-def section(run: Path) -> str:
+def section(run: Path, key: str = "doctor") -> str:
     html = rg.report.write(run).read_text(encoding="utf-8")
-    if '<section id="doctor"' not in html:
+    if f'<section id="{key}"' not in html:
         return ""
-    inside = html[html.index('<section id="doctor"') :]
+    inside = html[html.index(f'<section id="{key}"') :]
     return inside[: inside.index("</section>")]
 
 
@@ -98,6 +99,33 @@ def test_the_verdict_gives_the_first_advice_only_where_the_run_was_not_learned(m
     summary["baselines"]["bigram"]["loss"] = 0.1
     (run / "summary.json").write_text(json.dumps(summary))
     assert "try --chrono 20" in verdict(run)
+
+
+def test_the_proof_of_the_remedies_has_a_row_and_a_curve_for_each_arm(make_run: Any) -> None:
+    run = make_run()
+    assert section(run, "proof") == ""
+
+    def train(seed: int, remedy: str | None) -> dict[str, Any]:
+        loss = math.inf if remedy == HOSTILE else 0.25 * seed + (0.0 if remedy == "cure" else 1.0)
+        return {"loss": loss, "curve": [(10, 2.0), (20, loss)]}
+
+    found = rg.trial(train, ["cure", HOSTILE], random=["other"], seeds=8, workers=1, out=run)
+    html = section(run, "proof")
+    assert "<b>bold" not in html and "<script>alert" not in html and "\\u003cb\\u003e" not in html
+    words = " ".join(re.sub("<[^>]*>", " ", html).split())
+    assert "1 of 2" in words and "helps: better for" in words and found["cure"].verdict == "helps"
+    for arm in found.arms:
+        assert html.count(arm.name.replace("<", "&lt;").replace(">", "&gt;"))
+    (plot,) = [json.loads(data) for data in re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)]
+    assert [trace["name"] for trace in plot["data"]][:4] == ["untreated", "placebo", "random", "cure"]
+    assert plot["data"][3]["x"] == [10, 20] and plot["data"][3]["y"][1] == found["cure"].curve[1][1]
+
+
+@pytest.mark.parametrize("content", ["{", '{"arms": 3}', "[]"])
+def test_a_damaged_proof_is_said_not_raised(make_run: Any, content: str) -> None:
+    run = make_run()
+    (run / "doctor-trial.json").write_text(content)
+    assert "What was tried cannot be shown" in section(run, "proof")
 
 
 def verdict(run: Path) -> str:

@@ -64,8 +64,8 @@ def doctor(
     Of data, with options of training: a prognosis, before the first update.
 
     With [bold]--prove[/bold], the training is repeated with and without the remedies,
-    over many seeds, until a sequential test decides or the time is up. The result
-    is kept in RUN/doctor-trial.json; the same command goes on, also after Ctrl-C.
+    over many seeds, until a sequential test decides or the time is up. The result,
+    RUN/doctor-trial.json, is on its page; the same command goes on, also after Ctrl-C.
 
     The exit code is 0 whatever is found.
 

@@ -1,11 +1,17 @@
-"""A diagnosis as JSON and back: ``doctor.json`` of a run folder."""
+"""A diagnosis and its proof as JSON and back: ``doctor.json`` and ``doctor-trial.json`` of a run folder."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ..errors import RunError
 from ..runs import RunFolder
 from .diagnosis import Diagnosis
+from .ledger import RESULT
+from .trial_result import Trial
 
+T = TypeVar("T")
 NAME = "doctor.json"
 
 
@@ -19,10 +25,19 @@ def load(folder: RunFolder) -> Diagnosis | None:
 
     Prescriptions that were read cannot be applied in place.
     """
-    if not folder.has(NAME):
+    return _read(folder, NAME, Diagnosis.of)
+
+
+def load_trial(folder: RunFolder) -> Trial | None:
+    """Read ``doctor-trial.json``; None if no remedy was tried, RunError if the file is damaged."""
+    return _read(folder, RESULT, Trial.of)
+
+
+def _read(folder: RunFolder, name: str, of: Callable[[dict[str, Any]], T]) -> T | None:
+    if not folder.has(name):
         return None
-    found = folder.read_json(NAME)
+    found = folder.read_json(name)
     try:
-        return Diagnosis.of(found)
+        return of(found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / NAME} is damaged: {type(error).__name__}: {error!s:.100}.") from None
+        raise RunError(f"{folder / name} is damaged: {type(error).__name__}: {error!s:.100}.") from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -14,9 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runs.folder import without_nan
+from .charts import drawn
 from .evidence import Evidence, Verdict
 from .findings import Chart, Curve
 from .matched import Measure, Outcome
+from .reading import each, known, number_of, text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,32 @@ class Trial:
         ]
         return Chart("Matched runs", "update", f"validation {self.measure} (median)", curves)
 
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the median curve of every arm on the matplotlib axes given, or on new ones."""
+        return drawn(self.chart, ax)
+
+    @classmethod
+    def of(cls, json: Mapping[str, Any]) -> Trial:
+        """From plain values; ValueError, KeyError or TypeError if something is missing or of another type."""
+        measure: Measure = json["measure"]
+        if measure not in get_args(Measure):
+            raise ValueError(f"measure {measure!r:.40}")
+        arms = each(json["arms"], lambda arm: _arm(arm, math.inf if measure == "loss" else -math.inf))
+        base = arms[0].values if arms else []
+        arms = [
+            replace(arm, differences=[a - b for a, b in zip(arm.values, base, strict=False)]) for arm in arms
+        ]  # not as written, where infinity is null too
+        updates = json["updates"]
+        return cls(
+            arms,
+            measure,
+            None if updates is None else int(known(updates)),
+            known(json["bar"]),
+            known(json["seconds"]),
+            bool(json["interrupted"]),
+            each(json["notes"], text),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         found = asdict(self)
@@ -130,20 +161,22 @@ class Trial:
         return json.dumps(without_nan(self.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
-        rows = [" | ".join(row).replace("\n", " ") for row in self._rows()]
-        return "\n".join([*rows, *self._sentences()])
+        rows = [" | ".join(row).replace("\n", " ") for row in self.rows]
+        return "\n".join([*rows, "", *self.sentences])
 
     def __rich__(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        heading, *rows = self._rows()
+        heading, *rows = self.rows
         for i, title in enumerate(heading):
             words = i in (0, len(heading) - 1)
             table.add_column(Text(title), justify="left" if words else "right", no_wrap=i > 0)
         for row in rows:
             table.add_row(*map(Text, row))
-        return Group(table, *map(Text, self._sentences()))
+        return Group(table, Text(""), *map(Text, self.sentences))
 
-    def _rows(self) -> list[list[str]]:
+    @property
+    def rows(self) -> list[list[str]]:
+        """What is printed as a table, the names of the columns first."""
         rows = [["arm", "seeds", f"median {self.measure}", "change", "in equal s", "e-value", "s", "verdict"]]
         for arm in self.arms:
             base = arm.role == "untreated"
@@ -161,8 +194,10 @@ class Trial:
             )
         return rows
 
-    def _sentences(self) -> list[str]:
-        lines = [""]
+    @property
+    def sentences(self) -> list[str]:
+        """What is printed below the table."""
+        lines = []
         if self.updates is not None:
             lines.append(f"Every run made {self.updates:,} updates. Below a median: the middle half of the seeds.")
         lines.append(
@@ -173,6 +208,45 @@ class Trial:
             if arm.verdict is not None:
                 lines.append(f"{arm.name}: {_said(arm)}")
         return lines + [f"Note: {note}" for note in self.notes]
+
+
+def _arm(json: Mapping[str, Any], diverged: float) -> ArmResult:
+    """An arm without its differences; a value that JSON does not have is that of a run that diverged."""
+    reach, growth = (None if json[name] is None else each(json[name], number_of) for name in ("reach", "growth"))
+    return ArmResult(
+        name=text(json["name"]),
+        role=text(json["role"]),
+        remedies=each(json["remedies"], text),
+        seeds=[int(known(seed)) for seed in each(json["seeds"], known)],
+        values=[diverged if math.isnan(value) else value for value in each(json["values"], number_of)],
+        differences=[],
+        seconds=each(json["seconds"], number_of),
+        at_equal_seconds=each(json["at_equal_seconds"], number_of),
+        reach=reach,
+        growth=growth,
+        evidence=None if json["evidence"] is None else _evidence(json["evidence"]),
+        why=text(json["why"]),
+        curve=[(known(x), number_of(y)) for x, y in json["curve"]],
+    )
+
+
+def _evidence(json: Mapping[str, Any]) -> Evidence:
+    verdict: Verdict = json["verdict"]
+    if verdict not in get_args(Verdict):
+        raise ValueError(f"verdict {verdict!r:.40}")
+    wins, losses = ({text(name): int(known(n)) for name, n in json[key].items()} for key in ("wins", "losses"))
+    more = json["expected_more"]
+    return Evidence(
+        verdict=verdict,
+        e_value=known(json["e_value"]),
+        e_useless=known(json["e_useless"]),
+        bar=known(json["bar"]),
+        seeds=int(known(json["seeds"])),
+        wins=wins,
+        losses=losses,
+        fewest_more=int(known(json["fewest_more"])),
+        expected_more=None if more is None else int(known(more)),
+    )
 
 
 def _said(arm: ArmResult) -> str:

@@ -20,6 +20,7 @@ from ..runs.records import number
 
 if TYPE_CHECKING:
     from ..doctor import Diagnosis
+    from ..doctor.trial_result import Trial
     from ..flow import GradientFlow
     from ..flow.signal_saving import RunSignal
     from ..tasks.task import TaskInfo
@@ -73,6 +74,7 @@ class RunContents:
     signal: RunSignal | None = None  # where it was measured
     recorded: list[Record] = field(default_factory=list)
     diagnosis: Diagnosis | None = None
+    trial: Trial | None = None  # of the remedies
     searched: list[SearchedTrial] = field(default_factory=list)  # the trials of a search, the best first
     missing: dict[str, str] = field(default_factory=dict)  # part of the folder -> why it is not here
 
@@ -157,10 +159,11 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
         if not run.has(name):
             missing[name] = "it is not there"
     diagnosis = part("doctor.json", lambda: _diagnosis(run)) if run.has("doctor.json") else None
+    trial = part("doctor-trial.json", lambda: _trial(run)) if run.has("doctor-trial.json") else None
     flows = _flows(run.path / "flow", missing)
     signal = part("flow/signal.json", lambda: _signal(run)) if run.has("flow/signal.json") else None
     searched = part(SEARCH_TABLE, run.searched) or [] if run.has(SEARCH_TABLE) else []
-    parts = (flows, results, signal, recorded, diagnosis, searched, missing)
+    parts = (flows, results, signal, recorded, diagnosis, trial, searched, missing)
     return RunContents(run.path, config, task, metrics, summary, sample, *parts)
 
 
@@ -174,6 +177,12 @@ def _diagnosis(run: RunFolder) -> Diagnosis | None:
     from ..doctor import saving  # brings torch: only a run that was diagnosed waits for it
 
     return saving.load(run)
+
+
+def _trial(run: RunFolder) -> Trial | None:
+    from ..doctor import saving  # brings torch
+
+    return saving.load_trial(run)
 
 
 def _reason(error: RunError, run: RunFolder, name: str) -> str:
