@@ -199,7 +199,7 @@ class Trial:
         """What is printed below the table."""
         lines = []
         if self.updates is not None:
-            lines.append(f"Every run made {self.updates:,} updates. Below a median: the middle half of the seeds.")
+            lines.append(f"Every run made {self.updates:,} updates. With each median: the middle half of the seeds.")
         lines.append(
             f"Proven at an e-value of {self.bar:.0f}, against every control: a false proof in this trial then has a "
             "probability of at most 5 %, however often one looks. n seeds give at most 2^n."
