@@ -54,7 +54,9 @@ def test_dated_columns_end_where_the_table_ends(read):
 def test_a_date_of_each_series_is_no_time_of_steps(read):
     head = "name,opened,{}\n".format(",".join(f"v{n}" for n in range(1, 9)))
     days = ("2020-03-01", "2019-01-01", "2021-07-01")
-    columns, _, _ = read("a.csv", head + "".join(f"{n},{day},1,2,3,4,5,6,7,8\n" for n, day in zip("abc", days)))
+    columns, _, _ = read(
+        "a.csv", head + "".join(f"{n},{day},1,2,3,4,5,6,7,8\n" for n, day in zip("abc", days, strict=True))
+    )
     assert (columns.layout, columns.group) == ("wide", ("name",))
 
 

@@ -63,5 +63,6 @@ def test_a_label_that_does_not_occur_in_training_names_ten_that_do(tmp_path):
     new = tmp_path / "new.csv"
     new.write_text("x1,x2,label\n1,2,c00\n1,2,other\n")
     known = ", ".join(f"'c{n:02}'" for n in range(10))
-    with pytest.raises(DataError, match=f"row 2: label 'other' does not occur in the training data, which has {known}, …"):
+    words = f"row 2: label 'other' does not occur in the training data, which has {known}, …"
+    with pytest.raises(DataError, match=words):
         LabelledTask(str(rows), Options.of({"task": "classify", "label": "label", "validation": str(new)}))
