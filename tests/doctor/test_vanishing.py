@@ -389,6 +389,24 @@ def test_what_the_last_steps_say_as_well_is_no_risk():
     assert exam.middle >= 48 and exam.risk > 0.9
 
 
+def test_what_was_a_season_ago_is_told_by_this_season_too():
+    """Of inputs that repeat themselves after seven steps, not from step to step; the targets are mostly noise."""
+    torch.manual_seed(3)
+    x = torch.randn(24, 512, 1)
+    seasonal = [*x[:7]]
+    for noise in x[7:]:
+        seasonal.append(0.95 * seasonal[-7] + 0.31 * noise)
+    model, noise = Net(nn.GRU, hidden=8), 1.5 * torch.randn(512)
+
+    def middle(x):
+        exam = Examination(model, samples_of([(x, x[-17, :, 0] + noise)], squared), model, UNTRAINED)
+        assert exam.need.signal >= 16
+        return exam.middle
+
+    assert middle(torch.stack(seasonal)) <= 2
+    assert middle(x) == 16
+
+
 def test_a_wave_is_forecast_at_every_step_from_the_last_few():
     torch.manual_seed(1)
     wave = (0.4 * torch.arange(41).unsqueeze(1) + 6.28 * torch.rand(128)).sin()

@@ -147,3 +147,20 @@ def test_inputs_that_are_the_same_in_all_sequences_explain_nothing(count):
     assert fewest(same) is None
     told = torch.stack((y.float(), torch.zeros(count)), -1).unsqueeze(0)
     assert fewest(torch.cat((told, same))) == fewest(torch.cat((told, 7 * same))) == (6,)
+
+
+def test_a_short_window_is_enough_where_the_sequences_are_too_few_for_a_long_one():
+    """Products of all pairs of 20 steps are more than 256 sequences can be told by; the last two steps say all."""
+    torch.manual_seed(6)
+    layer, head, vectors = nn.GRU(16, 8), nn.Linear(8, 1), torch.randn(6, 16)
+    words, both, one = torch.randint(6, (20, 256)), torch.randn(6, 6), torch.randn(2, 6)
+
+    def fewest(target):
+        batch = (vectors[words], target)
+        return rg.flow.signal_stream.fewest_of(
+            lambda x: head(layer(x)[0][-1])[:, 0], [batch], lambda a, b: (a - b).square(), 19, [0.9]
+        )
+
+    assert fewest(both[words[-1], words[-2]]) == (1,)
+    # Where a step before the window adds something, it is not enough.
+    assert fewest(1.2 * one[0, words[-1]] + one[1, words[3]]) in (None, (16,))

@@ -305,28 +305,29 @@ class Examination:
         """Half of what the targets depend on is at this lag or beyond, where a later step does not say the same.
 
         By windows of the last steps (`retrograde.flow.signal_stream.fewest_of`); where these do not tell, by the
-        signal, less the steps over which inputs repeat themselves.
+        signal, less the steps after which inputs repeat themselves.
         """
         if self.need is None:
             return 0
-        return max(0, self.need.middle - self.repetition) if self._fewest is None else self._fewest[0]
+        return self._fewest[0] if self._fewest is not None else self._told_later(self.need.middle)
 
-    @cached_property
-    def repetition(self) -> int:
-        """Over how many steps the autocorrelation of the inputs of the first layer stays at a half or more.
+    def _told_later(self, lag: int) -> int:
+        """The shortest lag at which the inputs of the first layer resemble those at this lag.
 
-        What a series showed a few steps earlier can then be learned from a later step as well.
+        That is where their autocorrelation is a half or more: what a series showed earlier (a step or a season before)
+        can then be learned from a later step as well.
         """
         calls = [call for call in self.answer.calls if call.name == self.answer.calls[0].name]
         if not calls or any(isinstance(call.given, PackedSequence) for call in calls):
-            return 0
+            return lag
         x = torch.cat([call.by_step for call in calls]).detach().double()
         x = x - x.mean(1, keepdim=True)
         whole = float(x.square().sum(-1).mean())
-        for lag in range(1, len(x)):
-            if not float((x[lag:] * x[:-lag]).sum(-1).mean()) >= THRESHOLDS.repetition.value * whole:
-                return lag - 1
-        return len(x) - 1
+        for apart in range(min(lag, len(x) - 1), 0, -1):
+            pairs = (x[apart:] * x[:-apart]).sum(-1)
+            if float(pairs.mean()) >= max(THRESHOLDS.repetition.value, 3 / pairs.numel() ** 0.5) * whole > 0:
+                return lag - apart
+        return lag
 
     @cached_property
     def _gains(self) -> dict[int, float] | None:

@@ -55,7 +55,7 @@ class THRESHOLDS:
         "docs/doctor.md: risk",
     )
     repetition = Threshold(
-        0.5, "autocorrelation of the inputs from which a step stands for the one before", "half of the variance"
+        0.5, "autocorrelation of the inputs from which a step stands for an earlier one", "half of the variance"
     )
     risk_without_signal = Threshold(0.9, "risk of a task without a signal that a gradient sees", "parity, noise")
     risk_of_finding = Threshold(0.9, "risk with any other finding that makes a training sick", "benchmarks/doctor")

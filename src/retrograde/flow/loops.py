@@ -79,9 +79,8 @@ def _only_adds(node: Any) -> bool:
     name = node_name(node)
     if name in ("MulBackward", "DivBackward"):
         factors = (getattr(node, "_saved_self", None), getattr(node, "_saved_other", None))
-        return not any(
-            isinstance(factor, Tensor) and factor.dim() for factor in factors
-        )  # C++ also saves plain numbers
+        # Operators in C++ save plain numbers as they are.
+        return not any(isinstance(factor, Tensor) and factor.dim() for factor in factors)
     return name in VIEWS or name in ("AddBackward", "SubBackward", "NegBackward")
 
 

@@ -27,8 +27,9 @@ LEAST = 0.5  # share of the errors that the longest window must explain: of less
 def fewest_for(kept: Sequence[Compared], longest: int, shares: Sequence[float]) -> tuple[int, ...] | None:
     """The lag of the first step of the shortest window that explains each share of what can be explained.
 
-    That is what the steps up to lag ``longest`` explain, or all steps if they explain more. None if it is less than
-    half of the errors.
+    That is what the steps up to lag ``longest`` explain, or all steps if they explain more. Where so many steps are too
+    many for the sequences, it is what a shorter window explains, provided that the steps before it, each by itself, add
+    nothing to it. None if it is less than half of the errors.
     """
     data = together(kept, SEQUENCES, EFFORT)
     e = data.errors
@@ -39,15 +40,22 @@ def fewest_for(kept: Sequence[Compared], longest: int, shares: Sequence[float]) 
     whole = e.square().sum() * (len(e) / (len(e) - 1)) ** 2
 
     @cache
-    def explained(lag: int) -> float:
-        return float(1 - left_out(_kernel(rows[: lag + 1]), e).square().sum() / whole)
+    def explained(lag: int, *, others: bool = False) -> float:
+        """``others``: whether the steps before the window are known, too, each by itself."""
+        kernel = _kernel(rows[: lag + 1])
+        if others:
+            kernel += _scaled(_each(rows[lag + 1 :]))
+        return float(1 - left_out(kernel, e).square().sum() / whole)
 
     if not float(whole) > 0:
         return None
     longest, end = min(longest, len(rows) - 1), len(rows) - 1
     most = max(explained(longest), explained(end))
     if not most > LEAST:
-        return None
+        longest = max((2**i - 1 for i in range(longest.bit_length() + 1) if 2**i <= longest + 1), key=explained)
+        most = explained(longest)
+        if not most > LEAST or explained(longest, others=True) * max(shares) > most:
+            return None
     return tuple(_first(explained, longest if explained(longest) >= x * most else end, x * most) for x in shares)
 
 
@@ -69,6 +77,11 @@ def _kernel(rows: Tensor) -> Tensor:
         every += own
         within += own.square()
     return sum((_scaled(kernel) for kernel in (every, within, every.square())), torch.zeros_like(every))
+
+
+def _each(rows: Tensor) -> Tensor:
+    """Similarities by the inputs of each step, without products."""
+    return sum((row @ row.T for row in rows), rows.new_zeros(rows.shape[1], rows.shape[1]))
 
 
 def _scaled(kernel: Tensor) -> Tensor:
