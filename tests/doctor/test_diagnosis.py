@@ -145,11 +145,14 @@ def test_a_loss_that_is_a_mean_is_refused_with_the_fix():
         rg.diagnose(Last(), sequences(slice(-2, None), count=20), lambda output, y: squared(output, y).mean())
 
 
-def test_a_task_that_is_not_learned_for_no_reason_found_cannot_be_told():
+@pytest.mark.parametrize(("steps", "note"), [(8, False), (20, True)])
+def test_a_task_that_is_not_learned_for_no_reason_found_cannot_be_told(steps, note):
+    """Also where a finding that is worth a note, but no illness, is shown."""
     torch.manual_seed(0)
     record = rg.doctor.TrainingRecord(updates=50)
-    diagnosis = rg.diagnose(Last(), sequences(slice(-2, None), steps=8, count=100), squared, record=record)
+    diagnosis = rg.diagnose(Last(), sequences(slice(-2, None), steps=steps, count=100), squared, record=record)
     assert diagnosis.verdict == "cannot tell" and any("explains it" in note for note in diagnosis.notes)
+    assert bool(diagnosis.found("vanishing_harmless")) is note
 
 
 @pytest.fixture(scope="module")

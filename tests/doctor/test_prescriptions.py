@@ -365,6 +365,11 @@ def test_the_learning_rate_follows_from_the_sharpness():
     assert not any("lr" in one.options for one in stable)
 
 
+def test_a_learning_rate_that_is_too_low_is_raised():
+    (one, *_) = remedies(Last(), Kind.LEARNING_RATE_TOO_LOW, {"lr": 1e-6}, better_lr=0.01, loss=0.9, loss_better=0.2)
+    assert one.options == {"lr": 0.01} and one.remedy == "higher learning rate"
+
+
 def test_inputs_and_targets_are_standardized_by_what_was_measured():
     torch.manual_seed(0)
     x, y = 30 + 5 * torch.randn(STEPS, 200, 2), torch.randn(200)

@@ -131,6 +131,33 @@ def test_a_learning_rate_before_the_first_update(lr, wrong, optimizer):
     assert ("learning_rate_too_high" in found(RULES, Net(), record=record, batches=2)) is wrong
 
 
+def too_low(model=None, optimizer="adam", **record):
+    """What the rule finds of a network that is as it was at the start."""
+    record = TrainingRecord(optimizer=optimizer, gradient_norms=[1.0] * 9, **record)
+    return found([training.learning_rate_too_low], model or Net(nn.GRU, hidden=8), record=record)
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("adam", 1e-6), ("sgd", 1e-4)])
+def test_a_learning_rate_that_is_too_low(optimizer, lr):
+    (own,) = too_low(optimizer=optimizer, lr=lr, updates=100)["learning_rate_too_low"]
+    assert own.numbers["path"] < 0.2 * own.numbers["weights"] and own.numbers["better_lr"] >= 100 * lr
+    assert own.numbers["loss_better"] < own.numbers["loss"] / 1.1 and "the weights went" in own.message
+    assert not too_low(optimizer=optimizer, lr=lr, updates=20)  # too few to tell
+
+
+def test_a_learning_rate_that_is_too_low_for_the_updates_that_are_planned():
+    (own,) = too_low(lr=1e-6, updates=0, planned=100)["learning_rate_too_low"]
+    assert "the weights can go" in own.message
+    assert not too_low(lr=1e-6, updates=0, planned=1_000_000) and not too_low(lr=0.01, updates=0, planned=100)
+
+
+def test_a_learning_rate_is_not_too_low_where_longer_steps_do_not_help():
+    model = Net(nn.GRU, hidden=8)
+    nn.init.zeros_(model.head.weight)
+    model.head.requires_grad_(False)
+    assert not too_low(model, lr=1e-6, updates=100)
+
+
 def test_noise_that_cannot_be_learned_is_not_blamed_on_the_learning_rate():
     def noise(seed, **options):
         x, _ = sums(seed=seed, count=16)

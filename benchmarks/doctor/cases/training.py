@@ -185,6 +185,22 @@ TRAININGS = [
         (N, X, C, Kind.DEAD_RELU, V, Kind.CONSTANT_OUTPUT),
     ),
     sick(
+        "Adam at 1e-6, GRU",
+        Kind.LEARNING_RATE_TOO_LOW,
+        ECHO3,
+        Model("gru"),
+        Training(1e-6, 300),
+        (lr(0.01), lr(0.003, updates=600)),
+    ),
+    sick(
+        "SGD at 1e-4, tanh",
+        Kind.LEARNING_RATE_TOO_LOW,
+        AVERAGE,
+        Model("tanh"),
+        Training(1e-4, 300, "sgd", clip=None),
+        (lr(0.1, updates=600), lr(0.05, updates=800)),
+    ),
+    sick(
         "NaN in one input of 300 sequences, GRU",
         N,
         replace(ECHO3, nan=0.003),

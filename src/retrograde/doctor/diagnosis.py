@@ -293,7 +293,7 @@ def examined(
     remaining, risk = _outlook(examination, sick)
     trained = bool(examination.record.updates)
     unexplained = math.isnan(remaining) or (trained and remaining > THRESHOLDS.unlearned_share.value)
-    if unexplained and not findings and not failures:
+    if unexplained and not failures and all(finding.severity == "note" for finding in findings):
         examination.notes.append(
             "How much of the task is learned is not known: give record=TrainingRecord(chance=…, floor=…)."
             if math.isnan(remaining)

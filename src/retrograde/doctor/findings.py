@@ -32,6 +32,7 @@ class Kind(StrEnum):
     CLIPPING_HIDES_SPIKES = "clipping_hides_spikes"
     NOT_FINITE = "not_finite"
     LEARNING_RATE_TOO_HIGH = "learning_rate_too_high"
+    LEARNING_RATE_TOO_LOW = "learning_rate_too_low"
     MEMORIZED = "memorized"
     # Data and wiring
     INPUT_SCALE = "input_scale"
@@ -142,6 +143,11 @@ FINDINGS: Mapping[Kind, About] = {
         "sick",
         "The curvature of the loss is too high for the learning rate: updates overshoot.",
         "Cohen et al. 2021, 2022",
+    ),
+    Kind.LEARNING_RATE_TOO_LOW: About(
+        "learning rate too low",
+        "sick",
+        "The updates are so short that the weights stay where they began.",
     ),
     Kind.MEMORIZED: About(
         "learned by heart",

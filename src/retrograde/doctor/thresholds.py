@@ -151,6 +151,7 @@ class THRESHOLDS:
         "longest way that clipped updates can go, over the weights' norm, that is too short to learn",
         "networks that learned a task went 0.25 to 1.2 times that (displacement)",
     )
+    fewest_updates = Threshold(50, "updates below which a path is short whatever the rate", "trials have up to 100")
     spike = Threshold(10.0, "times the median that makes a gradient norm a spike", "docs/flow.md: exploding()")
     spikes_share = Threshold(0.05, "share of spikes above which they are the rule", "one in twenty")
     rise = Threshold(1.1, "times its lowest level, or chance, at which a loss does not settle", "noise of a mean")

@@ -33,6 +33,7 @@ LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
     Kind.EXPLODING: (memory.calm_first, training.clipping, memory.calm, training.learning_rate),
     Kind.LEARNING_RATE_TOO_HIGH: (training.learning_rate, training.clipping),
     Kind.NOT_FINITE: (memory.calm_first, memory.bounded, training.clipping, training.learning_rate, memory.calm),
+    Kind.LEARNING_RATE_TOO_LOW: (training.learning_rate,),
     Kind.CLIPPING_TOO_TIGHT: (training.clipping,),
     Kind.TRUNCATION: (memory.bptt,),
     Kind.STUCK_GATES: (training.settle, memory.gates, training.layer_norm),

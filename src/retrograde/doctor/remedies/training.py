@@ -98,11 +98,11 @@ def learning_rate(case: Case) -> Iterator[Prescription]:
             f"the sharpness is {short(sharpness)}, the edge of stability at {short(edge)}: "
             f"{short(lr)} × {short(edge)} / {short(sharpness)}"
         )
-    found = float(short(found))
-    if not 0 < found < lr:
+    found, raised = float(short(found)), case.kind == Kind.LEARNING_RATE_TOO_LOW
+    if not (found > lr if raised else 0 < found < lr):
         return
     python, options = f"for group in optimizer.param_groups:\n    group['lr'] = {short(found)}", {"lr": found}
-    remedy, words = "lower learning rate", f"{words} = {short(found)}"
+    remedy, words = f"{'higher' if raised else 'lower'} learning rate", f"{words} = {short(found)}"
     if (clip := case.number("clip")) is not None:
         remedy, options["clip_norm"] = f"{remedy}, and clipping", float(short(clip))
         words += f"; the gradient norms of that trial, replayed under every threshold, call for {short(clip)}"

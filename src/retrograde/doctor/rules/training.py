@@ -126,7 +126,7 @@ def _too_tight(
     unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
     if not unsolved or numbers["clipped"] < most or record.lr is None:
         return
-    size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in exam.model.parameters()))
+    size = _size(exam.model)
     if is_adam(record):  # which divides by the norm, unless its constant is larger
         count = sum(p.numel() for p in exam.model.parameters())
         each, what = clip / math.sqrt(count), "Adam's constant"
@@ -233,7 +233,6 @@ def _overshoots(exam: Examination, rate: _Rate | None, trial: _Trial, unsettled:
     if rate is not None:
         numbers |= {"sharpness": rate.sharpness, "edge": rate.edge}
         curvature = f" The sharpness is {rate.sharpness:.3g}, the edge of stability {rate.edge:.3g}."
-    losses = [loss if math.isfinite(loss) else None for loss in record.losses]
     return Finding(
         Kind.LEARNING_RATE_TOO_HIGH,
         f"{trial.updates} updates from {'these' if trial.trained else 'the initial'} weights at the learning rate "
@@ -243,15 +242,80 @@ def _overshoots(exam: Examination, rate: _Rate | None, trial: _Trial, unsettled:
         f"trial at {lr:g} / trial at {trial.better:g} = {trial.gain:.3g} > {THRESHOLDS.rate_gain.value:g}, and "
         f"{unsettled or unsolved}",
         ruled_out=(f"a loss that settles: {unsettled or 'no updates were made'}",),
-        chart=Chart("Training loss", "update", "loss", [Curve("loss", [float(i) for i in range(len(losses))], losses)])
-        if losses
-        else None,
+        chart=_losses(record),
     )
+
+
+def _losses(record: TrainingRecord) -> Chart | None:
+    losses = [loss if math.isfinite(loss) else None for loss in record.losses]
+    curve = Curve("loss", [float(i) for i in range(len(losses))], losses)
+    return Chart("Training loss", "update", "loss", [curve]) if losses else None
+
+
+def learning_rate_too_low(exam: Examination) -> Iterable[Finding]:
+    """Updates so short that all of them cannot take the weights anywhere, where longer ones lower the loss."""
+    record, updates = exam.record, exam.record.updates or exam.record.planned or 0
+    if record.lr is None or (not record.optimizer and record.torch_optimizer is None):
+        return
+    if updates < THRESHOLDS.fewest_updates.value or not (unlearned := exam.unlearned):
+        return
+    size, path, least = _size(exam.model), _path(exam, updates), THRESHOLDS.path_share.value
+    if not 0 < path < least * size:
+        return
+    trial = _longer_steps(exam, path / updates, least * size)
+    if trial is None or not trial.gain > THRESHOLDS.rise.value:
+        return
+    lr, better = record.lr, trial.better
+    yield Finding(
+        Kind.LEARNING_RATE_TOO_LOW,
+        f"in {updates:,} updates at the learning rate {lr:g} the weights {'went' if record.updates else 'can go'} "
+        f"{path:.2g} at most, {path / size:.2g} of their norm. {trial.updates} updates from these weights end at a "
+        f"loss of {trial.losses[lr]:.3g} at this rate, at {better:g} at {trial.losses[better]:.3g}.",
+        {"lr": lr, "better_lr": better, "path": path, "weights": size, "loss": trial.losses[lr]}
+        | {"loss_better": trial.losses[better]},
+        f"path {path:.2g} < {least:.0%} of the weights' norm {size:.3g}, trial at {lr:g} / trial at {better:g} = "
+        f"{trial.gain:.3g} > {THRESHOLDS.rise.value:g}, and {unlearned}",
+        ruled_out=("clipping: the path is that of gradients as they are",),
+        chart=_losses(record),
+    )
+
+
+def _size(model: nn.Module) -> float:
+    """Norm of all weights."""
+    return math.sqrt(sum(float(p.detach().double().square().sum()) for p in model.parameters()))
+
+
+def _path(exam: Examination, updates: int) -> float:
+    """The longest way that so many updates can go, without clipping; 0 where it is not known.
+
+    Adam moves every parameter by the learning rate at most (about), SGD by the learning rate times the gradient.
+    """
+    record, lr = exam.record, float(exam.record.lr or 0)
+    if is_adam(record):
+        return lr * updates * math.sqrt(sum(p.numel() for p in exam.model.parameters() if p.requires_grad))
+    norms = _norms(record) or _first_norms(exam)
+    return lr / (1 - momentum_of(record)) * updates * float(np.mean(norms)) if norms else 0.0
+
+
+def _longer_steps(exam: Examination, each: float, way: float) -> _Trial | None:
+    """Updates at the learning rate, at that with which they could go so far, and at larger ones; None if it fails."""
+    lr = float(exam.record.lr or 0)
+    recipe = Recipe.of(exam.record, lr)
+    updates = updates_within(_SECONDS / _RATES, exam.model, exam.samples, recipe)
+    first = max(1, math.ceil(math.log10(way / (each * updates))))
+    tried = {
+        rate: attempt(exam.model, exam.samples, replace(recipe, lr=rate), updates)
+        for rate in (lr, *(lr * 10 ** (first + k) for k in range(_RATES - 2)))
+    }
+    if not all(one.losses for one in tried.values()):
+        return None
+    ends = {rate: one.end for rate, one in tried.items()}
+    return _Trial(bool(exam.record.updates), updates, ends, lr, {rate: one.norms for rate, one in tried.items()})
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Updates of a network at the learning rate of the training and at smaller ones."""
+    """Updates of a network at the learning rate of the training and at others."""
 
     trained: bool
     updates: int
@@ -362,4 +426,4 @@ def _unit(v: list[Tensor]) -> tuple[list[Tensor], float]:
     return [x / max(size, 1e-30) for x in v], size
 
 
-RULES = (memorized, clipping, learning_rate)
+RULES = (memorized, clipping, learning_rate, learning_rate_too_low)
