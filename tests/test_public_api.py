@@ -63,18 +63,6 @@ def test_the_public_names() -> None:
 def test_the_public_names_of_the_parts() -> None:
     assert set(rg.kernels.__all__) == {"available", "empty_cache", "info", "matmul"}
     assert {"RNN", "GRU", "LSTM", "accelerate_", "acceleration_report", "restore_", "explain"} <= set(rg.nn.__all__)
-    errors = {
-        "DataError",
-        "DivergedError",
-        "ExportError",
-        "FlowError",
-        "MissingExtraError",
-        "OptionError",
-        "RetrogradeError",
-        "RunError",
-    }
-    assert set(rg.errors.__all__) == errors
-    assert all(issubclass(getattr(rg.errors, name), rg.errors.RetrogradeError) for name in errors)
 
 
 def test_the_short_names_are_those_of_the_parts() -> None:

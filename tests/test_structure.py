@@ -9,21 +9,26 @@ import pytest
 import retrograde
 
 SOURCE, TESTS = Path(retrograde.__file__).parent, Path(__file__).parent
-PACKAGES = ("bench", "estimators", "gradcheck", "integrations", "nn", "reference")
-MODULES = [Path("cells.py"), Path("_torch_private.py")] + [
-    path.relative_to(SOURCE)
-    for package in PACKAGES
-    for path in sorted((SOURCE / package).glob("*.py"))
-    if path.name != "__init__.py"
+MODULES = [
+    path.relative_to(SOURCE) for path in sorted(SOURCE.rglob("*.py")) if path.name not in ("__init__.py", "__main__.py")
 ]
+
+
+def named_tests(path):
+    """The test files that the docstring of a module names."""
+    described = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return re.findall(r"tests/[\w/]+\.py", described.partition("Tests: ")[2])
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_a_module_has_a_test_file_or_names_one(module):
-    own = TESTS / module.parent / f"test_{module.name.lstrip('_')}"
-    described = ast.get_docstring(ast.parse((SOURCE / module).read_text(encoding="utf-8"))) or ""
-    named = re.findall(r"tests/[\w/]+\.py", described.partition("Tests: ")[2])
-    assert own.exists() or (named and all((TESTS.parent / name).exists() for name in named)), own
+    """Of a package in a part, as `doctor/rules`, the tests are those of the part; one file may test all its modules."""
+    own, named = [TESTS / module.parent / f"test_{module.name.lstrip('_')}"], named_tests(SOURCE / module)
+    if len(module.parts) > 2:
+        own += [TESTS / module.parts[0] / f"test_{one}" for one in (module.name, f"{module.parent.name}.py")]
+        named = named or named_tests(SOURCE / module.parent / "__init__.py")
+    assert any(path.exists() for path in own) or named, f"{own[0]}, or a line `Tests: …` in {module}"
+    assert all((TESTS.parent / one).exists() for one in named), named
 
 
 # The house, ground floor first: a part may use those on lower floors, its own, and `BASE`.

@@ -1,4 +1,7 @@
-"""`train` and `load`: the whole line from data to a run folder with its page, and back to a trained network."""
+"""`train` and `load`: the whole line from data to a run folder with its page, and back to a trained network.
+
+Tests: `tests/doctor/test_doctor_runs.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Optional dependencies: which extra of the package installs a library that is missing."""
+"""Optional dependencies: which extra of the package installs a library that is missing.
+
+Tests: `tests/test_public_api.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tensors inside nested tuples, lists, dicts, dataclasses and packed sequences: what modules take and return."""
+"""Tensors inside nested tuples, lists, dicts, dataclasses and packed sequences: what modules take and return.
+
+Tests: `tests/flow/test_isolation.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Where many trainings are computed: in this process, in processes of this machine, or on a Ray cluster.
 
 A pool has ``workers``, ``submit(run, job)``, which returns a `concurrent.futures.Future`, and ``close()``.
+
+Tests: `tests/searching/test_search.py`.
 """
 
 from __future__ import annotations

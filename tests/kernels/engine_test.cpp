@@ -120,6 +120,19 @@ template <class T> void test_packing(Index columns, Index K) {
     }
 }
 
+// Some rows of a matrix, depth after depth: each number once, and at most a panel is written after the last.
+template <class T> void test_packed_depths(Index size, Index depth) {
+  const Index lda = depth + 3, whole = size * depth;
+  const std::vector<T> a = numbers<T>(size * lda, 13);
+  std::vector<T> to(static_cast<std::size_t>(whole + 20 * kPanel<T> * kPanel<T>), T(7));
+  pack_depths<T>(to.data(), a.data(), lda, size, depth);
+  for (Index k = 0; k < depth; ++k)
+    for (Index j = 0; j < size; ++j)
+      if (to[k * size + j] != a[j * lda + k]) return check(false, shape("packed depths", size, 0, depth));
+  for (std::size_t i = static_cast<std::size_t>(whole + kPanel<T>); i < to.size(); ++i)
+    if (to[i] != T(7)) return check(false, shape("nothing is written after packed depths", size, 0, depth));
+}
+
 // Groups of units cover each unit once, and their panels follow each other.
 template <class T> void test_groups(Index units, Index gates) {
   const Groups<T> groups{units, gates};
@@ -224,6 +237,8 @@ template <class T> void test_products() {
           }
   for (Index columns : {1, 3, 4, 5, 8, 9, 17, 40})
     for (Index K : {1, 2, 3, 4, 7, 16, 33}) test_packing<T>(columns, K);
+  for (Index size = 1; size <= kRows; ++size)
+    for (Index depth : {1, 3, 4, 7, 8, 9, 16, 19, 40}) test_packed_depths<T>(size, depth);
   for (Index units = 1; units < 70; ++units)
     for (Index gates : {1, 3, 4}) test_groups<T>(units, gates);
 }

@@ -134,6 +134,17 @@ def test_adjoint_norms(dtype, state, data):
             assert ((norms() - expected).abs() <= limit).all(), name
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_adjoint_norms_of_as_many_layers_as_a_stack_may_have(name):
+    cells = [CELLS[place % len(CELLS)] for place in range(kernels.MAX_ADJOINT_LAYERS)]
+    layers = stack(cells, 3, 2, 4, torch.float64, torch.Generator().manual_seed(0), scale=0.4)
+    targets = torch.tensor([0, 2])
+    expected = by_naive(lambda: native.adjoint_norms(layers, targets, "h"))
+    with chosen(name):
+        torch.testing.assert_close(native.adjoint_norms(layers, targets, "h"), expected, rtol=1e-12, atol=0)
+    assert len(expected) == kernels.MAX_ADJOINT_LAYERS and (expected[:, 1, 2] > 0).all()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", SETS)
 def test_adjoints_far_below_an_upper_layer_that_sends_nothing(cell, name):

@@ -24,6 +24,8 @@ TESTS = (
     "tests/kernels/test_cpp.py",
     "tests/kernels/test_native.py",
     "tests/flow/test_adjoint.py",
+    "tests/kernels/test_refusals.py",
+    "tests/nn/test_streaming.py",
     "tests/kernels/test_allocation.py",
     "tests/kernels/test_shapes.py",
 )  # in this order: quick ones first

@@ -1,4 +1,7 @@
-"""What to try first with a run that was not learned: a line after training, and after its gradient flow."""
+"""What to try first with a run that was not learned: a line after training, and after its gradient flow.
+
+Tests: `tests/cli/test_doctor.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``retrograde bench``: time the layers against ``torch.nn`` and JAX."""
+"""``retrograde bench``: time the layers against ``torch.nn`` and JAX.
+
+Tests: `tests/bench/test_bench.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``retrograde evaluate``: score a trained model on other data."""
+"""``retrograde evaluate``: score a trained model on other data.
+
+Tests: `tests/cli/test_tasks.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``retrograde flow RUN --signal``: the learning signal by lag."""
+"""``retrograde flow RUN --signal``: the learning signal by lag.
+
+Tests: `tests/cli/test_flow.py`.
+"""
 
 from __future__ import annotations
 

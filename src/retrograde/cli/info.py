@@ -1,4 +1,7 @@
-"""``retrograde info``: what a run folder contains, in a few lines."""
+"""``retrograde info``: what a run folder contains, in a few lines.
+
+Tests: `tests/cli/test_terminal.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``retrograde predict``: write the predictions of a trained model to a file."""
+"""``retrograde predict``: write the predictions of a trained model to a file.
+
+Tests: `tests/cli/test_tasks.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``retrograde report``: write the page of a run again."""
+"""``retrograde report``: write the page of a run again.
+
+Tests: `tests/cli/test_flow.py`.
+"""
 
 from __future__ import annotations
 

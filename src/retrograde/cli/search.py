@@ -1,4 +1,7 @@
-"""``retrograde train --search``: a line for each trial, and the best of them."""
+"""``retrograde train --search``: a line for each trial, and the best of them.
+
+Tests: `tests/cli/test_search_command.py`.
+"""
 
 from __future__ import annotations
 

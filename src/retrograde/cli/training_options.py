@@ -1,4 +1,7 @@
-"""Each option of training as a parameter of a command: of ``train``, and of ``doctor`` for data."""
+"""Each option of training as a parameter of a command: of ``train``, and of ``doctor`` for data.
+
+Tests: `tests/test_options.py`.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Some libraries (what is written in Rust) end the process by SIGABRT when an allocation fails, which nothing in it can
 catch. Without such a limit allocations do not fail, and the command runs by itself.
+
+Tests: `tests/test_memory.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The first cells of a column, and what they look like: numbers, times, lists or text; and the ones that do not fit."""
+"""The first cells of a column, and what they look like: numbers, times, lists or text; and the ones that do not fit.
+
+Tests: `tests/data/test_formats.py`.
+"""
 
 from __future__ import annotations
 

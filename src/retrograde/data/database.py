@@ -1,4 +1,7 @@
-"""One private DuckDB database for each table: bounded memory, no network, no extension is ever installed."""
+"""One private DuckDB database for each table: bounded memory, no network, no extension is ever installed.
+
+Tests: `tests/data/test_formats.py`.
+"""
 
 from __future__ import annotations
 

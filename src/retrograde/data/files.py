@@ -1,4 +1,7 @@
-"""Bytes of files, unpacked and decoded: gzip with a limit, encodings with the place of what cannot be read."""
+"""Bytes of files, unpacked and decoded: gzip with a limit, encodings with the place of what cannot be read.
+
+Tests: `tests/data/test_text.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DataFrames of pandas, Polars and others, through ``narwhals``: in as tables of Arrow, out as they came."""
+"""DataFrames of pandas, Polars and others, through ``narwhals``: in as tables of Arrow, out as they came.
+
+Tests: `tests/data/test_formats.py`.
+"""
 
 from __future__ import annotations
 

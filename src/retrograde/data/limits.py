@@ -1,4 +1,7 @@
-"""Limits on what is read from a file. Readers check them before they allocate; a message states the limit."""
+"""Limits on what is read from a file. Readers check them before they allocate; a message states the limit.
+
+Tests: `tests/data/test_formats.py`.
+"""
 
 from __future__ import annotations
 

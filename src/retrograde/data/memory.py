@@ -1,4 +1,7 @@
-"""Sequences in memory, arrays, lists or texts, as a source of data next to files and frames."""
+"""Sequences in memory, arrays, lists or texts, as a source of data next to files and frames.
+
+Tests: `tests/data/test_formats.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sources on other machines. They are read only if the user has installed DuckDB's extension for that."""
+"""Sources on other machines. They are read only if the user has installed DuckDB's extension for that.
+
+Tests: `tests/data/test_formats.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The roles of the columns of a table, and what is predicted from it."""
+"""The roles of the columns of a table, and what is predicted from it.
+
+Tests: `tests/data/test_columns.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows of a table become sequences: a row each, or the rows of a group in order of time."""
+"""Rows of a table become sequences: a row each, or the rows of a group in order of time.
+
+Tests: `tests/data/test_storage.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which sequences a training step sees."""
+"""Which sequences a training step sees.
+
+Tests: `tests/data/test_storage.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Names of columns that are steps of a series, ``v1, v2, …`` or ``2024-01, 2024-02, …``; and names in words."""
+"""Names of columns that are steps of a series, ``v1, v2, …`` or ``2024-01, 2024-02, …``; and names in words.
+
+Tests: `tests/data/test_series.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A table: parsed once into a DuckDB database of its own, then asked for columns, numbers and groups."""
+"""A table: parsed once into a DuckDB database of its own, then asked for columns, numbers and groups.
+
+Tests: `tests/data/test_tables.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Token numbers for text and back: characters, words or byte pairs, kept as a ``tokenizers`` file."""
+"""Token numbers for text and back: characters, words or byte pairs, kept as a ``tokenizers`` file.
+
+Tests: `tests/data/test_text.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The arms of a trial: no treatment, a placebo, a random remedy, each remedy, and pairs of remedies."""
+"""The arms of a trial: no treatment, a placebo, a random remedy, each remedy, and pairs of remedies.
+
+Tests: `tests/doctor/test_trial.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A finding's chart on matplotlib axes."""
+"""A finding's chart on matplotlib axes.
+
+Tests: `tests/report/test_doctor_section.py`.
+"""
 
 from __future__ import annotations
 

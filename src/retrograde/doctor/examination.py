@@ -1,4 +1,7 @@
-"""What the doctor measures: each measurement is made once, when a rule asks for it, and shared by all rules."""
+"""What the doctor measures: each measurement is made once, when a rule asks for it, and shared by all rules.
+
+Tests: `tests/doctor/test_vanishing.py`.
+"""
 
 from __future__ import annotations
 

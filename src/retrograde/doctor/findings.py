@@ -1,4 +1,7 @@
-"""What the doctor can find: the list of findings, and a finding with its numbers."""
+"""What the doctor can find: the list of findings, and a finding with its numbers.
+
+Tests: `tests/doctor/test_diagnosis.py`.
+"""
 
 from __future__ import annotations
 

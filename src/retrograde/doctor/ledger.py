@@ -1,4 +1,7 @@
-"""The finished runs of a trial, a line each, so that a trial that was ended goes on where it was."""
+"""The finished runs of a trial, a line each, so that a trial that was ended goes on where it was.
+
+Tests: `tests/doctor/test_trial.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One run of a trial: by the trainer of this package, or by a function of the user."""
+"""One run of a trial: by the trainer of this package, or by a function of the user.
+
+Tests: `tests/doctor/test_trial.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Did a run learn anything? By its summary, compared with the simple methods there."""
+"""Did a run learn anything? By its summary, compared with the simple methods there.
+
+Tests: `tests/doctor/test_doctor_runs.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Findings and prescriptions from the plain values of their JSON, each checked."""
+"""Findings and prescriptions from the plain values of their JSON, each checked.
+
+Tests: `tests/doctor/test_diagnosis.py`.
+"""
 
 from __future__ import annotations
 

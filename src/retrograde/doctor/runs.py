@@ -1,4 +1,7 @@
-"""A run folder, or data before the first update, as something to examine."""
+"""A run folder, or data before the first update, as something to examine.
+
+Tests: `tests/doctor/test_doctor_runs.py`.
+"""
 
 from __future__ import annotations
 

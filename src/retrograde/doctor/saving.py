@@ -1,4 +1,7 @@
-"""A diagnosis and its proof as JSON and back: ``doctor.json`` and ``doctor-trial.json`` of a run folder."""
+"""A diagnosis and its proof as JSON and back: ``doctor.json`` and ``doctor-trial.json`` of a run folder.
+
+Tests: `tests/doctor/test_diagnosis.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a trial is about: a run, data with options of training, or a function of the user."""
+"""What a trial is about: a run, data with options of training, or a function of the user.
+
+Tests: `tests/doctor/test_diagnosis.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every threshold of the rules, with its reason: the only place where one is written."""
+"""Every threshold of the rules, with its reason: the only place where one is written.
+
+Tests: `tests/doctor/test_vanishing.py`.
+"""
 
 from __future__ import annotations
 

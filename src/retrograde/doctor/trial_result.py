@@ -1,4 +1,7 @@
-"""What a trial found: a row for each arm, with its losses, its evidence and its verdict."""
+"""What a trial found: a row for each arm, with its losses, its evidence and its verdict.
+
+Tests: `tests/doctor/test_trial.py`.
+"""
 
 from __future__ import annotations
 

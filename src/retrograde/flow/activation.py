@@ -1,4 +1,7 @@
-"""Why a gradient vanishes or not: saturated and dead units, gates."""
+"""Why a gradient vanishes or not: saturated and dead units, gates.
+
+Tests: `tests/flow/test_flow_models.py`.
+"""
 
 from __future__ import annotations
 

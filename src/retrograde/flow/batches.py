@@ -1,4 +1,7 @@
-"""Batches as users have them, tensors in tuples, lists and dicts: choose some of the sequences."""
+"""Batches as users have them, tensors in tuples, lists and dicts: choose some of the sequences.
+
+Tests: `tests/flow/test_sequences.py`.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Each is a node in the user's graph. Asking autograd for the gradient of its ``probe`` sends a loss back through it, and
 the adjoints of its states are then in ``adjoints``.
+
+Tests: `tests/flow/test_isolation.py`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 PyTorch's layers end in a handful of fused operators (``lstm``, ``gru``, ``rnn_tanh``, ``lstm_cell`` …). A torch
 function mode sees these calls wherever they come from, runs each layer and direction separately, and records what its
 adjoint needs. The rest of the user's forward pass (embedding, attention, head, hooks) runs as usual.
+
+Tests: `tests/flow/test_isolation.py`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ depend on which loss is sent back, one step serves any number of losses at once:
 are the caller's (targets, lags, or none).
 
 T: steps, B: sequences, I: input size, H: hidden size, P: size of h (H unless an LSTM has ``proj_size``).
+
+Tests: `tests/flow/test_flow_models.py`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ pass, f, c_of_h, h_of_c
     What reaches a state without W_hh: h from h, c from c, c from h and h from c; absent where nothing does.
 q
     ∂h_k/∂c_k, where h_k is computed from c_k.
+
+Tests: `tests/test_new_cell.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Horizon, summary, plots and report all begin at the first lag that has a gradient: lag 0, unless the loss does not
 depend on its own step.
+
+Tests: `tests/flow/test_underflow.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Measure rebuilt layers without data: ``drive`` feeds them noise, or an input from a file."""
+"""Measure rebuilt layers without data: ``drive`` feeds them noise, or an input from a file.
+
+Tests: `tests/flow/test_state_dict.py`.
+"""
 
 from __future__ import annotations
 

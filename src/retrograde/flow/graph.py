@@ -1,4 +1,7 @@
-"""The user's losses and the recorded layers as one graph, through which blocks of losses are sent back."""
+"""The user's losses and the recorded layers as one graph, through which blocks of losses are sent back.
+
+Tests: `tests/flow/test_flow_models.py`.
+"""
 
 from __future__ import annotations
 

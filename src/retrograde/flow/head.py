@@ -1,4 +1,7 @@
-"""Prove that the head looks at one step at a time; the adjoints of any pair then follow from the recursion alone."""
+"""Prove that the head looks at one step at a time; the adjoints of any pair then follow from the recursion alone.
+
+Tests: `tests/flow/test_flow_models.py`.
+"""
 
 from __future__ import annotations
 

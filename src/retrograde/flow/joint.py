@@ -11,6 +11,8 @@ A gradient that shrinks by another factor in every sequence hides a signal, too:
 So the inputs of every single lag are compared with the errors directly (their scalar product is the similarity), and,
 where sequences end at different steps, those of every step counted from the start: the first word of a sentence has
 another lag in every sentence. Half of the error rate is for these, half for what is seen only together.
+
+Tests: `tests/flow/test_signal_stream.py`.
 """
 
 from __future__ import annotations

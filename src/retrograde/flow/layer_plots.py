@@ -1,4 +1,7 @@
-"""Plots of one layer: its spectrum, its gates, its activation; ``plot_...`` methods of ``GradientFlow``."""
+"""Plots of one layer: its spectrum, its gates, its activation; ``plot_...`` methods of ``GradientFlow``.
+
+Tests: `tests/flow/test_plots.py`.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 That is every layer's trajectory, and either the gradient of each loss with respect to each layer at its own step
 (``local``; the adjoints of any pair then follow from the recursion alone) or the graph of the user's model.
+
+Tests: `tests/flow/test_adjoint.py`.
 """
 
 from __future__ import annotations

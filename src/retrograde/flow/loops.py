@@ -2,6 +2,8 @@
 
 A recurrence that is written by hand and not marked leaves a trace: the tensors that it stacks are deeper in the graph
 with every step, or a chain of nodes multiplies by the same parameter again and again.
+
+Tests: `tests/flow/test_flow_models.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The norms of all pairs (t, k), taken as losses are sent back, reduced over the batch."""
+"""The norms of all pairs (t, k), taken as losses are sent back, reduced over the batch.
+
+Tests: `tests/flow/test_flow_models.py`.
+"""
 
 from __future__ import annotations
 

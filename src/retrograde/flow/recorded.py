@@ -1,4 +1,7 @@
-"""Run a model once, isolated and recorded: what ``gradient_flow`` and ``sequence_gradients`` begin with."""
+"""Run a model once, isolated and recorded: what ``gradient_flow`` and ``sequence_gradients`` begin with.
+
+Tests: `tests/flow/test_isolation.py`.
+"""
 
 from __future__ import annotations
 

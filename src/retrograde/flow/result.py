@@ -1,4 +1,7 @@
-"""``GradientFlow``: the result of a measurement, plain labelled arrays with methods."""
+"""``GradientFlow``: the result of a measurement, plain labelled arrays with methods.
+
+Tests: `tests/flow/test_measure.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The signal of a run as JSON and back: ``flow/signal.json`` of its folder."""
+"""The signal of a run as JSON and back: ``flow/signal.json`` of its folder.
+
+Tests: `tests/flow/test_saving.py`.
+"""
 
 from __future__ import annotations
 

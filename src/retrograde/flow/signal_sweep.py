@@ -1,4 +1,7 @@
-"""What each sequence contributes to the gradient of a layer's weights at every lag, with its own error or another's."""
+"""What each sequence contributes to the gradient of a layer's weights at every lag, with its own error or another's.
+
+Tests: `tests/flow/test_signal.py`.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ A model is more than its parameters. It may keep a hidden state in an attribute,
 object, a generator of its own; a weight-drop wrapper replaces parameters at every call; and the callable may be a
 bound method, a ``functools.partial`` or a closure around modules. ``Snapshot`` walks all of that, remembers it, and
 restores it exactly: the same objects with the same contents.
+
+Tests: `tests/flow/test_isolation.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Runs whose Jacobians come from the user's graph: written by hand, or with operators between the steps of a layer."""
+"""Runs whose Jacobians come from the user's graph: written by hand, or with operators between the steps of a layer.
+
+Tests: `tests/flow/test_marked.py`.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ the last few are enough: nothing has to be remembered for long. So the errors ar
 steps, each from all other sequences (kernel ridge regression), and the shortest window is found that explains as much
 as the longest but for a share. Its kernel has the inputs of every step, their products within a step, and those of
 all pairs.
+
+Tests: `tests/flow/test_spans.py`.
 """
 
 from __future__ import annotations

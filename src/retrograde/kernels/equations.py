@@ -2,6 +2,8 @@
 
 Slow, and differentiable any number of times: second derivatives are computed here, and what torch's fused layers hide
 (gates, sums before the activations) is read here.
+
+Tests: `tests/kernels/test_operators.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A cache of the memory that training steps fill."""
+"""A cache of the memory that training steps fill.
+
+Tests: `tests/kernels/test_allocation.py`.
+"""
 
 from __future__ import annotations
 

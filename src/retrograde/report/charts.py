@@ -1,4 +1,7 @@
-"""A chart of the doctor as a figure of the page."""
+"""A chart of the doctor as a figure of the page.
+
+Tests: `tests/report/test_doctor_section.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sections become one HTML file; the only place where HTML is made."""
+"""Sections become one HTML file; the only place where HTML is made.
+
+Tests: `tests/report/test_write.py`.
+"""
 
 from __future__ import annotations
 

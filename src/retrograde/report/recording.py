@@ -1,4 +1,7 @@
-"""The page of a folder that a `GradientFlowRecorder` wrote in somebody's own training loop: records and no run."""
+"""The page of a folder that a `GradientFlowRecorder` wrote in somebody's own training loop: records and no run.
+
+Tests: `tests/report/test_write.py`.
+"""
 
 from __future__ import annotations
 

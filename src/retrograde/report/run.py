@@ -1,4 +1,7 @@
-"""A run folder as the report reads it: whatever is there, and a sentence for whatever is not."""
+"""A run folder as the report reads it: whatever is there, and a sentence for whatever is not.
+
+Tests: `tests/report/test_write.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """The parts of a section of the page: plain text, numbers and figures, and no HTML.
 
 Only the template writes HTML. It escapes everything, so a section may contain text from anywhere.
+
+Tests: `tests/report/test_write.py`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The three colors keep a contrast of at least 3:1 on white and on near-black and stay apart for color-blind
 readers; dashes and markers say the same once more. Text and grid take their colors from the page (page.css),
 so one figure serves light, dark and paper.
+
+Tests: `tests/report/test_write.py`.
 """
 
 from __future__ import annotations

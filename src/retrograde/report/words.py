@@ -1,4 +1,7 @@
-"""How numbers, durations and untrusted text become words that a person can read and trust."""
+"""How numbers, durations and untrusted text become words that a person can read and trust.
+
+Tests: `tests/report/test_write.py`.
+"""
 
 from __future__ import annotations
 

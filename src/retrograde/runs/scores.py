@@ -2,6 +2,8 @@
 
 Training, prediction, the page and the doctor read names of metrics and baselines from files of runs; this is the one
 place that knows what they mean.
+
+Tests: `tests/runs/test_records.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The space that a search looks through: which options, and which of their values. The only place that says so."""
+"""The space that a search looks through: which options, and which of their values. The only place that says so.
+
+Tests: `tests/searching/test_search.py`.
+"""
 
 from __future__ import annotations
 

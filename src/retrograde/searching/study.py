@@ -3,6 +3,8 @@
 Trial 0 has the options of a training without a search. Optuna's TPE draws those of the others, from a seed of its own
 for each. It is given results in the order of their numbers, so that the same seed and number of workers give
 the same trials, whichever of them is done first, and whether the search was interrupted or not.
+
+Tests: `tests/searching/test_search.py`.
 """
 
 from __future__ import annotations

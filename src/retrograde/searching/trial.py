@@ -1,4 +1,7 @@
-"""One trial of a search: a training in a temporary folder, which ends early where it is worse than those before it."""
+"""One trial of a search: a training in a temporary folder, which ends early where it is worse than those before it.
+
+Tests: `tests/searching/test_search.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Between a table and the network of a forecast: series, their scales, windows, and what the network makes of them."""
+"""Between a table and the network of a forecast: series, their scales, windows, and what the network makes of them.
+
+Tests: `tests/tasks/test_forecast.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How good forecasts are: errors next to those of naive forecasts, by series, by origin and by step of the horizon."""
+"""How good forecasts are: errors next to those of naive forecasts, by series, by origin and by step of the horizon.
+
+Tests: `tests/tasks/test_forecast.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Generating text with a language model: one token after the other, drawn from its predictions."""
+"""Generating text with a language model: one token after the other, drawn from its predictions.
+
+Tests: `tests/tasks/test_language.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How well counting predicts text: the unigram and bigram that a language model is compared with."""
+"""How well counting predicts text: the unigram and bigram that a language model is compared with.
+
+Tests: `tests/tasks/test_language.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Write predictions to a file: JSON lines, CSV or Parquet."""
+"""Write predictions to a file: JSON lines, CSV or Parquet.
+
+Tests: `tests/tasks/test_metrics.py`.
+"""
 
 from __future__ import annotations
 

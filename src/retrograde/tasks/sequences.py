@@ -2,6 +2,8 @@
 
 A sequence is a row of a table, the rows of a group, or an array in memory. `labelled` predicts labels from it,
 `regress` a number.
+
+Tests: `tests/tasks/test_labelled.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the tasks on tables (classify, tag, regress, forecast) have in common: the parts of the data, their scores."""
+"""What the tasks on tables (classify, tag, regress, forecast) have in common: the parts of the data, their scores.
+
+Tests: `tests/tasks/test_labelled.py`.
+"""
 
 from __future__ import annotations
 

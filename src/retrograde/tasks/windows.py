@@ -1,4 +1,7 @@
-"""What a forecast reads and predicts: windows of series, batches of them, and naive forecasts."""
+"""What a forecast reads and predicts: windows of series, batches of them, and naive forecasts.
+
+Tests: `tests/tasks/test_forecast.py`.
+"""
 
 from __future__ import annotations
 

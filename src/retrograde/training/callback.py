@@ -1,4 +1,7 @@
-"""`Callback`: what can be done at fixed points of a training. The trainer itself computes; callbacks do the rest."""
+"""`Callback`: what can be done at fixed points of a training. The trainer itself computes; callbacks do the rest.
+
+Tests: `tests/training/test_trainer.py`.
+"""
 
 from __future__ import annotations
 

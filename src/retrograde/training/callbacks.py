@@ -1,4 +1,7 @@
-"""The callbacks that `retrograde.training.train` uses itself: when to stop, evaluate and save, and flow recording."""
+"""The callbacks that `retrograde.training.train` uses itself: when to stop, evaluate and save, and flow recording.
+
+Tests: `tests/training/test_trainer.py`.
+"""
 
 # ruff: noqa: D102 (`Callback` says when each method is called)
 

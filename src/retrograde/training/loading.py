@@ -1,4 +1,7 @@
-"""A trained run, loaded: what `evaluate`, `predict`, `generate` and `flow` start with."""
+"""A trained run, loaded: what `evaluate`, `predict`, `generate` and `flow` start with.
+
+Tests: `tests/training/test_checkpoint.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Batches made in a thread while the step before them is computed."""
+"""Batches made in a thread while the step before them is computed.
+
+Tests: `tests/training/test_trainer.py`.
+"""
 
 from __future__ import annotations
 

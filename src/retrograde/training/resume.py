@@ -1,4 +1,7 @@
-"""Resuming a run: its options against those given now, damaged files, and forgetting what came after the checkpoint."""
+"""Resuming a run: its options against those given now, damaged files, and forgetting what came after the checkpoint.
+
+Tests: `tests/training/test_nothing_lost.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""When training ends, and the learning rate: functions of the step alone, so that resuming needs no state for them."""
+"""When training ends, and the learning rate: functions of the step alone, so that resuming needs no state for them.
+
+Tests: `tests/training/test_trainer.py`.
+"""
 
 from __future__ import annotations
 

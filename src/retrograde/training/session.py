@@ -1,4 +1,7 @@
-"""`train`: from data and options to a run folder."""
+"""`train`: from data and options to a run folder.
+
+Tests: `tests/training/test_trainer.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What training needs before its first step: device, processes, seed, optimizer, and a model that fits into memory."""
+"""What training needs before its first step: device, processes, seed, optimizer, and a model that fits into memory.
+
+Tests: `tests/training/test_trainer.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What changes while training: the state of a `retrograde.training.Trainer`, which is what a checkpoint contains."""
+"""What changes while training: the state of a `retrograde.training.Trainer`, which is what a checkpoint contains.
+
+Tests: `tests/training/test_nothing_lost.py`.
+"""
 
 from __future__ import annotations
 

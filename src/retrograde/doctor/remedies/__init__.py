@@ -3,6 +3,8 @@
 A remedy is a generator from a `Case` (the findings of one kind and the examination) to prescriptions; it yields nothing
 where it does not suit the model or its number cannot be computed. `memory` has those for the gradient through time,
 `training` those for clipping, learning rate and scale, `wiring` those for the code of the model.
+
+Tests: `tests/doctor/test_prescriptions.py`.
 """
 
 from __future__ import annotations

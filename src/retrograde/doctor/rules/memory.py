@@ -1,4 +1,7 @@
-"""Does the gradient bring back what the data asks the network to remember?"""
+"""Does the gradient bring back what the data asks the network to remember?
+
+Tests: `tests/doctor/test_vanishing.py`.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A section is a function ``section(run) -> Section | None`` (None: it has no place in a run of this task).
 It reads the run, computes nothing new, and says in words what is missing. To add one, write its file
 next to these and name it in `SECTIONS`.
+
+Tests: `tests/report/test_write.py`.
 """
 
 from __future__ import annotations

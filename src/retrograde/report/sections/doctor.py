@@ -1,4 +1,7 @@
-"""What hinders the training, by ``doctor.json``: findings with their numbers and figures, and what to change."""
+"""What hinders the training, by ``doctor.json``: findings with their numbers and figures, and what to change.
+
+Tests: `tests/report/test_doctor_section.py`.
+"""
 
 from __future__ import annotations
 

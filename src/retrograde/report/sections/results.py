@@ -1,4 +1,7 @@
-"""How well a network that is not a language model does on held-out data, compared with its baselines."""
+"""How well a network that is not a language model does on held-out data, compared with its baselines.
+
+Tests: `tests/report/test_results.py`.
+"""
 
 from __future__ import annotations
 
