@@ -97,7 +97,10 @@ export class Controls {
   }
 
   private text(): HTMLElement {
-    const element = h("textarea", { rows: 4, spellcheck: false, maxlength: 4000, "data-key": "text", onchange: () => this.lab.set({ text: element.value }) });
+    const element = h("textarea", {
+      rows: 4, spellcheck: false, maxlength: 4000, "data-key": "text", onchange: () => this.lab.set({ text: element.value }),
+      oninput: (event: Event) => { if (/Paste|Drop/.test((event as InputEvent).inputType)) this.lab.set({ text: element.value }); }, // typing ends with a change
+    });
     const label = h("label", { class: "text" }, this.texts.of(h("span"), ({ labels }) => labels.text), element);
     this.refreshers.push(() => {
       label.hidden = this.lab.settings.task !== "text";

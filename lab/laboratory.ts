@@ -32,6 +32,8 @@ export class Laboratory {
   /** The update up to which a case is being trained again, or 0. */
   get replaying(): number { return this.running && this.target === this.replayed ? this.target : 0; }
   private replayed = 0;
+  /** The step at which the story was hidden, to go on there. */
+  left = 1;
   /** The pair of a case that is trained again; a later change of T may give it room. */
   private wanted: View = VIEW;
 
@@ -104,7 +106,10 @@ export class Laboratory {
 
   /** A step of the story, from 1 to 7; 0 closes it. */
   tell(story: number): void {
-    if (!story) return this.look({ story: 0 });
+    if (!story) {
+      this.left = this.view.story || this.left;
+      return this.look({ story: 0 });
+    }
     this.remember("story");
     const step = STORY[story - 1];
     this.begin(begun(step.settings), { ...this.view, ...step.look, story, case: 0 });

@@ -192,7 +192,7 @@ export class Page {
         texts.of(h("h1"), (words) => (measured ? `${words.own.title}: ${measured.title}` : words.title)),
         texts.of(h("p", { class: "quiet" }), ({ intro, own }) => (measured ? [own.measured, measured.layer ? own.weights : "", ...measured.notes].join(" ") : intro))),
       h("div", { class: "tools" }, ...(measured ? [] : [
-        button("undo", (words) => `↶ ${words.undo}`, () => lab.undo()), copy, button("story", (words) => words.story, () => lab.tell(lab.view.story ? 0 : 1))]),
+        button("undo", (words) => `↶ ${words.undo}`, () => lab.undo()), copy, button("story", (words) => words.story, () => lab.tell(lab.view.story ? 0 : lab.left))]),
         this.languages, this.themes));
     this.bar.hidden = measured !== null;
     texts.named(this.bar, (words) => words.groups.training, "aria-label").append(

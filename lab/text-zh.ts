@@ -17,7 +17,7 @@ export const chinese: Words = {
   labels: {
     cell: "单元", H: "隐藏单元数", start: "W 的初始化", scale: "W 的缩放", radius: "谱半径 ρ(W)", input: "U 的缩放",
     keep: "遗忘门偏置", keepGRU: "更新门偏置", task: "任务", T: "长度 T", lag: "需记住的步数",
-    loss: "损失", text: "文本（可粘贴自己的）", rate: "学习率", optimizer: "优化器", clip: "裁剪阈值（范数）", truncation: "截断步数",
+    loss: "损失", text: "文本（可粘贴自己的，至多 4000 个字符）", rate: "学习率", optimizer: "优化器", clip: "裁剪阈值（范数）", truncation: "截断步数",
     B: "批量大小", t: "误差所在的步 t", k: "状态所在的步 k", seed: "随机种子",
   },
   cells: { tanh: "tanh", relu: "ReLU", gru: "GRU", lstm: "LSTM" },

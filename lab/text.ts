@@ -22,7 +22,7 @@ export const english = {
   labels: {
     cell: "Cell", H: "Hidden units", start: "W starts as", scale: "Scale of W", radius: "Spectral radius ρ(W)", input: "Scale of U",
     keep: "Bias of the forget gate", keepGRU: "Bias of the update gate", task: "Task", T: "Length T", lag: "Lag to remember",
-    loss: "Loss", text: "Text (paste your own)", rate: "Learning rate", optimizer: "Optimizer", clip: "Clip at norm", truncation: "Truncate BPTT after",
+    loss: "Loss", text: "Text (paste your own, up to 4,000 characters)", rate: "Learning rate", optimizer: "Optimizer", clip: "Clip at norm", truncation: "Truncate BPTT after",
     B: "Batch", t: "error at step t", k: "state at step k", seed: "Seed",
   },
   cells: { tanh: "tanh", relu: "ReLU", gru: "GRU", lstm: "LSTM" },

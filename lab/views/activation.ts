@@ -91,7 +91,7 @@ export const activation: Picture = {
       write(pen, "f", at + 24, own.top - 16);
       line(pen, [[at + 40, own.top - 16], [at + 58, own.top - 16]], ORANGE, 2.2, [6, 4]);
       write(pen, "f′", at + 67, own.top - 16);
-      write(pen, `${scene.words.mean} f′ = ${number(mean(z, curve.slope))}`, own.right, own.top - 1, { align: "right", color: pen.colors.text });
+      write(pen, `${scene.words.mean} f′ = ${number(mean(z, curve.slope))}`, own.right, up(own, 0.6 * curve.y[1]), { align: "right", color: pen.colors.text });
       paintCurve(pen, own, curve, z, z.subarray(scene.t * H, (scene.t + 1) * H));
     });
   },

@@ -122,8 +122,9 @@ export const graph: Picture = {
     write(pen, "sₜ", 4, (own.top + own.bottom) / 2, { align: "left" });
     if (!own.symbols) return;
     const known = shown.batch && scene.task;
+    const beside = own.column >= 34, [above, below] = beside ? [66, 66] : [58, 73]; // of y_t and ŷ_t
     if (known) {
-      write(pen, "yₜ ŷₜ", 4, 66, { align: "left" });
+      for (const [name, y] of beside ? [["yₜ ŷₜ", 66] as const] : [["yₜ", above] as const, ["ŷₜ", below] as const]) write(pen, name, 4, y, { align: "left" });
       write(pen, "xₜ", 4, own.bottom + 13, { align: "left" });
     }
     for (let j = 0; j < shown.T; j++) {
@@ -131,9 +132,13 @@ export const graph: Picture = {
       write(pen, input, x, own.bottom + 13, { ...small, color: pen.colors.text });
       write(pen, String(j + 1), x, own.bottom + 27, { size: 9.5 });
       if (!target) continue;
-      const wide = own.column >= 34, right = scene.task?.outputs.length ? target === output : true;
-      write(pen, wide ? target : output, x - (wide ? own.column / 6 : 0), 66, { ...small, color });
-      if (wide) write(pen, output, x + own.column / 6, 66, { ...small, bold: true, color: right ? pen.colors.blue : pen.colors.orange });
+      const right = scene.task?.outputs.length ? target === output : true, aside = beside ? own.column / 6 : 0;
+      if (!beside && j === t) { // the way of the gradient goes behind them
+        pen.ctx.fillStyle = pen.colors.card;
+        pen.ctx.fillRect(x - 6, above - 7, 12, below - above + 14);
+      }
+      write(pen, target, x - aside, above, { ...small, color });
+      write(pen, output, x + aside, below, { ...small, bold: true, color: right ? pen.colors.blue : pen.colors.orange });
     }
   },
   describe: ({ words, t, k, shown: { norms, T } }) => words.pictures.graph.now(t + 1, k + 1, number(norms[t * T + k], 3)),

@@ -101,6 +101,32 @@ def test_every_picture_has_something_on_it(page: Any) -> None:
     waited(browser, "(() => {" + colors + "})().every((count) => count > 20)")
 
 
+WRITTEN = """
+  const { page } = retrograde, { picture, pen } = page.frames.find((one) => one.picture.name === 'graph'), written = [];
+  pen.ctx.fillText = (...place) => written.push(place);
+  picture.paint(pen, page.scene());
+  delete pen.ctx.fillText;
+  const { training } = lab, { y } = training.example(lab.view.example), { outputs, K } = training.task;
+  return [written, Array.from({ length: y.length / K }, (_, t) => outputs[y.indexOf(1, t * K) - t * K])];
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_what_the_network_should_say_stands_with_what_it_says(page: Any, width: int) -> None:
+    browser = page("lang=en&story=0&task=echo&T=12&lag=1", width)
+    drawn(browser)
+    written, targets = browser.execute_script(WRITTEN)
+    rows: dict[float, list[str]] = {}
+    for text, x, y in sorted(written, key=lambda one: one[1]):
+        if x > 30 and text in "ABCD":
+            rows.setdefault(y, []).append(text)
+    outputs, *states = (row for _, row in sorted(rows.items()))
+    if width == 390:  # in two rows
+        assert outputs == targets[1:] and len(states[0]) == 11
+    else:
+        assert outputs[::2] == targets[1:] and len(outputs) == 22
+
+
 @pytest.mark.parametrize("cell", ["tanh", "relu", "gru", "lstm"])
 def test_what_is_shown_of_a_trained_network_is_that_of_the_reference(page: Any, cell: str) -> None:
     browser = page(f"lang=en&story=0&cell={cell}&start=orthogonal&H=6&T=9&lag=2&t=8&k=4")
@@ -231,6 +257,25 @@ def test_a_loss_that_is_no_number_stops_training_and_says_so(page: Any) -> None:
     assert browser.get_log("browser") == []
 
 
+def test_a_text_that_is_pasted_is_trained_on_at_once_and_undo_brings_the_old_one_back(page: Any) -> None:
+    browser = page("lang=en&story=0&task=text&T=8")
+    before = browser.execute_script("return lab.settings.text")
+    paste = """
+      const area = document.querySelector('[data-key=text]');
+      area.focus();
+      area.value = arguments[0];
+      area.dispatchEvent(new InputEvent('input', { inputType: arguments[1], bubbles: true }));
+      return lab.settings.text;
+    """
+    assert browser.execute_script(paste, "no no no", "insertText") == before  # who types has not finished yet
+    assert browser.execute_script(paste, "to be or not", "insertFromPaste") == "to be or not"
+    assert sorted(browser.execute_script("return lab.training.task.inputs")) == sorted(set("to be or not"))
+    browser.find_element(By.CSS_SELECTOR, "[data-action=undo]").click()
+    drawn(browser)
+    shown = "return [lab.settings.text, document.querySelector('[data-key=text]').value]"
+    assert browser.execute_script(shown) == [before, before]
+
+
 INSIGHT = """
   const tops = [...document.querySelectorAll('figure.focus')].map((one) => one.getBoundingClientRect().top);
   return Math.min(...tops) < innerHeight;
@@ -253,6 +298,10 @@ def test_the_story_asks_first_and_then_lets_the_reader_find_out(page: Any) -> No
             browser.execute_script("lab.pause()")
             browser.execute_script("arguments[0].click()", panel.find_elements(By.CSS_SELECTOR, ".turn button")[-1])
             drawn(browser)
+    for story in (0, 7):  # hidden, and back where it was
+        browser.execute_script("document.querySelector('[data-action=story]').click()")
+        drawn(browser)
+        assert browser.execute_script("return lab.view.story") == story
     assert browser.get_log("browser") == []
 
 
