@@ -72,6 +72,7 @@ export class Page {
   private trainer: Trainer;
   /** A worker trains, not the page. */
   private helped = false;
+  private held = false;
   private slices = new MessageChannel();
   private answers = new MessageChannel();
   private trained = 0;
@@ -229,6 +230,7 @@ export class Page {
   // -- one frame ------------------------------------------------------------------------------------------------------
 
   private changed(): void {
+    if (this.helped && !this.waiting) this.trainer.hold();
     this.dirty = this.waiting = true;
     this.answers.port2.postMessage(0);
   }
@@ -244,11 +246,15 @@ export class Page {
     const { lab } = this, rate = lab.replaying ? Infinity : SPEEDS[this.speed];
     if (lab.running && rate < Infinity && now - this.lastUpdate >= 1000 / rate) this.update(now);
     const calm = this.still.matches && now - this.drawnAt < 500, busy = rate === Infinity && !this.helped && this.trained < this.share();
+    const answers = this.waiting || this.early;
+    this.held = answers && !this.held; // until the answer has been handed over, with the next frame
+    const behind = this.helped && this.updateCost < 20 && now - this.lastUpdate > 50; // each change comes before a report
+    if (answers && lab.running && behind) this.update(now);
     if (this.waiting || (this.dirty && !this.early && !(lab.running && (calm || busy)))) this.draw(now);
     this.early = false;
     if (this.stopped) return;
     this.trainer.tick(now);
-    this.helped = lab.running && rate === Infinity && this.trainer.go();
+    this.helped = lab.running && rate === Infinity && ((this.held && this.helped) || this.trainer.go());
     this.trainUntil = rate === Infinity && !this.helped ? performance.now() + 50 : 0; // not on and on in a tab that nobody sees
     if (lab.running) this.slices.port2.postMessage(now);
     requestAnimationFrame((next) => this.tick(next));
@@ -306,6 +312,9 @@ export class Page {
   private came(updates: number): void {
     this.count.updates += updates;
     this.count.apart += updates;
+    const now = performance.now();
+    this.updateCost += 0.2 * ((now - this.lastUpdate) / updates - this.updateCost);
+    this.lastUpdate = now;
     this.dirty = true;
   }
 

@@ -48,6 +48,11 @@ export class Trainer {
     return true;
   }
 
+  /** A reader waits: leave the cores to the answer. */
+  hold(): void {
+    if (this.ready && this.round) this.worker!.postMessage({ round: this.round, until: 0, lease: 0 } satisfies Order);
+  }
+
   stop(): void {
     this.worker?.terminate();
     this.worker = null;

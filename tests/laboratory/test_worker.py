@@ -146,6 +146,43 @@ def test_a_pause_is_one_at_once(page: Any) -> None:
     assert browser.execute_async_script(PAUSED) == [0, 1, False]
 
 
+ORDERS = """
+  const [done] = arguments, { worker } = page.trainer, orders = [], { frames } = page.count;
+  worker.postMessage = ({ lease, saved }) => {
+    orders.push([lease > 0, Boolean(saved), page.count.frames - frames]);
+    if (orders.length === 2) done(orders);
+  };
+  lab.set({ rate: 0.02 });
+"""
+
+
+def test_a_worker_rests_until_a_reader_has_the_answer(page: Any) -> None:
+    browser = begun(page("lang=en&story=0"))
+    (rests, _, before), (goes, saved, after) = browser.execute_async_script(ORDERS)
+    assert not rests and before == 0 and goes and saved and after > 0
+
+
+DRAGGED = """
+  const [done] = arguments, { step } = lab.training;
+  let left = 60; // one second
+  const drag = () => {
+    lab.set({ rate: 0.001 * left }, 'rate');
+    if (left--) requestAnimationFrame(drag);
+    else done(lab.training.step - step);
+  };
+  drag();
+"""
+
+
+def test_training_goes_on_while_a_slider_is_dragged(page: Any) -> None:
+    browser = begun(page("lang=en&story=0"))
+    assert browser.execute_async_script(DRAGGED) >= 10
+    browser.execute_script("lab.pause()")
+    state = trained(browser, browser.execute_script("return lab.training.step"))
+    again = trained(page(state["fragment"], worker=False), state["step"])
+    assert again["weights"] == state["weights"]
+
+
 def test_a_loss_that_is_no_number_stops_a_worker_too(page: Any) -> None:
     browser = begun(page("lang=en&story=0"))
     fragment = "lang=en&story=0&cell=relu&start=orthogonal&scale=2&T=40&optimizer=sgd&rate=1&steps=50"
