@@ -154,14 +154,23 @@ export class Laboratory {
 
   /** One update, with the changes that are due before it. */
   update(): void {
+    this.catchUp();
+    this.training.update();
+    this.made();
+  }
+
+  private catchUp(): void {
     while (this.due.length && this.due[0].step <= this.training.step) {
       const change = this.due.shift()!;
       this.changes.push(change);
       this.training.change({ ...this.settings, [change.key]: change.value });
       this.view = within({ ...this.view, t: this.wanted.t, k: this.wanted.k }, this.settings.T);
     }
-    this.training.update();
+  }
+
+  private made(): void {
     if (this.training.failed) this.target = this.training.step;
+    if (!this.running) this.catchUp(); // what was changed after the last update
   }
 
   /** The update up to which training may go on elsewhere: the last, or that before the next change. */
@@ -170,7 +179,7 @@ export class Laboratory {
   /** Take over updates that were made elsewhere, up to `until` at most. */
   adopt(saved: Saved): void {
     this.training.adopt(saved);
-    if (this.training.failed) this.target = this.training.step;
+    this.made();
   }
 
   private remember(label: string): void {

@@ -42,7 +42,7 @@ export class Trainer {
     if (!this.current()) {
       order.round = ++this.round;
       order.saved = { ...training.save(), history: { loss: [], norm: [] } };
-      this.remember();
+      this.remember(training.step);
     }
     this.worker!.postMessage(order);
     return true;
@@ -82,9 +82,9 @@ export class Trainer {
     return known?.training === training && known.settings === training.settings && known.step === training.step;
   }
 
-  private remember(): void {
+  private remember(step: number): void {
     const { training } = this.lab;
-    this.known = { training, settings: training.settings, step: training.step };
+    this.known = { training, settings: training.settings, step };
   }
 
   private take({ round, from, saved }: Report): void {
@@ -94,8 +94,8 @@ export class Trainer {
       this.known = undefined; // the worker is ahead
       return;
     }
+    this.remember(saved.step);
     lab.adopt(saved);
-    this.remember();
     if (lab.running && saved.step === lab.until) { // a change is due, which the page makes
       lab.update();
       this.go();

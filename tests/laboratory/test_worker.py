@@ -66,6 +66,22 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("worker", [True, False])
+def test_an_address_brings_back_what_was_changed_after_the_last_update(page: Any, worker: bool) -> None:
+    browser = begun(page("lang=en&story=0")) if worker else page("lang=en&story=0", worker=False)
+    browser.execute_script("lab.restart(); lab.train(60)")
+    trained(browser, 60)
+    browser.execute_script("lab.set({ scale: 2, rate: 0.5 })")
+    state = trained(browser, 60)
+    browser.execute_script("lab.open(arguments[0])", state["fragment"])
+    again = trained(browser, 60)
+    assert {name: again[name] for name in SAME} == {name: state[name] for name in SAME}
+    assert again["settings"]["scale"] == 2
+    browser.execute_script("lab.train(40)")
+    on = trained(browser, 100)
+    assert on["weights"] == trained(page(on["fragment"], worker=not worker), 100)["weights"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_worker_makes_the_updates_that_the_page_would_make(page: Any, case: str) -> None:
     fragment = f"lang=en&story=0&{case}&steps=90"
