@@ -123,4 +123,4 @@ def test_a_value_that_is_set_is_kept_where_the_data_would_decide():
 def test_notes_say_what_was_guessed():
     X, y = ragged(20)
     X[3][1, 0] = np.nan
-    assert any("empty cells were filled" in note for note in rg.Classifier(**TINY).fit(X, y).notes_)
+    assert any("1 empty cell was filled" in note for note in rg.Classifier(**TINY).fit(X, y).notes_)

@@ -120,7 +120,7 @@ def test_pipelines_and_searches(fitted):
     ("X", "y", "message"),
     [
         ("one text", ["a"], "X is one text: give a list of sequences"),
-        ([np.zeros((3, 2)), np.zeros((3, 1))], ["a", "b"], r"X\[1\] has 1 channels, those before have 2"),
+        ([np.zeros((3, 2)), np.zeros((3, 1))], ["a", "b"], r"X\[1\] has 1 channel, those before have 2"),
         ([np.zeros((3, 2)), object()], ["a", "b"], r"X\[1\] is not an array of numbers"),
         ([np.zeros((3, 2, 2))] * 2, ["a", "b"], r"X\[0\] has 3 dimensions"),
         ([np.zeros(3), "text"], ["a", "b"], "both texts and numbers"),
@@ -145,7 +145,7 @@ def test_columns_are_named_for_frames_only():
 
 def test_other_data_is_refused_after_fit(fitted):
     model, X, _ = fitted
-    with pytest.raises(DataError, match="1 channels; 2 are needed"):
+    with pytest.raises(DataError, match="1 channel; 2 are needed"):
         model.predict([x[:, :1] for x in X])
     with pytest.raises(DataError, match="reads numbers"):
         model.predict(["a text"])
@@ -170,3 +170,27 @@ def test_each_step_is_tagged():
 def test_a_tag_is_needed_for_each_step():
     with pytest.raises(DataError, match=r"X\[0\] has 4 steps and y\[0\] 1 labels"):
         rg.Tagger(**TINY).fit([["a", "b", "c", "d"]] * 9, [["O"]] * 9)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "said"),
+    [
+        (np.arange(6.0), list("ababab"), "Expected 2D array, got 1D array instead: Reshape your data either using"),
+        (np.ones((6, 3, 4, 2)), list("ababab"), "dim 4"),
+        ([np.ones(4)] * 6, [["a", "b"]] * 6, r"y should be a 1d array, got an array of shape \(6, 2\)"),
+        (5, list("ababab"), "X is 5: give a list of sequences"),
+        ([], [], "X has no sequences"),
+        ([np.full(4, np.nan)] * 20, list("ab") * 10, "all cells of the sequences are empty"),
+        ([np.ones(4)] * 6, [np.nan, *[1.0] * 5], r"y\[0\] is nan, which is not a label"),
+        ([np.ones((4, 2))] * 5 + [np.ones((4, 1))], list("ababab"), r"X\[5\] has 1 channel, those before have 2"),
+    ],
+)
+def test_wrong_inputs_get_one_line(X, y, said):
+    with pytest.raises(DataError, match=said) as error:
+        rg.Classifier(max_steps=2).fit(X, y)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tagger_wants_labels_for_each_step():
+    with pytest.raises(DataError, match=r"y\[0\] is 'a': give a label for each step of X\[0\]"):
+        rg.Tagger(max_steps=2).fit([np.ones(4)] * 6, list("ababab"))

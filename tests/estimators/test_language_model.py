@@ -38,3 +38,11 @@ def test_texts_are_read_one_after_the_other():
     assert model.flow().layers == ["l0"]
     with pytest.raises(DataError, match=r"X\[1\] is a int"):
         model.fit(["a", 3])
+
+
+@pytest.mark.parametrize(
+    ("X", "said"), [(5, "X is 5; give a text"), ("", "X has no text"), (["", ""], "X has no text")]
+)
+def test_what_is_no_text_is_refused(X, said):
+    with pytest.raises(DataError, match=said):
+        rg.LanguageModel(max_steps=2).fit(X)

@@ -134,7 +134,18 @@ class Encoder:
         everything = chain([first], records)
         if first.values is not None:
             channels = first.values.shape[1]
-            scaler = Scaler.fit((_finite(record, channels) for record in everything), channels)
+            known = False
+
+            def values() -> Iterator[NDArray[np.float32]]:
+                nonlocal known
+                for record in everything:
+                    found = _finite(record, channels)
+                    known = known or not np.isnan(found).all()
+                    yield found
+
+            scaler = Scaler.fit(values(), channels)
+            if not known:
+                raise DataError("there is nothing to train on: all cells of the sequences are empty.")
             return cls(scaler=scaler.leaving(classes))
         split = isinstance(first.tokens, str)
         pieces = (_pieces(record, split) for record in everything)
@@ -234,7 +245,8 @@ def _finite(record: Record, channels: int) -> NDArray[Any]:
     """The numbers of a record; refused if one is infinite, or there are other than so many channels."""
     assert record.values is not None
     if len(record.values) and record.values.shape[1] != channels:
-        raise DataError(f"row {record.rows[0] + 1} has {record.values.shape[1]} channels; {channels} are needed.")
+        has = counted(record.values.shape[1], "channel")
+        raise DataError(f"row {record.rows[0] + 1} has {has}; {channels} {agreed(channels, 'is')} needed.")
     if np.isinf(record.values).any():
         raise DataError(f"row {record.rows[0] + 1} holds an infinite number, or one too large for 32 bits.")
     return record.values if len(record.values) else np.empty((0, channels), np.float32)

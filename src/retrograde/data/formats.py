@@ -143,6 +143,8 @@ def name_of(source: Any) -> str:
         return source.source
     if not is_frame(source):
         return str(source)
+    if isinstance(source, pyarrow.Table):  # of an estimator, mostly
+        return "the table in memory"
     return f"a {type(source).__name__} of {type(source).__module__.partition('.')[0]}"
 
 

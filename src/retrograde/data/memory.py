@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..words import counted
 from .roles import Columns
 from .sequences import Record, label_text, sequences
 from .table import Table
@@ -74,6 +75,8 @@ class Sequences:
         found = _inputs(inputs)
         if labels is None:
             return cls([Record([place], *one, None) for place, one in enumerate(found)])
+        if not found:
+            raise DataError("X has no sequences.")
         if len(labels) != len(found):
             raise DataError(f"X has {len(found):,} sequences and y has {len(labels):,} entries: they must be as many.")
         if numbers:
@@ -116,7 +119,7 @@ Input = tuple[str | list[str] | None, NDArray[np.float32] | None]  # tokens and 
 
 def _inputs(inputs: Any) -> list[Input]:
     if isinstance(inputs, str) or not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
-        what = "one text" if isinstance(inputs, str) else f"a {type(inputs).__name__}"
+        what = "one text" if isinstance(inputs, str) else f"{inputs!r:.40}"
         raise DataError(f"X is {what}: give a list of sequences, or an array with one in each row.")
     whole = inputs.dtype.kind in "biufc" if isinstance(inputs, np.ndarray) else False
     if whole and inputs.ndim not in (2, 3):
@@ -133,8 +136,8 @@ def _inputs(inputs: Any) -> list[Input]:
     for place, (_, values) in enumerate(found):
         if values is not None and len(values) and values.shape[1] != first:
             raise DataError(
-                f"X[{place}] has {values.shape[1]} channels, those before have {first}: a sequence of T steps and C "
-                "channels has the shape (T, C)."
+                f"X[{place}] has {counted(values.shape[1], 'channel')}, those before have {first}: a sequence of T "
+                "steps and C channels has the shape (T, C)."
             )
     return found
 
@@ -169,14 +172,17 @@ def _without_padding(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _labels(labels: Any, name: str) -> tuple[LabelType, list[str]]:
     """The type of labels, and the labels as text; DataError if one is missing."""
-    array = np.asarray(labels.tolist() if hasattr(labels, "tolist") else list(labels))
+    whole = isinstance(labels, str) or not hasattr(labels, "__len__")
+    array = np.asarray(labels if whole else labels.tolist() if hasattr(labels, "tolist") else list(labels))
     if array.ndim != 1:
-        raise DataError(f"{name} has the shape {array.shape}; it must be a label for each.")
+        what = f"has the shape {array.shape}" if array.ndim else f"is {array.item()!r:.40}"
+        each = "sequence" if name == "y" else f"step of X{name.removeprefix('y')}"
+        raise DataError(f"{name} {what}: give a label for each {each}.")
     kind = {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(array.dtype.kind, "str")
     names = [str(one) if kind == "str" else label_text(one) or "" for one in array.tolist()]
     for place, (one, text) in enumerate(zip(labels, names, strict=True)):
         if one is None or not text:
-            raise DataError(f"{name}[{place}] is {one!r}, which is not a label.")
+            raise DataError(f"{name}[{place}] is {one}, which is not a label.")
     return kind, names
 
 

@@ -5,7 +5,7 @@ Tests: tests/estimators/test_language_model.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -49,9 +49,13 @@ class LanguageModel(Estimator, task="language"):
         return self
 
     def _source(self, X: Any, y: Any) -> Text:
+        if not isinstance(X, Iterable):
+            raise DataError(f"X is {X!r:.40}; give a text, or a list of texts.")
         texts = [X] if isinstance(X, str) else list(X)
         if wrong := [place for place, text in enumerate(texts) if not isinstance(text, str)]:
             raise DataError(f"X[{wrong[0]}] is a {type(texts[wrong[0]]).__name__}; give a text, or a list of texts.")
+        if not any(texts):
+            raise DataError("X has no text: it is empty.")
         ended = [text if text.endswith("\n") or len(texts) == 1 else f"{text}\n" for text in texts]
         return Text(ended, "a text in memory" if len(texts) == 1 else f"{len(texts):,} texts in memory")
 

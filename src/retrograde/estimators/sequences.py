@@ -5,7 +5,9 @@ Tests: `tests/estimators/test_labels.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,7 +87,8 @@ class SequenceEstimator(Estimator):
         if flat and not self._per_step and (reset or getattr(self, "_flat", False)):
             X, y = self._of_table(X, y, reset)
         elif y is not None and not self._per_step:
-            y = column_or_1d(y, warn=True)
+            with _in_one_line():
+                y = column_or_1d(y, warn=True)
         found = Sequences.of(X, y, self._per_step, self._numbers)
         if y is not None:
             self._check_targets(y)
@@ -99,10 +102,11 @@ class SequenceEstimator(Estimator):
         """Two dimensions, as scikit-learn checks them: a row is a sequence of one channel."""
         checks: dict[str, Any] = {"reset": reset, "ensure_all_finite": "allow-nan", "dtype": "numeric"}
         checks["ensure_min_samples"] = 2 if reset else 1  # one is held out
-        if y is None:
-            return validate_data(self, X, **checks), None
-        found: tuple[Any, Any] = validate_data(self, X, y, y_numeric=self._numbers, **checks)
-        return found
+        with _in_one_line():
+            if y is None:
+                return validate_data(self, X, **checks), None
+            found: tuple[Any, Any] = validate_data(self, X, y, y_numeric=self._numbers, **checks)
+            return found
 
     def _of_frame(self, frame: Any, y: Any, reset: bool) -> tuple[pyarrow.Table, str | None]:
         if reset:
@@ -133,6 +137,16 @@ class SequenceEstimator(Estimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = tags.input_tags.three_d_array = tags.input_tags.string = True
         return tags
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Raise what scikit-learn finds wrong as a DataError in one line, without the values."""
+    try:
+        yield
+    except ValueError as error:
+        words = re.sub(r"\narray=.*\.\n", " ", str(error), flags=re.DOTALL)
+        raise DataError(" ".join(words.split())) from None
 
 
 def _is_flat(array: NDArray[Any]) -> bool:
