@@ -142,3 +142,19 @@ def test_xlsx(tmp_path):
 def test_conll_whose_first_sentence_is_one_token(write):
     found = open_table(write("a.conll", "Joe B-PER\n\nleft O\nhome O\n")).sample()
     assert json.dumps(found) == json.dumps({"tokens": [["Joe"], ["left", "home"]], "tags": [["B-PER"], ["O", "O"]]})
+
+
+def test_titles_above_the_header_of_a_sheet(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (
+        ["Quarterly report"],
+        [],
+        [None, "in thousands"],
+        ["month", "sales"],
+        *([f"2020-{n:02}", n] for n in range(1, 13)),
+    ):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    table = open_table(tmp_path / "a.xlsx")
+    assert table.names == ["month", "sales"] and len(table) == 12
+    assert table.notes == ["a.xlsx: what lies above its header is not read, 'Quarterly report'."]

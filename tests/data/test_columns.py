@@ -149,3 +149,31 @@ def test_a_label_is_guessed_where_values_repeat(tmp_path, labels, rows, found):
     else:
         with pytest.raises(DataError, match="label"):
             columns_for(Predicts.LABEL, table, {"text": "text"})
+
+
+def test_subjects_with_a_number_in_each_row_are_held_out_together(tmp_path):
+    rows = "".join(
+        f"{subject},{day},{250 + subject * day % 17}.5\n" for subject in range(300, 318) for day in range(10)
+    )
+    (tmp_path / "a.csv").write_text("Subject,Days,Reaction\n" + rows)
+    columns, notes = columns_for(Predicts.NUMBER, open_table(tmp_path / "a.csv"), {})
+    assert (columns.target, columns.features, columns.group) == (("Reaction",), ("Days",), ())
+    assert columns.split == ("Subject",) and any("are held out together" in note for note in notes)
+
+
+def test_columns_are_no_groups_where_nothing_would_be_left_to_read(tmp_path):
+    random = np.random.default_rng(0)
+    rows = "".join(
+        f"{time},{dead},{age},{male}\n" for time, dead, age, male in random.integers(0, 9, (200, 4)) % [9, 2, 9, 2]
+    )
+    (tmp_path / "a.csv").write_text("time,death,age,male\n" + rows)
+    columns, _ = columns_for(Predicts.NUMBER, open_table(tmp_path / "a.csv"), {})
+    assert columns.target == ("male",) and {"death", "age"} <= {*columns.features}
+
+
+def test_amounts_that_are_called_labels_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("x,z,label\n" + "".join(f"{n}.5,{n}.25,{n / 7}\n" for n in range(1, 60)))
+    with pytest.raises(
+        DataError, match="'label' has amounts, not labels; name one with --label, or predict it with --task regress"
+    ):
+        columns_for(Predicts.LABEL, open_table(tmp_path / "a.csv"), {})

@@ -163,3 +163,53 @@ def test_a_line_too_long_is_refused(table, monkeypatch):
     monkeypatch.setattr("retrograde.data.limits.LINE_BYTES", 2 << 20)
     with pytest.raises(DataError, match="a line of more than 2 MB"):
         table("text,label\n" + "x" * (3 << 20) + ",a\n")
+
+
+REPORT = "month,sales,visitors\n" + "".join(f"2020-{n:02},{n}.5,{n * 7}\n" for n in range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ("Quarterly report 2025\n\n", "Quarterly report 2025"),
+        ("Sales of 2025\nSource: our own\n", "Sales of 2025"),
+        (
+            '"Data Source","World Development Indicators",\n\n"Last Updated Date","2024-03-28",\n\n',
+            'Data Source","World Development Indicators',
+        ),
+        ("Report,,\n,,\n", "Report"),
+        ('"Umsatz, brutto"\n', "Umsatz, brutto"),
+    ],
+)
+def test_titles_above_the_header(tmp_path, above, said):
+    (tmp_path / "a.csv").write_text(above + REPORT)
+    table = open_table(tmp_path / "a.csv")
+    assert table.names == ["month", "sales", "visitors"] and len(table) == 12 and table.value("sales", 0) == "1.5"
+    assert f"a.csv: what lies above its header is not read, {said!r}." in table.notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text\nHello, world\nGood, bad\nOne, two\nThree, four\n",  # texts that should have been quoted
+        "review\n2024-01-05, fine\n2024-01-06, bad, too\n2024-01-07, fine\n2024-01-08, x\n",
+        "x\n1,2\n3,4\n5,6\n7,8\n",  # row names without a name: no header below
+    ],
+)
+def test_a_header_of_one_column_is_no_title(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match="the header has 1"):
+        open_table(tmp_path / "a.csv")
+
+
+def test_a_header_whose_row_names_have_none(tmp_path):
+    """R and pandas write one; that a name of a column is a value below, too, makes it no row of data."""
+    rows = "".join(f"{n},{'yn'[n % 2]},p,{'hi' if n % 3 else 'lo'}\n" for n in range(1, 40))
+    (tmp_path / "a.csv").write_text(",y,ap,hilo\n" + rows)
+    table = open_table(tmp_path / "a.csv")
+    assert table.names == ["column 1", "y", "ap", "hilo"] and len(table) == 39
+
+
+def test_a_row_is_no_header(tmp_path):
+    (tmp_path / "a.csv").write_text("name,age\nAnn,n/a\nBob,5\nCid,6\nDot,7\nEve,8\n")
+    assert open_table(tmp_path / "a.csv").names == ["name", "age"]

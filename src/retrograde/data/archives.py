@@ -6,7 +6,7 @@ import csv
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -300,7 +300,8 @@ def read_xlsx(path: Path, encoding: str) -> Table:
         raise unreadable(str(path), error) from None
     try:
         sheet = book.worksheets[0]
-        rows = (list(row) for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
+        filled = (list(row) for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
+        rows, title = _below_titles(filled)
         names = ["" if cell is None else str(cell).strip() for cell in next(rows, [])]
         if not names:
             raise DataError(f"{path} has no header: its first row must name the columns.")
@@ -308,10 +309,20 @@ def read_xlsx(path: Path, encoding: str) -> Table:
         if twice := [name for name in names if names.count(name) > 1]:
             raise DataError(f"{path} has two columns {twice[0]!r}: rename one in its first row.")
         notes = [f"of the sheets of {path.name} the first is read, {sheet.title!r}."] * (len(book.worksheets) > 1)
+        notes += [f"{path.name}: what lies above its header is not read, {title!r:.60}."] * bool(title)
         cells = ([_cell(cell) for cell in row[: len(names)] + [None] * (len(names) - len(row))] for row in rows)
         return _table(path, cells, names, [pyarrow.large_string()] * len(names), notes)
     finally:
         book.close()
+
+
+def _below_titles(rows: Iterator[list[Any]]) -> tuple[Iterator[list[Any]], str]:
+    """The rows from the header on, and the first title above it: rows with one cell above rows with more."""
+    first = list(islice(rows, 20))
+    filled = [sum(cell is not None for cell in row) for row in first]
+    above = next((place for place, count in enumerate(filled) if count > 1), 0)
+    title = next(str(cell) for cell in first[0] if cell is not None) if above else ""
+    return chain(first[above:], rows), title
 
 
 def _cell(value: Any) -> str | None:

@@ -476,7 +476,8 @@ def _of_labels(guess: _Guess, labelled: bool) -> tuple[Columns, list[str]]:
     guess.named("text", "target" if of_number else "label", "group", "time")
     guess.named("features", patterns=False)
     (_guess_number if of_number else _guess_label)(guess, labelled)
-    guess.guess("group", guess.repeated(guess.usual("group", guess.free("text", "number"))) or _grouped_steps(guess))
+    named = guess.repeated(guess.usual("group", guess.free("text", "number")))
+    guess.guess("group", named if named and not of_number else _grouped_steps(guess, named))
     if guess.get("group"):
         guess.guess("time", guess.usual_time())
     elif "time" in guess.chosen:
@@ -505,9 +506,10 @@ def _guess_label(guess: _Guess, labelled: bool) -> None:
         label = _few_values(guess)
     guess.guess("label", label)
     if labelled and not guess.get("label"):
-        raise DataError(
-            f"{table.source}: no column looks like a label; name one with --label (there are {listed(table.names)})."
-        )
+        amounts = guess.usual("label", guess.free("number"))
+        what = "no column looks like a label" if amounts is None else f"{amounts!r} has amounts, not labels"
+        other = "" if amounts is None else ", or predict it with --task regress"
+        raise DataError(f"{table.source}: {what}; name one with --label{other} (there are {listed(table.names)}).")
 
 
 def _guess_number(guess: _Guess, labelled: bool) -> None:
@@ -557,7 +559,7 @@ def _few_texts(guess: _Guess) -> list[str]:
     return found
 
 
-def _grouped_steps(guess: _Guess) -> tuple[str, ...]:
+def _grouped_steps(guess: _Guess, found: tuple[str, ...]) -> tuple[str, ...]:
     """Columns that name sequences where rows are steps: the same times repeat, once in each sequence.
 
     A label for each sequence must be the same in all of its rows.
@@ -565,14 +567,16 @@ def _grouped_steps(guess: _Guess) -> tuple[str, ...]:
     if "group" in guess.chosen or "list" in guess.kinds.values():
         return ()
     time = guess.chosen.get("time") or guess.usual_time()
-    found = guess.repeated(guess.usual("machine", guess.free("text", "number")))
-    if time is not None and not guess.get("text"):
+    named, found = bool(found), found or guess.repeated(guess.usual("machine", guess.free("text", "number")))
+    if time is not None and not named and not guess.get("text"):
         guess.guessed["time"] = time
         found = guess.telling_apart() or found
         del guess.guessed["time"]
     label = guess.get("label") or next(iter(guess.get("target") or ()), None)
     if not found or guess.predicts is Predicts.STEP_LABELS or label is None:
         return found
+    if not guess.get("features") and not {*guess.free("text", "number", "empty")} - {*found, time}:
+        return ()  # nothing would be left to read: these are what is to be read
     keys, text = ", ".join(map(guess.table.text, found)), guess.table.text(label)
     if guess.table.database.execute(f"SELECT 1 FROM cells GROUP BY {keys} HAVING count(DISTINCT {text}) > 1 LIMIT 1"):
         guess.notes.append(

@@ -97,6 +97,8 @@ def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
         table.delimiter = delimiter
         if delimiter not in (",", "\t") or (delimiter == "\t" and path.suffix.lower() != ".tsv"):
             table.notes.append(f"{path.name}: columns are separated by {delimiter!r}.")
+        if remarks and (title := _first_title(file.path, remarks)):
+            table.notes.append(f"{path.name}: what lies above its header is not read, {title!r:.60}.")
         if file.returns:
             table.notes.append(f"{path.name}: {file.returns:,} carriage returns within lines are read as spaces.")
         if not header:
@@ -121,10 +123,10 @@ def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[
         remarks = next((place for place, line in enumerate(lines) if not line.startswith("#")), 0)
         if remarks and _marks(lines[remarks - 1]) == _marks(lines[remarks]) != {}:
             remarks -= 1
+        remarks += _titles(lines[remarks:])
         if delimiter is None:
-            found = _marks(lines[remarks]) if lines else {}
-            blank = not found and _numbers_between_spaces(lines[remarks:])
-            delimiter = " " if blank else max(MARKS, key=lambda mark: found.get(mark, 0))  # the first of equals
+            line = lines[remarks] if lines else ""
+            delimiter = " " if not _marks(line) and _numbers_between_spaces(lines[remarks:]) else _mark(line)
         try:
             rows = list(islice(_rows(path, delimiter, remarks), 201))
         except csv.Error as error:
@@ -133,6 +135,51 @@ def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[
     if rows[1:] and len(rows[1]) > len(names):
         raise DataError(f"{name}: the first row has {len(rows[1])} fields, the header has {len(names)}: {HOW_TO_QUOTE}")
     return remarks, delimiter, names, rows[1:]
+
+
+def _titles(lines: list[str]) -> int:
+    """How many lines lie above the header: titles and other lines of fewer fields, as in exports of reports.
+
+    The lines below must be rows of as many fields as the header, with a column of numbers or dates.
+    """
+    most = 0
+    for place, line in enumerate(lines[: min(20, len(lines) - 3)]):
+        fields = sum(map(bool, _split(line)))
+        if fields > max(1, most) and _is_header(lines[place : -1 if len(lines) == 50 else None]):
+            return place
+        most = max(most, fields)
+    return 0
+
+
+def _is_header(lines: list[str]) -> bool:
+    head, *below = (row for row in csv.reader(lines, delimiter=_mark(lines[0])) if row)
+    names = [cell.strip() for cell in head]
+    while names and not names[-1]:
+        names.pop()
+    numbers = [name for name in names if _NUMBER.fullmatch(name) or looks_like_date(name)]
+    if len(names) < 2 or not all(names) or (numbers and not _labels_of_steps(numbers)):
+        return False
+    if {len(row) for row in below} != {len(head)}:
+        return False
+    filled = ([row[at].strip() for row in below if row[at].strip()] for at in range(len(names)))
+    return any(cells and all(_NUMBER.fullmatch(one) or looks_like_date(one) for one in cells) for cells in filled)
+
+
+def _first_title(path: Path, lines: int) -> str:
+    """What is above a header; an empty string for blank lines and remarks, which begin with #."""
+    with path.open(encoding="utf-8", newline="") as file:
+        above = (line.strip(f'{MARKS}\r\n "') for line in islice(file, lines))
+        return next((line for line in above if line and not line.startswith("#")), "")
+
+
+def _mark(line: str) -> str:
+    """The mark that separates the fields of a line, the first of equals."""
+    found = _marks(line)
+    return max(MARKS, key=lambda mark: found.get(mark, 0))
+
+
+def _split(line: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=_mark(line)), [])]
 
 
 def _marks(line: str) -> dict[str, int]:
@@ -182,7 +229,11 @@ def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
     words = [place for place, name in enumerate(names) if place not in data and name.strip()]
     if data and any(names[place] in columns[place] for place in words):
         return False
-    others = [row for row in rows if row != names]  # files that were put together may have the header more than once
+    # R and pandas give the numbers of rows no name; those of a first row of data would go on below.
+    index = len(names) > 1 and not names[0].strip() and len(rows) > 1 and all(row[0].strip() for row in rows)
+    others = (
+        [] if index else [row for row in rows if row != names]
+    )  # files that were put together may have the header more than once
     if any(sum(row[place : place + 1] == [names[place]] for row in others) > 1 for place in words):
         return False
     for place, name in enumerate(names):

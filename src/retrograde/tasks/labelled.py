@@ -321,7 +321,10 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
             )
             if (numbers != np.floor(numbers)).any():
                 some = next(one for one in counts if not float(one).is_integer())
-                raise DataError(f"{what}, such as {some}: they look like amounts to predict, not classes; {fix}.")
+                raise DataError(
+                    f"{what}, such as {some}: they look like amounts to predict, not classes; name another "
+                    f"--label, predict them with --task regress, {fix}."
+                )
             note = f"{what}: each is taken for a class. If they are amounts to predict, {fix}."
             if total < 10 * len(counts) and np.ptp(numbers) >= len(counts) and note not in self.notes:
                 self.notes.append(note)

@@ -19,6 +19,7 @@ from ..defaults import DataShape
 from ..errors import OptionError
 from ..options import Options
 from ..runs import Backtest, Scores
+from ..words import counted
 
 __all__ = ["PROBE_STEPS", "Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task", "TaskInfo"]
 
@@ -229,7 +230,7 @@ class Task(ABC, Generic[B]):
 
     def batch_words(self) -> str:
         """The size of a batch in words."""
-        return f"{self.batch_size} sequences"
+        return counted(self.batch_size, "sequence")
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
