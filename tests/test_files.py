@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import socket
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -204,3 +205,17 @@ def test_an_empty_name_is_no_folder() -> None:
     for read in (read_text, open_table, fingerprint):
         with pytest.raises(DataError, match="the name of the data is empty"):
             read("")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder cannot be opened there")
+@pytest.mark.parametrize("unnamed", [True, False], ids=["files without a name", "files with a name only"])
+def test_a_file_and_then_its_new_name_are_on_the_disk_before_writing_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unnamed: bool
+) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor)))
+    if not unnamed:
+        monkeypatch.setattr(files, "_unnamed_work", lambda folder: False)
+    files.write_file(tmp_path / "a.txt", b"content")
+    assert [stat.S_ISDIR(one.st_mode) for one in synced] == [False, True]
+    assert synced[-1].st_ino == tmp_path.stat().st_ino

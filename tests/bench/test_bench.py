@@ -10,6 +10,7 @@ import torch
 
 from retrograde.bench import GRID, Benchmark, Measurement, Point, Timing, grid, measure
 from retrograde.bench import timing as measuring
+from retrograde.bench.machine import limit_threads
 from retrograde.bench.peers import Peer, peers
 from retrograde.bench.picture import draw
 from retrograde.cli import main
@@ -163,6 +164,13 @@ def test_the_command_prints_and_keeps_what_it_found(tmp_path, capsys):
     assert "geometric mean" in printed
     assert len(Benchmark.load(path).timed) == 6
     assert picture.exists()
+
+
+def test_all_peers_compute_with_as_many_threads(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    torch.set_num_threads(2)
+    assert limit_threads(1)[0] == torch.get_num_threads() == 1
+    assert os.environ["NPROC"] == os.environ["PJRT_NPROC"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def test_json_is_what_gradient_flow_measures(run, text, retrograde):
 def test_files(run, tmp_path, retrograde):
     made = [tmp_path / name for name in ("pairs.csv", "flow.png", "kept/flow")]
     done = retrograde("flow", run, "--layer", "l1", "--csv", made[0], "--plot", made[1], "--out", made[2])
-    assert done.code == 0 and "Written:" in done.out
+    written = f"Written: {made[0]}, {made[1]}, {made[2]} (.safetensors and .json)"
+    assert done.code == 0 and written.replace(" ", "") in "".join(done.out.split())
     kept = rg.GradientFlow.load(made[2])
     assert kept.layers == ["l1"]
     with made[0].open(newline="") as file:

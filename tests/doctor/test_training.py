@@ -41,7 +41,7 @@ def test_clipping_that_does_no_harm(how):
 def test_clipping_before_the_first_update_is_judged_by_the_updates_planned():
     def before(**how):
         record = TrainingRecord(optimizer="sgd", lr=0.1, clip_norm=1e-3, updates=0, **how)
-        return found([training.clipping], Net(nn.GRU), record=record, batches=3)
+        return found([training.clipping], Net(nn.GRU), record=record, batches=2)
 
     (own,) = before(planned=100)["clipping_too_tight"]
     assert own.numbers["path"] == pytest.approx(100 * 0.1 * 1e-3)
@@ -99,6 +99,7 @@ def test_a_learning_rate_that_is_too_high(cell, how):
     (own,) = trained(cell, updates=40, **how)["learning_rate_too_high"]
     assert own.numbers["better_lr"] < how["lr"] and own.numbers["loss_better"] < own.numbers["loss"]
     assert own.numbers["edge"] > 0 and "In training, the loss" in own.message
+    assert own.chart is not None and len(own.chart.curves[0].x) == 40
 
 
 @pytest.mark.parametrize("how", [{"lr": 0.02}, {"lr": 0.1, "optimizer": "sgd"}, {"lr": 0.002}])

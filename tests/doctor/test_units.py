@@ -123,6 +123,13 @@ def test_stuck_gates_with_their_direction(cell, gate, number, value):
     assert direction in own.rule and own.chart is not None
 
 
+def test_a_gate_that_keeps_the_state_is_stuck_only_where_it_keeps_far_longer_than_the_sequence():
+    model = Net(nn.GRU, last=False)
+    gate_bias(model.layer, 1, 7.2)  # 1 - z is 0.0007: 1,300 steps, which is more than 10 times 12, not 10 times 200
+    assert found([stuck_gates], model, delayed, steps=12)
+    assert not found([stuck_gates], model, delayed, steps=200)
+
+
 @pytest.mark.parametrize(("number", "value"), [(0, -3.0), (3, -6.0), (1, 5.0), (1, 12.0), (0, 12.0)])
 def test_gate_biases_by_design_are_healthy_before_training(number, value):
     model = Net(nn.LSTM, last=False)

@@ -695,3 +695,14 @@ def test_layers_made_as_the_model_runs_and_weights_made_in_inference_mode() -> N
     flow = rg.gradient_flow(layer, x, loss=by_step)
     np.testing.assert_array_equal(flow.norms, rg.gradient_flow(plain, x.clone(), loss=by_step).norms)
     assert all(p.requires_grad for p in layer.parameters())
+
+
+def test_functions_in_functions_are_followed_to_a_limit() -> None:
+    def around(inner: object) -> object:
+        return lambda: inner
+
+    rnn, inside = nn.RNN(2, 3), around(None)
+    for _ in range(1000):
+        inside = around(inside)
+    flow = rg.gradient_flow(lambda x: (inside, rnn(x)[0])[1], torch.randn(4, 2, 2), loss=lambda out: out.sum(-1))
+    assert flow.layers == ["l0"]

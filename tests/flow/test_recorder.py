@@ -306,6 +306,10 @@ def test_a_line_cut_off_by_a_crash_is_dropped_and_damage_is_named(tmp_path: Path
     file.write_bytes(b"[]\n" + whole)
     with pytest.raises(rg.errors.RunError, match="line 1 is not a record"):
         run_for(tmp_path, 1, resume=True)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(rg.errors.RunError, match=r"recorded\.jsonl cannot be read: "):
+        run_for(tmp_path, 1, resume=True)
 
 
 def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:

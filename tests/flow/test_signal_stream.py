@@ -190,7 +190,7 @@ def test_targets_that_no_gradient_sees_are_told_from_noise():
         return x, x[2:6].prod(0)[:, 0]
 
     found = rg.flow.need_of(untrained(), batches(parity), square)
-    assert found.need is None and found.joint.found and 6 <= found.joint.window <= 8
+    assert found.need is None and found.joint.found and 6 <= found.joint.window <= 8 and found.joint.p_value < 0.01
     assert "the last 8 steps together" in str(found)
 
     def product(size):

@@ -182,6 +182,11 @@ def test_the_limits_of_a_verdict_are_a_factor_of_2_and_of_100(change: float, kin
     assert summarize(linear_rnn(change ** (1 / 29))).kinds == [kind]
 
 
+def test_a_gradient_that_grows_beyond_what_a_line_is_fitted_to_explodes() -> None:
+    summary = summarize(with_curve(np.array([1e-200, 1e-100, 1.0])))
+    assert summary.kinds == ["exploding"] and np.isnan(summary.growth_per_step[0])
+
+
 def test_a_sparkline_has_twelve_decades() -> None:
     assert sparkline(np.array([1.0, 1e-6, 1e-12, 1e-20])) == "█▅▁▁"
 

@@ -31,6 +31,18 @@ def test_the_reverse_direction_reads_the_sequence_from_its_end():
     assert found == pytest.approx(rg.nn.floss(one, x.flip(0), exponents=2, updates=0).before["weight_hh_l0"], rel=1e-5)
 
 
+def test_the_upper_layer_reads_both_directions_of_the_lower_one():
+    torch.manual_seed(0)
+    both, lower, upper = nn.GRU(2, 4, 2, bidirectional=True), nn.GRU(2, 4, bidirectional=True), nn.GRU(8, 4)
+    state, x = both.state_dict(), torch.randn(9, 3, 2)
+    lower.load_state_dict({name: state[name] for name in lower.state_dict()})
+    upper.load_state_dict({name: state[name.replace("_l0", "_l1")] for name in upper.state_dict()})
+    found = rg.nn.floss(both, x, exponents=2, updates=0).before
+    assert len(found) == 4
+    expected = rg.nn.floss(upper, lower(x)[0].detach(), exponents=2, updates=0).before["weight_hh_l0"]
+    assert found["weight_hh_l1"] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True, "batch_first": True}])
 def test_it_ends_where_a_gradient_changes_by_a_factor_of_e(options):
     torch.manual_seed(0)

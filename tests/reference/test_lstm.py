@@ -34,3 +34,9 @@ def test_lstm_jacobian_is_finite_differences_of_the_step(proj_size, bias):
         at = np.concatenate([states.h[t - 1], states.c[t - 1]])
         expected = [finite_difference(lambda hc, row=row: entry(hc, row), at) for row in range(P + 4)]
         np.testing.assert_allclose(rg.reference.lstm_jacobian(cell, states, t), expected, rtol=RTOL, atol=RTOL)
+
+
+@pytest.mark.parametrize(("proj_size", "bias"), [(0, True), (2, False)])
+def test_an_lstm_shows_its_sizes(proj_size, bias):
+    lstm = rg.reference.LSTM.random(3, 4, proj_size=proj_size, bias=bias)
+    assert repr(lstm) == f"LSTM(input_size=3, hidden_size=4, proj_size={proj_size}, bias={bias})"

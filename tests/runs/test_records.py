@@ -126,4 +126,4 @@ def test_results_of_labels_and_of_a_goal() -> None:
 )
 def test_no_better_than_a_simple_method(scores: Any, baselines: Any, verdict: str) -> None:
     found = not_better_than(scores, baselines)
-    assert found.startswith(f"not better than {verdict} (") if verdict else not found
+    assert found.startswith(f"not better than {verdict} (") if verdict else found == ""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from retrograde.cli.display import Display
+from retrograde.cli.terminal import backtest_lines
 from retrograde.errors import DataError
 from retrograde.report.run import read
 from retrograde.report.sections import forecasts
@@ -53,6 +57,15 @@ def test_what_was_not_given_of_context_and_horizon_is_said(seasonal: str, given:
     )
     said = f"{task.plan.horizon} steps are forecast from {task.plan.context} (--horizon and --context give others)."
     assert (said in task.notes) == (len(given) < 2)
+
+
+@pytest.mark.parametrize(("steps", "short"), [(20, False), (19, True)])
+def test_series_that_are_shorter_than_a_window_are_said_to_be(tmp_path: Path, steps: int, short: bool) -> None:
+    rows = [f"a,{t},{t % 6}" for t in range(60)] + [f"b,{t},{t % 6}" for t in range(steps)]
+    (tmp_path / "two.csv").write_text("\n".join(["name,t,y", *rows]))
+    task = new_task(str(tmp_path / "two.csv"), TINY | {"group": "name", "time": "t"})
+    said = "1 of 2 series is shorter than the 12 + 4 steps of a window"
+    assert any(note.startswith(said) for note in task.notes) is short
 
 
 def test_another_level_of_a_series_changes_only_the_level_of_its_forecast(seasonal: str) -> None:
@@ -168,7 +181,7 @@ def test_quantiles_that_are_too_narrow_are_corrected_on_the_validation_part(walk
 
 def test_a_run_with_quantiles_and_a_backtest_from_training_to_the_page(seasonal: str, tmp_path: Path) -> None:
     options = {**TINY, "quantiles": [0.1, 0.9], "backtest": 3, "max_steps": 2}
-    train(seasonal, tmp_path / "run", **options)
+    done = train(seasonal, tmp_path / "run", **options)
     run = load(tmp_path / "run")
     (first, *_), forecast = rows = run.predict(seasonal), RunFolder(tmp_path / "run").results().parts["test"]
     assert len(rows) == 2 and list(first) == ["step", "y", "y quantile 0.1", "y quantile 0.9"]
@@ -189,6 +202,10 @@ def test_a_run_with_quantiles_and_a_backtest_from_training_to_the_page(seasonal:
     assert np.mean([row.scores["mase"] for row in tested.steps]) == pytest.approx(tested.overall.scores["mase"])
     with pytest.raises(DataError, match="--backtest 500 needs 500 forecasts of 4 steps"):
         run.predictor.backtest(seasonal, "utf-8", 500)
+
+    shown = io.StringIO()
+    Display(Console(file=shown, width=300)).finished(done)
+    assert all(line in shown.getvalue() for line in backtest_lines(tested))
 
     section = forecasts.section(read(tmp_path / "run"))
     assert section is not None and [figure.title for figure in section.figures][1:] == [

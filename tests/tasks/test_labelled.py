@@ -66,3 +66,12 @@ def test_a_label_that_does_not_occur_in_training_names_ten_that_do(tmp_path):
     words = f"row 2: label 'other' does not occur in the training data, which has {known}, …"
     with pytest.raises(DataError, match=words):
         LabelledTask(str(rows), Options.of({"task": "classify", "label": "label", "validation": str(new)}))
+
+
+def test_the_cost_of_scores_is_the_share_that_is_wrong_and_then_the_loss(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x1,x2,label\n" + "".join(f"{n % 7},{n % 5},{'ab'[n % 2]}\n" for n in range(100)))
+    task = LabelledTask(str(path), Options.of({"task": "classify", "label": "label"}))
+    right = [task.cost({"loss": loss, "accuracy": 0.8}) for loss in (0.1, 0.9, float("inf"))]
+    assert right == sorted(set(right)) and right[0] > 0.2 and right[-1] < task.cost({"loss": 0.1, "accuracy": 0.7})
+    assert task.cost({"loss": 0.5}) == 0.5  # where labels were not judged

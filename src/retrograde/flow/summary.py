@@ -287,10 +287,9 @@ def _kind(curve: Curve, growth: float, horizon: float, fraction: float) -> str:
         return "local"
     if np.isfinite(horizon):
         return "vanishing"
-    if math.isnan(growth):
-        return "steady"
     # By how much the fitted line changes from the first lag to the last: less than a factor of 2 is no trend.
-    change = math.log(growth) * (known[-1] - start)
+    grown = math.log(norms[known[-1]] / norms[start])  # where so few norms are not far smaller that there is no line
+    change = grown if math.isnan(growth) else math.log(growth) * (known[-1] - start)
     if change <= -math.log(2):
         return "vanishing"
     change = min(change, math.log(np.nanmax(norms) / norms[start]))  # growth that was not measured does not count

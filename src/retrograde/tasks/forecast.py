@@ -111,13 +111,12 @@ class ForecastPredictor(Predictor):
         reader, plan, lengths = self.reader, self.reader.plan, found.numbers.lengths
         self._note(found, plan.context)
         known = {key for key in map(key_of, found.names) if key in reader.scalers}
-        data, truths, _ = reader.scaled(found, np.maximum(0, plan.context - lengths))
+        data, _, _ = reader.scaled(found, np.maximum(0, plan.context - lengths))
         for start in range(0, len(found), TOGETHER):
             places = range(start, min(start + TOGETHER, len(found)))
             ends = [int(data.starts[place + 1]) for place in places]
             values = np.stack([data.rows[end - plan.context : end] for end in ends], axis=1)
-            observed = np.stack([~np.isnan(truths.rows[end - plan.context : end]) for end in ends], axis=1)
-            past = Past(values, reader.ahead(found, places), reader.static(found)[list(places)], observed)
+            past = Past(values, reader.ahead(found, places), reader.static(found)[list(places)])
             with evaluation_mode(self.network):
                 result = reader.forecast(self.network, past)
             for place in places:

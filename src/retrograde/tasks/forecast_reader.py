@@ -194,7 +194,7 @@ class ForecastReader:
         ahead, static = nothing if ahead is None else ahead, nothing[0] if static is None else static
         if plan.strategy == "direct":
             base = plan.repeated(channels, plan.added_to)
-            outputs = network(plan.read(Past(values, ahead, static, np.empty(0, bool))))
+            outputs = network(plan.read(Past(values, ahead, static)))
             change = split(outputs[-plan.horizon :] if plan.by_step else outputs, base, len(plan.levels))
             return ordered(base + change, plan.levels)
         network = getattr(network, "module", network)

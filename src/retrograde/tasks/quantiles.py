@@ -2,8 +2,6 @@
 
 A network with ``--quantiles`` puts out one number for each level, the median among them, which is the prediction.
 Arrays have the levels as their first dimension, in rising order.
-
-Tests: `tests/tasks/test_forecast.py`.
 """
 
 from __future__ import annotations

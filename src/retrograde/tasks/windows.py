@@ -30,7 +30,8 @@ class Past(NamedTuple):
     values: Any  # ``(context, B, C + F + K)``: channels, features, and features that are known ahead
     ahead: Any  # ``(horizon, B, K)``: these at the steps to come
     static: Any  # ``(B, S)``: what is the same at all steps of a series
-    observed: NDArray[np.bool_]  # ``(context, B, C)``: which numbers of the channels were observed
+    # ``(context, B, C)``: which numbers of the channels were observed; left out where no naive forecast needs it
+    observed: NDArray[np.bool_] = np.empty(0, bool)
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,7 @@ class Windows:
         ahead = np.empty((plan.horizon, len(chosen), 0), np.float32)
         if plan.known:
             ahead = self.cut(self.values, chosen, plan.context)[..., plan.width - plan.known :]
-        return Past(self.cut(self.values, chosen, 0, plan.context), ahead, self._static_of(chosen), np.empty(0, bool))
+        return Past(self.cut(self.values, chosen, 0, plan.context), ahead, self._static_of(chosen))
 
     def _static_of(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.static[self.owners(chosen)]
