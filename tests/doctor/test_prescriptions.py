@@ -271,6 +271,23 @@ def test_a_start_that_explodes_is_calmed_before_the_gradient_is_clipped():
     assert first.options == {"clip_norm": 0.1}  # it came in training, and seldom
 
 
+@pytest.mark.parametrize(
+    ("trained", "start", "words"),
+    [(2.0, 1.0, "the gradient of the network has"), (1.0, 2.0, "the gradient of the untrained network has")],
+)
+def test_the_spectral_radius_is_that_of_the_weights_whose_gradient_grows(trained, start, words):
+    models = [Last(nonlinearity="relu", hidden=32) for _ in range(2)]
+    for model, radius in zip(models, (trained, start), strict=True):
+        torch.manual_seed(0)
+        for weight in model.parameters():
+            nn.init.normal_(weight, std=0.1)
+        nn.init.orthogonal_(model.layer.weight_hh_l0, gain=radius)
+    samples = examination(models[0]).samples
+    exam = Examination(models[0], samples, models[1], TrainingRecord(updates=10, lr=0.01))
+    one = by_name(prescribe(exam, [found(Kind.EXPLODING)]), "spectral radius")
+    assert words in one.arithmetic and "at spectral radius 2; 2 × " in one.arithmetic
+
+
 @pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM])
 def test_a_chaotic_start_becomes_orthogonal_first(cell):
     torch.manual_seed(0)
@@ -420,6 +437,8 @@ def test_norms_that_are_not_finite_do_not_count():
 def test_without_a_record_the_norms_of_sequences_are_replayed():
     (one,) = remedies(Last(), Kind.CLIPPING_TOO_TIGHT)
     assert one.options["clip_norm"] > 0 and "no norms of updates are recorded" in one.arithmetic
+    (two,) = remedies(Last(), Kind.CLIPPING_TOO_TIGHT, {"gradient_norms": [1.0, 100.0]})
+    assert "of 2 updates (median 50.5" in two.arithmetic
 
 
 def test_data_that_is_not_finite_and_a_cut_head_have_no_remedy_in_training():

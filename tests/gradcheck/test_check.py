@@ -77,10 +77,14 @@ def test_dropout_is_off_unless_asked_for_and_said():
     assert rg.check_gradients(model.eval(), x()).notes == ()
 
 
-@pytest.mark.parametrize("options", [{"entries": 0}, {"rtol": 0.0}, {"rtol": -1e-3}])
+@pytest.mark.parametrize("options", [{"entries": 0}, {"rtol": 0.0}, {"rtol": -1e-3}, {"rtol": 1.0}])
 def test_impossible_options_are_named(options):
     with pytest.raises(OptionError, match=next(iter(options))):
         rg.check_gradients(nn.GRU(3, 2), x(), **options)
+
+
+def test_a_tolerance_of_ones_own():
+    assert rg.check_gradients(nn.GRU(3, 2).double(), x().double(), rtol=1e-3).ok
 
 
 def test_the_example_in_the_text_runs():

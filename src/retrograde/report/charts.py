@@ -1,7 +1,4 @@
-"""A chart of the doctor as a figure of the page.
-
-Tests: `tests/report/test_doctor_section.py`.
-"""
+"""A chart of the doctor as a figure of the page."""
 
 from __future__ import annotations
 
