@@ -38,7 +38,8 @@ def test_there_are_enough_of_every_kind():
     for half in (healthy, SICK):
         assert {case.model.cell for case in half} == {"tanh", "relu", "gru", "lstm"}
         assert {case.model.layers for case in half} == {1, 2, 3}
-    without = {Kind.CLIPPING_HIDES_SPIKES, Kind.MEMORIZED}  # every update has new sequences: none is learned by heart
+    # Every update has new sequences: none is learned by heart. Outputs have the shape that the tasks ask for.
+    without = {Kind.CLIPPING_HIDES_SPIKES, Kind.MEMORIZED, Kind.TARGETS_BROADCAST}
     assert {kind for case in CASES for kind in case.findings} == set(Kind) - without
     assert 0.4 < sum(case.held_out for case in CASES) / len(CASES) < 0.6
     assert {case.model.wiring for case in CASES} == set(WIRINGS)

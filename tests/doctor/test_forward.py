@@ -16,6 +16,17 @@ from retrograde.doctor.examination import Examination, samples_of
 from retrograde.doctor.rules import RULES
 
 
+class Around(nn.Module):
+    """A network and what is done to its output."""
+
+    def __init__(self, model, what):
+        super().__init__()
+        self.model, self.what = model, what
+
+    def forward(self, x):
+        return self.what(self.model(x))
+
+
 def progress(model, batch, loss, record=None):
     return Examination(model, samples_of([batch], loss), model, record or TrainingRecord()).progress
 
@@ -29,6 +40,37 @@ def test_chance_is_the_best_constant_answer():
     p = float(labels.double().mean())
     entropy = lambda output, target: F.cross_entropy(output, target, reduction="none")  # noqa: E731
     own = progress(Net(outputs=2), (x, labels), entropy)
+    assert own.chance == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("head", "loss"),
+    [
+        (lambda z: F.log_softmax(z, -1), F.nll_loss),
+        (lambda z: F.softmax(z, -1), lambda p, y, reduction: F.nll_loss((p + 1e-8).log(), y, reduction=reduction)),
+        (
+            lambda z: z[..., :1].sigmoid(),
+            lambda p, y, reduction: F.binary_cross_entropy(p[:, 0], y.float(), reduction=reduction),
+        ),
+    ],
+)
+def test_the_constant_answer_is_one_that_the_network_could_give(head, loss):
+    """Of log-probabilities larger than 0 the loss has no least value, and that of a constant would never be beaten."""
+    x, y = sums()
+    labels = (y > 1).long()
+    p = float(labels.double().mean())
+    own = progress(Around(Net(outputs=2), head), (x, labels), lambda o, y: loss(o, y, reduction="none"))
+    assert own.chance == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-3)
+    assert 0.9 < own.remaining < 2
+
+
+def test_classes_may_come_before_the_steps():
+    x, y = delayed()
+    labels = (y > 1).long().T
+    p = float(labels.double().mean())
+    model = Around(Net(outputs=2, last=False), lambda z: z.permute(1, 2, 0))
+    crossed = lambda o, y: F.cross_entropy(o, y, reduction="none").T  # noqa: E731
+    own = progress(model, (x, labels), crossed)
     assert own.chance == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-3)
 
 

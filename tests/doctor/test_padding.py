@@ -89,6 +89,18 @@ def test_states_beyond_the_end(options, words, lengths):
     assert words in (own["mask_error"][0].message if own else "")
 
 
+def test_sequences_that_are_padded_at_their_start_and_packed():
+    def padded(seed):
+        x, y = delayed(12, 8, seed=seed)
+        return x * MASK.flip(0).unsqueeze(-1), LENGTHS, y[-1]
+
+    (own,) = found(RULES, Reader(True, True), padded)["mask_error"]
+    real = int(LENGTHS.sum())
+    cut = sum(min(12 - n, n) for n in LENGTHS.tolist())
+    assert own.numbers["lost"] == pytest.approx(cut / real) and "padded at their start" in own.message
+    assert not found(RULES, Reader(False, False), padded)  # the last state is that of the last real step
+
+
 def test_numbers_that_are_no_lengths():
     class Conditioned(nn.Module):
         def __init__(self):

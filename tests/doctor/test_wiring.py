@@ -99,6 +99,42 @@ def test_sequences_that_only_seem_to_read_each_other():
     assert not found(RULES, Net(nn.GRU, bidirectional=True, head=nn.Linear(32, 1)))
 
 
+@pytest.mark.parametrize(
+    ("output", "target", "wrong"),
+    [((64, 1), (64,), True), ((64,), (64, 1), True), ((64, 1), (64, 1), False), ((64,), (64,), False)],
+)
+def test_targets_of_another_shape_than_the_outputs(output, target, wrong):
+    class Shaped(Net):
+        def forward(self, x):
+            return super().forward(x).view(output)
+
+    def task(seed):
+        x, y = sums(seed=seed)
+        return x, y.view(target)
+
+    def loss(output, target):
+        return (output - target).square().flatten(1).mean(1) if (output - target).ndim > 1 else squared(output, target)
+
+    own = found([wiring.targets_broadcast], Shaped(), task, loss)
+    assert bool(own) is wrong
+    squeezed = lambda output, target: squared(output.flatten(), target.flatten())  # noqa: E731
+    assert not found([wiring.targets_broadcast], Shaped(), task, squeezed)
+
+
+def test_a_loss_that_takes_outputs_and_targets_of_different_shapes():
+    """Right as it is, and wrong if the target had the shape of the output; and one that compares all on purpose."""
+
+    class Column(Net):
+        def forward(self, x):
+            return super().forward(x).unsqueeze(-1)
+
+    for loss in (
+        lambda output, target: (output.squeeze(-1) - target).square(),
+        lambda output, target: ((output - output.T) - (target.view(-1, 1) - target.view(1, -1))).square().mean(1),
+    ):
+        assert not found([wiring.targets_broadcast], Column(), sums, loss)
+
+
 class Keeps(Net):
     kept = None
 

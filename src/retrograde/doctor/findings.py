@@ -41,6 +41,7 @@ class Kind(StrEnum):
     INPUT_SCALE = "input_scale"
     TARGET_SCALE = "target_scale"
     CONSTANT_OUTPUT = "constant_output"
+    TARGETS_BROADCAST = "targets_broadcast"
     WRONG_TIME_AXIS = "wrong_time_axis"
     STATE_LEAKS = "state_leaks"
     STATE_NOT_CARRIED = "state_not_carried"
@@ -166,6 +167,12 @@ FINDINGS: Mapping[Kind, About] = {
     ),
     Kind.CONSTANT_OUTPUT: About(
         "constant output", "sick", "The network gives nearly the same output for every sequence."
+    ),
+    Kind.TARGETS_BROADCAST: About(
+        "targets broadcast against outputs",
+        "sick",
+        "Outputs and targets have different shapes, so each output is compared with the targets of all: only their "
+        "mean can be learned.",
     ),
     Kind.WRONG_TIME_AXIS: About(
         "wrong axis taken as time", "sick", "The layer runs over the batch, not over time (batch_first?)."

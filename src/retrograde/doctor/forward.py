@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ __all__ = [
     "tensors",
 ]
 
+SUMS = 1e-3  # from 1 up to which what adds up to about 1 is of probabilities
 RECURRENT = (nn.RNNBase, nn.RNNCellBase, Stepwise)
 _Loss = Callable[[Any], Tensor]
 
@@ -230,7 +231,11 @@ def progress(asked: Sequence[tuple[Answer, _Loss]], chance: float | None, floor:
 
 
 def _constant_losses(asked: Sequence[tuple[Answer, _Loss]]) -> list[Tensor] | None:
-    """The losses `(T, B)` if all outputs were the same best one, at all steps; None where not known."""
+    """The losses `(T, B)` if all outputs were the same best one, at all steps; None where not known.
+
+    It is one that the network could give: of (log) probabilities of classes, others are of none, and many losses of
+    numbers from 0 to 1 have no value elsewhere.
+    """
     outputs = [[leaf.detach() for leaf in tensors(own.output) if leaf.is_floating_point()] for own, _ in asked]
     means = [
         [_mean_over_sequences(leaf, own.losses) for leaf in wanted]
@@ -239,18 +244,66 @@ def _constant_losses(asked: Sequence[tuple[Answer, _Loss]]) -> list[Tensor] | No
     shapes = [[mean.shape for mean in own] for own in means]
     if not means[0] or any(shape != shapes[0] for shape in shapes):
         return None
-    constants = [torch.stack(own).mean(0).requires_grad_() for own in zip(*means, strict=True)]
+    start = [torch.stack(own).mean(0) for own in zip(*means, strict=True)]
+    every = list(zip(*outputs, strict=True))
+    kinds = [_of_classes(leaves, mean) for leaves, mean in zip(every, start, strict=True)]
+    best = _best_constant(asked, outputs, start, kinds)
+    if best is None and all(bool(((leaf >= 0) & (leaf <= 1)).all()) for leaves in every for leaf in leaves):
+        best = _best_constant(asked, outputs, start, [kind or _UNIT for kind in kinds])
+    return best
+
+
+class _Range(NamedTuple):
+    """The values that an output can have: by numbers without a range, and back."""
+
+    of: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+
+_UNIT = _Range(torch.sigmoid, lambda p: torch.logit(p, 1e-6))
+
+
+def _of_classes(leaves: Sequence[Tensor], mean: Tensor) -> _Range | None:
+    """The range of outputs that are probabilities of classes, or their logarithms; None for others."""
+    axes = [axis for axis, size in enumerate(mean.shape) if size > 1]
+    if len(axes) != 1 or any(leaf.ndim != mean.ndim for leaf in leaves):
+        return None
+    axis = axes[0]
+
+    def add_up(values: Callable[[Tensor], Tensor]) -> bool:
+        sums = [values(leaf.double()).sum(axis) for leaf in leaves]
+        return all(bool((one - 1).abs().max() < SUMS) for one in sums)
+
+    if add_up(torch.exp):
+        return _Range(lambda z: torch.log_softmax(z, axis), lambda p: p)
+    if all(bool((leaf >= 0).all()) for leaf in leaves) and add_up(lambda p: p):
+        return _Range(lambda z: torch.softmax(z, axis), lambda p: p.clamp_min(1e-6).log())
+    return None
+
+
+def _best_constant(
+    asked: Sequence[tuple[Answer, _Loss]],
+    outputs: Sequence[Sequence[Tensor]],
+    start: Sequence[Tensor],
+    kinds: Sequence[_Range | None],
+) -> list[Tensor] | None:
+    """The losses at the best constant of these ranges, from a start; None where none is found."""
+    constants = [
+        (mean if kind is None else kind.back(mean)).clone().requires_grad_()
+        for mean, kind in zip(start, kinds, strict=True)
+    ]
 
     def losses(own: Answer, loss: _Loss, wanted: Sequence[Tensor]) -> Tensor:
-        values = iter([c.expand_as(leaf) for c, leaf in zip(constants, wanted, strict=True)])
+        found = [c if kind is None else kind.of(c) for c, kind in zip(constants, kinds, strict=True)]
+        values = iter([c.expand_as(leaf) for c, leaf in zip(found, wanted, strict=True)])
 
         def constant(leaf: Any) -> Any:
             data = leaf.data if isinstance(leaf, PackedSequence) else leaf
             new = next(values) if data.is_floating_point() else data
             return leaf._replace(data=new) if isinstance(leaf, PackedSequence) else new
 
-        found = loss(mapped(own.output, constant))
-        return found if found.ndim == 2 else found.reshape(own.losses.shape)
+        given = loss(mapped(own.output, constant))
+        return given if given.ndim == 2 else given.reshape(own.losses.shape)
 
     def every() -> list[Tensor]:
         return [losses(own, loss, wanted) for (own, loss), wanted in zip(asked, outputs, strict=True)]
@@ -277,6 +330,10 @@ def _mean_over_sequences(leaf: Tensor, losses: Tensor) -> Tensor:
     """The mean of an output over its axes of steps and sequences, which keeps those of features."""
     if leaf.ndim <= 1 or (leaf.ndim == 2 and (leaf.shape == losses.shape or leaf.shape[0] != losses.shape[1])):
         axes = tuple(range(leaf.ndim))
+    elif leaf.ndim == 3 and len(losses) > 1 and sorted(leaf.shape[:2]) != sorted(losses.shape):
+        # Classes may come before the steps, as cross_entropy takes them.
+        steps_last = leaf.shape[2] == len(losses) and losses.shape[1] in leaf.shape[:2]
+        axes = (leaf.shape.index(losses.shape[1]), 2) if steps_last else (0, 1)
     else:
         axes = tuple(range(leaf.ndim - 1))
     return leaf.mean(axes, keepdim=True) if axes else leaf.clone()

@@ -27,6 +27,7 @@ Remedy = Callable[[Case], Iterator[Prescription]]
 # The kinds in the order of their causes: what is wired or scaled wrongly makes the measurements below it meaningless,
 # and a training that diverges teaches nothing about memory.
 LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
+    Kind.TARGETS_BROADCAST: (wiring.shape,),
     Kind.WRONG_TIME_AXIS: (wiring.time_axis,),
     Kind.MASK_ERROR: (wiring.padding,),
     Kind.INPUT_SCALE: (training.input_scale, training.layer_norm),

@@ -27,6 +27,12 @@ def time_axis(case: Case) -> Iterator[Prescription]:
     yield case.prescription("the other axis as time", arithmetic, python, apply=apply)
 
 
+def shape(case: Case) -> Iterator[Prescription]:
+    """Targets in the shape of the outputs."""
+    python = "# where the loss is taken\ntarget = target.view_as(output)"
+    yield case.prescription("targets in the shape of the outputs", case.findings[0].rule, python)
+
+
 def padding(case: Case) -> Iterator[Prescription]:
     """Losses of real steps only, or packed sequences, so that no step beyond the end of a sequence is read."""
     found = case.findings[0].numbers

@@ -39,6 +39,15 @@ def mask_error(exam: Examination) -> Iterable[Finding]:
             "no loss of a shorter sequence depends on its states",
         )
         return
+    if (lost := _packed_from_the_wrong_end(exam, lengths)) > 0:
+        yield _padding_counts(
+            f"{lost:.0%} of the real steps are cut off: the sequences are padded at their start, and packed as if they "
+            "were at their end. Pad at the end, or turn them around before packing.",
+            {"lost": lost, "sequences": len(lengths)},
+            "the first steps of packed sequences that are shorter than the longest have one value, those cut off have "
+            "not",
+        )
+        return
     padded = [leaf for leaf in leaves_of(sample.inputs) if isinstance(leaf, Tensor) and _is_padded(leaf, lengths)]
     if not padded:
         return
@@ -120,6 +129,24 @@ def _is_padded(leaf: Tensor, lengths: Tensor) -> bool:
         and bool((padding == padding.flatten()[0]).all())
         and bool((real != real.flatten()[0]).any())
     )
+
+
+def _packed_from_the_wrong_end(exam: Examination, lengths: Tensor) -> float:
+    """Share of the real steps that a packed layer does not read, because they are where padding is expected."""
+    if not any(isinstance(call.given, PackedSequence) for call in exam.answer.calls):
+        return 0.0
+    lost = 0.0
+    for leaf in leaves_of(exam.samples[0].inputs):
+        if not isinstance(leaf, Tensor) or _is_padded(leaf, lengths):
+            continue
+        by_step = _time_first(leaf, lengths)
+        if by_step is None or len(by_step) != int(lengths.max()):
+            continue
+        turned = by_step.flip(0)
+        if _is_padded(turned, lengths):
+            start = _beyond(turned, lengths).flip(0)
+            lost = float((_beyond(by_step, lengths) & ~start).sum() / (~start).sum())
+    return lost
 
 
 def _other_padding(leaf: Tensor, lengths: Tensor) -> Tensor:

@@ -176,6 +176,59 @@ def mixed_sequences(exam: Examination) -> Iterable[Finding]:
     )
 
 
+def targets_broadcast(exam: Examination) -> Iterable[Finding]:
+    """Outputs and targets of as many numbers in other shapes: the difference of (B, 1) and (B,) is (B, B)."""
+    sample = exam.samples[0]
+    outputs = [leaf.detach() for leaf in tensors(exam.answer.output) if leaf.is_floating_point()]
+    targets = [leaf for leaf in tensors(sample.target) if leaf.is_floating_point()]
+    if sample.judge is None or len(outputs) != 1 or len(targets) != 1:
+        return
+    (output,), (target,) = outputs, targets
+    if output.shape == target.shape or output.numel() != target.numel() or output.numel() < 2:
+        return
+    if not _compares_with_all(exam, target) or _compares_with_all(exam, target.reshape(output.shape)):
+        return
+    shapes = f"{tuple(output.shape)} and {tuple(target.shape)}"
+    yield Finding(
+        Kind.TARGETS_BROADCAST,
+        f"the output has shape {tuple(output.shape)} and the target {tuple(target.shape)}: the loss broadcasts them, "
+        "and so compares each output with the targets of other sequences or steps, too. Give both one shape.",
+        {"numbers": output.numel()},
+        f"shapes {shapes}; another target changes the gradient of other outputs, and not if both have one shape",
+        ruled_out=("losses that compare sequences on purpose: in the shape of the output no target counts elsewhere",),
+    )
+
+
+def _compares_with_all(exam: Examination, target: Tensor) -> bool:
+    """Whether the first number of a target changes the gradient of other outputs than its own."""
+    other = target.contiguous().clone()
+    other.view(-1)[0] += 1
+    try:
+        first, second = (_by_output(exam, one) for one in (target, other))
+    except Exception:  # a loss of anyone's may not take that shape
+        return False
+    return bool(changed(first, second)[1:].any())
+
+
+def _by_output(exam: Examination, target: Tensor) -> Tensor:
+    """The gradient of all losses with respect to the output, with another target for the one of real numbers."""
+    leaves: list[Tensor] = []
+
+    def leaf(given: Any) -> Any:
+        data = given.data if isinstance(given, PackedSequence) else given
+        new = data.detach().clone().requires_grad_(data.is_floating_point())
+        leaves.extend([new] if new.requires_grad else [])
+        return given._replace(data=new) if isinstance(given, PackedSequence) else new
+
+    def exchanged(given: Any) -> Any:
+        return target if given.is_floating_point() else given
+
+    sample = exam.samples[0]
+    with torch.enable_grad():
+        losses = sample.judged(mapped(sample.target, exchanged))(mapped(exam.answer.output, leaf))
+        return torch.autograd.grad(losses.sum(), leaves)[0].flatten()
+
+
 def _listed(places: Sequence[int]) -> str:
     return ", ".join(map(str, places[:4])) + (", …" if len(places) > 4 else "")
 
@@ -465,4 +518,4 @@ def _uses_states(exam: Examination) -> bool:
     return bool(changed(exam.answer.losses, new.losses).any())
 
 
-RULES = (mixed_sequences, kept_state, state_not_carried, layer_not_called, dead_head)
+RULES = (mixed_sequences, kept_state, state_not_carried, layer_not_called, dead_head, targets_broadcast)
