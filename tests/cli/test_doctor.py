@@ -45,6 +45,13 @@ def test_a_run_gets_a_verdict_a_number_and_a_command_that_works(retrograde, run)
     assert retrograde(*shlex.split(first["command"])[1:], "--quiet", "--no-report").code == 0
 
 
+def test_a_terminal_shows_what_is_being_examined_and_a_file_does_not(retrograde, run, monkeypatch):
+    assert "Examining" not in retrograde("doctor", run, "--no-save").err
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    found = retrograde("doctor", run, "--no-save")
+    assert "Examining: " in found.err and "Examining" not in found.out
+
+
 def test_json_is_all_that_is_printed_and_nothing_is_kept_if_not_wanted(retrograde, run):
     found = retrograde("doctor", run, "--json", "--no-save")
     told = json.loads(found.out)

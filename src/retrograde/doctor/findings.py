@@ -151,7 +151,7 @@ FINDINGS: Mapping[Kind, About] = {
     Kind.LEARNING_RATE_TOO_LOW: About(
         "learning rate too low",
         "sick",
-        "The updates are so short that the weights stay where they began.",
+        "The updates are so short, and so few, that the weights stay where they began.",
     ),
     Kind.MEMORIZED: About(
         "learned by heart",

@@ -270,7 +270,8 @@ def learning_rate_too_low(exam: Examination) -> Iterable[Finding]:
         Kind.LEARNING_RATE_TOO_LOW,
         f"in {updates:,} updates at the learning rate {lr:g} the weights {'went' if record.updates else 'can go'} "
         f"{path:.2g} at most, {path / size:.2g} of their norm. {trial.updates} updates from these weights end at a "
-        f"loss of {trial.losses[lr]:.3g} at this rate, at {better:g} at {trial.losses[better]:.3g}.",
+        f"loss of {trial.losses[lr]:.3g} at this rate, at {better:g} at {trial.losses[better]:.3g}. Raise it, or make "
+        "many more updates.",
         {"lr": lr, "better_lr": better, "path": path, "weights": size, "loss": trial.losses[lr]}
         | {"loss_better": trial.losses[better]},
         f"path {path:.2g} < {least:.0%} of the weights' norm {size:.3g}, trial at {lr:g} / trial at {better:g} = "
