@@ -74,6 +74,7 @@ def run(lines: str, model: nn.Module) -> nn.Module:
     """Execute the lines as a user would, with the names that they speak of."""
     x = torch.randn(STEPS, 6, 1)
     names = {"rg": rg, "torch": torch, "model": model, "x": x, "target": torch.randn(6), "lengths": torch.full((6,), 5)}
+    names["output"] = torch.randn(6, 1)
     names["optimizer"] = torch.optim.Adam(model.parameters())
     model(x).sum().backward()
     exec(lines, names)

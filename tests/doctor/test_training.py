@@ -159,6 +159,12 @@ def test_a_learning_rate_is_not_too_low_where_longer_steps_do_not_help():
     assert not too_low(model, lr=1e-6, updates=100)
 
 
+def test_a_loss_far_above_chance_is_not_blamed_on_a_low_learning_rate():
+    model = Net(nn.GRU, hidden=8)
+    nn.init.constant_(model.head.bias, 20.0)
+    assert not too_low(model, lr=1e-6, updates=100)
+
+
 def test_noise_that_cannot_be_learned_is_not_blamed_on_the_learning_rate():
     def noise(seed, **options):
         x, _ = sums(seed=seed, count=16)

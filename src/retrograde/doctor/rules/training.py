@@ -259,6 +259,8 @@ def learning_rate_too_low(exam: Examination) -> Iterable[Finding]:
         return
     if updates < THRESHOLDS.fewest_updates.value or not (unlearned := exam.unlearned):
         return
+    if exam.progress.above(THRESHOLDS.peak.value):  # which has another cause: every way down is long then
+        return
     size, path, least = _size(exam.model), _path(exam, updates), THRESHOLDS.path_share.value
     if not 0 < path < least * size:
         return
