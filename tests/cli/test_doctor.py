@@ -73,6 +73,14 @@ def test_data_gets_a_prognosis_before_the_first_update(retrograde, table):
     assert "need 19 > reach" in found.out and "--forget-bias" in found.out and "--hidden-size 8" in found.out
 
 
+def test_data_that_has_moved_is_named_with_what_to_do(retrograde, run, table):
+    moved = table.rename(table.with_name("moved.csv"))
+    found = retrograde("doctor", run)
+    moved.rename(table)
+    assert found.code == 2 and "my table.csv does not exist" in found.err
+    assert f"It is what {run} was trained on: give DATA to examine it on." in " ".join(found.err.split())
+
+
 def test_a_new_training_in_the_folder_removes_the_old_diagnosis(retrograde, run, table):
     retrograde("doctor", run)
     options = ("--cell", "gru", "--hidden-size", "8", "--quiet", "--no-report", "--max-steps", "2", "--overwrite")

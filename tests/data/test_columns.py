@@ -158,7 +158,10 @@ def test_subjects_with_a_number_in_each_row_are_held_out_together(tmp_path):
     (tmp_path / "a.csv").write_text("Subject,Days,Reaction\n" + rows)
     columns, notes = columns_for(Predicts.NUMBER, open_table(tmp_path / "a.csv"), {})
     assert (columns.target, columns.features, columns.group) == (("Reaction",), ("Days",), ())
-    assert columns.split == ("Subject",) and any("are held out together" in note for note in notes)
+    assert columns.split == ("Subject",) and any(
+        "have different numbers" in note and "To forecast them, --task forecast --group Subject" in note
+        for note in notes
+    )
 
 
 def test_columns_are_no_groups_where_nothing_would_be_left_to_read(tmp_path):

@@ -327,8 +327,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         )
     numbers = guess.numbers()
     owners = list(zip(*(map(str, cells[name].all) for name in guess.get("group") or ()), strict=True))
-    still = [name for name in numbers if not only_counts(cells[name], owners)]
-    numbers = still or numbers
+    numbers = [name for name in numbers if not only_counts(cells[name], owners)] or numbers
     usual = guess.usual("target", numbers)
     # A column that is usually the target, or one of all, is not passed over for a cell.
     sooner = _USUAL["target"][: _USUAL["target"].index(usual.lower())] if usual else ()
@@ -370,8 +369,7 @@ def _spread_over(guess: _Guess) -> list[str]:
     """Columns over which times are spread, a year and a month, say; rows are then read in the order of the file."""
     if guess.get("time") or guess.free("time"):
         return []
-    free = guess.free("number", "text")
-    spread, freq = units_of({name: guess.cells[name] for name in free})
+    spread, freq = units_of({name: guess.cells[name] for name in guess.free("number", "text")})
     if len(spread) < 2:
         return []
     guess.notes.append(
@@ -579,10 +577,12 @@ def _grouped_steps(guess: _Guess, found: tuple[str, ...]) -> tuple[str, ...]:
         return ()  # nothing would be left to read: these are what is to be read
     keys, text = ", ".join(map(guess.table.text, found)), guess.table.text(label)
     if guess.table.database.execute(f"SELECT 1 FROM cells GROUP BY {keys} HAVING count(DISTINCT {text}) > 1 LIMIT 1"):
+        what, step = "labels", "For a label per step, --task tag"
+        if guess.predicts is Predicts.NUMBER:
+            what, step = "numbers", "To forecast them, --task forecast"
         guess.notes.append(
-            f"rows of the same {listed(found)} have different labels: each row is a sequence by itself, and rows of "
-            f"the same {listed(found)} are held out together. For a label per step, --task tag --group "
-            f"{','.join(found)}."
+            f"rows of the same {listed(found)} have different {what}: each row is a sequence by "
+            f"itself, and rows of the same {listed(found)} are held out together. {step} --group {','.join(found)}."
         )
         guess.split = found
         guess.aside |= {*found, *filter(None, [time])}

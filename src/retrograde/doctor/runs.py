@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..data.formats import name_of
-from ..errors import OptionError, RetrogradeError, RunError
+from ..errors import DataError, OptionError, RetrogradeError, RunError
 from ..options import Options
 from ..runs import Config, Metrics, RunFolder, Summary
 from ..runs.scores import CONSTANT_ANSWERS
@@ -121,10 +121,12 @@ def _task(config: Config, folder: RunFolder, data: Any, notes: list[str]) -> Tas
         return None
     try:
         task = open_task(config.data.source, config.options, folder.path)
-    except RetrogradeError:
-        if data is None:
+    except RetrogradeError as error:
+        if data is not None:
+            return None
+        if not isinstance(error, DataError):
             raise
-        return None
+        raise DataError(f"{error} It is what {folder.path} was trained on: give DATA to examine it on.") from None
     if task.fingerprint != config.data.fingerprint:
         notes.append(f"{config.data.source} has changed since training.")
     return task
