@@ -210,6 +210,14 @@ def test_a_header_whose_row_names_have_none(tmp_path):
     assert table.names == ["column 1", "y", "ap", "hilo"] and len(table) == 39
 
 
+@pytest.mark.parametrize("above", ["", "Seat belts\n"])
+def test_a_header_of_pandas_is_no_title(tmp_path, above):
+    rows = "".join(f"{1969 + n // 12}-{n % 12 + 1:02}-01,{1687 - n},{n % 2}\n" for n in range(30))
+    (tmp_path / "a.csv").write_text(f"{above},KSI,label\n{rows}")
+    table = open_table(tmp_path / "a.csv")
+    assert table.names == ["column 1", "KSI", "label"] and len(table) == 30 and table.value("KSI", 0) == "1687"
+
+
 def test_a_row_is_no_header(tmp_path):
     (tmp_path / "a.csv").write_text("name,age\nAnn,n/a\nBob,5\nCid,6\nDot,7\nEve,8\n")
     assert open_table(tmp_path / "a.csv").names == ["name", "age"]

@@ -157,7 +157,10 @@ def _is_header(lines: list[str]) -> bool:
     while names and not names[-1]:
         names.pop()
     numbers = [name for name in names if _NUMBER.fullmatch(name) or looks_like_date(name)]
-    if len(names) < 2 or not all(names) or (numbers and not _labels_of_steps(numbers)):
+    # The first may be without a name: row names, as R and pandas write them.
+    if len(names) < 2 or not all(names[1:]) or len(numbers) == len(names):
+        return False
+    if numbers and not (_labels_of_steps(numbers) and len({one.isdigit() for one in numbers}) == 1):
         return False
     if {len(row) for row in below} != {len(head)}:
         return False
