@@ -218,6 +218,15 @@ def test_a_header_of_pandas_is_no_title(tmp_path, above):
     assert table.names == ["column 1", "KSI", "label"] and len(table) == 30 and table.value("KSI", 0) == "1687"
 
 
+@pytest.mark.parametrize(("header", "first"), [("time,0", "time"), (",0", "column 1")])
+def test_a_series_of_pandas_without_a_name(tmp_path, header, first):
+    (tmp_path / "a.csv").write_text(header + "\n" + "".join(f"{1821 + n},{269 + n}\n" for n in range(20)))
+    table = open_table(tmp_path / "a.csv")
+    assert table.names == [first, "0"] and len(table) == 20
+    (tmp_path / "a.csv").write_text("NA,0\n" + "".join(f"{1821 + n},{269 + n}\n" for n in range(20)))
+    assert len(open_table(tmp_path / "a.csv")) == 21  # a row with an empty cell
+
+
 def test_a_row_is_no_header(tmp_path):
     (tmp_path / "a.csv").write_text("name,age\nAnn,n/a\nBob,5\nCid,6\nDot,7\nEve,8\n")
     assert open_table(tmp_path / "a.csv").names == ["name", "age"]

@@ -25,6 +25,7 @@ from . import limits
 from .database import literal, path_pattern
 from .dates import looks_like_date
 from .files import bytes_of, check_encoding, decoded, some_of
+from .numerals import NO_NUMBER
 from .table import Table
 
 HOW_TO_QUOTE = 'put "…" around fields that hold the separator.'
@@ -227,7 +228,7 @@ def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
         and (len(data) < len(names) or _measured(cells))
     ):
         below = ((names[place], cell.strip()) for place in data for cell in columns[place][:50])
-        if all(_alike(name.strip(), cell) for name, cell in below):
+        if all(_alike(name.strip(), cell) for name, cell in below) and not _is_named(cells, data, columns):
             return False
     words = [place for place, name in enumerate(names) if place not in data and name.strip()]
     if data and any(names[place] in columns[place] for place in words):
@@ -246,6 +247,18 @@ def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{path} has two columns {twice[0]!r}: rename one in its first line.")
     return True
+
+
+def _is_named(cells: list[str], data: list[int], columns: dict[int, list[str]]) -> bool:
+    """Whether a word, or no name, lies above numbers or dates: pandas calls a series without a name ``0``."""
+    if [cells[place] for place in data] != ["0"]:
+        return False
+    others = [place for place, cell in enumerate(cells) if place not in data and cell.lower() not in NO_NUMBER]
+    return any(
+        len(columns[place]) > 2
+        and all(_NUMBER.fullmatch(one.strip()) or looks_like_date(one) for one in columns[place])
+        for place in others
+    )
 
 
 def _labels_of_steps(cells: list[str]) -> bool:
