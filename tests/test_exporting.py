@@ -93,8 +93,9 @@ def test_whole_sequences_of_any_length_and_batch(tmp_path):
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), expected)
 
 
-def test_chaos_amplifies_rounding_and_is_no_error(tmp_path):
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(4))  # 8 of 40 such networks were refused, which ones depends on the processor
+def test_chaos_amplifies_rounding_and_is_no_error(tmp_path, seed):
+    torch.manual_seed(seed)
     layer = nn.RNN(2, 40)
     with torch.no_grad():
         layer.weight_hh_l0.normal_().mul_(3 / 40**0.5)

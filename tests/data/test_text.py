@@ -190,6 +190,19 @@ def test_decoding_in_pieces_is_decoding_at_once(encoding, data):
     assert "".join(_decoded(blocks, encoding, "here")) == wanted
 
 
+@pytest.mark.parametrize(
+    ("encoding", "blocks", "place"),
+    [
+        ("utf-8", [b"\xef\xbb\xbf\xef", b"\xbb\xbf\x00"], 6),
+        ("utf-16-le", [b"a\x00\x3d\xd8", b"\x00\xdeb\x00\x00\x00"], 8),
+        ("utf-16-le", [b"a\x00\x00", b"\x00b\x00"], 2),
+    ],
+)
+def test_the_place_of_a_nul_next_to_a_character_in_two_blocks(encoding, blocks, place):
+    with pytest.raises(DataError, match=f"a NUL at byte offset {place};"):
+        list(_decoded(iter(blocks), encoding, "here"))
+
+
 def test_text_is_handed_out_from_any_character_to_any(monkeypatch):
     monkeypatch.setattr(texts, "PIECE", 50)
     text = Text((PROSE[at : at + 7] for at in range(0, len(PROSE), 7)), "here")

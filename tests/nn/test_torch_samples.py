@@ -41,6 +41,7 @@ def samples(kind, dtype, training):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("training", [True, False])
 def test_torchs_samples(kind, dtype, training):
+    torch.manual_seed(0)
     count = 0
     for sample in samples(kind, dtype, training):
         built, call = sample.constructor_input, sample.forward_input
@@ -56,7 +57,9 @@ def test_torchs_samples(kind, dtype, training):
             torch.autograd.grad(sum(t.sum() for t in floats(out)), list(layer.parameters()))
             for layer, out in ((ours, output), (theirs, expected))
         )
-        torch.testing.assert_close(gradients, expected_gradients)
+        for ours_of, theirs_of in zip(gradients, expected_gradients, strict=True):
+            size = theirs_of.abs().max().clamp_min(1)  # sums: torch rounds them by 2e-6 of the largest itself
+            torch.testing.assert_close(ours_of / size, theirs_of / size)
         count += 1
     assert count >= 16
 

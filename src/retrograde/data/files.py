@@ -181,8 +181,9 @@ def _decoder(encoding: str, head: bytes) -> codecs.IncrementalDecoder:
 def _offset_of_nul(block: bytes, before: int, pending: int, encoding: str) -> int:
     """Where the first NUL character of a block begins, whose decoder had some bytes of the block before it pending."""
     width = {"utf-16": 2, "utf-32": 4}.get(codecs.lookup(encoding).name[:6], 1)
-    if pending and not any(block[: width - pending]):
-        return before - pending
+    part = pending % width  # the decoder may also wait for the second of two units, or for a mark
+    if part and not any(block[: width - part]):
+        return before - part
     places = range(-before % width, len(block), width)
     return before + next((at for at in places if not any(block[at : at + width])), 0)
 

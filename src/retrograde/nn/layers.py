@@ -256,7 +256,7 @@ class Recurrent(torch.nn.RNNBase):
                 state = tuple(s.index_select(1, sorted_indices) for s in state)
         if unbatched:
             input = input.unsqueeze(0 if self.batch_first else 1)
-        return ForwardPass(self, input, batch_sizes, state, weights)
+        return ForwardPass(self, cell, 2 if self.bidirectional else 1, input, batch_sizes, state, weights)
 
     # torch.nn keeps `_flat_weights`, a list of the weights that is filled when a parameter is set. Here it is read from
     # the module each time: no copy can go stale, keep a finished graph alive, or prevent deepcopy and pickle once a

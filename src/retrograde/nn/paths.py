@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _torch_private, kernels
-from ..cells import BY_MODE, FUSED, Cell
+from ..cells import FUSED, Cell
 from ..kernels import operators
 from ..kernels.shapes import Inputs, LayerSpec
 from .compilation import breaks_graph, tracing
@@ -39,20 +39,12 @@ class ForwardPass(NamedTuple):
     """A forward pass of a recurrent stack, in tensors; D is 2 if bidirectional, else 1."""
 
     layer: Any  # the module: its options are read, nothing is called
+    cell: Cell  # gates, states and equations of the layer
+    directions: int  # D; a field, because compilers of torch 2.6 know no properties of named tuples
     input: Tensor  # (T, B, I); (B, T, I) if batch_first; (sum of lengths, I) if packed
     batch_sizes: Tensor | None  # (T,), the number of sequences that have a step t; None if not packed
     state: tuple[Tensor, ...] | None  # (h_0,) or (h_0, c_0), each (num_layers * D, B, ·); None is zeros
     weights: list[Tensor]  # torch's flat order: layer by layer, direction by direction
-
-    @property
-    def cell(self) -> Cell:
-        """The gates, states and equations."""
-        return BY_MODE[self.layer.mode]
-
-    @property
-    def directions(self) -> int:
-        """D."""
-        return 2 if self.layer.bidirectional else 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +102,7 @@ def fallback_reason(call: ForwardPass) -> str | None:
         return "the native engine was not built on this machine"
     dtype, compiling = call.input.dtype, torch.compiler.is_compiling()
     for tensor in (call.input, *(call.state or ()), *call.weights):
-        if type(tensor) not in _PLAIN and not compiling:  # a compiler passes tensors of its own
+        if not compiling and type(tensor) not in _PLAIN:  # a compiler passes tensors of its own
             return f"a tensor is a {type(tensor).__name__}, and the engine reads plain tensors only"
         if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, and the engine works on the CPU"
