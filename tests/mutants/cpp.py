@@ -24,7 +24,7 @@ TESTS = (
     "tests/kernels/test_cpp.py",
     "tests/kernels/test_native.py",
     "tests/flow/test_adjoint.py",
-    "tests/kernels/test_refusals.py",
+    "tests/kernels/test_engine_refusals.py",
     "tests/nn/test_streaming.py",
     "tests/kernels/test_allocation.py",
     "tests/kernels/test_shapes.py",

@@ -174,8 +174,8 @@ def test_a_missing_part_is_said_and_the_rest_is_shown(make_run: Make, gone: str)
     whole = rg.report.write(make_run("whole")).read_text()
     of_flow = {"truncation"}  # sections that only runs with a flow have
     assert sections(whole) - sections(html) == (of_flow if gone == "flow" else set())
-    # results, forecasts: other tasks; recorded, signal, doctor, search: where asked for
-    assert len(sections(whole)) == len(SECTIONS) - 6
+    # results, forecasts: other tasks; recorded, signal, doctor, proof, search: where asked for
+    assert len(sections(whole)) == len(SECTIONS) - 7
     assert len(figures(run)) == {"metrics": 6, "summary": 8, "sample": 8, "flow": 2}[gone]
 
 
