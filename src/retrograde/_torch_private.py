@@ -151,7 +151,10 @@ def storage_users(storage: torch.UntypedStorage) -> int:
 
 def set_version(tensor: torch.Tensor, version: int) -> None:
     """Set the version counter of a tensor, whose values are those of that version again."""
-    _set_versions((tensor,), (version,))
+    try:
+        _set_versions((tensor,), (version,))
+    except TypeError:  # torch 2.6 takes one at a time
+        _set_versions(tensor, version)
 
 
 # ---- torch.compile and checkpoints -------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ class Precision:
         line = (str(error).strip().splitlines() or [""])[0].split(". ")[0].rstrip(".")
         words = line.lower()
         cast = sorted(self.cast | self.cast_inside, key=str)
-        if cast and any(word in words for word in ("dtype", "scalar type", "same type")):
+        if cast and any(word in words for word in ("dtype", "scalar type", "same type", "have the type")):
             own = _names(self.own[:1]) or "float32"
             return FlowError(
                 f"autocast ({_names(cast)}) is switched off while the gradient is measured, in {own}, and without it "
