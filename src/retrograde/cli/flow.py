@@ -15,6 +15,7 @@ import typer
 from ..cells import find
 from ..errors import OptionError, RetrogradeError
 from ..files import check_source, write_file
+from ..words import counted
 from .advice import advice
 from .flow_signal import show_signal
 from .terminal import console, note, printable, say, say_json
@@ -215,7 +216,7 @@ def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, 
         note(remark)
     measured = gradient_flow(run.model, *chosen.inputs, loss=chosen.loss, layers=asked.layers)
     steps, batch = chosen.inputs[0].shape[:2]
-    what = f"{batch} sequence{'s' * (batch != 1)} of {'up to ' if measured.lengths is not None else ''}{steps} steps"
+    what = f"{counted(batch, 'sequence')} of {'up to ' if measured.lengths is not None else ''}{steps} steps"
     options = run.config.options
     where = f"of {source}" if data is not None else f"held out of {source}"
     cell = find(options.cell, options.nonlinearity).words
@@ -256,10 +257,10 @@ def _of_checkpoint(
     seed = seed or 0
     measured = drive(chosen, steps=steps, sequences=sequences, seed=seed, given=values, layers=layers)
     steps, sequences = measured.steps[0], measured.losses.shape[1]
-    what = f"{sequences} sequence{'s' * (sequences != 1)} of {steps} steps"
+    what = f"{counted(sequences, 'sequence')} of {steps} steps"
     driven = f"standard-normal noise (seed {seed})" if given is None else str(given)
     measured_of = "" if len(chosen) == len(found) else f", {len(chosen)} of them measured"
-    lines = [f"{path}: {len(found)} recurrent module{'s' * (len(found) > 1)}{measured_of}"]
+    lines = [f"{path}: {counted(len(found), 'recurrent module')}{measured_of}"]
     lines += [f"  {one.name or '(root)'}: {one}" for one in chosen]
     if nonlinearity is None and any(str(one).startswith("RNN") for one in chosen):
         lines.append("  (tanh is taken for an RNN, whose weights do not tell: --nonlinearity relu is the other)")

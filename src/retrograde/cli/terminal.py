@@ -245,8 +245,8 @@ def scores(values: Mapping[str, Any]) -> list[str]:
 
 def backtest_lines(found: Backtest) -> Iterator[str]:
     """Errors by origin and by step of the horizon, next to those of the naive forecasts; of many steps only some."""
-    apart = f", {found.stride} step{'s' * (found.stride != 1)} apart" if len(found.origins) > 1 else ""
-    yield f"Backtest from {len(found.origins)} origin{'s' * (len(found.origins) != 1)}{apart}, MASE:"
+    apart = f", {counted(found.stride, 'step')} apart" if len(found.origins) > 1 else ""
+    yield f"Backtest from {counted(len(found.origins), 'origin')}{apart}, MASE:"
     every = max(1, math.ceil(len(found.steps) / STEPS))
     for row in [*found.origins, *found.steps[::every]]:
         others = ", ".join(f"{name} {_mase(scores)}" for name, scores in row.baselines.items())

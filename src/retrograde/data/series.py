@@ -281,7 +281,7 @@ def _in_words(found: Sorted, gaps: list[Gap], total: int, grid: Grid) -> str:
     )
     more = ", …" if len(gaps) > 3 else ""
     of = f" in {affected:,} of {len(found.names):,} series" if len(found.names) > 1 else ""
-    count = f"{len(gaps):,}{'+' * (len(gaps) >= MOST_GAPS)} gap{'s' * (len(gaps) != 1)}"
+    count = f"{len(gaps):,}{'+' * (len(gaps) >= MOST_GAPS)} {agreed(len(gaps), 'gap')}"
     return f"{counted(total, 'step')} of {grid} {agreed(total, 'is')} missing in {count}{of}: {some}{more}"
 
 

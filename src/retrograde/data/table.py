@@ -18,6 +18,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from ..errors import DataError, OptionError
+from ..words import counted
 from . import limits
 from .database import Database, identifier, literal, trimmed
 from .numerals import GROUPED, NO_NUMBER, PLAIN, SUSPECT, THOUSANDS, Numerals, no_number, numerals_of
@@ -286,7 +287,7 @@ class Table:
             strange = f"{text} IS NOT NULL AND TRY_CAST({text} AS {kind}) IS NULL"
             count, first = self.ask(f"count_if({strange})", f"any_value({text}) FILTER ({strange})")
             if count:
-                cells = f"{count:,} cell{'s' * (count != 1)} of {name!r}"
+                cells = f"{counted(count, 'cell')} of {name!r}"
                 self.unknown.append(f"{cells} have a category that the training part lacks ({first!r:.40}): unknown.")
 
     def matrix(self, batch: pyarrow.RecordBatch, names: Sequence[str]) -> NDArray[np.float64]:

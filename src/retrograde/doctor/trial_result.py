@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runs.folder import without_nan
+from ..words import counted
 from .charts import drawn
 from .evidence import Evidence, Verdict
 from .findings import Chart, Curve
@@ -262,7 +263,7 @@ def _said(arm: ArmResult) -> str:
     if found.verdict == "does not help":
         return f"does not help: better for {won}; that it wins in 4 seeds of 5 is excluded.{why}"
     more = "more than 200" if found.expected_more is None else f"about {found.expected_more}"
-    least = f"{found.fewest_more} more seed{'s' * (found.fewest_more != 1)}"
+    least = counted(found.fewest_more, "more seed")
     return f"cannot tell: better for {won}. At least {least} would decide; {more} if it goes on as so far.{why}"
 
 

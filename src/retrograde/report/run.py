@@ -20,6 +20,7 @@ from ..errors import RetrogradeError, RunError
 from ..runs import Config, Metrics, Results, RunFolder, Scores, SearchedTrial, Summary
 from ..runs.folder import SEARCH_TABLE
 from ..runs.records import number
+from ..words import counted
 
 if TYPE_CHECKING:
     from ..doctor import Diagnosis
@@ -151,7 +152,7 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
     def lines(name: str, of: Callable[[dict[str, Any]], T]) -> list[T]:
         found = part(name, lambda: run.lines(name, of))
         if found is not None and found.broken:
-            missing[Path(name).name] = f"{found.broken} unreadable line{'s' * (found.broken > 1)} left out"
+            missing[Path(name).name] = f"{counted(found.broken, 'unreadable line')} left out"
         return [] if found is None else found.rows
 
     metrics, summary = lines("metrics.jsonl", Metrics.of), part("summary.json", run.summary)

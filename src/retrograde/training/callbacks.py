@@ -20,6 +20,7 @@ from ..errors import RetrogradeError
 from ..flow.recorder import GradientFlowRecorder
 from ..nested import mapped
 from ..runs import Metrics, RunFolder, digest
+from ..words import counted
 from . import checkpoint
 from .callback import Callback
 from .state import Progress
@@ -209,7 +210,7 @@ class FlowRecording(Callback):
                 f"the gradient flow was not recorded: each of {skipped} measurements would have taken over {limit} of "
                 "the time of so short a training."
             )
-        text = f"the gradient flow was recorded {times} time{'s' * (times != 1)} while training"
+        text = f"the gradient flow was recorded {counted(times, 'time')} while training"
         if skipped:
             text += f"; {skipped} more were left out, to stay within {limit} of the time"
         return f"{text} (it took {self.recorder.overhead:.1%})."
