@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -93,6 +94,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     started = webdriver.Chrome(options, service)
     yield started
     started.quit()
+
+
+@pytest.fixture
+def requests(browser: Chrome) -> Callable[[], list[str]]:
+    """The addresses that pages asked for since the last look, without what is inline and the pages of the browser."""
+    own = ("data:", "blob:", "about:", "chrome:", "chrome-untrusted:")
+
+    def asked() -> list[str]:
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        found = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return [url for url in found if not url.startswith(own)]
+
+    return asked
 
 
 @pytest.fixture

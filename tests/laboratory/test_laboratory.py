@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -43,7 +42,7 @@ def waited(browser: Any, condition: str) -> None:
     WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {condition}"))
 
 
-def test_every_language_width_and_scheme_is_complete_and_fetches_nothing(page: Any) -> None:
+def test_every_language_width_and_scheme_is_complete_and_fetches_nothing(page: Any, requests: Any) -> None:
     for width in (390, 1280):
         for scheme in ("light", "dark"):
             browser = page("lang=en&story=3", width, prefers_color_scheme=scheme)
@@ -64,14 +63,7 @@ def test_every_language_width_and_scheme_is_complete_and_fetches_nothing(page: A
             waited(browser, "retrograde.page.count.apart > 0")  # by a worker, out of this file
             browser.execute_script("lab.pause()")
             assert browser.get_log("browser") == []
-            messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-            asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-            left = {
-                url.partition("#")[0]
-                for url in asked
-                if not url.startswith(("data:", "blob:", "about:", "chrome:", "chrome-untrusted:"))
-            }
-            assert left == {PAGE.as_uri()}
+            assert {url.partition("#")[0] for url in requests()} == {PAGE.as_uri()}
 
 
 def test_chinese_has_chinese_punctuation(page: Any) -> None:
