@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from retrograde.cli import main
+from retrograde.cli import _commands_of, app, main
 
 
 def test_help_does_not_wait_for_torch():
     program = """if True:
         import sys
-        from retrograde.cli import main
+        from retrograde.cli import _commands_of, app, main
         for line in sys.stdin:
             try:
                 main(line.split())
@@ -102,3 +102,35 @@ def test_a_reader_that_has_enough_ends_the_command(monkeypatch):
         main(["--version"])
     os.close(descriptor)
     assert caught.value.code == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("train x.csv", "--out is missing: run folder to write, e.g. --out runs/first."),
+        ("train x.csv --out", "--out needs a value: run folder to write, e.g. --out runs/first."),
+        ("train x.csv -o", "--out needs a value: run folder to write, e.g. --out runs/first."),
+        ("train x.csv --out y --lr fast", "--lr 'fast': it must be a valid number."),
+        ("train x.csv --out y --hidden-size=1.5", "--hidden-size '1.5': it must be a valid integer."),
+        ("train x.csv --out y --pooling none", "--pooling 'none': 'none' is not one of 'last', 'mean', 'max'."),
+        ("predict run new.csv", "--out is missing: the file to write: .jsonl, .csv or .parquet, e.g. --out stars.csv."),
+        ("info", "RUN is missing: a run folder, e.g. retrograde info runs/first."),
+        ("doctor run --budget", "--budget needs a value: time for that: 90s, 1h30m, e.g. --budget 30m."),
+        ("bench --cell", "--cell needs a value: rnn, gru, lstm."),
+    ],
+)
+def test_what_is_missing_is_named_with_an_example(retrograde, arguments, line):
+    outcome = retrograde(*arguments.split())
+    assert outcome.code == 2 and outcome.err == f"retrograde: {line}\n"
+
+
+def test_every_required_parameter_says_what_to_give(retrograde):
+    """Each command with one required parameter less than it needs: a line with its help and an example."""
+    for name, command in _commands_of(app).commands.items():
+        required = [one for one in command.params if one.required]
+        for missing in required:
+            others = [word for one in required if one is not missing for word in (*one.opts[:1], "x")]
+            words = [word for word in others if word.startswith("-") or word == "x"]
+            line = retrograde(name, *words).err
+            example = missing.opts[0] if missing.opts[0].startswith("-") else f"retrograde {name}"
+            assert line.count("\n") == 1 and " is missing: " in line and f", e.g. {example} " in line, (name, line)

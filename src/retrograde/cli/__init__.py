@@ -34,6 +34,7 @@ from .predict import predict
 from .report import report
 from .terminal import InterruptedCommand, complain, guarded, say, write
 from .train import train
+from .usage import explained
 
 __all__ = ["app", "main"]
 
@@ -104,10 +105,10 @@ def _run(arguments: list[str]) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        return _unexpected(error)
+        return _unexpected(error, arguments)
 
 
-def _unexpected(error: BaseException) -> int:
+def _unexpected(error: BaseException, arguments: list[str]) -> int:
     """One line for what is no error of our own."""
     if (much := shortage(error)) is not None:
         return _complain(f"there is not enough memory for this{much}: give it less at once, or more memory.", 2)
@@ -116,7 +117,7 @@ def _unexpected(error: BaseException) -> int:
     if isinstance(error, OSError):
         return _complain(f"{error.filename or 'input/output'}: {error.strerror or error}.", 2)
     if hasattr(error, "format_message"):  # typer's own: a misspelt option, a missing argument
-        return _complain(error.format_message(), 2)
+        return _complain(explained(error, arguments, _commands_of(app)), 2)
     if is_panic(error):
         return _complain(f"a library gave up on this input or for want of memory: {error}", 2)
     write("".join(traceback.format_exception(error)), err=True)  # a bug of ours; through the door all the same
