@@ -388,3 +388,66 @@ def test_labels_forecasts_and_doctors_of_runs(tmp_path):
     series = np.sin(np.arange(300) / 5) + random.normal(size=300) / 20
     forecast = rg.Forecaster(horizon=6, max_steps=60, device="cuda").fit(series).predict()
     assert np.isfinite(np.asarray(forecast, dtype=float)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_directions_with_a_loss_at_every_step(kind):
+    """Targets need steps 2 before and 4 after: the signal finds both on either machine."""
+    here, there = both(Tagger(getattr(nn, kind), bidirectional=True))
+    x = torch.randn(T, 256, C, dtype=torch.float64)
+    target = x[..., 0].roll(2, 0) + x[..., 1].roll(-4, 0)
+    inside = torch.arange(T) < T - 4
+    inside[:2] = False
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return (output[..., 0] - target).square() * inside.to(output.device)[:, None]
+
+    needs = [
+        rg.flow.need_of(model, [(x.to(device), target.to(device))], loss).need
+        for model, device in ((here, "cpu"), (there, "cuda"))
+    ]
+    assert needs[0] == needs[1] == 4
+
+
+def test_flossing_and_weight_drop():
+    here, there = both(nn.RNN(C, H))
+    x = torch.randn(30, 4, C, dtype=torch.float64)
+    one, other = (
+        rg.nn.floss(model, x.to(device), exponents=3, updates=5) for model, device in ((here, "cpu"), (there, "cuda"))
+    )
+    assert one.after.keys() == other.after.keys()
+    np.testing.assert_allclose(list(other.after.values()), list(one.after.values()), rtol=1e-5, atol=1e-8)
+    dropped = rg.nn.weight_drop_(Tagger(nn.LSTM).cuda().train(), 0.5)
+    dropped(x.float().cuda()).sum().backward()
+
+
+def test_tags_numbers_and_text_from_python(tmp_path):
+    random = np.random.default_rng(0)
+    words = [[f"w{i}" for i in random.integers(0, 9, random.integers(5, 9))] for _ in range(80)]
+    tags = [["first" if i == 0 else word[-1] for i, word in enumerate(sentence)] for sentence in words]
+    tagger = rg.Tagger(hidden_size=16, embedding_size=8, lr=0.02, max_steps=60, device="cuda").fit(words, tags)
+    assert tagger.score(words, tags) > 0.5 and str(tagger.diagnose())
+    X = random.normal(size=(80, 12, 2))
+    regressor = rg.Regressor(hidden_size=16, lr=0.01, max_steps=60, device="cuda").fit(X, X[:, -1, 0])
+    assert np.isfinite(regressor.predict(X[:4])).all() and str(regressor.diagnose())
+    regressor.save(tmp_path / "kept")
+    np.testing.assert_allclose(rg.Regressor.load(tmp_path / "kept").predict(X[:4]), regressor.predict(X[:4]), rtol=1e-3)
+
+
+def test_prescriptions_are_proved_and_runs_compared(tmp_path):
+    random = np.random.default_rng(1)
+    sequences = random.normal(size=(120, 40))
+    rows = [
+        f"{i},{'up' if x[0] > 0 else 'down'},{step},{value:.3f}"
+        for i, x in enumerate(sequences)
+        for step, value in enumerate(x)
+    ]
+    (tmp_path / "first.csv").write_text("\n".join(["id,label,step,value", *rows]))
+    columns = ["--task", "classify", "--group", "id", "--time", "step", "--label", "label"]
+    tiny = ["--hidden-size", 16, "--batch-size", 32, "--max-steps", 60, "--no-report", "--device", "cuda"]
+    for name, cell in (("small", "rnn"), ("gated", "gru")):
+        run("train", "first.csv", *columns, "--cell", cell, "--lr", 1e-5, "--out", name, *tiny, folder=tmp_path)
+    shown = run("doctor", "small", "--prove", "--seeds", 1, "--budget", "2m", "--workers", 2, folder=tmp_path)
+    assert "placebo" in shown and "Traceback" not in shown
+    assert "gated" in run("compare", "small", "gated", folder=tmp_path)
+    run("report", "small", folder=tmp_path)
