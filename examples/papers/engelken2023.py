@@ -6,17 +6,17 @@ numbers at once, so as many directions of its state must neither shrink nor grow
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from paper import write_page
+from paper import kept, made, parser, words, write_page
 from torch import Tensor, nn
 
 import retrograde as rg
 
-STEPS, BATCH, HIDDEN = 120, 16, 64
+STEPS, BATCH, HIDDEN, LR = 120, 16, 64, 1e-3
 ARMS = ("as torch starts it", "orthogonal", "flossed")
 
 
@@ -43,50 +43,71 @@ def sequences(delay: int, count: int = BATCH) -> tuple[Tensor, Tensor]:
     return x, torch.cat([torch.zeros(delay, count, 1), x[:-delay]])
 
 
-def train(arm: str, delay: int, updates: int, seed: int) -> tuple[float, nn.Module]:
-    """Train, and return the mean squared error over the variance of the target, of 500 new sequences."""
-    torch.manual_seed(seed)
-    model = Copier()
+def train(model: Copier, arm: str, delay: int, updates: int) -> dict[str, Tensor]:
+    """Start the network as the arm does, train it, and return its gradient norms before clipping."""
     if arm == "orthogonal":
         rg.nn.initialize(model, recurrent="orthogonal")
     elif arm == "flossed":
         rg.nn.floss(model, sequences(delay, 8)[0], exponents=delay, updates=100)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    norms, optimizer = [], torch.optim.Adam(model.parameters(), LR)
     for _ in range(updates):
         x, y = sequences(delay)
         loss = squared(model(x), y)[delay:].mean()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         optimizer.step()
+    return {"norms": torch.tensor(norms)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained network."""
+
+    model: Copier
+    norms: list[float]
+    seconds: float
+    error: float  # the mean squared error over the variance of the target, of 500 new sequences
+
+
+def trained(arm: str, delay: int, updates: int, seed: int, folder: Path) -> Outcome:
+    """A trained network, from its file if it is there."""
+    torch.manual_seed(seed)
+    model = Copier()
+    path = folder / f"{arm.replace(' ', '-')}-delay-{delay}-seed-{seed}-updates-{updates}.safetensors"
+    record = kept(model, path, lambda: train(model, arm, delay, updates))
+    torch.manual_seed(1000 + seed)
     with torch.no_grad():
         x, y = sequences(delay, 500)
-        return float(squared(model(x), y)[delay:].mean() / y[delay:].var()), model
+        error = float(squared(model(x), y)[delay:].mean() / y[delay:].var())
+    return Outcome(model, record["norms"].tolist(), float(record["seconds"]), error)
+
+
+def doctor(one: Outcome, delay: int) -> tuple[str, str]:
+    """The doctor's verdict on a trained network, and its first prescription."""
+    torch.manual_seed(1000)
+    record = rg.doctor.TrainingRecord("adam", LR, 1.0, updates=len(one.norms), gradient_norms=one.norms)
+    return words(rg.diagnose(one.model, sequences(delay, 300), squared, record=record))
 
 
 def main() -> None:
     """Train every arm with several delays, ask the doctor of the one that fails, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=2500)
-    parser.add_argument("--seeds", type=int, default=2)
-    asked = parser.parse_args()
-    began, lines = time.perf_counter(), []
+    command = parser(str(__doc__), seeds=2)
+    command.add_argument("--updates", type=int, default=2500)
+    asked = command.parse_args()
+    lines, seconds = [], 0.0
     for delay in (10, 40):
         cells = []
         for arm in ARMS:
-            found = [train(arm, delay, asked.updates, seed) for seed in range(asked.seeds)]
-            errors = [error for error, _ in found]
+            folder = asked.out / "engelken2023"
+            found = [trained(arm, delay, asked.updates, seed, folder) for seed in range(asked.seeds)]
+            errors = [one.error for one in found]
+            seconds += sum(one.seconds for one in found)
             cells.append(f"{statistics.median(errors):.3f} ({' '.join(f'{error:.3f}' for error in errors)})")
             if arm == ARMS[0]:
-                torch.manual_seed(1000)
-                diagnosis = rg.diagnose(found[0][1], sequences(delay, 300), squared)
-                sick = sorted({one.about.title for one in diagnosis.findings if one.severity == "sick"})
-                first = diagnosis.prescriptions[0] if diagnosis.prescriptions else None
-                verdict = ", ".join(sick) or diagnosis.verdict
-        prescription = f"{first.remedy} ({first.arithmetic})" if first else "none"
-        lines.append(f"| {delay} | {' | '.join(cells)} | {verdict} | {prescription} |")
+                verdict, first = doctor(found[0], delay)
+        lines.append(f"| {delay} | {' | '.join(cells)} | {verdict} | {first} |")
         print(lines[-1], flush=True)
-    minutes = (time.perf_counter() - began) / 60
     text = "\n".join(
         [
             "# Engelken 2023, Gradient Flossing (NeurIPS), delayed copy",
@@ -102,7 +123,7 @@ def main() -> None:
             "|---|---|---|---|---|---|",
             *lines,
             "",
-            f"Made by `python examples/papers/engelken2023.py`; {minutes:.0f} minutes this time.",
+            made(seconds, shared=asked.shared),
             "",
         ]
     )

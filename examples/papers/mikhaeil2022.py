@@ -9,16 +9,13 @@ network is never left to itself. Its attractor is compared with the true one aft
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from paper import write_page
-from safetensors.torch import load_file, save_file
+from paper import kept, made, parser, words, write_page
 from torch import Tensor, nn
 
 import retrograde as rg
@@ -108,15 +105,8 @@ def trained(tau: int, seed: int, data: Tensor, updates: int, folder: Path) -> tu
     """A trained network, its gradient norms and what it came to, from its file if it is there."""
     torch.manual_seed(seed)
     model, path = Generator(tau), folder / f"generator-tau-{tau}-seed-{seed}-updates-{updates}.safetensors"
-    if path.exists():
-        state = load_file(path)
-        norms, seconds = state.pop("norms"), float(state.pop("seconds"))
-        model.load_state_dict(state)
-    else:
-        began = time.perf_counter()
-        norms, seconds = torch.tensor(train(model, data, updates)), time.perf_counter() - began
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({**model.state_dict(), "norms": norms, "seconds": torch.tensor(seconds)}, path)
+    record = kept(model, path, lambda: {"norms": torch.tensor(train(model, data, updates))})
+    norms, seconds = record["norms"], float(record["seconds"])
     late = norms[len(norms) // 2 :]
     median, high = float(late.median()), float(late.quantile(0.99))
     own = exponent(model, data)
@@ -150,25 +140,21 @@ def doctor(model: Generator, norms: Tensor, data: Tensor) -> tuple[str, str]:
     """The doctor's verdict on a trained network, and its first prescription."""
     torch.manual_seed(1000)
     record = rg.doctor.TrainingRecord("adam", LR, 1.0, updates=len(norms), gradient_norms=norms.tolist())
-    diagnosis = rg.diagnose(model, windows(data, 64), squared, record=record)
-    sick = sorted({one.about.title for one in diagnosis.findings if one.severity == "sick"})
-    first = diagnosis.prescriptions[0] if diagnosis.prescriptions else None
-    return ", ".join(sick) or diagnosis.verdict, f"{first.remedy} ({first.arithmetic})" if first else "none"
+    return words(rg.diagnose(model, windows(data, 64), squared, record=record))
 
 
 def main() -> None:
     """Train with several τ, ask the doctor about each, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="where the networks are kept")
-    asked = parser.parse_args()
-    began, data = time.perf_counter(), lorenz(20_000, 0)
+    command = parser(str(__doc__), seeds=2)
+    command.add_argument("--updates", type=int)
+    asked = command.parse_args()
+    updates, data = asked.updates or (50_000 if asked.full else 2000), lorenz(20_000, 0)
     best = round(math.log(2) / (EXPONENT * DT))
-    lines = []
+    lines, seconds = [], 0.0
     for tau in (STEPS, 4 * best, best, best // 3):
-        found = [trained(tau, seed, data, asked.updates, asked.out / "mikhaeil2022") for seed in range(asked.seeds)]
+        found = [trained(tau, seed, data, updates, asked.out / "mikhaeil2022") for seed in range(asked.seeds)]
         own = [one for _, _, one in found]
+        seconds += sum(one.seconds for one in own)
         cells = [
             " ".join(f"{getattr(one, name):{form}}" for one in own)
             for name, form in [("divergence", ".2f"), ("exponent", ".2f"), ("gradient", ".2g"), ("spread", ".1f")]
@@ -176,11 +162,11 @@ def main() -> None:
         verdict, first = doctor(*found[0][:2], data)
         lines.append(f"| {tau} | {' | '.join(cells)} | {sum(o.seconds for o in own):.0f} | {verdict} | {first} |")
         print(lines[-1], flush=True)
-    text = page(lines, best, asked.updates, asked.seeds, (time.perf_counter() - began) / 60)
-    write_page("mikhaeil2022.md", text)
+    text = page(lines, best, updates, asked.seeds, made(seconds, shared=asked.shared))
+    write_page(f"mikhaeil2022{'-full' if asked.full else ''}.md", text)
 
 
-def page(lines: list[str], best: int, updates: int, seeds: int, minutes: float) -> str:
+def page(lines: list[str], best: int, updates: int, seeds: int, last: str) -> str:
     """The results as Markdown."""
     return "\n".join(
         [
@@ -204,8 +190,7 @@ def page(lines: list[str], best: int, updates: int, seeds: int, minutes: float) 
             "|---|---|---|---|---|---|---|---|",
             *lines,
             "",
-            f"Made by `python examples/papers/mikhaeil2022.py`; {minutes:.0f} minutes this time, networks kept from "
-            "before not counted.",
+            last,
             "",
         ]
     )

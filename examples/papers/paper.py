@@ -12,10 +12,14 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 import retrograde as rg
 
@@ -64,26 +68,38 @@ class Outcome:
 
 def main(paper: Paper) -> None:
     """Train, ask the doctor, write the page."""
-    parser = argparse.ArgumentParser(description=paper.claim)
-    parser.add_argument("--full", action="store_true", help="the size of the paper; takes hours")
-    parser.add_argument("--seeds", type=int, default=paper.seeds)
-    parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="where the runs are kept")
-    asked = parser.parse_args()
+    asked, _ = parser(paper.claim, paper.seeds).parse_known_args()  # a script may have more options
     if asked.full:
         paper = replace(
             paper, data=paper.full_data or paper.data, options={**paper.options, **paper.full_options}, scaled=""
         )
     root = asked.out / (paper.key + ("-full" if asked.full else ""))
     outcomes = [trained(paper, arm, seed, root) for seed in range(asked.seeds) for arm in paper.arms]
-    began = time.perf_counter()
     verdicts = [doctor(paper, arm, root) for arm in paper.arms]
     treated = next((verdict for verdict in verdicts if not verdict.arm.learns and verdict.changes), None)
     if treated is not None:  # is the first prescription for an arm that fails a cure?
         arm = Arm(f"{treated.arm.name}, as prescribed", {**treated.arm.options, **treated.changes}, learns=True)
         outcomes += [trained(paper, arm, seed, root) for seed in range(asked.seeds)]
     name = paper.key + ("-full" if asked.full else "")
-    write_page(f"{name}.md", page(paper, outcomes, verdicts, name, time.perf_counter() - began))
+    last = made(sum(one.seconds for one in outcomes), shared=asked.shared)
+    write_page(f"{name}.md", page(paper, outcomes, verdicts, name, last))
     draw(outcomes, paper.citation, RESULTS / f"{name}.png")
+
+
+def parser(description: str, seeds: int) -> argparse.ArgumentParser:
+    """The options of every script."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--full", action="store_true", help="the size of the paper; takes hours")
+    found.add_argument("--seeds", type=int, default=seeds)
+    found.add_argument("--out", type=Path, default=Path("runs/papers"), help="where the runs are kept")
+    found.add_argument("--shared", action="store_true", help="say on the page that other programs ran meanwhile")
+    return found
+
+
+def made(seconds: float, *, shared: bool) -> str:
+    """The last line of a page: how it was made, and how long the trainings took together."""
+    busy = " on a machine that other programs shared" if shared else ""
+    return f"Made by `python examples/papers/{Path(sys.argv[0]).name}`: {seconds / 60:.1f} minutes of training{busy}."
 
 
 def write_page(name: str, text: str) -> None:
@@ -91,6 +107,33 @@ def write_page(name: str, text: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(text, encoding="utf-8")
     print(text)
+
+
+def kept(model: nn.Module, path: Path, train: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Train a model that is no run, or load it from its file if it is there.
+
+    Returns what ``train`` recorded, and the ``seconds`` that it took.
+    """
+    if path.exists():
+        state = load_file(path)
+        record = {name: state.pop(name) for name in set(state) - set(model.state_dict())}
+        model.load_state_dict(state)
+        return record
+    began = time.perf_counter()
+    record = {**train(), "seconds": torch.tensor(time.perf_counter() - began)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({**model.state_dict(), **record}, path)
+    return record
+
+
+def words(diagnosis: rg.Diagnosis) -> tuple[str, str]:
+    """What the doctor found, or its verdict, and its first prescription, for a table."""
+    found = ", ".join(sorted({f.about.title for f in diagnosis.findings if f.severity == "sick"}))
+    if not diagnosis.prescriptions:
+        return found or diagnosis.verdict, "none"
+    first = diagnosis.prescriptions[0]
+    how = options_words(first.options) if first.options else first.arithmetic
+    return found or diagnosis.verdict, f"{first.remedy}: {how}" if how else first.remedy
 
 
 def folder_of(arm: Arm, seed: int, root: Path) -> Path:
@@ -136,12 +179,9 @@ class Verdict:
 def doctor(paper: Paper, arm: Arm, root: Path) -> Verdict:
     """Diagnose the first seed of an arm."""
     diagnosis = rg.diagnose(folder_of(arm, 0, root))
-    found = ", ".join(sorted({f.about.title for f in diagnosis.findings if f.severity == "sick"})) or diagnosis.verdict
-    if not diagnosis.prescriptions:
-        return Verdict(arm, found, "none", {}, is_cure=False)
-    first = diagnosis.prescriptions[0]
-    words = f"{first.remedy}: {options_words(first.options)}" if first.options else first.remedy
-    return Verdict(arm, found, words, first.options, is_cure=bool(paper.cure & set(first.options)))
+    found, prescription = words(diagnosis)
+    changes = diagnosis.prescriptions[0].options if diagnosis.prescriptions else {}
+    return Verdict(arm, found, prescription, changes, is_cure=bool(paper.cure & set(changes)))
 
 
 def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
@@ -162,7 +202,7 @@ def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: str, seconds: float) -> str:
+def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: str, last: str) -> str:
     """The results as Markdown."""
     lines = [
         f"# {paper.citation}",
@@ -195,10 +235,7 @@ def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: s
     for one in verdicts:
         answer = "" if one.arm.learns or not one.changes else "yes" if one.is_cure else "another"
         lines.append(f"| {one.arm.name} | {one.found} | {one.prescription} | {answer} |")
-    script = Path(sys.argv[0]).name
-    lines += ["", f"Made by `python examples/papers/{script}` in {seconds / 60:.0f} minutes, runs kept from before"]
-    lines += ["not counted; the minutes of the runs are above.", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", last, ""])
 
 
 def options_words(options: Mapping[str, Any]) -> str:
