@@ -37,6 +37,17 @@ def test_the_live_figures_are_those_of_the_last_steps() -> None:
     assert {"1.5000", "4.48", "0.25", "25%", "3/10"} <= set(words) and "1m" in words and "15s" in words
 
 
+def test_two_steps_are_enough_for_a_speed() -> None:
+    shown = Display(Console(file=io.StringIO(), width=120))
+    shown.progress, shown.planned, shown.unit = Progress(step=2), 10, "tokens"
+    for recent, speed in [([(100.0, 500)], False), ([(100.0, 500), (104.0, 2_100)], True)]:
+        shown.recent.clear()
+        shown.recent.extend(recent)
+        out = io.StringIO()
+        Console(file=out, width=120).print(shown)
+        assert ("400" in out.getvalue().split()) == speed
+
+
 def test_each_line_arrives_at_once_where_the_output_is_a_file() -> None:
     file = Lines()
     shown = Display(Console(file=file, width=120))

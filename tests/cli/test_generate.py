@@ -33,6 +33,12 @@ def test_impossible_sampling_options(retrograde, run):
         assert outcome.code == 2 and outcome.err.count("\n") == 1 and options[0] in outcome.err and outcome.out == ""
 
 
+def test_threads_of_commands_that_use_a_run(retrograde, run, text, tmp_path):
+    for words in (["generate", run], ["evaluate", run, text], ["predict", run, text, "--out", tmp_path / "out.jsonl"]):
+        torch.set_num_threads(1)
+        assert retrograde(*words, "--threads", 2).code == 0 and torch.get_num_threads() == 2
+
+
 def test_unknown_characters_of_the_prompt_are_said(retrograde, run):
     outcome = retrograde("generate", run, "--prompt", "line ж\x1b", "--length", 5)
     assert outcome.code == 0 and "'ж'" in outcome.err and "\x1b" not in outcome.err

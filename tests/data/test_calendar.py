@@ -141,6 +141,23 @@ def test_what_only_counts_is_not_forecast(tmp_path):
     assert read(tmp_path / "a.csv")[1].target == ("x",)
 
 
+@pytest.mark.parametrize(
+    ("since", "forecast"),
+    [
+        ([1800 + n // 4 * 4 for n in range(30)], False),
+        ([1799 + n // 4 * 4 for n in range(30)], True),
+        ([2100 - (29 - n) // 4 * 4 for n in range(30)], False),
+        ([2101 - (29 - n) // 4 * 4 for n in range(30)], True),
+        ([1990 + n // 10 for n in range(30)], False),
+        ([1990 + n // 15 for n in range(30)], True),
+    ],
+)
+def test_three_years_or_more_from_1800_to_2100_are_not_forecast(tmp_path, since, forecast):
+    noise = np.random.default_rng(0).normal(size=30)
+    polars.DataFrame({"TIME": range(1, 31), "since": since, "x": noise}).write_csv(tmp_path / "a.csv")
+    assert ("since" in read(tmp_path / "a.csv")[1].target) == forecast
+
+
 def test_what_is_the_same_throughout_each_series_is_not_forecast(tmp_path):
     rows = [f"{chick},{day},{chick % 4},{chick * day + day**2}" for chick in range(1, 9) for day in range(6)]
     (tmp_path / "a.csv").write_text("\n".join(["chick,time,diet,weight", *rows, ""]))

@@ -108,6 +108,16 @@ def test_constant_output(model, words, updates):
     assert words in own.message and own.numbers["output"] < 1e-6
 
 
+@pytest.mark.parametrize(("spread", "constant"), [(1.5e-4, False), (0.7e-4, True)])
+def test_outputs_need_no_larger_spread_for_targets_of_a_large_one(spread, constant):
+    model, (x, _) = Net(), sums(seed=0)
+    with torch.no_grad():
+        model.head.weight.mul_(spread / model(x).std())
+        model.head.bias.fill_(200.0)  # not at the best constant
+    kinds = found(RULES, model, shifted(targets=60.0), record=TrainingRecord(updates=100))
+    assert ("constant_output" in kinds) == constant
+
+
 def test_outputs_that_may_be_the_same():
     model = Net()
     nn.init.zeros_(model.head.weight)

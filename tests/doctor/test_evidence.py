@@ -105,3 +105,13 @@ def test_how_many_more_seeds_would_decide():
     assert mixed.verdict == "cannot tell" and mixed.fewest_more >= 2 and mixed.expected_more >= mixed.fewest_more
     won = judge([0] * 4, {"untreated": [1] * 4}, bar(1))
     assert won.fewest_more == 1
+
+
+@pytest.mark.parametrize("own", [[2], [2, 2], [0, 2], [2, 0, 2, 2], [0, 0, 2, 0, 2, 2]])
+def test_the_fewest_seeds_that_could_decide_are_all_won_or_all_lost(own):
+    def verdict(losses):
+        return judge(losses, {"untreated": [1] * len(losses)}, bar(1), ahead=False).verdict
+
+    found = judge(own, {"untreated": [1] * len(own)}, bar(1))
+    ways = ([*own, *[loss] * more] for more in range(1, 100) for loss in (0, 2))
+    assert found.fewest_more == len(next(way for way in ways if verdict(way) != "cannot tell")) - len(own)

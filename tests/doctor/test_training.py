@@ -214,6 +214,27 @@ def test_a_loss_that_is_not_finite_counts_as_not_learned():
     assert exam.progress.above(0.9)
 
 
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([1.0] * 4 + [20.0] * 8 + [1.0] * 8, "the loss rose to 20, "),
+        ([1.0] * 12 + [3.0] * 8, "the loss rose from 1 to 3"),
+        ([1.0, 0.9, 0.8, 0.8] * 5, ""),
+        ([1.0, 5.0], ""),  # too few to say
+        ([1.0] * 19 + [float("nan")], "the loss became NaN or infinite"),
+    ],
+)
+def test_a_history_of_losses_that_does_not_settle(losses, words):
+    record = TrainingRecord(updates=len(losses), losses=losses)
+    exam = Examination(Net(), samples_of([sums()], squared), Net(), record)
+    assert exam.unsettled.startswith(words) and bool(exam.unsettled) == bool(words)
+
+
+def test_a_training_that_diverged_does_not_settle_whatever_losses_are_kept():
+    record = TrainingRecord(updates=20, losses=[1.0] * 20, diverged=True)
+    assert Examination(Net(), samples_of([sums()], squared), Net(), record).unsettled
+
+
 def test_clipping_of_gradients_that_need_it_is_not_too_tight():
     """An exploding gradient is clipped at every update; longer steps would not help."""
     model = Net(nn.RNN, nonlinearity="relu")

@@ -51,6 +51,7 @@ LOSSES = {
     "every third": (lambda o: squares(o[0][2::3]), lambda t: 3 * t + 2),
     "the last first": (lambda o: squares(o[0].flip(0)[:30]), lambda t: T - 1 - t),
     "each twice": (lambda o: squares(o[0].repeat_interleave(2, 0)), lambda t: t // 2),
+    "each three times, but the first": (lambda o: squares(o[0].repeat_interleave(3, 0)[1:]), lambda t: (t + 1) // 3),
     "all, from the end": (lambda o: squares(o[0].flip(0)), lambda t: T - 1 - t),
 }
 

@@ -121,6 +121,9 @@ def test_losses_of_an_unbatched_input_may_leave_steps_out_or_be_one_number() -> 
     flow = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][2:]))
     np.testing.assert_allclose(flow.norms, batched.norms, rtol=1e-6)
     assert (flow.lag() == np.arange(2, T)[:, None] - np.arange(T)).all()
+    two = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][-2:]))
+    assert not two.final
+    np.testing.assert_allclose(two.norms, flow.norms[:, -2:], rtol=1e-6)
     last = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][-1]))
     assert last.final and (last.lag()[0] == T - 1 - np.arange(T)).all()
     np.testing.assert_allclose(last.norms[0, 0], flow.norms[0, -1], rtol=1e-6)

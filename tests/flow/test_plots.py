@@ -94,6 +94,7 @@ def test_shares_name_the_lags_that_matter() -> None:
     first, last = (int(n) for n in re.search(r"lags (\d+) to (\d+)", title).groups())  # type: ignore[union-attr]
     assert first > 10
     assert last == 19
+    assert "weight_ih_l0: 90 % of the gradient comes from lags" in title
 
 
 def test_shares_of_a_layer_that_looks_ahead_leave_out_empty_paper() -> None:
@@ -132,6 +133,8 @@ def test_spectrum_shows_what_theory_gives() -> None:
     ax = flow.plot_spectrum()
     points = next(line for line in ax.lines if len(line.get_xdata()) == 5)
     assert np.allclose(points.get_ydata(), np.log(1.1))
+    assert any(np.allclose(line.get_ydata(), np.log(1.1)) for line in ax.lines if line is not points)  # the bound
+    assert ax.get_axisbelow() is True  # grid lines are behind the points
     assert "5 of 5 directions grow" in ax.get_title(loc="left")
     logs = flow.plot_spectrum(what="singular")
     points = next(line for line in logs.lines if len(line.get_xdata()) == 5)
@@ -192,8 +195,12 @@ def test_arguments_of_f_beyond_the_axis_are_counted_below_it() -> None:
 def test_no_gradient_is_said_rather_than_drawn() -> None:
     lstm = torch.nn.LSTM(2, 4)
     flow = rg.gradient_flow(lstm, torch.randn(5, 2, 2), loss=lambda output: output[0].sum(-1) * 0)
-    assert "no gradient" in flow.plot_shares().get_title(loc="left")
-    assert "no gradient" in flow.plot_truncation().get_title(loc="left")
+    for ax in (flow.plot_shares(), flow.plot_truncation()):
+        assert "no gradient" in ax.get_title(loc="left")
+        (words,) = ax.texts
+        left, bottom = ax.transAxes.inverted().transform(words.get_window_extent().min)
+        right, top = ax.transAxes.inverted().transform(words.get_window_extent().max)
+        assert words.get_text() == "the gradient is zero" and 0 < left < right < 1 and 0 < bottom < top < 1
     assert "no gradient" in flow.plot_heatmap().get_title(loc="left")
 
 

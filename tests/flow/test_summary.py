@@ -104,6 +104,7 @@ def test_the_terminal_form_fits_its_terminal(kind: str, depth: int, width: int) 
 
 def test_sparkline_is_blank_where_there_is_nothing() -> None:
     assert sparkline(np.array([1.0, np.nan, 0.0, 1e-30]))[1:3] == "  "
+    assert sparkline(np.array([0.0, np.nan, 0.0])) == "   "
     assert sparkline(np.ones(5)) == "█████"
     assert len(sparkline(np.ones(500), 20)) == 20
 

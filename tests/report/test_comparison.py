@@ -13,4 +13,5 @@ def test_gradients_by_lag_lie_in_one_figure_with_a_line_at_one_percent(make_run:
     (figure,) = next(section.figures for section in comparison.sections(runs) if section.key == "by-lag")
     *curves, level = figure.plot.data
     assert [trace.name for trace in curves] == ["A", "B"] and all(len(trace.x) == 30 for trace in curves)
+    assert not next(section.warnings for section in comparison.sections(runs) if section.key == "runs")
     assert level.name == "1 %" and list(level.x) == [0, 29] and list(level.y) == [0.01, 0.01]

@@ -124,8 +124,9 @@ def test_the_usual_space_contains_what_a_training_would_use():
             assert not OPTIONS[name].tasks or task in OPTIONS[name].tasks
             for value in dimension.ends:
                 OPTIONS[name].check(value)
-    assert space_for(options, [], {"lr": (1e-4, 0.1), "num_layers": (1, 3), "cell": ["rnn"]}) == {
+    assert space_for(options, [], {"lr": (1e-4, 0.1), "num_layers": (1, 3), "cell": ["rnn"], "dropout": (0, 0.5)}) == {
         "lr": Range(1e-4, 0.1, log=True),
+        "dropout": Range(0.0, 0.5),  # no ratio is as likely as any other from 0
         "num_layers": Range(1, 3),
         "cell": Choices(("rnn",)),
     }

@@ -24,6 +24,14 @@ def test_numbers_to_predict_are_no_classes_unsaid(tmp_path):
         assert not any("different numbers" in note for note in notes_on(tmp_path, names))
 
 
+def test_more_than_twenty_labels_that_half_of_the_rows_lack_are_names(tmp_path):
+    notes_on(tmp_path, [f"c{n % 20}" for n in range(30)])
+    notes_on(tmp_path, [f"c{n % 25}" for n in range(50)])
+    for kinds, rows in ((21, 30), (26, 50)):
+        with pytest.raises(DataError, match=f"{kinds} different labels in {rows}: they look like numbers or names"):
+            notes_on(tmp_path, [f"c{n % kinds}" for n in range(rows)])
+
+
 def test_a_mixture_has_the_loss_of_both_labels_and_its_parts_add_up(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,t,x,size,label\n" + "".join(
