@@ -5,18 +5,20 @@
     python tests/mutants --count 30 --cpp                                      # the engine, in C++
 
 The sample is the same for the same seed and source. Each mutant is written into a copy of the package under
-``build/mutants``, with an environment that imports it from there. Only the tests that execute the changed statement run
-(coverage.py tells which, once for each test file), in a forked process, up to the first failure or a time limit: first
-those of the test file of the same name, or that the module names, then those of its part. What only processes started
-by tests execute is not seen: where no test executes the statement, all tests of the part run. Results are appended to
-``build/mutants/results.jsonl``; mutants that are in it are not run again, except survivors with ``--again``. C++
-mutants that do not compile are left out of the sample.
+``build/mutants``, with an environment that imports it from there. Tests run in a forked process, up to the first
+failure or a time limit. First come, for all mutants, the test files of the module's name, or that the module names; a
+mutant is killed if a test fails that passes without it. For what is left, coverage.py tells, once for each test file,
+which tests execute the changed statement: those of the same files run first, then those of its part. What only
+processes started by tests execute is not seen: where no test executes the statement, all tests of the part run. Results
+are appended to ``build/mutants/results.jsonl``; mutants that are in it are not run again, except survivors with
+``--again``. C++ mutants that do not compile are left out of the sample.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import os
 import random
@@ -38,6 +40,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = Path("src/retrograde")
 TREE = ROOT / "build" / "mutants" / "tree"
 RESULTS = ROOT / "build" / "mutants" / "results.jsonl"
+LIMIT = 120.0  # of the first run of a module's own tests, in seconds of CPU time
 
 # Tests of a part, after the test file of the same name; here where they are not tests/PART alone.
 TESTS = {
@@ -79,39 +82,67 @@ def main() -> None:
     covering = Covering(server, TREE, sources)
     if engine and not covering.everything(list(cpp.TESTS)):
         sys.exit("no test of the engine passes without any mutant")
-    for file, mutant in chosen:
-        if compiled == arguments.count:
-            break
-        part = part_of(file)
-        if (name := name_of(file, mutant)) in known:
-            compiled += known[name]["outcome"] != "invalid"
-            continue
-        if time.monotonic() - started > 60 * arguments.minutes:
-            break
-        changed = TREE / file
-        whole = changed.read_text(encoding="utf-8")
-        valid, code, ran = True, 0, 0
-        for tests in [covering.everything(list(cpp.TESTS))] if engine else rounds(covering, file, mutant):
-            changed.write_text(mutant.apply(whole), encoding="utf-8")
-            try:
-                valid = engine is None or engine.build(file)
-                limit = 30 + 5 * sum(covering.seconds[test] for test in tests)
-                named = list(dict.fromkeys(test.split("::")[0] for test in tests))
-                code = server.run(limit, tests=tests, files=named) if valid and tests else 0
-            finally:
-                changed.write_text(whole, encoding="utf-8")
-            ran += len(tests)
-            if code != 0:
+    for stage in ("all",) if engine else ("own", "all"):
+        for file, mutant in chosen:
+            if compiled == arguments.count:
                 break
-        compiled += valid
-        outcome = {0: "survived", None: "timeout"}.get(code, "killed") if valid else "invalid"
-        known[name] = {"id": name, "part": part, "outcome": outcome, "old": mutant.old, "new": mutant.new}
-        with RESULTS.open("a", encoding="utf-8") as results:
-            results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
-        print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}  ({ran} tests)", flush=True)
+            name = name_of(file, mutant)
+            if (before := known.get(name, {}).get("outcome")) and (before != "open" or stage == "own"):
+                compiled += stage == "all" and before != "invalid"
+                continue
+            if time.monotonic() - started > 60 * arguments.minutes:
+                break
+            outcome, ran = own_tests(server, file, mutant) if stage == "own" else judge(covering, engine, file, mutant)
+            compiled += stage == "all" and outcome != "invalid"
+            known[name] = {"id": name, "part": part_of(file), "outcome": outcome, "old": mutant.old, "new": mutant.new}
+            with RESULTS.open("a", encoding="utf-8") as results:
+                results.write(json.dumps(known[name], ensure_ascii=False) + "\n")
+            print(f"{outcome:9} {file}:{mutant.line}  {mutant.old}  ->  {mutant.new}  ({ran})", flush=True)
     server.close()
     rows = [known[name] for one in chosen if (name := name_of(*one)) in known]
     report([row for row in rows if row["outcome"] != "invalid"][: arguments.count])
+
+
+@contextlib.contextmanager
+def applied(file: Path, mutant: Mutant) -> Iterator[None]:
+    """The copy of the package with the mutant in it."""
+    whole = (TREE / file).read_text(encoding="utf-8")
+    (TREE / file).write_text(mutant.apply(whole), encoding="utf-8")
+    try:
+        yield
+    finally:
+        (TREE / file).write_text(whole, encoding="utf-8")
+
+
+def own_tests(server: Server, file: Path, mutant: Mutant) -> tuple[str, str]:
+    """Killed if a test in the module's own test files fails with the mutant and passes without; otherwise open."""
+    (failed := TREE.parent / "failed").unlink(missing_ok=True)
+    if not (own := stages(file)[0]):
+        return "open", "no test file of its own"
+    with applied(file, mutant):
+        code = server.run(LIMIT, files=own, failed=str(failed))
+    if not failed.exists():
+        return "open", f"its own tests: {'not within the limit' if code is None else f'exit code {code}'}"
+    test = failed.read_text("utf-8")
+    without = server.run(LIMIT, files=[test], failed=str(failed))
+    return ("killed" if without == 0 else "open"), test
+
+
+def judge(covering: Covering, engine: cpp.Engine | None, file: Path, mutant: Mutant) -> tuple[str, str]:
+    """What the tests that execute the mutant say, and how many they are."""
+    code: int | None = 0
+    ran = 0
+    for tests in [covering.everything(list(cpp.TESTS))] if engine else rounds(covering, file, mutant):
+        with applied(file, mutant):
+            if engine and not engine.build(file):
+                return "invalid", "does not compile"
+            limit = 30 + 5 * sum(covering.seconds[test] for test in tests)
+            named = list(dict.fromkeys(test.split("::")[0] for test in tests))
+            code = covering.server.run(limit, tests=tests, files=named) if tests else 0
+        ran += len(tests)
+        if code != 0:
+            break
+    return {0: "survived", None: "timeout"}.get(code, "killed"), f"{ran} tests"
 
 
 def sample(count: int, seed: int, engine: bool) -> list[tuple[Path, Mutant]]:
@@ -147,7 +178,7 @@ def rounds(covering: Covering, file: Path, mutant: Mutant) -> Iterator[list[str]
 
 
 def stages(source: Path) -> list[list[str]]:
-    """The test files of a module: those of its name or that it names, then its part's with the examples in modules."""
+    """The test files of a module: those of its name or that it names; those of its part, with examples in modules."""
     part, text = part_of(source), source.read_text(encoding="utf-8")
     own = TESTS.get(part) or [f"tests/{part}" if (SOURCE / part).is_dir() else f"tests/test_{part}"]
     paths = [Path(path) for path in own]
@@ -156,7 +187,7 @@ def stages(source: Path) -> list[list[str]]:
     everything = list(dict.fromkeys(str(file) for file in [*named, *files, SOURCE / part] if Path(file).exists()))
     same = f"test_{source.stem.strip('_')}.py"
     first = [file for file in everything if file in named or Path(file).name == same]
-    return [found for found in (first, [file for file in everything if file not in first]) if found]
+    return [first, [file for file in everything if file not in first]]
 
 
 def prepare() -> Path:
@@ -174,6 +205,11 @@ def prepare() -> Path:
     environment = TREE.parent / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", environment], check=True)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    for script in Path(sys.executable).parent.iterdir():  # launchers, such as torchrun, that tests find next to Python
+        own, marker = python.parent / script.name, f"#!{sys.executable}"
+        if script.is_file() and not own.exists() and script.read_bytes().startswith(marker.encode()):
+            own.write_text(script.read_text("utf-8").replace(marker, f"#!{python}", 1), "utf-8")
+            own.chmod(0o755)
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
     import torch
@@ -196,7 +232,8 @@ def report(rows: list[dict[str, str]]) -> None:
         outcomes = Counter(row["outcome"] for row in rows if part in ("", row["part"]))
         dead = outcomes["killed"] + outcomes["timeout"]
         share = dead / max(1, outcomes.total())
-        print(f"{part or 'all':12} {dead:4} of {outcomes.total():4} killed ({share:.0%})")
+        rest = f", {outcomes['open']} not finished" if outcomes["open"] else ""
+        print(f"{part or 'all':12} {dead:4} of {outcomes.total():4} killed ({share:.0%}){rest}")
 
 
 if __name__ == "__main__":

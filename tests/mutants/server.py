@@ -1,6 +1,7 @@
 """Run tests of the tree of mutants in forked processes that have the libraries, but not the package, imported.
 
 Reads one request per line (JSON) and answers each with one line: the exit code of pytest, None after the time limit.
+A request without ``tests`` runs whole files; the name of the first test that fails is written into the file ``failed``.
 The limit is in seconds of CPU time, and ten times as many by the clock. A request with ``map`` runs whole test files
 instead, traces the ``sources`` with coverage.py and writes into the file named which test executes which lines:
 ``{"seconds": {test: …}, "lines": {file: {line: [test, …]}}}``. What runs when a file is
@@ -40,6 +41,20 @@ class Selection:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = sorted((item for item in items if item.nodeid in self.order), key=lambda own: self.order[own.nodeid])
+
+
+class First:
+    """Plugin that writes down which test fails first."""
+
+    def __init__(self, out: str) -> None:
+        self.out, self.test = out, ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.test = self.test or (report.nodeid if report.failed else "")
+
+    def pytest_sessionfinish(self) -> None:  # what the test has patched is as it was
+        if self.test:
+            Path(self.out).write_text(self.test, "utf-8")
 
 
 class Trace:
@@ -92,7 +107,8 @@ def child(request: dict[str, Any]) -> int:
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("mutants")
     if "map" not in request:
-        return int(pytest.main([*OPTIONS, "-x", *request["files"]], plugins=[Selection(request["tests"])]))
+        plugin = Selection(request["tests"]) if "tests" in request else First(request["failed"])
+        return int(pytest.main([*OPTIONS, "-x", *request["files"]], plugins=[plugin]))
     trace = Trace([str(Path(source).resolve()) for source in request["sources"]])
     trace.coverage.start()
     code = int(pytest.main([*OPTIONS, *request["files"]], plugins=[trace]))
