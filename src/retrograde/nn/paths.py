@@ -6,11 +6,13 @@ operators compute it; without a reason, the native engine does.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from .. import _torch_private, kernels
 from ..cells import FUSED, Cell
@@ -216,11 +218,16 @@ def _with_torch(call: ForwardPass) -> _Result:
     layer, operator = call.layer, _TORCH_OPERATORS[call.layer.mode]
     state = call.state or _zero_state(call)
     hx = state if len(state) > 1 else state[0]
-    options = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
+    sequences: tuple[Any, ...] = (call.input,) if call.batch_sizes is None else (call.input, call.batch_sizes)
+    options: tuple[Any, ...] = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
     if call.batch_sizes is None:
-        output, *final = operator(call.input, hx, call.weights, *options, layer.batch_first)
+        options += (layer.batch_first,)
+    if call.input.is_cuda and not torch.compiler.is_compiling() and parametrize.is_parametrized(layer):
+        with warnings.catch_warnings():  # advice to flatten weights, which are computed anew at every call
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous", UserWarning)
+            output, *final = operator(*sequences, hx, call.weights, *options)
     else:
-        output, *final = operator(call.input, call.batch_sizes, hx, call.weights, *options)
+        output, *final = operator(*sequences, hx, call.weights, *options)
     return output, tuple(final)
 
 
