@@ -155,6 +155,22 @@ def test_a_task_that_is_not_learned_for_no_reason_found_cannot_be_told(steps, no
     assert bool(diagnosis.found("vanishing_harmless")) is note
 
 
+@pytest.mark.parametrize(
+    ("updates", "losses", "reason"),
+    [
+        (20, (), "only 20 updates were made"),
+        (400, [1.2 - 0.001 * i + 0.01 * (i % 3) for i in range(400)], "still fell, from 0.96"),
+        (400, [1.2 + 0.1 * ((i * 7919) % 13) for i in range(400)], ""),
+    ],
+)
+def test_a_training_that_was_too_short_is_said(updates, losses, reason):
+    torch.manual_seed(0)
+    record = rg.doctor.TrainingRecord(updates=updates, losses=losses)
+    diagnosis = rg.diagnose(Last(), sequences(slice(-2, None), steps=8, count=100), squared, record=record)
+    (note,) = (note for note in diagnosis.notes if "explains it" in note)
+    assert (reason in note and "more updates" in note) if reason else note.endswith("explains it.")
+
+
 @pytest.fixture(scope="module")
 def diagnosis():
     torch.manual_seed(0)

@@ -297,7 +297,8 @@ def examined(
         examination.notes.append(
             "How much of the task is learned is not known: give record=TrainingRecord(chance=…, floor=…)."
             if math.isnan(remaining)
-            else "The task is not learned, and none of the findings that are looked for explains it."
+            else "The task is not learned, and none of the findings that are looked for explains it"
+            + (f"; but {examination.unfinished}: it may only take more updates." if examination.unfinished else ".")
         )
     return Diagnosis(
         findings,

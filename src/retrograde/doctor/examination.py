@@ -23,6 +23,7 @@ from ..flow.batches import SequenceSubset
 from ..flow.signal_stream import fewest_of, gains_of
 from ..nested import mapped
 from ..options import Options
+from ..words import counted
 from .forward import Answer, Progress, answer, answers, progress, tensors
 from .thresholds import THRESHOLDS
 from .travel import Travel, travel_of
@@ -458,6 +459,20 @@ class Examination:
         if swing > THRESHOLDS.swing.value:
             return f"the loss swings by {swing:.0%} of its size from update to update"
         return ""
+
+    @property
+    def unfinished(self) -> str:
+        """What says that the training may only have been too short; empty if nothing does."""
+        made = self.record.updates
+        if made and made < THRESHOLDS.fewest_updates.value:
+            return f"only {counted(made, 'update', 'was')} made"
+        every = np.asarray(self.record.losses, dtype=np.float64)
+        if len(every) < 8 or not np.isfinite(every).all():
+            return ""
+        quarters = np.array_split(every, 4)
+        before, last = quarters[2].mean(), quarters[3].mean()
+        noise = math.sqrt(sum(float(part.var(ddof=1)) / len(part) for part in quarters[2:]))
+        return f"the loss still fell, from {before:.3g} to {last:.3g}" if before - last > 3 * noise else ""
 
     @property
     def diverged(self) -> bool:
