@@ -200,6 +200,40 @@ def test_what_reaches_far_enough_comes_first():
     assert "not enough alone" in by_name(prescriptions, "orthogonal start").arithmetic
 
 
+class Copier(nn.Module):
+    """A network that answers at every step."""
+
+    def __init__(self, hidden: int = 32) -> None:
+        super().__init__()
+        self.layer, self.head = nn.RNN(4, hidden), nn.Linear(hidden, 4)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0])
+
+
+def cross_entropy(output, target):
+    return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+
+
+@pytest.mark.parametrize(
+    ("task", "first"),
+    [("every input d steps later", "orthogonal start"), ("the first input, at every step", "GRU"), ("chain", "GRU")],
+)
+def test_the_state_that_passes_many_inputs_on_gets_orthogonal_weights_first(task, first):
+    torch.manual_seed(1)
+    symbols, steps, d = torch.randint(4, (60, 200)), torch.arange(60)[:, None], 20
+    if task == "chain":  # symbols stay for a while: what is asked for is no longer one input
+        new = (torch.rand(60, 200) < 0.2) | (steps == 0)
+        symbols = symbols.gather(0, torch.where(new, steps, 0).cummax(0).values)
+    target = symbols[:1].expand(60, -1) if first == "GRU" and task != "chain" else symbols.roll(d, 0)
+    loss = lambda y, t: cross_entropy(y, t) * (steps >= d)  # noqa: E731
+    torch.manual_seed(0)
+    diagnosis = rg.diagnose(Copier(), (nn.functional.one_hot(symbols, 4).float(), target.contiguous()), loss)
+    assert Kind.VANISHING_HURTS in [finding.kind for finding in diagnosis.findings]
+    assert diagnosis.prescriptions[0].remedy.startswith(first)
+    assert any(one.remedy.startswith("GRU") for one in diagnosis.prescriptions)
+
+
 def test_bptt_covers_need():
     exam = examination(Last(), bptt=5)
     (one,) = prescribe(exam, [found(Kind.TRUNCATION, need=NEED)])

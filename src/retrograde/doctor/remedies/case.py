@@ -21,8 +21,11 @@ from ...nn import initialize
 from ..examination import Examination
 from ..findings import Finding, Kind
 from ..prescriptions import Prescription
+from ..thresholds import THRESHOLDS
 from ..travel import travels_of
 from .parts import Part, recurrent_parts
+
+DELAYED = 0.75  # share of the need within which no step asks for an input, if each asks for its own from the need ago
 
 Change = Callable[[nn.Module], nn.Module | None]  # in place; or another model
 
@@ -108,6 +111,22 @@ class Case:
     def steps(self) -> int:
         """T, the length of the longest sequence."""
         return max(self.flow.steps) if self.flow is not None else 0
+
+    @cached_property
+    def delayed(self) -> bool:
+        """Whether step after step asks for an input of its own from about `need` steps ago, and for none that is near.
+
+        The state then holds all inputs that came in between, not one thing for long.
+        """
+        try:
+            need, own = self.examination.need, self.examination.answer
+        except FlowError:
+            return False
+        if need is None or own.final:
+            return False
+        asked = need.lags[need.consistency >= THRESHOLDS.need_share.value * need.consistency.max()]
+        scored = int((own.losses[need.lag :] != 0).any(1).sum())
+        return scored >= need.lag and float(asked.min()) >= DELAYED * need.lag
 
     # --- Making a prescription ----------------------------------------------------------------------------------------
 
