@@ -49,7 +49,10 @@ def travels_of(flow: GradientFlow, fraction: float = THRESHOLDS.reach_fraction.v
     lags = flow.by_lag() if flow.known_layers else None
     found: list[Travel] = []
     for label in flow.layers:
-        if label in entered:
+        if _encodes(flow, label):
+            curve = _typical(flow, label)
+            reach = horizon_of(curve, fraction)
+        elif label in entered:
             curve = entered[label]
             reach = horizon_of(curve, fraction)
         elif lags is not None and label in flow.known_layers:
@@ -73,11 +76,41 @@ def travel_of(flow: GradientFlow) -> Travel:
 
     Raises FlowError if lags are not known of any layer.
     """
-    # With a loss per sequence, the lag of a reverse layer is counted from the wrong end.
-    found = [own for own in travels_of(flow) if own.entered or not (flow.final and _is_reverse(flow, own.layer))]
+    # With a loss per sequence, and in an encoder, the lag of a reverse layer is counted from the wrong end.
+    every = travels_of(flow)
+    found = [
+        own
+        for own in every
+        if own.entered or not ((flow.final or _encodes(flow, own.layer)) and _is_reverse(flow, own.layer))
+    ]
+    # What an encoder forgets never comes to the decoder, however long that remembers.
+    found = [own for own in found if _encodes(flow, own.layer)] or found
     if not found:
         raise FlowError("No layer has a gradient at a known lag.")
     return max(found, key=lambda own: (own.reach, own.at(len(own.share))))
+
+
+def _encodes(flow: GradientFlow, label: str) -> bool:
+    """Whether a layer is an encoder: all of its steps come before the losses."""
+    return flow.alignments[flow.layer_index(label)].kind == "encoder"
+
+
+def _typical(flow: GradientFlow, label: str) -> Array:
+    """The norm by lag in an encoder, as the geometric mean over the pairs of a lag.
+
+    A lag of so many steps is spent in the decoder for one pair, in the encoder for another: where the two fade
+    differently, the mean would be of the pairs with the longer way through the one that fades less.
+    """
+    i = flow.layer_index(label)
+    lags = flow.lag(label)[:, : flow.steps[i]]
+    norms = np.asarray(flow.norms[i, :, : flow.steps[i]], dtype=np.float64)
+    least = np.min(norms, initial=np.inf, where=norms > 0)
+    if flow.below is not None:
+        norms = np.where(flow.below[i, :, : flow.steps[i]], least, norms)
+    there = (norms > 0) & (lags >= 0)
+    counts = np.bincount(lags[there])
+    sums = np.bincount(lags[there], np.log(norms[there]))
+    return np.where(counts > 0, np.exp(sums / np.maximum(counts, 1)), np.nan)
 
 
 def _is_reverse(flow: GradientFlow, label: str) -> bool:

@@ -357,10 +357,12 @@ class _RecordedStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         call: Call = ctx.recorded
-        if call.closed:
-            return (None,) * len(ctx.needs_input_grad)
         g_h, *g_c = gradients
         whole = (g_h.unsqueeze(0), torch.zeros_like(g_h), *g_c)
+        if call.listens:
+            call.arrived = whole
+        if call.closed:
+            return (None,) * len(ctx.needs_input_grad)
         return None, *_sent_back(ctx, call, ctx.needs_input_grad[2:], whole)
 
 

@@ -161,6 +161,7 @@ MIXED = (
     "sequences are mixed (batch normalization in training mode?): the loss of one depends on the states of others, and "
     "‖∂E_t/∂s_k‖ of a sequence sums over the losses of all"
 )
+MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ Tests: `tests/flow/test_flow_models.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import count, product
 
@@ -25,13 +25,24 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
 
     The layers must be one causal stack, or several next to each other, called whole or step by step, and the user's
     code must not have put hooks on gradients, which may change them.
+    """
+    if not is_causal_stack(graph.runs.values(), *graph.losses.shape):
+        return None
+    return adjoints_by_step(graph, list(graph.runs))
+
+
+def adjoints_by_step(graph: Graph, labels: Sequence[str]) -> dict[str, Tensor] | None:
+    """∂E_t/∂(output_t) of some layers, of as many steps as there are losses `(T, B, P)`.
+
+    None if the head looks at more than one step of these, or at any of another layer, or the user's code has hooks on
+    gradients.
 
     The test is exact. Each step has a level in each of a few backward passes: 0, its losses are left out; 1, they are
     sent back; 2, they are sent back as NaN. The result must be zero at the steps of level 0 and not NaN at those of
     level 1, otherwise the head mixes steps; of any two steps each is above the other in some pass. It takes about
     log₃ T passes through the head. Sequences are tested in the same way: where they are mixed, a note says so.
     """
-    if graph.recorder.hooked or not _is_causal_stack(graph, len(graph.losses)):
+    if graph.recorder.hooked:
         return None
     steps, batch = graph.losses.shape
     weights = distinct_weights(steps).to(graph.losses).unsqueeze(-1)
@@ -43,7 +54,7 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
     with _torch_private.no_torch_functions(), closed(graph.recorder.calls):
         try:
             with torch.autograd.set_detect_anomaly(False):  # NaN is intended
-                seen = _Head(graph).seen(directions)
+                seen = (_only(found, labels) for found in _Head(graph).seen(directions))
                 for row in by_step:
                     if leaks(next(seen), row, axis=0):
                         return None
@@ -56,6 +67,13 @@ def local_adjoints(graph: Graph) -> dict[str, Tensor] | None:
     return found
 
 
+def _only(seen: dict[str, Tensor] | None, labels: Sequence[str]) -> dict[str, Tensor] | None:
+    """What is seen of some layers; None if another is seen too."""
+    if seen is None or any(bool(g.ne(0).any()) for label, g in seen.items() if label not in labels):
+        return None
+    return {label: seen[label] for label in labels}
+
+
 def final_errors(graph: Graph) -> dict[str, Tensor] | None:
     """∂E_b/∂(outputs) of each layer of causal stacks `(T, B, P)`, a loss per sequence, not through other layers.
 
@@ -63,7 +81,7 @@ def final_errors(graph: Graph) -> dict[str, Tensor] | None:
     are mixed, which is tested as in `local_adjoints`.
     """
     steps = sum(len(call.h) for call in next(iter(graph.runs.values())))
-    if graph.recorder.hooked or not _is_causal_stack(graph, steps):
+    if graph.recorder.hooked or not is_causal_stack(graph.runs.values(), steps, graph.losses.shape[1]):
         return None
     ones = torch.ones_like(graph.losses)
     by_sequence = list(levels_of_steps(ones.shape[1]).to(ones))
@@ -79,12 +97,17 @@ def final_errors(graph: Graph) -> dict[str, Tensor] | None:
         return next(_Head(graph).seen([ones]))
 
 
-def _is_causal_stack(graph: Graph, steps: int) -> bool:
-    batch = graph.losses.shape[1]
+def is_causal_stack(runs: Iterable[list[AnyCall]], steps: int, batch: int, *, own_state: bool = True) -> bool:
+    """Whether layers are stacks that run forward through so many steps, each fed by the layer below as it is.
+
+    ``own_state`` asks that they start by themselves, not from the states of another layer.
+    """
     below: list[AnyCall] = []
-    for own in graph.runs.values():
+    for own in runs:
         first, *others = own
-        if not isinstance(first, Call) or first.reverse or first.link is not None or not first.own_state:
+        if not isinstance(first, Call) or first.reverse or first.link is not None:
+            return False
+        if own_state and not first.own_state:
             return False
         if sum(len(call.h) for call in own) != steps or first.h.shape[1] != batch:
             return False

@@ -23,15 +23,17 @@ from .both_ways import Tower
 from .calls import Call
 from .capture import NeedsEveryCall
 from .cells import Trajectory
+from .encoder_decoder import Relay
 from .entries import entries_of, reading_of
+from .graph import MIXED_ERRORS
 from .joint import Joint, JointTest
 from .losses import known_lengths
 from .recorded import MeasuredModel
 from .samples import Sample, each_sample
 from .signal import FEWEST, Array, Signal, Tally, add, check
 from .signal_score import SIZE, ScoreTest
-from .signal_sweep import MIXED_ERRORS, Sides, Stack, Sweep, lags_from_end, stacks_of
 from .signal_sweep import SIZE as WIDTH
+from .signal_sweep import Sides, Stack, Sweep, lags_from_end, stacks_of
 from .spans import Compared, SpanTest, compared_of, gains
 from .windows import SEQUENCES, fewest_for
 
@@ -43,6 +45,7 @@ NEGLIGIBLE = 0.1  # of the largest consistency
 EFFORT = 2e10  # multiplications: a few seconds of one core
 PLANNED = 256  # sequences that the effort is planned for: so many targets of each are followed that it is enough
 FEWEST_TARGETS = 4
+PLACES = 3  # losses of an encoder-decoder of which it is asked how few steps tell them
 KEPT = 2**25  # numbers of one layer's adjoints that are kept at a time
 
 READS = {
@@ -227,11 +230,22 @@ def fewest_of(
     """By share, the lag up to which the last steps explain so much of what those up to lag ``longest`` do.
 
     At a constant output. Smaller than the lags of the signal where later steps say the same as earlier ones. With a
-    loss at every step it is of one of them, the last. None where single steps, and pairs of them, explain less than
-    half of the errors, and where states of several steps are read.
+    loss at every step it is of one of them, the last; of an encoder-decoder, where the first losses may look further
+    back or less far than the last, of some of them: the longest for the largest share, for others the median. None
+    where single steps, and pairs of them, explain less than half of the errors, and where states of several steps are
+    read.
     """
     kept, several = _kept(model, batches, loss, seed)
-    return None if several or not kept else fewest_for(kept, longest, shares)
+    if several or not kept:
+        return None
+    found = [fewest_for(list(own), longest, shares) for own in zip(*kept, strict=True) if _differ(own)]
+    known = [own for own in found if own is not None]
+    if not known or len(known) < len(found):
+        return None
+    return tuple(
+        max(lags) if share == max(shares) else sorted(lags)[len(lags) // 2]
+        for share, lags in zip(shares, zip(*known, strict=True), strict=True)
+    )
 
 
 def gains_of(
@@ -243,30 +257,41 @@ def gains_of(
     is a loss at every step.
     """
     kept, several = _kept(model, batches, loss, seed)
-    return gains(kept, longest, EFFORT) if several and kept else None
+    return gains([own for (own,) in kept], longest, EFFORT) if several and kept else None
 
 
 def _kept(
     model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, seed: int
-) -> tuple[list[Compared], bool]:
-    """Inputs and errors of some batches, at a constant output, and whether states of several steps are read."""
-    stream, kept = _Stream(model, _Plan(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True), list[Compared]()
+) -> tuple[list[list[Compared]], bool]:
+    """By batch, inputs and errors of one loss or some, at a constant output; and whether several states are read."""
+    stream, kept = _Stream(model, _Plan(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True), list[list[Compared]]()
     for sample in each_sample(batches, loss):
         found = stream._stacks(sample)
         if not isinstance(found, Compared) and found[0].lags is not None:
             return [], False
-        kept.append(found if isinstance(found, Compared) else _at_one_step(found[0]))
-        if sum(len(own.errors) for own in kept) >= SEQUENCES:
+        kept.append([found] if isinstance(found, Compared) else _at_single_steps(found[0]))
+        if sum(len(own[0].errors) for own in kept) >= SEQUENCES:
             break
     return kept, bool(set(stream.notes) & set(READS.values()))
 
 
-def _at_one_step(stack: Stack) -> Compared:
-    """Inputs and errors of one of the losses by step, as of one loss per sequence."""
-    (latest_first,), (errors,), _ = Sweep(stack, stack.asked, torch.float64).windows(None, 1)
-    lags, batch = latest_first.shape[:2]
-    memory = torch.arange(lags, device="cpu").flip(0).unsqueeze(1).expand(-1, batch)
-    return Compared(latest_first.flip(0), memory >= 0, errors, False, memory)
+def _at_single_steps(stack: Stack) -> list[Compared]:
+    """Inputs and errors of the last loss by step, of an encoder-decoder of some losses, as of one per sequence."""
+    count, chosen = 1, None
+    if stack.relay is not None:
+        count = min(PLACES, len(stack.targets))
+        chosen = stack.targets[torch.linspace(len(stack.targets) - 1, 0, count, device="cpu").round().long()]
+    found = []
+    for latest_first, errors in zip(*Sweep(stack, stack.asked, torch.float64).windows(chosen, count)[:2], strict=True):
+        lags, batch = latest_first.shape[:2]
+        memory = torch.arange(lags, device="cpu").flip(0).unsqueeze(1).expand(-1, batch)
+        found.append(Compared(latest_first.flip(0), memory >= 0, errors, False, memory))
+    return found
+
+
+def _differ(same: Sequence[Compared]) -> bool:
+    """Whether a loss has different errors in different sequences."""
+    return any(bool((own.errors != own.errors[:1]).any()) for own in same)
 
 
 @dataclass(frozen=True)
@@ -411,7 +436,7 @@ class _Stream:
         seen = torch.stack([e.ne(0).any(-1).any(-1) for e in stack.errors]).any(0).nonzero().flatten().cpu()
         scored = scored[torch.isin(scored, seen)] if len(seen) else scored
         one = sum(run.weights.hh.numel() + run.weights.ih.numel() for run in stack.runs.values())
-        long = len(stack.errors[0]) if stack.tower else float(scored.double().mean() + 1)
+        long = stack.steps if stack.by_pairs else float(scored.double().mean() + 1)
         steps = long * one * (1 + EXCHANGES)
         most = max(FEWEST_TARGETS, int(self.plan.effort / PLANNED / steps))
         if len(scored) <= most:
@@ -437,7 +462,7 @@ class _Stream:
 
     def _sweep(self, stack: Stack) -> None:
         labels = stack.asked
-        narrow = stack.tower is None and all(run.x.dtype == torch.float32 for run in stack.runs.values())
+        narrow = not stack.by_pairs and all(run.x.dtype == torch.float32 for run in stack.runs.values())
         if narrow and stack.lags is not None:
             narrow = not Sweep(stack.of(slice(0, 4)), labels, torch.float64).is_wide
         sweep = Sweep(stack, labels, torch.float32 if narrow else torch.float64)
@@ -451,8 +476,8 @@ class _Stream:
         own = {label: self.tallies[label] for label in labels}
         widest = max(run.weights.hh.shape[0] for run in sweep.runs.values())
         rows = next(iter(sweep.runs.values())).steps if sweep.final else 1
-        if stack.tower is not None:
-            rows = len(stack.errors[0]) * max(1, len(stack.targets) * WIDTH // widest)
+        if stack.by_pairs:
+            rows = stack.steps * max(1, len(stack.targets) * WIDTH // widest)
         most = max(FEWEST, KEPT // (widest * rows))
         starts = list(range(0, sweep.batch_size - FEWEST + 1, most))
         for start, end in pairwise([*starts, sweep.batch_size]):
@@ -520,7 +545,9 @@ def _alike(a: Stack, b: Stack) -> bool:
     """Whether two batches can be swept through together."""
     steps = [[(label, run.steps) for label, run in stack.runs.items()] for stack in (a, b)]
     links = [[] if stack.tower is None else [link is None for link in stack.tower.links] for stack in (a, b)]
-    return steps[0] == steps[1] and links[0] == links[1] and torch.equal(a.targets, b.targets)
+    pairs = [{} if s.relay is None else {pair: link is None for pair, link in s.relay.links.items()} for s in (a, b)]
+    alike = links[0] == links[1] and pairs[0] == pairs[1]
+    return steps[0] == steps[1] and alike and torch.equal(a.targets, b.targets)
 
 
 def _joined(same: list[Stack]) -> Stack:
@@ -541,7 +568,10 @@ def _joined(same: list[Stack]) -> Stack:
             for own in zip(*every, strict=True)
         ]
         tower = Tower(tower.levels, links)
-    return Stack(runs, errors, first.targets, lags, tower)
+    relay = first.relay
+    if relay is not None:
+        relay = Relay.side_by_side([stack.relay for stack in same if stack.relay is not None])
+    return Stack(runs, errors, first.targets, lags, tower, relay)
 
 
 def _size(stacks: list[Stack] | Compared) -> float:

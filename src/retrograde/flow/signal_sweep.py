@@ -19,7 +19,8 @@ from . import adjoint
 from .both_ways import Tower, by_distance, errors_both_ways, layered
 from .calls import Call
 from .cells import Trajectory, Weights
-from .graph import MIXED, Graph
+from .encoder_decoder import Relay, by_path, relayed
+from .graph import MIXED, MIXED_ERRORS, Graph
 from .head import final_errors, local_adjoints
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ ABOVE = (
     "The states that {} reads know other steps than their own, so its gradient has no lag: ask for the signal of {}, "
     "which read the data."
 )
-MIXED_ERRORS = "Sequences are mixed (batch normalization in training mode?), so none can be given another's error."
 SIZE = 16  # of a random projection, to each side of a weight matrix
 DIRECTION = 1e-5  # of the largest, below which a direction of the errors is rounding
 MANY = 2**20  # numbers in all g_b together, above which they are projected
@@ -105,18 +105,33 @@ class Stack:
     # Where there is a loss for each step and layers run in both directions, or feed one another through other modules:
     # their levels, of which the lowest is asked about.
     tower: Tower | None = None
+    relay: Relay | None = None  # of an encoder-decoder; ``errors`` are then those of the decoder's layers, its first
 
     @property
     def asked(self) -> list[str]:
         """Labels of the layers whose gradients tell the lag."""
+        if self.relay is not None:
+            return self.relay.asked
         return list(self.runs) if self.tower is None else self.tower.levels[0]
+
+    @property
+    def by_pairs(self) -> bool:
+        """Whether the adjoints of all pairs of steps are kept at a time, in float64."""
+        return self.tower is not None or self.relay is not None
+
+    @property
+    def steps(self) -> int:
+        """Steps of all layers that follow one another in time."""
+        relay, first = self.relay, next(iter(self.runs.values()))
+        return first.steps + (0 if relay is None else self.runs[relay.encoder[0][0]].steps)
 
     def of(self, some: slice) -> Stack:
         """The same of some of the sequences."""
         runs = {label: run._changed(lambda _, a: a[:, some]) for label, run in self.runs.items()}
         lags = None if self.lags is None else {label: lag[:, some] for label, lag in self.lags.items()}
         tower = None if self.tower is None else self.tower.changed(lambda link: link[:, some])
-        return Stack(runs, [e[:, some] for e in self.errors], self.targets, lags, tower)
+        relay = None if self.relay is None else self.relay.changed(lambda link: link[some])
+        return Stack(runs, [e[:, some] for e in self.errors], self.targets, lags, tower, relay)
 
 
 def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
@@ -133,6 +148,8 @@ def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
     if errors is None and not final:
         errors = errors_both_ways(graph)
         towers = None if errors is None else layered(graph, errors)
+    if (errors is None or towers is None) and not final and (chain := relayed(graph)) is not None:
+        return [_of_relay(graph, *chain)]
     if errors is None or towers is None:
         raise FlowError(NOT_LOCAL)
     if MIXED in graph.notes:
@@ -151,6 +168,13 @@ def stacks_of(graph: Graph, *, final: bool) -> list[Stack]:
         found[-1].runs[label] = graph.trajectory(label)
         found[-1].errors.append(errors[label])
     return found
+
+
+def _of_relay(graph: Graph, relay: Relay, errors: Mapping[str, Tensor]) -> Stack:
+    """An encoder-decoder as a stack."""
+    runs = {label: graph.trajectory(label) for label in relay.labels}
+    targets = torch.arange(len(graph.losses), device="cpu")
+    return Stack(runs, [errors[label] for label in relay.decoder], targets, relay=relay)
 
 
 def lags_from_end(stack: Stack) -> dict[str, Tensor]:
@@ -172,6 +196,7 @@ class Sweep:
         self._stack = [_converted(run, dtype) for run in stack.runs.values()]
         self.targets, self.final = stack.targets, stack.lags is not None
         self._tower = None if stack.tower is None else stack.tower.changed(lambda link: link.to("cpu", dtype))
+        self._relay = None if stack.relay is None else stack.relay.changed(lambda link: link.to("cpu", dtype))
         self._place = {label: i for i, label in enumerate(stack.runs) if label in labels}
         first = self._stack[0]
         self._live = torch.ones(first.x.shape[:2], dtype=torch.bool, device="cpu") if first.mask is None else first.mask
@@ -182,10 +207,14 @@ class Sweep:
         errors = [self._from_end(e) if self.final else e for e in errors]
         rounding = 4 * torch.finfo(stack.errors[0].dtype).eps
         self.errors = [_without_rounding(_centered(e, e.ne(0).any(-1)), e, rounding) for e in errors]
-        self._right = {
-            label: [_centered(a, self._live) for a in (self._stack[i].x, self._stack[i].h_before)]
-            for label, i in self._place.items()
-        }
+        self._right = {label: self._right_sides(label, self._stack[i]) for label, i in self._place.items()}
+
+    def _right_sides(self, label: str, run: Trajectory) -> list[Tensor]:
+        """What a layer's weights are multiplied by, centered over the sequences: inputs, and states if asked about."""
+        if self._relay is None:
+            return [_centered(a, self._live) for a in (run.x, run.h_before)]
+        at, there = self._relay.places(label, run)
+        return [_centered(run.x.gather(0, at.unsqueeze(-1).expand(-1, -1, run.x.shape[2])), there)]
 
     @classmethod
     def of_flow(cls, flow: GradientFlow, label: str) -> Sweep:
@@ -208,7 +237,7 @@ class Sweep:
                 raise FlowError(ABOVE.format(label, ", ".join(stack.asked)))
             else:
                 stack.targets = known.targets
-        wide = own.x.dtype != torch.float32 or stack.tower is not None or not _in_range(flow)
+        wide = own.x.dtype != torch.float32 or stack.by_pairs or not _in_range(flow)
         return cls(stack, [label], torch.float64 if wide else torch.float32)
 
     @property
@@ -225,7 +254,8 @@ class Sweep:
     def effort(self) -> float:
         """Multiplications of one sweep of one sequence."""
         steps = self._stack[0].steps
-        rows = steps if self.final else len(self.targets) * steps if self._tower else float((self.targets + 1).sum())
+        pairs = self._tower is not None or self._relay is not None
+        rows = steps if self.final else len(self.targets) * steps if pairs else float((self.targets + 1).sum())
         return rows * sum(run.weights.hh.numel() + run.weights.ih.numel() for run in self._stack)
 
     @property
@@ -243,6 +273,9 @@ class Sweep:
 
     def lags(self, label: str) -> NDArray[np.int64]:
         """All lags of a layer, in rising order."""
+        if self._relay is not None:
+            encoder = label != self._relay.decoder[0]
+            return np.arange(int(encoder), int(self.targets[-1]) + 1 + encoder * self._stack[self._place[label]].steps)
         if self._tower is not None:
             return np.arange(max(int(self.targets[-1]) + 1, self._stack[0].steps - int(self.targets[0])))
         if not self.final:
@@ -259,6 +292,7 @@ class Sweep:
         part._lag_of = {label: lag[:, some] for label, lag in self._lag_of.items()}
         part.errors = [e[:, some] for e in self.errors]
         part._tower = None if self._tower is None else self._tower.changed(lambda link: link[:, some])
+        part._relay = None if self._relay is None else self._relay.changed(lambda link: link[some])
         part._right = {label: [a[:, some] for a in both] for label, both in self._right.items()}
         return part
 
@@ -268,6 +302,10 @@ class Sweep:
         With one loss per sequence also the step of lag 0 of each `(B,)`.
         """
         x = self._stack[0].x
+        if self._relay is not None:
+            chosen = (self.targets if targets is None else targets)[-most:].tolist()
+            together = torch.cat(self.errors, -1)
+            return [self._along_path(t) for t in chosen], [together[t] for t in chosen], None
         if self._tower is not None:
             every = (self.targets if targets is None else targets).tolist()
             stride = -(-len(every) // most)
@@ -283,6 +321,21 @@ class Sweep:
         latest = x.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(x)) * (k >= 0).unsqueeze(-1)
         return [latest], [torch.cat(self.errors, -1).sum(0)], last
 
+    def _along_path(self, t: int) -> Tensor:
+        """The inputs of an encoder-decoder by their lag from a step t of the decoder, latest first `(lags, B, I)`."""
+        assert self._relay is not None
+        blocks, end = [], t + 1
+        for label in self._relay.asked:
+            (x,) = self._right[label]
+            own = (
+                x[: t + 1].flip(0)
+                if label == self._relay.decoder[0]
+                else torch.cat([x.new_zeros(end, *x.shape[1:]), x])
+            )
+            blocks.append(own)
+        longest = max(map(len, blocks))
+        return torch.cat([torch.cat([b, b.new_zeros(longest - len(b), *b.shape[1:])]) for b in blocks], -1)
+
     def _from_end(self, e: Tensor) -> Tensor:
         """Steps counted back from each sequence's last, or forth again: `(T, B, P)`."""
         if self._live.all():
@@ -297,13 +350,16 @@ class Sweep:
         """
         errors = self.errors if order is None else [e[:, order] for e in self.errors]
         right = {
-            label: [_mapped(a, by) for a, by in zip(self._right[label], own.right, strict=True)]
+            label: [_mapped(a, by) for a, by in zip(self._right[label], own.right, strict=self._relay is None)]
             for label, own in sides.items()
         }
         if self.final:
             yield from self._of_last([self._from_end(e) for e in errors], sides, right)
             return
         errors = [e * self._live.unsqueeze(-1) for e in errors]
+        if self._relay is not None:
+            yield from self._of_relay(errors, sides, right)
+            return
         if self._tower is not None:
             yield from self._of_both_ways(errors, sides, right)
             return
@@ -328,6 +384,20 @@ class Sweep:
             dict(zip(self._tower.labels, self._stack, strict=True)),
             dict(zip(self._tower.labels, errors, strict=True)),
             {label: inputs for label, (inputs, _) in right.items()},
+            self.targets,
+            {label: own.left for label, own in sides.items()},
+        ):
+            yield label, Part(lag, 1.0, g)
+
+    def _of_relay(
+        self, errors: list[Tensor], sides: Mapping[str, Sides], right: Mapping[str, list[Tensor]]
+    ) -> Iterator[tuple[str, Part]]:
+        assert self._relay is not None
+        for label, lag, g in by_path(
+            self._relay,
+            dict(zip(self._relay.labels, self._stack, strict=True)),
+            dict(zip(self._relay.decoder, errors, strict=True)),
+            {label: inputs for label, (inputs,) in right.items()},
             self.targets,
             {label: own.left for label, own in sides.items()},
         ):

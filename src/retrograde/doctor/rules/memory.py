@@ -32,7 +32,17 @@ SPECTRA = 4  # sequences whose products of Jacobians are taken apart
 
 def vanishing(exam: Examination) -> Iterable[Finding]:
     """Need, the longest lag that the data asks for, against reach, where 1 % of the gradient is left."""
-    need, travel = exam.need, exam.travel
+    travel = exam.travel
+    try:
+        need = exam.need
+    except FlowError:
+        if math.isfinite(travel.reach) and not exam.solved:
+            fraction = THRESHOLDS.reach_fraction.value
+            exam.notes.append(
+                f"The gradient vanishes: {fraction:.0%} of it is left after {travel.reach:.0f} steps ({travel.layer}). "
+                "Whether that hurts is not known, as what the data asks for is not."
+            )
+        raise
     if need is None:
         return
     numbers = {"need": float(need.lag)}
@@ -191,11 +201,15 @@ def _of_gates(flow: GradientFlow, run: Trajectory, label: str, growth: float, ne
 
 
 def by_lag(exam: Examination, title: str) -> Chart:
-    """The gradient by lag of the network, next to how consistent the signal of each lag is."""
+    """The gradient by lag of the network, next to how consistent the signal of each lag is, where that is known."""
     travel = exam.travel
     curves = [_curve(f"gradient ({travel.layer})", travel.lags, travel.share)]
     marks = {} if math.isinf(travel.reach) else {"reach": travel.reach}
-    if (need := exam.need) is not None:
+    try:
+        need = exam.need
+    except FlowError:  # of which the rules that need it say why
+        need = None
+    if need is not None:
         curves.append(
             _curve("signal (consistency)", need.lags, np.where(need.consistency > 0, need.consistency, np.nan))
         )
