@@ -93,6 +93,18 @@ def test_whole_sequences_of_any_length_and_batch(tmp_path):
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), expected)
 
 
+def test_tokens_of_a_table_that_is_no_embedding_stay_within_the_example(tmp_path):
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.layer = nn.Parameter(torch.randn(5, 3)), rg.nn.GRU(3, 4)
+
+        def forward(self, x):
+            return self.layer(self.rows[x])[0]
+
+    assert rg.export(Table(), tmp_path / "m.onnx", torch.tensor([[0], [4], [2]]), steps=STEPS).path.exists()
+
+
 @pytest.mark.parametrize("seed", range(4))  # 8 of 40 such networks were refused, which ones depends on the processor
 def test_chaos_amplifies_rounding_and_is_no_error(tmp_path, seed):
     torch.manual_seed(seed)

@@ -219,3 +219,15 @@ def test_a_file_and_then_its_new_name_are_on_the_disk_before_writing_ends(
     files.write_file(tmp_path / "a.txt", b"content")
     assert [stat.S_ISDIR(one.st_mode) for one in synced] == [False, True]
     assert synced[-1].st_ino == tmp_path.stat().st_ino
+
+
+@pytest.mark.parametrize("unnamed", [True, False], ids=["a draft without a name", "a draft with a name"])
+def test_a_file_that_is_replaced_holds_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unnamed: bool
+) -> None:
+    if not unnamed:
+        monkeypatch.setattr(files, "_unnamed_work", lambda folder: False)
+    (tmp_path / "a.txt").write_bytes(b"a longer old content")
+    with files.replacing(tmp_path / "a.txt") as file:
+        file.write(b"content")
+    assert (tmp_path / "a.txt").read_bytes() == b"content" and len(list(tmp_path.iterdir())) == 1

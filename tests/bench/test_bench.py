@@ -51,6 +51,7 @@ def made_up(ratio, seconds=1.0, **changes):
 def test_the_grid_is_the_whole_product_and_cheap_shapes_come_first():
     points = grid(GRID)
     assert len(points) == len(set(points)) == 2 * 3 * 4 * 6 * 3 * 2
+    assert {p.num_layers for p in points} == {1, 2}
     work = [p.operations for p in points if (p.cell, p.task) == ("gru", "train")]
     assert work == sorted(work)
 

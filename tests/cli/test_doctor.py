@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.cli.tiny import TINY
+from tiny import TINY
 
 COLUMNS = ("--task", "classify", "--group", "id", "--time", "t", "--label", "label", "--features", "x")
 COLUMNS += ("--no-bidirectional", "--pooling", "last", "--schedule", "constant")  # not what the data decides

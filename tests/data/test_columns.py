@@ -103,7 +103,7 @@ def test_columns_that_are_not_read_are_told(machines, tmp_path):
 
 
 def test_counts_since_1970_are_times(tmp_path):
-    for unit, form in ((1, "epoch s"), (1000, "epoch ms"), (1_000_000, "epoch us")):
+    for unit, form in ((1, "epoch s"), (1000, "epoch ms"), (1_000_000, "epoch us"), (10**9, "epoch ns")):
         rows = [f"{(1_600_000_000 + 60 * n) * unit},{n % 5}\n" for n in range(40)]
         (tmp_path / "a.csv").write_text("ts,value\n" + "".join(rows))
         columns, notes = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {})

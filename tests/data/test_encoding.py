@@ -1,8 +1,9 @@
 """`retrograde.data.encoding`: what a token of a text is."""
 
+import numpy as np
 import pytest
 
-from retrograde.data.encoding import Encoder
+from retrograde.data.encoding import Encoder, Scaler
 from retrograde.data.sequences import Record
 from retrograde.options import DataOptions
 
@@ -31,6 +32,15 @@ def test_texts_are_split_as_the_texts_of_training_were():
 
     assert tokens("ab a", "b a", tokens="char") == ["b", " ", "a"]
     assert tokens(["New York", "is", "big"], "big is", tokens="word") == ["big", "is"]
+
+
+def test_a_channel_has_mean_0_and_standard_deviation_1_and_goes_back():
+    arrays = [np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[5.0, 5.0], [7.0, np.nan]])]
+    scaler = Scaler.fit(arrays, 2)
+    given = np.array([[4.0, 5.0], [4.0 + 5**0.5, 6.0]])
+    np.testing.assert_allclose(scaler(given), [[0, 0], [1, 1]], atol=1e-12)
+    np.testing.assert_allclose(scaler.undo(scaler(given)), given)
+    np.testing.assert_allclose(scaler.leaving([0])(given), [[4, 0], [4 + 5**0.5, 1]], atol=1e-12)
 
 
 def test_sequences_that_are_cut_are_counted():

@@ -12,7 +12,7 @@ from torch import nn
 
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
-from retrograde.doctor.attempts import Recipe, updates_within
+from retrograde.doctor.attempts import Recipe, attempt, updates_within
 from retrograde.doctor.examination import Examination, samples_of
 from retrograde.doctor.remedies import prescribe
 from retrograde.doctor.rules import training
@@ -271,6 +271,14 @@ def test_sequences_learned_by_heart(held_out, chance, named):
 def test_what_no_sequence_teaches_is_not_learned_by_heart():
     record = TrainingRecord(updates=60, chance=1.0, validation_loss=1.1)
     assert "memorized" not in found(RULES, Net(), record=record)
+
+
+def test_losses_of_zero_are_not_scored_in_an_attempt():
+    """As where a mask takes padding out."""
+    model, (x, y) = Net(hidden=2), sums(3, 4)
+    mask = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    first = attempt(model, samples_of([(x, y)], lambda out, target: squared(out, target) * mask), Recipe(False, 0.1), 1)
+    assert first.losses[0] == pytest.approx(float(squared(model(x), y)[[0, 2]].mean().detach()))
 
 
 def test_an_attempt_has_five_to_a_hundred_updates():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,6 +23,18 @@ class Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         return 2 * g if g.sum().item() else g
+
+
+def test_sequences_far_above_the_median_or_not_finite_explode():
+    names = ["s0", "s1", "s2", "s3", "s4"]
+
+    def exploding(*norms):
+        found = sequences.SequenceGradients({"w": np.array(norms)}, np.ones(len(norms)), [*names[: len(norms)]], [])
+        return found.exploding()
+
+    assert exploding(1.0, 2.0, 3.0, 19.9) == []
+    assert exploding(1.0, 2.0, 2.0, 50.0, math.inf) == [("s4", math.inf), ("s3", 50.0)]
+    assert [name for name, _ in exploding(math.nan, math.inf)] == ["s0", "s1"]
 
 
 def test_what_vmap_refuses_is_measured_one_sequence_at_a_time_and_said_once(monkeypatch):

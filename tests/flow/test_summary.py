@@ -188,6 +188,16 @@ def test_a_gradient_that_grows_beyond_what_a_line_is_fitted_to_explodes() -> Non
     assert summary.kinds == ["exploding"] and np.isnan(summary.growth_per_step[0])
 
 
+def test_a_gradient_of_which_only_a_part_is_below_the_range_vanishes() -> None:
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(2, 3)
+    torch.nn.init.orthogonal_(rnn.weight_hh_l0, 0.01)
+    flow = rg.gradient_flow(rnn, torch.randn(60, 2, 2), loss=lambda output: output[0][-1].sum(-1))
+    summary = summarize(flow)
+    assert flow.below is not None and flow.below.any() and summary.kinds == ["vanishing"]
+    assert "too small to be measured" not in summary.verdict[0]
+
+
 def test_a_sparkline_has_twelve_decades() -> None:
     assert sparkline(np.array([1.0, 1e-6, 1e-12, 1e-20])) == "█▅▁▁"
 

@@ -104,6 +104,11 @@ def course(make_run: Make, losses: list[float], train: list[float] | None = None
     [
         ([2.0, 1.9, 1.8, 1.7, 1.6, 1.5], None, "still falling at the end"),
         ([2.0, 1.6, 1.5, 1.6, 1.8, 2.0], [2.0, 1.5, 1.4, 1.3, 1.2, 1.1], "it is overfitting"),
+        (
+            [2.0, 1.6, 1.5, 1.6, 1.8, 2.0],
+            [2.0, 1.5, 1.4, 1.3, 1.2, 1.1],
+            "loss rose by 33 % after step 300",
+        ),
         ([2.0, 1.6, 1.5, 1.6, 1.8, 2.0], [2.0, 1.5, 1.4, 1.5, 1.7, 1.9], "and the training loss with it"),
         ([2.0, math.nan, 1.5, 1.5], None, "The validation loss is not a finite number at step 200"),
         ([5.0, 5.0, 5.0, 5.0], None, "It does no better than the unigram baseline"),

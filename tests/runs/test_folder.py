@@ -150,6 +150,15 @@ def test_a_damaged_configuration_is_refused_by_every_command(
     assert len({line for _, line in said.values()}) == 1, said  # one reader, one line
 
 
+@pytest.mark.parametrize(
+    ("content", "words"), [('{"format": 1, ', "damaged, not complete JSON"), ("[1, 2]", "not a JSON object")]
+)
+def test_json_that_is_not_read_is_named(content: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match=f"config.json cannot be read: it is {words}"):
+        RunFolder(tmp_path).read_json("config.json")
+
+
 def test_many_lines_are_read_fast_or_refused_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Processor time, so that other work on the machine does not count.
     metrics = run / "metrics.jsonl"

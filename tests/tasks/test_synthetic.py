@@ -196,6 +196,21 @@ def test_temporal_order_has_the_published_positions(symbols):
     assert [(int(p.min()), int(p.max())) for p in counted_from_one.T] == windows
 
 
+@every_task
+def test_only_classes_have_an_accuracy(task):
+    assert (task.optimum.accuracy is None) == (task.kind == "values")
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_inputs_of_a_parity_are_1_or_minus_1_with_noise_to_both_sides(noise):
+    batch = Parity(length=12, noise=noise).batch(500, torch.Generator().manual_seed(0))
+    x = torch.cat([batch.inputs[: int(n), b, 0] for b, n in enumerate(batch.lengths)])
+    off = x - x.sign()
+    assert float(off.abs().max()) <= noise + 1e-6 and abs(float((x > 0).float().mean()) - 0.5) < 0.05
+    if noise:
+        assert float(off.min()) < -0.19 and float(off.max()) > 0.19
+
+
 def test_adding_problem_of_1997_has_the_published_form():
     batch = AddingProblem(length=100).batch(20_000, torch.Generator().manual_seed(0))
     numbers, marks = batch.inputs.unbind(-1)

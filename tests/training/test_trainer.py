@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from retrograde.errors import DivergedError
 from retrograde.options import Options
 from retrograde.runs import Metrics, RunFolder
 from retrograde.tasks.registry import new_task, open_task
@@ -58,6 +60,26 @@ def test_callbacks_are_called_around_each_step_and_may_save_and_stop() -> None:
     assert trained.progress.metrics == [line] and trained.progress.best is line and line.loss > 0
     assert trained.progress.window.start == 2 and trained.progress.window.losses == []
     assert line.train_loss is not None and line.learning_rate == 0.002 and line.epoch == 0.02
+
+
+def test_omega_changes_what_a_step_does() -> None:
+    weights = []
+    for omega in (0.0, 2.0):
+        trained = trainer(cell="rnn", omega=omega, max_steps=1, dropout=0.0)
+        trained.fit()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()]))
+    assert not torch.equal(*weights)
+
+
+def test_a_loss_that_is_not_finite_ends_training_before_the_weights_are_changed() -> None:
+    trained = trainer()
+    with torch.no_grad():
+        next(trained.model.parameters()).fill_(math.nan)
+    before = [parameter.detach().clone() for parameter in trained.model.parameters()]
+    with pytest.raises(DivergedError, match="step 1"):
+        trained.fit()
+    assert trained.progress.step == 0
+    assert all(torch.equal(a, b) for a, b in list(zip(before, trained.model.parameters(), strict=True))[1:])
 
 
 def test_training_ends_at_the_planned_step() -> None:
