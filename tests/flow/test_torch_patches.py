@@ -1,7 +1,9 @@
-"""Autocast and half precision: measured in the model's own type with a note, or refused in one line."""
+"""Autocast, half precision and compiled code: measured in the model's own type with a note, or refused in one line."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,3 +181,38 @@ def test_other_threads_keep_their_autocast() -> None:
 
     rg.gradient_flow(Model(), torch.randn(T, B, D), loss=loss)
     assert seen == [torch.bfloat16, torch.float32]
+
+
+COMPILES_ITSELF = """
+import sys, torch, retrograde as rg
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, compiles):
+        super().__init__()
+        self.rnn, self.head, self.heads = nn.GRU(3, 4), nn.Linear(4, 2), []
+        self.compiles = compiles
+
+    def forward(self, x):
+        if self.compiles and not self.heads:
+            self.heads = [torch.compile(self.head), torch.compile(backend="eager")(self.head)]
+        states = self.rnn(x)[0]
+        return sum(head(states) for head in self.heads) / 2 if self.compiles else self.head(states)
+
+
+compile = torch.compile
+for compiles in (False, True):
+    torch.manual_seed(0)
+    flow = rg.gradient_flow(Model(compiles), torch.randn(9, 4, 3), loss=lambda output: output.square().sum(-1))
+    print("torch._dynamo" in sys.modules, flow.norms[0, 8].sum(), torch.compile is compile)
+print(torch._dynamo.eval_frame._stance.stance)
+"""
+
+
+def test_torchs_compiler_is_imported_only_where_something_is_compiled():
+    done = subprocess.run([sys.executable, "-c", COMPILES_ITSELF], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    plain, compiled, stance = done.stdout.splitlines()
+    assert plain.split()[0] == "False" and compiled.split()[0] == "True" and stance == "default"
+    assert plain.split()[1:] == compiled.split()[1:] and float(plain.split()[1]) > 0 and plain.endswith("True")

@@ -28,7 +28,7 @@ from . import cells
 from .calls import AnyCall, Call, Exposed, Handed, Link, MarkedStep, StatePart, call_of, node_name, pass_on, record
 from .cells import Step, Weights
 from .stepping import Loops, one_step, taking_steps
-from .torch_patches import without_checkpoints
+from .torch_patches import without_checkpoints, without_compiled_code
 
 _LAYERS = {cell.mode.lower(): cell for cell in FUSED}  # torch's operators by name
 _CELLS = {f"{name}_cell": cell for name, cell in _LAYERS.items()}
@@ -549,7 +549,7 @@ def recording(model: object, *, loops: bool = False) -> Iterator[CallRecorder]:
     try:
         with (
             without_checkpoints(),
-            torch.compiler.set_stance("force_eager"),
+            without_compiled_code(),
             torch.inference_mode(False),
             torch.enable_grad(),
             watching(recorder.mark),

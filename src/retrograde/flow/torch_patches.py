@@ -1,8 +1,10 @@
-"""Two features of torch that are switched off while a gradient is measured: activation checkpoints and autocast.
+"""Features of torch that are switched off while a gradient is measured: checkpoints, compiled code and autocast.
 
 An activation checkpoint (``torch.utils.checkpoint``) saves memory in training. A measurement cannot see through it: a
 reentrant one runs its layers without a graph and again, unseen, in the backward pass; the other kind refuses more than
 one backward pass. The gradient is the same without it.
+
+Compiled code runs no hooks of the modules inside it, so the model runs as it is written.
 
 A measurement runs in the model's own precision, so ``torch.autocast`` is off, and the notes of the result say so.
 """
@@ -10,6 +12,8 @@ A measurement runs in the model's own precision, so ``torch.autocast`` is off, a
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -110,6 +114,45 @@ def without_checkpoints() -> Iterator[None]:
             "The model recomputes parts in the backward pass (activation checkpointing): disable that while its "
             "gradient is measured."
         ) from None
+
+
+# --- Compiled code ----------------------------------------------------------------------------------------------------
+
+
+def _patch_compile() -> Callable[[], None]:
+    original = torch.compile
+
+    def compiled(*args: Any, **kwargs: Any) -> Any:
+        if not args and kwargs.get("model") is None:  # a decorator with options
+            return functools.partial(compiled, **kwargs)
+        result = original(*args, **kwargs)
+        for stack in _COMPILE.values():
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        return result
+
+    def undo() -> None:
+        torch.compile = original
+
+    torch.compile = compiled
+    return undo
+
+
+_COMPILE = _Patch(_patch_compile)
+
+
+@contextlib.contextmanager
+def without_compiled_code() -> Iterator[None]:
+    """Inside, what is compiled runs as it is written.
+
+    Saying so to torch imports its compiler, which takes longer than most measurements: only where something is
+    compiled.
+    """
+    with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        else:
+            stack.enter_context(_COMPILE.active(stack))
+        yield
 
 
 # --- Autocast ---------------------------------------------------------------------------------------------------------
