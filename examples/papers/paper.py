@@ -136,6 +136,12 @@ def words(diagnosis: rg.Diagnosis) -> tuple[str, str]:
     return found or diagnosis.verdict, f"{first.remedy}: {how}" if how else first.remedy
 
 
+def place_of(cure: frozenset[str], diagnosis: rg.Diagnosis) -> str:
+    """Which of the prescriptions is the first that changes an option that the paper's own remedy changes."""
+    ladder = enumerate(diagnosis.prescriptions, 1)
+    return next((f"number {place}" for place, one in ladder if cure & set(one.options)), "not there")
+
+
 def folder_of(arm: Arm, seed: int, root: Path) -> Path:
     """The run folder of a seed."""
     return root / f"{arm.name.replace(' ', '-')}-{seed}"
@@ -173,7 +179,7 @@ class Verdict:
     found: str
     prescription: str
     changes: Mapping[str, Any]
-    is_cure: bool  # whether the first prescription changes what the paper's own remedy changes
+    cure: str  # the place of the paper's own among the prescriptions
 
 
 def doctor(paper: Paper, arm: Arm, root: Path) -> Verdict:
@@ -181,7 +187,7 @@ def doctor(paper: Paper, arm: Arm, root: Path) -> Verdict:
     diagnosis = rg.diagnose(folder_of(arm, 0, root))
     found, prescription = words(diagnosis)
     changes = diagnosis.prescriptions[0].options if diagnosis.prescriptions else {}
-    return Verdict(arm, found, prescription, changes, is_cure=bool(paper.cure & set(changes)))
+    return Verdict(arm, found, prescription, changes, place_of(paper.cure, diagnosis))
 
 
 def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
@@ -229,11 +235,11 @@ def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: s
         )
     lines += [
         "",
-        "| arm | the doctor's verdict (seed 0) | first prescription | the paper's cure |",
+        "| arm | the doctor's verdict (seed 0) | first prescription | the paper's cure among the prescriptions |",
         "|---|---|---|---|",
     ]
     for one in verdicts:
-        answer = "" if one.arm.learns or not one.changes else "yes" if one.is_cure else "another"
+        answer = "" if one.arm.learns else one.cure
         lines.append(f"| {one.arm.name} | {one.found} | {one.prescription} | {answer} |")
     return "\n".join([*lines, "", last, ""])
 

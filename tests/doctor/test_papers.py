@@ -82,7 +82,8 @@ def test_scripts_with_a_training_of_their_own_train(paper):
     script = importlib.import_module("mikhaeil2022")
     assert len(script.train(script.Generator(script.STEPS), torch.randn(300, 3), 1)) == 1
     script = importlib.import_module("engelken2023")
-    assert len(script.train(script.Copier(), "orthogonal", 10, 2)["norms"]) == 2
+    size = script.Size(hidden=8, steps=20, delays=(3,), updates=2)
+    assert len(script.train(script.Copier(8), "orthogonal", 3, size)["norms"]) == 2
 
 
 def test_digits_are_read_from_a_file_like_that_of_mnist(paper, tmp_path):

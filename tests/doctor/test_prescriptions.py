@@ -232,6 +232,8 @@ def test_the_state_that_passes_many_inputs_on_gets_orthogonal_weights_first(task
     assert Kind.VANISHING_HURTS in [finding.kind for finding in diagnosis.findings]
     assert diagnosis.prescriptions[0].remedy.startswith(first)
     assert any(one.remedy.startswith("GRU") for one in diagnosis.prescriptions)
+    flossed = [one.options["floss"] for one in diagnosis.prescriptions if "floss" in one.options]
+    assert flossed == ([d] if first == "orthogonal start" else [])  # as many exponents as inputs that are passed on
 
 
 def test_bptt_covers_need():

@@ -18,6 +18,7 @@ from ...cells import GATED
 from ...errors import FlowError
 from ...flow import GradientFlow
 from ...nn import floss, initialize
+from ..findings import Kind
 from ..prescriptions import Prescription
 from ..thresholds import THRESHOLDS
 from ..travel import travels_of
@@ -53,6 +54,8 @@ def vanishing(case: Case) -> Iterator[Prescription]:
     ladder.sort(key=lambda tried: not tried[1])  # stable: those that reach far enough first
     yield from (remedy for remedy, _ in ladder)
     yield from _regularizer(case)
+    if case.delayed:
+        yield from flossing(case)
 
 
 def _tried(case: Case, flow: GradientFlow | None) -> tuple[str, bool]:
@@ -392,13 +395,16 @@ def _largest_exponent(case: Case, flow: GradientFlow) -> float:
 
 
 def flossing(case: Case) -> Iterator[Prescription]:
-    """Gradient flossing: as many Lyapunov exponents at 0 as directions are asked for, or are chaotic."""
+    """Gradient flossing: as many Lyapunov exponents at 0 as directions are asked for, are passed on, or are chaotic."""
     fits = [isinstance(part.module, nn.RNNBase) and part.nonlinearity == "tanh" for part in case.parts]
     if not fits or not all(fits):
         return
     if (asked := case.number("asked")) is not None:
         exponents = math.ceil(asked)
         arithmetic = f"the errors ask for {asked:.3g} directions of the state, so {exponents} exponents are pushed to 0"
+    elif case.kind == Kind.VANISHING_HURTS:
+        exponents = case.need or 0
+        arithmetic = f"the state passes {exponents} inputs on at once, so as many exponents are pushed to 0"
     else:
         spectra = [case.examination.untrained_flow.lyapunov_exponents(label) for label in _layers(case)]
         exponents = max(int((spectrum > 0).sum()) for spectrum in spectra)
