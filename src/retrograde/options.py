@@ -45,7 +45,11 @@ class DataOptions:
         "forecast (next steps of a series) or synthetic (of known lag).",
         otherwise="by the data",
     )
-    encoding: str = _data("utf-8", "Text encoding: utf-8, utf-16, latin-1, cp1251, …", tasks=("language", *TABLES))
+    encoding: str = _data(
+        "utf-8",
+        "Text encoding: utf-8, utf-16, latin-1, cp1251, …; of tables guessed where it is not utf-8.",
+        tasks=("language", *TABLES),
+    )
     tokens: Literal["char", "word", "bpe"] = _data(
         "char", "Split text into characters, words or byte pairs.", tasks=TEXT, by_task=dict.fromkeys(SEQUENCES, "word")
     )

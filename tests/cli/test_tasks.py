@@ -447,3 +447,16 @@ def test_an_archive_is_no_text(retrograde, tmp_path):
     assert outcome.code == 2 and "is a table: say what to learn from it" in outcome.err and not run.exists()
     assert retrograde("train", path, "--task", "classify", "--out", run, *FAST, "--max-steps", 2).code == 0
     assert retrograde("predict", run, path, "--out", tmp_path / "out.csv").code == 0
+
+
+def test_a_run_and_its_predictions_say_what_was_assumed(retrograde, tmp_path):
+    labels = {"schön": "größer", "x": "klein"}
+    rows = "".join(f"{word} {k};{label}\n" for k in range(20) for word, label in labels.items())
+    data, run = tmp_path / "a.csv", tmp_path / "run"
+    data.write_bytes(f"text;label\n{rows}".encode("cp1252"))
+    trained = retrograde("train", data, "--task", "classify", "--max-steps", "2", "--no-report", "--out", run)
+    assert trained.code == 0 and "read as cp1252 (Windows, Western European): 'schön'" in trained.out + trained.err
+    assert "(cp1252)" in retrograde("info", run).out
+    predicted = retrograde("predict", run, data, "--out", tmp_path / "p.csv")
+    assert predicted.code == 0 and "read as cp1252" in predicted.err
+    assert set((tmp_path / "p.csv").read_text(encoding="utf-8").split()[1:]) <= {"größer", "klein"}

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import pyarrow
@@ -27,6 +28,7 @@ from .dates import looks_like_date
 from .files import bytes_of, check_encoding, decoded, some_of
 from .numerals import NO_NUMBER
 from .table import Table
+from .western import assumed_encoding
 
 HOW_TO_QUOTE = 'put "…" around fields that hold the separator.'
 MARKS = ",;\t|"
@@ -43,15 +45,56 @@ class Utf8:
     path: Path  # the file itself, or a temporary copy where it is packed, has another encoding or different line ends
     returns: int = 0  # carriage returns within lines that were replaced by spaces in the copy
     quotes: int = 0  # quotation marks
+    encoding: str = ""  # that was assumed; empty where the file has the one that was stated
+    why: str = ""  # that, in words
+
+
+class _Marks(NamedTuple):
+    """How often a text file has some marks."""
+
+    pairs: int  # carriage returns followed by line feeds
+    returns: int
+    newlines: int
+    quotes: int
 
 
 @contextmanager
 def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
     """Read a text file through to name what cannot be decoded by its place, and copy it if DuckDB could not read it.
 
+    What is not UTF-8 may be read in another encoding, see `retrograde.data.western`.
+
     Raises DataError if it is not text of this encoding, or a line is longer than `limits.LINE_BYTES`.
     """
     check_encoding(encoding)
+    assumed, why = "", ""
+    try:
+        marks = _counted(path, encoding)
+    except DataError:
+        other = assumed_encoding(path) if codecs.lookup(encoding).name == "utf-8" else None
+        if other is None:
+            raise
+        encoding = assumed = other[0]
+        why, marks = other[1], _counted(path, encoding)
+    with path.open("rb") as file:
+        head = file.read(3)
+    plain = codecs.lookup(encoding).name in ("utf-8", "ascii") and head[:2] != b"\x1f\x8b" and head != codecs.BOM_UTF8
+    if plain and marks.returns == marks.pairs and marks.pairs in (0, marks.newlines):
+        yield Utf8(path, 0, marks.quotes)
+        return
+    newlines = bool(marks.newlines)  # without any line feed carriage returns end the lines, as on old Macs
+    with tempfile.NamedTemporaryFile(prefix="retrograde-", suffix=".txt") as copy:
+        end = ""
+        for piece in decoded(bytes_of(path), encoding, str(path), translate=False):
+            piece = end + piece
+            end = "\r" if piece.endswith("\r") else ""
+            piece = piece[: len(piece) - len(end)].replace("\r\n", "\n").replace("\r", " " if newlines else "\n")
+            copy.write(piece.encode("utf-8", "replace"))
+        copy.flush()
+        yield Utf8(Path(copy.name), (marks.returns - marks.pairs) * newlines, marks.quotes, assumed, why)
+
+
+def _counted(path: Path, encoding: str) -> _Marks:
     pairs = returns = newlines = quotes = line = 0
     before = ""
     for piece in decoded(bytes_of(path), encoding, str(path), translate=False):
@@ -62,22 +105,7 @@ def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
         if line + (first.start() if first else len(piece)) > limits.LINE_BYTES:
             raise DataError(f"{path} has a line of more than {limits.LINE_BYTES >> 20} MB, the most that is read.")
         line = len(piece) - last - 1 if first else line + len(piece)
-    with path.open("rb") as file:
-        head = file.read(3)
-    plain = codecs.lookup(encoding).name in ("utf-8", "ascii") and head[:2] != b"\x1f\x8b" and head != codecs.BOM_UTF8
-    if plain and returns == pairs and pairs in (0, newlines):
-        yield Utf8(path, 0, quotes)
-        return
-    stray = returns - pairs if newlines else 0  # without any line feed they end the lines, as on old Macs
-    with tempfile.NamedTemporaryFile(prefix="retrograde-", suffix=".txt") as copy:
-        end = ""
-        for piece in decoded(bytes_of(path), encoding, str(path), translate=False):
-            piece = end + piece
-            end = "\r" if piece.endswith("\r") else ""
-            piece = piece[: len(piece) - len(end)].replace("\r\n", "\n").replace("\r", " " if newlines else "\n")
-            copy.write(piece.encode("utf-8", "replace"))
-        copy.flush()
-        yield Utf8(Path(copy.name), stray, quotes)
+    return _Marks(pairs, returns, newlines, quotes)
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -96,6 +124,7 @@ def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
         header = _header(path, names, rows)
         table = Table(str(path))
         table.delimiter = delimiter
+        table.assume(file.encoding, file.why)
         if delimiter not in (",", "\t") or (delimiter == "\t" and path.suffix.lower() != ".tsv"):
             table.notes.append(f"{path.name}: columns are separated by {delimiter!r}.")
         if remarks and (title := _first_title(file.path, remarks)):

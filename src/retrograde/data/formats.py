@@ -256,6 +256,7 @@ def _json(path: Path, encoding: str) -> Table:
     """
     with utf8(path, encoding) as file:
         table = Table(str(path))
+        table.assume(file.encoding, file.why)
         options = (
             f"{literal(path_pattern(file.path))}, records = true, compression = 'uncompressed', "
             f"maximum_object_size = {limits.LINE_BYTES}, hive_partitioning = false, "

@@ -12,7 +12,8 @@ from typing import Any
 
 from .database import literal, trimmed
 
-NO_NUMBER = ("na", "n/a", "n.a.", "null", "none", "?", ".", "..", "-")  # what people write in place of a number
+NO_NUMBER = ("na", "n/a", "n.a.", "#n/a", "<na>", "null", "none", "?", ".", "..", "-")
+"""What people write in place of a number."""
 _SPACES = " '’\u00a0\u2009\u202f"
 UNITS = "$€£¥₹%‰"
 """Signs of units that are left out where all numbers of a column have the same one."""

@@ -51,13 +51,15 @@ class Table:
         How far the steps of its series lie apart, where the format says so; see `retrograde.data.grid`.
     delimiter : str
         What separates the columns of a text file; empty for other formats.
+    encoding, assumed : str
+        The encoding of the file that was assumed, and that in words; empty where it has the one that was stated.
     unknown : list of str
         What of its text is no known category, in words; see `name_categories`.
     """
 
     def __init__(self, source: str, notes: Iterable[str] = (), frequency: str = "") -> None:
         self.source, self.notes, self.frequency = source, list(notes), frequency
-        self.delimiter = ""
+        self.delimiter = self.encoding = self.assumed = ""
         self.names: list[str] = []
         self.types: dict[str, str] = {}
         self.database = Database(source)
@@ -71,6 +73,11 @@ class Table:
         self._places: dict[str, int] = {}
 
     # --- Filling it ---------------------------------------------------------------------------------------------------
+
+    def assume(self, encoding: str, words: str) -> None:
+        """Note which encoding was assumed; nothing if none was."""
+        self.encoding, self.assumed = encoding, words
+        self.notes += filter(None, [words])
 
     def check_width(self, columns: int) -> None:
         """Refuse more columns than `limits.COLUMNS`."""

@@ -99,7 +99,7 @@ class ForecastPredictor(Predictor):
         if new := [name for name in found.names if key_of(name) not in self.reader.scalers]:
             self.notes.append(
                 f"{counted(len(new), 'series', 'is')} not among those trained on ({' '.join(new[0])!r}): each "
-                " is scaled by its own numbers."
+                "is scaled by its own numbers."
             )
 
     def forecast(self, found: Series) -> Iterator[tuple[int, Floats]]:

@@ -94,7 +94,7 @@ class ForecastReader:
         found = read_series(table, self.columns, self.plan.regular)
         if found.channels != self.plan.channels:
             raise DataError(f"{source} has {found.channels} channels; the model was trained with {self.plan.channels}.")
-        found.notes += table.unknown
+        found.notes += [*filter(None, [table.assumed]), *table.unknown]
         return found, table.names
 
     def fit(self, name: Name, rows: Rows, start: int, stop: int) -> None:

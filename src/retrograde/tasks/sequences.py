@@ -236,7 +236,7 @@ class SequencePredictor(Predictor, Generic[R]):
     def open(self, source: Any, encoding: str, with_targets: bool = True) -> Table | Sequences:
         """Open a source, and note what of it is unknown; DataError if it lacks a column."""
         opened = self.reader.open(source, encoding, with_targets)
-        self.notes = opened.unknown if isinstance(opened, Table) else []
+        self.notes = [*filter(None, [opened.assumed]), *opened.unknown] if isinstance(opened, Table) else []
         return opened
 
     def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:

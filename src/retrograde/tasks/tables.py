@@ -51,6 +51,7 @@ class TableTask(Task[B], Generic[B, Part]):
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
         self.source, self.in_memory = name_of(source), in_memory(source)
+        self.encoding = options.encoding  # of the text file that was read
 
     def _open(self, source: Any) -> Table:
         table = open_table(source, self.options.encoding)
@@ -61,6 +62,7 @@ class TableTask(Task[B], Generic[B, Part]):
         """Which columns play which part, as the options say or by a guess."""
         columns, notes = columns_for(self.PREDICTS, table, {name: getattr(self.options, name) for name in self.COLUMNS})
         columns.check(table)
+        self.encoding = table.encoding or self.options.encoding
         self.notes += [*table.notes, *notes, *unused(table, columns)]
         return columns
 
@@ -112,5 +114,5 @@ class TableTask(Task[B], Generic[B, Part]):
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` says about the data."""
-        about = {"source": self.source, "encoding": self.options.encoding, "fingerprint": self.fingerprint}
+        about = {"source": self.source, "encoding": self.encoding, "fingerprint": self.fingerprint}
         return about | ({"in_memory": True} if self.in_memory else {})
