@@ -2,7 +2,6 @@
 
 import json
 
-import openpyxl
 import pytest
 
 from retrograde.data.columns import columns_for
@@ -119,42 +118,6 @@ def test_tsf(write):
         open_table(write("a.tsf", text.replace("T0:2020-01-01 00-00-00:", "T0:")))
 
 
-def test_xlsx(tmp_path):
-    book = openpyxl.Workbook()
-    sheet = book.active
-    sheet.append(["day", "value", "note"])
-    for day in range(1, 29):
-        import datetime
-
-        sheet.append([datetime.datetime(2020, 1, day), day * 1.5, None if day % 2 else "x"])
-    book.create_sheet("other")
-    book.save(tmp_path / "a.xlsx")
-    table = open_table(tmp_path / "a.xlsx")
-    assert any("the first is read" in note for note in table.notes)
-    columns, _ = columns_for(Predicts.FUTURE, table, {})
-    assert (columns.time, columns.target) == ("day", ("value",))
-    assert table.sample()["day"][0] == "2020-01-01" and table.sample()["value"][:2] == ["1.5", "3"]
-    (tmp_path / "b.xlsx").write_bytes(b"PK\x03\x04junk")
-    with pytest.raises(DataError, match=r"b\.xlsx cannot be read"):
-        open_table(tmp_path / "b.xlsx")
-
-
 def test_conll_whose_first_sentence_is_one_token(write):
     found = open_table(write("a.conll", "Joe B-PER\n\nleft O\nhome O\n")).sample()
     assert json.dumps(found) == json.dumps({"tokens": [["Joe"], ["left", "home"]], "tags": [["B-PER"], ["O", "O"]]})
-
-
-def test_titles_above_the_header_of_a_sheet(tmp_path):
-    book = openpyxl.Workbook()
-    for row in (
-        ["Quarterly report"],
-        [],
-        [None, "in thousands"],
-        ["month", "sales"],
-        *([f"2020-{n:02}", n] for n in range(1, 13)),
-    ):
-        book.active.append(row)
-    book.save(tmp_path / "a.xlsx")
-    table = open_table(tmp_path / "a.xlsx")
-    assert table.names == ["month", "sales"] and len(table) == 12
-    assert table.notes == ["a.xlsx: what lies above its header is not read, 'Quarterly report'."]

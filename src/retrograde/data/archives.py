@@ -1,12 +1,11 @@
-"""Formats that DuckDB does not read: CoNLL, the archives of UCR, UEA (.ts, .arff) and Monash (.tsf), Excel."""
+"""Formats that DuckDB does not read: CoNLL, the archives of UCR, UEA (.ts, .arff) and Monash (.tsf)."""
 
 from __future__ import annotations
 
 import csv
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import pyarrow
 from ..errors import DataError
 from . import limits
 from .files import bytes_of, check_encoding, decoded
-from .table import BLOCK, Table, unreadable
+from .table import BLOCK, Table
 
 
 class _Column(NamedTuple):
@@ -272,63 +271,3 @@ def read_arff(path: Path, encoding: str) -> Table:
         names = [f"{name}_{place}" for place in range(1, width + 1)] if width > 1 else [name]
         columns += [_column(one, "list" if many else kind) for one in names]
     return _typed(path, rows(), columns)
-
-
-# --- Excel ------------------------------------------------------------------------------------------------------------
-
-
-def read_xlsx(path: Path, encoding: str) -> Table:
-    """The first sheet of a workbook, whose first row names the columns.
-
-    DuckDB's own reader is an extension that would have to be downloaded; ``openpyxl`` is an extra of this package.
-    """
-    try:
-        import openpyxl
-    except ImportError:
-        raise DataError(
-            f"{path}: .xlsx is read with openpyxl: pip install 'retrograde[xlsx]', or save it as CSV."
-        ) from None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > max(limits.UNPACKED_BYTES, limits.UNPACKED_RATIO * path.stat().st_size):
-            raise DataError(f"{path} unpacks to {size / 2**30:.1f} GB: it looks like a decompression bomb.")
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except DataError:
-        raise
-    except Exception as error:  # zipfile, openpyxl and the XML parser have errors of their own
-        raise unreadable(str(path), error) from None
-    try:
-        sheet = book.worksheets[0]
-        filled = (list(row) for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
-        rows, title = _below_titles(filled)
-        names = ["" if cell is None else str(cell).strip() for cell in next(rows, [])]
-        if not names:
-            raise DataError(f"{path} has no header: its first row must name the columns.")
-        names = [name or f"column {place}" for place, name in enumerate(names, 1)]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(f"{path} has two columns {twice[0]!r}: rename one in its first row.")
-        notes = [f"of the sheets of {path.name} the first is read, {sheet.title!r}."] * (len(book.worksheets) > 1)
-        notes += [f"{path.name}: what lies above its header is not read, {title!r:.60}."] * bool(title)
-        cells = ([_cell(cell) for cell in row[: len(names)] + [None] * (len(names) - len(row))] for row in rows)
-        return _table(path, cells, names, [pyarrow.large_string()] * len(names), notes)
-    finally:
-        book.close()
-
-
-def _below_titles(rows: Iterator[list[Any]]) -> tuple[Iterator[list[Any]], str]:
-    """The rows from the header on, and the first title above it: rows with one cell above rows with more."""
-    first = list(islice(rows, 20))
-    filled = [sum(cell is not None for cell in row) for row in first]
-    above = next((place for place, count in enumerate(filled) if count > 1), 0)
-    title = next(str(cell) for cell in first[0] if cell is not None) if above else ""
-    return chain(first[above:], rows), title
-
-
-def _cell(value: Any) -> str | None:
-    """A cell of a sheet as text: whole numbers without a point, days without a time."""
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
-    return re.sub(r"[ T]00:00:00$", "", value.isoformat(sep=" ") if hasattr(value, "year") else str(value))

@@ -17,7 +17,8 @@ from . import categories
 from .arrays import TIMES
 from .calendar import day_and_clock, how_times_are_read, only_counts, parts_of, units_of, unroll, whole_of
 from .cells import Cells, are_dates
-from .dates import as_iso, form_of, looks_like_date, moments
+from .dates import looks_like_date, moments
+from .excel import are_excel_dates, check_not_mixed, form_of_times, how_form_is_read
 from .numerals import PLAIN, no_number
 from .roles import Columns, Predicts
 from .steps import listed, step_label
@@ -114,7 +115,7 @@ class _Guess:
                 continue
             if (numerals := table.numerals(name)) != PLAIN:
                 self.cells[name] = Cells([cell and numerals.plain(cell) for cell in cells.all])
-        self.kinds = {name: cells.kind for name, cells in self.cells.items()}
+        self.kinds = {name: "time" if are_excel_dates(name, one) else one.kind for name, one in self.cells.items()}
         self.split: tuple[str, ...] = ()
         self.joined, self.unrolled = joined, unrolled
         self.aside: set[str] = {name for name in table.names if name.startswith("__index_level_")}  # of pandas
@@ -258,7 +259,7 @@ class _Guess:
             **{**self.guessed, **self.chosen}, split=self.split, joined=self.joined, unrolled=self.unrolled
         )
         if columns.time is not None and self.table.types[columns.time] != "time":
-            form = self.date_format or form_of(self.table.text(columns.time), self.table.ask)
+            form = form_of_times(self.table, columns.time, self.cells[columns.time], self.date_format)
             columns = replace(columns, date_form=form)
         elif self.date_format is not None:
             fix = "name the column with --time" if columns.time is None else f"column {columns.time!r} has others"
@@ -276,10 +277,7 @@ class _Guess:
         ]
         if columns.time is not None and columns.date_form:
             first = str(self.cells[columns.time].present[0]).strip()
-            (iso,) = as_iso([first], columns.date_form)
-            guessed = not self.date_format and columns.date_form[:2] in ("%d", "%m")
-            other = " (a guess; --date-format states another)" if guessed else ""
-            notes.append(f"times are read as {columns.date_form}: {first!r} is {iso}{other}.")
+            notes.append(how_form_is_read(columns.date_form, first, bool(self.date_format)))
         return columns, [*notes, *self.notes, *categories.note(columns.categories)]
 
     def _categories(self, columns: Columns) -> dict[str, tuple[str, ...]]:
@@ -307,6 +305,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
         guess.guess("time", guess.usual_time())
     if not guess.get("time") and (name := guess.usual("time", guess.free("text"))) is not None:
         some = [str(cell) for cell in cells[name].present]
+        check_not_mixed(table.source, name, cells[name])
         wrong = next((cell for cell in some if not (looks_like_date(cell) and are_dates([cell]))), some[0])
         guess.notes.append(
             f"column {name!r} puts nothing in order: {wrong[:40]!r} is not a time that is known (--time {name} "

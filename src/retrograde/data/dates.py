@@ -57,6 +57,9 @@ _QUARTER = re.compile(r"\d{4}[-_ :/]?q[1-4]|q[1-4][-_ /']\d{4}|[1-4]q[-_ /']?\d{
 EPOCHS = {"epoch s": 1.0, "epoch ms": 1e3, "epoch us": 1e6, "epoch ns": 1e9}
 YEARS = {"years by months": 12, "years by quarters": 4}
 """Forms of years as decimal numbers, 1949.083 for February; with the parts of a year."""
+EXCEL = "excel"
+"""Form of days as Excel counts them, see `retrograde.data.excel`."""
+_EXCEL_1970 = 25569
 _EPOCH_RANGE = (631152000, 4102444800)  # 1990 to 2100, in seconds
 
 
@@ -99,6 +102,9 @@ def iso_sql(cell: str, form: str) -> str:
         return f"regexp_replace({text}, '{pattern}', '{digits}')"
     if not form or form in EPOCHS:
         return cell
+    if form == EXCEL:
+        moment = f"make_timestamp(CAST({moment_sql(cell, form)} AS BIGINT) * 1000000)"
+        return f"regexp_replace(strftime({moment}, '%Y-%m-%d %H:%M:%S'), ' 00:00:00$', '')"
     if form in YEARS:
         parts = YEARS[form]
         part = f"CAST(round(TRY_CAST({cell} AS DOUBLE) * {parts}) AS BIGINT)"
@@ -125,6 +131,8 @@ def moment_sql(cell: str, form: str = "", numeric: bool = False) -> str:
     """
     if form in EPOCHS:
         return f"TRY_CAST({cell} AS DOUBLE) / {EPOCHS[form]}"
+    if form == EXCEL:  # to the second: fractions of a day are not exact
+        return f"round((TRY_CAST(replace({cell}, ',', '.') AS DOUBLE) - {_EXCEL_1970}) * 86400)"
     if numeric:
         return f"TRY_CAST({cell} AS DOUBLE)"
     rules = [  # one after the other, on lower case; \b is not used with what may be at the end of ``T``
@@ -318,11 +326,16 @@ def as_written(times: Sequence[Any], form: str, like: Sequence[Any] = ()) -> lis
     --------
     >>> as_written(["2004-03", "2004-04"], "%Y%m"), as_written([7, 8], "")
     (['200403', '200404'], [7, 8])
+    >>> as_written(["2024-01-01", "2024-01-02T12:00:00"], "excel")
+    [45292, 45293.5]
     >>> as_written(["1991-04-01"], "", ["Q4 1990", "Q1 1991"]), as_written(["2021-01-04"], "", ["2020-W52", "2020-W53"])
     (['Q2 1991'], ['2021-W01'])
     """
     if form in EPOCHS:
         return [int(one * EPOCHS[form]) for one in moments(times)]
+    if form == EXCEL:
+        days = (round(float(one) / 86400 + _EXCEL_1970, 6) for one in moments(times, ""))
+        return [int(one) if one.is_integer() else one for one in days]
     if form in YEARS and all(isinstance(one, str) for one in times):
         return [round(int(one[:4]) + (int(one[5:7]) - 1) / 12, 4) for one in times]
     if like and all(_QUARTER.fullmatch(str(one).strip()) for one in like):

@@ -25,7 +25,7 @@ from ..errors import DataError
 from . import limits
 from .database import literal, path_pattern
 from .dates import looks_like_date
-from .files import bytes_of, check_encoding, decoded, some_of
+from .files import WrongEncodingError, bytes_of, check_encoding, decoded, some_of
 from .numerals import NO_NUMBER
 from .table import Table
 from .western import assumed_encoding
@@ -70,7 +70,7 @@ def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
     assumed, why = "", ""
     try:
         marks = _counted(path, encoding)
-    except DataError:
+    except WrongEncodingError:
         other = assumed_encoding(path) if codecs.lookup(encoding).name == "utf-8" else None
         if other is None:
             raise
@@ -121,7 +121,7 @@ def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
     """
     with utf8(path, encoding) as file:
         remarks, delimiter, names, rows = _look(file.path, str(path), delimiter)
-        header = _header(path, names, rows)
+        header = has_header(path, names, rows)
         table = Table(str(path))
         table.delimiter = delimiter
         table.assume(file.encoding, file.why)
@@ -132,11 +132,7 @@ def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
         if file.returns:
             table.notes.append(f"{path.name}: {file.returns:,} carriage returns within lines are read as spaces.")
         if not header:
-            names = [f"column {place}" for place in range(1, len(names) + 1)]
-            table.notes.append(
-                f"{path.name} has no header, its first line holds data: its columns are called 'column 1' to "
-                f"'column {len(names)}'."
-            )
+            names = numbered(path, names, table.notes)
         if len(names) > limits.WIDE:
             schema = pyarrow.schema([(f"f{place}", pyarrow.string()) for place in range(len(names))])
             rest = islice(_rows(file.path, delimiter, remarks), int(header), None)
@@ -236,7 +232,16 @@ def _rows(path: Path, delimiter: str, skip: int) -> Iterator[list[str]]:
         yield from (row for row in csv.reader(file, delimiter=delimiter) if row)
 
 
-def _header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
+def numbered(path: Path, names: list[str], notes: list[str]) -> list[str]:
+    """Names of columns that have none, which is noted."""
+    notes.append(
+        f"{path.name} has no header, its first line holds data: its columns are called 'column 1' to "
+        f"'column {len(names)}'."
+    )
+    return [f"column {place}" for place in range(1, len(names) + 1)]
+
+
+def has_header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
     """Whether the first line names the columns, which are put right; False where it is data.
 
     It is data if it has a number or a date where a name should be, and these are not labels of steps (which ascend); if

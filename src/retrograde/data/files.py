@@ -27,6 +27,10 @@ REST = 1 << 26  # bytes read on after an error: a damaged gzip file then says so
 _SOME_ENCODINGS = "cp1252, cp1251, utf-16, gb18030, shift_jis, …"
 
 
+class WrongEncodingError(DataError):
+    """Bytes of a text file are none of the encoding that it is read in."""
+
+
 def check_exists(name: str, kinds: str) -> None:
     """Refuse a name that is not a file or folder on this machine.
 
@@ -142,7 +146,9 @@ def decoded(blocks: Iterator[bytes], encoding: str, name: str, *, translate: boo
                 wrong = f"is not {encoding} text: {byte} cannot be decoded"
                 if nul >= 0:
                     wrong = f"is binary, not text: a NUL at byte offset {nul}, and {byte} is not {encoding}"
-            raise DataError(f"{name} {wrong}; {_likely_encoding(first, encoding)}.") from None
+            raise (DataError if nul >= 0 and not first.startswith(_UTF16 + _UTF32) else WrongEncodingError)(
+                f"{name} {wrong}; {_likely_encoding(first, encoding)}."
+            ) from None
         if nul < 0 and "\0" in piece:
             nul = _offset_of_nul(block, before, pending, encoding)
         if nul >= 0 and before - nul > REST:  # what comes after it may say more, but need not be read to its end

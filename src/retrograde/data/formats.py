@@ -19,6 +19,7 @@ from .delimited import read_csv, utf8
 from .files import bytes_of, check_exists, decoded, some_of
 from .memory import Sequences
 from .remote import is_remote, local_copy
+from .sheets import read_xlsx
 from .table import BLOCK, Table, unreadable
 from .text import Text, is_saved
 
@@ -337,6 +338,6 @@ _READERS: dict[str, Callable[[Path, str], Table]] = {
     ".ts": archives.read_ts,
     ".tsf": archives.read_tsf,
     ".arff": archives.read_arff,
-    ".xlsx": archives.read_xlsx,
+    ".xlsx": read_xlsx,
 }
 SUFFIXES = tuple(_READERS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
@@ -201,6 +201,17 @@ class Table:
         self._cells[name] = cell = f"c{len(self._cells)}"
         self.database.execute(f"ALTER TABLE cells ADD COLUMN {cell} VARCHAR")
         self.database.execute(f"UPDATE cells SET {cell} = {day} || ' ' || {clock}")
+
+    def make_numbers(self, names: Collection[str]) -> None:
+        """Turn columns of text that hold nothing but numbers into columns of numbers."""
+        names = {name for name in names if name in self._cells}
+        if not names:
+            return
+        cells = [f"CAST({cell} AS DOUBLE) AS {cell}" if name in names else cell for name, cell in self._cells.items()]
+        self.database.execute(f"CREATE TABLE typed AS SELECT {', '.join(cells)} FROM cells")
+        self.database.execute("DROP TABLE cells")
+        self.database.execute("ALTER TABLE typed RENAME TO cells")
+        self.types |= dict.fromkeys(names, "number")
 
     def unroll(self, whole: str, parts: Mapping[str, str], value: str) -> None:
         """Make a row of each number in some columns, the other columns repeated; cells without a number are left out.
