@@ -77,7 +77,9 @@ class Case:
     @property
     def measurable(self) -> bool:
         """Whether the need of the data can be seen: the network is wired right, and the data are not spoiled."""
-        right = self.model.wiring in ("", "step by step") and self.task.mask == "right" and not self.task.nan
+        right = (
+            self.model.wiring in ("", "step by step", "layer axis") and self.task.mask == "right" and not self.task.nan
+        )
         return right and self.task.about.first_order and self.lag is not None
 
     @property

@@ -207,6 +207,43 @@ class ReadsPadding(Network):
         return h[-1]
 
 
+class Squeezed(Network):
+    """The last axis of the output is dropped, that of the target is not: (B,) less (B, 1) is (B, B)."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, h, lengths).squeeze(-1)
+
+
+class LayerAxis(Network):
+    """Right: the head reads the final state with its axis of layers, and (1, B, 1) less (B, 1) is what it should be."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, h, lengths).unsqueeze(0)
+
+
+class PaddedLeft(Network):
+    """Right: sequences are padded at their start, and all of them end at the last step."""
+
+    packs = False
+
+    def window(self, x: Tensor, state: Any, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
+        assert lengths is not None and self.embedding is None
+        late = torch.arange(len(x)).unsqueeze(1) - (len(x) - lengths)
+        x = x.gather(0, late.clamp(min=0).unsqueeze(-1).expand_as(x)) * (late >= 0).unsqueeze(-1)
+        if self.packs:
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            _, state = self.rnn(x, state)
+            return self.head(_first(state)[-1]), state
+        h, state = self.rnn(x, state)
+        return self.head(h[-1]), state
+
+
+class PacksLeftPadding(PaddedLeft):
+    """They are packed as if they were padded at their end: the last steps are cut off."""
+
+    packs = True
+
+
 class DeviationOfOne(Network):
     """Inputs are standardized over their channels: of a single channel that is 0 / 0."""
 
@@ -230,6 +267,10 @@ WIRINGS: dict[str, type[Network]] = {
     "input zeroed": InputZeroed,
     "reads padding": ReadsPadding,
     "deviation of one": DeviationOfOne,
+    "squeezed": Squeezed,
+    "layer axis": LayerAxis,
+    "padded left": PaddedLeft,
+    "packs left padding": PacksLeftPadding,
 }
 
 GATES = {"lstm": ("input", "forget", "candidate", "output"), "gru": ("reset", "update", "candidate")}

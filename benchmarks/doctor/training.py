@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
@@ -200,7 +201,9 @@ def _watched(network: nn.Module) -> Iterator[list[Layer]]:
     def see(module: nn.RNNBase, inputs: tuple[Any, ...], output: Any) -> None:
         if id(module) not in seen:
             seen.add(id(module))
-            x = inputs[0].detach()
+            given = inputs[0]
+            x = nn.utils.rnn.pad_packed_sequence(given)[0] if isinstance(given, PackedSequence) else given
+            x = x.detach()
             found.extend(_layers(module, x.transpose(0, 1) if module.batch_first else x))
 
     handles = [m.register_forward_hook(see) for m in network.modules() if isinstance(m, nn.RNNBase)]

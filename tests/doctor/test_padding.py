@@ -101,6 +101,33 @@ def test_sequences_that_are_padded_at_their_start_and_packed():
     assert not found(RULES, Reader(False, False), padded)  # the last state is that of the last real step
 
 
+def test_a_model_that_moves_the_padding_to_the_start_before_it_packs():
+    class Turned(Reader):
+        def forward(self, x, lengths):
+            late = torch.arange(12).unsqueeze(1) - (12 - lengths)
+            x = x.gather(0, late.clamp(min=0).unsqueeze(-1)) * late.ge(0).unsqueeze(-1)
+            return super().forward(x, lengths)
+
+    def padded(seed):
+        x, y = delayed(12, 8, seed=seed)
+        return x * MASK.unsqueeze(-1), LENGTHS, y[-1]
+
+    (own,) = found(RULES, Turned(True, True), padded)["mask_error"]
+    real = int(LENGTHS.sum())
+    assert own.numbers["lost"] == pytest.approx(sum(min(12 - n, n) for n in LENGTHS.tolist()) / real)
+    assert not found(RULES, Turned(False, False), padded)
+
+
+def test_sequences_that_begin_alike_by_chance_are_not_padded():
+    def ones(seed):
+        x, y = delayed(12, 2, seed=seed)
+        x = x.sign()
+        x[0, 1] = 1.0
+        return x, torch.tensor([12, 11]), y[-1]
+
+    assert "mask_error" not in found(RULES, Reader(True, True), ones)
+
+
 def test_numbers_that_are_no_lengths():
     class Conditioned(nn.Module):
         def __init__(self):

@@ -158,3 +158,21 @@ def test_options_of_another_form_are_named(option: dict[str, object], message: s
 def test_names_of_another_form_are_refused(names: object) -> None:
     with pytest.raises(FlowError, match=r"names (is|has) "):
         rg.flow.sequence_gradients(nn.GRU(2, 4), torch.randn(T, B, 2), loss=lambda o: squares(o[0]), names=names)
+
+
+def test_losses_of_a_final_state_with_its_axis_of_layers_are_one_per_sequence() -> None:
+    layer, x = nn.GRU(2, 4), torch.randn(T, B, 2)
+    whole = rg.gradient_flow(layer, x, loss=lambda o: squares(o[1]))  # (1, B)
+    alone = rg.gradient_flow(layer, x, loss=lambda o: squares(o[1][0]))
+    assert whole.final and np.array_equal(whole.norms, alone.norms) and np.array_equal(whole.lag(), alone.lag())
+    assert not rg.gradient_flow(layer, x[:1], loss=lambda o: squares(o[0])).final  # a single step
+
+
+def test_the_need_of_a_final_state_with_its_axis_of_layers_is_known() -> None:
+    layer, head = nn.RNN(1, 16), nn.Linear(16, 1)
+    x = torch.randn(12, 256, 1)
+
+    def loss(output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        return (head(output[1])[..., 0] - target).square()
+
+    assert rg.flow.need_of(layer, (x, x[-4, :, 0]), loss).need == 3

@@ -52,6 +52,18 @@ PLAIN = [
     healthy("running parity, tanh", Task("running parity", 10), Model("tanh"), Training(0.01, 800)),
     healthy("padded echo 2, GRU, masked", Task("padded echo", 30, 2), Model("gru")),
     healthy("padded last, LSTM, read at its ends", Task("padded last", 20, 2), Model("lstm"), Training(0.01, 500)),
+    healthy(
+        "padded at the start, GRU, not packed",
+        Task("padded last", 20, 2),
+        Model("gru", wiring="padded left"),
+        Training(0.01, 500),
+    ),
+    healthy(
+        "padded at the start, LSTM, not packed",
+        Task("padded last", 30, 1),
+        Model("lstm", wiring="padded left"),
+        Training(0.01, 500),
+    ),
 ]
 
 TRAPS = [
@@ -105,6 +117,20 @@ TRAPS = [
     healthy(
         "twenty symbols, sparse inputs, LSTM", Task("echo", 30, 2, symbols=20), Model("lstm", 40), Training(0.02, 600)
     ),
+    healthy("outputs with an axis more than the targets, tanh", LATE, Model("tanh", wiring="layer axis")),
+    healthy(
+        "outputs with an axis more than the targets, GRU",
+        Task("early sum", 10),
+        Model("gru", wiring="layer axis"),
+        Training(0.01),
+    ),
+    healthy(
+        "SGD at 1e-5 of a loss times 10,000, tanh",
+        Task("moving average", 40, 2),
+        Model("tanh"),
+        Training(1e-5, 600, "sgd", clip=None, loss_scale=1e4),
+    ),
+    healthy("Adam at 5e-4 for 1,200 updates, tanh", Task("moving average", 40, 2), Model("tanh"), Training(5e-4, 1200)),
     healthy("a wide tanh network", ECHO3, Model("tanh", 128), Training(0.001, 300)),
     healthy("layer norm, GRU", ECHO3, Model("gru", layer_norm=True)),
 ]

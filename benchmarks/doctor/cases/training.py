@@ -201,6 +201,14 @@ TRAININGS = [
         (lr(0.1, updates=600), lr(0.05, updates=800)),
     ),
     sick(
+        "Adam at 3e-7, LSTM of two layers",
+        Kind.LEARNING_RATE_TOO_LOW,
+        Task("late sum", 30, 2),
+        Model("lstm", layers=2),
+        Training(3e-7, 400),
+        (lr(0.01), lr(0.003, updates=600)),
+    ),
+    sick(
         "NaN in one input of 300 sequences, GRU",
         N,
         replace(ECHO3, nan=0.003),

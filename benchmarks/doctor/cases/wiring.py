@@ -14,7 +14,7 @@ ECHO3, ECHO4 = Task("echo", 30, 3), Task("echo", 40, 4)
 AVERAGE = Task("moving average", 40, 2)
 
 AXIS, LEAK, APART = Kind.WRONG_TIME_AXIS, Kind.STATE_LEAKS, Kind.STATE_NOT_CARRIED
-UNUSED, HEAD, MASK = Kind.LAYER_NOT_CALLED, Kind.DEAD_HEAD, Kind.MASK_ERROR
+BROADCAST, UNUSED, HEAD, MASK = Kind.TARGETS_BROADCAST, Kind.LAYER_NOT_CALLED, Kind.DEAD_HEAD, Kind.MASK_ERROR
 MIXED = (LEAK, APART, V, Kind.NO_FIRST_ORDER_SIGNAL)
 ALONE = (V, Kind.NO_FIRST_ORDER_SIGNAL, Kind.CONSTANT_OUTPUT)
 WIRING = [
@@ -149,6 +149,33 @@ WIRING = [
         ALONE,
     ),
     sick(
+        "the output loses its axis and the target does not, tanh",
+        BROADCAST,
+        Task("late sum", 30, 3),
+        Model("tanh", wiring="squeezed"),
+        Training(),
+        (wired(),),
+        ALONE,
+    ),
+    sick(
+        "the output loses its axis and the target does not, GRU",
+        BROADCAST,
+        Task("early sum", 10),
+        Model("gru", wiring="squeezed"),
+        Training(0.01),
+        (wired(),),
+        ALONE,
+    ),
+    sick(
+        "the output loses its axis and the target does not, LSTM of two layers",
+        BROADCAST,
+        Task("late sum", 20, 2),
+        Model("lstm", layers=2, wiring="squeezed"),
+        Training(0.01),
+        (wired(),),
+        ALONE,
+    ),
+    sick(
         "the end of the padding is read, tanh",
         MASK,
         Task("padded last", 40, 2),
@@ -156,6 +183,24 @@ WIRING = [
         Training(0.003),
         (wired(),),
         (V,),
+    ),
+    sick(
+        "padding at the start is packed, GRU",
+        MASK,
+        Task("padded last", 20, 2),
+        Model("gru", wiring="packs left padding"),
+        Training(0.01, 500),
+        (wired(), Remedy("do not pack", {"wiring": "padded left"})),
+        (V, Kind.CONSTANT_OUTPUT, Kind.NO_FIRST_ORDER_SIGNAL),
+    ),
+    sick(
+        "padding at the start is packed, LSTM of two layers",
+        MASK,
+        Task("padded last", 30, 1),
+        Model("lstm", layers=2, wiring="packs left padding"),
+        Training(0.01, 500),
+        (wired(), Remedy("do not pack", {"wiring": "padded left"})),
+        (V, Kind.CONSTANT_OUTPUT, Kind.NO_FIRST_ORDER_SIGNAL),
     ),
     sick(
         "padding counts as class 0, GRU",

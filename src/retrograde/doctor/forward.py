@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -177,7 +178,10 @@ def _table(losses: Any, calls: Sequence[LayerCall]) -> tuple[Tensor, bool]:
             "(B,): leave out the mean, as reduction='none' does."
         )
     if losses.ndim == 2:
-        return losses, False
+        steps = Counter[str]()
+        for call in calls:
+            steps[call.name] += call.steps
+        return losses, len(losses) == 1 and bool(steps) and min(steps.values()) > 1
     unbatched = len(losses) > 1 and bool(calls) and all(call.batch == 1 for call in calls)
     return (losses.unsqueeze(1), False) if unbatched else (losses.unsqueeze(0), True)
 

@@ -181,6 +181,11 @@ class THRESHOLDS:
     continues = Threshold(
         0.00135, "chance of such a gain from the batch before, below which batches continue", "three standard errors"
     )
+    padding_chance = Threshold(
+        1e-6,
+        "chance, by how often a value occurs in other steps, of all first steps with it, below which they are padding",
+        "one batch in a million that begins so by chance",
+    )
     rounding = Threshold(
         1e-6, "share of the largest value below which two results are equal but for rounding", "float32 has 6e-8"
     )

@@ -83,6 +83,8 @@ def losses_by_step(losses: Any, calls: Sequence[AnyCall]) -> tuple[Tensor, bool]
     alone = batches == {1} or (batch == 1 and losses.shape[0] == steps)
     if losses.ndim == 1 and alone and losses.shape[0] > 1:
         losses = losses.unsqueeze(1)  # unbatched input: losses by step (T,), or of fewer steps
+    if losses.ndim == 2 and len(losses) == 1 and all(sum(len(call.h) for call in own) > 1 for own in runs.values()):
+        losses = losses[0]  # one per sequence, with the axis of layers of a final state
     final = losses.ndim == 1
     table = losses.unsqueeze(0) if final else losses
     size = table.shape[1]

@@ -133,8 +133,12 @@ def _is_padded(leaf: Tensor, lengths: Tensor) -> bool:
 
 def _packed_from_the_wrong_end(exam: Examination, lengths: Tensor) -> float:
     """Share of the real steps that a packed layer does not read, because they are where padding is expected."""
-    if not any(isinstance(call.given, PackedSequence) for call in exam.answer.calls):
+    given = [call.given for call in exam.answer.calls if isinstance(call.given, PackedSequence)]
+    if not given:
         return 0.0
+    if _begin_with_padding(given[0], lengths):
+        longest = int(lengths.max())
+        return 1 - float((2 * lengths - longest).clamp(min=0).sum() / lengths.sum())
     lost = 0.0
     for leaf in leaves_of(exam.samples[0].inputs):
         if not isinstance(leaf, Tensor) or _is_padded(leaf, lengths):
@@ -147,6 +151,20 @@ def _packed_from_the_wrong_end(exam: Examination, lengths: Tensor) -> float:
             start = _beyond(turned, lengths).flip(0)
             lost = float((_beyond(by_step, lengths) & ~start).sum() / (~start).sum())
     return lost
+
+
+def _begin_with_padding(packed: PackedSequence, lengths: Tensor) -> bool:
+    """Whether shorter sequences begin with one value for as many steps as they are shorter, by more than chance."""
+    data = pad_packed_sequence(packed)[0].detach()
+    if data.shape[1] != len(lengths):
+        return False
+    step = torch.arange(len(data), device=data.device).unsqueeze(1)
+    read, first = ~_beyond(data, lengths), step < len(data) - lengths.to(data.device)
+    padding, real = data[read & first].flatten(1), data[read & ~first].flatten(1)
+    if not len(padding) or not len(real) or not bool((padding == padding[0]).all()):
+        return False
+    share = max(float((real == padding[0]).all(1).double().mean()), 1 / len(real))
+    return bool(share ** len(padding) < THRESHOLDS.padding_chance.value)
 
 
 def _other_padding(leaf: Tensor, lengths: Tensor) -> Tensor:
