@@ -47,6 +47,12 @@ def test_small_data_gets_a_least_number_of_updates_and_large_data_its_epochs() -
     assert chosen(small, usual(small, **steps), steps)["eval_every"].value == 10
 
 
+def test_part_of_an_epoch_has_one_update_at_least() -> None:
+    given = {"epochs": 0.001}
+    why = chosen(SHAPES[0], usual(SHAPES[0], **given), given)["eval_every"].why
+    assert why.endswith("in 1 updates")
+
+
 def test_sequences_of_numbers_that_are_seen_many_times_are_mixed() -> None:
     mixed = ["mixup" in chosen(shape, usual(shape), {}) for shape in SHAPES]
     assert mixed == [True, False, False, False, False, False, False]

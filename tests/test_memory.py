@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,25 @@ def test_a_crash_where_memory_is_limited_is_one_line(does: str, code: int, line:
     assert done.returncode == code, done.stderr
     if line is not None:
         assert line in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not hear of its parent's end")
+def test_a_watched_process_ends_with_its_parent_however_that_ends() -> None:
+    program = """if True:
+        import os, time
+        from retrograde.cli.watch import watched
+        def action():
+            print("here", flush=True)
+            time.sleep(60)
+        watched(action)
+    """
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "here\n"
+        parent.kill()
+        began = time.monotonic()
+        assert parent.stdout.read() == ""  # until the child, which has the other end, is gone
+    assert time.monotonic() - began < 40
 
 
 def test_only_a_limit_needs_a_watching_parent() -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from tiny import TINY
+
+from retrograde.report import comparison
+from retrograde.report.run import read
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,11 @@ def test_flow_and_signal_are_compared_where_they_were_measured(runs, retrograde)
     words = " ".join(done.out.split())
     assert "A: the signal by lag was not measured" in words and "B: the signal" not in words
     assert "the data asks for the gradient reaches" in words
+    run = read(runs / "second")
+    (figure,) = next(one.figures for one in comparison.sections([run, run]) if one.key == "signal")
+    layer = run.signal.asked.layers[0]
+    for line in figure.plot.data:
+        np.testing.assert_allclose(line.x, (layer.first + layer.last) / 2)  # in the middle of each bin
 
 
 def test_a_diverged_run_and_a_damaged_one(runs, retrograde, tmp_path):

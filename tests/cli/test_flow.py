@@ -14,6 +14,8 @@ from tiny import TINY
 from torch import nn
 
 import retrograde as rg
+from retrograde.report.run import read
+from retrograde.report.sections import signal
 
 FAST = ["--hidden-size", "8", "--max-steps", "2", "--threads", "1", "--quiet", "--no-report"]
 
@@ -111,8 +113,8 @@ def test_of_a_classifier(tmp_path, retrograde):
     words = " ".join(done.out.split())
     assert done.code == 0 and "E_t is the loss of the whole sequence" in words
     assert "of the gradient that enters a layer at a step, 1% is left in l0" in words  # pooled, in both directions
-    signal = retrograde("flow", tmp_path / "run", "--signal", "--json")
-    assert signal.code == 0 and json.loads(signal.out)["asked"]["layers"][0]["layer"] == "inputs"
+    measured = retrograde("flow", tmp_path / "run", "--signal", "--json")
+    assert measured.code == 0 and json.loads(measured.out)["asked"]["layers"][0]["layer"] == "inputs"
     one = tmp_path / "one.csv"  # a single sequence, of one label, can be measured too
     one.write_text("text,label\nword word bad,a\n")
     found = json.loads(retrograde("flow", tmp_path / "run", one, "--json").out)
@@ -275,6 +277,8 @@ def test_the_signal_of_a_run(early, retrograde):
     assert retrograde("report", early).code == 0
     page = (early / "report.html").read_text()
     assert "The data asks for a memory of 11 steps" in page and "Consistency of the gradient" in page
+    (figure,) = signal.section(read(early)).figures
+    assert all(len(row) == 5 and "—" not in row[1:] for row in figure.numbers.rows)  # before and after, of one layer
     told = json.loads(retrograde("flow", early, "--signal", "--json").out)
     assert told["need"] == 11 and told["asked"]["layers"][0]["layer"] == "l0"
 

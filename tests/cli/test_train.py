@@ -76,6 +76,7 @@ def test_the_loss_falls_below_the_bigram_where_more_than_a_pair_matters(retrogra
     summary = json.loads(outcome.out)  # nothing but JSON on stdout
     assert summary["best_validation_loss"] < 0.8 * summary["baselines"]["bigram"]["loss"]
     assert "validation loss" in outcome.err
+    assert " 64 units, " in outcome.err and " parameters; " in outcome.err and " steps of " in outcome.err
 
 
 def test_resumed_is_bit_for_bit_never_stopped(retrograde, text, tmp_path):

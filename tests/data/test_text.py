@@ -146,6 +146,12 @@ def test_vocab_size_and_min_count_bound_the_vocabulary():
         Vocabulary.fit(text, "bpe", vocab_size=255)
 
 
+def test_ten_thousand_words_are_kept_and_all_characters():
+    words = " ".join(f"w{n}" for n in range(10_050))
+    assert len(Vocabulary.fit(words, "word")) == 10_000
+    assert len(Vocabulary.fit("".join(chr(0x4E00 + n) for n in range(10_050)), "char")) == 10_051
+
+
 def test_long_texts_are_encoded_as_short_ones_are():
     text = PROSE * 500  # beyond one block
     for vocabulary in _FITTED.values():

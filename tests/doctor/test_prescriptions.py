@@ -376,6 +376,15 @@ def test_saturated_units_get_weights_that_add_one():
     assert float((x @ model.layer.weight_ih_l0.detach().t()).square().mean().sqrt()) == pytest.approx(1, rel=0.3)
 
 
+def test_states_that_saturate_their_units_are_brought_to_a_size_of_one():
+    torch.manual_seed(0)
+    model = Last(nn.RNN, hidden=32)
+    nn.init.orthogonal_(model.layer.weight_hh_l0, gain=3.0)
+    numbers = {"size_of_inputs": 0.5, "size_of_recurrent weights": 4.0}
+    one = by_name(remedies(model, Kind.SATURATION, **numbers), "spectral radius")
+    assert one.options["spectral_radius"] == pytest.approx(0.75, rel=0.01)
+
+
 def test_layer_normalization_states_the_size_that_the_states_of_the_network_show():
     torch.manual_seed(0)
     model = Last(nn.RNN)

@@ -56,6 +56,24 @@ def test_a_batch_first_layer_under_time_first_inputs_is_wrong_too():
     assert list(found(RULES, model, steps=6, count=10)) == ["wrong_time_axis"]
 
 
+def test_a_loop_over_the_batch_in_place_of_time_is_named():
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.cell, self.head = nn.GRUCell(1, 8), nn.Linear(8, 1)
+
+        def forward(self, x):  # (T, B, 1) by its code, given (B, T, 1)
+            h, states = None, []
+            for one in x:
+                h = self.cell(one, h)
+                states.append(h)
+            return self.head(torch.stack(states)[:, -1]).squeeze(-1)
+
+    wrong = found(RULES, Loop(), batch_first(sums, 6, 10))
+    assert list(wrong) == ["wrong_time_axis"] and "cell runs over 10 steps" in wrong["wrong_time_axis"][0].message
+
+
 class Rolled(Net):
     def forward(self, x):
         h = self.layer(x)[0]

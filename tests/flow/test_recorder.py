@@ -403,6 +403,7 @@ def test_the_clip_value_follows_from_the_norms_given(tmp_path):
         and "6 updates (median 1.05, largest 50)" in found.arithmetic
         and found.replay.clipped == 1 / 6
     )
+    assert str(found) == f"clip the gradient norm to 1.2: {found.arithmetic}."
     again = rg.GradientFlowRecorder(layer, lambda output: output[0].sum(-1), run=tmp_path, resume=True)
     assert again.suggest_clip().value == 1.2
 

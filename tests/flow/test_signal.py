@@ -138,6 +138,8 @@ def test_bins_take_lags_together():
     found = tokens(7).signal_by_lag(bins=5)
     assert list(found.first) == [0, 3, 6, 9, 12] and list(found.last) == [2, 5, 8, 11, 13]
     assert found.need == 8 and found.peak == 6
+    share = found.consistency[found.first == 6][0]
+    assert f"a signal up to lag 8, the most consistent at lag 6 ({share:.0%}), in" in str(found)
 
 
 def test_what_cannot_be_known_is_refused():

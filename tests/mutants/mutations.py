@@ -114,7 +114,7 @@ def _variants(node: ast.expr | ast.stmt) -> Iterator[ast.AST]:
             yield operand
         case ast.Constant(value=bool() as value):
             yield ast.Constant(not value)
-        case ast.Constant(value=int() | float() as value):
+        case ast.Constant(value=int() | float() as value) if value + 1 != value:  # not 1e30
             yield ast.Constant(value + 1)
         case ast.IfExp(body=body, orelse=orelse):
             new = copy.copy(node)

@@ -54,6 +54,7 @@ def test_it_ends_where_a_gradient_changes_by_a_factor_of_e(options):
     assert max(abs(one) for found in done.before.values() for one in found) > 1 / 12
     assert torch.equal(model[0].weight, linear) and all(p.grad is None for p in model.parameters())
     assert "weight_hh_l0" in str(done)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_packed_sequences_and_the_random_state():

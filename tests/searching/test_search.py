@@ -137,6 +137,7 @@ def test_the_usual_space_contains_what_a_training_would_use():
     [
         ({"space": {"lr": (0.1, 0.01)}}, r"the space of lr is \(0.1, 0.01\)"),
         ({"space": {"lr": "fast"}}, "give .low, high. or a list"),
+        ({"space": {"cell": (1, 2)}}, r"the space of cell is \(1, 2\); it is not a number: give a list of values"),
         ({"space": {"lr": (-1.0, 1.0)}}, "--lr -1.0 is impossible"),
         ({"space": {"speed": [1]}}, "there is no training option 'speed'"),
         ({"space": {"epochs": [1, 2]}}, "--epochs cannot be searched"),

@@ -32,6 +32,16 @@ def test_more_than_twenty_labels_that_half_of_the_rows_lack_are_names(tmp_path):
             notes_on(tmp_path, [f"c{n % kinds}" for n in range(rows)])
 
 
+def test_a_probe_has_sequences_of_medium_length_or_as_near_to_it_as_its_steps_allow(tmp_path):
+    words = [f"{' '.join(['w'] * n)},{'ab'[n % 2]}" for n in range(1, 81)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,target", *words, ""]))
+    task = LabelledTask(str(tmp_path / "a.csv"), Options.of({"task": "classify", "label": "target", "tokens": "word"}))
+    every = sorted(task.training[0].lengths.tolist())
+    for steps, middle in ((None, len(every) // 2), (20, sum(n <= 20 for n in every))):
+        lengths = task.examples(6, steps).inputs[1]
+        assert lengths.tolist() == every[middle - 3 : middle + 3][::-1]
+
+
 def test_a_mixture_has_the_loss_of_both_labels_and_its_parts_add_up(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,t,x,size,label\n" + "".join(

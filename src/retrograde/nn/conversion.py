@@ -157,12 +157,8 @@ def to_engine(layer: torch.nn.RNNBase) -> None:
     if is_parametrized(layer):
         # torch gave the layer its own class, a subclass that computes the weights
         target = _with_body_of(cls, (target,))
-    weights, references = vars(layer).pop("_flat_weights", None), vars(layer).pop("_flat_weight_refs", None)
-    try:
-        layer.__class__ = target
-    except TypeError:  # cannot happen with the classes made above; if it does, undo everything
-        layer.__dict__.update(_flat_weights=weights, _flat_weight_refs=references)
-        raise
+    layer.__class__ = target
+    vars(layer).pop("_flat_weights", None)
     layer.__dict__["_flat_weight_refs"] = []  # torch's constructor and pickles have it
     if base in _OURS:
         layer.__dict__["_accelerated"] = True
