@@ -17,8 +17,8 @@ from retrograde.errors import DataError
 from retrograde.report.run import read
 from retrograde.report.sections import forecasts
 from retrograde.runs import RunFolder, not_better_than
-from retrograde.tasks.forecast import LEAST
 from retrograde.tasks.registry import new_task
+from retrograde.tasks.task import LEAST
 from retrograde.training import load, train
 
 TINY = {"task": "forecast", "hidden_size": 3, "context": 12, "horizon": 4, "season": 6, "threads": 1}

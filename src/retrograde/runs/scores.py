@@ -39,4 +39,6 @@ METRICS = {  # in the order in which they are printed
 }
 DRAWN = ("entity_f1", "accuracy", "mase", "r2", "correct")  # the page draws the first of these that a run has
 CONSTANT_ANSWERS = ("chance", "most frequent", "mean", "median", "unigram")  # baselines that do not look at the input
-BASELINES = {*CONSTANT_ANSWERS, "naive", "seasonal naive", "optimum"}  # names that may stand in a figure
+RIDGE = "ridge regression"  # a baseline that is trained on the input too
+# Names that may stand in a figure.
+BASELINES = {*CONSTANT_ANSWERS, "naive", "seasonal naive", RIDGE, "optimum"}

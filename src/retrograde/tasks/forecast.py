@@ -30,12 +30,10 @@ from .forecast_scores import Judge
 from .models import SequenceModel, evaluation_mode
 from .quantiles import column, middle_of, places_of
 from .tables import TableTask
-from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo
+from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo, share_kept
 from .windows import ForecastBatch, ForecastPlan, Past, Windows
 
 Floats = NDArray[np.float64]
-LUCK = 1.0  # standard errors up to which a gain may be luck; from one more on it is forecast in full
-LEAST = 0.01  # share of what a network adds to its baseline that always stays
 
 
 # --- The trained network ----------------------------------------------------------------------------------------------
@@ -403,7 +401,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
         without this a forecast may lose to its baseline later (docs/tasks.md has the measurements).
         """
         certainty = self.judge.certainty(network, self.validation)
-        factor = min(1.0, max(LEAST, certainty - LUCK))
+        factor = share_kept(certainty)
         with torch.no_grad():
             output: Any = network.get_submodule("output")
             start = self._initial_bias(network)

@@ -15,13 +15,17 @@ from ..data.encoding import Encoder, Scaler
 from ..data.memory import Sequences, records_of
 from ..data.roles import Columns, Predicts
 from ..data.sequences import Record
+from ..data.storage import Ragged
 from ..data.table import Table
 from ..errors import DataError, OptionError
+from ..options import Options
+from ..runs.scores import RIDGE
 from . import metrics, quantiles
 from .models import SequenceModel
 from .quantiles import Intervals, column, levels_of, middle_of, ordered, pinball, places_of
+from .ridge import STARTS_FROM, Ridge
 from .sequences import Encoded, SequenceBatch, SequencePredictor, SequenceReader, SequenceTask, padded, scored_batches
-from .task import Row
+from .task import Row, share_kept
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class RegressionReader(SequenceReader):
     quantiles: str | None = None  # as in ``--quantiles``
     # The scaled quantiles of the numbers of the training part, of each level that the network puts out.
     usual: list[float] = field(default_factory=list)
+    ridge: Ridge | None = None  # of the scaled numbers; None where there can be none
+    starts: bool = False  # whether the network adds to the ridge regression
     target_type = np.float32
 
     def __post_init__(self) -> None:
@@ -61,18 +67,42 @@ class RegressionReader(SequenceReader):
 
     def kept(self) -> dict[str, Any]:
         """See `SequenceReader.kept`."""
-        return {"target": self.target.as_dict(), "quantiles": self.quantiles, "usual": self.usual}
+        ridge = None if self.ridge is None else self.ridge.as_dict() | {"starts": self.starts}
+        return {"target": self.target.as_dict(), "quantiles": self.quantiles, "usual": self.usual, "ridge": ridge}
 
     @classmethod
     def of(cls, columns: Columns, encoder: Encoder, kept: Mapping[str, Any]) -> Self:
         """See `SequenceReader.of`."""
-        return cls(columns, encoder, Scaler.from_dict(kept["target"]), kept.get("quantiles"), kept.get("usual", []))
+        found = kept.get("ridge")
+        ridge = Ridge.from_dict(found) if found else None
+        target, usual = Scaler.from_dict(kept["target"]), kept.get("usual", [])
+        return cls(columns, encoder, target, kept.get("quantiles"), usual, ridge, bool(found and found["starts"]))
 
     def targets(self, record: Record, steps: int, source: str) -> NDArray[np.float32]:
         """The scaled number of a record, ``(1,)``; DataError if there is none."""
         if record.target is None:
             raise DataError(f"{source}, row {record.rows[0] + 1}: there is no number to compare with.")
         return self.target(np.array([record.target])).astype(np.float32)
+
+    def read(self, source: Table | Sequences, chosen: NDArray[np.bool_] | None = None) -> Encoded:
+        """See `SequenceReader.read`; targets are what is to be added to the ridge regression, if it starts there."""
+        return self.without_start(super().read(source, chosen))
+
+    def without_start(self, data: Encoded) -> Encoded:
+        """The same data, its targets without what the ridge regression predicts, if the network adds to that."""
+        if self.ridge is None or not self.starts:
+            return data
+        inputs, targets = data
+        rest = (targets[place] - one for place, one in enumerate(self.ridge(inputs).tolist()))
+        return inputs, Ragged.of(rest, self.target_type)
+
+    def added(self, inputs: Ragged, chosen: NDArray[np.int64]) -> Any:
+        """See `SequenceReader.added`."""
+        return self.ridge(inputs, chosen)[:, None] if self.ridge is not None and self.starts else 0.0
+
+    def start(self, data: Encoded) -> Any:
+        """What the network adds to, ``(N,)``: the ridge regression or nothing."""
+        return self.ridge(data[0]) if self.ridge is not None and self.starts else np.zeros(len(data[0]))
 
     def batch(self, data: Encoded, chosen: NDArray[np.int64]) -> NumberBatch:
         """Some sequences as a batch; the longest come first."""
@@ -91,26 +121,38 @@ class RegressionReader(SequenceReader):
         return found
 
     def truths(self, data: Encoded) -> NDArray[np.float64]:
-        """The scaled numbers themselves, ``(N,)``."""
+        """The scaled numbers themselves, without what the network adds to, ``(N,)``."""
         return np.concatenate([data[1][place] for place in range(len(data[1]))]).astype(np.float64)
 
     def judge(self, found: NDArray[np.float64], data: Encoded) -> dict[str, Any]:
-        """Scores of scaled predictions ``(levels, N)``.
+        """Scores of what a network puts out, ``(levels, N)``.
 
         The loss is the mean squared error of scaled numbers, or the pinball loss of their quantiles; then there is the
         share of the truth in each interval too.
         """
         truth = self.truths(data)
         error, intervals = found - truth, Intervals(self.levels)
-        numbers = self.target.undo(truth), self.target.undo(found[middle_of(self.levels)])
+        start = self.start(data)
+        numbers = self.target.undo(truth + start), self.target.undo(found[middle_of(self.levels)] + start)
         shares = dict(zip(intervals.names, intervals.holds(error).mean(1).tolist(), strict=True))
         return {"loss": float(pinball(error, self.levels).mean()), **metrics.of_numbers(*numbers), **shares}
+
+    def simple_scores(self, data: Encoded) -> dict[str, dict[str, float]]:
+        """The scores of always predicting the mean of the training part, or its quantiles, and of ridge regression."""
+        usual, start = np.array(self.usual or [0.0])[:, None], self.start(data)
+        found = {"median" if self.levels else "mean": self.judge(usual - start, data)}
+        if self.ridge is not None and self.ridge.fits(data[0]):
+            found[RIDGE] = self.judge((self.ridge(data[0]) - start)[None], data)
+        return found
 
 
 class RegressionPredictor(SequencePredictor[RegressionReader]):
     """A trained network for numbers, with what it needs to read sequences."""
 
     reader_type = RegressionReader
+
+    def _baselines(self, data: Encoded) -> dict[str, dict[str, float]]:
+        return self.reader.simple_scores(data)
 
     def numbers(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, NDArray[np.float64]]]:
         """Each sequence of a source with what is predicted for it, ``(levels,)``; one number without quantiles."""
@@ -137,6 +179,28 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
     predictor = RegressionPredictor
     reader_type = RegressionReader
 
+    def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
+        super().__init__(source, options, files)
+        if files is None:
+            self._fit_ridge()
+
+    def _fit_ridge(self) -> None:
+        """Fit the ridge regression on the training part, and let the network add to it where it explains most."""
+        reader = self.reader
+        if reader.levels or reader.encoder.reads_tokens or reader.columns.classes(reader.columns.features):
+            return
+        reader.ridge = ridge = Ridge.fit(self.training[0], reader.truths(self.training))
+        parts = [self.training, self.validation, *([self.test] if self.test is not None else [])]
+        if ridge is None or ridge.explained < STARTS_FROM or not all(ridge.fits(part[0]) for part in parts):
+            return
+        reader.starts = True
+        self.training, self.validation, *rest = map(reader.without_start, parts)
+        self.test = rest[0] if rest else None
+        self.notes.append(
+            f"predictions start from ridge regression on the {ridge.steps} steps, which explains "
+            f"{ridge.explained:.1%} of the variance of sequences that are left out; the network adds to it."
+        )
+
     def _fit(self, parts: NDArray[np.int8], table: Table | Sequences, columns: Columns) -> RegressionReader:
         """Learn vocabulary and scales from the training sequences."""
         numbers: list[float] = []
@@ -158,13 +222,22 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
     def model(self) -> SequenceModel:
         """A new network, initialized from torch's random state; its quantiles start as those of the training part."""
         network = super().model()
+        if self.reader.starts:  # near the ridge regression
+            nn.init.normal_(network.output.weight, std=0.01)
+            nn.init.zeros_(network.output.bias)
         if self.reader.levels:
             with torch.no_grad():
                 network.output.bias.copy_(torch.tensor(self.reader.usual))
         return network
 
     def settle(self, network: nn.Module) -> str:
-        """See `Task.settle`. Corrects quantiles, which are too narrow on data that was not trained on."""
+        """See `Task.settle`.
+
+        Corrects quantiles, which are too narrow on data that was not trained on. Scales what the network adds to ridge
+        regression as a forecast is scaled (`share_kept`).
+        """
+        if self.reader.starts:
+            return self._scale_down(network)
         if not self.reader.levels:
             return ""
         found = self.reader.predictions(network, self.validation) - self.reader.truths(self.validation)
@@ -174,8 +247,21 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
             output.bias.add_(torch.from_numpy(shift).to(output.bias))
         return f"the {quantiles.CORRECTED}"
 
+    def _scale_down(self, network: nn.Module) -> str:
+        truth = self.reader.truths(self.validation)
+        gain = truth**2 - (self.reader.predictions(network, self.validation)[0] - truth) ** 2
+        error = float(gain.std()) / len(gain) ** 0.5
+        certainty = float(gain.mean()) / error if error > 0 else 0.0
+        factor = share_kept(certainty)
+        output: Any = network.get_submodule("output")
+        with torch.no_grad():
+            output.weight.mul_(factor)
+            output.bias.mul_(factor)
+        return (
+            f"the network is {'better' if certainty >= 0 else 'worse'} than ridge regression by {abs(certainty):.1f} "
+            f"standard errors on the validation part, so {factor:.0%} of what it adds to that is predicted."
+        )
+
     def simple_scores(self, part: Encoded) -> dict[str, dict[str, float]]:
-        """The scores of always predicting the mean of the training part, or with quantiles its quantiles."""
-        usual = np.array(self.reader.usual or [0.0])[:, None]
-        name = "median" if self.reader.levels else "mean"
-        return {name: self.reader.judge(np.repeat(usual, len(part[0]), axis=1), part)}
+        """See `RegressionReader.simple_scores`."""
+        return self.reader.simple_scores(part)

@@ -177,6 +177,10 @@ class SequenceReader:
             raise DataError(f"{source.source} has no sequences.")
         return arrays, Ragged.of(targets, self.target_type)
 
+    def added(self, inputs: Ragged, chosen: NDArray[np.int64]) -> Any:
+        """What is added to the outputs of a network for some sequences, ``(B, 1)``; here nothing."""
+        return 0.0
+
     @abstractmethod
     def batch(self, data: Encoded, chosen: NDArray[np.int64]) -> SequenceBatch:
         """Some sequences as a batch; the longest come first."""
@@ -188,8 +192,9 @@ class SequenceReader:
         records = records_of(source, columns, self.per_step)
         while block := list(islice(records, BLOCK)):
             found: list[Any] = [None] * len(block)
-            for chosen, outputs in scored_batches(network, Ragged.of(self.encoder.encode(block), self.input_type)):
-                numbers = outputs.numpy()
+            inputs = Ragged.of(self.encoder.encode(block), self.input_type)
+            for chosen, outputs in scored_batches(network, inputs):
+                numbers = outputs.numpy() + self.added(inputs, chosen)
                 for column, place in enumerate(chosen):
                     # Without the one step that an empty sequence is read as.
                     found[place] = numbers[: block[place].steps, column] if self.per_step else numbers[column]

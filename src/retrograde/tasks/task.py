@@ -237,6 +237,18 @@ class Task(ABC, Generic[B]):
         """What ``config.json`` says about the data."""
 
 
+LUCK = 1.0  # standard errors up to which a gain may be luck; from one more on it counts in full
+LEAST = 0.01  # share of what a network adds to its baseline that always stays
+
+
+def share_kept(certainty: float) -> float:
+    """The share that stays of what a network adds to a baseline.
+
+    certainty: by how many standard errors it is better than the baseline on the validation part.
+    """
+    return min(1.0, max(LEAST, certainty - LUCK))
+
+
 class Predictor(ABC):
     """A trained network with everything between it and the data: vocabulary, columns, scales, labels.
 
