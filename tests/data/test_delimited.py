@@ -230,3 +230,14 @@ def test_a_series_of_pandas_without_a_name(tmp_path, header, first):
 def test_a_row_is_no_header(tmp_path):
     (tmp_path / "a.csv").write_text("name,age\nAnn,n/a\nBob,5\nCid,6\nDot,7\nEve,8\n")
     assert open_table(tmp_path / "a.csv").names == ["name", "age"]
+
+
+def test_rows_of_separators_alone_are_blank_lines(tmp_path):
+    """Excel writes them for rows below a table."""
+    path = tmp_path / "a.csv"
+    path.write_text("month,sales\n" + "".join(f"2020-{k:02},{k}\n" for k in range(1, 13)) + ",\n,\n")
+    table = open_table(path)
+    assert len(table) == 12 and columns_for(Predicts.FUTURE, table, {})[0].time == "month"
+    wide = ",".join(f"x{k}" for k in range(1200))
+    path.write_text(f"{wide}\n{','.join(['1'] * 1200)}\n{',' * 1199}\n")
+    assert len(open_table(path)) == 1

@@ -183,7 +183,7 @@ def test_builtins():
         ("a.csv", "text,label\na,b,c\n", "first row has 3 fields, the header has 2"),
         ("a.csv", "text,label\na,b\na,b,c\n", "line 3 has 3 fields, the header has 2"),
         ("a.csv", b"text,label\na\0,b\n", "binary, not text: a NUL at byte offset 12"),
-        ("a.csv", "text,label\ncafé,b\n".encode("latin-1"), "byte 0xe9 at offset 14 .*--encoding"),
+        ("a.csv", "text,label\nкофе,b\n".encode("cp1251"), "byte 0xea at offset 11 .*--encoding"),
         ("a.csv", b"text,label\na,caf\xc3", "byte 0xc3 at offset 16 .*--encoding"),
         ("a.jsonl", '{"text":"a","label":1}\n{"text":"b", broken\n', "line 2 is not JSON"),
         ("a.jsonl", "[1,2]\n[3]\n", "line 1 is not a JSON object"),

@@ -229,7 +229,7 @@ def _rows(path: Path, delimiter: str, skip: int) -> Iterator[list[str]]:
     with path.open(encoding="utf-8", newline="") as file:
         for _ in range(skip):
             file.readline()
-        yield from (row for row in csv.reader(file, delimiter=delimiter) if row)
+        yield from (row for row in csv.reader(file, delimiter=delimiter) if any(row))
 
 
 def numbered(path: Path, names: list[str], notes: list[str]) -> list[str]:
@@ -356,9 +356,11 @@ def _fill(table: Table, file: Utf8, path: Path, names: list[str], delimiter: str
         )
     if wrong:
         raise DataError(f"{path} cannot be read: {_reason(wrong, skip)}")
-    # Of a single column a blank line is an empty cell, but for those at the end.
-    last = " WHERE rowid <= (SELECT max(rowid) FROM read WHERE c0 IS NOT NULL)" if len(names) == 1 else ""
-    table.fill(f"SELECT * FROM read{last}", names)
+    if len(names) == 1:  # a blank line is an empty cell, but for those at the end
+        filled = "rowid <= (SELECT max(rowid) FROM read WHERE c0 IS NOT NULL)"
+    else:  # Excel writes separators alone for rows below a table
+        filled = f"coalesce({', '.join(f'c{place}' for place in range(len(names)))}) IS NOT NULL"
+    table.fill(f"SELECT * FROM read WHERE {filled}", names)
     table.database.execute("DROP TABLE read")
     return table
 

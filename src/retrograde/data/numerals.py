@@ -12,7 +12,7 @@ from typing import Any
 
 from .database import literal, trimmed
 
-NO_NUMBER = ("na", "n/a", "n.a.", "#n/a", "<na>", "null", "none", "?", ".", "..", "-")
+NO_NUMBER = ("na", "n/a", "n.a.", "#n/a", "<na>", "null", "none", "?", ".", "..", "-", "–", "—")
 """What people write in place of a number."""
 _SPACES = " '’\u00a0\u2009\u202f"
 UNITS = "$€£¥₹%‰"
