@@ -212,6 +212,13 @@ def test_large_batches_are_followed_in_part():
     assert exam.flow.losses.shape[1] == 32 and exam.asked.sequences > 32
 
 
+def test_another_mistake_does_not_lower_the_risk():
+    torch.manual_seed(0)
+    x, y = sequences(slice(0, 2))
+    diagnosis = rg.diagnose(Last(), (x * 1e-4, y), squared, record=UNTRAINED)
+    assert diagnosis.found("input_scale") and diagnosis.risk > 0.99
+
+
 def test_a_mistake_that_spares_training_does_not_raise_the_risk():
     """A second layer that is never called is sick, and the first learns all the same."""
 

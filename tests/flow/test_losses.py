@@ -120,6 +120,9 @@ def test_losses_of_an_unbatched_input_may_leave_steps_out_or_be_one_number() -> 
     batched = rg.gradient_flow(rnn, x[:, None], loss=lambda o: squares(o[0][2:]))
     flow = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][2:]))
     np.testing.assert_allclose(flow.norms, batched.norms, rtol=1e-6)
+    for lag in (0, 3):
+        pairs = [flow.norms[0, n, t - lag] for n, t in enumerate(range(2, T)) if t >= lag]
+        np.testing.assert_allclose(flow.by_lag()[0, lag], np.mean(pairs), rtol=1e-6)
     assert (flow.lag() == np.arange(2, T)[:, None] - np.arange(T)).all()
     two = rg.gradient_flow(rnn, x, loss=lambda o: squares(o[0][-2:]))
     assert not two.final

@@ -177,3 +177,20 @@ def test_several_coupled_recurrences_marked_in_turn_at_one_line_are_separated() 
     x = torch.randn(6, 2, 4, dtype=torch.float64)
     flow = rg.gradient_flow(model, x, loss=lambda o: o.square().sum(-1))
     assert flow.layers == ["l0#1", "l0#2", "l0#3"] and flow.steps == [6, 6, 6]
+
+
+def test_a_marked_state_has_the_name_of_the_module_that_marks_it() -> None:
+    class Elman(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs, self.states = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, row = x.new_zeros(x.shape[1], 2), []
+            for one in x:
+                h = rg.mark_state(torch.tanh(self.inputs(one) + self.states(h)))
+                row.append(h)
+            return torch.stack(row)
+
+    model = nn.Sequential(Elman(), Elman())
+    assert rg.gradient_flow(model, torch.randn(T, B, 2), loss=losses).layers == ["0.l0", "1.l0"]

@@ -246,6 +246,9 @@ def test_the_signal_is_drawn_next_to_the_reach_of_the_gradient() -> None:
     noise = torch.randn(200)
     flow = rg.gradient_flow(rnn, x, loss=lambda output: (1e-3 * head(output[0][-1])[:, 0] - noise).square())
     assert "no signal at any lag, in 200 sequences" in flow.plot_signal(bins=5).get_title("left")
+    short = rg.gradient_flow(rnn, x[-4:], loss=lambda output: (1e-3 * head(output[0][-1])[:, 0] - noise).square())
+    ticks = short.plot_signal().get_xticks()
+    assert np.array_equal(ticks, np.round(ticks))  # lags are whole
 
 
 class TwoLayers(torch.nn.Module):

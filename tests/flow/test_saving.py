@@ -96,3 +96,23 @@ def test_xarray_has_the_lag_of_every_pair(layer: nn.GRU, x: Tensor) -> None:
     assert array.sel(layer="l0", t=4, k=1).coords["lag"] == 3
     assert array.sel(layer="l0_reverse", t=1, k=4).coords["lag"] == 3
     assert array.coords["cell"].values.tolist() == ["gru", "gru"] and array.coords["reverse"].values.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_saved_flow_of_a_layer_over_a_layer_has_its_signal(batch_first: bool, tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.low, self.high = nn.LSTM(2, 5, batch_first=batch_first), nn.GRU(5, 4, batch_first=batch_first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.high(self.low(x)[0])[0][..., 0]
+            return y.T if batch_first else y
+
+    torch.manual_seed(0)
+    x = torch.randn(10, 40, 2)
+    given = x.transpose(0, 1) if batch_first else x
+    flow = rg.gradient_flow(Two(), given, loss=lambda y: (y - x.roll(3, 0)[..., 0]).square())
+    flow.save(tmp_path / "flow")
+    again = rg.GradientFlow.load(tmp_path / "flow")
+    assert again.signal_by_lag("low.l0").need == flow.signal_by_lag("low.l0").need == 3

@@ -216,3 +216,14 @@ def test_what_cannot_be_known_is_refused():
         rg.flow.need_of(lambda x: one(x).cumsum(0), [(x := torch.randn(10, 32, 1), x[..., 0])], square)
     with pytest.raises(FlowError, match="mixed"):
         rg.flow.need_of(untrained(), batches(summed(None), 1), lambda o, y: (o[:, 0] - y - o.mean()).square())
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.GRU(1, 6), nn.BatchNorm1d(6, track_running_stats=False)
+
+        def forward(self, x):
+            return self.norm(self.layer(x)[0].mean(0))
+
+    with pytest.raises(FlowError, match="mixed"):
+        rg.flow.need_of(Pooled(), batches(summed(None), 1), square)

@@ -1,5 +1,7 @@
 """What labels are taken for."""
 
+import json
+
 import pytest
 import torch
 
@@ -40,6 +42,14 @@ def test_a_probe_has_sequences_of_medium_length_or_as_near_to_it_as_its_steps_al
     for steps, middle in ((None, len(every) // 2), (20, sum(n <= 20 for n in every))):
         lengths = task.examples(6, steps).inputs[1]
         assert lengths.tolist() == every[middle - 3 : middle + 3][::-1]
+
+
+def test_a_list_that_is_no_table_is_refused_by_its_row(tmp_path):
+    rows = [{"x": [[1, 2], [3, 4]], "label": "ab"[n % 2]} for n in range(30)]
+    rows[0]["x"] = [[1, 2], [3]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="row 1, column 'x': it must be a list of numbers"):
+        LabelledTask(str(tmp_path / "a.jsonl"), Options.of({"task": "classify", "label": "label"}))
 
 
 def test_a_mixture_has_the_loss_of_both_labels_and_its_parts_add_up(tmp_path):
