@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
 from ..flow.batches import SequenceSubset
 from ..flow.signal_stream import fewest_of, gains_of
+from ..flow.spans import LABEL as SPANS
 from ..nested import mapped
 from ..options import Options
 from ..words import counted
@@ -127,6 +128,7 @@ class Need:
     middle: int
     lags: Array
     consistency: Array
+    at_most: bool = False  # whether inputs resemble earlier ones, and explain too little to say how few are enough
 
 
 @dataclass
@@ -258,8 +260,17 @@ class Examination:
         that counts, so only as many of the last steps are needed as explain what all explain (`_fewest`).
         """
         signal, fewest = self._signal, self._fewest
-        if signal is None or fewest is None:
-            return signal
+        if signal is None:
+            return None
+        if fewest is None:
+            spans = any(own.layer == SPANS for own in self.asked.layers)  # these count as far as they add something
+            if spans or self._told_later(signal.lag) == signal.lag:
+                return signal
+            self.notes.append(
+                f"The need of {signal.lag} steps is an upper bound: inputs resemble those of earlier steps, and "
+                "explain too little of the errors to tell how few of the last steps are enough. Bring more sequences."
+            )
+            return replace(signal, at_most=True)
         return replace(signal, lag=fewest[1], middle=min(signal.middle, fewest[1]))
 
     @cached_property

@@ -35,7 +35,7 @@ from .signal_score import SIZE, ScoreTest
 from .signal_sweep import SIZE as WIDTH
 from .signal_sweep import Sides, Stack, Sweep, lags_from_end, stacks_of
 from .spans import Compared, SpanTest, compared_of, gains
-from .windows import SEQUENCES, fewest_for
+from .windows import SEQUENCES, fewest_for, fewest_linear
 
 __all__ = ["NetworkSignal", "fewest_of", "gains_of", "need_of", "signal_left"]
 
@@ -231,9 +231,9 @@ def fewest_of(
 
     At a constant output. Smaller than the lags of the signal where later steps say the same as earlier ones. With a
     loss at every step it is of one of them, the last; of an encoder-decoder, where the first losses may look further
-    back or less far than the last, of some of them: the longest for the largest share, for others the median. None
-    where single steps, and pairs of them, explain less than half of the errors, and where states of several steps are
-    read.
+    back or less far than the last, of some of them: the longest for the largest share, for others the median.
+    Where single steps, and pairs of them, explain less than half of the errors, by a linear regression
+    (`windows.fewest_linear`). None where that does not tell, and where states of several steps are read.
     """
     kept, several = _kept(model, batches, loss, seed)
     if several or not kept:
@@ -241,7 +241,8 @@ def fewest_of(
     found = [fewest_for(list(own), longest, shares) for own in zip(*kept, strict=True) if _differ(own)]
     known = [own for own in found if own is not None]
     if not known or len(known) < len(found):
-        return None
+        several_losses, _ = _kept(model, batches, loss, seed, longest) if len(kept[0]) == 1 else ([], False)
+        return fewest_linear(list(map(list, zip(*(several_losses or kept), strict=True))), shares)
     return tuple(
         max(lags) if share == max(shares) else sorted(lags)[len(lags) // 2]
         for share, lags in zip(shares, zip(*known, strict=True), strict=True)
@@ -261,26 +262,36 @@ def gains_of(
 
 
 def _kept(
-    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, seed: int
+    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, seed: int, longest: int | None = None
 ) -> tuple[list[list[Compared]], bool]:
-    """By batch, inputs and errors of one loss or some, at a constant output; and whether several states are read."""
+    """By batch, inputs and errors of one loss or some, at a constant output; and whether several states are read.
+
+    ``longest``: of losses by step, some that have so many steps before them.
+    """
     stream, kept = _Stream(model, _Plan(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True), list[list[Compared]]()
     for sample in each_sample(batches, loss):
         found = stream._stacks(sample)
         if not isinstance(found, Compared) and found[0].lags is not None:
             return [], False
-        kept.append([found] if isinstance(found, Compared) else _at_single_steps(found[0]))
+        kept.append([found] if isinstance(found, Compared) else _at_single_steps(found[0], longest))
         if sum(len(own[0].errors) for own in kept) >= SEQUENCES:
             break
     return kept, bool(set(stream.notes) & set(READS.values()))
 
 
-def _at_single_steps(stack: Stack) -> list[Compared]:
-    """Inputs and errors of the last loss by step, of an encoder-decoder of some losses, as of one per sequence."""
+def _at_single_steps(stack: Stack, longest: int | None) -> list[Compared]:
+    """Inputs and errors of the last loss by step, of an encoder-decoder of some losses, as of one per sequence.
+
+    ``longest``: of some losses with so many steps before them in a layer that runs forward.
+    """
     count, chosen = 1, None
     if stack.relay is not None:
         count = min(PLACES, len(stack.targets))
         chosen = stack.targets[torch.linspace(len(stack.targets) - 1, 0, count, device="cpu").round().long()]
+    elif longest is not None and stack.tower is None:
+        late = stack.targets[stack.targets >= longest]
+        count = min(PLACES, max(1, len(late)))
+        chosen = late[torch.linspace(len(late) - 1, 0, count, device="cpu").round().long()] if len(late) else None
     found = []
     for latest_first, errors in zip(*Sweep(stack, stack.asked, torch.float64).windows(chosen, count)[:2], strict=True):
         lags, batch = latest_first.shape[:2]

@@ -71,8 +71,9 @@ _TITLE = "What the data asks for, and what is left of the gradient"
 def _asked(need: Need, travel: Travel, whose: str = "") -> tuple[str, str]:
     """Need and reach, in words and as a comparison."""
     fraction, sign = THRESHOLDS.reach_fraction.value, ">" if need.lag > travel.reach else "<="
+    most = "at most " if need.at_most else ""
     return (
-        f"the data asks for {need.lag} steps of memory; {fraction:.0%} of the gradient{whose} is left after "
+        f"the data asks for {most}{need.lag} steps of memory; {fraction:.0%} of the gradient{whose} is left after "
         f"{travel.reach:.0f} steps",
         f"need {need.lag} {sign} reach {travel.reach:.0f}",
     )
