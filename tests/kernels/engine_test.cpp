@@ -2,6 +2,7 @@
 // and runs it: exit code 0 if all passed, otherwise a line for each failure.
 //
 // The kernels as a whole are tested from Python, against naive.cpp (test_naive.py) and torch (test_native.py).
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <string>
@@ -206,6 +207,31 @@ void test_team() {
   }
 }
 
+// Where a thread of the team comes late (it sleeps here), the caller computes the next regions alone, then asks again.
+void test_late_team() {
+  TeamLock lock(2);
+  if (lock.size() < 2) return check(false, "there is a team of two");
+  bool late = true;
+  int size = 0;
+  auto region = [&](Team& team, int thread) {
+    if (thread == 0) size = team.size();
+    if (thread == 1 && late) std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  };
+  const auto alone = [&] {  // how many regions are computed alone before the next on the team
+    for (int n = 0; n < 1000; ++n) {
+      lock.run(2, region);
+      if (size == 2) return n;
+    }
+    return 1000;
+  };
+  alone();  // the team may have been late before
+  const int first = alone(), second = alone();
+  check(first >= 8 && second == (first < 256 ? 2 * first : 256),
+        "the caller does without a late team, longer each time");
+  late = false;
+  check(alone() <= 256, "it asks the team again");
+}
+
 void test_memory() {
   char* const first = static_cast<char*>(scratch_memory(1000));
   check(first != nullptr && scratch_memory(500) == first, "working memory is kept for the next call");
@@ -251,6 +277,7 @@ int main() {
   test_divided_rows();
   test_partition();
   test_team();
+  test_late_team();
   test_memory();
   if (failures == 0) std::printf("all passed\n");
   return failures != 0;

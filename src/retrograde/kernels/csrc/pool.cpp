@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 #if defined(__linux__)
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -52,6 +53,48 @@ namespace {
 constexpr int kBarrierSpins = 1000;
 constexpr int kIdleSpins = 40;  // about 2 microseconds: the next call may follow at once
 
+double seconds(clockid_t clock) {
+  timespec now{};
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// A region whose first part, that of the calling thread, is timed.
+struct Timed {
+  Region region;
+  void* context;
+  double first_part_ended = 0;  // in processor time of the calling thread
+
+  static void run(void* p, Team& team, int thread) {
+    Timed& timed = *static_cast<Timed*>(p);
+    timed.region(timed.context, team, thread);
+    if (thread == 0) timed.first_part_ended = seconds(CLOCK_THREAD_CPUTIME_ID);
+  }
+};
+
+// On a busy machine a thread of the team may get a processor many milliseconds late, and a region that is less work
+// than that waits for it. Then the calling thread does without the team, for longer each time that it finds it late.
+class Lateness {
+ public:
+  bool skips() { return left_ > 0 && left_-- > 0; }
+
+  // A region took `wall` seconds on so many threads, of which the calling thread computed for `own`.
+  void judge(int threads, double wall, double own) {
+    if (wall - own < kLate || wall < kLoss * threads * own) {
+      next_ = kFirst;
+    } else {
+      left_ = next_;
+      next_ = next_ < kMost ? 2 * next_ : kMost;
+    }
+  }
+
+ private:
+  static constexpr double kLate = 2e-3;  // seconds
+  static constexpr double kLoss = 3;     // times what the calling thread would compute for alone
+  static constexpr int kFirst = 8, kMost = 256;
+  int left_ = 0, next_ = kFirst;  // regions
+};
+
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -64,7 +107,8 @@ inline void relax() {
 
 class Pool {
  public:
-  std::mutex mutex;  // locked by a TeamLock
+  std::mutex mutex;   // locked by a TeamLock
+  Lateness lateness;  // of torch's team, or of this one
 
   // Starts the threads that are missing; returns how many there are, the caller included. If the system has no memory
   // or no thread left, these are fewer than requested: the results are the same with any number of threads.
@@ -311,22 +355,30 @@ TeamLock::~TeamLock() {
 }
 
 void TeamLock::run(int threads, Region region, void* context) {
-  if (pool_ && threads > 1) {
-    threads = threads < size_ ? threads : size_;
-    if (openmp().parallel && !forked.load()) {
-      // Always the whole team, since OpenMP would end the threads that a smaller one leaves out.
-      Team team(threads);
-      Borrowed job{region, context, &team, size_, openmp()};
-      openmp().parallel(enter, &job, static_cast<unsigned>(size_), 0);
-      if (!job.refused.load()) return;
-    }
-    if (pool_->grow(threads) == threads) {
-      pool_->run(threads, region, context);
-      return;
-    }
+  threads = threads < size_ ? threads : size_;
+  if (!pool_ || threads < 2 || pool_->lateness.skips() || !run_on_team(threads, region, context)) {
+    Team alone(1);
+    region(context, alone, 0);
   }
-  Team alone(1);
-  region(context, alone, 0);
+}
+
+bool TeamLock::run_on_team(int threads, Region region, void* context) {
+  Timed timed{region, context};
+  const double wall = seconds(CLOCK_MONOTONIC), own = seconds(CLOCK_THREAD_CPUTIME_ID);
+  bool done = false;
+  if (openmp().parallel && !forked.load()) {
+    // Always the whole team, since OpenMP would end the threads that a smaller one leaves out.
+    Team team(threads);
+    Borrowed job{Timed::run, &timed, &team, size_, openmp()};
+    openmp().parallel(enter, &job, static_cast<unsigned>(size_), 0);
+    done = !job.refused.load();
+  }
+  if (!done && pool_->grow(threads) == threads) {
+    pool_->run(threads, Timed::run, &timed);
+    done = true;
+  }
+  if (done) pool_->lateness.judge(threads, seconds(CLOCK_MONOTONIC) - wall, timed.first_part_ended - own);
+  return done;
 }
 
 }  // namespace retrograde

@@ -63,13 +63,16 @@ class TeamLock {
   TeamLock& operator=(const TeamLock&) = delete;
   int size() const { return size_; }
   // Runs region(context, team, i) for i = 0 .. threads - 1 (at most size()); returns when all are done. If no team
-  // is available it runs on the calling thread alone, with team.size() == 1: a region must work with either size.
+  // is available, or the last ones came late (the machine is busy), it runs on the calling thread alone, with
+  // team.size() == 1: a region must work with either size.
   void run(int threads, Region region, void* context);
   template <class F> void run(int threads, F& f) {
     run(threads, [](void* context, Team& team, int thread) { (*static_cast<F*>(context))(team, thread); }, &f);
   }
 
  private:
+  bool run_on_team(int threads, Region region, void* context);
+
   Pool* pool_ = nullptr;  // null: alone
   int size_ = 1;
 };
