@@ -72,8 +72,11 @@ def left_out(x, y, strength):
     return ((y - found) ** 2).mean() / ((y - mean) ** 2).mean()
 
 
-def test_where_there_is_none():
+def test_where_there_is_none(monkeypatch):
     x, y = curves(40, 12, 0.5)
+    monkeypatch.setattr(ridge, "MOST_ALTOGETHER", 40 * 12 - 1)
+    assert Ridge.fit(Ragged.of([row[:, None] for row in x], np.float32), y) is None
+    monkeypatch.undo()
     assert Ridge.fit(Ragged.of([row[: 5 + place % 2, None] for place, row in enumerate(x)], np.float32), y) is None
     assert Ridge.fit(Ragged.of([row[:, None] for row in x[:10]], np.float32), y[:10]) is None
     constant = Ridge.fit(Ragged.of([np.ones((4, 1)) for _ in y], np.float32), y)

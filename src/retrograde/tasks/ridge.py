@@ -22,6 +22,7 @@ STARTS_FROM = 0.9
 """Share of the variance, on sequences left out, from which a network starts here (docs/training.md says why)."""
 FEWEST = 20  # sequences
 MOST_NUMBERS = 10_000  # of a sequence: weights are kept as text
+MOST_ALTOGETHER = 10_000_000  # numbers of all sequences, some copies of which are in memory
 MOST_WORK = 5e9  # numbers of all sequences times the smaller of sequences and numbers: some seconds
 _STRENGTHS = np.logspace(-6, 6, 25)  # of the regularization, for numbers of unit variance
 
@@ -66,7 +67,7 @@ class Ridge:
         size = int(lengths[0]) * int(np.prod(inputs.rows.shape, dtype=np.int64)) if count else 0
         if count < FEWEST or (lengths != lengths[0]).any() or not 0 < size <= MOST_NUMBERS:
             return None
-        if count * size * min(count, size) > MOST_WORK:
+        if count * size > MOST_ALTOGETHER or count * size * min(count, size) > MOST_WORK:
             return None
         x = np.stack([inputs[place].ravel() for place in range(count)]).astype(np.float64)
         mean, spread = x.mean(0), x.std(0)
