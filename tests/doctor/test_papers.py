@@ -108,7 +108,7 @@ def test_one_network_is_trained_on_lengths_from_50_to_200_with_the_weight_of_eac
     )
     model = script.Reader()
     before = model.layer.weight_hh_l0.detach().clone()
-    assert len(script.train(model, 4, weight, 0)["norms"]) == 4
+    assert len(script.train(model, script.THEIRS, 4, weight, 0)["norms"]) == 4
     assert len(set(seen)) == 4 and all(50 <= length <= 200 for length in seen)
     assert weights == ([16 / length for length in seen] if weight else [])  # alpha = 4 of the authors
     assert not torch.equal(before, model.layer.weight_hh_l0)
