@@ -316,3 +316,14 @@ def test_a_loss_with_smoothed_labels_is_measured() -> None:
 
     flow = rg.gradient_flow(rnn, randn(T, B, INPUTS), loss=loss)
     check_places(flow, {"l0": lambda t: np.full(1, T - 1)})
+
+
+def test_lags_ahead_are_counted_from_the_step_of_each_sequence() -> None:
+    torch.manual_seed(0)
+    rnn = nn.GRU(2, 4, bidirectional=True, dtype=torch.float64)
+    x, at = torch.randn(9, 3, 2, dtype=torch.float64), [1, 4, 6]
+    flow = rg.gradient_flow(rnn, x, loss=lambda o: o[0][at, range(3)].square().sum(-1))
+    alone = [rg.gradient_flow(rnn, x[:, b], loss=lambda o, t=t: o[0][t].square().sum(-1)) for b, t in enumerate(at)]
+    for lag in range(8):
+        ahead = [own.norms[1, 0, t + lag] for own, t in zip(alone, at, strict=True) if t + lag < 9]
+        np.testing.assert_allclose(flow.by_lag()[1, lag], np.mean(ahead))

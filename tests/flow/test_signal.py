@@ -169,6 +169,22 @@ def test_what_cannot_be_known_is_refused():
         mixed.signal_by_lag()
 
 
+def test_a_layer_over_one_that_reads_both_ways_is_refused_with_those_to_ask():
+    class Over(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.low, self.high = nn.GRU(2, 4, bidirectional=True), nn.GRU(8, 1)
+
+        def forward(self, x):
+            return self.high(self.low(x)[0])[0][..., 0]
+
+    torch.manual_seed(0)
+    x = torch.randn(12, 40, 2)
+    flow = rg.gradient_flow(Over(), x, loss=lambda y: (y - x.roll(3, 0)[..., 0]).square())
+    with pytest.raises(FlowError, match=r"ask for the signal of low\.l0, low\.l0_reverse"):
+        flow.signal_by_lag("high.l0")
+
+
 def test_a_parity_sends_no_signal():
     torch.manual_seed(0)
     x = torch.randint(2, (6, 400)).float().unsqueeze(-1)
