@@ -12,7 +12,7 @@ from torch import nn
 
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
-from retrograde.doctor.attempts import Recipe, attempt, updates_within
+from retrograde.doctor.attempts import Attempt, Recipe, attempt, updates_within
 from retrograde.doctor.examination import Examination, samples_of
 from retrograde.doctor.remedies import prescribe
 from retrograde.doctor.rules import training
@@ -105,6 +105,24 @@ def test_a_learning_rate_that_is_too_high(cell, how):
 @pytest.mark.parametrize("how", [{"lr": 0.02}, {"lr": 0.1, "optimizer": "sgd"}, {"lr": 0.002}])
 def test_a_learning_rate_that_is_right(how):
     assert "learning_rate_too_high" not in trained(nn.GRU, updates=40, **how)
+
+
+@pytest.mark.parametrize(("peak", "least", "wrong"), [(50.0, 0.01, True), (1.5, 0.01, False), (50.0, 0.5, False)])
+def test_a_loss_that_came_back_from_far_above_chance_and_no_further(monkeypatch, peak, least, wrong):
+    """From the initial weights it does so again, and a smaller rate ends clearly lower; not from the trained ones."""
+
+    def tried(model, _samples, recipe, _updates):
+        start = 1.0 if model is untrained else 0.6
+        end = 0.6 if recipe.lr == 1.0 or model is not untrained else least
+        return Attempt([start, peak, end], [1.0, 1.0, 1.0], 2)
+
+    model = Net(nn.GRU)
+    untrained = copy.deepcopy(model)
+    monkeypatch.setattr(training, "attempt", tried)
+    record = TrainingRecord("adam", 1.0, updates=40, losses=[1.0, *20 * [peak], *19 * [0.6]])
+    own = found(RULES, model, record=record, untrained=untrained).get("learning_rate_too_high")
+    assert bool(own) is wrong
+    assert not wrong or own[0].numbers["better_lr"] < 1
 
 
 def test_a_classifier_that_went_above_chance_at_a_rate_that_does_so_again():

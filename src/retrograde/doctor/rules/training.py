@@ -340,11 +340,13 @@ def _trial(model: nn.Module, exam: Examination, *, trained: bool, seen: bool = F
     """Train copies of a network for a few updates at several rates, on the samples; None if the rate does no harm.
 
     It does where a smaller one is clearly better; before training, it must also make the loss worse. That is enough
-    where training is ``seen`` to do so: chance is the least that a few updates can come back to.
+    where training is ``seen`` to do so: chance is the least that a few updates can come back to. The loss may also
+    have come back there after it was thrown far above chance, if a smaller rate is clearly better.
     """
     lr = float(exam.record.lr or 0)
     found: dict[float, float] = {}
     norms: dict[float, list[float]] = {}
+    back = False
     before, recipe = math.nan, Recipe.of(exam.record, lr)
     updates = updates_within(_SECONDS / _RATES, model, exam.samples, recipe)
     for rate in (lr / 10**k for k in range(_RATES)):
@@ -353,12 +355,14 @@ def _trial(model: nn.Module, exam: Examination, *, trained: bool, seen: bool = F
             return None
         before, found[rate], norms[rate] = tried.losses[0], tried.end, tried.norms
         if rate == lr and not trained and found[rate] <= THRESHOLDS.rise.value * before:
-            return None
+            back = seen and max(tried.losses) > THRESHOLDS.peak.value * before
+            if not back:
+                return None
         best = min(found.values())
         if best < found[lr] and found[rate] > best:
             break
     own = _Trial(trained, updates, found, lr, norms)
-    least = THRESHOLDS.rise.value if seen else THRESHOLDS.rate_gain.value
+    least = THRESHOLDS.rise.value if seen and not back else THRESHOLDS.rate_gain.value
     return own if math.isfinite(before) and own.gain > least else None
 
 
