@@ -50,6 +50,7 @@ TESTS = {
     "runs": ["tests/runs", "tests/cli"],
     "bench": ["tests/bench/test_bench.py"],
     "files.py": ["tests/test_files.py", "tests/test_writing.py"],
+    "measuring.py": ["tests/test_measuring.py", "tests/flow/test_isolation.py"],
     "_torch_private.py": ["tests/nn", "tests/flow/test_torch_patches.py"],
     "cells.py": ["tests/test_cells.py", "tests/nn"],
     "experiment.py": ["tests/training", "tests/cli/test_train.py"],
