@@ -233,3 +233,22 @@ def test_a_mistake_that_spares_training_does_not_raise_the_risk():
         "layer_not_called"
     ]
     assert diagnosis.risk < 0.3
+
+
+def test_nested_batches_that_the_model_does_not_take_are_told_how_they_are_written():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(1, 8)
+
+        def forward(self, a, b):
+            return self.layer(a + b)[0][-1, :, 0]
+
+    x, y = torch.randn(6, 16, 1), torch.randn(16)
+
+    def loss(output, target):
+        return (output - target).square()
+
+    (note,) = rg.diagnose(Two(), [((x, x), y)], loss).notes
+    assert "missing 1 required positional argument" in note and "(a, b, target), not ((a, b), target)" in note
+    assert not any("a, b, target" in note for note in rg.diagnose(Two(), [(x, x, y)], loss).notes)

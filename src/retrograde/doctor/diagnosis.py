@@ -259,6 +259,9 @@ def diagnose(
     return examined(examination, began)
 
 
+_NESTED = ". A batch is one flat tuple of the model's arguments and the target: (a, b, target), not ((a, b), target)."
+
+
 @backward_in_eval_mode()
 def examined(
     examination: Examination, began: float | None = None, stage: Callable[[str], None] = lambda text: None
@@ -281,7 +284,11 @@ def examined(
         except FlowError as error:
             failures.setdefault(str(error), []).append(name)
         except Exception as error:  # the model, or the loss, fails on its own
-            failures.setdefault(f"{type(error).__name__}: {error!s:.200}", []).append(name)
+            nested = isinstance(error, TypeError) and any(
+                isinstance(a, (tuple, list)) for a in examination.samples[0].inputs
+            )
+            hint = _NESTED if nested else ""
+            failures.setdefault(f"{type(error).__name__}: {error!s:.200}{hint}", []).append(name)
     examination.notes += [f"Not known: {', '.join(names)}. {reason}" for reason, names in failures.items()]
     sick = [finding for finding in findings if finding.severity == "sick"]
     if sick:  # what keeps the signal from being seen is known
