@@ -246,4 +246,5 @@ def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: s
 
 def options_words(options: Mapping[str, Any]) -> str:
     """Options as they are given on the command line."""
-    return ", ".join(f"`--{key.replace('_', '-')} {value}`" for key, value in options.items()) or "the defaults"
+    given = [f"`--{key.replace('_', '-')} {value}`" for key, value in options.items() if value is not None]
+    return ", ".join(given) or "the defaults"

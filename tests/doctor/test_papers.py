@@ -130,6 +130,10 @@ def test_networks_that_are_no_runs_are_trained_once(paper, tmp_path):
     assert first["seconds"] == second["seconds"] >= 0
 
 
+def test_options_that_are_taken_away_are_not_given(paper):
+    assert paper.options_words({"chrono": 165, "forget_bias": None}) == "`--chrono 165`"
+
+
 def test_a_page_says_that_the_machine_was_shared_only_if_it_was(paper):
     assert paper.made(90, shared=True).endswith("1.5 minutes of training on a machine that other programs shared.")
     assert paper.made(90, shared=False).endswith("1.5 minutes of training.")
