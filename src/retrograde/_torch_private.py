@@ -9,8 +9,10 @@ Attributes of public objects that have no public name are listed in `ATTRIBUTES`
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ NAMES = {  # name: what happens without it
     "torch._C._storage_Use_Count": "training steps do not use their memory again",
 }
 # Of modules that are imported only when a tool needs them: the module, and the class and function in it.
+COMPILER = "torch._dynamo"  # imported once something is compiled
 BUILDER = ("torch._dynamo.variables.builder", "VariableBuilder", "wrap_module")  # without it, layers break the graph
 # The functions through which tools look at a model's classes; without one, its tool sees our classes.
 LOOK_AT_CLASSES = (
@@ -158,6 +161,11 @@ def set_version(tensor: torch.Tensor, version: int) -> None:
 
 
 # ---- torch.compile and checkpoints -------------------------------------------------------------------------------
+
+
+def compiler_is_imported() -> bool:
+    """Whether something may have been compiled; always, if the compiler's module has another name."""
+    return COMPILER in sys.modules or find_spec(COMPILER) is None
 
 
 def rnns_allowed_in_graphs() -> AbstractContextManager[None]:

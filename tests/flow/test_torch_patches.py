@@ -216,3 +216,12 @@ def test_torchs_compiler_is_imported_only_where_something_is_compiled():
     plain, compiled, stance = done.stdout.splitlines()
     assert plain.split()[0] == "False" and compiled.split()[0] == "True" and stance == "default"
     assert plain.split()[1:] == compiled.split()[1:] and float(plain.split()[1]) > 0 and plain.endswith("True")
+
+
+def test_a_compiler_of_another_name_is_switched_off_before_every_measurement(monkeypatch):
+    stances = []
+    set_stance = torch.compiler.set_stance
+    monkeypatch.setattr(torch.compiler, "set_stance", lambda stance: stances.append(stance) or set_stance(stance))
+    monkeypatch.setattr("retrograde._torch_private.COMPILER", "torch.compiler_of_tomorrow")
+    rg.gradient_flow(Model(), torch.randn(T, B, D), loss=by_step)
+    assert stances and set(stances) == {"force_eager"}

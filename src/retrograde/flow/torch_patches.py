@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -148,7 +147,7 @@ def without_compiled_code() -> Iterator[None]:
     compiled.
     """
     with contextlib.ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:
+        if _torch_private.compiler_is_imported():
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         else:
             stack.enter_context(_COMPILE.active(stack))
