@@ -50,6 +50,14 @@ def test_groups_and_times_are_guessed_to_classify_as_to_forecast(machines, group
         np.testing.assert_allclose(np.diff(one.values[:, 0]), 0.1, atol=1e-5)  # in order of time
 
 
+def test_rows_of_a_sample_are_a_sequence_also_where_no_column_is_named_as_time(tmp_path):
+    rows = [f"s{i},{band},{i + band / 10},{i}" for i in range(30) for band in range(8)]
+    (tmp_path / "spectra.csv").write_text("\n".join(["sample,band,absorbance,fat", *rows]))
+    columns, notes = columns_for(Predicts.NUMBER, open_table(str(tmp_path / "spectra.csv")), {"target": "fat"})
+    assert columns.group == ("sample",) and columns.features == ("band", "absorbance")
+    assert "group: 'sample' (a guess; --group names another)" in notes
+
+
 def test_no_group_is_on_both_sides_of_a_split(machines):
     task = labelled("classify", machines("gizmo"), label="state", validation_fraction=0.3)
     assert len(task.training[0]) + len(task.validation[0]) == 20 and set(task.training[0].lengths) == {12}
