@@ -220,6 +220,9 @@ def test_norms_between_evaluations_keep_minimum_median_and_maximum():
     assert 1 <= min(norms) < 1.2 and sorted(norms)[4] == pytest.approx(2, rel=0.15)
 
 
+MEAN = {"loss": 1.0}
+
+
 @pytest.mark.parametrize(
     ("summary", "learned"),
     [
@@ -228,6 +231,8 @@ def test_norms_between_evaluations_keep_minimum_median_and_maximum():
         (Summary("finished", best={"loss": 2.5}, baselines={"unigram": {"loss": 3}, "bigram": {"loss": 2.4}}), False),
         (Summary("diverged", best={"loss": 0.1}, baselines={"chance": {"loss": 0.69}}), False),
         (Summary("finished", best={"loss": 0.1}), True),
+        (Summary("finished", best={"loss": 4e-9}, baselines={"mean": MEAN, "ridge regression": {"loss": 1e-9}}), True),
+        (Summary("finished", best={"loss": 0.4}, baselines={"mean": MEAN, "ridge regression": {"loss": 0.1}}), False),
     ],
 )
 def test_a_run_that_is_no_better_than_a_baseline_was_not_learned(summary, learned):
