@@ -233,6 +233,11 @@ MEAN = {"loss": 1.0}
         (Summary("finished", best={"loss": 0.1}), True),
         (Summary("finished", best={"loss": 4e-9}, baselines={"mean": MEAN, "ridge regression": {"loss": 1e-9}}), True),
         (Summary("finished", best={"loss": 0.4}, baselines={"mean": MEAN, "ridge regression": {"loss": 0.1}}), False),
+        (Summary("finished", best={"loss": 0.4}, baselines={"naive": MEAN}, results={"validation": MEAN}), False),
+        (
+            Summary("finished", best={"loss": 1.4}, baselines={"naive": MEAN}, results={"validation": {"loss": 0.9}}),
+            True,
+        ),
     ],
 )
 def test_a_run_that_is_no_better_than_a_baseline_was_not_learned(summary, learned):

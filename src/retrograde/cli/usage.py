@@ -16,11 +16,16 @@ LONGEST = 140  # characters of a help text that a line repeats
 
 
 def explained(error: Any, words: Sequence[str], commands: Any) -> str:
-    """The message of an error of typer, with what to give instead.
+    """The message of an error on the command line, with what to give instead.
 
-    error: of typer, with ``format_message``.
-    words: the command line.
-    commands: the group of all commands.
+    Parameters
+    ----------
+    error : click.UsageError
+        As typer raises it.
+    words : sequence of str
+        The command line, without the program's name.
+    commands : click.Group
+        All commands of the program.
     """
     command = commands.commands.get(next(iter(words), ""))
     option = getattr(error, "option_name", None)

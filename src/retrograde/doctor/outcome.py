@@ -29,7 +29,8 @@ def was_not_learned(summary: Summary | None) -> str:
         return ""
     if summary.status == "diverged":
         return "it diverged"
-    loss, baseline = summary.best.get("loss"), _baseline(summary)
+    as_it_predicts = (summary.results or {}).get("validation", {})  # after `Task.settle`
+    loss, baseline = as_it_predicts.get("loss", summary.best.get("loss")), _baseline(summary)
     if loss is None or baseline is None:
         return ""
     name, level = baseline

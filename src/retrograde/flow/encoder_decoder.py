@@ -217,7 +217,7 @@ def _stacks(graph: Graph, decoder: list[str], encoder: list[str]) -> list[list[s
 
 
 def _is_one_stack(runs: Sequence[Sequence[AnyCall]]) -> bool:
-    """Whether every layer but the lowest is fed by another: is no stack by itself."""
+    """Whether every layer but the lowest is fed by another one."""
     lowest = [own for own in runs if isinstance(own[0], Call) and own[0].own_input]
     return len(lowest) == 1 and lowest[0] is runs[0]
 

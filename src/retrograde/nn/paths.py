@@ -223,7 +223,7 @@ def _with_torch(call: ForwardPass) -> _Result:
     if call.batch_sizes is None:
         options += (layer.batch_first,)
     if call.input.is_cuda and not torch.compiler.is_compiling() and parametrize.is_parametrized(layer):
-        with warnings.catch_warnings():  # advice to flatten weights, which are computed anew at every call
+        with warnings.catch_warnings():  # weights computed at every call cannot be flattened, as cuDNN advises
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous", UserWarning)
             output, *final = operator(*sequences, hx, call.weights, *options)
     else:

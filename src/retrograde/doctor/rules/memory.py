@@ -208,7 +208,7 @@ def by_lag(exam: Examination, title: str) -> Chart:
     marks = {} if math.isinf(travel.reach) else {"reach": travel.reach}
     try:
         need = exam.need
-    except FlowError:  # of which the rules that need it say why
+    except FlowError:  # the rules that need it report the reason
         need = None
     if need is not None:
         curves.append(
