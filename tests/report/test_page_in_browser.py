@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,10 +105,13 @@ def test_a_cell_shows_the_path_of_its_gradient_in_the_layer_chosen(make_run: Any
     place = """
       const plot = document.querySelector('#heat-map .plot'), { xaxis, yaxis } = plot._fullLayout;
       plot.scrollIntoView({ block: 'center' });
-      const box = plot.getBoundingClientRect(), [t, k] = arguments;
-      return [box.left + xaxis._offset + xaxis.l2p(k), box.top + yaxis._offset + yaxis.l2p(t)];
+      const [t, k, answer] = arguments;
+      requestAnimationFrame(() => requestAnimationFrame(() => {  // a finger meets what is on the screen
+        const box = plot.getBoundingClientRect();
+        answer([box.left + xaxis._offset + xaxis.l2p(k), box.top + yaxis._offset + yaxis.l2p(t)]);
+      }));
     """
-    x, y = browser.execute_script(place, 25, 10)
+    x, y = browser.execute_async_script(place, 25, 10)
     chain = webdriver.ActionChains(browser)
     chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
     chain.w3c_actions.pointer_action.click()
@@ -129,11 +133,16 @@ def test_a_cell_shows_the_path_of_its_gradient_in_the_layer_chosen(make_run: Any
     other = browser.execute_script(STATE)
     assert (other["row"], other["column"]) == (27, 8)
     np.testing.assert_allclose(other["y"], flows[2, "trained"].norms[1][27, 27::-1], rtol=3e-3)
-    x, y = browser.execute_script(place, 20, 5)
-    for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):  # a finger
-        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    WebDriverWait(browser, 10).until(lambda driver: driver.execute_script(STATE)["row"] == 20)
-    assert browser.execute_script(STATE)["column"] == 5
+
+    def tapped(driver: Any) -> bool:  # with a finger, which taps again where the page was still being drawn
+        x, y = driver.execute_async_script(place, 20, 5)
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        time.sleep(0.1)
+        state = driver.execute_script(STATE)
+        return (state["row"], state["column"]) == (20, 5)
+
+    WebDriverWait(browser, 10).until(tapped, "a tap does not choose row 20, column 5")
     visible = "return document.querySelector('#by-lag .plot').data.map((trace) => trace.visible && trace.meta)"
     for choice, layer in enumerate(("l0", "l1")):
         Select(browser.find_element(By.CSS_SELECTOR, "#by-lag select")).select_by_visible_text(layer)
