@@ -20,7 +20,7 @@ from retrograde.bench import measure
 from retrograde.bench.points import Point
 from retrograde.doctor import TrainingRecord
 from retrograde.errors import FlowError, OptionError
-from retrograde.flow import adjoint, coefficients
+from retrograde.flow.recurrence import adjoint, coefficients
 from retrograde.flow.state_dict import find_recurrent
 from retrograde.laboratory.measured import measure as drawn_by_the_lab
 from retrograde.nn.stepwise import Stepwise

@@ -25,7 +25,8 @@ def test_a_module_has_a_test_file_or_names_one(module):
     """Of a package in a part, as `doctor/rules`, the tests are those of the part; one file may test all its modules."""
     own, named = [TESTS / module.parent / f"test_{module.name.lstrip('_')}"], named_tests(SOURCE / module)
     if len(module.parts) > 2:
-        own += [TESTS / module.parts[0] / f"test_{one}" for one in (module.name, f"{module.parent.name}.py")]
+        names = (module.name, f"{module.parent.name}.py", f"{module.parent.name}_{module.name}")
+        own += [TESTS / module.parts[0] / f"test_{one}" for one in names]
         named = named or named_tests(SOURCE / module.parent / "__init__.py")
     assert any(path.exists() for path in own) or named, f"{own[0]}, or a line `Tests: …` in {module}"
     assert all((TESTS.parent / one).exists() for one in named), named
@@ -62,9 +63,13 @@ FLOORS = [
 ]
 
 
-def imported_parts(path):
-    """The parts of the package that a module imports, anywhere in it."""
-    here = path.relative_to(SOURCE).parts[:-1]
+# The same inside a part: the packages of `flow`, each of which the next ones build on.
+FLOORS_OF_FLOW = ["recurrence", "recording", "wiring"]
+
+
+def imported_parts(path, within=SOURCE):
+    """The parts of the package, or of one of its parts, that a module imports, anywhere in it."""
+    here = path.relative_to(within).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level == len(here) + 1:
             names = [node.module] if node.module else [alias.name for alias in node.names]
@@ -79,6 +84,13 @@ def test_imports_point_downwards_only(floor):
         for path in paths:
             used = set(imported_parts(path)) & BASE.union(*FLOORS)
             assert used <= below | {part}, f"{path.relative_to(SOURCE)} imports {sorted(used - below - {part})}"
+
+
+@pytest.mark.parametrize("floor", range(len(FLOORS_OF_FLOW)), ids=FLOORS_OF_FLOW)
+def test_imports_inside_flow_point_downwards_only(floor):
+    for path in (SOURCE / "flow" / FLOORS_OF_FLOW[floor]).rglob("*.py"):
+        used = set(imported_parts(path, SOURCE / "flow"))
+        assert used <= set(FLOORS_OF_FLOW[: floor + 1]), f"{path.relative_to(SOURCE)} imports {sorted(used)}"
 
 
 def test_every_part_has_a_floor():

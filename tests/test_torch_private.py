@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import retrograde as rg
 from retrograde import _torch_private
 from retrograde.errors import FlowError
-from retrograde.flow import torch_patches
+from retrograde.flow.recording import torch_patches
 from retrograde.kernels import operators
 from retrograde.nn import compilation
 

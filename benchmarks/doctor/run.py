@@ -19,7 +19,7 @@ import retrograde as rg
 from retrograde.doctor import Diagnosis, Examination, TrainingRecord
 from retrograde.doctor.examination import untrained_twin
 from retrograde.errors import FlowError
-from retrograde.flow.samples import samples_of
+from retrograde.flow.recording.samples import samples_of
 
 from . import peers
 from .case import Case

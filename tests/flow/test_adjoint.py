@@ -9,7 +9,7 @@ from torch import nn
 
 import retrograde as rg
 from retrograde import kernels
-from retrograde.flow import adjoint
+from retrograde.flow.recurrence import adjoint
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the engine was not built here")
 

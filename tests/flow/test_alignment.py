@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import retrograde as rg
 from retrograde.errors import FlowError, OptionError
-from retrograde.flow.alignment import Reach, aligned
 from retrograde.flow.summary import summarize
+from retrograde.flow.wiring.alignment import Reach, aligned
 
 T, B, H = 40, 3, 8
 

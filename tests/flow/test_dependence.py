@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from retrograde.flow.dependence import Span
+from retrograde.flow.wiring.dependence import Span
 
 
 def test_the_union_of_spans_reaches_from_the_first_step_to_the_last() -> None:

@@ -306,7 +306,9 @@ def test_noise_has_no_need():
 
 
 def test_how_few_steps_tell_is_of_several_losses():
-    kept = rg.flow.signal_stream.fewest_of(Translator(), planted("reverse", batches=8), cross_entropy, 11, (0.5, 0.9))
+    kept = rg.flow.learning_signal.stream.fewest_of(
+        Translator(), planted("reverse", batches=8), cross_entropy, 11, (0.5, 0.9)
+    )
     assert kept is not None
     half, most = kept
     assert most == 11 and 3 <= half <= 7  # lags 1, 3, 5, … 11

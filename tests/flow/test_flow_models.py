@@ -18,7 +18,7 @@ from twin import norms, unrolled
 
 import retrograde as rg
 from retrograde.errors import FlowError
-from retrograde.flow import torch_patches
+from retrograde.flow.recording import torch_patches
 
 T, B = 6, 3
 

@@ -630,7 +630,7 @@ def test_a_check_of_gradients_keeps_all_random_states() -> None:
 
 def test_random_states_of_other_devices_are_asked_of_their_own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices that this machine does not have, as fakes: the random state of each is read from its own module."""
-    from retrograde.flow import isolation
+    from retrograde.flow.recording import isolation
 
     states = {"mps": torch.zeros(2), "xpu": torch.zeros(2)}
     asked: list[tuple[str, str]] = []

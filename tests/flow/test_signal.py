@@ -255,6 +255,6 @@ def test_a_signal_of_a_few_sequences_is_flagged():
 def test_sequences_whose_gradients_have_nothing_in_common_are_no_signal():
     """Their products are so small that the third power of the variance is below the range."""
     gram = torch.full((10, 10), 1e-70, dtype=torch.float64).fill_diagonal_(1.0)
-    moments = rg.flow.signal.Moments()
+    moments = rg.flow.learning_signal.statistic.Moments()
     moments.add(gram)
     assert all(np.isnan(moments.p_value(0.5, 0.1, 10)))

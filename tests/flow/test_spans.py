@@ -116,7 +116,7 @@ def test_half_of_what_the_targets_depend_on_may_be_told_by_the_last_steps():
     everywhere, early = y.view(1, -1, 1) + torch.randn(25, 200, 2), torch.randn(25, 200, 2)
 
     def half(model, batches, loss):
-        return rg.flow.signal_stream.fewest_of(model, batches, loss, 24, [0.5])
+        return rg.flow.learning_signal.stream.fewest_of(model, batches, loss, 24, [0.5])
 
     assert half(last, [(everywhere, y)], square)[0] <= 3
     assert half(last, [(early, early[2, :, 0])], square) == (22,)
@@ -141,7 +141,7 @@ def test_inputs_that_are_the_same_in_all_sequences_explain_nothing(count):
 
     def fewest(x):
         model = lambda x: head(layer(x)[0][-1])[:, 0]  # noqa: E731
-        return rg.flow.signal_stream.fewest_of(model, [(x, y)], lambda a, b: (a - b).square(), 5, [0.5])
+        return rg.flow.learning_signal.stream.fewest_of(model, [(x, y)], lambda a, b: (a - b).square(), 5, [0.5])
 
     same = torch.ones(6, count, 2)
     assert fewest(same) is None
@@ -157,7 +157,7 @@ def test_a_short_window_is_enough_where_the_sequences_are_too_few_for_a_long_one
 
     def fewest(target):
         batch = (vectors[words], target)
-        return rg.flow.signal_stream.fewest_of(
+        return rg.flow.learning_signal.stream.fewest_of(
             lambda x: head(layer(x)[0][-1])[:, 0], [batch], lambda a, b: (a - b).square(), 19, [0.9]
         )
 

@@ -89,7 +89,7 @@ def test_where_no_step_resembles_another_each_lag_of_the_signal_stands_for_itsel
     x = torch.randn(30, 512, 1)
     y = hidden_in_noise(x[-3, :, 0] + x[-20, :, 0] / 2, 0.4)
     model = Reader()
-    assert rg.flow.signal_stream.fewest_of(model, (x, y), squared, 19, [0.9]) is None
+    assert rg.flow.learning_signal.stream.fewest_of(model, (x, y), squared, 19, [0.9]) is None
     exam = Examination(model, samples_of((x, y), squared), model)
     assert exam.need.lag == 19 and not exam.need.at_most and not exam.notes
 
@@ -103,7 +103,7 @@ def test_noise_has_no_need_however_its_inputs_repeat_themselves():
 
 def test_a_need_that_is_not_known_better_is_an_upper_bound_with_the_reason(monkeypatch):
     x, y, _, _ = planted("far")
-    monkeypatch.setattr("retrograde.flow.signal_stream.fewest_linear", lambda *_: None)
+    monkeypatch.setattr("retrograde.flow.learning_signal.stream.fewest_linear", lambda *_: None)
     model = Reader(cell=nn.RNN)
     found = rg.diagnose(model, (x, y), squared, untrained=model)
     assert any(note.startswith("The need of ") and "is an upper bound" in note for note in found.notes)

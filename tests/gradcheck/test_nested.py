@@ -87,7 +87,7 @@ def test_a_constant_output_of_any_structure_keeps_its_type_and_its_gradient():
 
     weight = torch.ones(2, requires_grad=True)
     given = Out(weight * 3, 2), {"a": [weight * 2, None]}, pack_sequence([weight[:, None]])
-    sample = rg.flow.samples.Sample((), lambda output: output[0].logits + output[1]["a"][0] + output[2].data[:, 0])
+    sample = rg.flow.Sample((), lambda output: output[0].logits + output[1]["a"][0] + output[2].data[:, 0])
     losses = sample.at_a_constant().loss(given)
     assert losses.tolist() == [0, 0]
     (found,) = torch.autograd.grad(losses[0], weight)

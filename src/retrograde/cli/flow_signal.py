@@ -14,8 +14,8 @@ import numpy as np
 from .terminal import console, note, printable, say, say_json
 
 if TYPE_CHECKING:
-    from ..flow.signal import Signal
-    from ..flow.signal_saving import RunSignal
+    from ..flow.learning_signal.saving import RunSignal
+    from ..flow.learning_signal.statistic import Signal
 
 ROWS = 14
 
@@ -24,8 +24,8 @@ def show_signal(run: Path, data: str | None, fraction: float, *, json: bool) -> 
     """Measure, print, and keep in the run folder if it is of the run's own data."""
     from ..doctor.runs import examination_of
     from ..doctor.travel import travels_of
-    from ..flow.signal_saving import NAME, RunSignal, save
-    from ..flow.signal_stream import need_of, signal_left
+    from ..flow.learning_signal.saving import NAME, RunSignal, save
+    from ..flow.learning_signal.stream import need_of, signal_left
     from ..runs import RunFolder
 
     with console(stderr=True).status(f"Measuring the signal of {run} …"):

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
-from ..flow.batches import SequenceSubset
-from ..flow.signal_stream import fewest_of, gains_of
-from ..flow.spans import LABEL as SPANS
+from ..flow.learning_signal.spans import LABEL as SPANS
+from ..flow.learning_signal.stream import fewest_of, gains_of
+from ..flow.recording.batches import SequenceSubset
 from ..nested import mapped
 from ..options import Options
 from ..words import counted
@@ -319,7 +319,7 @@ class Examination:
     def middle(self) -> int:
         """Half of what the targets depend on is at this lag or beyond, where a later step does not say the same.
 
-        By windows of the last steps (`retrograde.flow.signal_stream.fewest_of`); where these do not tell, by the
+        By windows of the last steps (`flow/learning_signal/stream.py`, `fewest_of`); where these do not tell, by the
         signal, less the steps after which inputs repeat themselves.
         """
         if self.need is None:

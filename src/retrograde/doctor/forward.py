@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import FlowError
-from ..flow.isolation import isolated
+from ..flow.recording.isolation import isolated
 from ..nested import mapped
 from ..nn.stepwise import Stepwise
 from .thresholds import THRESHOLDS

@@ -9,13 +9,13 @@ rebuilds the layers and ``drive`` measures them.
 from __future__ import annotations
 
 from .drive import drive
+from .learning_signal.statistic import Signal
+from .learning_signal.stream import NetworkSignal, need_of, signal_left
 from .measure import gradient_flow
 from .recorder import GradientFlowRecorder
+from .recording.samples import Sample, samples_of
 from .result import GradientFlow
-from .samples import Sample, samples_of
 from .sequences import SequenceGradients, sequence_gradients
-from .signal import Signal
-from .signal_stream import NetworkSignal, need_of, signal_left
 from .state_dict import Found, find_recurrent, read_state_dict
 from .summary import Summary, summarize
 

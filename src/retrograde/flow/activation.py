@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .cells import Trajectory
+from .recurrence.cells import Trajectory
 
 Array = NDArray[np.float64]
 

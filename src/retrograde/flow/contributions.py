@@ -19,7 +19,7 @@ from torch import Tensor
 from ..cells import find
 from ..errors import FlowError
 from .linearization import Linearization, factors
-from .torch_patches import without_autocast
+from .recording.torch_patches import without_autocast
 
 if TYPE_CHECKING:
     from .result import GradientFlow

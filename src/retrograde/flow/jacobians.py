@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import FlowError
-from .cells import Trajectory
-from .stepwise_run import StepwiseRun
+from .recording.stepwise_run import StepwiseRun
+from .recurrence.cells import Trajectory
 
 Array = NDArray[np.float64]
 _CHUNK_BYTES = 64 * 2**20

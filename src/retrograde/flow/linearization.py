@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..cells import find
 from ..errors import FlowError, first_line
-from . import adjoint
-from .adjoint import Adjoints, LagAdjoints
-from .cells import BY_STEP, Trajectory, Weights
-from .graph import Graph
-from .stepwise_run import StepwiseRun
-from .torch_patches import without_checkpoints
+from .recording.graph import Graph
+from .recording.stepwise_run import StepwiseRun
+from .recording.torch_patches import without_checkpoints
+from .recurrence import adjoint
+from .recurrence.adjoint import Adjoints, LagAdjoints
+from .recurrence.cells import BY_STEP, Trajectory, Weights
 
 _BLOCK_BYTES = 256 * 2**20
 

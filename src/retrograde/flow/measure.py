@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FlowError, OptionError
-from .capture import NeedsEveryCall
-from .losses import known_lengths
 from .norms import NormOptions, Norms, State
-from .recorded import MeasuredModel, RecordedRun
+from .recording.capture import NeedsEveryCall
+from .recording.losses import known_lengths
+from .recording.recorded import MeasuredModel, RecordedRun
+from .recording.runs import base
 from .result import GradientFlow
-from .runs import base
 
 Reduce = Literal["mean", "median", "none"] | float | Sequence[float]
 

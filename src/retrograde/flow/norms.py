@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import FlowError
-from . import adjoint
-from .adjoint import Adjoints
-from .calls import Call
-from .graph import Graph
-from .head import local_adjoints
 from .linearization import Linearization
-from .losses import valid_steps
-from .positions import LossPositions
+from .recording.calls import Call
+from .recording.graph import Graph
+from .recording.losses import valid_steps
+from .recording.runs import batch_of, steps_of
+from .recording.stepwise_run import StepwiseRun
+from .recording.torch_patches import without_autocast
+from .recurrence import adjoint
+from .recurrence.adjoint import Adjoints
 from .result import GradientFlow
-from .runs import batch_of, steps_of
-from .stepwise_run import StepwiseRun
-from .torch_patches import without_autocast
 from .underflow import Range
+from .wiring.head import local_adjoints
+from .wiring.positions import LossPositions
 
 Array = NDArray[np.float64]
 State = Literal["h", "c", "hc"]

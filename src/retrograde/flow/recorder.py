@@ -19,14 +19,14 @@ from ..errors import OptionError, RunError
 from ..files import read_file, write_file
 from ..measuring import random_states_kept
 from ..nested import mapped
-from .batches import SequenceSubset
 from .clip import ClipSuggestion, suggested
-from .isolation import isolated, modules_behind
 from .measure import gradient_flow
 from .norms import State
+from .recording.batches import SequenceSubset
+from .recording.isolation import isolated, modules_behind
+from .recording.torch_patches import without_checkpoints
 from .result import GradientFlow
 from .summary import summarize
-from .torch_patches import without_checkpoints
 
 Record = dict[str, Any]
 _DIGITS = 6  # of the numbers in a record

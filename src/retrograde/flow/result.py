@@ -14,16 +14,18 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..errors import FlowError
-from . import activation, contributions, curves, entries, jacobians, layer_plots, plots, saving, signal
+from . import activation, contributions, curves, jacobians, layer_plots, plots, saving
 from .activation import Gate, Saturation
-from .alignment import Alignment
-from .cells import Trajectory
 from .contributions import Contributions, Truncation
 from .jacobians import Bounds
+from .learning_signal import statistic as signal
+from .learning_signal.statistic import Signal
 from .linearization import Linearization
-from .signal import Signal
-from .stepwise_run import StepwiseRun
+from .recording.stepwise_run import StepwiseRun
+from .recurrence.cells import Trajectory
 from .summary import summarize
+from .wiring import entries
+from .wiring.alignment import Alignment
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save as to_bytes
 from ..errors import FlowError
 from ..files import read_file, write_file
 from . import contributions, linearization
-from .alignment import Alignment, Reach, aligned
+from .wiring.alignment import Alignment, Reach, aligned
 
 if TYPE_CHECKING:
     from .result import GradientFlow

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import FlowError, first_line
-from .graph import MIXED, quiet_vmap
-from .recorded import MeasuredModel
+from .recording.graph import MIXED, quiet_vmap
+from .recording.recorded import MeasuredModel
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 256 * 2**20

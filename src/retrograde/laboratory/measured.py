@@ -14,7 +14,7 @@ from torch import Tensor
 from ..cells import FUSED
 from ..errors import FlowError, OptionError
 from ..flow import GradientFlow, gradient_flow
-from ..flow.cells import Trajectory
+from ..flow.recurrence.cells import Trajectory
 
 Array = NDArray[np.float64]
 LONGEST = 300  # steps: a picture of more has no cells to point at

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..doctor import Diagnosis
     from ..doctor.trial_result import Trial
     from ..flow import GradientFlow
-    from ..flow.signal_saving import RunSignal
+    from ..flow.learning_signal.saving import RunSignal
     from ..tasks.task import TaskInfo
 
 Curves = npt.NDArray[np.float64]
@@ -172,9 +172,9 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
 
 
 def _signal(run: RunFolder) -> RunSignal | None:
-    from ..flow import signal_saving  # brings torch
+    from ..flow.learning_signal import saving  # brings torch
 
-    return signal_saving.load(run)
+    return saving.load(run)
 
 
 def _diagnosis(run: RunFolder) -> Diagnosis | None:

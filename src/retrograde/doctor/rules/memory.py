@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ...errors import FlowError
 from ...flow import GradientFlow, jacobians
 from ...flow.activation import memory
-from ...flow.cells import Trajectory
+from ...flow.recurrence.cells import Trajectory
 from ..examination import Array, Examination, Need
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers

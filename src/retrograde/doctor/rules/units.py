@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from ...cells import FUSED
 from ...errors import FlowError
-from ...flow.cells import Trajectory
-from ...flow.runs import base
+from ...flow.recording.runs import base
+from ...flow.recurrence.cells import Trajectory
 from ..examination import Examination
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers, layers_of

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ...flow.batches import Axes, sequences_at, size_of
+from ...flow.recording.batches import Axes, sequences_at, size_of
 from ...nested import leaves_of, mapped
 from ..examination import Examination, Sample
 from ..findings import Finding, Kind

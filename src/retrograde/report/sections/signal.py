@@ -15,7 +15,7 @@ from ..words import number, share, times
 
 if TYPE_CHECKING:
     from ...flow import NetworkSignal, Signal
-    from ...flow.signal_saving import RunSignal
+    from ...flow.learning_signal.saving import RunSignal
 
 TITLE = "What the data asks for"
 
