@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from recording import recorded  # noqa: F401  # a fixture for all tests
 from retrograde import kernels
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import socket
 import stat
@@ -161,6 +162,11 @@ def test_closed_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
         standard_input()
+
+
+def test_standard_input_in_memory_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("grüße".encode()), "utf-8"))
+    assert standard_input().read() == "grüße".encode()
 
 
 def test_a_file_without_an_end_in_sight_is_known_by_its_first_bytes(tmp_path: Path) -> None:

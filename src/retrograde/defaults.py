@@ -82,7 +82,7 @@ Rule = tuple[str, Any, str]
 
 def _network(shape: DataShape, options: Options, given: Collection[str]) -> Iterator[Rule]:
     """Cell, direction, pooling, initialization and dropout."""
-    if shape.task in TABLES and options.nonlinearity == "tanh":
+    if shape.task in TABLES:
         yield "cell", "gru", "learned more than an LSTM in the same time"
     if shape.task in SEQUENCES:
         yield "bidirectional", True, "the whole sequence is there before the answer"

@@ -1,6 +1,6 @@
 """Plots of one layer: its spectrum, its gates, its activation; ``plot_...`` methods of ``GradientFlow``.
 
-Tests: `tests/flow/test_plots.py`.
+Tests: `tests/flow/test_plots.py`, `tests/flow/test_pictures.py`.
 """
 
 from __future__ import annotations

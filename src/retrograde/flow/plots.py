@@ -2,6 +2,8 @@
 
 Every title states the finding. The functions are the ``plot_...`` methods of ``GradientFlow``. matplotlib is imported
 where it is used: it takes long, and only plots need it.
+
+Tests: `tests/flow/test_plots.py`, `tests/flow/test_pictures.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """A measured flow in a few numbers and words: growth per step, half-life, horizon, verdict.
 
 Computed in one place, so that the terminal, the notebook and the plots agree.
+
+Tests: `tests/flow/test_summary.py`, `tests/flow/test_pictures.py`.
 """
 
 from __future__ import annotations
