@@ -24,7 +24,7 @@ import pytest
 import torch
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?")
-FEW = 12  # numbers of an array that are all kept; of a larger one, some that any change shows in
+FEW = 8  # numbers of an array that are all kept; of a larger one, some that any change shows in
 
 
 def described(value: Any) -> Any:
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: float) -> Any:
-    return value if isinstance(value, int) else float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return value if isinstance(value, int) else float(f"{value:.5g}") if math.isfinite(value) else str(value)
 
 
 def _array(array: np.ndarray[Any, Any]) -> Any:
@@ -72,7 +72,7 @@ def _array(array: np.ndarray[Any, Any]) -> Any:
         "shape": list(array.shape),
         "known": len(known),
         "ends": _listed([float(one) for one in ends]),
-        "waves": [round(wave / scale, 5) if scale else 0.0 for wave in waves],
+        "waves": [round(wave / scale, 4) if scale else 0.0 for wave in waves],
     }
 
 

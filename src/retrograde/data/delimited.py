@@ -234,11 +234,10 @@ def _rows(path: Path, delimiter: str, skip: int) -> Iterator[list[str]]:
 
 def numbered(path: Path, names: list[str], notes: list[str]) -> list[str]:
     """Names of columns that have none, which is noted."""
-    notes.append(
-        f"{path.name} has no header, its first line holds data: its columns are called 'column 1' to "
-        f"'column {len(names)}'."
-    )
-    return [f"column {place}" for place in range(1, len(names) + 1)]
+    new = [f"column {place}" for place in range(1, len(names) + 1)]
+    called = f"its columns are called '{new[0]}' to '{new[-1]}'" if len(new) > 1 else f"its column is called '{new[0]}'"
+    notes.append(f"{path.name} has no header, its first line holds data: {called}.")
+    return new
 
 
 def has_header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
