@@ -14,48 +14,48 @@ from collections.abc import Callable, Sequence
 
 from retrograde.doctor import Kind
 
-from .training import Probe
+from .training import Snapshot
 
 Alarm = str | Kind  # a Kind where a finding of the doctor says the same
 
 TINY = 1e-7  # mean |g|: SageMaker Debugger, DeepDiagnosis, DLCheck
 
 
-def _weights(probe: Probe) -> list[int]:
+def _weights(snapshot: Snapshot) -> list[int]:
     """Places of the weight matrices: the tools leave biases out."""
-    return [i for i, name in enumerate(probe.names) if "weight" in name]
+    return [i for i, name in enumerate(snapshot.names) if "weight" in name]
 
 
-def _not_finite(probe: Probe) -> bool:
-    return not all(map(math.isfinite, [probe.loss, *probe.norm]))
+def _not_finite(snapshot: Snapshot) -> bool:
+    return not all(map(math.isfinite, [snapshot.loss, *snapshot.norm]))
 
 
-def _vanishing(probe: Probe) -> bool:
+def _vanishing(snapshot: Snapshot) -> bool:
     """Mean |g| of a weight matrix below 1e-7."""
-    return any(probe.mean[i] < TINY for i in _weights(probe))
+    return any(snapshot.mean[i] < TINY for i in _weights(snapshot))
 
 
-def _ends(probe: Probe) -> tuple[float, float]:
+def _ends(snapshot: Snapshot) -> tuple[float, float]:
     """Gradient norms of the first and of the last weight matrix."""
-    places = _weights(probe)
-    return probe.norm[places[0]], probe.norm[places[-1]]
+    places = _weights(snapshot)
+    return snapshot.norm[places[0]], snapshot.norm[places[-1]]
 
 
-def _auto_vanishing(probe: Probe) -> bool:
-    first, last = _ends(probe)
+def _auto_vanishing(snapshot: Snapshot) -> bool:
+    first, last = _ends(snapshot)
     return first < 1e-4 and first < 1e-3 * last
 
 
-def _auto_exploding(probe: Probe) -> bool:
-    first, last = _ends(probe)
+def _auto_exploding(snapshot: Snapshot) -> bool:
+    first, last = _ends(snapshot)
     return first > 70 * last
 
 
-def _auto_dead(probe: Probe) -> bool:
-    return any(probe.zeros[i] >= 0.7 for i in _weights(probe))
+def _auto_dead(snapshot: Snapshot) -> bool:
+    return any(snapshot.zeros[i] >= 0.7 for i in _weights(snapshot))
 
 
-RULES: dict[str, list[tuple[Alarm, Callable[[Probe], bool]]]] = {
+RULES: dict[str, list[tuple[Alarm, Callable[[Snapshot], bool]]]] = {
     "AutoTrainer": [
         (Kind.VANISHING_HURTS, _auto_vanishing),
         (Kind.EXPLODING, _auto_exploding),
@@ -84,11 +84,11 @@ RULES: dict[str, list[tuple[Alarm, Callable[[Probe], bool]]]] = {
 ONCE = {_not_finite}
 
 
-def alarms(tool: str, probes: Sequence[Probe]) -> set[Alarm]:
-    """What a tool finds in a training, or, from its first probe alone, before it."""
+def alarms(tool: str, snapshots: Sequence[Snapshot]) -> set[Alarm]:
+    """What a tool finds in a training, or, from its first snapshot alone, before it."""
     found: set[Alarm] = set()
     for alarm, rule in RULES[tool]:
-        times = sum(rule(probe) for probe in probes)
-        if times and (rule in ONCE or times > len(probes) / 2):
+        times = sum(rule(snapshot) for snapshot in snapshots)
+        if times and (rule in ONCE or times > len(snapshots) / 2):
             found.add(alarm)
     return found

@@ -125,8 +125,8 @@ def _after_training(case: Case, seed: int, trained: Trained) -> Outcome:
             outcome.cured_by, outcome.cured_share = remedy.name, after.loss / after.chance
             break
     for tool in peers.RULES:
-        outcome.peers[tool] = sorted(peers.alarms(tool, trained.probes))
-        outcome.peers_first[tool] = sorted(peers.alarms(tool, trained.probes[:1]))
+        outcome.peers[tool] = sorted(peers.alarms(tool, trained.snapshots))
+        outcome.peers_first[tool] = sorted(peers.alarms(tool, trained.snapshots[:1]))
     return outcome
 
 

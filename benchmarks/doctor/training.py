@@ -21,7 +21,7 @@ from .case import Case
 from .networks import Network, detached
 from .tasks import Batch
 
-PROBES = 20  # updates at which weights, gradients and activations are recorded
+SNAPSHOTS = 20  # updates at which weights, gradients and activations are recorded
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Layer:
 
 
 @dataclass
-class Probe:
+class Snapshot:
     """One update as tools that look at weights see it; gradients are those before clipping."""
 
     update: int
@@ -55,7 +55,7 @@ class Trained:
     network: Network
     initial: Network
     record: TrainingRecord
-    probes: list[Probe]
+    snapshots: list[Snapshot]
     loss: float  # on sequences never seen
     chance: float
     seconds: float
@@ -91,16 +91,16 @@ def train(case: Case, seed: int = 0, *, weights_seed: int | None = None, treatme
     optimizer = (torch.optim.Adam if how.optimizer == "adam" else torch.optim.SGD)(weights, lr=how.lr)
     losses: list[float] = []
     norms: list[float] = []
-    probes: list[Probe] = []
-    every = max(how.updates // PROBES, 1)
+    snapshots: list[Snapshot] = []
+    every = max(how.updates // SNAPSHOTS, 1)
     for update, batch in enumerate(map(treat, batches(case, 1000 + seed, how.updates))):
         if update % every == 0:
-            probes.append(_probe(network, case, batch, update))
+            snapshots.append(_snapshot(network, case, batch, update))
         before = [p.detach().clone() for p in weights] if update % every == 0 else []
         loss = _update(network, case, batch, optimizer, norms, after_backward)
         losses.append(loss)
         if before:
-            probes[-1].ratio = [_ratio(old, new) for old, new in zip(before, weights, strict=True)]
+            snapshots[-1].ratio = [_ratio(old, new) for old, new in zip(before, weights, strict=True)]
         if not math.isfinite(loss):
             break
     diverged = not all(map(math.isfinite, [losses[-1], norms[-1]])) if losses else False
@@ -114,7 +114,7 @@ def train(case: Case, seed: int = 0, *, weights_seed: int | None = None, treatme
         gradient_norms=norms, chance=chance, diverged=diverged,
     )  # fmt: skip
     return Trained(
-        network, initial, record, probes, evaluate(network, case, unseen), chance, time.perf_counter() - began
+        network, initial, record, snapshots, evaluate(network, case, unseen), chance, time.perf_counter() - began
     )
 
 
@@ -171,7 +171,7 @@ def _ratio(old: Tensor, new: Tensor) -> float:
     return float((new.detach() - old).abs().mean() / old.abs().mean().clamp(min=1e-12))
 
 
-def _probe(network: Network, case: Case, batch: Batch, update: int) -> Probe:
+def _snapshot(network: Network, case: Case, batch: Batch, update: int) -> Snapshot:
     """The gradients of a batch's whole sequences, and what the layers computed."""
     twin = copy.deepcopy(network)
     with _watched(twin) as layers:
@@ -180,7 +180,7 @@ def _probe(network: Network, case: Case, batch: Batch, update: int) -> Probe:
     if loss.requires_grad:
         (loss * case.training.loss_scale).backward()
     g = [torch.zeros_like(p) if p.grad is None else p.grad for _, p in named]
-    return Probe(
+    return Snapshot(
         update,
         float(loss.detach()),
         [n for n, _ in named],

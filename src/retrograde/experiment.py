@@ -45,11 +45,11 @@ class WritePage(Callback):
 
 def measure_flow(task: Task[Any], model: nn.Module, seed: int, folder: RunFolder) -> None:
     """Measure the gradient flow of the trained model, and of the same model with its initial weights."""
-    probe = task.probe(FLOW_SEQUENCES)
+    examples = task.held_out(FLOW_SEQUENCES)
     torch.manual_seed(seed)
     untrained = task.model()
     for name, one in (("trained", model), ("untrained", untrained)):
-        flow = gradient_flow(one.eval(), *probe.inputs, loss=probe.loss)
+        flow = gradient_flow(one.eval(), *examples.inputs, loss=examples.loss)
         folder.check_alive()  # saving creates missing folders
         flow.save(folder / "flow" / name)
 

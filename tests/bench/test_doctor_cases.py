@@ -23,7 +23,7 @@ from benchmarks.doctor.proof import Treatment, controls, random_remedy, treated
 from benchmarks.doctor.run import Outcome, case_key, run
 from benchmarks.doctor.scoring import Count, auc, counts, is_alarm, need_is_right
 from benchmarks.doctor.tasks import FAMILIES, SKIPPED, Task
-from benchmarks.doctor.training import Layer, Probe
+from benchmarks.doctor.training import Layer, Snapshot
 
 SICK = [case for case in CASES if not case.healthy]
 CASE = Case("tiny", Task("echo", 8, 1), Model("tanh", 4), Training(updates=3, batch=8), frozenset({Kind.CHAOS}),
@@ -142,11 +142,11 @@ def test_step_by_step_is_the_whole_call():
 
 
 # The peers' rules
-def probe(**changes):
+def snapshot(**changes):
     fine = {"update": 0, "loss": 1.0, "names": ["rnn.weight_ih_l0", "rnn.bias_ih_l0", "head.weight"],
             "mean": [1e-3] * 3, "norm": [0.1] * 3, "zeros": [0.0] * 3, "ratio": [1e-3] * 3,
             "layers": [Layer(0.0, 0.0, 0.0, 0.0)]}  # fmt: skip
-    return Probe(**(fine | changes))
+    return Snapshot(**(fine | changes))
 
 
 @pytest.mark.parametrize(
@@ -167,23 +167,23 @@ def probe(**changes):
     ],
 )
 def test_the_rules_of_peers_have_their_published_thresholds(tool, alarm, fires, spares):
-    assert peers.alarms(tool, [probe()]) == set()
-    assert alarm in peers.alarms(tool, [probe(**fires)])
-    assert alarm not in peers.alarms(tool, [probe(**spares)])
+    assert peers.alarms(tool, [snapshot()]) == set()
+    assert alarm in peers.alarms(tool, [snapshot(**fires)])
+    assert alarm not in peers.alarms(tool, [snapshot(**spares)])
 
 
 def test_a_peer_needs_most_updates_but_one_nan():
-    dead = probe(mean=[1e-9] * 3)
-    assert peers.alarms("DLCheck", [dead, probe()]) == set()
-    assert peers.alarms("DLCheck", [dead, dead, probe()]) == {Kind.VANISHING_HURTS}
-    assert peers.alarms("DLCheck", [probe(), probe(), probe(loss=math.inf)]) == {Kind.NOT_FINITE}
+    dead = snapshot(mean=[1e-9] * 3)
+    assert peers.alarms("DLCheck", [dead, snapshot()]) == set()
+    assert peers.alarms("DLCheck", [dead, dead, snapshot()]) == {Kind.VANISHING_HURTS}
+    assert peers.alarms("DLCheck", [snapshot(), snapshot(), snapshot(loss=math.inf)]) == {Kind.NOT_FINITE}
 
 
 @pytest.mark.parametrize("cell", ["tanh", "relu", "gru", "lstm"])
 def test_probes_see_what_layers_compute(cell):
     """Against an unrolled twin of two layers."""
     case = Case("x", Task("echo", 6, 1), Model(cell, 5, 2), Training(updates=2, batch=3))
-    (first, _) = training.train(case).probes
+    (first, _) = training.train(case).snapshots
     network = case.model.build(case.task, 0)
     (batch,) = training.batches(case, 1000, 1)
     loss = case.task.mean_loss(network(batch.inputs), batch.targets)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retrograde.data.encoding import Encoder, Scaler
-from retrograde.data.sequences import Record
+from retrograde.data.sequences import LabelledSequence
 from retrograde.options import DataOptions
 
 
@@ -19,15 +19,15 @@ from retrograde.options import DataOptions
     ],
 )
 def test_words_are_signs_where_no_space_is_written_between_words(text, tokens):
-    encoder = Encoder.fit([Record([0], text, None, "a")], DataOptions(tokens="word"))
-    (numbers,) = encoder.encode([Record([0], text, None, None)])
+    encoder = Encoder.fit([LabelledSequence([0], text, None, "a")], DataOptions(tokens="word"))
+    (numbers,) = encoder.encode([LabelledSequence([0], text, None, None)])
     assert [encoder.tokenizer.id_to_token(number) for number in numbers] == tokens
 
 
 def test_texts_are_split_as_the_texts_of_training_were():
     def tokens(training, text, **options):
-        encoder = Encoder.fit([Record([0], training, None, "a")], DataOptions(**options))
-        (numbers,) = encoder.encode([Record([0], text, None, None)])
+        encoder = Encoder.fit([LabelledSequence([0], training, None, "a")], DataOptions(**options))
+        (numbers,) = encoder.encode([LabelledSequence([0], text, None, None)])
         return [encoder.tokenizer.id_to_token(number) for number in numbers]
 
     assert tokens("ab a", "b a", tokens="char") == ["b", " ", "a"]
@@ -44,7 +44,10 @@ def test_a_channel_has_mean_0_and_standard_deviation_1_and_goes_back():
 
 
 def test_sequences_that_are_cut_are_counted():
-    records = [Record([row], text, None, "a") for row, text in enumerate(("one two three", "one two", "three two one"))]
+    records = [
+        LabelledSequence([row], text, None, "a")
+        for row, text in enumerate(("one two three", "one two", "three two one"))
+    ]
     encoder = Encoder.fit(records, DataOptions(tokens="word", max_length=2))
     assert [len(one) for one in encoder.encode(records)] == [2, 2, 2]
     assert encoder.notes() == ["2 sequences are longer than --max-length 2 and are cut there."]

@@ -65,7 +65,7 @@ def test_the_page_draws_every_figure_fetches_nothing_and_leads_everywhere(
 STATE = """
 const figure = document.querySelector('.path'), plot = figure.querySelector('.plot');
 const [row, column] = [...figure.querySelectorAll('input')].map((input) => Number(input.value));
-return { row, column, words: figure.querySelector('.told').textContent, y: [...plot.data[0].y],
+return { row, column, words: figure.querySelector('.path-words').textContent, y: [...plot.data[0].y],
          shapes: document.querySelector('#heat-map .plot').layout.shapes.length,
          table: figure.querySelectorAll('tr').length };
 """
@@ -77,8 +77,8 @@ def test_a_mean_over_errors_at_different_steps_is_not_called_a_product(make_run:
     flow = rg.gradient_flow(torch.nn.GRU(3, 4), packed, loss=lambda output: output[1][0].square().sum(-1))
     flow.save(run / "flow/trained")
     browser = opened(rg.report.write(run))
-    told = browser.find_element(By.CSS_SELECTOR, ".told").text
-    assert "different steps" in told and "multiply" not in told
+    words = browser.find_element(By.CSS_SELECTOR, ".path-words").text
+    assert "different steps" in words and "multiply" not in words
     nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = [(one["role"]["value"], one["name"]["value"]) for one in nodes if not one["ignored"] and "name" in one]
     found = [(role, name) for role, name in named if role in ("slider", "combobox", "image", "button", "link")]

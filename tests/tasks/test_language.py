@@ -199,7 +199,7 @@ def test_text_in_a_file_is_learnt_from_as_text_in_memory_is(kind, monkeypatch):
     for step in range(whole.steps_per_epoch):
         ours, theirs = filed.batch(step), whole.batch(step)
         assert torch.equal(ours.inputs, theirs.inputs) and torch.equal(ours.targets, theirs.targets)
-    assert torch.equal(filed.probe(3, 9).inputs[0], whole.probe(3, 9).inputs[0])
+    assert torch.equal(filed.held_out(3, 9).inputs[0], whole.held_out(3, 9).inputs[0])
     model = whole.model()
     assert filed.validate(model) == whole.validate(model)
 
@@ -236,9 +236,9 @@ def test_held_out_sequences_come_from_the_tail():
     inputs, targets = windows(subject.tokens, 12, 4, subject.train_tokens)
     assert inputs.shape == targets.shape == (12, 4)
     assert torch.equal(inputs[1:], targets[:-1])
-    assert torch.equal(subject.probe(4, 12).inputs[0], inputs)
-    assert subject.probe(4).inputs[0].shape == (7, 4)  # --bptt
-    short = task("abcdefghij" * 3).probe(4, 12)
+    assert torch.equal(subject.held_out(4, 12).inputs[0], inputs)
+    assert subject.held_out(4).inputs[0].shape == (7, 4)  # --bptt
+    short = task("abcdefghij" * 3).held_out(4, 12)
     assert short.inputs[0].shape == (2, 1)
     assert short.notes == ("the text has no 12 steps; measured over 2.",)
 

@@ -207,11 +207,11 @@ class _About:
 def _of_run(path: Path, data: str | None, asked: _Asked) -> tuple[GradientFlow, _About]:
     from ..flow import gradient_flow
     from ..training import load
-    from ..training.probe import probe
+    from ..training.held_out import held_out
 
     run = load(path)
     task, source = run.config.task, run.config.data.source if data is None else data
-    chosen = probe(run, data, steps=asked.steps, sequences=asked.sequences)
+    chosen = held_out(run, data, steps=asked.steps, sequences=asked.sequences)
     for remark in chosen.notes:
         note(remark)
     measured = gradient_flow(run.model, *chosen.inputs, loss=chosen.loss, layers=asked.layers)

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from ..errors import DataError, OptionError
 from ..options import DataOptions
 from ..words import agreed, counted
-from .sequences import Record
+from .sequences import LabelledSequence
 from .vocabulary import UNKNOWN
 
 
@@ -123,7 +123,7 @@ class Encoder:
         self.cut = self.empty = self.filled = self.unknown = self.tokens = 0
 
     @classmethod
-    def fit(cls, records: Iterable[Record], options: DataOptions, classes: Collection[int] = ()) -> Encoder:
+    def fit(cls, records: Iterable[LabelledSequence], options: DataOptions, classes: Collection[int] = ()) -> Encoder:
         """Fit the vocabulary or the scale to training records; channels that are numbers of classes have no scale."""
         records = iter(records)
         first = next(records, None)
@@ -166,7 +166,7 @@ class Encoder:
         """Whether it is for text."""
         return self.tokenizer is not None
 
-    def encode(self, records: Sequence[Record]) -> list[NDArray[Any]]:
+    def encode(self, records: Sequence[LabelledSequence]) -> list[NDArray[Any]]:
         """Encode records; an empty text becomes one unknown token, an empty row of numbers one step of the mean."""
         if self.tokenizer is None:
             return [self._scaled(record) for record in records]
@@ -198,7 +198,7 @@ class Encoder:
                 numbers[place] = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return numbers
 
-    def _scaled(self, record: Record) -> NDArray[Any]:
+    def _scaled(self, record: LabelledSequence) -> NDArray[Any]:
         assert self.scaler is not None
         if record.values is None:
             raise DataError("this model reads numbers; name the --features columns.")
@@ -241,7 +241,7 @@ class Encoder:
         return str(normalizer.normalize_str(word)) if normalizer is not None else word
 
 
-def _finite(record: Record, channels: int) -> NDArray[Any]:
+def _finite(record: LabelledSequence, channels: int) -> NDArray[Any]:
     """The numbers of a record; refused if one is infinite, or there are other than so many channels."""
     assert record.values is not None
     if len(record.values) and record.values.shape[1] != channels:
@@ -252,7 +252,7 @@ def _finite(record: Record, channels: int) -> NDArray[Any]:
     return record.values if len(record.values) else np.empty((0, channels), np.float32)
 
 
-def _pieces(record: Record, split: bool) -> list[str]:
+def _pieces(record: LabelledSequence, split: bool) -> list[str]:
     """The text of a record as a tokenizer takes it: whole if the tokenizer splits it, else word by word."""
     if isinstance(record.tokens, str):
         return [record.tokens] if split else record.tokens.split()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..words import counted
 from .roles import Columns
-from .sequences import Record, label_text, sequences
+from .sequences import LabelledSequence, label_text, sequences
 from .table import Table
 
 LabelType = str  # "bool", "int", "float" or "str"
@@ -35,7 +35,7 @@ class Sequences:
     ----------
     source : str
         Its name in messages and in ``config.json``.
-    records : sequence of Record
+    records : sequence of LabelledSequence
     columns : Columns
         The roles that the parts of a record have.
     label_type : str
@@ -49,7 +49,7 @@ class Sequences:
     ([3, 2], 'down')
     """
 
-    def __init__(self, records: Sequence[Record], label_type: LabelType = "str") -> None:
+    def __init__(self, records: Sequence[LabelledSequence], label_type: LabelType = "str") -> None:
         text = bool(records) and records[0].tokens is not None
         number = bool(records) and records[0].target is not None
         self.records, self.label_type = records, label_type
@@ -74,19 +74,19 @@ class Sequences:
         """
         found = _inputs(inputs)
         if labels is None:
-            return cls([Record([place], *one, None) for place, one in enumerate(found)])
+            return cls([LabelledSequence([place], *one, None) for place, one in enumerate(found)])
         if not found:
             raise DataError("X has no sequences.")
         if len(labels) != len(found):
             raise DataError(f"X has {len(found):,} sequences and y has {len(labels):,} entries: they must be as many.")
         if numbers:
             targets = _numbers(labels)
-            return cls([Record([place], *one, None, (), targets[place]) for place, one in enumerate(found)])
+            return cls([LabelledSequence([place], *one, None, (), targets[place]) for place, one in enumerate(found)])
         if not per_step:
             kind, names = _labels(labels, "y")
-            return cls([Record([place], *found[place], name) for place, name in enumerate(names)], kind)
+            return cls([LabelledSequence([place], *found[place], name) for place, name in enumerate(names)], kind)
         steps = [_labels(some, f"y[{place}]") for place, some in enumerate(labels)]
-        records = [Record([place], *found[place], names) for place, (_, names) in enumerate(steps)]
+        records = [LabelledSequence([place], *found[place], names) for place, (_, names) in enumerate(steps)]
         for place, record in enumerate(records):
             tokens = record.tokens.split() if isinstance(record.tokens, str) else record.tokens
             records[place] = record = record._replace(tokens=tokens)
@@ -107,7 +107,7 @@ class Sequences:
         return found.hexdigest()
 
 
-def records_of(source: Table | Sequences, columns: Columns, per_step: bool) -> Iterator[Record]:
+def records_of(source: Table | Sequences, columns: Columns, per_step: bool) -> Iterator[LabelledSequence]:
     """The sequences of a source, see `retrograde.data.sequences.sequences`."""
     return iter(source.records) if isinstance(source, Sequences) else sequences(source, columns, per_step)
 

@@ -25,7 +25,7 @@ from .table import BLOCK, Table
 Floats = NDArray[np.float64]
 
 
-class Record(NamedTuple):
+class LabelledSequence(NamedTuple):
     """One sequence."""
 
     rows: Sequence[int] | NDArray[np.int64]  # its place in the table, from 0: one row, or one for each step
@@ -43,7 +43,7 @@ class Record(NamedTuple):
         return len(self.tokens.split() if isinstance(self.tokens, str) else self.tokens or ())
 
 
-def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
+def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[LabelledSequence]:
     """The sequences of a table: a row each, or the rows of a group each, in the order they first appear.
 
     per_step: whether labels belong to steps (tagging) rather than to sequences.
@@ -53,7 +53,7 @@ def sequences(table: Table, columns: Columns, per_step: bool) -> Iterator[Record
     return _with_targets(found, table, columns.target[0]) if columns.target else found
 
 
-def _with_targets(records: Iterator[Record], table: Table, name: str) -> Iterator[Record]:
+def _with_targets(records: Iterator[LabelledSequence], table: Table, name: str) -> Iterator[LabelledSequence]:
     """Records with the number in a column, which is the same in all rows of one."""
     table.check_numbers([name])
     found = [table.matrix(batch, [name])[:, 0] for batch in table.batches(table.numbers([name]))]
@@ -76,7 +76,7 @@ def _with_targets(records: Iterator[Record], table: Table, name: str) -> Iterato
 # --- A row is a sequence ----------------------------------------------------------------------------------------------
 
 
-def _of_rows(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
+def _of_rows(table: Table, columns: Columns, per_step: bool) -> Iterator[LabelledSequence]:
     label, text, features = columns.label, columns.text, columns.features
     as_lists = bool(features) and all(table.types[name] == "list" for name in features)
     select = {"r": "rowid"}
@@ -97,12 +97,12 @@ def _of_rows(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]
             if label is not None:
                 marks = _labels(marks, label, row, per_step)
             if text is not None:
-                record = Record([row], _tokens(one, per_step), None, marks)
+                record = LabelledSequence([row], _tokens(one, per_step), None, marks)
             else:
                 if not apart:  # empty cells at the end: a shorter sequence
                     known = np.flatnonzero(one == one)
                     one = one[: known[-1] + 1 if len(known) else 0]
-                record = Record([row], None, _float32(one), marks)
+                record = LabelledSequence([row], None, _float32(one), marks)
             if per_step and isinstance(marks, list) and len(marks) != record.steps:
                 raise DataError(f"row {row + 1}: {record.steps} steps, but {len(marks)} labels in column {label!r}.")
             yield record
@@ -341,7 +341,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [one for part in parts for one in part]
 
 
-def _of_groups(table: Table, columns: Columns, per_step: bool) -> Iterator[Record]:
+def _of_groups(table: Table, columns: Columns, per_step: bool) -> Iterator[LabelledSequence]:
     select = {} if columns.label is None else {"label": table.text(columns.label)}
     if columns.text is not None:
         is_text = table.types[columns.text] == "text"
@@ -362,7 +362,7 @@ def _of_groups(table: Table, columns: Columns, per_step: bool) -> Iterator[Recor
         group = found.names[place]
         label = _label_of(labels, rows, group, per_step) if columns.label is not None else None
         is_text = columns.text is not None
-        yield Record(rows, inputs if is_text else None, None if is_text else inputs, label, group)
+        yield LabelledSequence(rows, inputs if is_text else None, None if is_text else inputs, label, group)
 
 
 def _label_of(

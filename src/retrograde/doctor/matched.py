@@ -32,7 +32,7 @@ from .forward import layers_of
 from .travel import travels_of
 
 EVALUATIONS = 8  # of a run
-PROBED = 8  # sequences on which the mechanism is measured
+MEASURED = 8  # sequences on which the mechanism is measured
 Measure = Literal["loss", "score"]
 
 
@@ -162,8 +162,8 @@ class NativeTraining:
             trainer.floss(options.floss)
         matching.on_train_begin(trainer)
         setup = time.perf_counter() - began
-        probe = None if job.stage == "run" else task.probe(PROBED)
-        before = None if probe is None else _mechanism(trainer.model, probe)
+        examples = None if job.stage == "run" else task.held_out(MEASURED)
+        before = None if examples is None else _mechanism(trainer.model, examples)
         matching.began = time.perf_counter()
         diverged = False
         try:
@@ -175,7 +175,7 @@ class NativeTraining:
         except DivergedError:
             finished, diverged, marked = True, True, time.perf_counter()
         evaluation = time.perf_counter() - marked
-        after = None if probe is None or diverged or not finished else _mechanism(trainer.model, probe)
+        after = None if examples is None or diverged or not finished else _mechanism(trainer.model, examples)
         best = trainer.progress.best
         return Outcome(
             math.inf if diverged or best is None else best.loss,
@@ -234,12 +234,12 @@ class _Matched(Callback):
         self.curve.append((metrics.step, time.perf_counter() - self.began, metrics.loss))
 
 
-def _mechanism(model: nn.Module, probe: Any) -> tuple[float, float] | None:
+def _mechanism(model: nn.Module, examples: Any) -> tuple[float, float] | None:
     """Steps until 1 % of the gradient is left (infinite beyond the last), and its factor per step; the worst layer."""
     try:
         if next(model.parameters()).device.type != "cpu":
             model = copy.deepcopy(model).cpu()
-        flow = gradient_flow(model, *probe.inputs, loss=probe.loss)
+        flow = gradient_flow(model, *examples.inputs, loss=examples.loss)
         known = travels_of(flow)
     except FlowError:
         return None

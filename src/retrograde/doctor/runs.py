@@ -20,7 +20,7 @@ from ..options import Options
 from ..runs import Config, Metrics, RunFolder, Summary
 from ..runs.scores import CONSTANT_ANSWERS
 from ..tasks.registry import new_task, open_predictor, open_task, task_info, task_name
-from ..tasks.task import Probe, Task
+from ..tasks.task import Examples, Task
 from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
 from ..training.schedule import planned_steps
@@ -31,7 +31,7 @@ SEQUENCES = 4096  # the most that are looked at; the signal by lag stops where i
 FEWEST = 8  # sequences in a sample
 SAMPLE = 64  # the most in a sample; the signal is compared within one, so that small ones hide it
 LONGEST = 1_000  # steps of a sequence
-Examples = Callable[[int, int | None], Probe]  # so many sequences, of at most so many steps
+Draw = Callable[[int, int | None], Examples]  # so many sequences, of at most so many steps
 
 
 def is_run(path: Any) -> bool:
@@ -54,9 +54,9 @@ def examination_of(run: str | Path | TrainedRun, data: Any = None, seconds: floa
     trained = run if isinstance(run, TrainedRun) else _load(folder, config, folder.summary(), notes)
     task = _task(config, folder, data, notes)
 
-    def examples(count: int, steps: int | None) -> Probe:
+    def examples(count: int, steps: int | None) -> Examples:
         if data is not None:
-            return trained.predictor.probe(data, config.options.encoding, count, steps)
+            return trained.predictor.examples(data, config.options.encoding, count, steps)
         assert task is not None  # _task refuses a run whose data is gone
         return task.examples(count, steps)
 
@@ -73,7 +73,7 @@ def _examination(
     config: Config,
     model: nn.Module,
     task: Task[Any] | None,
-    examples: Examples,
+    examples: Draw,
     notes: list[str],
     seconds: float,
 ) -> Examination:
@@ -227,7 +227,7 @@ def prognosis_of(data: Any, given: Mapping[str, Any], seconds: float = SECONDS) 
 # --- Sequences --------------------------------------------------------------------------------------------------------
 
 
-def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float, notes: list[str]) -> list[Sample]:
+def _samples(model: nn.Module, draw: Draw, options: Options, seconds: float, notes: list[str]) -> list[Sample]:
     """Sequences to measure on: of a text as long ones, and in a batch as many, as there is effort for.
 
     The first sample is what most rules look at; the others are for the signal by lag. Effort is counted in
@@ -238,7 +238,7 @@ def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float
     bptt = task_info(options).bptt
     lengths = [LONGEST] if bptt is None else [2 * bptt, bptt, bptt // 2]
     steps = next((length for length in lengths if weights * length * FEWEST <= effort), lengths[-1])
-    found: Probe = probe(SEQUENCES, max(2, steps))
+    found: Examples = draw(SEQUENCES, max(2, steps))
     notes += found.notes
     steps, count = found.inputs[0].shape[:2]
     size = max(FEWEST, min(SAMPLE, int(effort / (weights * steps))))
@@ -248,8 +248,8 @@ def _samples(model: nn.Module, probe: Examples, options: Options, seconds: float
     return [Sample(one.inputs, one.loss, one.target) for one in chosen]
 
 
-def _part(probe: Probe, rank: int, size: int) -> Probe:
-    return probe if probe.part is None or size < 2 else probe.part(rank, size)
+def _part(examples: Examples, rank: int, size: int) -> Examples:
+    return examples if examples.part is None or size < 2 else examples.part(rank, size)
 
 
 # --- The command ------------------------------------------------------------------------------------------------------

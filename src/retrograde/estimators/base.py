@@ -27,7 +27,7 @@ from ..measuring import random_states_kept
 from ..options import OPTIONS
 from ..report import write
 from ..runs import RunFolder
-from ..tasks.task import Probe, Task
+from ..tasks.task import Examples, Task
 from ..training import Callback, TrainedRun, Trainer, load
 from ..training.callbacks import FLOW_SEQUENCES
 
@@ -190,14 +190,14 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
 
         See `retrograde.gradient_flow`.
         """
-        probe = self._probe(X, y)
-        return gradient_flow(self.run_.model, *probe.inputs, loss=probe.loss)
+        examples = self._examples(X, y)
+        return gradient_flow(self.run_.model, *examples.inputs, loss=examples.loss)
 
-    def _probe(self, X: Any, y: Any) -> Probe:
+    def _examples(self, X: Any, y: Any) -> Examples:
         check_is_fitted(self, "run_")
         if X is None:
-            return self._training().probe(FLOW_SEQUENCES)
-        return self.run_.predictor.probe(self._source(X, y), "utf-8", FLOW_SEQUENCES)
+            return self._training().held_out(FLOW_SEQUENCES)
+        return self.run_.predictor.examples(self._source(X, y), "utf-8", FLOW_SEQUENCES)
 
     def _training(self) -> Task[Any]:
         if self._trained_on is None:

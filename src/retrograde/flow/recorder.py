@@ -28,7 +28,7 @@ from .recording.torch_patches import without_checkpoints
 from .result import GradientFlow
 from .summary import summarize
 
-Record = dict[str, Any]
+Line = dict[str, Any]
 _DIGITS = 6  # of the numbers in a record
 FILE = Path("flow", "recorded.jsonl")
 _RECORDS_BYTES = 1 << 26  # largest file of records that is continued
@@ -165,7 +165,7 @@ class GradientFlowRecorder:
         self.every, self.budget, self.sequences, self.targets = every, budget, sequences, targets
         self.writer, self.state, self.layers, self.fraction = writer, state, layers, fraction
         self.path = None if run is None else Path(run) / FILE
-        self.records: list[Record] = [] if self.path is None else _opened(self.path, resume)
+        self.records: list[Line] = [] if self.path is None else _opened(self.path, resume)
         self.skipped = 0
         self.gradient_norms = [norm for record in self.records for norm in record.get("gradient_norms", []) if norm]
         self._norms_before = len(self.gradient_norms)  # at the last record
@@ -200,7 +200,7 @@ class GradientFlowRecorder:
         lengths: Any = None,
         step: int | None = None,
         gradient_norm: float | Tensor | None = None,
-    ) -> Record | None:
+    ) -> Line | None:
         """Count one training step; measure if it is time.
 
         Parameters
@@ -282,8 +282,8 @@ class GradientFlowRecorder:
         found = -(-step // self.every) * self.every
         return found if found or self.budget is None else self.every
 
-    def _record(self, inputs: Any, target: Any, loss: Callable[..., Tensor], lengths: Any, start: float) -> Record:
-        record: Record = {"step": self.steps}
+    def _record(self, inputs: Any, target: Any, loss: Callable[..., Tensor], lengths: Any, start: float) -> Line:
+        record: Line = {"step": self.steps}
         try:
             flow = self._measure(inputs, target, loss, lengths)
             record |= self._described(flow)
@@ -315,7 +315,7 @@ class GradientFlowRecorder:
             self._warned.add(key)
             warnings.warn(message, stacklevel=4)
 
-    def _described(self, flow: GradientFlow) -> Record:
+    def _described(self, flow: GradientFlow) -> Line:
         summary = summarize(flow, self.fraction)
         layers = {label: summary.numbers(i, _DIGITS) for i, label in enumerate(flow.layers)}
         for numbers in layers.values():
@@ -380,7 +380,7 @@ class GradientFlowRecorder:
             write_file(self.path, b"".join(_line(record) for record in kept))
         self.records = kept
 
-    def _append(self, record: Record) -> None:
+    def _append(self, record: Line) -> None:
         """Add one line, in one write; a line cut off by a crash is dropped by ``resume``."""
         if self.path is None:
             return
@@ -390,7 +390,7 @@ class GradientFlowRecorder:
             os.fsync(file.fileno())
 
 
-def _opened(path: Path, resume: bool) -> list[Record]:
+def _opened(path: Path, resume: bool) -> list[Line]:
     """The records of an earlier run, if they are to be continued."""
     for folder, what in ((path.parent, "the recorder needs a folder there"), (path.parent.parent, "give a folder")):
         if folder.exists() and not folder.is_dir():
@@ -406,7 +406,7 @@ def _opened(path: Path, resume: bool) -> list[Record]:
         lines = read_file(path, _RECORDS_BYTES).splitlines()
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}.") from None
-    records: list[Record] = []
+    records: list[Line] = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -421,7 +421,7 @@ def _opened(path: Path, resume: bool) -> list[Record]:
     return records
 
 
-def scalars(record: Record) -> dict[str, float]:
+def scalars(record: Line) -> dict[str, float]:
     """The numbers of a record by tag (``flow/l0/horizon``), for TensorBoard and other loggers.
 
     Norms at lags 0, 1, 10, 100, …; a horizon beyond the last lag has no number.
@@ -465,5 +465,5 @@ def _number(value: float) -> float | None:
     return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
 
 
-def _line(record: Record) -> bytes:
+def _line(record: Line) -> bytes:
     return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()

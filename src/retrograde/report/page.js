@@ -115,7 +115,7 @@
         }
         words.push(text + ".");
       }
-      figure.querySelector(".told").replaceChildren(...words.map((text) => element("p", text)));
+      figure.querySelector(".path-words").replaceChildren(...words.map((text) => element("p", text)));
       const head = element("tr", ...["state at step", ...all.flatMap(({ trace }) => [`${trace.name}: norm`, "factor"])].map((text) => element("th", text)));
       const body = path.map((j, i) => element("tr", element("th", String(j)), ...all.flatMap(({ trace: { meta } }) => {
         const [now, before] = [meta.logs[row][j], i ? meta.logs[row][path[i - 1]] : null];

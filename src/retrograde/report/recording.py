@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import FlowError, RunError
 from ..flow.clip import suggested
 from ..runs import RunFolder
-from .run import Record
+from .run import RecordedFlow
 from .section import Fact, Section
 from .sections.recorded import section_of
 from .words import number, times
@@ -26,7 +26,7 @@ class Recording:
     """The records of a folder, and how many lines of it cannot be read."""
 
     folder: Path
-    records: list[Record]
+    records: list[RecordedFlow]
     broken: int
 
 
@@ -42,7 +42,7 @@ def read_recording(folder: str | os.PathLike[str]) -> Recording:
     Raises RunError if the file cannot be read, or has no record.
     """
     run = RunFolder(Path(folder))
-    found = run.lines(FILE, Record.of)
+    found = run.lines(FILE, RecordedFlow.of)
     if not found.rows:
         raise RunError(f"{run / FILE} has no records: the recorder measures every so many steps; train longer.")
     return Recording(run.path, found.rows, found.broken)

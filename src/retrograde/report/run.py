@@ -37,7 +37,7 @@ _SAMPLE_BYTES = 64 * 1024  # a sample is 300 characters; a file that grew by acc
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordedFlow:
     """The gradient flow at one step of training: a line of ``flow/recorded.jsonl``."""
 
     step: float
@@ -48,7 +48,7 @@ class Record:
     gradient_norms: Sequence[float] = ()  # of the updates since the record before, where they were recorded
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Record:
+    def of(cls, row: Mapping[str, Any]) -> RecordedFlow:
         """Read a line; what is of the wrong type is left out. ValueError if it has no step."""
         if not math.isfinite(step := real(row.get("step"))):
             raise ValueError("it has no step")
@@ -76,7 +76,7 @@ class RunContents:
     flows: dict[str, GradientFlow]  # "trained", "untrained": those that were measured
     results: Results | None = None  # of a task that does not write text
     signal: RunSignal | None = None  # where it was measured
-    recorded: list[Record] = field(default_factory=list)
+    recorded: list[RecordedFlow] = field(default_factory=list)
     diagnosis: Diagnosis | None = None
     trial: Trial | None = None  # of the remedies
     searched: list[SearchedTrial] = field(default_factory=list)  # the trials of a search, the best first
@@ -158,7 +158,7 @@ def read(folder: str | os.PathLike[str]) -> RunContents:
     metrics, summary = lines("metrics.jsonl", Metrics.of), part("summary.json", run.summary)
     sample = part("sample.txt", lambda: run.read_bytes("sample.txt")[:_SAMPLE_BYTES].decode("utf-8", errors="replace"))
     results = None if task.writes_text else part("evaluation.json", run.results)
-    recorded = lines("flow/recorded.jsonl", Record.of)
+    recorded = lines("flow/recorded.jsonl", RecordedFlow.of)
     for name in ("metrics.jsonl", "summary.json"):
         if not run.has(name):
             missing[name] = "it is not there"

@@ -89,7 +89,7 @@ _READ: dict[str, Callable[[Any], Any]] = {  # by annotation of the field; None: 
 }
 
 
-class Record:
+class JsonRecord:
     """Base class of dataclasses whose fields are the entries of a JSON object."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -115,7 +115,7 @@ class Record:
 
 
 @cache
-def _entries(cls: type[Record]) -> list[tuple[str, Callable[[Any], Any], bool]]:
+def _entries(cls: type[JsonRecord]) -> list[tuple[str, Callable[[Any], Any], bool]]:
     """Of each field: its name, how it is read, and whether it is required."""
     return [
         (one.name, _READ[one.type.removesuffix(" | None")], one.default is MISSING and one.default_factory is MISSING)
@@ -205,7 +205,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Metrics(Record):
+class Metrics(JsonRecord):
     """One evaluation: a line of ``metrics.jsonl``. What was not measured is None."""
 
     step: int  # training steps taken by then
@@ -251,7 +251,7 @@ class Metrics(Record):
 
 
 @dataclass(frozen=True)
-class Goal(Record):
+class Goal(JsonRecord):
     """What the paper of a synthetic task asks for, and how close the network came."""
 
     criterion: str
@@ -266,7 +266,7 @@ class Goal(Record):
 
 
 @dataclass(frozen=True)
-class Forecast(Record):
+class Forecast(JsonRecord):
     """A forecast of a channel of a series next to what came, in the units of the data."""
 
     series: str
@@ -279,7 +279,7 @@ class Forecast(Record):
 
 
 @dataclass(frozen=True)
-class BacktestRow(Record):
+class BacktestRow(JsonRecord):
     """Errors of some of the forecasts of a backtest: from one origin, at one step of the horizon, or of all."""
 
     name: str
@@ -288,7 +288,7 @@ class BacktestRow(Record):
 
 
 @dataclass(frozen=True)
-class Backtest(Record):
+class Backtest(JsonRecord):
     """Errors of forecasts from several origins, one after the other."""
 
     stride: int  # steps between two origins
@@ -298,7 +298,7 @@ class Backtest(Record):
 
 
 @dataclass(frozen=True)
-class Part(Record):
+class Part(JsonRecord):
     """How good the trained network is on one part of the data, in detail."""
 
     classes: Mapping[str, Scores] = field(default_factory=dict)  # metrics by label
@@ -334,7 +334,7 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Summary(Record):
+class Summary(JsonRecord):
     """``summary.json``: how training ended and how good the network is."""
 
     status: str  # "finished", "interrupted" or "diverged"
@@ -400,7 +400,7 @@ def interval(metric: str) -> str:
 
 
 @dataclass(frozen=True)
-class SearchedTrial(Record):
+class SearchedTrial(JsonRecord):
     """A trial of a search: options that were tried, and what came of it."""
 
     number: int

@@ -139,14 +139,14 @@ def search(
     with ExitStack() as stack:
         stack.enter_context(quiet_optuna())
         if resume:
-            plan = _resumed(stack, folder, data, options, space)
+            searched = _resumed(stack, folder, data, options, space)
         else:
-            plan = _new(stack, folder, data, options, space, overwrite)
+            searched = _new(stack, folder, data, options, space, overwrite)
         pool = open_pool(workers, ray)
         stack.callback(pool.close)
         if ray:
-            plan = replace(plan, source=_absolute(plan.source))
-        session = _Session(plan, folder, pool, ends, record_flow, progress, callbacks)
+            searched = replace(searched, source=_absolute(searched.source))
+        session = _Session(searched, folder, pool, ends, record_flow, progress, callbacks)
         session.run(trials)
         return session.finished(report)
 
@@ -155,7 +155,7 @@ def search(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Searched:
     """What is searched: Optuna's study, the space, the options that stay, and the data."""
 
     study: Any
@@ -172,7 +172,7 @@ def _new(
     given: Mapping[str, Any],
     own: Mapping[str, Any] | None,
     overwrite: bool,
-) -> _Plan:
+) -> _Searched:
     folder.check_writable(resume=False, overwrite=overwrite)
     source = _source(data, None)
     task = new_task(source, given)
@@ -186,10 +186,10 @@ def _new(
     first = {name: getattr(task.options, name) for name in space}
     if all(value in space[name] for name, value in first.items()):
         study.enqueue_trial(first)
-    return _Plan(study, space, given, source, task)
+    return _Searched(study, space, given, source, task)
 
 
-def _resumed(stack: ExitStack, folder: RunFolder, data: Any, given: Mapping[str, Any], own: Any) -> _Plan:
+def _resumed(stack: ExitStack, folder: RunFolder, data: Any, given: Mapping[str, Any], own: Any) -> _Searched:
     if not (folder / SEARCH_JOURNAL).is_file():
         raise RunError(f"{folder.path} contains no search: leave --resume out, or name the --out folder of one.")
     folder.check_files()
@@ -203,7 +203,7 @@ def _resumed(stack: ExitStack, folder: RunFolder, data: Any, given: Mapping[str,
     task = new_task(source, options)
     if task.fingerprint != study.user_attrs["fingerprint"]:
         raise OptionError(f"{name_of(source)} is not the data of the search in {folder.path}: give that.")
-    return _Plan(study, space, options, source, task)
+    return _Searched(study, space, options, source, task)
 
 
 def _check(trials: int, workers: int) -> None:
@@ -296,7 +296,7 @@ def _distribution(dimension: Range | Choices) -> Any:
 class _Session:
     """One call of `search`."""
 
-    plan: _Plan
+    searched: _Searched
     folder: RunFolder
     pool: Pool
     ends: float | None
@@ -306,8 +306,8 @@ class _Session:
     signal: int = 0
 
     def __post_init__(self) -> None:
-        self.study = self.plan.study
-        self.notes = dict.fromkeys(self.plan.task.notes)  # each once
+        self.study = self.searched.study
+        self.notes = dict.fromkeys(self.searched.task.notes)  # each once
 
     def run(self, trials: int) -> None:
         """Make trials until there are so many, the time is up, or a signal comes."""
@@ -335,24 +335,24 @@ class _Session:
         begun = optuna.trial.TrialState.RUNNING
         for kept in self.study.get_trials(states=(begun,)):
             yield optuna.trial.Trial(self.study, kept._trial_id)
-        distributions = {name: _distribution(one) for name, one in self.plan.space.items()}
+        distributions = {name: _distribution(one) for name, one in self.searched.space.items()}
         waiting = optuna.trial.TrialState.WAITING
         while (number := sum(one.state != waiting for one in self.study.get_trials(deepcopy=False))) < trials:
             if self.ends is not None and number and time.time() >= self.ends:
                 return
-            seed = int(np.random.SeedSequence([self.plan.task.options.seed, number]).generate_state(1)[0])
+            seed = int(np.random.SeedSequence([self.searched.task.options.seed, number]).generate_state(1)[0])
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM)
             yield self.study.ask(distributions)
 
     def _job(self, trial: Any) -> Job:
-        told = trial.number - self.pool.workers  # the last one that is certain to be known by now
+        known = trial.number - self.pool.workers  # the last one that is certain to be known by now
         every = self.study.get_trials()
-        before = [one for one in every if one.number <= told and one.state.is_finished()]
+        before = [one for one in every if one.number <= known and one.state.is_finished()]
         best = _best(self.study)
-        options = {**self.plan.given, **trial.params}
+        options = {**self.searched.given, **trial.params}
         return Job(
             trial.number,
-            self.plan.source,
+            self.searched.source,
             options,
             before,
             None if best is None else best.cost,
@@ -402,7 +402,7 @@ class _Session:
         if best is None and result.trials and not result.signal:
             raise DivergedError(f"none of {len(result.trials)} trials was completed: {result.trials[0].message}")
         if report and best is not None:
-            _write_page(self.folder, self.plan, best)
+            _write_page(self.folder, self.searched, best)
         return result
 
 
@@ -420,8 +420,8 @@ def _best(study: Any) -> SearchedTrial | None:
     return min(known, key=lambda one: (one.cost, one.number), default=None)
 
 
-def _write_page(folder: RunFolder, plan: _Plan, best: SearchedTrial) -> None:
-    task = new_task(plan.source, {**plan.given, **best.options})
+def _write_page(folder: RunFolder, searched: _Searched, best: SearchedTrial) -> None:
+    task = new_task(searched.source, {**searched.given, **best.options})
     if not (folder / "flow" / "trained.safetensors").exists():
         measure_flow(task, load(folder.path).model, task.options.seed, folder)
     page.write(folder.path)

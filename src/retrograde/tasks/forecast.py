@@ -30,7 +30,7 @@ from .forecast_scores import Judge
 from .models import SequenceModel, evaluation_mode
 from .quantiles import column, middle_of, places_of
 from .tables import TableTask
-from .task import Evaluation, Predictor, Probe, Row, State, TaskInfo, share_kept
+from .task import Evaluation, Examples, Predictor, Row, State, TaskInfo, share_kept
 from .windows import ForecastBatch, ForecastPlan, Past, Windows
 
 Floats = NDArray[np.float64]
@@ -123,9 +123,9 @@ class ForecastPredictor(Predictor):
                 made = channels.undo(result[:, :, place - start])
                 yield place, made if lengths[place] or key in known else made * np.nan
 
-    def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
+    def examples(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Examples:
         """Windows of the series of a table, spread evenly; their length is fixed."""
-        return self.reader.windows(self.reader.read(source, encoding)[0]).probe(count)
+        return self.reader.windows(self.reader.read(source, encoding)[0]).examples(count)
 
     def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
         """Rows with the steps after each series, in the table's order.
@@ -453,13 +453,13 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             return {}
         return {"backtest": self.judge.backtest(model, part, self.options.backtest).as_dict()}
 
-    def probe(self, count: int, steps: int | None = None) -> Probe:
+    def held_out(self, count: int, steps: int | None = None) -> Examples:
         """Windows of the validation part, spread evenly; their length is fixed."""
-        return self.validation[0].probe(count)
+        return self.validation[0].examples(count)
 
-    def examples(self, count: int, steps: int | None = None) -> Probe:
+    def examples(self, count: int, steps: int | None = None) -> Examples:
         """The same of the training part, which has more of them."""
-        return self.training.probe(count)
+        return self.training.examples(count)
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` says about the data."""

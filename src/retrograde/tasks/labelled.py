@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..data.encoding import Encoder
 from ..data.memory import LabelType, Sequences, label_type_of, records_of, typed_labels
 from ..data.roles import Columns, Predicts
-from ..data.sequences import Record
+from ..data.sequences import LabelledSequence
 from ..data.storage import scattered
 from ..data.table import Table
 from ..errors import DataError, OptionError
@@ -130,7 +130,7 @@ class LabelledReader(SequenceReader):
         typed_labels(found.labels, found.label_type)
         return found
 
-    def targets(self, record: Record, steps: int, source: str) -> NDArray[np.int64]:
+    def targets(self, record: LabelledSequence, steps: int, source: str) -> NDArray[np.int64]:
         """The numbers of a record's labels; DataError if one is missing or not one of `labels`."""
         labels = labels_of(record, self.columns, self.per_step)
         if wrong := next((label for label in labels if label not in self._number), None):
@@ -170,7 +170,7 @@ class TaggingReader(LabelledReader):
     per_step = True
 
 
-def labels_of(record: Record, columns: Columns, per_step: bool) -> list[str]:
+def labels_of(record: LabelledSequence, columns: Columns, per_step: bool) -> list[str]:
     """The labels of a record, one or one per step; DataError if one is missing."""
     labels = record.label if isinstance(record.label, list) else [record.label or ""]
     for step, label in enumerate(labels):
@@ -218,20 +218,20 @@ class LabelledPredictor(SequencePredictor[LabelledReader]):
             row["prediction"] = list(best) if self.reader.per_step else str(best)
             yield row | (named_shares(self.reader.labels, shares) if probabilities else {})
 
-    def shares(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, NDArray[np.float64]]]:
+    def shares(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         """Each sequence of a source with the probabilities of its labels, ``(L,)``, or of its steps, ``(T, L)``."""
         return self._shares(self.outputs(source, encoding))
 
     def _shares(
-        self, found: Iterator[tuple[Record, NDArray[np.float64]]]
-    ) -> Iterator[tuple[Record, NDArray[np.float64]]]:
+        self, found: Iterator[tuple[LabelledSequence, NDArray[np.float64]]]
+    ) -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         return ((record, torch.from_numpy(logits).softmax(-1).numpy()) for record, logits in found)
 
     def _by_step(
         self,
         table: Table,
         columns: Columns,
-        found: Iterator[tuple[Record, NDArray[np.float64]]],
+        found: Iterator[tuple[LabelledSequence, NDArray[np.float64]]],
         probabilities: bool,
     ) -> Iterator[Row]:
         """A row for each row of a table of steps, in the table's order rather than by group."""
@@ -290,7 +290,7 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
         """Learn labels, vocabulary and scale from the training sequences."""
         counts: Counter[str] = Counter()  # of all parts: a tag that training lacks can still be missed
 
-        def training() -> Iterator[Record]:
+        def training() -> Iterator[LabelledSequence]:
             records = records_of(table, columns, self.reader_type.per_step)
             for part, record in zip(parts, records, strict=True):
                 counts.update([record.label] if isinstance(record.label, str) else record.label or [])

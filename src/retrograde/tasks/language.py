@@ -21,7 +21,7 @@ from ..options import Options
 from .generation import generate
 from .models import LanguageModel, evaluation_mode
 from .ngrams import Score, baselines, own_unigram
-from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, Row, State, Task, TaskInfo
+from .task import EXAMPLE_STEPS, Batch, Evaluation, Examples, Predictor, Row, State, Task, TaskInfo
 
 SAMPLE_LENGTH = 300  # characters
 WARM_UP = 200  # steps that a stream reads before its own part, to reach its state
@@ -69,18 +69,18 @@ def _occurrences(tokens: Rows, number: int, start: int, stop: int | None = None)
     return sum(int(np.count_nonzero(piece == number)) for piece in tokens.pieces(start, stop))
 
 
-def _probe(tokens: Rows, count: int, steps: int | None, bptt: int, first: int = 0) -> Probe:
-    inputs, targets = windows(tokens, steps or min(PROBE_STEPS, bptt), count, first)
+def _examples(tokens: Rows, count: int, steps: int | None, bptt: int, first: int = 0) -> Examples:
+    inputs, targets = windows(tokens, steps or min(EXAMPLE_STEPS, bptt), count, first)
     short = steps is not None and len(inputs) < steps
     notes = (f"the text has no {steps} steps; measured over {len(inputs)}.",) if short else ()
-    return _probe_of(inputs, targets, notes)
+    return _examples_of(inputs, targets, notes)
 
 
-def _probe_of(inputs: Tensor, targets: Tensor, notes: tuple[str, ...] = ()) -> Probe:
-    def part(rank: int, size: int) -> Probe:
-        return _probe_of(inputs[:, rank::size], targets[:, rank::size], notes)
+def _examples_of(inputs: Tensor, targets: Tensor, notes: tuple[str, ...] = ()) -> Examples:
+    def part(rank: int, size: int) -> Examples:
+        return _examples_of(inputs[:, rank::size], targets[:, rank::size], notes)
 
-    return Probe((inputs,), lambda output: _losses(output[0], targets), notes, part, targets)
+    return Examples((inputs,), lambda output: _losses(output[0], targets), notes, part, targets)
 
 
 def _vocabulary(files: Mapping[str, str]) -> Vocabulary:
@@ -156,9 +156,9 @@ class LanguagePredictor(Predictor):
             logits, _ = self.network(torch.from_numpy(numbers)[:, None].to(device), None)
         return F.softmax(logits[-1, 0].cpu().double(), dim=-1).numpy()
 
-    def probe(self, source: str | Text, encoding: str, count: int, steps: int | None = None) -> Probe:
+    def examples(self, source: str | Text, encoding: str, count: int, steps: int | None = None) -> Examples:
         """Windows spread evenly over a text."""
-        return _probe(self._read(source, encoding)[1], count, steps, self.bptt)
+        return _examples(self._read(source, encoding)[1], count, steps, self.bptt)
 
     def predict(self, source: str | Text, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
         """Rows for each token but the first: the token, and the most likely one, given all before it."""
@@ -327,13 +327,13 @@ class LanguageTask(Task[Chunk]):
         """``sample.txt``, text that the network generates."""
         return {"sample.txt": "".join(generate(model, self.vocabulary, "", SAMPLE_LENGTH, seed=self.options.seed))}
 
-    def probe(self, count: int, steps: int | None = None) -> Probe:
+    def held_out(self, count: int, steps: int | None = None) -> Examples:
         """Windows spread evenly over the held-out end, by default of at most ``bptt`` steps."""
-        return _probe(self.tokens, count, steps, self.options.bptt, self.train_tokens)
+        return _examples(self.tokens, count, steps, self.options.bptt, self.train_tokens)
 
-    def examples(self, count: int, steps: int | None = None) -> Probe:
+    def examples(self, count: int, steps: int | None = None) -> Examples:
         """Windows spread evenly over the whole text: what is held out of a short one has too few."""
-        return _probe(self.tokens, count, steps, self.options.bptt)
+        return _examples(self.tokens, count, steps, self.options.bptt)
 
     def batch_words(self) -> str:
         """The size of a batch in words."""

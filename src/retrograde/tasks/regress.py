@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..data.encoding import Encoder, Scaler
 from ..data.memory import Sequences, records_of
 from ..data.roles import Columns, Predicts
-from ..data.sequences import Record
+from ..data.sequences import LabelledSequence
 from ..data.storage import Ragged
 from ..data.table import Table
 from ..errors import DataError, OptionError
@@ -78,7 +78,7 @@ class RegressionReader(SequenceReader):
         target, usual = Scaler.from_dict(kept["target"]), kept.get("usual", [])
         return cls(columns, encoder, target, kept.get("quantiles"), usual, ridge, bool(found and found["starts"]))
 
-    def targets(self, record: Record, steps: int, source: str) -> NDArray[np.float32]:
+    def targets(self, record: LabelledSequence, steps: int, source: str) -> NDArray[np.float32]:
         """The scaled number of a record, ``(1,)``; DataError if there is none."""
         if record.target is None:
             raise DataError(f"{source}, row {record.rows[0] + 1}: there is no number to compare with.")
@@ -154,7 +154,7 @@ class RegressionPredictor(SequencePredictor[RegressionReader]):
     def _baselines(self, data: Encoded) -> dict[str, dict[str, float]]:
         return self.reader.simple_scores(data)
 
-    def numbers(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, NDArray[np.float64]]]:
+    def numbers(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         """Each sequence of a source with what is predicted for it, ``(levels,)``; one number without quantiles."""
         for record, outputs in self.outputs(source, encoding):
             yield record, self.reader.target.undo(ordered(torch.from_numpy(outputs), self.reader.levels).numpy())
@@ -205,7 +205,7 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
         """Learn vocabulary and scales from the training sequences."""
         numbers: list[float] = []
 
-        def training() -> Iterator[Record]:
+        def training() -> Iterator[LabelledSequence]:
             for part, record in zip(parts, records_of(table, columns, False), strict=True):
                 if part == 0:
                     numbers.append(np.nan if record.target is None else record.target)

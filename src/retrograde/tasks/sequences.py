@@ -1,4 +1,4 @@
-"""What the tasks on sequences (classify, tag, regress) have in common: reading, batches, the split, the probe.
+"""What the tasks on sequences (classify, tag, regress) have in common: reading, batches, the split, examples.
 
 A sequence is a row of a table, the rows of a group, or an array in memory. `labelled` predicts labels from it,
 `regress` a number.
@@ -25,7 +25,7 @@ from ..data.encoding import Encoder, Scaler
 from ..data.formats import fingerprint, open_source
 from ..data.memory import Sequences, records_of
 from ..data.roles import Columns
-from ..data.sequences import Record
+from ..data.sequences import LabelledSequence
 from ..data.storage import Ragged
 from ..data.table import Table
 from ..defaults import DataShape, least_count
@@ -34,7 +34,7 @@ from ..options import DataOptions, ModelOptions, Options
 from ..words import counted
 from .models import SequenceModel, evaluation_mode
 from .tables import TableTask, to_json
-from .task import PROBE_STEPS, Batch, Evaluation, Predictor, Probe, State
+from .task import EXAMPLE_STEPS, Batch, Evaluation, Examples, Predictor, State
 
 BLOCK = 1000  # sequences encoded at once
 STEPS = 1 << 16  # the most steps, padding included, in a batch that is scored
@@ -55,13 +55,13 @@ class SequenceBatch(Batch):
     def losses(self, outputs: Tensor) -> Tensor:
         """Loss of every target, in the shape of the targets."""
 
-    def probe(self) -> Probe:
+    def examples(self) -> Examples:
         """The batch as `retrograde.flow.gradient_flow` takes it."""
 
-        def part(rank: int, size: int) -> Probe:
-            return (self.part(rank, size) or self).probe()
+        def part(rank: int, size: int) -> Examples:
+            return (self.part(rank, size) or self).examples()
 
-        return Probe((self.inputs, self.lengths), self.losses, part=part, target=self.targets)
+        return Examples((self.inputs, self.lengths), self.losses, part=part, target=self.targets)
 
 
 def padded(inputs: Ragged, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ class SequenceReader:
         """How many numbers the network puts out for each target."""
 
     @abstractmethod
-    def targets(self, record: Record, steps: int, source: str) -> NDArray[Any]:
+    def targets(self, record: LabelledSequence, steps: int, source: str) -> NDArray[Any]:
         """The targets of a record of which ``steps`` steps are read; DataError if one is missing or impossible."""
 
     @abstractmethod
@@ -187,7 +187,7 @@ class SequenceReader:
 
     def outputs_of(
         self, network: nn.Module, source: Table | Sequences, columns: Columns
-    ) -> Iterator[tuple[Record, NDArray[np.float64]]]:
+    ) -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         """What the network puts out for each record of a source, ``(L,)`` or ``(T, L)``, in their order."""
         records = records_of(source, columns, self.per_step)
         while block := list(islice(records, BLOCK)):
@@ -254,15 +254,15 @@ class SequencePredictor(Predictor, Generic[R]):
         """Metrics of simple methods on the same data."""
         return {}
 
-    def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
+    def examples(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Examples:
         """The longest sequences of data with targets that have at most ``steps`` steps."""
-        steps = steps or PROBE_STEPS
+        steps = steps or EXAMPLE_STEPS
         data = self.reader.read(self.open(source, encoding))
         order = np.argsort(data[0].lengths, kind="stable")
         fitting = int(np.searchsorted(data[0].lengths[order], steps, side="right")) or count
-        return self.reader.batch(data, order[max(0, fitting - count) : fitting][::-1].copy()).probe()
+        return self.reader.batch(data, order[max(0, fitting - count) : fitting][::-1].copy()).examples()
 
-    def outputs(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[Record, NDArray[np.float64]]]:
+    def outputs(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         """Each sequence of a source, no targets needed, with what the network puts out: ``(L,)`` or ``(T, L)``."""
         return self.reader.outputs_of(self.network, self.open(source, encoding, False), self.reader.blind)
 
@@ -340,7 +340,7 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         self.notes += table.unknown
         return columns
 
-    def _encoder(self, records: Iterator[Record], count: int, columns: Columns) -> Encoder:
+    def _encoder(self, records: Iterator[LabelledSequence], count: int, columns: Columns) -> Encoder:
         """An encoder with vocabulary or scale of ``count`` training sequences."""
         asked, per_step = self.options, self.reader_type.per_step
         lowercase = not per_step if asked.lowercase is None else asked.lowercase
@@ -436,20 +436,20 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         """Every metric of a network on a part of the data."""
         return self.reader.score(model, part)
 
-    def probe(self, count: int, steps: int | None = None) -> Probe:
+    def held_out(self, count: int, steps: int | None = None) -> Examples:
         """Sequences of the validation part: of medium length, or as near to it as ``steps`` allows."""
-        return self._probe(self.validation, count, steps)
+        return self._examples(self.validation, count, steps)
 
-    def examples(self, count: int, steps: int | None = None) -> Probe:
+    def examples(self, count: int, steps: int | None = None) -> Examples:
         """The same of the training part, which has more of them."""
-        return self._probe(self.training, count, steps)
+        return self._examples(self.training, count, steps)
 
-    def _probe(self, part: Encoded, count: int, steps: int | None) -> Probe:
+    def _examples(self, part: Encoded, count: int, steps: int | None) -> Examples:
         lengths = part[0].lengths
         order = np.argsort(lengths, kind="stable")
-        most = int(np.searchsorted(lengths[order], steps or PROBE_STEPS, side="right"))
+        most = int(np.searchsorted(lengths[order], steps or EXAMPLE_STEPS, side="right"))
         at = min(len(order) // 2, most)
-        return self.reader.batch(part, order[max(0, at - count // 2) :][:count][::-1].copy()).probe()
+        return self.reader.batch(part, order[max(0, at - count // 2) :][:count][::-1].copy()).examples()
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` says about the data."""

@@ -21,10 +21,10 @@ from ..options import Options
 from ..runs import Backtest, Scores
 from ..words import counted
 
-__all__ = ["PROBE_STEPS", "Batch", "Evaluation", "Predictor", "Probe", "Row", "State", "Task", "TaskInfo"]
+__all__ = ["EXAMPLE_STEPS", "Batch", "Evaluation", "Examples", "Predictor", "Row", "State", "Task", "TaskInfo"]
 
 State = Tensor | tuple[Tensor, ...] | None
-PROBE_STEPS = 100  # the most steps of a probe unless another number is asked for
+EXAMPLE_STEPS = 100  # the most steps of examples, unless another number is asked for
 Row = dict[str, Any]  # of the file that predictions are written to
 
 
@@ -65,15 +65,15 @@ class Batch(ABC):
         return replace(self, **{name: change(name, held) for name, held in tensors.items()})
 
 
-class Probe(NamedTuple):
+class Examples(NamedTuple):
     """Sequences to measure the gradient flow on."""
 
     inputs: tuple[Tensor, ...]  # what the network is called with
     # From the network's output to the loss of each sequence ``(B,)`` or of each step ``(T, B)``.
     loss: Callable[[Any], Tensor]
     notes: tuple[str, ...] = ()  # what a reader should know about the sequences
-    # From ``rank, size`` to a probe of every ``size``-th sequence from ``rank`` on, as `Batch.part`.
-    part: Callable[[int, int], Probe] | None = None
+    # From ``rank, size`` to examples of every ``size``-th sequence from ``rank`` on, as `Batch.part`.
+    part: Callable[[int, int], Examples] | None = None
     target: Tensor | None = None  # what the output should be
 
 
@@ -221,12 +221,12 @@ class Task(ABC, Generic[B]):
         return {}
 
     @abstractmethod
-    def probe(self, count: int, steps: int | None = None) -> Probe:
+    def held_out(self, count: int, steps: int | None = None) -> Examples:
         """At most ``count`` held-out sequences of at most ``steps`` steps, to measure the gradient flow on."""
 
-    def examples(self, count: int, steps: int | None = None) -> Probe:
+    def examples(self, count: int, steps: int | None = None) -> Examples:
         """The same to diagnose a training on, where many sequences matter more than that they are held out."""
-        return self.probe(count, steps)
+        return self.held_out(count, steps)
 
     def batch_words(self) -> str:
         """The size of a batch in words."""
@@ -255,7 +255,7 @@ class Predictor(ABC):
     Attributes
     ----------
     FIXED_STEPS : str
-        Why the sequences of a probe have a fixed length; empty if they do not.
+        Why examples have a fixed length; empty if they do not.
     network : Module
         The network. After `from_files` its weights are still to be loaded.
     notes : list of str
@@ -298,5 +298,5 @@ class Predictor(ABC):
         """Apply the network to other data: rows in the order of the data, with a column ``prediction``."""
 
     @abstractmethod
-    def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
-        """Sequences of other data to measure the gradient flow on, as in `Task.probe`."""
+    def examples(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Examples:
+        """Sequences of other data to measure the gradient flow on, as in `Task.held_out`."""

@@ -19,7 +19,7 @@ from ..data.grid import Gap, Regular
 from ..data.storage import PIECE, Ragged, Rows
 from ..errors import DataError
 from .quantiles import levels_of, pinball
-from .task import Batch, Probe
+from .task import Batch, Examples
 
 Floats = NDArray[np.float64]
 
@@ -334,18 +334,18 @@ class Windows:
         inputs = plan.one_ahead(values[:-1], values[1:, :, plan.width - plan.known :], static)
         return ForecastBatch(inputs, truths, base)
 
-    def probe(self, count: int) -> Probe:
+    def examples(self, count: int) -> Examples:
         """Windows spread evenly, and the sum of the losses of each window or of each step."""
-        return self._probe_of(self.batch(self.thinned(count)))
+        return self._examples_of(self.batch(self.thinned(count)))
 
-    def _probe_of(self, batch: ForecastBatch) -> Probe:
+    def _examples_of(self, batch: ForecastBatch) -> Examples:
         summed = (2,) if self.plan.by_step or self.plan.strategy == "autoregressive" else (0, 2)
 
-        def part(rank: int, size: int) -> Probe:
-            return self._probe_of(batch.part(rank, size) or batch)
+        def part(rank: int, size: int) -> Examples:
+            return self._examples_of(batch.part(rank, size) or batch)
 
         target = (batch.targets - batch.base).nan_to_num(0.0)
-        return Probe((batch.inputs,), lambda outputs: batch.losses(outputs).sum(summed), part=part, target=target)
+        return Examples((batch.inputs,), lambda outputs: batch.losses(outputs).sum(summed), part=part, target=target)
 
 
 def tensors(past: Past, device: torch.device | None = None) -> Past:

@@ -178,11 +178,11 @@ class FlowRecording(Callback):
 
     def _recorder(self, trainer: Trainer, model: nn.Module) -> GradientFlowRecorder:
         device = trainer.context.accelerator.device
-        probe = trainer.task.probe(FLOW_SEQUENCES // 2)
+        examples = trainer.task.held_out(FLOW_SEQUENCES // 2)
         return GradientFlowRecorder(
             model,
-            lambda output: probe.loss(mapped(output, lambda leaf: leaf.cpu())),
-            inputs=mapped(probe.inputs, lambda leaf: leaf.to(device)),
+            lambda output: examples.loss(mapped(output, lambda leaf: leaf.cpu())),
+            inputs=mapped(examples.inputs, lambda leaf: leaf.to(device)),
             every=max(1, min(100, (trainer.options.eval_every or 100) // 5)),
             budget=FLOW_BUDGET,
             sequences=None,  # the loss has the targets of all of them

@@ -265,7 +265,7 @@ def _ends(graph: Graph, label: str, states: list[Tensor], sent: list[Tensor], en
         call.listens, call.arrived = True, None
     try:
         with _torch_private.no_torch_functions(), closed(graph.recorder.calls):
-            torch.autograd.grad(states, [call.probe for call in every], sent, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(states, [call.anchor for call in every], sent, retain_graph=True, allow_unused=True)
     finally:
         for call in every:
             call.listens = False

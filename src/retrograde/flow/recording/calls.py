@@ -1,6 +1,6 @@
 """What a measurement records of recurrent layers: one ``Call`` per layer and call, one ``MarkedStep`` per mark.
 
-Each is a node in the user's graph. Asking autograd for the gradient of its ``probe`` sends a loss back through it, and
+Each is a node in the user's graph. Asking autograd for the gradient of its ``anchor`` sends a loss back through it, and
 the adjoints of its states are then in ``adjoints``.
 
 Tests: `tests/flow/test_isolation.py`.
@@ -80,7 +80,7 @@ class Call:
     """One run of one layer in one direction."""
 
     track: tuple[str, str]  # the module's name and torch's suffix for layer and direction
-    probe: Tensor  # asking autograd for its gradient sends the adjoints through this layer
+    anchor: Tensor  # asking autograd for its gradient sends the adjoints through this layer
     whole: Trajectory | None  # None for single steps whose coefficients were not needed yet
     step: Step | None = None
     block: Block | None = None  # the steps that it is made of, where they were recorded in a block
@@ -185,7 +185,7 @@ class MarkedStep:
 
     track: tuple[str, str]  # the module's name and the label it was marked with
     states: tuple[Tensor, ...]  # as the rest of the model uses them, in the graph
-    probe: Tensor
+    anchor: Tensor
     live: Tensor | None  # (B,) bool
     site: tuple[str, int]  # the file and line that marked it
     invocation: int  # of the module that was running: a number for each of its calls
@@ -327,7 +327,7 @@ class _Recorded(torch.autograd.Function):
     """One layer and direction: forward as recorded, backward by the adjoint sweep."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *others: Tensor) -> Any:
+    def forward(ctx: Any, call: Call, ends: list[Tensor], anchor: Tensor, x: Tensor, *others: Tensor) -> Any:
         ctx.recorded = call
         output = call.run.h.clone()
         if call.run.mask is not None:
@@ -350,7 +350,7 @@ class _RecordedStep(torch.autograd.Function):
     """One layer of a single step: its final state is its output."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, ends: list[Tensor], probe: Tensor, x: Tensor, *others: Tensor) -> Any:
+    def forward(ctx: Any, call: Call, ends: list[Tensor], anchor: Tensor, x: Tensor, *others: Tensor) -> Any:
         ctx.recorded = call
         return tuple(ends)
 
@@ -370,7 +370,7 @@ class _RecordedBlock(torch.autograd.Function):
     """Single steps of one layer, each with its state as its output; made before they run, their values come later."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, steps: int, copies: int, probe: Tensor, x: Tensor | None, *state: Tensor) -> Any:
+    def forward(ctx: Any, call: Call, steps: int, copies: int, anchor: Tensor, x: Tensor | None, *state: Tensor) -> Any:
         ctx.recorded = call
         h, *c = (torch.zeros_like(own[:1, :1]).expand(steps, *own.shape) for own in state)
         return *(h.clone() for _ in range(copies)), *c
@@ -396,17 +396,17 @@ class _RecordedBlock(torch.autograd.Function):
         elif need_x and call.x is not None:  # through the operators between the blocks, separately for each step
             given = g_x.view(ran, *call.block.shape).unbind(0)
             (g_x,) = torch.autograd.grad(call.block.inputs, [call.x], given, retain_graph=True)
-        return None, None, None, torch.zeros_like(call.probe), g_x if need_x else None, *g_state[:states]
+        return None, None, None, torch.zeros_like(call.anchor), g_x if need_x else None, *g_state[:states]
 
 
 def _sent_back(ctx: Any, call: Call, needed: tuple[bool, ...], gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    """Gradients of ``ends`` (none), the probe, x, the initial state and the weights."""
+    """Gradients of ``ends`` (none), the anchor, x, the initial state and the weights."""
     states = len(gradients) - 1
     need = (needed[1], *needed[2 + states :])
     g_x, *others = _Sweep.apply(call, need, *gradients)  # type: ignore[no-untyped-call]
     g_state, g_weights = others[:states], others[2:] or [None] * (len(need) - 1)
     kept = [g if wanted else None for g, wanted in zip((g_x, *g_weights), need, strict=True)]
-    return None, torch.zeros_like(call.probe), kept[0], *g_state, *kept[1:]
+    return None, torch.zeros_like(call.anchor), kept[0], *g_state, *kept[1:]
 
 
 class _Look(torch.autograd.Function):
@@ -440,31 +440,31 @@ class _Passed(torch.autograd.Function):
     """A marked state: the identity, which notes the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, marked: MarkedStep, probe: Tensor, *states: Tensor) -> Any:
+    def forward(ctx: Any, marked: MarkedStep, anchor: Tensor, *states: Tensor) -> Any:
         ctx.recorded = marked
         return tuple(state.clone() for state in states)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         back = _Look.apply(ctx.recorded, *gradients)  # type: ignore[no-untyped-call]
-        return None, torch.zeros_like(ctx.recorded.probe), *back
+        return None, torch.zeros_like(ctx.recorded.anchor), *back
 
 
 def record(call: Call, ends: list[Tensor], x: Tensor, state: Sequence[Tensor], weights: Weights) -> tuple[Tensor, ...]:
     """Put a layer's run into the user's graph: outputs `(T, B, P)` and final states; of one step, the latter only."""
     node: Any = _Recorded if call.step is None else _RecordedStep
-    found: tuple[Tensor, ...] = node.apply(call, ends, call.probe, x, *state, *weights.tensors())
+    found: tuple[Tensor, ...] = node.apply(call, ends, call.anchor, x, *state, *weights.tensors())
     return found
 
 
 def record_block(call: Call, steps: int, copies: int) -> tuple[Tensor, ...]:
     """Put steps that will run later into the user's graph: ``copies`` of h `(steps, B, H)`, and c of an LSTM."""
     node: Any = _RecordedBlock
-    found: tuple[Tensor, ...] = node.apply(call, steps, copies, call.probe, call.x, *call.states)
+    found: tuple[Tensor, ...] = node.apply(call, steps, copies, call.anchor, call.x, *call.states)
     return found
 
 
 def pass_on(marked: MarkedStep, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Put a marked state into the user's graph."""
-    found: tuple[Tensor, ...] = _Passed.apply(marked, marked.probe, *states)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, ...] = _Passed.apply(marked, marked.anchor, *states)  # type: ignore[no-untyped-call]
     return found

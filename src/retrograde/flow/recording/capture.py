@@ -205,12 +205,12 @@ class CallRecorder(TorchFunctionMode):
     def mark(self, states: tuple[Tensor, ...], label: str, live: Tensor | None) -> tuple[Tensor, ...]:
         """Record the state that ``mark_state`` was called with."""
         self._check_visible(label)
-        probe = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
+        anchor = torch.zeros((), dtype=states[0].dtype, device=states[0].device, requires_grad=True)
         if live is not None:
             live = live.detach().reshape(-1).bool()
         name, number = self.running[-1] if self.running else ("", 0)
         frame = sys._getframe(2)  # of mark_state's caller
-        marked = MarkedStep((name, label), (), probe, live, (frame.f_code.co_filename, frame.f_lineno), number)
+        marked = MarkedStep((name, label), (), anchor, live, (frame.f_code.co_filename, frame.f_lineno), number)
         marked.since = [c for c in self._behind(states, marked.track, through=True)[0] if isinstance(c, MarkedStep)]
         marked.states = pass_on(marked, states)
         self.calls.append(marked)

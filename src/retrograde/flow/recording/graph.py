@@ -102,10 +102,10 @@ class Graph:
     def _backward(self, directions: Tensor, calls: list[AnyCall], *, batched: bool) -> dict[AnyCall, Adjoints]:
         for call in self.recorder.calls:
             call.adjoints = None
-        probes = list({id(call.probe): call.probe for call in calls}.values())
+        anchors = list({id(call.anchor): call.anchor for call in calls}.values())
 
         def once(direction: Tensor) -> Tensor:
-            torch.autograd.grad(self.losses, probes, direction, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(self.losses, anchors, direction, retain_graph=True, allow_unused=True)
             return direction.sum()
 
         if batched:

@@ -182,7 +182,7 @@ class Loops:
         block = Block(step, steps, loop.x.shape, [tuple(before.ends)], below=below)
         call = Call(
             before.track,
-            before.probe,
+            before.anchor,
             None,
             block=block,
             before=before,

@@ -89,10 +89,10 @@ def send(graph: Graph, calls: Mapping[str, Call], weights: Tensor, *, head: bool
     """
     for call in calls.values():
         call.listens, call.arrived = True, None
-    probes = [call.probe for call in calls.values()]
+    anchors = [call.anchor for call in calls.values()]
     try:
         with _torch_private.no_torch_functions(), closed(graph.recorder.calls) if head else nullcontext():
-            torch.autograd.grad(graph.losses, probes, weights, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(graph.losses, anchors, weights, retain_graph=True, allow_unused=True)
     finally:
         for call in calls.values():
             call.listens = False

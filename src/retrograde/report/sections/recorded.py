@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..run import Record, RunContents
+from ..run import RecordedFlow, RunContents
 from ..section import Figure, Section, Table
 from ..style import BLUE, GREY, ORANGE, curve, plot, share_left_axis
 from ..words import number, share, times
@@ -20,7 +20,7 @@ def section(run: RunContents) -> Section | None:
     return section_of(run.recorded, "on the same held-out sequences")
 
 
-def section_of(recorded: Sequence[Record], where: str) -> Section | None:
+def section_of(recorded: Sequence[RecordedFlow], where: str) -> Section | None:
     """The section of some records; ``where`` says on which sequences they were measured."""
     records = [record for record in recorded if record.by_lag]
     if not records:
@@ -43,11 +43,11 @@ def section_of(recorded: Sequence[Record], where: str) -> Section | None:
     return Section("recorded", title, words, warnings=warnings, figures=figures, choices=layers)
 
 
-def _reason(recorded: Sequence[Record]) -> str:
+def _reason(recorded: Sequence[RecordedFlow]) -> str:
     return next((record.error[:200].rstrip(".") for record in recorded if record.error), "no layer was measured")
 
 
-def _curve(record: Record, label: str) -> list[float]:
+def _curve(record: RecordedFlow, label: str) -> list[float]:
     """Share of the first norm left at each lag."""
     import numpy as np
 

@@ -27,7 +27,7 @@ from dataclasses import fields
 from typing import Any
 
 from ...errors import OptionError
-from .base import Batch, Criterion, Level, SyntheticTask
+from .base import Criterion, Level, SyntheticBatch, SyntheticTask
 from .copying import CopyMemory
 from .latch import Latch
 from .marked import AddingProblem, MultiplicationProblem
@@ -38,7 +38,6 @@ from .parity import Parity
 __all__ = [
     "SYNTHETIC",
     "AddingProblem",
-    "Batch",
     "CopyMemory",
     "Criterion",
     "DelayedMatchToSample",
@@ -46,6 +45,7 @@ __all__ = [
     "Level",
     "MultiplicationProblem",
     "Parity",
+    "SyntheticBatch",
     "SyntheticTask",
     "TemporalOrder",
     "synthetic",

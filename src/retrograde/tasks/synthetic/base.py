@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import OptionError
-from ..task import Batch as _Batch
+from ..task import Batch
 
 
 @dataclass(frozen=True)
-class Batch(_Batch):
+class SyntheticBatch(Batch):
     """Sequences side by side, padded with zeros to the longest.
 
     Attributes
@@ -163,17 +163,17 @@ class SyntheticTask(ABC):
         """When the paper calls the task solved."""
 
     @abstractmethod
-    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> SyntheticBatch:
         """Draw sequences. The same generator state gives the same batch; None: a new generator with the task's seed."""
 
-    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def correct(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """Which sequences are solved by the paper's measure, ``(B,)`` bool; here: the most likely class is right.
 
         ``outputs`` as in `loss`.
         """
         return self._scored(outputs, batch).argmax(-1) == batch.targets
 
-    def error(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def error(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """Largest absolute error of each sequence, ``(B,)``: of values, or of class probabilities from 0 and 1.
 
         If targets have noise, the error is measured from the target without it.
@@ -185,13 +185,13 @@ class SyntheticTask(ABC):
         missed = (outputs.softmax(-1) - wanted).abs().amax(-1)
         return missed if self.many_to_one else missed.where(batch.mask, missed.new_zeros(())).amax(0)
 
-    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[SyntheticBatch]:
         """Endless batches; without a generator, the seed of the task fixes the stream."""
         generator = self._generator(generator)
         while True:
             yield self.batch(batch_size, generator)
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def loss(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """Loss of every scored output, 0 at the others.
 
         Parameters
@@ -212,7 +212,7 @@ class SyntheticTask(ABC):
         losses = losses.view_as(batch.targets)
         return losses if self.many_to_one else losses.where(batch.mask, losses.new_zeros(()))
 
-    def _scored(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def _scored(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         steps, batch_size = batch.mask.shape
         allowed: list[tuple[int, ...]] = [(steps, batch_size, self.output_size)]
         if self.many_to_one:
@@ -230,12 +230,12 @@ class SyntheticTask(ABC):
         return torch.Generator().manual_seed(self.seed) if generator is None else generator
 
 
-def at_last_step(inputs: Tensor, targets: Tensor, lengths: Tensor) -> Batch:
+def at_last_step(inputs: Tensor, targets: Tensor, lengths: Tensor) -> SyntheticBatch:
     """A batch that is scored at the last step of each sequence; the steps after it are set to 0."""
     step = torch.arange(inputs.shape[0])[:, None]
     if int(lengths.min()) < len(inputs):
         inputs = inputs * (step < lengths)[:, :, None]
-    return Batch(inputs, targets, step == lengths - 1, lengths)
+    return SyntheticBatch(inputs, targets, step == lengths - 1, lengths)
 
 
 def one_hot(symbols: Tensor, classes: int) -> Tensor:

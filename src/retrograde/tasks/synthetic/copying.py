@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Batch, Criterion, Level, SyntheticTask, one_hot
+from .base import Criterion, Level, SyntheticBatch, SyntheticTask, one_hot
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CopyMemory(SyntheticTask):
         """The paper shows loss curves and states no criterion; ours asks for every symbol."""
         return Criterion(1000, 9, "fewer than 1 % of 1000 new sequences with a symbol wrong")
 
-    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> SyntheticBatch:
         """Draw sequences."""
         generator = self._generator(generator)
         items = torch.randint(self.symbols, (self.items, batch_size), generator=generator)
@@ -77,9 +77,9 @@ class CopyMemory(SyntheticTask):
         shown[self.items + self.length - 1] = self.symbols + 1
         lengths = torch.full((batch_size,), self.steps)
         mask = torch.ones_like(shown, dtype=torch.bool)
-        return Batch(one_hot(shown, self.input_size), targets, mask, lengths)
+        return SyntheticBatch(one_hot(shown, self.input_size), targets, mask, lengths)
 
-    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def correct(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """Whether all of the remembered symbols are right."""
         recalled = self._scored(outputs, batch)[-self.items :].argmax(-1)
         return (recalled == batch.targets[-self.items :]).all(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import OptionError
-from .base import Batch, Criterion, Level, SyntheticTask, at_last_step, up_to_a_tenth_longer
+from .base import Criterion, Level, SyntheticBatch, SyntheticTask, at_last_step, up_to_a_tenth_longer
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Latch(SyntheticTask):
         mean = 0.015 if self.target_noise else 0.01
         return Criterion(256, 0, f"all of 256 sequences within {within}, and {mean} on average", mean)
 
-    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> SyntheticBatch:
         """Draw sequences."""
         generator = self._generator(generator)
         lengths = up_to_a_tenth_longer(self.length, batch_size, generator)
@@ -113,6 +113,6 @@ class Latch(SyntheticTask):
         spread = torch.randn(batch_size, generator=generator) * math.sqrt(self.target_noise)
         return replace(drawn, targets=clean + spread, clean=clean)
 
-    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def correct(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """Whether the output is within 0.2 of the right class (3a, 3b), or 0.1 of the target without noise (3c)."""
         return self.error(outputs, batch) < (0.1 if self.target_noise else 0.2)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Batch, Criterion, Level, SyntheticTask, at_last_step, up_to_a_tenth_longer
+from .base import Criterion, Level, SyntheticBatch, SyntheticTask, at_last_step, up_to_a_tenth_longer
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _MarkedNumbers(SyntheticTask):
             longest -= 1
         return self.length - self.length // 2, longest - 1
 
-    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> SyntheticBatch:
         """Draw sequences."""
         generator = self._generator(generator)
         draw = getattr(self, f"_positions_{self.variant}")
@@ -88,7 +88,7 @@ class _MarkedNumbers(SyntheticTask):
         """1997: the probability that one of the two marks falls on the first step."""
         return 1 / 10 + (9 / 10) / self._unmarked
 
-    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def correct(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """1997 (and 2016, which publishes no measure): error below 0.04; 2013: squared error below 0.04."""
         error = self.error(outputs, batch)
         return error**2 < 0.04 if self.variant == "pascanu" else error < 0.04

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Batch, Criterion, Level, SyntheticTask
+from .base import Criterion, Level, SyntheticBatch, SyntheticTask
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class DelayedMatchToSample(SyntheticTask):
         wrong = math.ceil(1000 * (1 - 0.99 * right)) - 1
         return Criterion(1000, wrong, f"at most {wrong} of 1000 new trials with a wrong answer")
 
-    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> SyntheticBatch:
         """Draw trials."""
         generator = self._generator(generator)
         sample = torch.randint(self.stimuli, (batch_size,), generator=generator)
@@ -92,9 +92,9 @@ class DelayedMatchToSample(SyntheticTask):
         mask = torch.zeros(self.steps, batch_size, dtype=torch.bool)
         mask[-self.decision :] = True
         targets = match.expand(self.steps, batch_size) * mask
-        return Batch(inputs, targets, mask, torch.full((batch_size,), self.steps))
+        return SyntheticBatch(inputs, targets, mask, torch.full((batch_size,), self.steps))
 
-    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def correct(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """Whether the answer, the mean of the logits over the decision, is right."""
         answer = self._scored(outputs, batch)[-self.decision :].mean(0).argmax(-1)
         return answer == batch.targets[-1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import OptionError
-from .base import Batch, Criterion, SyntheticTask, at_last_step, one_hot, up_to_a_tenth_longer
+from .base import Criterion, SyntheticBatch, SyntheticTask, at_last_step, one_hot, up_to_a_tenth_longer
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TemporalOrder(SyntheticTask):
             return Criterion(2000, 0, words, mean_error=0.1)
         return Criterion(10_000, 99, "fewer than 1 % of 10,000 new sequences wrong")
 
-    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> SyntheticBatch:
         """Draw sequences."""
         generator = self._generator(generator)
         column = torch.arange(batch_size)
@@ -94,6 +94,6 @@ class TemporalOrder(SyntheticTask):
             symbol[lengths - 1, column] = 1  # B, the trigger
         return at_last_step(one_hot(symbol, self.input_size), classes, lengths)
 
-    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def correct(self, outputs: Tensor, batch: SyntheticBatch) -> Tensor:
         """1997: every output within 0.3 of its target; 2013: the most likely class is the right one."""
         return self.error(outputs, batch) < 0.3 if self.variant == "hochreiter" else super().correct(outputs, batch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import OptionError
-from .base import Batch, Criterion, SyntheticTask, at_last_step
+from .base import Criterion, SyntheticBatch, SyntheticTask, at_last_step
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Parity(SyntheticTask):
         """The paper reports the share of wrong classes; it is solved if there is none."""
         return Criterion(1000, 0, "none of 1000 new sequences wrong")
 
-    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> Batch:
+    def batch(self, batch_size: int, generator: torch.Generator | None = None) -> SyntheticBatch:
         """Draw sequences."""
         generator = self._generator(generator)
         lengths = torch.randint(max(self.length // 2, 1), self.length + 1, (batch_size,), generator=generator)

@@ -14,8 +14,8 @@ from ...errors import DataError, OptionError
 from ...options import ModelOptions, Options
 from ..models import SequenceModel, evaluation_mode
 from ..tables import to_json
-from ..task import Evaluation, Predictor, Probe, Row, State, Task
-from . import SYNTHETIC, Batch, SyntheticTask, synthetic
+from ..task import Evaluation, Examples, Predictor, Row, State, Task
+from . import SYNTHETIC, SyntheticBatch, SyntheticTask, synthetic
 
 STEPS_PER_EPOCH = 100  # there is no data to go through: an epoch is this many batches
 TOGETHER = 250  # sequences drawn and scored at once
@@ -50,7 +50,9 @@ def _network(problem: SyntheticTask, options: ModelOptions) -> SequenceModel:
     return SequenceModel.of(problem.input_size, problem.output_size, options, "last" if problem.many_to_one else "none")
 
 
-def _outputs(model: nn.Module, problem: SyntheticTask, count: int, stream: int) -> Iterator[tuple[Tensor, Batch]]:
+def _outputs(
+    model: nn.Module, problem: SyntheticTask, count: int, stream: int
+) -> Iterator[tuple[Tensor, SyntheticBatch]]:
     """What a network answers for sequences that training does not have, some at a time."""
     generator = torch.Generator().manual_seed(stream)
     for done in range(0, count, TOGETHER):
@@ -83,16 +85,16 @@ def _levels(problem: SyntheticTask) -> dict[str, dict[str, float]]:
     }
 
 
-def _probe(problem: SyntheticTask, count: int) -> Probe:
-    return _probe_of(problem, problem.batch(count, torch.Generator().manual_seed(UNSEEN)))
+def _examples(problem: SyntheticTask, count: int) -> Examples:
+    return _examples_of(problem, problem.batch(count, torch.Generator().manual_seed(UNSEEN)))
 
 
-def _probe_of(problem: SyntheticTask, batch: Batch) -> Probe:
-    def part(rank: int, size: int) -> Probe:
-        return _probe_of(problem, batch.part(rank, size) or batch)
+def _examples_of(problem: SyntheticTask, batch: SyntheticBatch) -> Examples:
+    def part(rank: int, size: int) -> Examples:
+        return _examples_of(problem, batch.part(rank, size) or batch)
 
     inputs = (batch.inputs, batch.lengths)
-    return Probe(inputs, lambda outputs: problem.loss(outputs, batch), part=part, target=batch.targets)
+    return Examples(inputs, lambda outputs: problem.loss(outputs, batch), part=part, target=batch.targets)
 
 
 class SyntheticPredictor(Predictor):
@@ -134,9 +136,9 @@ class SyntheticPredictor(Predictor):
         problem = self._other(source)
         return Evaluation({"sequences": VALIDATION}, _scores(self.network, problem), _levels(problem))
 
-    def probe(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Probe:
+    def examples(self, source: Any, encoding: str, count: int, steps: int | None = None) -> Examples:
         """New sequences of a task; it sets their length."""
-        return _probe(self._other(source), count)
+        return _examples(self._other(source), count)
 
     def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
         """Rows with ``target`` and ``prediction`` for new sequences; lists if several steps are scored."""
@@ -157,7 +159,7 @@ class SyntheticPredictor(Predictor):
                 yield row
 
 
-class SyntheticTraining(Task[Batch]):
+class SyntheticTraining(Task[SyntheticBatch]):
     """Train on a synthetic task, named ``builtin:NAME`` or ``builtin:NAME?option=value&…``."""
 
     predictor = SyntheticPredictor
@@ -177,12 +179,12 @@ class SyntheticTraining(Task[Batch]):
         """A new network, initialized from torch's random state."""
         return _network(self.problem, self.options)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> SyntheticBatch:
         """The batch of a training step, drawn from the seed and the step."""
         state = np.random.SeedSequence([self.options.seed, self.problem.seed, step]).generate_state(1, np.uint64)[0]
         return self.problem.batch(self.batch_size, torch.Generator().manual_seed(int(state >> np.uint64(1))))
 
-    def loss(self, model: nn.Module, batch: Batch, state: State) -> tuple[Tensor, None]:
+    def loss(self, model: nn.Module, batch: SyntheticBatch, state: State) -> tuple[Tensor, None]:
         """Mean loss of the scored outputs; no state is carried."""
         return self.problem.loss(model(batch.inputs, batch.lengths), batch).sum() / batch.size, None
 
@@ -209,9 +211,9 @@ class SyntheticTraining(Task[Batch]):
         }
         return {"evaluation.json": to_json(found)}
 
-    def probe(self, count: int, steps: int | None = None) -> Probe:
+    def held_out(self, count: int, steps: int | None = None) -> Examples:
         """New sequences; the task sets their length."""
-        return _probe(self.problem, count)
+        return _examples(self.problem, count)
 
     def describe(self) -> dict[str, object]:
         """What ``config.json`` says about the data."""

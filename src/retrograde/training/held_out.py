@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ..errors import DataError, OptionError
 from ..tasks.registry import open_task
-from ..tasks.task import Probe
+from ..tasks.task import Examples
 from .callbacks import FLOW_SEQUENCES
 from .loading import TrainedRun
 
 
-def probe(run: TrainedRun, data: str | None = None, *, steps: int | None = None, sequences: int | None = None) -> Probe:
+def held_out(
+    run: TrainedRun, data: str | None = None, *, steps: int | None = None, sequences: int | None = None
+) -> Examples:
     """Choose sequences to measure the gradient of a run on.
 
     data: another source; by default what is held out of the run's own.
@@ -27,10 +29,10 @@ def probe(run: TrainedRun, data: str | None = None, *, steps: int | None = None,
         raise OptionError(f"--steps {steps} has no effect here: {why}.")
     own, options, count = run.config.data, run.config.options, sequences or FLOW_SEQUENCES
     if data is not None:
-        return run.predictor.probe(data, options.encoding, count, steps)
+        return run.predictor.examples(data, options.encoding, count, steps)
     try:
         task = open_task(own.source, options, run.folder)
-        found = task.probe(count, steps)
+        found = task.held_out(count, steps)
     except DataError as error:
         raise DataError(
             f"{error} It is what {run.folder} was trained on: give DATA to measure it on something else."
