@@ -13,7 +13,7 @@ from paper import Arm, Paper, kept, made, main, parser, words, write_page
 from torch import Tensor, nn
 
 import retrograde as rg
-from retrograde.tasks.synthetic import Batch, TemporalOrder
+from retrograde.tasks.synthetic import SyntheticBatch, TemporalOrder
 from retrograde.training.regularize import VanishingGradientRegularizer
 
 HIDDEN, BATCH, LR = 50, 20, 0.01
@@ -75,7 +75,7 @@ class Reader(nn.Module):
         return self.head(self.layer(x)[0][-1])  # type: ignore[no-any-return]
 
 
-def drawn(length: int, count: int, generator: torch.Generator) -> Batch:
+def drawn(length: int, count: int, generator: torch.Generator) -> SyntheticBatch:
     """Sequences of a length."""
     return TemporalOrder(length=length, variant="pascanu").batch(count, generator)
 
