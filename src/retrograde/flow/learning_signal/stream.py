@@ -198,7 +198,7 @@ def need_of(
     >>> rg.flow.need_of(rnn, (x, x.roll(5, 0)), loss).need  # x_{t−5} at every step t
     5
     """
-    return _Stream(model, _Settings(sequences, alpha, seed, effort), "zero").over(each_sample(batches, loss))
+    return _Stream(model, _Limits(sequences, alpha, seed, effort), "zero").over(each_sample(batches, loss))
 
 
 def signal_left(
@@ -217,7 +217,7 @@ def signal_left(
     of the error of a constant output is left. A network that has solved its task still shows a signal in its last,
     tiny errors.
     """
-    return _Stream(model, _Settings(sequences, alpha, seed, effort), None).over(each_sample(batches, loss))
+    return _Stream(model, _Limits(sequences, alpha, seed, effort), None).over(each_sample(batches, loss))
 
 
 def fewest_of(
@@ -270,10 +270,8 @@ def _kept(
 
     ``longest``: of losses by step, some that have so many steps before them.
     """
-    stream, kept = (
-        _Stream(model, _Settings(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True),
-        list[list[Compared]](),
-    )
+    stream = _Stream(model, _Limits(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True)
+    kept: list[list[Compared]] = []
     for sample in each_sample(batches, loss):
         found = stream._stacks(sample)
         if not isinstance(found, Compared) and found[0].lags is not None:
@@ -311,7 +309,7 @@ def _differ(same: Sequence[Compared]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Limits:
     sequences: int
     alpha: float
     seed: int
@@ -322,13 +320,13 @@ class _Stream:
     """Adds batches until the answer is clear."""
 
     def __init__(
-        self, model: Callable[..., Any], settings: _Settings, constant: str | None, *, compares: bool = False
+        self, model: Callable[..., Any], limits: _Limits, constant: str | None, *, compares: bool = False
     ) -> None:
         """``compares``: whether inputs and errors are asked for where the gradient has a lag, too."""
         self.compares = compares
-        check(FEWEST, EXCHANGES, settings.alpha)
-        self.model, self.settings, self.constant = model, settings, constant
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        check(FEWEST, EXCHANGES, limits.alpha)
+        self.model, self.limits, self.constant = model, limits, constant
+        self.generator = torch.Generator().manual_seed(limits.seed)
         self.tallies: dict[str, Tally] = {}
         self.scores: dict[str, ScoreTest] = {}
         self.sequences = self.looks = 0
@@ -345,8 +343,8 @@ class _Stream:
         for sample in samples:
             stacks = self._stacks(sample)
             if isinstance(stacks, Compared):
-                self.spans = SpanTest(self.settings.seed) if self.spans is None else self.spans
-                if self.spans.add(stacks, self.settings.sequences):
+                self.spans = SpanTest(self.limits.seed) if self.spans is None else self.spans
+                if self.spans.add(stacks, self.limits.sequences):
                     break
                 continue
             if waiting and not all(map(_alike, waiting[-1], stacks)):
@@ -354,7 +352,7 @@ class _Stream:
             waiting.append(stacks)
             if _count(waiting) >= self._wanted(stacks):
                 left += self._flush(waiting)
-            if self.sequences >= self.settings.sequences or self.effort >= self.settings.effort:
+            if self.sequences >= self.limits.sequences or self.effort >= self.limits.effort:
                 break
             if self.sequences >= FIRST * 2**self.looks:
                 found = self._look(last=False)
@@ -365,13 +363,13 @@ class _Stream:
         left += self._flush(waiting)
         if left:
             self._note(f"{left} sequences were left out: give batches of {FEWEST} or more of one length")
-        check(self.sequences if self.tallies else _at_least(left), EXCHANGES, self.settings.alpha)
+        check(self.sequences if self.tallies else _at_least(left), EXCHANGES, self.limits.alpha)
         return self._finished(self._look(last=True))
 
     def _of_spans(self, spans: SpanTest) -> NetworkSignal:
         """The answer where inputs and errors were compared."""
-        check(spans.sequences, EXCHANGES, self.settings.alpha)
-        signal = spans.result(self.settings.alpha, self.settings.effort)
+        check(spans.sequences, EXCHANGES, self.limits.alpha)
+        signal = spans.result(self.limits.alpha, self.limits.effort)
         return NetworkSignal(
             [signal], signal.sequences, 1, signal.need is not None, self.error_share, not spans.varies, None, self.notes
         )
@@ -380,7 +378,7 @@ class _Stream:
         """How many sequences are taken together: as many as the next look needs, within a bound on memory."""
         numbers = max(run.x.shape[0] * run.weights.hh.shape[0] for stack in stacks for run in stack.runs.values())
         to_come = FIRST * 2**self.looks - self.sequences
-        return int(max(FIRST // 2, min(to_come, self.settings.sequences - self.sequences, KEPT // numbers)))
+        return int(max(FIRST // 2, min(to_come, self.limits.sequences - self.sequences, KEPT // numbers)))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -456,12 +454,12 @@ class _Stream:
         one = sum(run.weights.hh.numel() + run.weights.ih.numel() for run in stack.runs.values())
         long = stack.steps if stack.by_pairs else float(scored.double().mean() + 1)
         steps = long * one * (1 + EXCHANGES)
-        most = max(FEWEST_TARGETS, int(self.settings.effort / PLANNED / steps))
+        most = max(FEWEST_TARGETS, int(self.limits.effort / PLANNED / steps))
         if len(scored) <= most:
             return scored
         self._note(f"the losses of {most} of {len(scored)} steps were followed, chosen at random")
         # The same for all batches that are taken together.
-        generator = torch.Generator().manual_seed(self.settings.seed + self.sequences)
+        generator = torch.Generator().manual_seed(self.limits.seed + self.sequences)
         chosen = torch.randperm(len(scored) - 1, generator=generator, device="cpu")[: most - 1]
         return scored[torch.cat([chosen.sort().values, torch.tensor([len(scored) - 1], device="cpu")])]
 
@@ -488,9 +486,9 @@ class _Stream:
         self.joint.add(sweep)
         for label, run in sweep.runs.items():
             if label not in self.tallies:
-                sides = Sides(run, self.generator, None, self.settings.sequences)
+                sides = Sides(run, self.generator, None, self.limits.sequences)
                 self.tallies[label] = Tally(label, STARTS, sides)
-                self.scores[label] = ScoreTest(run, STARTS, self.settings.seed)
+                self.scores[label] = ScoreTest(run, STARTS, self.limits.seed)
         own = {label: self.tallies[label] for label in labels}
         widest = max(run.weights.hh.shape[0] for run in sweep.runs.values())
         rows = next(iter(sweep.runs.values())).steps if sweep.final else 1
@@ -504,7 +502,7 @@ class _Stream:
             if sweep.final and self.weak:
                 self._score(part, labels)
             self.effort += part.effort * part.batch_size * (1 + EXCHANGES)
-            if self.effort >= self.settings.effort:
+            if self.effort >= self.limits.effort:
                 break
 
     def _score(self, sweep: Sweep, labels: list[str]) -> None:
@@ -521,9 +519,8 @@ class _Stream:
         self.looks += 1
         spent = 2 if last else 2 * self.looks * (self.looks + 1)
         correction = spent * len(self.tallies) * 3 / 2  # of three ways to look
-        pairs = [
-            tally.judged(self.settings.alpha, correction, []) for tally in self.tallies.values() if not tally.is_empty
-        ]
+        seen = [tally for tally in self.tallies.values() if not tally.is_empty]
+        pairs = [tally.judged(self.limits.alpha, correction, []) for tally in seen]
         signals = [signal for signal, _ in pairs]
         self.weak = not any(signal.significant.any() for signal in signals)
         if self.weak:
@@ -546,8 +543,8 @@ class _Stream:
     def _finished(self, found: NetworkSignal) -> NetworkSignal:
         joint = None
         if found.need is None and self.varies:
-            joint = self.joint.result(self.settings.alpha, self.generator)
-        if not found.decided and self.effort >= self.settings.effort and found.sequences < self.settings.sequences:
+            joint = self.joint.result(self.limits.alpha, self.generator)
+        if not found.decided and self.effort >= self.limits.effort and found.sequences < self.limits.sequences:
             self._note(f"stopped after {found.sequences:,} sequences: more would take too long (effort)")
         of_layers = [f"{signal.layer}: {note}" for signal in found.layers for note in signal.notes]
         return replace(found, joint=joint, notes=[*self.notes, *of_layers])
