@@ -8,6 +8,7 @@ import random
 import shlex
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from retrograde.cli import app
 from retrograde.doctor import runs
 from retrograde.doctor.examination import Origin
 from retrograde.doctor.findings import Kind
-from retrograde.doctor.outcome import was_not_learned
+from retrograde.doctor.outcome import method_beaten, was_not_learned
 from retrograde.doctor.prescriptions import Prescription
 from retrograde.doctor.remedies.command import with_command
 from retrograde.errors import DivergedError, OptionError, RunError
@@ -242,6 +243,29 @@ MEAN = {"loss": 1.0}
 )
 def test_a_run_that_is_no_better_than_a_baseline_was_not_learned(summary, learned):
     assert bool(was_not_learned(summary)) != learned
+
+
+@pytest.mark.parametrize(
+    ("loss", "baselines", "beaten"),
+    [
+        (0.95, {"naive": {"loss": 2.0}, "seasonal naive": {"loss": 1.0}}, "seasonal naive"),
+        (0.995, {"naive": {"loss": 2.0}, "seasonal naive": {"loss": 1.0}}, ""),
+        (0.95, {"most frequent": {"loss": 1.0}}, ""),
+        (0.98, {"mean": {"loss": 1.1}, "ridge regression": {"loss": 0.98}}, ""),
+    ],
+)
+def test_the_method_that_a_run_beats(loss, baselines, beaten):
+    assert method_beaten(Summary("finished", best={"loss": loss}, baselines=baselines)) == beaten
+    assert not method_beaten(Summary("diverged", best={"loss": loss}, baselines=baselines)) and not method_beaten(None)
+
+
+def test_a_run_that_beats_a_forecast_is_not_unlearned_though_little_is_gained(trained):
+    exam = runs.examination_of(trained("forecast"))
+    vars(exam)["progress"] = replace(exam.progress, remaining=0.96)
+    exam.beats = ""
+    assert exam.unlearned
+    exam.beats = "seasonal naive"
+    assert not exam.unlearned
 
 
 def prescribed(options: dict[str, object], **change: object) -> Prescription | None:

@@ -395,3 +395,35 @@ def test_an_answer_that_was_rounded_otherwise_once_is_no_leak():
             return super().forward(x) * (1 + 1e-3 * (next(calls) == 0))
 
     assert not found(RULES[:1], Once())
+
+
+class Loop(nn.Module):
+    """A loop over a cell that passes on what a function makes of the state."""
+
+    def __init__(self, cell, passed):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.head, self.passed = cell(1, 8), nn.Linear(8, 1), passed
+
+    def forward(self, x):
+        state = None
+        for one in x:
+            state = self.cell(one, state)
+            h = state[0] if isinstance(state, tuple) else state
+            state = tuple(map(self.passed, state)) if isinstance(state, tuple) else self.passed(state)
+        return self.head(h).squeeze(-1)
+
+
+@pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_a_state_that_is_detached_at_every_step(cell):
+    (own,) = found(RULES, Loop(cell, lambda h: h.detach()))["state_detached"]
+    assert "the layer cell gets its state" in own.message and own.numbers["calls"] == 12
+    assert not found(RULES, Loop(cell, lambda h: h))
+    assert list(found(RULES, Loop(cell, torch.zeros_like))) == ["state_not_carried"]
+
+
+def test_a_message_does_not_change_the_name_of_a_layer():
+    model = Net(nn.GRU)
+    model.other = nn.GRU(1, 4)
+    (own,) = found(RULES, model)["layer_not_called"]
+    assert own.message.startswith("the layer other (GRU) is never called")

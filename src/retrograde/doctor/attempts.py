@@ -56,6 +56,7 @@ class Attempt(NamedTuple):
     losses: list[float]
     norms: list[float]  # of the gradients before clipping
     updates: int  # how many were to be made
+    judged: float = math.inf  # mean loss of other samples afterwards
 
     @property
     def end(self) -> float:
@@ -65,8 +66,10 @@ class Attempt(NamedTuple):
         return mean if math.isfinite(mean) and len(self.losses) > self.updates else math.inf
 
 
-def attempt(model: nn.Module, samples: Sequence[Sample], recipe: Recipe, updates: int) -> Attempt:
-    """Train a copy for a few updates, on the samples in turn."""
+def attempt(
+    model: nn.Module, samples: Sequence[Sample], recipe: Recipe, updates: int, judges: Sequence[Sample] = ()
+) -> Attempt:
+    """Train a copy for a few updates, on the samples in turn, and judge it by others."""
     own = copy.deepcopy(model)
     parameters = [p for p in own.parameters() if p.requires_grad]
     found = Attempt([], [], updates)
@@ -77,7 +80,8 @@ def attempt(model: nn.Module, samples: Sequence[Sample], recipe: Recipe, updates
         if recipe.adam
         else torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum)
     )
-    with torch.enable_grad(), answers(own, [sample.inputs for sample in samples]) as ask:
+    every = [*samples, *judges]
+    with torch.enable_grad(), answers(own, [sample.inputs for sample in every]) as ask:
         for update in range(updates + 1):
             sample = samples[update % len(samples)]
             losses = ask(sample.inputs, sample.loss).losses
@@ -90,12 +94,18 @@ def attempt(model: nn.Module, samples: Sequence[Sample], recipe: Recipe, updates
             mean.backward()  # type: ignore[no-untyped-call]
             found.norms.append(float(nn.utils.clip_grad_norm_(parameters, recipe.clip_norm or math.inf)))
             optimizer.step()
+        if judges and len(found.norms) > updates:
+            with torch.no_grad():
+                judged = torch.cat([ask(sample.inputs, sample.loss).losses.flatten() for sample in judges])
+            found = found._replace(judged=float(judged[judged != 0].double().mean()))
     return found
 
 
-def updates_within(seconds: float, model: nn.Module, samples: Sequence[Sample], recipe: Recipe) -> int:
-    """How many updates an attempt may have to take no longer than this: it has at least five, at most a hundred."""
+def updates_within(
+    seconds: float, model: nn.Module, samples: Sequence[Sample], recipe: Recipe, most: int = _UPDATES
+) -> int:
+    """How many updates an attempt may have to take no longer than this: it has at least five."""
     began, worked = time.perf_counter(), time.process_time()
     attempt(model, samples, recipe, 1)  # two passes and one update
     took = min(time.perf_counter() - began, time.process_time() - worked)  # on a busy machine, as on an idle one
-    return int(min(_UPDATES, max(_FEWEST, 2 * seconds / max(took, 1e-6))))
+    return int(min(most, max(_FEWEST, 2 * seconds / max(took, 1e-6))))

@@ -248,9 +248,10 @@ def diagnose(
     record = record or TrainingRecord()
     notes: list[str] = []
     samples = samples_of(batches, loss, MOST_BATCHES)
+    start_given = untrained is not None
     if untrained is None:
         untrained = model if record.updates == 0 else untrained_twin(model, notes=notes)
-    examination = Examination(model, samples, untrained, record, notes)
+    examination = Examination(model, samples, untrained, record, notes, start_given=start_given)
     try:
         _ = examination.answer
     except Exception as error:  # of the model itself: every rule says so
@@ -299,7 +300,8 @@ def examined(
     prescriptions = prescribe(examination, findings)
     remaining, risk = _outlook(examination, sick)
     trained = bool(examination.record.updates)
-    unexplained = math.isnan(remaining) or (trained and remaining > THRESHOLDS.unlearned_share.value)
+    unlearned = trained and remaining > THRESHOLDS.unlearned_share.value and not examination.beats
+    unexplained = math.isnan(remaining) or unlearned
     if unexplained and not failures and all(finding.severity == "note" for finding in findings):
         examination.notes.append(
             "How much of the task is learned is not known: give record=TrainingRecord(chance=…, floor=…)."

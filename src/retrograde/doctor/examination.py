@@ -152,6 +152,11 @@ class Examination:
         Data and options of the training, where it is a run or is to become one.
     deadline : float
         By `time.perf_counter`, when no further rule or trial of a remedy is begun.
+    start_given : bool
+        Whether `untrained` has the weights from which training began.
+    beats : str
+        The simple method, such as a seasonal naive forecast, that the training ended better than where "chance" is its
+        loss; empty if there is none. What remains of its loss may then be noise.
     """
 
     model: nn.Module
@@ -162,6 +167,8 @@ class Examination:
     unusable: str = ""
     origin: Origin | None = None
     deadline: float = math.inf
+    start_given: bool = False
+    beats: str = ""
 
     # --- The gradient through time ------------------------------------------------------------------------------------
 
@@ -443,6 +450,8 @@ class Examination:
     def unlearned(self) -> str:
         """The part of a rule that says that the task was not learned; empty if some of it was."""
         remaining, least = self.progress.remaining, THRESHOLDS.unlearned_share.value
+        if self.beats:
+            return ""
         if math.isnan(remaining) and self.record.updates == 0:
             return "the network is untrained"
         return f"loss {remaining:.0%} of chance > {least:.0%}" if remaining > least else ""

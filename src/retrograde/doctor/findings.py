@@ -37,14 +37,19 @@ class Kind(StrEnum):
     LEARNING_RATE_TOO_HIGH = "learning_rate_too_high"
     LEARNING_RATE_TOO_LOW = "learning_rate_too_low"
     MEMORIZED = "memorized"
+    NOT_TRAINED = "not_trained"
+    TRAINING_LOOP = "training_loop"
     # Data and wiring
     INPUT_SCALE = "input_scale"
     TARGET_SCALE = "target_scale"
     CONSTANT_OUTPUT = "constant_output"
+    OUTPUT_RANGE = "output_range"
+    RANDOM_OUTPUT = "random_output"
     TARGETS_BROADCAST = "targets_broadcast"
     WRONG_TIME_AXIS = "wrong_time_axis"
     STATE_LEAKS = "state_leaks"
     STATE_NOT_CARRIED = "state_not_carried"
+    STATE_DETACHED = "state_detached"
     LAYER_NOT_CALLED = "layer_not_called"
     DEAD_HEAD = "dead_head"
     MASK_ERROR = "mask_error"
@@ -159,6 +164,16 @@ FINDINGS: Mapping[Kind, About] = {
         "Sequences of the training are predicted well, others worse than by a constant answer: nothing carries over.",
         spares_training=True,
     ),
+    Kind.NOT_TRAINED: About(
+        "parameters that are not trained",
+        "sick",
+        "Parameters get a gradient, but the optimizer does not change them.",
+    ),
+    Kind.TRAINING_LOOP: About(
+        "training loop that does not train",
+        "sick",
+        "From the same weights, with the same data and learning rate, plain updates learn what the training did not.",
+    ),
     Kind.INPUT_SCALE: About(
         "scale of the inputs", "sick", "The inputs are far from zero mean and unit variance.", "LeCun et al. 1998"
     ),
@@ -167,6 +182,17 @@ FINDINGS: Mapping[Kind, About] = {
     ),
     Kind.CONSTANT_OUTPUT: About(
         "constant output", "sick", "The network gives nearly the same output for every sequence."
+    ),
+    Kind.OUTPUT_RANGE: About(
+        "outputs that cannot reach the targets",
+        "sick",
+        "The last function of the network bounds its outputs, and the loss asks for values beyond these bounds.",
+        spares_training=True,
+    ),
+    Kind.RANDOM_OUTPUT: About(
+        "random outputs in eval mode",
+        "note",
+        "The network draws random numbers in eval mode as well, so validation and predictions are random.",
     ),
     Kind.TARGETS_BROADCAST: About(
         "targets broadcast against outputs",
@@ -185,6 +211,11 @@ FINDINGS: Mapping[Kind, About] = {
     ),
     Kind.STATE_NOT_CARRIED: About(
         "state not carried over", "sick", "The state is reset at every step or window, so nothing can be remembered."
+    ),
+    Kind.STATE_DETACHED: About(
+        "state detached at every step",
+        "sick",
+        "The state is passed on, but not its gradient, so that only the last step before each loss is trained.",
     ),
     Kind.LAYER_NOT_CALLED: About(
         "layer never called",

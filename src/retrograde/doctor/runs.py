@@ -25,6 +25,7 @@ from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
 from ..training.schedule import planned_steps
 from .examination import EFFORT, Examination, Origin, Sample, TrainingRecord
+from .outcome import method_beaten
 
 SECONDS = 40.0  # after which no further rule is begun
 SEQUENCES = 4096  # the most that are looked at; the signal by lag stops where it has seen enough
@@ -88,7 +89,10 @@ def _examination(
         config.chosen,
     )
     record = _record(config, folder.summary(), folder.metrics(), notes)
-    return Examination(model, samples, untrained, record, notes, origin=origin, deadline=time.perf_counter() + seconds)
+    deadline, beats = time.perf_counter() + seconds, method_beaten(folder.summary())
+    return Examination(
+        model, samples, untrained, record, notes, origin=origin, deadline=deadline, start_given=True, beats=beats
+    )
 
 
 def _load(folder: RunFolder, config: Config, summary: Summary | None, notes: list[str]) -> TrainedRun:

@@ -165,6 +165,16 @@ class THRESHOLDS:
     rate_gain = Threshold(
         1.5, "loss at the learning rate over that at a smaller one that is a clear gain", "noise of 5 updates"
     )
+    learned_in_trial = Threshold(
+        0.7,
+        "share of the loss at chance below which a trial has learned what the training did not",
+        "clear of unlearned_share",
+    )
+    smooth_share = Threshold(
+        0.2,
+        "change of the gradient norm from update to update, over that between batches, below which gradients add up",
+        "docs/doctor.md: 0.01 to 0.03 where they do, else 0.2 to 0.6",
+    )
     adam_edge = Threshold(
         38.0, "edge of stability of Adam's own sharpness, times the learning rate", "Cohen et al. 2022"
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..examination import Examination
 from ..findings import Finding
-from . import data, explosion, finite, memory, padding, training, units, wiring
+from . import data, explosion, finite, loop, memory, outputs, padding, training, units, wiring
 
 __all__ = ["RULES"]
 
@@ -15,6 +15,8 @@ RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (
     *wiring.RULES,
     *padding.RULES,
     *data.RULES,
+    *outputs.RULES,
+    *loop.RULES,
     *explosion.RULES,
     *memory.RULES,
     *units.RULES,

@@ -18,6 +18,7 @@ from ...errors import FlowError
 from ...flow import GradientFlow, jacobians
 from ...flow.activation import memory
 from ...flow.recurrence.cells import Trajectory
+from ...words import counted
 from ..examination import Array, Examination, Need
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers
@@ -39,8 +40,8 @@ def vanishing(exam: Examination) -> Iterable[Finding]:
         if math.isfinite(travel.reach) and not exam.solved:
             fraction = THRESHOLDS.reach_fraction.value
             exam.notes.append(
-                f"The gradient vanishes: {fraction:.0%} of it is left after {travel.reach:.0f} steps ({travel.layer}). "
-                "Whether that hurts is not known, as what the data asks for is not."
+                f"The gradient vanishes: {fraction:.0%} of it is left after {counted(travel.reach, 'step')} "
+                f"({travel.layer}). Whether that hurts is not known, as what the data asks for is not."
             )
         raise
     if need is None:
@@ -73,8 +74,8 @@ def _asked(need: Need, travel: Travel, whose: str = "") -> tuple[str, str]:
     fraction, sign = THRESHOLDS.reach_fraction.value, ">" if need.lag > travel.reach else "<="
     most = "at most " if need.at_most else ""
     return (
-        f"the data asks for {most}{need.lag} steps of memory; {fraction:.0%} of the gradient{whose} is left after "
-        f"{travel.reach:.0f} steps",
+        f"the data asks for {most}{counted(need.lag, 'step')} of memory; {fraction:.0%} of the gradient{whose} is left "
+        f"after {counted(travel.reach, 'step')}",
         f"need {need.lag} {sign} reach {travel.reach:.0f}",
     )
 

@@ -71,7 +71,7 @@ def clipping(exam: Examination) -> Iterable[Finding]:
         return
     clip, planned = float(record.clip_norm), 0
     if record.updates == 0 and record.planned:
-        norms, planned = _first_norms(exam), record.planned
+        norms, planned = first_norms(exam), record.planned
     if len(norms) < 2:
         return
     clipped = float(np.mean([norm > clip for norm in norms]))
@@ -104,7 +104,7 @@ def clipping(exam: Examination) -> Iterable[Finding]:
         )
 
 
-def _first_norms(exam: Examination) -> list[float]:
+def first_norms(exam: Examination) -> list[float]:
     """Norms of the gradients of the first batches, with the weights as they are."""
     parameters, found = [p for p in exam.model.parameters() if p.requires_grad], list[float]()
     for sample in exam.samples[:_BATCHES]:
@@ -296,7 +296,7 @@ def _path(exam: Examination, updates: int) -> float:
     record, lr = exam.record, float(exam.record.lr or 0)
     if is_adam(record):
         return lr * updates * math.sqrt(sum(p.numel() for p in exam.model.parameters() if p.requires_grad))
-    norms = _norms(record) or _first_norms(exam)
+    norms = _norms(record) or first_norms(exam)
     return lr / (1 - momentum_of(record)) * updates * float(np.mean(norms)) if norms else 0.0
 
 

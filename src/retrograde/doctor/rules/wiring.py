@@ -364,7 +364,8 @@ def state_not_carried(exam: Examination) -> Iterable[Finding]:
 
 def _same_starts(calls: Sequence[LayerCall]) -> bool:
     """Whether all calls start from one state, though their outputs are not that state."""
-    first = calls[0].state or tuple(torch.zeros((), device="cpu") for _ in range(2))
+    count = max(len(call.state) for call in calls) or 1
+    first = calls[0].state or tuple(torch.zeros((), device="cpu") for _ in range(count))
     for call in calls:
         state = call.state or tuple(torch.zeros((), device="cpu") for _ in range(len(first)))
         if len(state) != len(first):
@@ -375,6 +376,48 @@ def _same_starts(calls: Sequence[LayerCall]) -> bool:
             if bool((a != b).any()):
                 return False
     return any(bool((output != 0).any()) for call in calls for output in tensors(call.output))
+
+
+def state_detached(exam: Examination) -> Iterable[Finding]:
+    """A layer is called for single steps, and each call gets the state of the one before without its gradient."""
+    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    if not unsolved or not any(call.steps == 1 for call in exam.answer.calls):
+        return
+    sample = exam.samples[0]
+    with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+        whole = ask(sample.inputs, sample.loss)
+    for name in dict.fromkeys(call.name for call in whole.calls):
+        own = [call for call in whole.calls if call.name == name]
+        if len(own) < 3 or any(call.steps != 1 or not call.state for call in own[1:]):
+            continue
+        pairs = list(itertools.pairwise(own))
+        if _same_starts(own) or not all(any(t.requires_grad for t in tensors(a.output)) for a, _ in pairs):
+            continue
+        if any(t.requires_grad for _, b in pairs for t in b.state) or not all(_passed_on(a, b) for a, b in pairs):
+            continue
+        yield Finding(
+            Kind.STATE_DETACHED,
+            f"the layer {name or type(own[0].module).__name__} gets its state at every step without the gradient "
+            f"({len(own)} calls): nothing can be learned about earlier steps. Pass the state on as it is; where "
+            "sequences are long, detach it only every so many steps, or between batches (look for detach(), .data, "
+            "no_grad(), torch.tensor(h)).",
+            {"calls": len(own)},
+            f"in {len(own)} calls of one step each state is that of the call before, without a path, and {unsolved}",
+            name,
+            ruled_out=(
+                "frozen layers: their outputs have a gradient",
+                "a state of zeros: it is that of the call before",
+            ),
+        )
+
+
+def _passed_on(before: LayerCall, after: LayerCall) -> bool:
+    """Whether a call starts from the state that the one before returned."""
+    given = {tuple(t.shape[-2:]): t for t in tensors(before.output)}
+    return any(
+        (own := given.get(tuple(t.shape[-2:]))) is not None and not _differ(own.reshape(t.shape), t)
+        for t in after.state
+    )
 
 
 # --- Layers and head -------------------------------------------------------------------------------------------------
@@ -399,7 +442,7 @@ def layer_not_called(exam: Examination) -> Iterable[Finding]:
         what = "runs, but no loss is made of its output" if name in ran else "is never called"
         yield Finding(
             Kind.LAYER_NOT_CALLED,
-            f"{name} ({type(module).__name__}) {what}. Call it in forward, or remove it.",
+            f"the layer {name} ({type(module).__name__}) {what}. Call it in forward, or remove it.",
             {"parameters": sum(p.numel() for p in module.parameters()), "calls": float(name in ran)},
             f"no path from the losses to any of its parameters, and it {'ran' if name in ran else 'did not run'}",
             name,
@@ -518,4 +561,12 @@ def _uses_states(exam: Examination) -> bool:
     return bool(changed(exam.answer.losses, new.losses).any())
 
 
-RULES = (mixed_sequences, kept_state, state_not_carried, layer_not_called, dead_head, targets_broadcast)
+RULES = (
+    mixed_sequences,
+    kept_state,
+    state_not_carried,
+    state_detached,
+    layer_not_called,
+    dead_head,
+    targets_broadcast,
+)

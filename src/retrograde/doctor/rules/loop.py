@@ -1,0 +1,172 @@
+"""Does the training change the weights as its record says? Optimizer and training loop.
+
+Tests: `tests/doctor/test_loop.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from ...words import counted
+from ..attempts import Recipe, attempt, updates_within
+from ..examination import Examination
+from ..findings import Chart, Curve, Finding, Kind
+from ..forward import answers
+from ..thresholds import THRESHOLDS
+from .training import first_norms
+
+__all__ = ["RULES"]
+
+_SECONDS, _UPDATES = 3.0, 300  # of the trial, at most
+_SAMPLES, _SEQUENCES = (
+    4,
+    64,
+)  # fewest batches, and sequences, that can be parted into some to train on and some to judge
+
+
+def not_trained(exam: Examination) -> Iterable[Finding]:
+    """Parameters with a gradient that the optimizer does not have, or that are those of the start bit for bit."""
+    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    if not unsolved or exam.record.updates == 0:
+        return
+    named = {name: p for name, p in exam.model.named_parameters() if p.requires_grad}
+    reached = _with_gradient(exam)
+    missing, why = _missing(exam, named)
+    missing = [name for name in missing if name in reached]
+    if not missing:
+        return
+    are = "is" if len(missing) == 1 else "are"
+    count = sum(named[name].numel() for name in missing)
+    whole = sum(p.numel() for p in named.values())
+    yield Finding(
+        Kind.NOT_TRAINED,
+        f"{counted(len(missing), 'tensor')} {are} {why} ({', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}; "
+        f"{count / whole:.0%} of the parameters that have a gradient). Give the optimizer model.parameters(), after "
+        "all modules are made; what shall stay as it is gets requires_grad_(False).",
+        {"tensors": len(missing), "parameters": count, "share": count / whole},
+        f"requires_grad, a gradient that is not 0, and {why}; {unsolved}",
+        ruled_out=("frozen parameters: they require a gradient", f"a solved task: {unsolved}"),
+    )
+
+
+def _missing(exam: Examination, named: dict[str, torch.nn.Parameter]) -> tuple[list[str], str]:
+    """Names of parameters that are not trained, and how that is known."""
+    optimizer = exam.record.torch_optimizer
+    if optimizer is not None:
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [name for name, p in named.items() if id(p) not in own]
+        if 0 < len(missing) < len(named):  # else it may be the optimizer of a copy
+            return missing, "not in the optimizer"
+    if not exam.start_given or exam.untrained is exam.model or not exam.record.updates:
+        return [], ""
+    start = dict(exam.untrained.named_parameters())
+    same = [name for name, p in named.items() if name in start and torch.equal(start[name].detach(), p.detach())]
+    return same, "as at the start, bit for bit"
+
+
+def _with_gradient(exam: Examination) -> set[str]:
+    """Names of the parameters to which a gradient that is not 0 comes, in up to four batches."""
+    named = [(name, p) for name, p in exam.model.named_parameters() if p.requires_grad]
+    found: set[str] = set()
+    for sample in exam.samples[:4]:
+        with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+            losses = ask(sample.inputs, sample.loss).losses
+            if not losses.requires_grad:
+                continue
+            gradients = torch.autograd.grad(losses.sum(), [p for _, p in named], allow_unused=True)
+        found |= {name for (name, _), g in zip(named, gradients, strict=True) if g is not None and bool(g.any())}
+    return found
+
+
+def training_loop(exam: Examination) -> Iterable[Finding]:
+    """Plain updates of the initial weights learn in a moment what the recorded training did not learn at all."""
+    record = exam.record
+    losses = np.asarray(record.losses, dtype=np.float64)
+    if record.lr is None or (not record.optimizer and record.torch_optimizer is None) or not record.updates:
+        return
+    few = len(losses) < 8 or len(exam.samples) < _SAMPLES or not np.isfinite(losses).all()
+    if few or record.updates < THRESHOLDS.fewest_updates.value or not (unlearned := exam.unlearned):
+        return
+    chance, least = exam.progress.chance, THRESHOLDS.unlearned_share.value
+    lowest = min(float(part.mean()) for part in np.array_split(losses, min(20, len(losses) // 4)))
+    if not chance > 0 or not lowest > least * chance:
+        return
+    half, judges = exam.samples[::2], exam.samples[1::2]
+    if len(judges) * exam.answer.sequences < _SEQUENCES:
+        return
+    recipe = Recipe.of(record, float(record.lr))
+    updates = min(record.updates, updates_within(_SECONDS, exam.untrained, half, recipe, _UPDATES))
+    tried = attempt(exam.untrained, half, recipe, updates, judges[:8])
+    share = tried.judged / chance
+    if not share < THRESHOLDS.learned_in_trial.value:
+        return
+    yield Finding(
+        Kind.TRAINING_LOOP,
+        f"{counted(updates, 'update', 'was')} made here from the initial weights at the learning rate {record.lr:g}: "
+        f"the loss of batches that these did not see is then {tried.judged:.3g}, {share:.0%} of chance. The training "
+        f"recorded {lowest:.3g} at its lowest. So network, data and learning rate are enough; look at the training "
+        "loop: zero_grad() before each backward(), the optimizer's parameters, what is detached, batches and targets "
+        "that are drawn or shuffled apart, a schedule that ends too early.",
+        {"updates": updates, "trial": tried.judged, "recorded": lowest, "chance": chance},
+        f"trial {share:.0%} < {THRESHOLDS.learned_in_trial.value:.0%} of chance, recorded {lowest / chance:.0%} > "
+        f"{least:.0%}, and {unlearned}",
+        ruled_out=(
+            f"the learning rate {record.lr:g}: it is that of the trial",
+            "learning by heart: other batches than those of the trial are judged",
+        ),
+        chart=Chart(
+            "Training loss",
+            "update",
+            "loss",
+            [
+                Curve("recorded", [float(i) for i in range(len(losses))], [float(v) for v in losses]),
+                Curve("trial", [float(i) for i in range(len(tried.losses))], list(tried.losses)),
+            ],
+        ),
+    )
+
+
+def gradients_add_up(exam: Examination) -> Iterable[Finding]:
+    """Recorded gradient norms that grow, and hardly change from update to update, while those of batches differ.
+
+    A gradient to which each update adds that of its batch does so (after n updates it changes by 1 / n of its size).
+    """
+    record, norms = exam.record, np.asarray(exam.record.gradient_norms, dtype=np.float64)
+    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    few = len(norms) < THRESHOLDS.fewest_updates.value or not np.isfinite(norms).all()
+    if few or not unsolved or not record.updates or exam.origin is not None:  # a run's norms are interpolated
+        return
+    now = np.asarray(first_norms(exam))
+    if len(now) < _SAMPLES:
+        return
+    last = norms[len(norms) // 2 :]
+    change, usual = (float(np.median(np.abs(np.diff(own))) / np.median(own)) for own in (last, now))
+    growth, least, most = float(np.median(last) / norms[0]), THRESHOLDS.peak.value, THRESHOLDS.smooth_share.value
+    if not growth > least or not change < most * usual or not np.median(last) > np.median(now):
+        return
+    yield Finding(
+        Kind.TRAINING_LOOP,
+        f"the recorded gradient norms grew from {norms[0]:.3g} to {np.median(last):.3g} and change by {change:.1%} of "
+        f"their size from update to update; those of the batches, with the weights as they are, are "
+        f"{np.median(now):.3g} and differ by {usual:.0%}. So gradients of earlier updates are still in them: call "
+        "optimizer.zero_grad() before each backward().",
+        {"first": float(norms[0]), "last": float(np.median(last)), "change": change, "usual": usual},
+        f"norms grew ×{growth:.2g} > {least:g}, their change {change:.1%} < {most:.0%} of the usual {usual:.0%}, and "
+        f"{unsolved}",
+        ruled_out=(
+            "updates with all sequences at once, if training was in these batches",
+            f"a solved task: {unsolved}",
+        ),
+        chart=Chart(
+            "Gradient norm",
+            "update",
+            "recorded norm",
+            [Curve("norm", [float(i) for i in range(len(norms))], list(norms))],
+        ),
+    )
+
+
+RULES = (not_trained, gradients_add_up, training_loop)

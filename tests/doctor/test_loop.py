@@ -1,0 +1,113 @@
+"""Optimizers that lack parameters, gradients that add up, and loops that do not train."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small import Net, squared, sums
+from torch import nn
+
+import retrograde as rg
+from retrograde.doctor import TrainingRecord
+from retrograde.doctor.examination import Examination, samples_of
+from retrograde.doctor.rules.loop import RULES, gradients_add_up, not_trained, training_loop
+
+BATCHES = [sums(seed=seed, count=32) for seed in range(8)]
+
+
+def trained(step, *, rounds=20, lr=0.02, optimizer=torch.optim.Adam, parameters=None):
+    """A network, its start and record after rounds over the batches, each update done by a function."""
+    model = Net(nn.GRU)
+    start = copy.deepcopy(model)
+    made = optimizer(model.parameters() if parameters is None else parameters(model), lr)
+    losses, norms = [], []
+    for _ in range(rounds):
+        for x, y in BATCHES:
+            loss = squared(model(x), y).mean()
+            step(made, loss)
+            losses.append(loss.item())
+            norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item())
+    name = "adam" if optimizer is torch.optim.Adam else "sgd"
+    record = TrainingRecord(name, lr, updates=len(losses), losses=losses, gradient_norms=norms, torch_optimizer=made)
+    return model, start, record
+
+
+def plain(optimizer, loss):
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def adding(optimizer, loss):
+    loss.backward()
+    optimizer.step()
+
+
+def never(optimizer, loss):
+    loss.backward()
+
+
+def found(model, start, record, rules=RULES, given=True):
+    exam = Examination(model, samples_of(BATCHES, squared), start, record, start_given=given)
+    return {finding.kind.value: finding for rule in rules for finding in rule(exam)}
+
+
+def test_an_optimizer_that_lacks_the_recurrent_layer():
+    # As stuck as the head alone can be: learned in part would do as well.
+    model, start, record = trained(plain, parameters=lambda net: net.head.parameters(), rounds=2)
+    own = found(model, start, record, [not_trained])["not_trained"]
+    assert "not in the optimizer" in own.rule and own.numbers["tensors"] == 4
+    assert "layer.weight_ih_l0" in own.message and "head" not in own.message.split("(")[1]
+    without = TrainingRecord("adam", 0.02, updates=record.updates)  # the weights of the start tell it as well
+    assert "bit for bit" in found(model, start, without, [not_trained])["not_trained"].rule
+    assert not found(model, start, without, [not_trained], given=False)
+
+
+def test_frozen_layers_and_a_whole_optimizer_are_right():
+    model, start, record = trained(plain, rounds=1)
+    assert not found(model, start, record, [not_trained])
+    model.layer.requires_grad_(False)
+    assert not found(model, start, TrainingRecord("adam", 0.02, updates=8), [not_trained])
+
+
+def test_an_optimizer_of_a_copy_says_nothing():
+    model, start, record = trained(plain, rounds=1)
+    assert not found(copy.deepcopy(model), start, record, [not_trained])
+
+
+def test_gradients_that_are_never_set_to_zero():
+    model, start, record = trained(adding, optimizer=torch.optim.SGD, lr=0.05)
+    own = found(model, start, record, [gradients_add_up])["training_loop"]
+    assert "zero_grad()" in own.message and own.numbers["change"] < 0.1 < own.numbers["usual"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [(torch.optim.SGD, 0.05), (torch.optim.Adam, 0.3), (torch.optim.SGD, 1e-4)]
+)
+def test_gradients_of_each_update_alone(optimizer, lr):
+    assert not found(*trained(plain, optimizer=optimizer, lr=lr), [gradients_add_up])
+
+
+def test_a_loop_that_never_steps():
+    model, start, record = trained(never)
+    own = found(model, start, record)
+    assert own["training_loop"].numbers["trial"] < 0.7 * own["training_loop"].numbers["chance"]
+    assert own["not_trained"].numbers["share"] == 1
+    assert rg.diagnose(model, BATCHES, squared, untrained=start, record=record).verdict == "sick"
+
+
+def test_a_loop_that_trains():
+    model, start, record = trained(plain, lr=1e-5)  # too low a rate, for which the loop is not to blame
+    assert not found(model, start, record, [training_loop])
+
+
+def test_noise_is_not_the_fault_of_the_loop():
+    x = torch.randn(12, 256, 1, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(256, generator=torch.Generator().manual_seed(1))
+    batches = [(x[:, i : i + 32], y[i : i + 32]) for i in range(0, 256, 32)]
+    model = Net(nn.GRU)
+    record = TrainingRecord("adam", 0.02, updates=200, losses=[1.0] * 200)
+    exam = Examination(model, samples_of(batches, squared), model, record)
+    assert not list(training_loop(exam))

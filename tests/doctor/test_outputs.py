@@ -1,0 +1,106 @@
+"""Outputs with bounds, and outputs that are random in eval mode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import Net, found, squared, sums
+from torch import nn
+
+from retrograde.doctor import Kind
+from retrograde.doctor.findings import FINDINGS
+from retrograde.doctor.rules.outputs import RULES
+
+
+def classes(steps=12, count=64, seed=1):
+    x = torch.randn(steps, count, 1, generator=torch.Generator().manual_seed(seed))
+    return x, (x[-1, :, 0] > 0).long() + (x[-2, :, 0] > 0).long()
+
+
+def signs(steps=12, count=64, seed=1):
+    x, y = classes(steps, count, seed)
+    return x, (y > 0).float()
+
+
+def entropy(output, target):
+    return F.cross_entropy(output, target, reduction="none")
+
+
+def of_logarithms(output, target):
+    return F.nll_loss(output, target, reduction="none")
+
+
+def binary(output, target):
+    return F.binary_cross_entropy(output, target, reduction="none")
+
+
+def binary_of_logits(output, target):
+    return F.binary_cross_entropy_with_logits(output, target, reduction="none")
+
+
+def headed(last, outputs):
+    return Net(nn.GRU, outputs=outputs, head=nn.Sequential(nn.Linear(16, outputs), last))
+
+
+@pytest.mark.parametrize(
+    ("last", "task", "loss", "outputs", "name"),
+    [
+        (nn.Softmax(-1), classes, entropy, 3, "softmax"),
+        (nn.Sigmoid(), signs, binary_of_logits, 1, "sigmoid"),
+        (nn.Tanh(), lambda seed: sums(scale=3.0, seed=seed), squared, 1, "tanh"),
+        (nn.ReLU(), sums, squared, 1, "ReLU"),
+    ],
+)
+def test_outputs_that_cannot_reach_what_the_loss_asks_for(last, task, loss, outputs, name):
+    (own,) = found(RULES, headed(last, outputs), task, loss)["output_range"]
+    assert f"of a {name} (" in own.message and own.numbers["lowest"] > 0.1 * own.numbers["chance"]
+
+
+def test_two_softmaxes_leave_the_loss_at_its_known_minimum():
+    (own,) = found(RULES, headed(nn.Softmax(-1), 3), classes, entropy)["output_range"]
+    assert own.numbers["lowest"] == pytest.approx(torch.tensor(1 + 2 / torch.e).log().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("last", "task", "loss", "outputs"),
+    [
+        (nn.LogSoftmax(-1), classes, entropy, 3),
+        (nn.LogSoftmax(-1), classes, of_logarithms, 3),
+        (nn.Sigmoid(), signs, binary, 1),
+        (nn.Sigmoid(), signs, squared, 1),
+        (nn.Tanh(), lambda seed: [part * 0.2 for part in sums(seed=seed)], squared, 1),
+        (nn.ReLU(), signs, squared, 1),
+        (nn.Identity(), sums, squared, 1),
+    ],
+)
+def test_bounds_that_suit_the_loss(last, task, loss, outputs):
+    assert not found(RULES, headed(last, outputs), task, loss)
+
+
+def test_outputs_with_a_bound_of_each_step():
+    class Steps(Net):
+        def forward(self, x):
+            return torch.stack([self.head(h).sigmoid().squeeze(-1) for h in self.layer(x)[0]])
+
+    def every(seed):
+        x = torch.randn(6, 16, 1, generator=torch.Generator().manual_seed(seed))
+        return x, (x[..., 0] > 0).float()
+
+    assert "output_range" in found(RULES, Steps(nn.GRU), every, binary_of_logits)
+    assert not found(RULES, Steps(nn.GRU), every, binary)
+
+
+class Noisy(Net):
+    def forward(self, x):
+        return self.head(F.dropout(self.layer(x)[0][-1], 0.5)).squeeze(-1)
+
+
+def test_outputs_that_are_random_in_eval_mode_are_a_note():
+    (own,) = found(RULES, Noisy(nn.GRU).eval())["random_output"]
+    assert "F.dropout without training=self.training" in own.message and own.numbers["difference"] > 0
+    assert FINDINGS[Kind.RANDOM_OUTPUT].severity == "note"
+
+
+def test_dropout_modules_are_off_in_eval_mode():
+    assert not found(RULES, Net(nn.GRU, num_layers=2, dropout=0.5).train())
