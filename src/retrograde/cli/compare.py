@@ -11,9 +11,9 @@ from ..errors import OptionError
 from .terminal import console, printable, say
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.table import Table
 
-    from ..report import Section, Table
+    from ..report import Section, TextTable
 
 
 def compare(
@@ -60,11 +60,11 @@ def _print(section: Section) -> None:
     say()
 
 
-def _drawn(table: Table) -> RichTable:
-    from rich.table import Table as RichTable
+def _drawn(table: TextTable) -> Table:
+    from rich.table import Table
     from rich.text import Text
 
-    drawn = RichTable(box=None, pad_edge=False, title=None)
+    drawn = Table(box=None, pad_edge=False, title=None)
     for i, column in enumerate(table.columns):
         drawn.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in table.rows:

@@ -8,6 +8,6 @@ computed here that the runs did not measure.
 from __future__ import annotations
 
 from .page import compared, write, write_comparison
-from .section import Fact, Figure, Section, Table
+from .section import Fact, Figure, Section, TextTable
 
-__all__ = ["Fact", "Figure", "Section", "Table", "compared", "write", "write_comparison"]
+__all__ = ["Fact", "Figure", "Section", "TextTable", "compared", "write", "write_comparison"]

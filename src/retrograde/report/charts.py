@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .section import Figure, Table
+from .section import Figure, TextTable
 from .style import BLUE, GREY, ORANGE, curve, mode_of, plot
 from .words import number
 
@@ -45,12 +45,12 @@ def figure_of(chart: Chart, title: str, words: str) -> Figure:
     return Figure(figure, title, caption, f"Line chart: {title}. {caption} {words}", _numbers(chart))
 
 
-def _numbers(chart: Chart) -> Table:
+def _numbers(chart: Chart) -> TextTable:
     """Some points of the curves."""
     longest = max((one.x for one in chart.curves), key=len, default=[])
     shown = sorted({round(i * (len(longest) - 1) / 15) for i in range(16)}) if longest else []
     rows = [[number(longest[i]), *(_value(one.y, i) for one in chart.curves)] for i in shown]
-    return Table(chart.title, rows, (chart.x_label, *(one.label for one in chart.curves)))
+    return TextTable(chart.title, rows, (chart.x_label, *(one.label for one in chart.curves)))
 
 
 def _value(values: list[float | None], i: int) -> str:

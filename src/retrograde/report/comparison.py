@@ -15,7 +15,7 @@ import numpy as np
 
 from ..cells import find
 from .run import FRACTION, RunContents, real
-from .section import Figure, Section, Table
+from .section import Figure, Section, TextTable
 from .sections.configuration import shown
 from .style import BLUE, GREY, ORANGE, curve, level, mode_of, plot, share_left_axis
 from .words import count, duration, listing, number, share, times
@@ -53,7 +53,7 @@ def _overview(runs: dict[str, RunContents]) -> Section:
     bad = {name: run.outcome.message for name, run in runs.items() if run.outcome.status == "diverged"}
     warnings = [f"{name} diverged: {why or 'no reason was kept'}" for name, why in bad.items()]
     words = [f"{name}: {part}: {reason}." for name, run in runs.items() for part, reason in _gaps(run)]
-    table = Table("The runs", rows, ("", "folder", "task", "network", "status", "steps", "time"))
+    table = TextTable("The runs", rows, ("", "folder", "task", "network", "status", "steps", "time"))
     return Section("runs", "The runs", words, warnings=warnings, tables=[table])
 
 
@@ -69,7 +69,7 @@ def _differences(runs: dict[str, RunContents]) -> Section:
     rows = [row for row in rows if len(set(row[1:])) > 1]
     if not rows:
         return Section("differences", "Configuration", ["The runs have the same options and data."])
-    table = Table("What differs", rows, ("", *runs))
+    table = TextTable("What differs", rows, ("", *runs))
     return Section("differences", "Configuration", ["Options that are the same are left out."], tables=[table])
 
 
@@ -123,7 +123,7 @@ def _metrics(runs: dict[str, RunContents]) -> Section:
     goals = [run.outcome.goal for run in runs.values()]
     if any(goals):
         rows.append(["solved", *("—" if goal is None else "yes" if goal.solved else "no" for goal in goals)])
-    table = Table("Of the held-out part, with the best weights", rows, ("", *runs))
+    table = TextTable("Of the held-out part, with the best weights", rows, ("", *runs))
     return Section("metrics", "Metrics", words, tables=[table])
 
 
@@ -162,7 +162,7 @@ def _loss(runs: dict[str, RunContents], places: dict[str, int]) -> Figure:
         f"Loss of held-out data: {listing(list(runs))}",
         f"Task {listing(sorted(tasks))}. Lower is better.",
         f"Line chart of the loss by training step. {'; '.join(ends)}.",
-        Table("Loss at some steps", rows, ("", "step", "loss")),
+        TextTable("Loss at some steps", rows, ("", "step", "loss")),
     )
 
 
@@ -188,7 +188,7 @@ def _reach(runs: dict[str, RunContents]) -> Section:
         for layer, lag in run.horizons["trained"].items():
             window = f"more than {times(run.flows['trained'].norms.shape[-1], 'step')}"
             rows.append([name, layer, times(lag, "step") if math.isfinite(lag) else window])
-    tables = [Table("Until 1 % of the gradient is left", rows, ("", "layer", "lag"))]
+    tables = [TextTable("Until 1 % of the gradient is left", rows, ("", "layer", "lag"))]
     layers = list(dict.fromkeys(layer for run in measured.values() for layer in run.layers))
     figures = [_by_lag(measured, layers, {name: i for i, name in enumerate(runs)})]
     return Section("by-lag", title, words, figures=figures, choices=layers, tables=tables)
@@ -259,4 +259,4 @@ def _signals(runs: dict[str, RunContents]) -> Section:
         "before. Runs on the same data should agree.",
         "Line chart of the consistency by lag of each run; the table has the longest lag with a signal.",
     )
-    return Section("signal", title, words, figures=[figure], tables=[Table("Memory", rows, columns)])
+    return Section("signal", title, words, figures=[figure], tables=[TextTable("Memory", rows, columns)])

@@ -26,7 +26,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Rows of plain strings under `columns`; without columns, pairs of name and value."""
 
     title: str
@@ -46,7 +46,7 @@ class Figure:
     title: str
     caption: str
     alt: str
-    numbers: Table | None = None  # the same figure as a table, folded away below it
+    numbers: TextTable | None = None  # the same figure as a table, folded away below it
 
 
 @dataclass(frozen=True)
@@ -72,4 +72,4 @@ class Section:
     choices: Sequence[str] = ()  # e.g. the layers: one selector for all figures of the section
     snippets: Sequence[Snippet] = ()
     text: str | None = None
-    tables: Sequence[Table] = ()
+    tables: Sequence[TextTable] = ()

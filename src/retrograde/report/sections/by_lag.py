@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..run import FRACTION, RunContents
-from ..section import SHOWN_LAGS, Figure, Section, Table
+from ..section import SHOWN_LAGS, Figure, Section, TextTable
 from ..style import BLUE, GREY, curve, level, mode_of, plot, share_left_axis
 from ..words import number, share, times
 
@@ -130,7 +130,7 @@ def _mark(name: str, lag: int, other: float, left: Any, choice: int) -> Any:
     )
 
 
-def _table(by_layer: dict[str, dict[str, Any]]) -> Table:
+def _table(by_layer: dict[str, dict[str, Any]]) -> TextTable:
     names = [name for name in _LOOK if any(name in layer for layer in by_layer.values())]
     rows = []
     for layer, curves in by_layer.items():
@@ -139,7 +139,7 @@ def _table(by_layer: dict[str, dict[str, Any]]) -> Table:
         for lag in sorted({*shown, lags - 1}):
             cells = [share_left(curves[name], lag) if name in curves else "—" for name in names]
             rows.append([*([layer] if len(by_layer) > 1 else []), str(lag), *cells])
-    return Table("Share left at some lags", rows, (*(["layer"] if len(by_layer) > 1 else []), "lag", *names))
+    return TextTable("Share left at some lags", rows, (*(["layer"] if len(by_layer) > 1 else []), "lag", *names))
 
 
 def share_left(curve: Any, lag: int) -> str:

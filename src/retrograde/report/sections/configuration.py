@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from ..run import RunContents, real
-from ..section import Section, Table
+from ..section import Section, TextTable
 from ..words import count, duration, number
 
 _LONGEST = 300  # characters of one value: an option may hold a whole text
@@ -42,8 +42,8 @@ def section(run: RunContents) -> Section:
     return Section("configuration", "Configuration and environment", words, tables=[t for t in tables if t.rows])
 
 
-def _table(title: str, values: Mapping[str, object]) -> Table:
-    return Table(title, [(key.replace("_", " "), shown(value)) for key, value in values.items()])
+def _table(title: str, values: Mapping[str, object]) -> TextTable:
+    return TextTable(title, [(key.replace("_", " "), shown(value)) for key, value in values.items()])
 
 
 def shown(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..charts import figure_of
 from ..run import RunContents
-from ..section import Fact, Section, Snippet, Table
+from ..section import Fact, Section, Snippet, TextTable
 from ..words import duration, number
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _snippet(one: Prescription) -> Snippet:
     return Snippet(one.remedy, one.arithmetic, lines)
 
 
-def _table(finding: Finding) -> Table:
+def _table(finding: Finding) -> TextTable:
     """The numbers, the rule, and what was ruled out."""
     rows = [
         ("rule", finding.rule),
@@ -75,4 +75,4 @@ def _table(finding: Finding) -> Table:
     ]
     rows += [("ruled out", other) for other in finding.ruled_out]
     rows += [("source", finding.about.source)] if finding.about.source else []
-    return Table(f"{finding.about.title}{_where(finding)}", rows)
+    return TextTable(f"{finding.about.title}{_where(finding)}", rows)

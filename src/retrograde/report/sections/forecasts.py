@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ...runs import BacktestRow, Forecast, Part
 from ..run import RunContents, real
-from ..section import Figure, Section, Table
+from ..section import Figure, Section, TextTable
 from ..style import BLUE, GREY, ORANGE, curve, plot
 from ..words import number
 
@@ -101,7 +101,7 @@ def _backtest(by: str, rows: list[BacktestRow]) -> Figure:
         f"Backtest: error by {by}",
         "Below 1 is better than what one step of the seasonal naive forecast misses by in training.",
         f"Line chart of the MASE by {by}; the largest is {number(max(mase, default=float('nan')))}.",
-        Table(f"Backtest by {by}", [[row.name, *map(number, some)] for row, *some in values], columns),
+        TextTable(f"Backtest by {by}", [[row.name, *map(number, some)] for row, *some in values], columns),
     )
 
 
@@ -118,7 +118,7 @@ def _bands(one: Forecast, steps: list[int], start: list[float]) -> Iterator[go.S
         yield curve(steps, start + levels[level], f"{100 * level:.4g} % quantile", ORANGE, dash="dot", hoverinfo=None)
 
 
-def _by_series(part: Part) -> Table:
+def _by_series(part: Part) -> TextTable:
     keys = {"mase": "MASE", "baseline_mase": "naive: MASE", "mae": "MAE"}
     ordered = sorted(part.series.items(), key=lambda item: -real(item[1].get("mase")))
     rows = [[name, *(number(real(scores.get(key))) for key in keys)] for name, scores in ordered[:_ROWS]]
@@ -127,4 +127,4 @@ def _by_series(part: Part) -> Table:
         if len(ordered) <= _ROWS
         else f"The {_ROWS} series with the largest error"
     )
-    return Table(title, rows, ("series", *keys.values()))
+    return TextTable(title, rows, ("series", *keys.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..charts import figure_of
 from ..run import RunContents
-from ..section import Fact, Section, Table
+from ..section import Fact, Section, TextTable
 from ..words import duration
 
 
@@ -29,5 +29,5 @@ def section(run: RunContents) -> Section | None:
             Fact("tried in", duration(found.seconds)),
         ],
         figures=[figure_of(found.chart, found.chart.title, words)] if found.chart.curves else [],
-        tables=[Table("Arms", rows, columns)],
+        tables=[TextTable("Arms", rows, columns)],
     )

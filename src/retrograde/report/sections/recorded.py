@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..run import RecordedFlow, RunContents
-from ..section import Figure, Section, Table
+from ..section import Figure, Section, TextTable
 from ..style import BLUE, GREY, ORANGE, curve, plot, share_left_axis
 from ..words import number, share, times
 
@@ -86,5 +86,5 @@ def _figure(steps: list[float], curves: dict[str, list[list[float]]]) -> Figure:
         "on a logarithmic axis. Lines that rise: the network learns to remember further back. Lines that fall: its "
         "gradient vanishes sooner than before. Above 100 % it grows on its way back." + cut,
         f"Line chart of the share of the gradient left over {times(len(steps), 'measurement')} while training.",
-        Table("Some measurements", rows, ("layer", "training step", "lag", "share left")),
+        TextTable("Some measurements", rows, ("layer", "training step", "lag", "share left")),
     )

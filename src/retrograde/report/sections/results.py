@@ -10,7 +10,7 @@ import math
 from ...runs import Part, Scores, interval
 from ...runs.scores import BASELINES, DRAWN, METRICS, Metric
 from ..run import RunContents, real
-from ..section import Fact, Figure, Section, Table
+from ..section import Fact, Figure, Section, TextTable
 from ..style import BLUE, curve, level, plot
 from ..words import count, number, share
 
@@ -52,7 +52,9 @@ def section(run: RunContents) -> Section | None:
         solved = "The published goal is met" if goal.solved else "The published goal is not met"
         mean = "" if goal.mean_error is None else f", the mean error was {goal.mean_error:.4f}"
         words.append(f"{solved}: {goal.criterion}. {goal.wrong:,} of {goal.sequences:,} were wrong{mean}.")
-    tables = [Table("On held-out data, and what simple rules reach", rows, ("", *(metrics[key].name for key in shown)))]
+    tables = [
+        TextTable("On held-out data, and what simple rules reach", rows, ("", *(metrics[key].name for key in shown)))
+    ]
     for name in ("test", "validation"):
         if run.results is not None and (found := run.results.parts.get(name)) is not None:
             tables += _by_label(name, found, run.results.labels)
@@ -104,7 +106,7 @@ def _chance(run: RunContents, key: str, values: list[float]) -> float:
     return max(0.0, min([max(known, default=0.0), *filter(math.isfinite, values)]) - 0.02)
 
 
-def _by_label(name: str, found: Part, labels: list[str]) -> list[Table]:
+def _by_label(name: str, found: Part, labels: list[str]) -> list[TextTable]:
     tables = []
     if found.classes:
         shown = ("precision", "recall", "f1")
@@ -112,12 +114,12 @@ def _by_label(name: str, found: Part, labels: list[str]) -> list[Table]:
             [label, *(number(real(scores.get(key))) for key in shown), count(real(scores.get("support")))]
             for label, scores in list(found.classes.items())[:_CLASSES]
         ]
-        tables.append(Table(f"Each label ({name} part)", rows, ("label", "precision", "recall", "F1", "sequences")))
+        tables.append(TextTable(f"Each label ({name} part)", rows, ("label", "precision", "recall", "F1", "sequences")))
     if found.entities:
         rows = [[kind, number(real(scores.get("f1")))] for kind, scores in list(found.entities.items())[:_CLASSES]]
-        tables.append(Table(f"Each kind of entity ({name} part)", rows, ("kind", "F1")))
+        tables.append(TextTable(f"Each kind of entity ({name} part)", rows, ("kind", "F1")))
     if found.confusion_matrix and len(labels) <= _CLASSES:
         rows = [[label, *map(str, row)] for label, row in zip(labels, found.confusion_matrix, strict=False)]
         columns = ("truth ↓, named →", *labels)
-        tables.append(Table(f"Confusion: how often each label was named ({name} part)", rows, columns))
+        tables.append(TextTable(f"Confusion: how often each label was named ({name} part)", rows, columns))
     return tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...runs import SearchedTrial
 from ...runs.scores import METRICS
 from ..run import RunContents
-from ..section import Section, Table
+from ..section import Section, TextTable
 from ..words import duration, number
 from .configuration import shown
 
@@ -29,7 +29,7 @@ def section(run: RunContents) -> Section | None:
         f"trial {trials[0].number}, the best on the validation part. Its score there is therefore a little too good: "
         "judge it on data that the search has not seen."
     ]
-    table = Table("Trials, the best first", rows, [*columns, "how it ended", "time"])
+    table = TextTable("Trials, the best first", rows, [*columns, "how it ended", "time"])
     return Section("search", "The search", words, tables=[table])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..run import RunContents
-from ..section import Figure, Section, Table
+from ..section import Figure, Section, TextTable
 from ..style import BLUE, GREY, plot
 from ..words import number, share, times
 
@@ -70,7 +70,9 @@ def _figure(found: RunSignal, layers: list[str]) -> Figure:
         "explains it, 100 % where all are equal. A tall bar far to the right is something to remember for long, "
         "however small the gradient has become there. Solid bars have a signal by themselves; pale ones do not.",
         f"Bar chart of the consistency by lag. {sentence(found)}",
-        Table("Signal by lag", rows, (*(["layer"] if len(layers) > 1 else []), "lag", "asked for", "p", "left", "p")),
+        TextTable(
+            "Signal by lag", rows, (*(["layer"] if len(layers) > 1 else []), "lag", "asked for", "p", "left", "p")
+        ),
     )
 
 

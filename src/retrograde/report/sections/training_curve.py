@@ -8,7 +8,7 @@ from typing import Any
 
 from ...runs import Metrics
 from ..run import RunContents, real
-from ..section import Figure, Section, Table
+from ..section import Figure, Section, TextTable
 from ..style import BLUE, ORANGE, curve, level, mode_of, plot
 from ..words import count, duration, number
 
@@ -94,7 +94,7 @@ def _alt(steps: Sequence[float], validation: Sequence[float]) -> str:
     )
 
 
-def _table(run: RunContents) -> Table:
+def _table(run: RunContents) -> TextTable:
     stride = math.ceil(len(run.metrics) / _ROWS)
     rows = [*run.metrics[::stride], *([run.metrics[-1]] if (len(run.metrics) - 1) % stride else [])]
     columns: dict[str, tuple[Callable[[Metrics], float | None], Callable[[float], str]]] = {
@@ -109,7 +109,7 @@ def _table(run: RunContents) -> Table:
         f"{run.task.scored} per second": (lambda line: line.tokens_per_second, number),
     }
     columns = {name: column for name, column in columns.items() if any(column[0](row) is not None for row in rows)}
-    return Table(
+    return TextTable(
         "Every evaluation" if stride == 1 else f"One evaluation in {stride} (all are in metrics.jsonl)",
         [["–" if value(row) is None else form(real(value(row))) for value, form in columns.values()] for row in rows],
         tuple(columns),

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ...errors import FlowError
 from ..run import RunContents
-from ..section import SHOWN_LAGS, Figure, Section, Table
+from ..section import SHOWN_LAGS, Figure, Section, TextTable
 from ..style import BLUE, GREY, ORANGE, curve, mode_of, plot
 from ..words import number, share, times
 
@@ -105,7 +105,7 @@ def _shares(parts: dict[str, Contributions], of: str) -> Figure:
         f"{of}: of the whole gradient of the weights from state to state, the part that came from states so many steps "
         "before the loss, measured along the whole. Parts add up to 1; one below zero (orange) pulls against the rest.",
         "Bar chart of the share of each lag in the gradient of the recurrent weights. " + " ".join(sentences),
-        Table("Share of some lags", rows, ("layer", "lag", "share", "sum")),
+        TextTable("Share of some lags", rows, ("layer", "lag", "share", "sum")),
     )
 
 
@@ -158,5 +158,5 @@ def _truncation(cut: Truncation, flow: GradientFlow, run: RunContents) -> Figure
         "with the whole: its length, and the cosine of the angle between the two (1: the same direction). Where all "
         f"three lie at 1, longer sequences would teach these weights nothing more; {share(_KEPT)} are marked.",
         f"Line chart of truncated BPTT: {times(shortest, 'step')} keep 99 % of the gradient.",
-        Table("At some lengths", rows, ("length", "norm", "angle", "share kept")),
+        TextTable("At some lengths", rows, ("length", "norm", "angle", "share kept")),
     )
