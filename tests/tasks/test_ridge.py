@@ -1,4 +1,4 @@
-"""Ridge regression on whole sequences, and networks that start from it."""
+"""Ridge regression on whole sequences, and its share in the predictions."""
 
 from __future__ import annotations
 
@@ -83,20 +83,38 @@ def test_where_there_is_none(monkeypatch):
     assert not constant.weights.any() and constant.explained == pytest.approx(0, abs=1e-6)
 
 
-def test_a_network_starts_from_it_where_it_explains_most(table):
+def test_predictions_are_averaged_with_it_where_it_explains_half(table):
+    task = opened(table(*curves(80, 20, 0.1)), **FAST)
+    assert task.reader.averages and "ridge regression on the 20 steps explains 9" in task.notes[-1]
+    network = task.model()
+    alone = task.reader.predictions(network, task.validation)
+    simple = task.baselines()
+    assert simple["ridge regression"]["r2"] > 0.95 and simple["mean"]["r2"] < 0.1
+    assert "worse than ridge regression by" in task.settle(network)
+    share = float(network.ridge_share)
+    assert 0.95 < share < 1
+    expected = (1 - share) * alone + share * task.reader.ridge(task.validation[0])
+    assert task.reader.predictions(network, task.validation) == pytest.approx(expected, abs=1e-6)
+    assert task.score(network, task.validation)["loss"] < 0.1 * task.score(task.model(), task.validation)["loss"]
+    noisy = opened(table(*curves(80, 20, 9.0)), **FAST)
+    assert not noisy.reader.averages and set(noisy.baselines()) == {"mean", "ridge regression"}
+    assert "ridge_share" not in noisy.model().state_dict()
+
+
+def test_a_network_that_is_surely_better_predicts_alone(table, monkeypatch):
     path = table(*curves(80, 20, 0.1))
     task = opened(path, **FAST)
-    assert task.reader.starts and "predictions start from ridge regression on the 20 steps, which" in task.notes[-1]
+    truth = task.reader.truths(task.validation)
+    monkeypatch.setattr(type(task.reader), "predictions", lambda *_: truth[None])
     network = task.model()
-    torch.nn.init.zeros_(network.output.weight)
-    at_start, simple = task.score(network, task.validation), task.baselines()
-    assert at_start == pytest.approx(simple["ridge regression"]) and at_start["r2"] > 0.95
-    assert simple["mean"]["r2"] < 0.1 and simple["mean"]["loss"] > 10 * simple["ridge regression"]["loss"]
-    noisy = opened(table(*curves(80, 20, 9.0)), **FAST)
-    assert not noisy.reader.starts and set(noisy.baselines()) == {"mean", "ridge regression"}
+    before = network.output.weight.clone()
+    assert "so its share in the predictions is 100%, that of ridge regression 0%" in task.settle(network)
+    assert float(network.ridge_share) == 0 and torch.equal(network.output.weight, before)
+    shorter = Ragged.of([np.zeros((7, 1), np.float32)], np.float32)
+    assert task.reader.added(network, shorter, np.zeros(1, np.int64)) == 0  # it reads sequences of any length
 
 
-def test_a_run_keeps_it(table, tmp_path):
+def test_a_run_keeps_its_share(table, tmp_path):
     x, y = curves(80, 20, 0.1)
     path, run = table(x, y), tmp_path / "run"
     result = train(str(path), run, task="regress", test_fraction=0.2, **FAST)
@@ -108,24 +126,26 @@ def test_a_run_keeps_it(table, tmp_path):
     found = loaded.predictor.evaluate(str(path))
     assert found.metrics["r2"] == pytest.approx(1 - np.mean((rows - y) ** 2) / y.var(), abs=1e-5)
     assert set(found.baselines) == {"mean", "ridge regression"}
-    resumed = train(str(path), run, resume=True, task="regress", test_fraction=0.2, **(FAST | {"max_steps": 40}))
-    assert resumed.summary.scores["r2"] > 0.95 and load(run).predictor.reader.starts
     with pytest.raises(DataError, match=r"sequence 2 has 19 steps; all must have 20 here"):
         load(run).predictor.evaluate(str(table([x[0], x[1][:19]], y[:2], "b.jsonl")))
 
 
-def test_what_it_adds_counts_by_how_sure_it_is(table):
-    task = opened(table(*curves(80, 20, 0.1)), **FAST)
-    network = task.model()
-    before = network.output.weight.clone()
-    assert "than ridge regression by" in task.settle(network)
-    assert network.output.weight.norm() < before.norm()
+def test_a_resumed_run_divides_the_predictions_as_a_whole_one(table, tmp_path):
+    path, options = str(table(*curves(80, 20, 0.1))), {"task": "regress", "lr": 0.02}
+    whole = train(path, tmp_path / "whole", **(FAST | options | {"max_steps": 60}))
+    train(path, tmp_path / "run", **(FAST | options | {"eval_every": whole.summary.step // 6}))
+    resumed = train(path, tmp_path / "run", resume=True, task="regress", max_steps=60)
+    one, other = (load(tmp_path / name).model.state_dict() for name in ("whole", "run"))
+    assert resumed.summary.scores == whole.summary.scores and 0 < float(one["ridge_share"]) < 1
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_an_estimator_starts_from_it(tmp_path):
+def test_an_estimator_averages_with_it(tmp_path):
     x, y = curves(100, 20, 0.1)
     found = rg.Regressor(random_state=0, **FAST).fit(x[:80, :, None], y[:80])
     assert found.score(x[80:, :, None], y[80:]) > 0.95
+    loaded = rg.Regressor.load(found.save(tmp_path / "run"))
+    assert loaded.predict(x[80:, :, None]).tolist() == found.predict(x[80:, :, None]).tolist()
 
 
 def test_runs_from_before_read_as_they_were(table):
@@ -135,4 +155,5 @@ def test_runs_from_before_read_as_they_were(table):
     assert len(kept["ridge"]["weights"]) == 20
     del kept["ridge"]
     reader = type(task.reader).from_files({"preprocessing.json": json.dumps(kept)})
-    assert reader.ridge is None and not reader.starts and reader.start(task.validation).tolist() == [0.0] * 8
+    assert reader.ridge is None and not reader.averages
+    assert "ridge_share" not in reader.network(task.options).state_dict()

@@ -40,7 +40,7 @@ def was_not_learned(summary: Summary | None) -> str:
         return ""
     name, level = baseline
     margin = THRESHOLDS.no_better.value
-    # What a network as good as ridge regression knows, it has learned or started from; and what is solved is learned.
+    # What a network as good as ridge regression knows, it has learned or predicts with; and what is solved is learned.
     mean = (summary.baselines or {}).get("mean", {}).get("loss") or 0.0
     solved = name == RIDGE and loss <= THRESHOLDS.solved_share.value * mean
     learned = solved or loss < (1 + margin if name == RIDGE else 1 - margin) * level

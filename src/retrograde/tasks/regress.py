@@ -18,14 +18,16 @@ from ..data.sequences import LabelledSequence
 from ..data.storage import Ragged
 from ..data.table import Table
 from ..errors import DataError, OptionError
-from ..options import Options
+from ..options import ModelOptions, Options
 from ..runs.scores import RIDGE
 from . import metrics, quantiles
 from .models import SequenceModel
 from .quantiles import Intervals, column, levels_of, middle_of, ordered, pinball, places_of
-from .ridge import STARTS_FROM, Ridge
+from .ridge import AVERAGED_FROM, Ridge
 from .sequences import Encoded, SequenceBatch, SequencePredictor, SequenceReader, SequenceTask, padded, scored_batches
 from .task import Row, share_kept
+
+SHARE = "ridge_share"  # name of the buffer
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class RegressionReader(SequenceReader):
     # The scaled quantiles of the numbers of the training part, of each level that the network puts out.
     usual: list[float] = field(default_factory=list)
     ridge: Ridge | None = None  # of the scaled numbers; None where there can be none
-    starts: bool = False  # whether the network adds to the ridge regression
+    averages: bool = False  # whether predictions are a mean of the network's and the ridge regression's
     target_type = np.float32
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ class RegressionReader(SequenceReader):
 
     def kept(self) -> dict[str, Any]:
         """See `SequenceReader.kept`."""
-        ridge = None if self.ridge is None else self.ridge.as_dict() | {"starts": self.starts}
+        ridge = None if self.ridge is None else self.ridge.as_dict() | {"averages": self.averages}
         return {"target": self.target.as_dict(), "quantiles": self.quantiles, "usual": self.usual, "ridge": ridge}
 
     @classmethod
@@ -76,7 +78,7 @@ class RegressionReader(SequenceReader):
         found = kept.get("ridge")
         ridge = Ridge.from_dict(found) if found else None
         target, usual = Scaler.from_dict(kept["target"]), kept.get("usual", [])
-        return cls(columns, encoder, target, kept.get("quantiles"), usual, ridge, bool(found and found["starts"]))
+        return cls(columns, encoder, target, kept.get("quantiles"), usual, ridge, bool(found and found["averages"]))
 
     def targets(self, record: LabelledSequence, steps: int, source: str) -> NDArray[np.float32]:
         """The scaled number of a record, ``(1,)``; DataError if there is none."""
@@ -84,25 +86,17 @@ class RegressionReader(SequenceReader):
             raise DataError(f"{source}, row {record.rows[0] + 1}: there is no number to compare with.")
         return self.target(np.array([record.target])).astype(np.float32)
 
-    def read(self, source: Table | Sequences, chosen: NDArray[np.bool_] | None = None) -> Encoded:
-        """See `SequenceReader.read`; targets are what is to be added to the ridge regression, if it starts there."""
-        return self.without_start(super().read(source, chosen))
+    def network(self, options: ModelOptions) -> SequenceModel:
+        """See `SequenceReader.network`; a buffer of it is the share of the ridge regression in the predictions."""
+        network = super().network(options)
+        if self.averages:
+            network.register_buffer(SHARE, torch.zeros(()))
+        return network
 
-    def without_start(self, data: Encoded) -> Encoded:
-        """The same data, its targets without what the ridge regression predicts, if the network adds to that."""
-        if self.ridge is None or not self.starts:
-            return data
-        inputs, targets = data
-        rest = (targets[place] - one for place, one in enumerate(self.ridge(inputs).tolist()))
-        return inputs, Ragged.of(rest, self.target_type)
-
-    def added(self, inputs: Ragged, chosen: NDArray[np.int64]) -> Any:
-        """See `SequenceReader.added`."""
-        return self.ridge(inputs, chosen)[:, None] if self.ridge is not None and self.starts else 0.0
-
-    def start(self, data: Encoded) -> Any:
-        """What the network adds to, ``(N,)``: the ridge regression or nothing."""
-        return self.ridge(data[0]) if self.ridge is not None and self.starts else np.zeros(len(data[0]))
+    def added(self, network: nn.Module, inputs: Ragged, chosen: NDArray[np.int64]) -> Any:
+        """See `SequenceReader.added`: the share of the ridge regression; that of the network is in its weights."""
+        share = float(network.get_buffer(SHARE)) if self.averages else 0.0
+        return share * self.ridge(inputs, chosen)[:, None] if self.ridge is not None and share else 0.0
 
     def batch(self, data: Encoded, chosen: NDArray[np.int64]) -> NumberBatch:
         """Some sequences as a batch; the longest come first."""
@@ -117,11 +111,11 @@ class RegressionReader(SequenceReader):
         """Scaled predictions of a network, ``(levels, N)``."""
         found = np.empty((self.outputs, len(data[0])))
         for chosen, outputs in scored_batches(network, data[0]):
-            found[:, chosen] = ordered(outputs.T, self.levels).numpy()
+            found[:, chosen] = (ordered(outputs.T, self.levels).T.numpy() + self.added(network, data[0], chosen)).T
         return found
 
     def truths(self, data: Encoded) -> NDArray[np.float64]:
-        """The scaled numbers themselves, without what the network adds to, ``(N,)``."""
+        """The scaled numbers themselves, ``(N,)``."""
         return np.concatenate([data[1][place] for place in range(len(data[1]))]).astype(np.float64)
 
     def judge(self, found: NDArray[np.float64], data: Encoded) -> dict[str, Any]:
@@ -132,17 +126,16 @@ class RegressionReader(SequenceReader):
         """
         truth = self.truths(data)
         error, intervals = found - truth, Intervals(self.levels)
-        start = self.start(data)
-        numbers = self.target.undo(truth + start), self.target.undo(found[middle_of(self.levels)] + start)
+        numbers = self.target.undo(truth), self.target.undo(found[middle_of(self.levels)])
         shares = dict(zip(intervals.names, intervals.holds(error).mean(1).tolist(), strict=True))
         return {"loss": float(pinball(error, self.levels).mean()), **metrics.of_numbers(*numbers), **shares}
 
     def simple_scores(self, data: Encoded) -> dict[str, dict[str, float]]:
         """The scores of always predicting the mean of the training part, or its quantiles, and of ridge regression."""
-        usual, start = np.array(self.usual or [0.0])[:, None], self.start(data)
-        found = {"median" if self.levels else "mean": self.judge(usual - start, data)}
+        usual = np.repeat(np.array(self.usual or [0.0])[:, None], len(data[0]), axis=1)
+        found = {"median" if self.levels else "mean": self.judge(usual, data)}
         if self.ridge is not None and self.ridge.fits(data[0]):
-            found[RIDGE] = self.judge((self.ridge(data[0]) - start)[None], data)
+            found[RIDGE] = self.judge(self.ridge(data[0])[None], data)
         return found
 
 
@@ -185,20 +178,18 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
             self._fit_ridge()
 
     def _fit_ridge(self) -> None:
-        """Fit the ridge regression on the training part, and let the network add to it where it explains most."""
+        """Fit the ridge regression on the training part, and let it have a share in the predictions if it may help."""
         reader = self.reader
         if reader.levels or reader.encoder.reads_tokens or reader.columns.classes(reader.columns.features):
             return
         reader.ridge = ridge = Ridge.fit(self.training[0], reader.truths(self.training))
         parts = [self.training, self.validation, *([self.test] if self.test is not None else [])]
-        if ridge is None or ridge.explained < STARTS_FROM or not all(ridge.fits(part[0]) for part in parts):
+        if ridge is None or ridge.explained < AVERAGED_FROM or not all(ridge.fits(part[0]) for part in parts):
             return
-        reader.starts = True
-        self.training, self.validation, *rest = map(reader.without_start, parts)
-        self.test = rest[0] if rest else None
+        reader.averages = True
         self.notes.append(
-            f"predictions start from ridge regression on the {ridge.steps} steps, which explains "
-            f"{ridge.explained:.1%} of the variance of sequences that are left out; the network adds to it."
+            f"ridge regression on the {ridge.steps} steps explains {ridge.explained:.1%} of the variance of sequences "
+            "that are left out; at the end, the validation part decides its share in the predictions."
         )
 
     def _fit(self, parts: NDArray[np.int8], table: Table | Sequences, columns: Columns) -> RegressionReader:
@@ -222,9 +213,6 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
     def model(self) -> SequenceModel:
         """A new network, initialized from torch's random state; its quantiles start as those of the training part."""
         network = super().model()
-        if self.reader.starts:  # near the ridge regression
-            nn.init.normal_(network.output.weight, std=0.01)
-            nn.init.zeros_(network.output.bias)
         if self.reader.levels:
             with torch.no_grad():
                 network.output.bias.copy_(torch.tensor(self.reader.usual))
@@ -233,11 +221,11 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
     def settle(self, network: nn.Module) -> str:
         """See `Task.settle`.
 
-        Corrects quantiles, which are too narrow on data that was not trained on. Scales what the network adds to ridge
-        regression as a forecast is scaled (`share_kept`).
+        Corrects quantiles, which are too narrow on data that was not trained on. Divides the predictions between the
+        network and ridge regression, as what a forecast adds to its baseline is scaled (`share_kept`).
         """
-        if self.reader.starts:
-            return self._scale_down(network)
+        if self.reader.averages:
+            return self._divide(network)
         if not self.reader.levels:
             return ""
         found = self.reader.predictions(network, self.validation) - self.reader.truths(self.validation)
@@ -247,19 +235,23 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
             output.bias.add_(torch.from_numpy(shift).to(output.bias))
         return f"the {quantiles.CORRECTED}"
 
-    def _scale_down(self, network: nn.Module) -> str:
+    def _divide(self, network: nn.Module) -> str:
+        assert self.reader.ridge is not None
         truth = self.reader.truths(self.validation)
-        gain = truth**2 - (self.reader.predictions(network, self.validation)[0] - truth) ** 2
+        errors = (self.reader.predictions(network, self.validation)[0] - truth) ** 2
+        gain = (self.reader.ridge(self.validation[0]) - truth) ** 2 - errors
         error = float(gain.std()) / len(gain) ** 0.5
         certainty = float(gain.mean()) / error if error > 0 else 0.0
-        factor = share_kept(certainty)
+        share = share_kept(certainty)
         output: Any = network.get_submodule("output")
         with torch.no_grad():
-            output.weight.mul_(factor)
-            output.bias.mul_(factor)
+            output.weight.mul_(share)
+            output.bias.mul_(share)
+            network.get_buffer(SHARE).fill_(1 - share)
         return (
             f"the network is {'better' if certainty >= 0 else 'worse'} than ridge regression by {abs(certainty):.1f} "
-            f"standard errors on the validation part, so {factor:.0%} of what it adds to that is predicted."
+            f"standard errors on the validation part, so its share in the predictions is {share:.0%}, that of ridge "
+            f"regression {1 - share:.0%}."
         )
 
     def simple_scores(self, part: Encoded) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Ridge regression on whole sequences: what `regress` is compared with, and may start from.
+"""Ridge regression on whole sequences: what `regress` is compared with, and may average with.
 
 Tests: `tests/tasks/test_ridge.py`.
 """
@@ -18,8 +18,8 @@ from ..words import counted
 
 Floats = NDArray[np.float64]
 
-STARTS_FROM = 0.9
-"""Share of the variance, on sequences left out, from which a network starts here (docs/training.md says why)."""
+AVERAGED_FROM = 0.5
+"""Share of the variance, on sequences left out, from which predictions may be averaged with it (docs/training.md)."""
 FEWEST = 20  # sequences
 MOST_NUMBERS = 10_000  # of a sequence: weights are kept as text
 MOST_ALTOGETHER = 10_000_000  # numbers of all sequences, some copies of which are in memory
@@ -97,7 +97,7 @@ class Ridge:
             if len(numbers) != self.steps:
                 raise DataError(
                     f"sequence {place + 1} has {counted(len(numbers), 'step')}; all must have {self.steps} here, as "
-                    "those that the network was trained on, because it starts from ridge regression on them."
+                    "those that the network was trained on, because ridge regression has a share in the predictions."
                 )
             yield float(self.weights @ numbers.ravel().astype(np.float64)) + self.bias
 

@@ -177,7 +177,7 @@ class SequenceReader:
             raise DataError(f"{source.source} has no sequences.")
         return arrays, Ragged.of(targets, self.target_type)
 
-    def added(self, inputs: Ragged, chosen: NDArray[np.int64]) -> Any:
+    def added(self, network: nn.Module, inputs: Ragged, chosen: NDArray[np.int64]) -> Any:
         """What is added to the outputs of a network for some sequences, ``(B, 1)``; here nothing."""
         return 0.0
 
@@ -194,7 +194,7 @@ class SequenceReader:
             found: list[Any] = [None] * len(block)
             inputs = Ragged.of(self.encoder.encode(block), self.input_type)
             for chosen, outputs in scored_batches(network, inputs):
-                numbers = outputs.numpy() + self.added(inputs, chosen)
+                numbers = outputs.numpy() + self.added(network, inputs, chosen)
                 for column, place in enumerate(chosen):
                     # Without the one step that an empty sequence is read as.
                     found[place] = numbers[: block[place].steps, column] if self.per_step else numbers[column]
