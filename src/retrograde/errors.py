@@ -5,6 +5,10 @@ The command line prints that line and ends with exit code 2; a library user catc
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "DataError",
     "DivergedError",
@@ -56,3 +60,14 @@ def first_line(error: BaseException) -> str:
     ('no such size', 'KeyError')
     """
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+@contextmanager
+def located(source: str) -> Iterator[None]:
+    """Put the name of the data before a `DataError` that begins with a row or column of it."""
+    try:
+        yield
+    except DataError as error:
+        if re.match(r"(row|column) \S", str(error)):
+            error.args = (f"{source}, {error}",)
+        raise

@@ -75,7 +75,7 @@ class Export:
 
 
 def export(
-    model: nn.Module,
+    model: Any,
     path: str | Path,
     example: Tensor | None = None,
     *,
@@ -87,9 +87,11 @@ def export(
 
     Parameters
     ----------
-    model : Module
+    model : Module, TrainedRun or estimator
         With layers of ``torch.nn`` or ``retrograde.nn``, float32 on the CPU. It is exported as in ``model.eval()``; it
-        takes one tensor, and its first tensor is the output.
+        takes one tensor, and its first tensor is the output. Of a run of ``--task regress`` on numbers (what
+        `retrograde.load` returns, or an estimator), its whole prediction: from numbers ``(T, B, F)`` in the units of
+        the data to ``(B,)`` in those of the target, with scaling and the ridge regression that the network may add to.
     path : str or Path
         The file to write.
     example : Tensor, optional
@@ -111,7 +113,8 @@ def export(
         The exported program computes something else (a head that looks at several steps in a stream, an error of the
         exporter). Nothing is written.
     OptionError
-        The model cannot be exported so: a bidirectional layer in a stream, no recurrent layer, another type.
+        The model cannot be exported so: a bidirectional layer in a stream, no recurrent layer, another type, or the
+        network of a run that is only a part of its prediction.
 
     Examples
     --------
@@ -123,6 +126,8 @@ def export(
     """
     if steps < 1:
         raise OptionError(f"steps={steps}: at least one step must be compared")
+    model = _module(model, streaming)
+    example = getattr(model, "example", None) if example is None else example
     plain = restore_(copy.deepcopy(model), native=True).eval()
     layers = _recurrent_layers(plain, streaming)
     time = 1 if next(iter(layers.values())).batch_first else 0
@@ -139,6 +144,21 @@ def export(
 
 
 # --- What is exported -------------------------------------------------------------------------------------------------
+
+
+def _module(given: Any, streaming: bool) -> nn.Module:
+    """The module itself; of a trained run its whole prediction."""
+    given = getattr(given, "run_", given)  # of an estimator
+    if (predictor := getattr(given, "predictor", None)) is not None:
+        whole: nn.Module = predictor.whole()
+        if streaming and whole.ranges.steps is not None:  # type: ignore[union-attr]
+            raise OptionError("the run adds to ridge regression on whole sequences, so that it cannot be a stream")
+        return whole
+    if not isinstance(given, nn.Module):
+        raise OptionError(f"model is a {type(given).__name__}; give a module, or a run from retrograde.load")
+    if part := getattr(given, "part_of", ""):
+        raise OptionError(f"{part}: export the run, rg.export(rg.load(folder), path)")
+    return given
 
 
 def _recurrent_layers(model: nn.Module, streaming: bool) -> dict[str, nn.RNNBase]:
@@ -288,6 +308,8 @@ def _written(program: _Program, time: int) -> bytes:
         axes["output"] = {0: "batch"}
     elif not program.shapes:
         axes["output"] |= {time: "steps"}
+    if (ranges := _ranges(program.module)) is not None and ranges.steps is not None:
+        del axes["x"][time]
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that this exporter is the older one, and that a traced loop has fixed lengths
@@ -301,6 +323,11 @@ def _written(program: _Program, time: int) -> bytes:
             dynamo=False,
         )
     return buffer.getvalue()
+
+
+def _ranges(module: nn.Module) -> Any:
+    """In which range a module reads and writes numbers (`retrograde.tasks.whole.Ranges`), if it says so."""
+    return getattr(getattr(module, "model", module), "ranges", None)
 
 
 def _has_time(output: Tensor, x: Tensor) -> bool:
@@ -318,13 +345,20 @@ class _Comparison:
         self.model, self.program, self.session, self.time = model, program, session, time
         self.exact, self.exact_program = copy.deepcopy(model).double(), copy.deepcopy(program.module).double()
         self.of_step = self.of_all = 0.0
+        self.ranges = _ranges(model)
+        self.unit = 1.0 if self.ranges is None else self.ranges.unit
 
     def run(self, steps: int, seed: int) -> int:
         """Compare over so many steps; returns how many sequences there were."""
         done = rows = 0
         while done < steps:
             generator = torch.Generator().manual_seed(seed + done)
-            x = _inputs(self.model, self.program.example, self.time, min(steps - done, self._longest()), generator)
+            length = min(steps - done, self._longest())
+            if self.ranges is not None:
+                length = self.ranges.steps or length
+            x = _inputs(self.model, self.program.example, self.time, length, generator)
+            if self.ranges is not None:
+                x = (self.ranges.mean + self.ranges.scale * x.double()).float()
             rows, done = x.shape[1 - self.time], done + x.shape[self.time]
             if self.program.shapes:
                 found = self._streamed(x)
@@ -376,32 +410,38 @@ class _Comparison:
             part, theirs = x.narrow(time, 0, end), found if at_once else found[end - 1]
             with torch.no_grad():
                 ours, precise = _first_tensor(self.model(part)), _first_tensor(self.exact(_double(part)))
+            if self.ranges is not None:  # as the network itself puts them out
+                ours, precise, theirs = ours / self.unit, precise / self.unit, theirs / self.unit
             if theirs.shape != ours.shape:
                 raise ExportError(
                     f"over {end} steps the model returns {tuple(ours.shape)}, the exported program "
                     f"{tuple(theirs.shape)}; nothing was written"
                 )
-            scale = max(1.0, _largest(precise))
+            scale = self._size(precise)
             allowed = self._allowed(ours, precise, part)
             error = self._by_step((theirs - ours).abs().double(), part)
             if not bool((error <= allowed).all()):  # two roundings of chaos differ by chance: look at more of them
                 with torch.no_grad():
-                    others = [_first_tensor(model(part)) for model in self._rounded_otherwise()]
+                    others = [_first_tensor(model(part)) / self.unit for model in self._rounded_otherwise()]
                 allowed = torch.stack([allowed, *(self._allowed(other, precise, part) for other in others)]).amax(0)
             if not bool((error <= allowed).all()):
                 hint = " Does something else than recurrent layers see several steps?" if self.program.shapes else ""
                 raise ExportError(
-                    f"the exported program differs from the model by {_largest(error) / scale:.1g} of the output over "
+                    f"the exported program differs from the model by {_largest(error / scale):.1g} of the output over "
                     f"{end} steps; nothing was written.{hint}"
                 )
-            self.of_all = max(self.of_all, _largest(error) / scale)
+            self.of_all = max(self.of_all, _largest(error / scale))
 
     def _allowed(self, ours: Tensor, precise: Tensor, x: Tensor) -> Tensor:
         """The largest difference that is rounding; at each step of each sequence, if the output has steps."""
         rounding = self._by_step((ours - precise).abs(), x)
         if _has_time(ours, x):  # it grows on the way: a step is allowed the most up to there
             rounding = rounding.cummax(self.time).values
-        return SUMMED * max(1.0, _largest(precise)) + AMPLIFIED * rounding
+        return SUMMED * self._size(precise) + AMPLIFIED * rounding
+
+    def _size(self, precise: Tensor) -> Tensor:
+        """What errors are compared with: ridge regression is as large as its input, so each sequence has its own."""
+        return (precise.abs() if self.ranges is not None else precise.abs().amax()).clamp(min=1.0)
 
     def _by_step(self, error: Tensor, x: Tensor) -> Tensor:
         return error.amax(tuple(range(2, error.dim()))) if _has_time(error, x) else error

@@ -46,8 +46,8 @@ class DataOptions:
         otherwise="by the data",
     )
     encoding: str = _data(
-        "utf-8",
-        "Text encoding: utf-8, utf-16, latin-1, cp1251, …; of tables guessed where it is not utf-8.",
+        "auto",
+        "Text encoding: utf-8, utf-16, cp1250, cp1252, …; auto: utf-8, or what a table shows.",
         tasks=("language", *TABLES),
     )
     tokens: Literal["char", "word", "bpe"] = _data(

@@ -82,6 +82,29 @@ def test_names_that_lead_nowhere_or_have_no_end(retrograde, tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["train", "train --lr -1", "train --task classify --out run", "train --search 3", "doctor", "doctor --task tag"],
+)
+def test_data_that_does_not_exist_comes_before_all_other_questions(retrograde, arguments):
+    command, *options = arguments.split()
+    for name in ("gone.csv", "gone.txt", "gone/there"):
+        outcome = retrograde(command, name, *options)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1
+        assert outcome.err.startswith(f"retrograde: {name} ") and "does not exist" in outcome.err.replace(
+            "is not a file here", "does not exist"
+        )
+
+
+@pytest.mark.parametrize("arguments", ["predict gone", "predict gone a.csv", "evaluate gone", "evaluate gone a.csv"])
+def test_a_run_that_does_not_exist_comes_before_all_other_questions(retrograde, arguments):
+    outcome = retrograde(*arguments.split())
+    assert (outcome.code, outcome.err) == (
+        2,
+        "retrograde: gone does not exist: name the --out folder of a training run.\n",
+    )
+
+
 def test_an_empty_prompt_is_no_empty_name(retrograde, tmp_path):
     assert "does not exist" in retrograde("generate", tmp_path / "none", "--prompt", "").err
 
@@ -104,6 +127,14 @@ def test_a_reader_that_has_enough_ends_the_command(monkeypatch):
     assert caught.value.code == 141
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to be in, with files that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "x.csv", "run", "new.csv"):
+        (tmp_path / name).write_text("x,y\n1,2\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -119,12 +150,12 @@ def test_a_reader_that_has_enough_ends_the_command(monkeypatch):
         ("bench --cell", "--cell needs a value: rnn, gru, lstm."),
     ],
 )
-def test_what_is_missing_is_named_with_an_example(retrograde, arguments, line):
+def test_what_is_missing_is_named_with_an_example(retrograde, here, arguments, line):
     outcome = retrograde(*arguments.split())
     assert outcome.code == 2 and outcome.err == f"retrograde: {line}\n"
 
 
-def test_every_required_parameter_says_what_to_give(retrograde):
+def test_every_required_parameter_says_what_to_give(retrograde, here):
     """Each command with one required parameter less than it needs: a line with its help and an example."""
     for name, command in _commands_of(app).commands.items():
         required = [one for one in command.params if one.required]

@@ -6,11 +6,14 @@ import csv
 import json
 import math
 import random
+import re
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 from safetensors.torch import load_file
+
+import retrograde as rg
 
 FAST = [
     *("--hidden-size", "16", "--lr", "0.02", "--threads", "1", "--batch-size", "16"),
@@ -275,7 +278,7 @@ def test_synthetic_task_beside_chance_and_optimum(retrograde, tmp_path):
     assert all((row["probability of 1"] > 0.5) == row["prediction"] for row in written)
     for source, message in (
         ("builtin:adding", "builtin:adding has 2 inputs"),
-        ("a.csv", "name builtin:latch?length=12"),
+        (tmp_path, "name builtin:latch?length=12"),
     ):
         outcome = retrograde("predict", run, source, "--out", tmp_path / "b.csv")
         assert (outcome.code, outcome.err.count("\n")) == (2, 1)
@@ -455,8 +458,42 @@ def test_a_run_and_its_predictions_say_what_was_assumed(retrograde, tmp_path):
     data, run = tmp_path / "a.csv", tmp_path / "run"
     data.write_bytes(f"text;label\n{rows}".encode("cp1252"))
     trained = retrograde("train", data, "--task", "classify", "--max-steps", "2", "--no-report", "--out", run)
-    assert trained.code == 0 and "read as cp1252 (Windows, Western European): 'schön'" in trained.out + trained.err
+    assert (
+        trained.code == 0
+        and "read as cp1252 (Windows, Western European): 'schön', 'größer'" in trained.out + trained.err
+    )
     assert "(cp1252)" in retrograde("info", run).out
     predicted = retrograde("predict", run, data, "--out", tmp_path / "p.csv")
     assert predicted.code == 0 and "read as cp1252" in predicted.err
     assert set((tmp_path / "p.csv").read_text(encoding="utf-8").split()[1:]) <= {"größer", "klein"}
+
+
+def test_one_number_everywhere(retrograde, tmp_path):
+    """What the network adds to its baseline is scaled after training; every place shows what the run predicts."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(120, 10)).cumsum(1)
+    y = x @ draw.normal(size=10) + 0.3 * np.sin(3 * x[:, 2])
+    header = ",".join([*(f"x{step}" for step in range(10)), "life"])
+    data, run, page = tmp_path / "a.csv", tmp_path / "run", tmp_path / "both.html"
+    np.savetxt(data, np.column_stack([x, y]), delimiter=",", header=header, comments="")
+    words = ["--task", "regress", "--test-fraction", "0.2", "--max-steps", "30", "--hidden-size", "8", "--threads", "1"]
+    trained = retrograde("train", data, "--out", run, *words)
+    kept = json.loads((run / "summary.json").read_text())
+    judged = json.loads((run / "evaluation.json").read_text())["validation"]
+    measured = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    before = next(line["validation_loss"] for line in measured if line["step"] == kept["best_step"])
+    loss, r2, mae = judged["loss"], judged["r2"], judged["mae"]
+    assert f"{before:.4f}" != f"{loss:.4f}"  # else nothing is shown here
+    assert kept["best"]["validation_loss"] == kept["best_validation_loss"] == loss
+    assert kept["best"]["validation_r2"] == r2 and kept["best"]["validation_mae"] == mae
+    line = f"loss {loss:.4f}, R² {r2:.3f}, MSE {judged['mse']:.4g}, MAE {mae:.4g}"
+    assert f"Best on validation (step {kept['best_step']}): {line}." in trained.out
+    assert line in retrograde("info", run).out
+    text = re.sub(r"<[^>]+>", " ", (run / "report.html").read_text(encoding="utf-8").partition("How it was trained")[0])
+    assert f"it reached a validation loss of {loss:.4g} and R² of {r2:.3g}" in text
+    assert f"The curves show {before:.4g} there: what it puts out was corrected on the validation part" in text
+    assert f"{mae:.3g}" in text
+    retrograde("train", data, "--out", tmp_path / "other", *words, "--no-report")
+    assert retrograde("compare", run, tmp_path / "other", "--page", page).code == 0
+    assert f"{loss:.4g}" in page.read_text(encoding="utf-8")
+    assert rg.load(run).summary.best["loss"] == loss

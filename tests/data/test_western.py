@@ -23,8 +23,8 @@ def test_a_table_of_a_german_excel_is_read(tmp_path):
     assert table.names == ["Datum", "Größe", "Straße"]
     assert table.sample()["Straße"][1] == "Müllerstraße 2" and table.encoding == "cp1252"
     assert table.notes[0] == (
-        "a.csv is not UTF-8 and is read as cp1252 (Windows, Western European): 'Größe' (a guess; --encoding states "
-        "another)."
+        "a.csv is not UTF-8 and is read as cp1252 (Windows, Western European): 'Größe', 'Müllerstraße' (a "
+        "guess; --encoding states another)."
     )
     columns, _ = columns_for(Predicts.FUTURE, table, {})
     assert read_series(table, columns).numbers[0][:3, 0].tolist() == [1001.5, 1002.5, 1003.5]
@@ -74,6 +74,13 @@ def test_words_of_western_languages(tmp_path, line):
         ("gb18030", "日期 销售"),
         ("euc_kr", "날짜 서울"),
         ("cp1254", "ığ İstanbul"),
+        ("cp1250", "příliš žluťoučký"),
+        ("cp1250", "město třída dům"),
+        ("cp1250", "őszi tűz árvíz"),
+        ("cp1250", "mărime ţară"),
+        ("cp1250", "čas šola žena"),
+        ("cp1254", "doğum yılı şehir ülke"),
+        ("cp1257", "šalis žmonės ūkis"),
     ],
 )
 def test_other_encodings_are_refused(tmp_path, encoding, line):
@@ -89,6 +96,21 @@ def test_what_is_stated_is_not_guessed(tmp_path):
     path.write_bytes(GERMAN.encode("cp1252"))
     with pytest.raises(DataError, match=r"is not ascii text"):
         open_table(path, "ascii")
+    with pytest.raises(DataError, match=r"a\.csv is not utf-8 text: byte 0xf6 at offset 8 cannot be decoded"):
+        open_table(path, "utf-8")
+
+
+def test_letters_of_a_language_are_shown(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("n,ville\n1,Besançon\n2,Orléans\n3,Évry\n4,Nîmes\n".encode("cp1252"))
+    assert "European): 'Besançon', 'Orléans', 'Nîmes' (a guess" in open_table(path).notes[0]
+
+
+def test_names_from_all_of_western_europe(tmp_path):
+    path = tmp_path / "a.csv"
+    names = ["München", "Málaga", "Århus", "Besançon", "São Paulo", "Forlì", "Ærø", "Þórður", "Señor"]
+    path.write_bytes("\n".join(["name,n", *(f"{name},1" for name in names), ""]).encode("cp1252"))
+    assert open_table(path).sample()["name"] == names
 
 
 def test_lines_of_json_are_read_likewise(tmp_path):

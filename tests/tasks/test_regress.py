@@ -78,9 +78,16 @@ def test_a_run_predicts_and_resumes_the_same(lists, tmp_path):
 @pytest.mark.parametrize(
     ("columns", "rows", "options", "message"),
     [
-        ("x,y", ["1,2", "2,n/q", "3,4"] * 9, {"target": "y"}, "row 2, column 'y': 'n/q' is not a number"),
+        ("x,y", ["1,2", "2,n/q", "3,4"] * 9, {"target": "y"}, r"table\.csv, row 2, column 'y': 'n/q' is not"),
         ("x,y", ["1,2", "2,", "3,4"] * 9, {"target": "y"}, "row 2, column 'y': there is no number to predict"),
-        ("x,y", ["1,2", "2,inf", "3,4"] * 9, {"target": "y"}, "column 'y': the number to predict is infinite"),
+        ("x,y", ["1,2", "2,inf", "3,4"] * 9, {"target": "y"}, r"table\.csv, row 2, column 'y': the number is infinite"),
+        (
+            "x,y",
+            ["1,2", "2,1e300", "3,4"] * 9,
+            {},
+            r"table\.csv, row 2, column 'y': the number \(1e\+300\) is",
+        ),
+        ("x,y", ["1,2", "-inf,2", "3,4"] * 9, {}, r"table\.csv, row 2, column 'x': the number is infinite"),
         ("x,y", ["1,2"] * 9, {"target": "x,y"}, "--target names 2 columns"),
         ("g,x,y", ["a,1,2", "a,2,3", "b,1,1"] * 9, {"target": "y", "group": "g"}, "group 'a' has two numbers, 2 and 3"),
         ("w", ["a b", "c"] * 9, {"text": "w"}, "no column of numbers to predict"),

@@ -173,6 +173,10 @@ def _check(subject: str, data: str | None, run: bool, options: list[str]) -> Non
         raise OptionError(
             f"{subject} contains no run (there is no config.json): name the --out folder of a training run."
         )
+    if not run:
+        from ..tasks.registry import check_named  # late: libraries that read data are heavy
+
+        check_named(subject, also="a run folder")
 
 
 def _check_proof(prove: bool, data: str | None, settings: dict[str, Any]) -> None:

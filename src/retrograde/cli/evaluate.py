@@ -11,14 +11,18 @@ from typing import Annotated
 import typer
 
 from ..runs import not_better_than
+from .paths import data_there, run_there
 from .terminal import backtest_lines, note, say, say_json, scores
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(callback=run_there, help="The run folder of a trained model.", show_default=False)
+    ],
     data: Annotated[
         str,
         typer.Argument(
+            callback=data_there,
             help="Text or a table with labels, of the kind it was trained on; or [bold]builtin:NAME[/bold].",
             show_default=False,
         ),

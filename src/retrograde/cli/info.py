@@ -69,7 +69,8 @@ def _rows(config: Config, summary: Summary | None, metrics: list[Metrics]) -> li
     if scored:
         kept = None if summary is None else summary.best_step
         best = next((line for line in scored if line.step == kept), min(scored, key=lambda line: line.loss))
-        rows.append(("best", f"step {best.step:,}: validation {', '.join(scores(best.validation))}"))
+        kept_scores = best.validation if summary is None or kept != best.step else summary.scores
+        rows.append(("best", f"step {best.step:,}: validation {', '.join(scores(kept_scores))}"))
     if summary is not None:
         compared = {**(summary.baselines or {}), **(summary.results or {})}
         rows += [(name, ", ".join(scores(values))) for name, values in compared.items() if "loss" in values]

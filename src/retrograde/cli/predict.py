@@ -10,14 +10,18 @@ from typing import Annotated
 
 import typer
 
+from .paths import data_there, run_there
 from .terminal import note, say
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The run folder of a trained model.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(callback=run_there, help="The run folder of a trained model.", show_default=False)
+    ],
     data: Annotated[
         str,
         typer.Argument(
+            callback=data_there,
             help="Text or a table of the kind it was trained on, no labels needed; or [bold]builtin:NAME[/bold] for "
             "new sequences of a synthetic task.",
             show_default=False,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..options import OPTIONS, TABLES_OR
+from .paths import data_there
 from .search import OnRay, SearchTime, Trials, Workers, asked_for, search_and_show
 from .terminal import say_json
 from .training_options import given, switch, with_training_options
@@ -21,6 +22,7 @@ RUN, LEARNING = OPTIONS["seed"].panel, OPTIONS["clip_norm"].panel
 Data = Annotated[
     str | None,
     typer.Argument(
+        callback=data_there,
         help="A text file (plain or .gz), a folder of text files, [bold]-[/bold] for standard input, or "
         f"[bold]builtin:stdlib[/bold] (the source text of Python's own library). For {TABLES_OR}: "
         "a table (.csv, .tsv, .jsonl, .parquet, .arrow, .npy, .npz, .conll, or a folder of texts per "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, OptionError
+from ..errors import DataError, OptionError, located
 from ..option import flag
 from . import categories
 from .arrays import TIMES
@@ -71,12 +71,11 @@ def columns_for(
     DataError
         If no column has a role that is needed.
     """
-    guess = _Guess(predicts, table, given)
-    if predicts is Predicts.FUTURE:
-        joined = _joined(guess)
-        if joined or (unrolled := _unrolled(guess)):
+    with located(table.source):
+        guess = _Guess(predicts, table, given)
+        if predicts is Predicts.FUTURE and ((joined := _joined(guess)) or (unrolled := _unrolled(guess))):
             guess = _Guess(predicts, table, given, joined, () if joined else unrolled)
-    return _of_series(guess) if predicts is Predicts.FUTURE else _of_labels(guess, labelled)
+        return _of_series(guess) if predicts is Predicts.FUTURE else _of_labels(guess, labelled)
 
 
 def unused(table: Table, columns: Columns) -> list[str]:

@@ -25,7 +25,7 @@ from ..errors import DataError
 from . import limits
 from .database import literal, path_pattern
 from .dates import looks_like_date
-from .files import WrongEncodingError, bytes_of, check_encoding, decoded, some_of
+from .files import AUTO, WrongEncodingError, bytes_of, check_encoding, decoded, some_of
 from .numerals import NO_NUMBER
 from .table import Table
 from .western import assumed_encoding
@@ -62,7 +62,7 @@ class _Marks(NamedTuple):
 def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
     """Read a text file through to name what cannot be decoded by its place, and copy it if DuckDB could not read it.
 
-    What is not UTF-8 may be read in another encoding, see `retrograde.data.western`.
+    Where none is stated, what is not UTF-8 may be read in another, see `retrograde.data.western`.
 
     Raises DataError if it is not text of this encoding, or a line is longer than `limits.LINE_BYTES`.
     """
@@ -71,14 +71,15 @@ def utf8(path: Path, encoding: str) -> Iterator[Utf8]:
     try:
         marks = _counted(path, encoding)
     except WrongEncodingError:
-        other = assumed_encoding(path) if codecs.lookup(encoding).name == "utf-8" else None
+        other = assumed_encoding(path) if encoding == AUTO else None
         if other is None:
             raise
         encoding = assumed = other[0]
         why, marks = other[1], _counted(path, encoding)
     with path.open("rb") as file:
         head = file.read(3)
-    plain = codecs.lookup(encoding).name in ("utf-8", "ascii") and head[:2] != b"\x1f\x8b" and head != codecs.BOM_UTF8
+    utf_8 = encoding == AUTO or codecs.lookup(encoding).name in ("utf-8", "ascii")
+    plain = utf_8 and head[:2] != b"\x1f\x8b" and head != codecs.BOM_UTF8
     if plain and marks.returns == marks.pairs and marks.pairs in (0, marks.newlines):
         yield Utf8(path, 0, marks.quotes)
         return

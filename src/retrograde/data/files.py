@@ -24,7 +24,8 @@ from . import limits
 
 PIECE = 1 << 20  # bytes read at once
 REST = 1 << 26  # bytes read on after an error: a damaged gzip file then says so rather than that it is not text
-_SOME_ENCODINGS = "cp1252, cp1251, utf-16, gb18030, shift_jis, …"
+AUTO = "auto"  # encoding of text that is UTF-8, unless a table shows another (see `retrograde.data.western`)
+_SOME_ENCODINGS = "cp1252, cp1250, cp1251, utf-16, gb18030, shift_jis, …"
 
 
 class WrongEncodingError(DataError):
@@ -53,6 +54,8 @@ def check_encoding(encoding: str) -> None:
 
     Raises OptionError.
     """
+    if encoding == AUTO:
+        return
     try:
         "".encode(encoding)
         b"".decode(encoding)
@@ -126,6 +129,7 @@ def decoded(blocks: Iterator[bytes], encoding: str, name: str, *, translate: boo
     DataError
         With the byte offset of what cannot be decoded, or of a NUL.
     """
+    encoding = "utf-8" if encoding == AUTO else encoding
     first, before, nul = b"", 0, -1
     while len(first) < 4 and (more := next(blocks, b"")):  # a mark must be seen whole
         first += more

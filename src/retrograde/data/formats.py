@@ -16,7 +16,7 @@ from . import archives, limits
 from .arrays import builtin_arrays, read_arrays
 from .database import literal, path_pattern
 from .delimited import read_csv, utf8
-from .files import bytes_of, check_exists, decoded, some_of
+from .files import AUTO, bytes_of, check_exists, decoded, some_of
 from .memory import Sequences
 from .remote import is_remote, local_copy
 from .sheets import read_xlsx
@@ -24,12 +24,12 @@ from .table import BLOCK, Table, unreadable
 from .text import Text, is_saved
 
 
-def open_source(source: Any, encoding: str = "utf-8") -> Table | Sequences:
+def open_source(source: Any, encoding: str = AUTO) -> Table | Sequences:
     """Sequences in memory as they are, everything else as a table: see `open_table`."""
     return source if isinstance(source, Sequences) else open_table(source, encoding)
 
 
-def open_table(source: Any, encoding: str = "utf-8") -> Table:
+def open_table(source: Any, encoding: str = AUTO) -> Table:
     """Open a file, a folder or a frame as a table.
 
     source: ``.csv``, ``.tsv``, ``.jsonl``/``.ndjson``/``.json`` (an object a line, or a list of objects), ``.conll`` (a
@@ -38,7 +38,7 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
         ``datasets`` wrote; a folder of text files, the folder each lies in being its label; ``builtin:digits`` and
         ``builtin:eeg``; an address of one of these files, see `retrograde.data.remote`; or a DataFrame of pandas or
         Polars or a table of Arrow.
-    encoding: of text files.
+    encoding: of text files; ``auto``: UTF-8, or what a table shows (see `retrograde.data.western`).
     Raises DataError if it is missing, empty, of an unknown kind, too large, or cannot be read as what it seems to be.
     """
     if is_frame(source):
@@ -50,7 +50,7 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
         return _remote(name, encoding)
     check_source(name)
     path = Path(name)
-    check_exists(name, f"a file ({', '.join(SUFFIXES)}) or a folder of texts")
+    check_there(name)
     try:
         if path.is_dir():
             return _saved(path) if is_saved(path) else _texts(path, encoding)
@@ -68,6 +68,14 @@ def open_table(source: Any, encoding: str = "utf-8") -> Table:
             raise
         raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     return _READERS[kind](path, encoding)
+
+
+def check_there(name: str) -> None:
+    """Refuse the name of a table that is not a file or folder on this machine.
+
+    Raises DataError.
+    """
+    check_exists(name, f"a file ({', '.join(SUFFIXES)}) or a folder of texts")
 
 
 def _remote(url: str, encoding: str) -> Table:
@@ -104,6 +112,8 @@ def fingerprint(*sources: Any) -> str:
             found.update(f"{source}\0".encode())
         else:
             check_source(source)
+            if not is_remote(str(source)):
+                check_there(str(source))
             path = local_copy(str(source)) if is_remote(str(source)) else Path(source)
             files = _files_of(path) if path.is_dir() else [path]
             for file in files:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, located
 from ..words import counted
 from .roles import Columns
 from .sequences import LabelledSequence, label_text, sequences
@@ -109,7 +109,11 @@ class Sequences:
 
 def records_of(source: Table | Sequences, columns: Columns, per_step: bool) -> Iterator[LabelledSequence]:
     """The sequences of a source, see `retrograde.data.sequences.sequences`."""
-    return iter(source.records) if isinstance(source, Sequences) else sequences(source, columns, per_step)
+    if isinstance(source, Sequences):
+        yield from source.records
+        return
+    with located(source.source):
+        yield from sequences(source, columns, per_step)
 
 
 # --- Inputs -----------------------------------------------------------------------------------------------------------

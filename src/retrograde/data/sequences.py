@@ -61,9 +61,8 @@ def _with_targets(records: Iterator[LabelledSequence], table: Table, name: str) 
     for record in records:
         own = numbers[record.rows]
         known = np.flatnonzero(own == own)
-        if not len(known) or np.isinf(own[known]).any():
-            what = "there is no number to predict" if not len(known) else "the number to predict is infinite"
-            raise DataError(f"row {record.rows[0] + 1}, column {name!r}: {what}.")
+        if not len(known):
+            raise DataError(f"row {record.rows[0] + 1}, column {name!r}: there is no number to predict.")
         if (wrong := np.flatnonzero(own[known] != own[known[0]])).size:
             raise DataError(
                 f"row {record.rows[known[wrong[0]]] + 1}, column {name!r}: group {' '.join(record.group)!r} has two "

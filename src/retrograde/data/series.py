@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, located
 from ..words import agreed, counted
 from .database import evaluated
 from .dates import EPOCHS, ZONE, as_iso, as_written, date_form, moments
@@ -67,7 +67,8 @@ def read_series(table: Table, columns: Columns, regular: Regular | None = None) 
         If a cell is not a number or not a time, a time occurs twice in a series, or a number is infinite.
     """
     regular = regular or Regular(freq="")
-    return _wide(table, columns, regular) if columns.layout == "wide" else _long(table, columns, regular)
+    with located(table.source):
+        return _wide(table, columns, regular) if columns.layout == "wide" else _long(table, columns, regular)
 
 
 def _check_finite(table: Table, name: tuple[str, ...], values: Floats) -> None:
@@ -332,9 +333,7 @@ def _wide(table: Table, columns: Columns, regular: Regular) -> Series:
                 if end > begin:
                     width.add(one.shape[1])
                 if len(width) > 1:
-                    raise DataError(
-                        f"{table.source}: row {row + 1} has another number of channels than those above it."
-                    )
+                    raise DataError(f"row {row + 1} has another number of channels than those above it.")
                 when = labels[begin:end] if labels is not None and missing is None else labels
                 names.append(name)
                 begins.append(when[0] if when else None)

@@ -25,6 +25,7 @@ from .numerals import GROUPED, NO_NUMBER, PLAIN, SUSPECT, THOUSANDS, Numerals, n
 from .storage import Rows
 
 BLOCK = 1000  # rows read at once
+LARGEST = float(np.finfo(np.float32).max)  # number that networks can read
 SAMPLE = 1000  # rows looked at to guess what the columns are
 _INTEGERS = ("tinyint", "smallint", "integer", "bigint", "hugeint")
 _NUMBERS = (*_INTEGERS, *(f"u{name}" for name in _INTEGERS), "float", "double")
@@ -309,7 +310,10 @@ class Table:
                 self.unknown.append(f"{cells} have a category that the training part lacks ({first!r:.40}): unknown.")
 
     def matrix(self, batch: pyarrow.RecordBatch, names: Sequence[str]) -> NDArray[np.float64]:
-        """The numbers of some columns in a batch that has `numbers`, ``(rows, columns)``; NaN where a cell is empty."""
+        """The numbers of some columns in a batch that has `numbers`, ``(rows, columns)``; NaN where a cell is empty.
+
+        Raises DataError with row and column of a number that is infinite, or too large for 32 bits.
+        """
         found = np.empty((batch.num_rows, len(names)))
         within = [place for place, name in enumerate(names) if name in self._places]
         if within:
@@ -323,6 +327,10 @@ class Table:
         for place, name in enumerate(names):
             if name not in self._places:
                 found[:, place] = batch[f"n{place}"].to_numpy(zero_copy_only=False)
+        if (wrong := np.argwhere(np.abs(found) > LARGEST)).size:
+            row, place = wrong[0].tolist()
+            what = "is infinite" if np.isinf(found[row, place]) else f"({found[row, place]:g}) is too large for 32 bits"
+            raise DataError(f"row {batch['r'][row].as_py() + 1}, column {names[place]!r}: the number {what}.")
         return found
 
     def batches(

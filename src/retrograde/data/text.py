@@ -16,11 +16,12 @@ import numpy as np
 from ..errors import DataError
 from ..files import check_source, limited, standard_input, walk
 from ..options import TABLES_OR
-from .files import bytes_of, check_encoding, check_exists, decoded, in_one_line, some_of, unpacked
+from .files import AUTO, bytes_of, check_encoding, check_exists, decoded, in_one_line, some_of, unpacked
 from .remote import is_remote, local_copy
 from .storage import Rows
 
 BUILTIN = "builtin:"
+TEXT = "a text file, a folder of them, - or builtin:stdlib"  # what can be named, in words
 PIECE = 1 << 20  # characters handed out at once
 
 
@@ -135,6 +136,7 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
     'one\ntwo\n'
     """
     check_encoding(encoding)
+    encoding = "utf-8" if encoding == AUTO else encoding
     name, nothing = str(source), "is empty: there is no text to read"
     notes: tuple[str, ...] = ()
     pieces: Iterable[str]
@@ -154,7 +156,7 @@ def read_text(source: str | Path, encoding: str = "utf-8") -> Text:
         nothing = " ".join([f"holds no text: {there}", *notes]).removesuffix(".")
     else:
         path = local_copy(name) if is_remote(name) else Path(name)
-        check_exists(str(path), "a text file, a folder of them, - or builtin:stdlib")
+        check_exists(str(path), TEXT)
         pieces = decoded(bytes_of(path), encoding, name)
     text = Text(pieces, name, encoding, notes)
     if not text.characters:

@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from ..data.files import AUTO
 from ..doctor import Diagnosis, diagnose
 from ..doctor.diagnosis import examined
 from ..doctor.runs import SECONDS, after_training
@@ -197,7 +198,7 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         check_is_fitted(self, "run_")
         if X is None:
             return self._training().held_out(FLOW_SEQUENCES)
-        return self.run_.predictor.examples(self._source(X, y), "utf-8", FLOW_SEQUENCES)
+        return self.run_.predictor.examples(self._source(X, y), AUTO, FLOW_SEQUENCES)
 
     def _training(self) -> Task[Any]:
         if self._trained_on is None:

@@ -11,6 +11,7 @@ import pyarrow
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from ..data.files import AUTO
 from ..errors import DataError, OptionError
 from ..options import Options
 from ..runs import Backtest
@@ -183,7 +184,7 @@ class Forecaster(Estimator, task="forecast"):
         """
         check_is_fitted(self, "run_")
         table = self._own().table if y is None else GivenSeries.of(y).table
-        found = self._predictor.backtest(table, "utf-8", origins).backtest
+        found = self._predictor.backtest(table, AUTO, origins).backtest
         assert found is not None
         return found
 
@@ -203,8 +204,8 @@ class Forecaster(Estimator, task="forecast"):
         steps, reader = self._check(_steps(fh) if fh is not None else self._fh), self._predictor.reader
         own = self._own()
         to_come = (y if own.form == "frame" and X is None else X) if reader.columns.known_future else None
-        before, _ = reader.read(self._ahead(own, to_come), "utf-8")
-        after, _ = reader.read(own.followed_by(GivenSeries.of(y, X)), "utf-8")
+        before, _ = reader.read(self._ahead(own, to_come), AUTO)
+        after, _ = reader.read(own.followed_by(GivenSeries.of(y, X)), AUTO)
         place_of, errors = {name: place for place, name in enumerate(after.names)}, []
         for place, levels in self._predictor.forecast(before):
             forecast = levels[middle_of(reader.plan.levels)]

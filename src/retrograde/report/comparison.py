@@ -111,7 +111,7 @@ def _apart(runs: dict[str, RunContents]) -> list[str]:
 
 
 def _metrics(runs: dict[str, RunContents]) -> Section:
-    scores = {name: dict(run.outcome.best) for name, run in runs.items()}
+    scores = {name: {key: run.outcome.scores.get(key) for key in run.outcome.best} for name, run in runs.items()}
     keys = list(dict.fromkeys(key for own in scores.values() for key in own))
     words = _apart(runs)
     if not keys:

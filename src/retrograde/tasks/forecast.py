@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..data.dates import as_written
 from ..data.encoding import Scaler
+from ..data.files import AUTO
 from ..data.grid import Regular
 from ..data.roles import Columns, Predicts
 from ..data.series import Series, continued, guess_season, irregular, names_after, read_series, times_after
@@ -54,7 +55,7 @@ class ForecastPredictor(Predictor):
         reader = ForecastReader.from_files(files)
         return cls(reader, reader.network(options))
 
-    def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
+    def evaluate(self, source: Any, encoding: str = AUTO) -> Evaluation:
         """Scores of forecasts from everywhere in the series of a table, and those of the baselines."""
         return self._evaluated(source, encoding, None)
 
@@ -127,7 +128,7 @@ class ForecastPredictor(Predictor):
         """Windows of the series of a table, spread evenly; their length is fixed."""
         return self.reader.windows(self.reader.read(source, encoding)[0]).examples(count)
 
-    def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: Any, encoding: str = AUTO, probabilities: bool = False) -> Iterator[Row]:
         """Rows with the steps after each series, in the table's order.
 
         For a table of steps one row for each step to come; for a table with one row per series one row each, with the

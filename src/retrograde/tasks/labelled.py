@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.encoding import Encoder
+from ..data.files import AUTO
 from ..data.memory import LabelType, Sequences, label_type_of, records_of, typed_labels
 from ..data.roles import Columns, Predicts
 from ..data.sequences import LabelledSequence
@@ -200,7 +201,7 @@ class LabelledPredictor(SequencePredictor[LabelledReader]):
         """The labels by their number, of the type that they had in the training data."""
         return typed_labels(self.reader.labels, self.reader.label_type)
 
-    def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: Any, encoding: str = AUTO, probabilities: bool = False) -> Iterator[Row]:
         """Rows with ``prediction`` (and ``probability of X`` for each label X), in the order of the table.
 
         One row for each row of the table that is a sequence, with a list of predictions to tag. For a table of steps:
@@ -218,7 +219,7 @@ class LabelledPredictor(SequencePredictor[LabelledReader]):
             row["prediction"] = list(best) if self.reader.per_step else str(best)
             yield row | (named_shares(self.reader.labels, shares) if probabilities else {})
 
-    def shares(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
+    def shares(self, source: Any, encoding: str = AUTO) -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         """Each sequence of a source with the probabilities of its labels, ``(L,)``, or of its steps, ``(T, L)``."""
         return self._shares(self.outputs(source, encoding))
 

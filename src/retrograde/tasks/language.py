@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.files import AUTO
 from ..data.storage import Rows
 from ..data.text import Text, read_text
 from ..data.vocabulary import Vocabulary
@@ -132,7 +133,7 @@ class LanguagePredictor(Predictor):
             raise DataError(f"{text.source} is too short: {len(tokens)} tokens; predicting one from another takes 2.")
         return text, tokens
 
-    def evaluate(self, source: str | Text, encoding: str = "utf-8") -> Evaluation:
+    def evaluate(self, source: str | Text, encoding: str = AUTO) -> Evaluation:
         """Score a text: every token but the first, given all before it."""
         text, tokens = self._read(source, encoding)
         first = self.vocabulary.first_length(next(text.pieces()))
@@ -160,7 +161,7 @@ class LanguagePredictor(Predictor):
         """Windows spread evenly over a text."""
         return _examples(self._read(source, encoding)[1], count, steps, self.bptt)
 
-    def predict(self, source: str | Text, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: str | Text, encoding: str = AUTO, probabilities: bool = False) -> Iterator[Row]:
         """Rows for each token but the first: the token, and the most likely one, given all before it."""
         numbers, state = self._read(source, encoding)[1], None
         words = [self.vocabulary.decode([number]) for number in range(len(self.vocabulary))]

@@ -12,11 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..data.formats import SUFFIXES, fingerprint, in_memory, name_of
-from ..data.text import Text
+from ..data.files import check_exists
+from ..data.formats import SUFFIXES, check_there, fingerprint, in_memory, name_of
+from ..data.remote import is_remote
+from ..data.text import TEXT, Text
 from ..defaults import chosen
 from ..errors import OptionError, RunError
-from ..files import KEPT_BYTES, read_file
+from ..files import KEPT_BYTES, check_source, read_file
 from ..options import TABLES, Options
 from .synthetic import SYNTHETIC
 from .task import Predictor, Task, TaskInfo
@@ -43,6 +45,27 @@ def task_class(name: str) -> type[Task[Any]]:
 def task_info(options: Options) -> TaskInfo:
     """What a page about a run with these options must know of its task."""
     return task_class(options.task).info(options)
+
+
+def check_named(name: str, also: str = "") -> None:
+    """Refuse the name of data, a table or a text, that is not here.
+
+    also: what else could be named, in words.
+    Raises DataError.
+    """
+    if name == "-" or name.startswith("builtin:") or is_remote(name):
+        return
+    check_source(name, pipes=True)
+    if also:
+        check_exists(name, f"{also}, a table or {TEXT}")
+    elif _looks_like_table(name):
+        check_there(name)
+    else:
+        check_exists(name, TEXT)
+
+
+def _looks_like_table(name: str) -> bool:
+    return any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES) and not Path(name).is_dir()
 
 
 def task_name(source: Any, asked: str) -> str:
@@ -75,7 +98,8 @@ def task_name(source: Any, asked: str) -> str:
             known = ", ".join(f"builtin:{one}" for one in BUILTIN)
             raise OptionError(f"there is no builtin:{builtin}; there are {known}.")
         return BUILTIN[builtin]
-    if any(name.lower().removesuffix(".gz").endswith(suffix) for suffix in SUFFIXES) and not Path(name).is_dir():
+    check_named(name)
+    if _looks_like_table(name):
         raise OptionError(
             f"{name} is a table: say what to learn from it, --task classify, tag, regress, forecast or language."
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.encoding import Encoder, Scaler
+from ..data.files import AUTO
 from ..data.memory import Sequences, records_of
 from ..data.roles import Columns, Predicts
 from ..data.sequences import LabelledSequence
@@ -26,6 +27,7 @@ from .quantiles import Intervals, column, levels_of, middle_of, ordered, pinball
 from .ridge import AVERAGED_FROM, Ridge
 from .sequences import Encoded, SequenceBatch, SequencePredictor, SequenceReader, SequenceTask, padded, scored_batches
 from .task import Row, share_kept
+from .whole import WholePrediction
 
 SHARE = "ridge_share"  # name of the buffer
 
@@ -144,15 +146,29 @@ class RegressionPredictor(SequencePredictor[RegressionReader]):
 
     reader_type = RegressionReader
 
+    def __init__(self, reader: RegressionReader, network: nn.Module) -> None:
+        super().__init__(reader, network)
+        if reader.starts:
+            network.part_of = "its predictions are ridge regression plus this network"  # type: ignore[assignment]
+
+    def whole(self) -> WholePrediction:
+        """See `Predictor.whole`."""
+        reader, columns = self.reader, self.reader.columns
+        scaler = reader.encoder.scaler
+        if reader.levels or scaler is None or columns.classes(columns.features):
+            what = "quantiles" if reader.levels else "texts" if scaler is None else "categories"
+            raise OptionError(f"a run with {what} cannot be exported as a whole: export run.model, its network alone.")
+        return WholePrediction(self.network, scaler, reader.target, reader.ridge if reader.starts else None)
+
     def _baselines(self, data: Encoded) -> dict[str, dict[str, float]]:
         return self.reader.simple_scores(data)
 
-    def numbers(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
+    def numbers(self, source: Any, encoding: str = AUTO) -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         """Each sequence of a source with what is predicted for it, ``(levels,)``; one number without quantiles."""
         for record, outputs in self.outputs(source, encoding):
             yield record, self.reader.target.undo(ordered(torch.from_numpy(outputs), self.reader.levels).numpy())
 
-    def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: Any, encoding: str = AUTO, probabilities: bool = False) -> Iterator[Row]:
         """Rows with ``prediction``, in the order of the source: for each row that is a sequence, or each group."""
         if probabilities:
             raise OptionError("--probabilities: a number has none; leave it out.")

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..data.encoding import Encoder, Scaler
+from ..data.files import AUTO
 from ..data.formats import fingerprint, open_source
 from ..data.memory import Sequences, records_of
 from ..data.roles import Columns
@@ -29,7 +30,7 @@ from ..data.sequences import LabelledSequence
 from ..data.storage import Ragged
 from ..data.table import Table
 from ..defaults import DataShape, least_count
-from ..errors import DataError, RunError
+from ..errors import DataError, RunError, located
 from ..options import DataOptions, ModelOptions, Options
 from ..words import counted
 from .models import SequenceModel, evaluation_mode
@@ -172,7 +173,8 @@ class SequenceReader:
                     targets.append(self.targets(record, len(encoded), source.source))
                     yield encoded
 
-        arrays = Ragged.of(inputs(), self.input_type)
+        with located(source.source):
+            arrays = Ragged.of(inputs(), self.input_type)
         if not len(arrays):
             raise DataError(f"{source.source} has no sequences.")
         return arrays, Ragged.of(targets, self.target_type)
@@ -192,7 +194,8 @@ class SequenceReader:
         records = records_of(source, columns, self.per_step)
         while block := list(islice(records, BLOCK)):
             found: list[Any] = [None] * len(block)
-            inputs = Ragged.of(self.encoder.encode(block), self.input_type)
+            with located(source.source):
+                inputs = Ragged.of(self.encoder.encode(block), self.input_type)
             for chosen, outputs in scored_batches(network, inputs):
                 numbers = outputs.numpy() + self.added(network, inputs, chosen)
                 for column, place in enumerate(chosen):
@@ -244,7 +247,7 @@ class SequencePredictor(Predictor, Generic[R]):
         self.notes = [*filter(None, [opened.assumed]), *opened.unknown] if isinstance(opened, Table) else []
         return opened
 
-    def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
+    def evaluate(self, source: Any, encoding: str = AUTO) -> Evaluation:
         """Every metric on data with targets."""
         data = self.reader.read(self.open(source, encoding))
         counts = {"sequences": len(data[0]), "steps": int(data[0].lengths.sum())}
@@ -262,7 +265,7 @@ class SequencePredictor(Predictor, Generic[R]):
         fitting = int(np.searchsorted(data[0].lengths[order], steps, side="right")) or count
         return self.reader.batch(data, order[max(0, fitting - count) : fitting][::-1].copy()).examples()
 
-    def outputs(self, source: Any, encoding: str = "utf-8") -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
+    def outputs(self, source: Any, encoding: str = AUTO) -> Iterator[tuple[LabelledSequence, NDArray[np.float64]]]:
         """Each sequence of a source, no targets needed, with what the network puts out: ``(L,)`` or ``(T, L)``."""
         return self.reader.outputs_of(self.network, self.open(source, encoding, False), self.reader.blind)
 
@@ -348,7 +351,8 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         options: DataOptions = replace(
             asked, lowercase=lowercase, max_length=max_length, min_count=least_count(asked, count)
         )
-        return Encoder.fit(records, options, columns.classes(columns.features))
+        with located(self.source):
+            return Encoder.fit(records, options, columns.classes(columns.features))
 
     def _split(self, table: Table | Sequences, columns: Columns) -> NDArray[np.int8]:
         """For each sequence of the source: 0 to train, 1 to validate, 2 to test with."""

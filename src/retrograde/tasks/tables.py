@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import nn
 
 from ..data.columns import columns_for, unused
+from ..data.files import AUTO
 from ..data.formats import fingerprint, in_memory, name_of, open_table
 from ..data.roles import Columns, Predicts
 from ..data.shuffle import Shuffle
@@ -51,7 +52,7 @@ class TableTask(Task[B], Generic[B, Part]):
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
         self.source, self.in_memory = name_of(source), in_memory(source)
-        self.encoding = options.encoding  # of the text file that was read
+        self.encoding = self._stated = "utf-8" if options.encoding == AUTO else options.encoding  # of text files
 
     def _open(self, source: Any) -> Table:
         table = open_table(source, self.options.encoding)
@@ -62,7 +63,7 @@ class TableTask(Task[B], Generic[B, Part]):
         """Which columns play which part, as the options say or by a guess."""
         columns, notes = columns_for(self.PREDICTS, table, {name: getattr(self.options, name) for name in self.COLUMNS})
         columns.check(table)
-        self.encoding = table.encoding or self.options.encoding
+        self.encoding = table.encoding or self._stated
         self.notes += [*table.notes, *notes, *unused(table, columns)]
         return columns
 

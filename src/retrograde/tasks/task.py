@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..data.files import AUTO
 from ..defaults import DataShape
 from ..errors import OptionError
 from ..options import Options
@@ -280,7 +281,7 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
+    def evaluate(self, source: Any, encoding: str = AUTO) -> Evaluation:
         """Score the network on other data with known answers."""
 
     def backtest(self, source: Any, encoding: str, count: int) -> Evaluation:
@@ -293,8 +294,18 @@ class Predictor(ABC):
         """
         raise OptionError("--backtest is for --task forecast: leave it out.")
 
+    def whole(self) -> nn.Module:
+        """The whole prediction as a module, from numbers in the units of the data, for `retrograde.export`.
+
+        Raises
+        ------
+        OptionError
+            If it is more than a module can be.
+        """
+        raise OptionError("only a run of --task regress is exported as a whole: export run.model, its network alone.")
+
     @abstractmethod
-    def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: Any, encoding: str = AUTO, probabilities: bool = False) -> Iterator[Row]:
         """Apply the network to other data: rows in the order of the data, with a column ``prediction``."""
 
     @abstractmethod

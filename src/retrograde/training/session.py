@@ -208,7 +208,9 @@ def _write_results(trainer: Trainer, folder: RunFolder, summary: Summary) -> Sum
             found = Results.of(json.loads(content))
             scores = {part: result.scores for part, result in found.parts.items()}
             simple = found.parts["test"].baselines if "test" in found.parts else None
-            summary = replace(summary, results=scores, goal=found.goal, test_baselines=simple)
+            # What training measured is before the weights were settled.
+            best = {key: scores.get("validation", {}).get(key, value) for key, value in summary.best.items()}
+            summary = replace(summary, best=best, results=scores, goal=found.goal, test_baselines=simple)
             folder.write_summary(summary)
     return summary
 

@@ -98,7 +98,7 @@ def _course(run: RunContents) -> str:
 
 def _best(run: RunContents) -> tuple[float, float, float, float]:
     """Step, loss (nats per token), perplexity and bits per character of the best evaluation."""
-    step, best = real(run.outcome.best_step), run.outcome.best
+    step, best = real(run.outcome.best_step), run.outcome.scores
     loss, bits = real(best.get("loss")), real(best.get("bits_per_character"))
     scored = [line for line in run.metrics if math.isfinite(line.loss)]
     if scored:
@@ -118,7 +118,8 @@ def _score(run: RunContents) -> str:
     at = f" (step {count(step)})" if math.isfinite(step) else ""
     if not run.task.predicts_tokens:
         found = [f"{one.label} of {one.value}" + (f" ({one.note})" if one.note else "") for one in results.facts(run)]
-        return f"At its best{at} it reached {listing([f'a validation loss of {number(loss, 4)}', *found])}."
+        reached = listing([f"a validation loss of {number(loss, 4)}", *found])
+        return f"At its best{at} it reached {reached}.{_corrected(run, step, loss)}"
     sentence = f"At its best{at} it reached a validation loss of {number(loss, 4)} nats per token"
     sentence += f", a perplexity of {number(perplexity)}" + (
         f" and {number(bits)} bits per character." if math.isfinite(bits) else "."
@@ -133,6 +134,16 @@ def _score(run: RunContents) -> str:
             compared.append(f"{better} than the {name} baseline ({value})")
     rest = f"That is {listing(compared)}." if compared else "No baselines were recorded to compare it with."
     return f"{sentence} {rest}"
+
+
+def _corrected(run: RunContents, step: float, loss: float) -> str:
+    """What the curves show at the best step, where the weights were settled after training (`Task.settle`)."""
+    drawn = next((line.loss for line in run.metrics if line.step == step), loss)
+    if number(drawn, 4) == number(loss, 4):
+        return ""
+    return (
+        f" The curves show {number(drawn, 4)} there: what it puts out was corrected on the validation part afterwards."
+    )
 
 
 def _facts(run: RunContents) -> list[Fact]:

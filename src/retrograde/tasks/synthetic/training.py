@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...data.files import AUTO
 from ...errors import DataError, OptionError
 from ...options import ModelOptions, Options
 from ..models import SequenceModel, evaluation_mode
@@ -131,7 +132,7 @@ class SyntheticPredictor(Predictor):
             )
         return problem
 
-    def evaluate(self, source: Any, encoding: str = "utf-8") -> Evaluation:
+    def evaluate(self, source: Any, encoding: str = AUTO) -> Evaluation:
         """Every metric on new sequences of a task, and its chance and optimum."""
         problem = self._other(source)
         return Evaluation({"sequences": VALIDATION}, _scores(self.network, problem), _levels(problem))
@@ -140,7 +141,7 @@ class SyntheticPredictor(Predictor):
         """New sequences of a task; it sets their length."""
         return _examples(self._other(source), count)
 
-    def predict(self, source: Any, encoding: str = "utf-8", probabilities: bool = False) -> Iterator[Row]:
+    def predict(self, source: Any, encoding: str = AUTO, probabilities: bool = False) -> Iterator[Row]:
         """Rows with ``target`` and ``prediction`` for new sequences; lists if several steps are scored."""
         problem = self._other(source)
         classes = problem.kind == "classes"
