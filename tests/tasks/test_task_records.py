@@ -67,7 +67,7 @@ def all_of(task: Task[Any], source: str) -> dict[str, Any]:
     batches = [task.batch(step) for step in (0, 1)]
     before = task.evaluate(network)
     settled = task.settle(network)
-    probes = [task.probe(4), task.probe(3, 5), task.examples(6)]
+    probes = [task.held_out(4), task.held_out(3, 5), task.examples(6)]
     defaults = Options().as_dict()
     return {
         "chosen": {name: [getattr(task.options, name), why] for name, why in task.chosen.items()},
@@ -95,7 +95,7 @@ def applied(task: Task[Any], network: torch.nn.Module, source: str) -> dict[str,
         "evaluation": lambda: predictor.evaluate(source),
         "origins": lambda: predictor.backtest(source, "utf-8", 2),
         "predictions": lambda: list(islice(predictor.predict(source, probabilities=labels), 4)),
-        "probe": lambda: [(one := predictor.probe(source, "utf-8", 3, 6)).inputs, one.notes],
+        "probe": lambda: [(one := predictor.examples(source, "utf-8", 3, 6)).inputs, one.notes],
     }
     for name, ask in asked.items():
         try:
