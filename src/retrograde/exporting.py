@@ -91,7 +91,7 @@ def export(
         With layers of ``torch.nn`` or ``retrograde.nn``, float32 on the CPU. It is exported as in ``model.eval()``; it
         takes one tensor, and its first tensor is the output. Of a run of ``--task regress`` on numbers (what
         `retrograde.load` returns, or an estimator), its whole prediction: from numbers ``(T, B, F)`` in the units of
-        the data to ``(B,)`` in those of the target, with scaling and the ridge regression that the network may add to.
+        the data to ``(B,)`` in those of the target, with scaling and the share of ridge regression.
     path : str or Path
         The file to write.
     example : Tensor, optional
@@ -152,7 +152,9 @@ def _module(given: Any, streaming: bool) -> nn.Module:
     if (predictor := getattr(given, "predictor", None)) is not None:
         whole: nn.Module = predictor.whole()
         if streaming and whole.ranges.steps is not None:  # type: ignore[union-attr]
-            raise OptionError("the run adds to ridge regression on whole sequences, so that it cannot be a stream")
+            raise OptionError(
+                "ridge regression on whole sequences has a share in the predictions, which cannot be a stream"
+            )
         return whole
     if not isinstance(given, nn.Module):
         raise OptionError(f"model is a {type(given).__name__}; give a module, or a run from retrograde.load")

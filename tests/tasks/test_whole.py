@@ -18,12 +18,13 @@ FAST = {"max_steps": 8, "hidden_size": 8, "threads": 1}
 
 @pytest.fixture(scope="module")
 def ridge():
-    """A regressor that starts from ridge regression, whose network adds something."""
+    """A regressor whose predictions are half of the network and half of ridge regression."""
     y = 1e-3 * (X @ RANDOM.normal(size=12)) + 7
     model = rg.Regressor(**FAST).fit(X, y)
-    assert model.run_.predictor.reader.starts
+    assert model.run_.predictor.reader.averages
     with torch.no_grad():
         model.run_.model.output.weight.normal_()
+        model.run_.model.ridge_share.fill_(0.5)
     return model
 
 
@@ -31,12 +32,11 @@ def found_by(path, x):
     return onnxruntime.InferenceSession(path).run(None, {"x": x.T[:, :, None].astype(np.float32)})[0]
 
 
-def test_a_run_that_adds_to_ridge_regression_is_exported_whole(ridge, tmp_path):
+def test_a_run_with_a_share_of_ridge_regression_is_exported_whole(ridge, tmp_path):
     expected = ridge.predict(X)
     exported = rg.export(ridge.run_, tmp_path / "m.onnx", steps=100)
     assert (exported.inputs, exported.outputs, exported.states) == (("x",), ("output",), {})
     assert found_by(tmp_path / "m.onnx", X) == pytest.approx(expected, abs=1e-4 * expected.std())
-    assert abs(expected - ridge.run_.predictor.reader.ridge.bias).max() > 1e-3
     traced = torch.jit.trace(ridge.run_.predictor.whole().eval(), torch.from_numpy(X.T[:, :, None]).float())
     with torch.no_grad():
         assert traced(torch.from_numpy(X.T[:, :5, None]).float()).numpy() == pytest.approx(expected[:5], rel=1e-5)
@@ -61,7 +61,7 @@ def test_a_part_that_is_lost_is_noticed(ridge, tmp_path, monkeypatch, part):
 def test_without_ridge_regression_any_number_of_steps_and_streams(tmp_path):
     y = 1e-6 * RANDOM.normal(size=60)
     model = rg.Regressor(**FAST, bidirectional=False, pooling="last").fit(list(X), y)
-    assert not model.run_.predictor.reader.starts
+    assert not model.run_.model.part_of
     rg.export(model, tmp_path / "m.onnx", steps=100)
     for steps in (12, 5):
         expected = model.predict(list(X[:, :steps]))
@@ -77,9 +77,11 @@ def test_without_ridge_regression_any_number_of_steps_and_streams(tmp_path):
 
 def test_what_is_not_the_whole_is_refused(ridge, tmp_path):
     path = tmp_path / "m.onnx"
-    with pytest.raises(OptionError, match=r"ridge regression plus this network: export the run, rg\.export\(rg\.load"):
+    with pytest.raises(
+        OptionError, match=r"ridge regression has a share of 50% in what .* export the run, rg\.export\(rg\.load"
+    ):
         rg.export(ridge.run_.model, path)
-    with pytest.raises(OptionError, match="adds to ridge regression on whole sequences"):
+    with pytest.raises(OptionError, match="ridge regression on whole sequences has a share in"):
         rg.export(ridge, path, streaming=True)
     with pytest.raises(OptionError, match=r"a run with quantiles cannot be exported as a whole: export run\.model"):
         rg.export(rg.Regressor(**FAST, quantiles=[0.1, 0.9]).fit(X, X[:, 0]), path)

@@ -20,6 +20,7 @@ from ..nn import VariationalDropout, recurrent_layer
 from ..options import ModelOptions
 from .task import State
 
+RIDGE_SHARE = "ridge_share"  # buffer of a network that predicts together with ridge regression
 Pooling = Literal["last", "mean", "max", "none"]
 
 
@@ -264,6 +265,12 @@ class SequenceModel(nn.Module):
             classes,
             **_recurrent(options),
         )
+
+    @property
+    def part_of(self) -> str:
+        """Of which predictions this is only a part, in words; empty if it is all of them."""
+        share = float(getattr(self, RIDGE_SHARE, 0.0))
+        return f"ridge regression has a share of {share:.0%} in what is predicted next to this network" if share else ""
 
     def read(self, inputs: Tensor) -> Tensor:
         """What the recurrent layers read of inputs."""

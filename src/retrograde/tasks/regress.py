@@ -22,14 +22,12 @@ from ..errors import DataError, OptionError
 from ..options import ModelOptions, Options
 from ..runs.scores import RIDGE
 from . import metrics, quantiles
-from .models import SequenceModel
+from .models import RIDGE_SHARE, SequenceModel
 from .quantiles import Intervals, column, levels_of, middle_of, ordered, pinball, places_of
 from .ridge import AVERAGED_FROM, Ridge
 from .sequences import Encoded, SequenceBatch, SequencePredictor, SequenceReader, SequenceTask, padded, scored_batches
 from .task import Row, share_kept
 from .whole import WholePrediction
-
-SHARE = "ridge_share"  # name of the buffer
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,12 @@ class RegressionReader(SequenceReader):
         """See `SequenceReader.network`; a buffer of it is the share of the ridge regression in the predictions."""
         network = super().network(options)
         if self.averages:
-            network.register_buffer(SHARE, torch.zeros(()))
+            network.register_buffer(RIDGE_SHARE, torch.zeros(()))
         return network
 
     def added(self, network: nn.Module, inputs: Ragged, chosen: NDArray[np.int64]) -> Any:
         """See `SequenceReader.added`: the share of the ridge regression; that of the network is in its weights."""
-        share = float(network.get_buffer(SHARE)) if self.averages else 0.0
+        share = float(network.get_buffer(RIDGE_SHARE)) if self.averages else 0.0
         return share * self.ridge(inputs, chosen)[:, None] if self.ridge is not None and share else 0.0
 
     def batch(self, data: Encoded, chosen: NDArray[np.int64]) -> NumberBatch:
@@ -146,11 +144,6 @@ class RegressionPredictor(SequencePredictor[RegressionReader]):
 
     reader_type = RegressionReader
 
-    def __init__(self, reader: RegressionReader, network: nn.Module) -> None:
-        super().__init__(reader, network)
-        if reader.starts:
-            network.part_of = "its predictions are ridge regression plus this network"  # type: ignore[assignment]
-
     def whole(self) -> WholePrediction:
         """See `Predictor.whole`."""
         reader, columns = self.reader, self.reader.columns
@@ -158,7 +151,8 @@ class RegressionPredictor(SequencePredictor[RegressionReader]):
         if reader.levels or scaler is None or columns.classes(columns.features):
             what = "quantiles" if reader.levels else "texts" if scaler is None else "categories"
             raise OptionError(f"a run with {what} cannot be exported as a whole: export run.model, its network alone.")
-        return WholePrediction(self.network, scaler, reader.target, reader.ridge if reader.starts else None)
+        share = float(self.network.get_buffer(RIDGE_SHARE)) if reader.averages else 0.0
+        return WholePrediction(self.network, scaler, reader.target, reader.ridge if share else None, share)
 
     def _baselines(self, data: Encoded) -> dict[str, dict[str, float]]:
         return self.reader.simple_scores(data)
@@ -263,7 +257,7 @@ class RegressionTask(SequenceTask[NumberBatch, RegressionReader]):
         with torch.no_grad():
             output.weight.mul_(share)
             output.bias.mul_(share)
-            network.get_buffer(SHARE).fill_(1 - share)
+            network.get_buffer(RIDGE_SHARE).fill_(1 - share)
         return (
             f"the network is {'better' if certainty >= 0 else 'worse'} than ridge regression by {abs(certainty):.1f} "
             f"standard errors on the validation part, so its share in the predictions is {share:.0%}, that of ridge "

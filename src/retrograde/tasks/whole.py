@@ -1,7 +1,7 @@
 """The whole of a prediction as one module: from numbers in the units of the data to numbers in those of the target.
 
-It is what `retrograde.export` writes of a run, whose network reads scaled numbers, puts out scaled ones and may add to
-ridge regression.
+It is what `retrograde.export` writes of a run, whose network reads scaled numbers, puts out scaled ones and may share
+the prediction with ridge regression.
 
 Tests: `tests/tasks/test_whole.py`.
 """
@@ -36,7 +36,8 @@ class WholePrediction(nn.Module):
         From ``(T, B, F)`` scaled numbers to ``(B, 1)``.
     inputs, target : Scaler
     ridge : Ridge, optional
-        What the network adds to.
+    share : float
+        Of the ridge regression in the prediction; that of the network is in its weights.
     """
 
     inputs_mean: Tensor
@@ -46,15 +47,19 @@ class WholePrediction(nn.Module):
     weights: Tensor | None
     bias: Tensor
 
-    def __init__(self, network: nn.Module, inputs: Scaler, target: Scaler, ridge: Ridge | None) -> None:
+    def __init__(
+        self, network: nn.Module, inputs: Scaler, target: Scaler, ridge: Ridge | None, share: float = 0.0
+    ) -> None:
         super().__init__()
         self.network = network
         self.steps = None if ridge is None else ridge.steps
         for name, scaler in (("inputs", inputs), ("target", target)):
             self.register_buffer(f"{name}_mean", torch.from_numpy(np.array(scaler.mean, dtype=np.float64)))
             self.register_buffer(f"{name}_scale", torch.from_numpy(np.array(scaler.scale, dtype=np.float64)))
-        self.register_buffer("weights", None if ridge is None else torch.from_numpy(ridge.weights.astype(np.float64)))
-        self.register_buffer("bias", torch.tensor(0.0 if ridge is None else ridge.bias, dtype=torch.float64))
+        self.register_buffer(
+            "weights", None if ridge is None else torch.from_numpy(share * ridge.weights.astype(np.float64))
+        )
+        self.register_buffer("bias", torch.tensor(0.0 if ridge is None else share * ridge.bias, dtype=torch.float64))
 
     @property
     def ranges(self) -> Ranges:
