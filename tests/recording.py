@@ -13,6 +13,7 @@ rounding differs from machine to machine.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -125,16 +126,36 @@ def _close(a: float, b: float, rel: float) -> bool:
     return math.isclose(a, b, rel_tol=rel, abs_tol=rel * 1e-3)
 
 
+def place_of(request: pytest.FixtureRequest) -> Path:
+    """The file in which the results of a test are recorded."""
+    return Path(request.path).parent / "recorded" / f"{Path(request.path).stem}.json"
+
+
+@functools.lru_cache
+def _read(place: Path, written: float) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(place.read_text("utf-8"))
+    return found
+
+
+def read(place: Path) -> dict[str, Any]:
+    """What is recorded in a file, by test."""
+    return _read(place, place.stat().st_mtime) if place.exists() else {}
+
+
+def is_recorded(request: pytest.FixtureRequest) -> bool:
+    """Whether a test has a record, or is to get one."""
+    return "RECORD" in os.environ or request.node.name in read(place_of(request))
+
+
 @pytest.fixture
 def recorded(request: pytest.FixtureRequest) -> Callable[..., None]:
     """``recorded(value, rel=1e-3)`` compares a value with the one recorded for this test."""
-    place = Path(request.path).parent / "recorded" / f"{Path(request.path).stem}.json"
-    name = request.node.name
+    place, name = place_of(request), request.node.name
 
     def compare(value: Any, rel: float = 1e-3) -> None:
-        new = json.loads(json.dumps(described(value)))
-        known = json.loads(place.read_text("utf-8")) if place.exists() else {}
+        new, known = json.loads(json.dumps(described(value))), read(place)
         if os.environ.get("RECORD"):
+            known = dict(known)
             place.parent.mkdir(exist_ok=True)
             again = os.environ["RECORD"] == "again" and name in known
             known[name] = common(new, known[name], rel) if again else new
@@ -142,6 +163,6 @@ def recorded(request: pytest.FixtureRequest) -> Callable[..., None]:
             place.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
         assert name in known, f"nothing is recorded: RECORD=1 pytest {request.path} writes it"
         found = differences(new, known[name], rel)
-        assert not found, "\n".join(found[:20])
+        assert not found, "\n".join([*found[:20], f"RECORD=1 pytest {request.path} writes it, if this is meant"])
 
     return compare
