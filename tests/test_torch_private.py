@@ -191,3 +191,20 @@ def test_without_an_accelerator_torch_is_not_asked_for_it(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch_patches._active([]) == ["cpu"]
     assert torch_patches._active([]) == []
+
+
+def test_what_vmap_imports_is_imported_before_torch_functions_are_off(monkeypatch):
+    """As in torch 2.6, whose compiler cannot be imported without them."""
+
+    def vmap(function):
+        from torch._dynamo import is_compiling
+
+        return function if is_compiling() else None
+
+    imported = []
+    monkeypatch.setattr(torch.func, "vmap", vmap)
+    seen = lambda name: imported.append((name, torch._C._is_torch_function_enabled()))  # noqa: E731
+    monkeypatch.setattr(_torch_private, "import_module", seen)
+    with _torch_private.no_torch_functions():
+        assert not torch._C._is_torch_function_enabled()
+    assert imported == [("torch._dynamo", True)]

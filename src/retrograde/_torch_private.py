@@ -12,11 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad
+import torch.func
 import torch.overrides
 import torch.utils.checkpoint
 
@@ -102,7 +104,7 @@ def check_flow() -> None:
 
 # ---- torch function modes and transforms -------------------------------------------------------------------------
 
-no_torch_functions: Callable[[], AbstractContextManager[None]] = _find("torch._C.DisableTorchFunction")
+_functions_off: Callable[[], AbstractContextManager[None]] = _find("torch._C.DisableTorchFunction")
 no_tensor_subclasses: Callable[[], AbstractContextManager[None]] = _find("torch._C.DisableTorchFunctionSubclass")
 SET_GRAD_ENABLED: object = _find("torch._C._set_grad_enabled")  # what a torch function mode sees of torch.no_grad()
 functorch_active: Callable[[], bool] = _find("torch._C._are_functorch_transforms_active") or (lambda: True)
@@ -110,6 +112,15 @@ _count_modes: Callable[[], int] = _find("torch._C._len_torch_function_stack") or
 _modes: Callable[[], list[Any]] | None = _find("torch.overrides._get_current_function_mode_stack")
 _count_dispatch: Callable[[], int] = _find("torch._C._len_torch_dispatch_stack") or (lambda: 1)
 _batched = tuple(_find(f"torch._C._functorch.{name}") for name in ("is_batchedtensor", "is_legacy_batchedtensor"))
+
+
+def no_torch_functions() -> AbstractContextManager[None]:
+    """Switch torch functions off inside the block."""
+    if (
+        COMPILER in torch.func.vmap.__code__.co_names
+    ):  # torch 2.6: its first call imports the compiler, which needs them
+        import_module(COMPILER)
+    return _functions_off()
 
 
 def function_mode_needs_operators() -> bool:
