@@ -63,11 +63,16 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def located(source: str) -> Iterator[None]:
-    """Put the name of the data before a `DataError` that begins with a row or column of it."""
+def located(source: str, arrays: bool = False) -> Iterator[None]:
+    """Put the name of the data before a `DataError` that begins with a row or column of it.
+
+    arrays: the data is sequences in memory, X: row 1 is X[0].
+    """
     try:
         yield
     except DataError as error:
-        if re.match(r"(row|column) \S", str(error)):
+        if arrays and (found := re.match(r"row (\d+)", str(error))):
+            error.args = (f"X[{int(found[1]) - 1}]{str(error)[found.end() :]}",)
+        elif re.match(r"(row|column) \S", str(error)):
             error.args = (f"{source}, {error}",)
         raise

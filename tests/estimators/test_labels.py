@@ -124,7 +124,7 @@ def test_pipelines_and_searches(fitted):
         ([np.zeros((3, 2)), object()], ["a", "b"], r"X\[1\] is not an array of numbers"),
         ([np.zeros((3, 2, 2))] * 2, ["a", "b"], r"X\[0\] has 3 dimensions"),
         ([np.zeros(3), "text"], ["a", "b"], "both texts and numbers"),
-        (np.zeros((3, 2, 2, 2)), [0, 1, 0], "dim 4"),
+        (np.zeros((3, 2, 2, 2)), [0, 1, 0], r"X has the shape \(3, 2, 2, 2\): an array of sequences is"),
         ([np.zeros(3)] * 3, ["a", "b"], "X has 3 sequences and y has 2"),
         ([np.zeros(3)] * 4, ["a", None, "b", "a"], r"y\[1\] is None"),
         ([np.zeros(3)] * 4, "label", "goes with a DataFrame"),
@@ -176,7 +176,7 @@ def test_a_tag_is_needed_for_each_step():
     ("X", "y", "said"),
     [
         (np.arange(6.0), list("ababab"), "Expected 2D array, got 1D array instead: Reshape your data either using"),
-        (np.ones((6, 3, 4, 2)), list("ababab"), "dim 4"),
+        (np.ones((6, 3, 4, 2)), list("ababab"), "N sequences of T steps and C channels"),
         ([np.ones(4)] * 6, [["a", "b"]] * 6, r"y should be a 1d array, got an array of shape \(6, 2\)"),
         (5, list("ababab"), "X is 5: give a list of sequences"),
         ([], [], "X has no sequences"),

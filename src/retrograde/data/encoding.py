@@ -36,6 +36,8 @@ class Scaler(NamedTuple):
             try:
                 for some in _together(arrays, channels):
                     found.partial_fit(some)
+            except DataError:  # of the arrays themselves
+                raise
             except ValueError:  # infinite
                 raise _too_large() from None
         if not hasattr(found, "mean_"):
@@ -170,8 +172,9 @@ class Encoder:
         """Encode records; an empty text becomes one unknown token, an empty row of numbers one step of the mean."""
         if self.tokenizer is None:
             return [self._scaled(record) for record in records]
-        if any(record.tokens is None for record in records):
-            raise DataError("this model reads text; name the --text column.")
+        for record in records:
+            if record.tokens is None:
+                raise DataError(f"row {record.rows[0] + 1} is numbers, and this model reads text.")
         if self.tokenizer.pre_tokenizer is not None:
             numbers = self._tokenized([" ".join(_pieces(record, True)) for record in records])
         else:
@@ -201,7 +204,7 @@ class Encoder:
     def _scaled(self, record: LabelledSequence) -> NDArray[Any]:
         assert self.scaler is not None
         if record.values is None:
-            raise DataError("this model reads numbers; name the --features columns.")
+            raise DataError(f"row {record.rows[0] + 1} is a text, and this model reads numbers.")
         values, filled = fill(_finite(record, self.size))
         self.filled += filled
         self.empty += not len(values)

@@ -19,10 +19,37 @@ Frame = nw.DataFrame[Any]
 
 def as_frame(data: Any) -> Frame | None:
     """A frame as narwhals sees it; None if it is something else."""
+    columns = getattr(data, "columns", None)
+    if columns is not None and hasattr(data, "iloc") and not columns.is_unique:
+        raise DataError(f"X has two columns of the name {columns[columns.duplicated()][0]!r}: rename one.")
     found = nw.from_native(data, pass_through=True)
     if isinstance(found, nw.LazyFrame):
         return found.collect()
     return found if isinstance(found, nw.DataFrame) else None
+
+
+def arrow_of(frame: Frame) -> pyarrow.Table:
+    """A frame as a table of Arrow; cells that are arrays (T, C) become lists of lists.
+
+    Raises DataError if a column has cells that no table can have.
+    """
+    try:
+        return frame.to_arrow()
+    except (pyarrow.ArrowException, TypeError, ValueError):
+        pass
+    columns = {name: [_plain(cell) for cell in frame[name].to_list()] for name in frame.columns}
+    found = {}
+    for name, cells in columns.items():
+        try:
+            found[name] = pyarrow.array(cells, from_pandas=True)
+        except (pyarrow.ArrowException, TypeError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise DataError(f"column {name!r} of the frame cannot be read: {words:.150}.") from None
+    return pyarrow.table(found)
+
+
+def _plain(cell: Any) -> Any:
+    return cell.tolist() if isinstance(cell, np.ndarray) else cell
 
 
 def is_wide(frame: Frame) -> bool:
@@ -37,7 +64,7 @@ def with_column(frame: Frame, usual: str, values: Any) -> tuple[pyarrow.Table, s
             f"X has {len(frame):,} rows and y has {len(values):,} entries: give one for each row, or the name of a "
             "column."
         )
-    table, name = frame.to_arrow(), usual
+    table, name = arrow_of(frame), usual
     while name in table.column_names:
         name += "_"
     cells = [one.tolist() if isinstance(one, np.ndarray) else one for one in values]

@@ -59,7 +59,7 @@ class Sequences:
             target=("target",) if number else (),
             features=() if text else ("values",),
         )
-        self.source = f"{len(records):,} {'texts' if text else 'sequences'} in memory"
+        self.source = f"{counted(len(records), 'text' if text else 'sequence')} in memory"
         self.notes: list[str] = []
 
     @classmethod
@@ -149,6 +149,8 @@ def _inputs(inputs: Any) -> list[Input]:
 def _input(one: Any, name: str) -> Input:
     if isinstance(one, str):
         return one, None
+    if one is None or (isinstance(one, float) and one != one):
+        raise DataError(f"{name} is {one}: the sequence is missing.")
     numeric = isinstance(one, np.ndarray) and one.dtype.kind in "biufc"
     if isinstance(one, list | tuple | np.ndarray) and not numeric and any(isinstance(word, str) for word in one):
         return [str(word) for word in one], None
@@ -185,7 +187,7 @@ def _labels(labels: Any, name: str) -> tuple[LabelType, list[str]]:
     kind = {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(array.dtype.kind, "str")
     names = [str(one) if kind == "str" else label_text(one) or "" for one in array.tolist()]
     for place, (one, text) in enumerate(zip(labels, names, strict=True)):
-        if one is None or not text:
+        if one is None or one != one or not text:
             raise DataError(f"{name}[{place}] is {one}, which is not a label.")
     return kind, names
 

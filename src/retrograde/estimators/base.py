@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import shutil
+import tempfile
 import textwrap
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,7 +23,7 @@ from ..data.files import AUTO
 from ..doctor import Diagnosis, diagnose
 from ..doctor.diagnosis import examined
 from ..doctor.runs import SECONDS, after_training
-from ..errors import OptionError
+from ..errors import OptionError, RunError
 from ..experiment import measure_flow, train
 from ..flow import GradientFlow, gradient_flow
 from ..measuring import random_states_kept
@@ -106,7 +108,7 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         given = {name: value for name, value in self._given().items() if name != "random_state"}
         state = self.random_state
         seed = state if isinstance(state, int) else int(check_random_state(state).randint(2**31 - 1))
-        kept, folder = _Kept(), TemporaryDirectory(prefix="retrograde-", ignore_cleanup_errors=True)
+        kept, folder = _Kept(), _Folder()
         threads = torch.get_num_threads()
         try:
             with random_states_kept():
@@ -124,9 +126,7 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         return {name: value for name, value in found.items() if value is not self._defaults[name]
                 and (isinstance(value, np.ndarray) or value != self._defaults[name])}  # fmt: skip
 
-    def _adopt(
-        self, run: TrainedRun, folder: TemporaryDirectory[str] | None = None, task: Task[Any] | None = None
-    ) -> None:
+    def _adopt(self, run: TrainedRun, folder: _Folder | None = None, task: Task[Any] | None = None) -> None:
         """Use a run from now on; its temporary folder goes with the estimator."""
         self.run_, self._folder, self._trained_on = run, folder, task
 
@@ -141,6 +141,8 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             If there is a run already and ``overwrite`` is false, or the folder cannot be written to.
         """
         check_is_fitted(self, "run_")
+        if RunFolder(path).has_run() and not overwrite:
+            raise RunError(f"{path} already contains a run: give overwrite=True to replace it.")
         _write(RunFolder(path), _contents(self.run_.folder), overwrite)
         return Path(path)
 
@@ -174,7 +176,7 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         files = state.pop("run_", None)
         super().__setstate__(state)
         if files is not None:
-            folder = TemporaryDirectory(prefix="retrograde-", ignore_cleanup_errors=True)
+            folder = _Folder()
             path = Path(folder.name) / type(self).__name__
             _write(RunFolder(path), files, False)
             with random_states_kept():
@@ -227,6 +229,14 @@ class Estimator(ABC, BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             with random_states_kept():
                 measure_flow(task, self.run_.model, self.run_.config.options.seed, folder)
         return write(folder.path)
+
+
+class _Folder:
+    """A temporary folder that goes, silently, with the last estimator that uses it."""
+
+    def __init__(self) -> None:
+        self.name = tempfile.mkdtemp(prefix="retrograde-")
+        weakref.finalize(self, shutil.rmtree, self.name, ignore_errors=True)
 
 
 def _constructor(defaults: Mapping[str, Any]) -> Callable[..., None]:

@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from ..tasks.labelled import LabelledPredictor
 from ..training import TrainedRun
-from .sequences import SequenceEstimator
+from .sequences import SequenceEstimator, in_one_line
 
 
 class _Labels(SequenceEstimator):
@@ -76,7 +76,8 @@ class Classifier(ClassifierMixin, _Labels, task="classify"):  # type: ignore[mis
         return self._score("accuracy", super().score, X, y, sample_weight)
 
     def _check_targets(self, y: Any) -> None:
-        check_classification_targets(y)
+        with in_one_line():
+            check_classification_targets(y)
 
 
 class Tagger(_Labels, task="tag"):

@@ -1,6 +1,6 @@
 """What estimators of sequences (`Classifier`, `Tagger`, `Regressor`) take: arrays, lists, texts, frames.
 
-Tests: `tests/estimators/test_labels.py`.
+Tests: `tests/estimators/test_frames.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.sparse import issparse  # type: ignore[import-untyped]
 from sklearn.utils import Tags, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..data.frames import as_frame, is_wide, with_column
+from ..data.frames import arrow_of, as_frame, is_wide, with_column
 from ..data.memory import Sequences
 from ..errors import DataError, OptionError
 from .base import ROLES, Estimator
@@ -75,19 +75,24 @@ class SequenceEstimator(Estimator):
         """Data as training and predicting take it, and the column of a table that has y."""
         frame = as_frame(X)
         roles = [name for name in ROLES if getattr(self, name, None) is not None]
-        if frame is not None and (roles or isinstance(y, str) or self._per_step or not is_wide(frame)):
+        if frame is not None and (
+            roles or isinstance(y, str) or self._per_step or not is_wide(frame) or (not reset and self._reads(frame))
+        ):
             return self._of_frame(frame, y, reset)
         if roles and reset:
-            raise OptionError(f"{roles[0]}={getattr(self, roles[0])!r} names a column of a DataFrame; X is none.")
+            what = f"{roles[0]}={getattr(self, roles[0])!r}"
+            raise OptionError(f"{what} names a column of a DataFrame; X is a {type(X).__name__}.")
         if isinstance(y, str):
-            raise DataError(f"y is {y!r}: the name of a column goes with a DataFrame; X is none.")
+            raise DataError(f"y is {y!r}: the name of a column goes with a DataFrame; X is a {type(X).__name__}.")
+        if not self._per_step and not self._numbers:
+            _check_labels(y)
         if frame is None and (hasattr(X, "__array__") or _are_rows(X)) and not isinstance(X, np.ndarray):
             X = np.asarray(X)
         flat = frame is not None or issparse(X) or (isinstance(X, np.ndarray) and _is_flat(X))
         if flat and not self._per_step and (reset or getattr(self, "_flat", False)):
             X, y = self._of_table(X, y, reset)
         elif y is not None and not self._per_step:
-            with _in_one_line():
+            with in_one_line():
                 y = column_or_1d(y, warn=True)
         found = Sequences.of(X, y, self._per_step, self._numbers)
         if y is not None:
@@ -98,11 +103,17 @@ class SequenceEstimator(Estimator):
                 self.n_features_in_ = next((r.values.shape[1] for r in found.records if r.values is not None), 1)
         return found, None
 
+    def _reads(self, frame: Any) -> bool:
+        """Whether the network was trained on columns of a frame, rather than on sequences in memory."""
+        columns = self.run_.predictor.reader.columns  # type: ignore[attr-defined]
+        names = {*columns.read, *columns.group, *filter(None, [columns.text])}
+        return names not in ({"values"}, {"text"}) or names <= {*frame.columns}
+
     def _of_table(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         """Two dimensions, as scikit-learn checks them: a row is a sequence of one channel."""
         checks: dict[str, Any] = {"reset": reset, "ensure_all_finite": "allow-nan", "dtype": "numeric"}
         checks["ensure_min_samples"] = 2 if reset else 1  # one is held out
-        with _in_one_line():
+        with in_one_line():
             if y is None:
                 return validate_data(self, X, **checks), None
             found: tuple[Any, Any] = validate_data(self, X, y, y_numeric=self._numbers, **checks)
@@ -112,9 +123,18 @@ class SequenceEstimator(Estimator):
         if reset:
             self._flat = False
             self.n_features_in_ = len(frame.columns) - (isinstance(y, str) and y in frame.columns)
-        if isinstance(y, str) or y is None:
-            return frame.to_arrow(), y
-        return with_column(frame, "y", list(y))
+        if y is None or (reset and isinstance(y, str)):
+            return arrow_of(frame), y
+        if reset:
+            return with_column(frame, "y", list(y))
+        columns = self.run_.predictor.reader.columns  # type: ignore[attr-defined]
+        trained = columns.label or columns.target[0]
+        if y == trained if isinstance(y, str) else False:
+            return arrow_of(frame), trained
+        cells = frame[y].to_list() if isinstance(y, str) and y in frame.columns else y
+        if isinstance(cells, str):
+            raise DataError(f"X has no column {cells!r}; there are {', '.join(map(repr, frame.columns))}.")
+        return with_column(frame.drop(trained, strict=False), trained, list(cells))
 
     def _check_targets(self, y: Any) -> None:
         """Refuse targets of a kind that this estimator does not learn."""
@@ -140,18 +160,26 @@ class SequenceEstimator(Estimator):
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
+def in_one_line() -> Iterator[None]:
     """Raise what scikit-learn finds wrong as a DataError in one line, without the values."""
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         words = re.sub(r"\narray=.*\.\n", " ", str(error), flags=re.DOTALL)
+        words = re.sub(r"\n\[.*", "", words, flags=re.DOTALL)
         raise DataError(" ".join(words.split())) from None
+
+
+def _check_labels(y: Any) -> None:
+    """Refuse labels of which one is missing, before NumPy turns it into a text."""
+    for place, label in enumerate(y if isinstance(y, list | tuple) or hasattr(y, "tolist") else ()):
+        if label is None or (isinstance(label, float) and label != label):
+            raise DataError(f"y[{place}] is {label}, which is not a label.")
 
 
 def _is_flat(array: NDArray[Any]) -> bool:
     """Whether an array is a table of numbers rather than one of sequences or texts."""
-    return array.ndim != 3 and not (array.ndim == 1 and array.dtype.kind in "OU")
+    return array.ndim < 3 and not (array.ndim == 1 and array.dtype.kind in "OU")
 
 
 def _are_rows(X: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from ..data.frames import as_frame, frame_of
+from ..data.frames import arrow_of, as_frame, frame_of
 from ..data.roles import Columns
 from ..errors import DataError
 from ..tasks.forecast import ForecastPredictor
@@ -44,7 +44,7 @@ class GivenSeries:
             return cls._of_pandas(y, X)
         frame = as_frame(y)
         if frame is not None:
-            table = frame.to_arrow()
+            table = arrow_of(frame)
             if X is not None:
                 table, names = _beside(table, X)
                 return cls(table, "frame", {"features": ",".join(names)}, frame.head(0))
@@ -130,7 +130,7 @@ class GivenSeries:
             frame = as_frame(X)
             if frame is None:
                 raise DataError("X must be a DataFrame, as the series are.")
-            ahead = frame.to_arrow()
+            ahead = arrow_of(frame)
         needed = [*columns.group, *filter(None, [columns.time]), *columns.known_future]
         if lacking := [name for name in needed if name not in ahead.column_names]:
             raise DataError(f"X lacks the column {lacking[0]!r} of the steps to come.")
@@ -247,7 +247,7 @@ def _beside(table: pyarrow.Table, X: Any) -> tuple[pyarrow.Table, list[str]]:
     other = as_frame(X)
     if other is None or len(other) != len(table):
         raise DataError("X must be a DataFrame with a row for each row of y.")
-    more = other.to_arrow()
+    more = arrow_of(other)
     names = [name for name in more.column_names if name not in table.column_names]
     for name in names:
         table = table.append_column(name, more[name])

@@ -173,7 +173,7 @@ class SequenceReader:
                     targets.append(self.targets(record, len(encoded), source.source))
                     yield encoded
 
-        with located(source.source):
+        with located(source.source, isinstance(source, Sequences)):
             arrays = Ragged.of(inputs(), self.input_type)
         if not len(arrays):
             raise DataError(f"{source.source} has no sequences.")
@@ -194,7 +194,7 @@ class SequenceReader:
         records = records_of(source, columns, self.per_step)
         while block := list(islice(records, BLOCK)):
             found: list[Any] = [None] * len(block)
-            with located(source.source):
+            with located(source.source, isinstance(source, Sequences)):
                 inputs = Ragged.of(self.encoder.encode(block), self.input_type)
             for chosen, outputs in scored_batches(network, inputs):
                 numbers = outputs.numpy() + self.added(network, inputs, chosen)
@@ -298,6 +298,7 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
     def __init__(self, source: Any, options: Options, files: Mapping[str, str] | None = None) -> None:
         super().__init__(source, options, files)
         table = open_source(source, options.encoding)
+        self.arrays = isinstance(table, Sequences)  # rather than rows of a table
         self.fingerprint = fingerprint(source, options.validation, options.test)
         if files is not None:
             self.reader: R = self.reader_type.from_files(files)  # type: ignore[assignment]  # reader_type is its class
@@ -351,7 +352,7 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
         options: DataOptions = replace(
             asked, lowercase=lowercase, max_length=max_length, min_count=least_count(asked, count)
         )
-        with located(self.source):
+        with located(self.source, self.arrays):
             return Encoder.fit(records, options, columns.classes(columns.features))
 
     def _split(self, table: Table | Sequences, columns: Columns) -> NDArray[np.int8]:

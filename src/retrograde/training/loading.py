@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..data.formats import in_memory
-from ..data.frames import as_frame, frame_of
+from ..data.frames import arrow_of, as_frame, frame_of
 from ..data.memory import Sequences
 from ..errors import RunError
 from ..memory import enough_memory, shortage
@@ -77,7 +77,7 @@ class TrainedRun:
         """
         frame = as_frame(data)
         named = in_memory(data) or frame is not None or isinstance(data, str | Path)
-        source = frame.to_arrow() if frame is not None else data if named else Sequences.of(data)
+        source = arrow_of(frame) if frame is not None else data if named else Sequences.of(data)
         rows = list(self.predictor.predict(source, self.config.options.encoding, probabilities))
         if frame is None:
             return rows
