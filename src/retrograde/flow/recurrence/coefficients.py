@@ -45,7 +45,8 @@ def by_autograd(run: Trajectory) -> dict[str, Tensor]:
     """The coefficients of any cell, by differentiating `Cell.step`; padding is not considered."""
 
     def derivatives(of: Tensor, by: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(of.sum(), by, retain_graph=True, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(of.sum(), by, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return tuple(a.detach() for a in found)  # torch 2.6: the zeros of what is unused ask for a gradient
 
     with torch.inference_mode(False), torch.enable_grad():
         x, u, state = run.products()
