@@ -47,6 +47,30 @@ def test_vanishing_hurts_only_where_the_data_asks_for_memory():
     assert not late.found("vanishing_hurts") and late.found("vanishing_harmless")
 
 
+def test_a_training_that_left_half_of_what_inputs_explain_is_not_healthy():
+    def batches(lag, noise):
+        draw = torch.Generator().manual_seed(0)
+        x = torch.randn(12, 256, 1, generator=draw)
+        y = x[-1, :, 0] + (x[-1 - lag, :, 0] if lag else 0.0) + noise * torch.randn(256, generator=draw)
+        return [(x[:, i : i + 64], y[i : i + 64]) for i in range(0, 256, 64)]
+
+    torch.manual_seed(0)
+    model = Last(nn.GRU)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(50):
+        for x, y in batches(0, 0.0):
+            optimizer.zero_grad()
+            squared(model(x), y).mean().backward()
+            optimizer.step()
+    made = rg.doctor.TrainingRecord(updates=200)
+    for record in (made, None):  # that the loss is half of chance says that it was trained
+        half = rg.diagnose(model, batches(3, 0.0), squared, record=record)
+        assert half.verdict == "cannot tell" and "the clearest are of 3 steps ago" in half.notes[-1]
+        assert rg.diagnose(model, batches(0, 1.0), squared, record=record).verdict == "healthy"
+    falling = rg.doctor.TrainingRecord(updates=200, losses=[2 - i / 200 for i in range(200)])
+    assert rg.diagnose(model, batches(3, 0.0), squared, record=falling).verdict == "healthy"
+
+
 UNTRAINED = rg.doctor.TrainingRecord(updates=0)
 
 

@@ -151,6 +151,25 @@ def test_partly_learned_the_signal_that_is_left_decides():
     assert finding.numbers["left_peak"] == 19 and "left to learn is clearest at lag 19" in finding.rule
 
 
+def test_partly_learned_the_inputs_tell_what_is_left_where_no_gradient_does():
+    def both(seed=1, count=200, noise=0.0):
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.randn(20, count, 1, generator=draw)
+        return x, x[-1, :, 0] + (noise * torch.randn(count, generator=draw) if noise else x[3, :, 0])
+
+    model = started(Net(hidden=8), 0.5)
+    record = train(model, both, updates=150, count=64)
+
+    def numbers(**options):
+        exam = Examination(model, samples_of([both(**options)], squared), model, record)
+        vars(exam)["left"] = rg.flow.NetworkSignal([], 200, 1, False, 0.7)  # as of a network whose gradient is too weak
+        return [finding.numbers for finding in memory.vanishing(exam) if finding.severity == "sick"]
+
+    (own,) = numbers()
+    assert own["left_lag"] == 16 and own["left_share"] > 0.8
+    assert not numbers(noise=1.0)
+
+
 def test_what_is_learned_without_looking_at_the_sequences_does_not_hide_that_the_rest_is_not():
     """Half of the loss is what comes at which step; the gradient reaches by now, but it did not as training began."""
 

@@ -18,6 +18,7 @@ from ..errors import FlowError, OptionError
 from ..flow.summary import sparkline
 from ..measuring import backward_in_eval_mode
 from ..runs.folder import without_nan
+from ..words import counted
 from .charts import drawn
 from .examination import Examination, TrainingRecord, samples_of, untrained_twin
 from .findings import Finding, Kind
@@ -299,6 +300,9 @@ def examined(
     stage("prescriptions")
     prescriptions = prescribe(examination, findings)
     remaining, risk = _outlook(examination, sick)
+    learnable = "" if sick or failures else _learnable(examination)
+    if learnable:
+        examination.notes.append(learnable)
     trained = bool(examination.record.updates)
     unlearned = trained and remaining > THRESHOLDS.unlearned_share.value and not examination.beats
     unexplained = math.isnan(remaining) or unlearned
@@ -316,7 +320,31 @@ def examined(
         time.perf_counter() - began,
         risk,
         remaining,
-        not remaining <= THRESHOLDS.solved_share.value and (bool(failures) or unexplained),
+        not remaining <= THRESHOLDS.solved_share.value and (bool(failures) or unexplained or bool(learnable)),
+    )
+
+
+def _learnable(examination: Examination) -> str:
+    """What says that a training that has ended has left something that its inputs explain; empty if nothing does.
+
+    Noise that is left is explained by no input.
+    """
+    remaining, solved = examination.progress.remaining, THRESHOLDS.solved_share.value
+    trained = examination.record.updates or remaining < THRESHOLDS.unlearned_share.value
+    if not remaining > solved or not trained or examination.record.updates == 0 or examination.unfinished:
+        return ""
+    try:
+        found = examination.remainder
+    except FlowError:  # said in the notes of the rules
+        return ""
+    share = 0.0 if found is None else found.explained()
+    if found is None or not share * remaining > THRESHOLDS.learnable_share.value:
+        return ""
+    return (
+        f"The loss is {remaining:.0%} of chance, and of the errors that are left the inputs explain {share:.0%} (a "
+        f"linear regression of {found.sequences} sequences from all others; the clearest are of "
+        f"{counted(found.clearest(), 'step')} ago): there is more to learn, and none of the findings that are looked "
+        "for explains why it was not."
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
+from ..flow.learning_signal.remainder import Remainder, remainder_of
 from ..flow.learning_signal.spans import LABEL as SPANS
 from ..flow.learning_signal.stream import fewest_of, gains_of
 from ..flow.recording.batches import SequenceSubset
@@ -258,6 +259,11 @@ class Examination:
     def left(self) -> NetworkSignal:
         """What the network has left to learn."""
         return signal_left(self.model, self.samples, _own, alpha=THRESHOLDS.alpha.value)
+
+    @cached_property
+    def remainder(self) -> Remainder | None:
+        """What the inputs explain of what the network has not learned; None if that is not known."""
+        return remainder_of(self.model, self.samples, _own)
 
     @cached_property
     def need(self) -> Need | None:

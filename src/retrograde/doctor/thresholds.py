@@ -48,6 +48,16 @@ class THRESHOLDS:
         "share of what all steps explain of the errors at which the last steps that explain so much are enough",
         "docs/doctor.md: need",
     )
+    left_share = Threshold(
+        0.05,
+        "share of the loss at chance, explained by inputs that the gradient does not reach, that is worth learning",
+        "that of solved_share",
+    )
+    learnable_share = Threshold(
+        0.1,
+        "the same of all inputs, above which a training that ended is not healthy without an explanation",
+        "that of unsolved_share",
+    )
     prognosis_risk = Threshold(0.5, "risk above which a task will not be learned as it stands", "even odds")
     risk_share = Threshold(
         10**-2.5, "share of the gradient, at the lag of the signal, at which the risk is 50 %", "docs/doctor.md: risk"

@@ -114,11 +114,26 @@ def _hurts(exam: Examination, need: Need, travel: Travel, numbers: dict[str, flo
         return f"risk {risk:.0%} > {least:.0%} before training" if risk > least else ""
     peak = exam.left.peak
     if peak is None or peak <= travel.reach:
-        return ""
+        return _left_beyond(exam, travel, numbers)
     numbers["left_peak"] = peak
     return (
         f"what is left to learn is clearest at lag {peak} > reach {travel.reach:.0f}, with loss "
         f"{exam.progress.remaining:.0%} of chance > {THRESHOLDS.solved_share.value:.0%}"
+    )
+
+
+def _left_beyond(exam: Examination, travel: Travel, numbers: dict[str, float]) -> str:
+    """The same where no gradient shows it: the errors are predicted from the inputs directly."""
+    found, least = exam.remainder, THRESHOLDS.left_share.value
+    beyond = int(travel.reach) + 1
+    share = 0.0 if found is None else found.explained(beyond)
+    if found is None or not share * exam.progress.remaining > least:
+        return ""
+    lag = found.clearest(beyond)
+    numbers |= {"left_lag": lag, "left_share": share}
+    return (
+        f"inputs of {beyond} steps ago and more explain {share:.0%} of the errors that are left (the clearest of "
+        f"{counted(lag, 'step')} ago), {share * exam.progress.remaining:.0%} > {least:.0%} of chance"
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import FlowError
 from ...flow import gradient_flow, sequence_gradients
 from ...flow.clip import replayed
+from ...words import counted
 from ..attempts import Recipe, attempt, is_adam, momentum_of, updates_within
 from ..examination import Examination, TrainingRecord
 from ..findings import Chart, Curve, Finding, Kind
@@ -22,6 +23,7 @@ from ..thresholds import THRESHOLDS
 _BATCHES = 8  # whose gradient norms are measured before training
 _ITERATIONS = 30  # products with the Hessian
 _NOTHING_LEFT = 1e-5  # share of the largest product: what is left is rounding
+_FOLLOWED = 128  # sequences of which each has its gradient measured
 _RATES = 5  # most learning rates of a trial, each a tenth of the one before
 _SECONDS = 5.0  # longest time of a trial
 
@@ -164,11 +166,16 @@ _EPSILON = 1e-8  # torch's default in Adam
 
 def _spiking(exam: Examination) -> str:
     """Which sequences of the first sample have gradients far above the others', and at which lags."""
-    sample, factor = exam.samples[0], THRESHOLDS.spike.value
+    whole, factor = exam.answer.sequences <= _FOLLOWED, THRESHOLDS.spike.value
+    sample = exam.samples[0] if whole else exam.few
     try:
         found = sequence_gradients(exam.model, *sample.inputs, loss=sample.loss).exploding(factor)
         if not found:
-            return f"With the present weights, no sequence of the first batch has {factor:g} times the median."
+            looked = "" if whole else "that was looked at "
+            return f"With the present weights, no sequence of the first batch {looked}has {factor:g} times the median."
+        if not whole:
+            some = counted(len(found), "sequence", "has")
+            return f"Of some sequences of the first batch that were looked at, {some} {factor:g} times the median."
         names = ", ".join(f"{name} ({norm:.3g})" for name, norm in found[:3])
         flow = gradient_flow(exam.model, *sample.inputs, loss=sample.loss, reduce="none")
         lags = flow.by_lag()[0]  # (lags, B)

@@ -237,13 +237,13 @@ def fewest_of(
     Where single steps, and pairs of them, explain less than half of the errors, by a linear regression
     (`windows.fewest_linear`). None where that does not tell, and where states of several steps are read.
     """
-    kept, several = _kept(model, batches, loss, seed)
+    kept, several = kept_for(model, batches, loss, seed)
     if several or not kept:
         return None
     found = [fewest_for(list(own), longest, shares) for own in zip(*kept, strict=True) if _differ(own)]
     known = [own for own in found if own is not None]
     if not known or len(known) < len(found):
-        several_losses, _ = _kept(model, batches, loss, seed, longest) if len(kept[0]) == 1 else ([], False)
+        several_losses, _ = kept_for(model, batches, loss, seed, longest) if len(kept[0]) == 1 else ([], False)
         return fewest_linear(list(map(list, zip(*(several_losses or kept), strict=True))), shares)
     return tuple(
         max(lags) if share == max(shares) else sorted(lags)[len(lags) // 2]
@@ -259,18 +259,25 @@ def gains_of(
     At a constant output, by the last lag of each bin up to that of ``longest``. None where one state is read, or there
     is a loss at every step.
     """
-    kept, several = _kept(model, batches, loss, seed)
+    kept, several = kept_for(model, batches, loss, seed)
     return gains([own for (own,) in kept], longest, EFFORT) if several and kept else None
 
 
-def _kept(
-    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, seed: int, longest: int | None = None
+def kept_for(
+    model: Callable[..., Any],
+    batches: Any,
+    loss: Callable[..., Tensor] | None,
+    seed: int,
+    longest: int | None = None,
+    *,
+    constant: str | None = "zero",
 ) -> tuple[list[list[Compared]], bool]:
-    """By batch, inputs and errors of one loss or some, at a constant output; and whether several states are read.
+    """By batch, inputs and errors of one loss or some; and whether several states are read.
 
     ``longest``: of losses by step, some that have so many steps before them.
+    ``constant``: the output at which the errors are taken, None for that of the network.
     """
-    stream = _Stream(model, _Limits(SEQUENCES, 0.01, seed, EFFORT), "zero", compares=True)
+    stream = _Stream(model, _Limits(SEQUENCES, 0.01, seed, EFFORT), constant, compares=True)
     kept: list[list[Compared]] = []
     for sample in each_sample(batches, loss):
         found = stream._stacks(sample)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .spans import RIDGES, SURE, Compared, left_out, together, values_of
 
-__all__ = ["fewest_for", "fewest_linear"]
+__all__ = ["by_lag", "fewest_for", "fewest_linear"]
 
 SEQUENCES = 512
 EFFORT = 2e9  # multiplications of one window
@@ -43,7 +43,7 @@ def fewest_for(kept: Sequence[Compared], longest: int, shares: Sequence[float]) 
     """
     data = together(kept, SEQUENCES, EFFORT)
     e = data.errors
-    rows = _by_lag(data, values_of(data.inputs, data.live))
+    rows = by_lag(data, values_of(data.inputs, data.live))
     whole = e.square().sum() * (len(e) / (len(e) - 1)) ** 2
 
     @cache
@@ -78,7 +78,7 @@ def fewest_linear(every: Sequence[Sequence[Compared]], shares: Sequence[float]) 
         parts += [_last_steps(own, longest if len(every) > 1 else len(own.inputs)) for own in kept]
         sequence.append(torch.arange(sum(len(own.errors) for own in kept), device="cpu"))
     data = together(parts, len(every) * SEQUENCES, EFFORT)
-    rows, e = _by_lag(data, data.inputs), data.errors
+    rows, e = by_lag(data, data.inputs), data.errors
     order = torch.cat(sequence)[: len(e)]
     if not _resemble(rows):
         return None
@@ -143,7 +143,7 @@ def _left_by_ridge(rows: Tensor, e: Tensor) -> Tensor:
     return least
 
 
-def _by_lag(data: Compared, v: Tensor) -> Tensor:
+def by_lag(data: Compared, v: Tensor) -> Tensor:
     """Values of every step by their lag from the last step that is read `(lags, B, D)`."""
     steps = torch.arange(len(data.live), device="cpu").unsqueeze(1)
     last = torch.where(data.memory == 0, steps, 0).amax(0)

@@ -1,0 +1,87 @@
+"""What a trained network has not learned, compared with the inputs directly: no gradient is asked.
+
+A network that has learned half of its task may have a gradient that is too weak, or too different from sequence to
+sequence, to show a signal of the other half. So its errors are predicted from the inputs of each step, those of every
+sequence from all others (linear ridge regression): what inputs of more than ℓ steps before the loss explain of them
+must be remembered for longer than ℓ steps. Errors that are noise are explained by nothing.
+
+Tests: `tests/flow/test_remainder.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .spans import SURE, Compared, left_out, together
+from .statistic import Array
+from .stream import kept_for
+from .windows import SEQUENCES, by_lag
+
+__all__ = ["Remainder", "remainder_of"]
+
+EFFORT = 2e9  # multiplications of one regression
+
+
+class Remainder:
+    """The errors of a network next to the inputs by lag, for one loss of each sequence or some."""
+
+    def __init__(self, every: Sequence[Sequence[Compared]]) -> None:
+        """every: by loss, its batches."""
+        data = [together(list(own), SEQUENCES, EFFORT) for own in every]
+        self._pairs = [(by_lag(own, own.inputs), own.errors) for own in data]
+        self.sequences = min(len(e) for _, e in self._pairs)
+
+    def explained(self, first: int = 0) -> float:
+        """The share of the errors that the inputs from lag ``first`` on explain; 0 where it may be chance.
+
+        That is where it is not above 0 by three standard errors, over sequences.
+        """
+        gain, whole = torch.zeros(self.sequences, dtype=torch.float64), 0.0
+        for rows, e in self._pairs:
+            if first >= len(rows):
+                continue
+            rows, e = rows[first:, : self.sequences], e[: self.sequences]
+            own = (e - e.mean(0)).square().sum(1)
+            gain += own - left_out(_each(rows), e).square().sum(1)
+            whole += float(own.sum())
+        sure = float(gain.sum()) > SURE * float(gain.std()) * self.sequences**0.5
+        return float(gain.sum()) / whole if sure and whole > 0 else 0.0
+
+    def consistency(self) -> Array:
+        """By lag, how much the errors have in common with the inputs of that step alone: ‖Σ x eᵀ‖² / (Σ‖x‖² Σ‖e‖²)."""
+        found = np.zeros(max(len(rows) for rows, _ in self._pairs))
+        for rows, e in self._pairs:
+            sizes = rows.square().sum((1, 2)) * float(e.square().sum())
+            together_ = torch.einsum("lbi,bp->lip", rows, e).square().sum((1, 2))
+            found[: len(rows)] += (together_ / sizes.clamp(min=1e-300)).numpy()
+        return found / len(self._pairs)
+
+    def clearest(self, first: int = 0) -> int:
+        """The lag from ``first`` on with the largest `consistency`."""
+        return first + int(self.consistency()[first:].argmax())
+
+
+def remainder_of(
+    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, longest: int | None = None
+) -> Remainder | None:
+    """Compare the errors of a network, as it is, with its inputs.
+
+    longest: of losses by step, some that have so many steps before them; by default the last.
+    Returns None where the loss reads states of several steps: `signal_left` compares inputs there.
+    Raises FlowError as `signal_left` does.
+    """
+    kept, several = kept_for(model, batches, loss, 0, longest, constant=None)
+    if several or not kept:
+        return None
+    every = [own for own in zip(*kept, strict=False) if any(bool((one.errors != one.errors[:1]).any()) for one in own)]
+    return Remainder(every) if every else None
+
+
+def _each(rows: Tensor) -> Tensor:
+    """Similarities of the inputs of every step `(lags, B, D)`, added up."""
+    return sum((row @ row.T for row in rows), rows.new_zeros(rows.shape[1], rows.shape[1]))

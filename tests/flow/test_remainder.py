@@ -1,0 +1,65 @@
+"""What inputs explain of the errors of a network, without a gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from retrograde.flow.learning_signal.remainder import remainder_of
+
+
+class Last(nn.Module):
+    """Says of each sequence what its last input was, through a layer that keeps nothing."""
+
+    def __init__(self, *, every=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.every = nn.RNN(1, 1), nn.Linear(1, 1), every
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                p.fill_({"layer.weight_ih_l0": 0.1, "head.weight": 10.0}.get(name, 0.0))
+
+    def forward(self, x):
+        h = self.layer(x)[0]
+        return self.head(h if self.every else h[-1]).squeeze(-1)
+
+
+def squared(output, target):
+    return (output - target).square()
+
+
+def drawn(lag, noise, count=300, steps=20, seed=0, every=False):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(steps, count, 1, generator=generator)
+    y = x[..., 0] + (x.roll(lag, 0)[..., 0] if lag else 0.0)
+    y = y if every else y[-1]
+    return x, y + noise * torch.randn(y.shape, generator=generator)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_what_is_left_is_explained_by_the_lag_that_is_not_known(every):
+    found = remainder_of(Last(every=every), [drawn(7, 0.0, every=every)], squared)
+    assert found.clearest() == 7 and found.explained() > 0.9
+    assert found.explained(7) > 0.9 and found.explained(8) == 0.0
+
+
+def test_noise_halves_what_is_explained_of_the_errors():
+    found = remainder_of(Last(), [drawn(7, 1.0)], squared)
+    assert found.explained() == pytest.approx(0.5, abs=0.1) and found.clearest(3) == 7
+
+
+def test_noise_that_is_left_is_explained_by_nothing():
+    chance = [remainder_of(Last(), [drawn(0, 1.0, seed=seed)], squared).explained() for seed in range(40)]
+    assert sum(share > 0 for share in chance) <= 1
+
+
+def test_batches_are_put_together_and_heads_that_pool_have_none():
+    batches = [drawn(7, 0.0, count=64, seed=seed) for seed in range(4)]
+    assert remainder_of(Last(), batches, squared).sequences == 256
+
+    class Mean(Last):
+        def forward(self, x):
+            return self.head(self.layer(x)[0].mean(0)).squeeze(-1)
+
+    assert remainder_of(Mean(), batches, squared) is None
