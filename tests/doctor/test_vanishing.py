@@ -232,6 +232,18 @@ def test_noise_and_parity_cannot_be_told():
     assert not found([memory.no_signal], Net(), late)
 
 
+def test_targets_that_belong_to_the_next_input_are_not_called_a_matter_of_memory():
+    def shifted(later=1, count=200, seed=1):
+        x = torch.randn(12, count, 1, generator=torch.Generator().manual_seed(seed))
+        return x, x.roll(-later, 0)[..., 0]  # the last target is the first input
+
+    for later in (1, 2):
+        own = found(memory.RULES, Net(nn.GRU, last=False), partial(shifted, later))
+        assert list(own) == ["targets_ahead"] and own["targets_ahead"][0].numbers["ahead"] == later
+        assert own["targets_ahead"][0].severity == "unknown"
+    assert "targets_ahead" not in found(memory.RULES, Net(nn.GRU, last=False), partial(shifted, -1))
+
+
 def test_few_sequences_do_not_say_that_there_is_no_signal():
     """In 40 of them a lag must explain a quarter of the errors to be seen."""
     torch.manual_seed(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from retrograde.flow.learning_signal.remainder import remainder_of
+from retrograde.flow.learning_signal.remainder import ahead_of, remainder_of
 
 
 class Last(nn.Module):
@@ -63,3 +63,13 @@ def test_batches_are_put_together_and_heads_that_pool_have_none():
             return self.head(self.layer(x)[0].mean(0)).squeeze(-1)
 
     assert remainder_of(Mean(), batches, squared) is None
+
+
+@pytest.mark.parametrize("later", [1, 3])
+def test_targets_of_later_inputs_are_seen_ahead(later):
+    x = torch.randn(20, 300, 1, generator=torch.Generator().manual_seed(0))
+    found = ahead_of(Last(every=True), [(x, x.roll(-later, 0)[..., 0])], squared, 4)
+    assert found.clearest() == 4 - later and found.explained(0, 3) > 0.9 and found.explained(4) == 0.0
+    earlier = ahead_of(Last(every=True), [(x, x.roll(later, 0)[..., 0])], squared, 4)
+    assert earlier.clearest() == 4 + later and earlier.explained(0, 3) == 0.0
+    assert ahead_of(Last(), [(x, x[-1, :, 0])], squared, 4) is None  # one loss per sequence

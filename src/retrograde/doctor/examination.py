@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..flow import GradientFlow, NetworkSignal, Sample, gradient_flow, need_of, samples_of, signal_left
-from ..flow.learning_signal.remainder import Remainder, remainder_of
+from ..flow.learning_signal.remainder import Remainder, ahead_of, remainder_of
 from ..flow.learning_signal.spans import LABEL as SPANS
 from ..flow.learning_signal.stream import fewest_of, gains_of
 from ..flow.recording.batches import SequenceSubset
@@ -39,6 +39,7 @@ MOST, FEWEST = 32, 8  # sequences whose gradients are followed
 FEWEST_TARGETS = 8  # steps with a loss that are followed
 RISK_WIDTH = 0.5  # decades of the gradient over which the risk falls from 73 % to 27 %
 WIDEST = 512  # numbers of an output whose covariance is taken apart
+AHEAD = 4  # steps after that of a loss whose inputs are compared with it
 SCORED, SCORED_LOSSES = 8, 50_000  # samples over which the loss is averaged, and losses in them
 SCORED_SEQUENCES = 64  # of small samples more are taken, up to so many sequences
 
@@ -264,6 +265,23 @@ class Examination:
     def remainder(self) -> Remainder | None:
         """What the inputs explain of what the network has not learned; None if that is not known."""
         return remainder_of(self.model, self.samples, _own)
+
+    @cached_property
+    def ahead(self) -> tuple[int, float]:
+        """How many steps later the input is that tells the target of a step, and how much it explains; 0 if none does.
+
+        Asked where nothing is learned of targets by step. What was before the step, or at it, must explain nearly
+        nothing.
+        """
+        if self.answer.final or not self.unlearned:
+            return 0, 0.0
+        found = ahead_of(self.untrained, self.samples, _own, AHEAD)
+        if found is None:
+            return 0, 0.0
+        share, least = found.explained(0, AHEAD - 1), THRESHOLDS.ahead_share.value
+        if not share > least or found.explained(AHEAD) > THRESHOLDS.unsolved_share.value:
+            return 0, 0.0
+        return AHEAD - int(found.consistency()[:AHEAD].argmax()), share
 
     @cached_property
     def need(self) -> Need | None:

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     # Data and wiring
     INPUT_SCALE = "input_scale"
     TARGET_SCALE = "target_scale"
+    TARGETS_AHEAD = "targets_ahead"
     CONSTANT_OUTPUT = "constant_output"
     OUTPUT_RANGE = "output_range"
     RANDOM_OUTPUT = "random_output"
@@ -179,6 +180,12 @@ FINDINGS: Mapping[Kind, About] = {
     ),
     Kind.TARGET_SCALE: About(
         "scale of the targets", "sick", "The targets are far from the range that the output starts in."
+    ),
+    Kind.TARGETS_AHEAD: About(
+        "targets of later inputs",
+        "unknown",
+        "What is asked at a step is told by inputs that come later, and by none before: labels that are shifted "
+        "against the inputs, or a forecast of what cannot be foreseen.",
     ),
     Kind.CONSTANT_OUTPUT: About(
         "constant output", "sick", "The network gives nearly the same output for every sequence."

@@ -53,6 +53,11 @@ class THRESHOLDS:
         "share of the loss at chance, explained by inputs that the gradient does not reach, that is worth learning",
         "that of solved_share",
     )
+    ahead_share = Threshold(
+        0.5,
+        "share of the errors that later inputs must explain, and earlier ones not, for targets to be theirs",
+        "the larger half",
+    )
     learnable_share = Threshold(
         0.1,
         "the same of all inputs, above which a training that ended is not healthy without an explanation",

@@ -35,7 +35,7 @@ def vanishing(exam: Examination) -> Iterable[Finding]:
     """Need, the longest lag that the data asks for, against reach, where 1 % of the gradient is left."""
     travel = exam.travel
     try:
-        need = exam.need
+        need = None if exam.ahead[0] else exam.need
     except FlowError:
         if math.isfinite(travel.reach) and not exam.solved:
             fraction = THRESHOLDS.reach_fraction.value
@@ -242,7 +242,7 @@ def no_signal(exam: Examination) -> Iterable[Finding]:
     """The task is not learned, and no lag has a signal."""
     asked, unlearned = exam.asked, exam.unlearned
     sizes = [float(np.nanmax(signal.size, initial=0.0)) for signal in asked.layers]
-    if exam.need is not None or not unlearned:
+    if exam.ahead[0] or exam.need is not None or not unlearned:
         return
     if asked.constant or not max(sizes, default=0.0) > 0:
         raise FlowError("No gradient differs between sequences, so what the data asks for is not known.")
@@ -449,4 +449,21 @@ def _sensitivity(exam: Examination, name: str) -> float:
     return float(gradient.double().norm() * weight.detach().double().norm() / mean.detach().abs().clamp_min(1e-30))
 
 
-RULES = (vanishing, no_signal, truncation, one_direction, curse)
+def targets_ahead(exam: Examination) -> Iterable[Finding]:
+    """Targets by step that later inputs tell, in a network that sees only earlier ones."""
+    ahead, share = exam.ahead
+    if not ahead:
+        return
+    later, least = counted(ahead, "step"), THRESHOLDS.ahead_share.value
+    yield Finding(
+        Kind.TARGETS_AHEAD,
+        f"the input {later} later tells most of the target of a step (later inputs explain {share:.0%}), and those up "
+        "to the step nearly nothing. If each target belongs to an input, the targets are shifted: shift them back by "
+        f"{later}, or let the layer run in both directions. If they are a forecast, inputs up to now do not tell it.",
+        {"ahead": ahead, "share": share},
+        f"explained by later inputs {share:.0%} > {least:.0%}, not by earlier ones, and {exam.unlearned}",
+        ruled_out=(f"a solved task: {exam.unlearned}",),
+    )
+
+
+RULES = (targets_ahead, vanishing, no_signal, truncation, one_direction, curse)

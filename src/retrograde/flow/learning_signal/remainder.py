@@ -22,7 +22,7 @@ from .statistic import Array
 from .stream import kept_for
 from .windows import SEQUENCES, by_lag
 
-__all__ = ["Remainder", "remainder_of"]
+__all__ = ["Remainder", "ahead_of", "remainder_of"]
 
 EFFORT = 2e9  # multiplications of one regression
 
@@ -36,8 +36,8 @@ class Remainder:
         self._pairs = [(by_lag(own, own.inputs), own.errors) for own in data]
         self.sequences = min(len(e) for _, e in self._pairs)
 
-    def explained(self, first: int = 0) -> float:
-        """The share of the errors that the inputs from lag ``first`` on explain; 0 where it may be chance.
+    def explained(self, first: int = 0, last: int | None = None) -> float:
+        """The share of the errors that the inputs of lags ``first`` to ``last`` explain; 0 where it may be chance.
 
         That is where it is not above 0 by three standard errors, over sequences.
         """
@@ -45,7 +45,7 @@ class Remainder:
         for rows, e in self._pairs:
             if first >= len(rows):
                 continue
-            rows, e = rows[first:, : self.sequences], e[: self.sequences]
+            rows, e = rows[first : None if last is None else last + 1, : self.sequences], e[: self.sequences]
             own = (e - e.mean(0)).square().sum(1)
             gain += own - left_out(_each(rows), e).square().sum(1)
             whole += float(own.sum())
@@ -79,6 +79,21 @@ def remainder_of(
     if several or not kept:
         return None
     every = [own for own in zip(*kept, strict=False) if any(bool((one.errors != one.errors[:1]).any()) for one in own)]
+    return Remainder(every) if every else None
+
+
+def ahead_of(
+    model: Callable[..., Any], batches: Any, loss: Callable[..., Tensor] | None, steps: int
+) -> Remainder | None:
+    """What the targets of a step have in common with inputs after it, by step: the first lag is so many steps ahead.
+
+    At a constant output. Returns None where there is not a loss at every step, or layers do not only run forward.
+    Raises FlowError as `need_of` does.
+    """
+    kept, several = kept_for(model, batches, loss, 0, ahead=steps)
+    if several or not kept or len({len(own) for own in kept}) > 1:
+        return None
+    every = [own for own in zip(*kept, strict=True) if any(bool((one.errors != one.errors[:1]).any()) for one in own)]
     return Remainder(every) if every else None
 
 

@@ -33,6 +33,7 @@ from .both_ways import Tower
 from .encoder_decoder import Relay
 from .joint import Joint, JointTest
 from .score import SIZE, ScoreTest
+from .singles import at_single_steps
 from .spans import Compared, SpanTest, compared_of, gains
 from .statistic import FEWEST, Array, Signal, Tally, add, check
 from .sweep import SIZE as WIDTH
@@ -47,7 +48,6 @@ NEGLIGIBLE = 0.1  # of the largest consistency
 EFFORT = 2e10  # multiplications: a few seconds of one core
 PLANNED = 256  # sequences that the effort is planned for: so many targets of each are followed that it is enough
 FEWEST_TARGETS = 4
-PLACES = 3  # losses of an encoder-decoder of which it is asked how few steps tell them
 KEPT = 2**25  # numbers of one layer's adjoints that are kept at a time
 
 READS = {
@@ -271,43 +271,31 @@ def kept_for(
     longest: int | None = None,
     *,
     constant: str | None = "zero",
+    ahead: int = 0,
 ) -> tuple[list[list[Compared]], bool]:
     """By batch, inputs and errors of one loss or some; and whether several states are read.
 
     ``longest``: of losses by step, some that have so many steps before them.
     ``constant``: the output at which the errors are taken, None for that of the network.
+    ``ahead``: how many inputs after the step of the loss are taken, too; of other losses than by step, and layers that
+    do not run forward, there is nothing then.
     """
     stream = _Stream(model, _Limits(SEQUENCES, 0.01, seed, EFFORT), constant, compares=True)
     kept: list[list[Compared]] = []
     for sample in each_sample(batches, loss):
         found = stream._stacks(sample)
-        if not isinstance(found, Compared) and found[0].lags is not None:
+        by_step = not isinstance(found, Compared) and found[0].lags is None
+        if isinstance(found, Compared):
+            kept.append([found])
+        elif not by_step:
             return [], False
-        kept.append([found] if isinstance(found, Compared) else _at_single_steps(found[0], longest))
+        else:
+            kept.append(at_single_steps(found[0], longest, ahead))
+        if ahead and (not by_step or not kept[-1]):
+            return [], False
         if sum(len(own[0].errors) for own in kept) >= SEQUENCES:
             break
     return kept, bool(set(stream.notes) & set(READS.values()))
-
-
-def _at_single_steps(stack: Stack, longest: int | None) -> list[Compared]:
-    """Inputs and errors of the last loss by step, of an encoder-decoder of some losses, as of one per sequence.
-
-    ``longest``: of some losses with so many steps before them in a layer that runs forward.
-    """
-    count, chosen = 1, None
-    if stack.relay is not None:
-        count = min(PLACES, len(stack.targets))
-        chosen = stack.targets[torch.linspace(len(stack.targets) - 1, 0, count, device="cpu").round().long()]
-    elif longest is not None and stack.tower is None:
-        late = stack.targets[stack.targets >= longest]
-        count = min(PLACES, max(1, len(late)))
-        chosen = late[torch.linspace(len(late) - 1, 0, count, device="cpu").round().long()] if len(late) else None
-    found = []
-    for latest_first, errors in zip(*Sweep(stack, stack.asked, torch.float64).windows(chosen, count)[:2], strict=True):
-        lags, batch = latest_first.shape[:2]
-        memory = torch.arange(lags, device="cpu").flip(0).unsqueeze(1).expand(-1, batch)
-        found.append(Compared(latest_first.flip(0), memory >= 0, errors, False, memory))
-    return found
 
 
 def _differ(same: Sequence[Compared]) -> bool:

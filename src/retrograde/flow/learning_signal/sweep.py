@@ -296,10 +296,13 @@ class Sweep:
         part._right = {label: [a[:, some] for a in both] for label, both in self._right.items()}
         return part
 
-    def windows(self, targets: Tensor | None, most: int) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    def windows(
+        self, targets: Tensor | None, most: int, ahead: int = 0
+    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
         """For some targets (the last ``most``): the inputs, latest first `(lags, B, I)`, and the errors `(B, P)`.
 
-        With one loss per sequence also the step of lag 0 of each `(B,)`.
+        With one loss per sequence also the step of lag 0 of each `(B,)`. ``ahead``: so many inputs after the step of
+        the loss come first, of layers that run forward with a loss at every step.
         """
         x = self._stack[0].x
         if self._relay is not None:
@@ -315,7 +318,7 @@ class Sweep:
         if not self.final:
             chosen = (self.targets if targets is None else targets)[-most:].tolist()
             together = torch.cat(self.errors, -1)
-            return [x[: t + 1].flip(0) for t in chosen], [together[t] for t in chosen], None
+            return [x[: t + 1 + ahead].flip(0) for t in chosen], [together[t] for t in chosen], None
         last = next(iter(self._lag_of.values()))[0].clamp(min=0)  # the step of lag 0
         k = last.unsqueeze(0) - torch.arange(len(x), device="cpu").unsqueeze(1)
         latest = x.gather(0, k.clamp(min=0).unsqueeze(-1).expand_as(x)) * (k >= 0).unsqueeze(-1)
