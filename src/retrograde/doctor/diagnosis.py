@@ -300,12 +300,12 @@ def examined(
     stage("prescriptions")
     prescriptions = prescribe(examination, findings)
     remaining, risk = _outlook(examination, sick)
-    learnable = "" if sick or failures else _learnable(examination)
-    if learnable:
-        examination.notes.append(learnable)
     trained = bool(examination.record.updates)
     unlearned = trained and remaining > THRESHOLDS.unlearned_share.value and not examination.beats
     unexplained = math.isnan(remaining) or unlearned
+    learnable = "" if sick or failures or unexplained else _learnable(examination)
+    if learnable:
+        examination.notes.append(learnable)
     if unexplained and not failures and all(finding.severity == "note" for finding in findings):
         examination.notes.append(
             "How much of the task is learned is not known: give record=TrainingRecord(chance=…, floor=…)."
