@@ -67,7 +67,8 @@ def test_the_laboratory_is_left_alone() -> None:
 
 TABLE = {"cell": "gru", "patience": 12}
 SEQUENCE = TABLE | {"bidirectional": True, "lr": 0.005, "schedule": "cosine"}
-NUMBERS, WORDS = SEQUENCE | {"pooling": "max"}, SEQUENCE | {"dropout": 0.5}
+WORDS = SEQUENCE | {"dropout": 0.5}
+NUMBERS = {name: value for name, value in SEQUENCE.items() if name != "patience"} | {"pooling": "max"}
 FEW = {"epochs": 60, "eval_every": 12}
 TEXT = WORDS | {"pooling": "max"}
 
@@ -81,7 +82,8 @@ TEXT = WORDS | {"pooling": "max"}
             DataShape("classify", 150, 45, steps=400),
             NUMBERS | {"eval_every": 75, "chrono": 400, "hidden_size": 64},
         ),
-        (DataShape("classify", 149, 45, steps=3), NUMBERS | {"eval_every": 75, "epochs": 11}),
+        (DataShape("classify", 149, 359, steps=3), NUMBERS | {"eval_every": 75, "epochs": 11}),
+        (DataShape("classify", 149, 360, steps=3), NUMBERS | {"eval_every": 75, "epochs": 11, "patience": 12}),
         (DataShape("classify", 10, 200, reads_tokens=True), TEXT | {"min_count": 2} | FEW),
         (DataShape("classify", 10, 199, reads_tokens=True), TEXT | FEW),
         (DataShape("classify", 2000, 9, steps=500, reads_tokens=True), TEXT | {"eval_every": 500}),

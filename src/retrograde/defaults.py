@@ -19,6 +19,7 @@ LEAST_UPDATES = 600  # however small the data is
 LEAST_OF_NUMBERS = 1500  # the same, for one answer to a sequence of numbers
 EVALUATIONS = 50  # of a training whose epochs are short, about
 PATIENCE = 12  # evaluations
+WAITED_FOR = 360  # sequences of numbers to classify, of which a tenth tell when the best weights are found
 TEXTS = 200  # sequences from which words that occur once are treated as unknown
 PASSES = 150  # over the data, from which a network learns sequences of numbers by heart
 LONG = 400  # steps from which a sequence counts as long
@@ -65,14 +66,10 @@ def chosen(shape: DataShape, options: Options, given: Collection[str]) -> dict[s
     every = max(10, min(500, math.ceil(max(shape.batches / 2, updates / EVALUATIONS))))
     if options.eval_every is None:
         found["eval_every"] = Choice(every, f"half an epoch, and at most {EVALUATIONS} times in {updates:,} updates")
-    if (
-        shape.task == "classify"
-        and not shape.reads_tokens
-        and "mixup" not in given
-        and updates > PASSES * shape.batches
-    ):
+    numbers = shape.task == "classify" and not shape.reads_tokens
+    if numbers and "mixup" not in given and updates > PASSES * shape.batches:
         found["mixup"] = Choice(0.4, f"seen {updates // shape.batches} times, sequences are learned by heart otherwise")
-    if "patience" not in given and shape.task in DATA:
+    if "patience" not in given and shape.task in DATA and not (numbers and shape.sequences < WAITED_FOR):
         found["patience"] = Choice(PATIENCE, "longer without a better evaluation hardly ever helped")
     return found
 
