@@ -121,11 +121,7 @@ class DataOptions:
         "none", "Weight of labels in the loss; balanced: rare labels weigh as much as frequent ones.", tasks=LABELLED
     )
     mixup: float = _table(
-        0.0,
-        "Mix pairs of sequences, by shares of Beta(a, a), in half of the batches.",
-        minimum=0,
-        tasks=CLASSIFY,
-        by_data=CLASSIFY,
+        0.0, "Train on mixtures of two sequences, by shares of Beta(a, a).", minimum=0, tasks=CLASSIFY, by_data=CLASSIFY
     )
 
 

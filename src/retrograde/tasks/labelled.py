@@ -34,7 +34,6 @@ from .task import Row, State
 __all__ = ["LabelledBatch", "LabelledPredictor", "LabelledTask", "TaggingPredictor", "TaggingTask"]
 
 MANY_CLASSES = 1000
-MIXED = 0.5  # share of batches that are mixtures: of mixtures alone, differences in size are learned badly
 FEW = 40  # validation sequences below which one more that is right says little
 
 
@@ -373,8 +372,6 @@ class LabelledTask(SequenceTask[LabelledBatch, LabelledReader]):
         if not self.options.mixup:
             return batch
         random = np.random.default_rng([self.options.seed, 0x313, step])  # a resumed training mixes alike
-        if random.random() >= MIXED:
-            return batch
         share = random.beta(self.options.mixup, self.options.mixup)
         categories = self.reader.columns.classes(self.reader.columns.features)
         return batch.mixed(torch.from_numpy(random.permutation(len(batch.targets))), share, categories)
