@@ -72,6 +72,15 @@ def test_frozen_layers_and_a_whole_optimizer_are_right():
     assert not found(model, start, TrainingRecord("adam", 0.02, updates=8), [not_trained])
 
 
+def test_updates_below_rounding_are_not_missing():
+    model, start, _ = trained(plain, rounds=1)
+    with torch.no_grad():
+        model.head.bias.copy_(start.head.bias)
+        model.layer.weight_ih_l0.mul_(1e-3)
+        model.head.weight.fill_(1e3)  # the gradient of the layer is far larger than that of the bias
+    assert not found(model, start, TrainingRecord("sgd", 0.02, updates=8), [not_trained])
+
+
 def test_an_optimizer_of_a_copy_says_nothing():
     model, start, record = trained(plain, rounds=1)
     assert not found(copy.deepcopy(model), start, record, [not_trained])

@@ -21,6 +21,7 @@ from .training import first_norms
 __all__ = ["RULES"]
 
 _SECONDS, _UPDATES = 3.0, 300  # of the trial, at most
+_SEEN = 1e-3  # share of the largest gradient from which updates are seen in float32
 _SAMPLES, _SEQUENCES = (
     4,
     64,
@@ -33,9 +34,9 @@ def not_trained(exam: Examination) -> Iterable[Finding]:
     if not unsolved or exam.record.updates == 0:
         return
     named = {name: p for name, p in exam.model.named_parameters() if p.requires_grad}
-    reached = _with_gradient(exam)
-    missing, why = _missing(exam, named)
-    missing = [name for name in missing if name in reached]
+    sizes = _gradients(exam)
+    missing, why, least = _missing(exam, named)
+    missing = [name for name in missing if sizes.get(name, 0.0) > least * max(sizes.values())]
     if not missing:
         return
     are = "is" if len(missing) == 1 else "are"
@@ -52,32 +53,36 @@ def not_trained(exam: Examination) -> Iterable[Finding]:
     )
 
 
-def _missing(exam: Examination, named: dict[str, torch.nn.Parameter]) -> tuple[list[str], str]:
-    """Names of parameters that are not trained, and how that is known."""
+def _missing(exam: Examination, named: dict[str, torch.nn.Parameter]) -> tuple[list[str], str, float]:
+    """Names of parameters that are not trained, how that is known, and the least share of the largest gradient.
+
+    Updates by a gradient that is far smaller than the largest, and clipped with it, may be below rounding.
+    """
     optimizer = exam.record.torch_optimizer
     if optimizer is not None:
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = [name for name, p in named.items() if id(p) not in own]
         if 0 < len(missing) < len(named):  # else it may be the optimizer of a copy
-            return missing, "not in the optimizer"
+            return missing, "not in the optimizer", 0.0
     if not exam.start_given or exam.untrained is exam.model or not exam.record.updates:
-        return [], ""
+        return [], "", 0.0
     start = dict(exam.untrained.named_parameters())
     same = [name for name, p in named.items() if name in start and torch.equal(start[name].detach(), p.detach())]
-    return same, "as at the start, bit for bit"
+    return same, "as at the start, bit for bit", _SEEN
 
 
-def _with_gradient(exam: Examination) -> set[str]:
-    """Names of the parameters to which a gradient that is not 0 comes, in up to four batches."""
+def _gradients(exam: Examination) -> dict[str, float]:
+    """By parameter, the largest norm of its gradient in up to four batches."""
     named = [(name, p) for name, p in exam.model.named_parameters() if p.requires_grad]
-    found: set[str] = set()
+    found: dict[str, float] = {}
     for sample in exam.samples[:4]:
         with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
             losses = ask(sample.inputs, sample.loss).losses
             if not losses.requires_grad:
                 continue
             gradients = torch.autograd.grad(losses.sum(), [p for _, p in named], allow_unused=True)
-        found |= {name for (name, _), g in zip(named, gradients, strict=True) if g is not None and bool(g.any())}
+        for (name, _), g in zip(named, gradients, strict=True):
+            found[name] = max(found.get(name, 0.0), 0.0 if g is None else float(g.double().norm()))
     return found
 
 
