@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -338,7 +339,9 @@ class Options(RunOptions, TrainingOptions, ModelOptions, ForecastOptions, DataOp
         """
         given = {name: _as_text(value, several=name in SEVERAL) for name, value in given.items()}
         if unknown := sorted(set(given) - set(OPTIONS)):
-            raise OptionError(f"there is no training option {unknown[0]!r}; there are {', '.join(sorted(OPTIONS))}.")
+            close = get_close_matches(unknown[0], OPTIONS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(OPTIONS))}."
+            raise OptionError(f"there is no training option {unknown[0]!r}; {hint}")
         for name, value in given.items():
             if isinstance(value, str) and (parse := OPTIONS[name].parse) is not None:
                 given[name] = parse(value)

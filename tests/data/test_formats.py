@@ -329,7 +329,7 @@ def test_an_index_of_dates_orders_a_frame():
 
 
 def test_frames_that_cannot_be_read():
-    with pytest.raises(DataError, match="a DataFrame of pandas cannot be read"):
+    with pytest.raises(DataError, match="column 'a' of the frame cannot be read"):
         open_table(pandas.DataFrame({"a": [1, "x", object()]}))
     with pytest.raises(DataError, match="a DataFrame of pandas has no "):
         open_table(pandas.DataFrame())

@@ -12,7 +12,7 @@ from fits import TINY, ragged
 from scipy.sparse import csr_array
 
 import retrograde as rg
-from retrograde.errors import DataError, RunError
+from retrograde.errors import DataError, OptionError, RunError
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(40, 6))
@@ -91,3 +91,26 @@ def test_temporary_folders_go_without_a_warning():
         folder = model.run_.folder
         del model
     assert not folder.exists()
+
+
+def test_rg_train_takes_the_same_frames(tmp_path):
+    cells = [np.stack([x, -x], 1) for x in X]
+    frame = pandas.DataFrame({"x": cells, "life": SIGNS.life})
+    found = rg.train(frame, tmp_path / "run", task="regress", target="life", report=False, **TINY)
+    assert found.summary.scores == rg.Regressor(**TINY).fit(frame, "life").run_.summary.scores
+    assert rg.load(tmp_path / "run").predict(frame[["x"]]).prediction.notna().all()
+    for data, message in (
+        (pandas.concat([SIGNS, WIDE[["v1"]]], axis=1), "two columns of the name 'v1': rename one"),
+        (SIGNS.assign(v1=[object()] * 40), "column 'v1' of the frame cannot be read: Could not convert"),
+        (SIGNS.life, r"a Series of pandas is one column: give a DataFrame that has its times too"),
+    ):
+        with pytest.raises(DataError, match=message):
+            rg.train(data, tmp_path / "no", task="regress", target="life")
+    with pytest.raises(OptionError, match=r"no training option 'hiden_size'; did you mean 'hidden_size'\?$"):
+        rg.train(SIGNS, tmp_path / "no", task="regress", hiden_size=3)
+
+
+def test_a_series_of_objects_is_refused_in_one_line():
+    cells = [1.0, "x", *np.arange(40.0)]
+    with pytest.raises(DataError, match="column 'y' of the frame cannot be read: Could not convert 'x'"):
+        rg.Forecaster(horizon=2, **TINY).fit(pandas.Series(cells, name="y", dtype=object))

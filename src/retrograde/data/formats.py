@@ -17,6 +17,7 @@ from .arrays import builtin_arrays, read_arrays
 from .database import literal, path_pattern
 from .delimited import read_csv, utf8
 from .files import AUTO, bytes_of, check_exists, decoded, some_of
+from .frames import arrow_of, as_frame
 from .memory import Sequences
 from .remote import is_remote, local_copy
 from .sheets import read_xlsx
@@ -165,6 +166,13 @@ def _stream(source: Any) -> pyarrow.RecordBatchReader:
     try:
         return pyarrow.RecordBatchReader.from_stream(source)
     except Exception as error:  # the errors of pyarrow, pandas and Polars have no base class in common
+        if (frame := as_frame(source)) is not None:
+            return arrow_of(frame).to_reader()
+        if type(source).__name__ == "Series":
+            raise DataError(
+                f"{name_of(source)} is one column: give a DataFrame that has its times too (of pandas "
+                "series.reset_index()), or the series itself to rg.Forecaster."
+            ) from None
         raise unreadable(name_of(source), error) from None
 
 

@@ -38,14 +38,19 @@ def arrow_of(frame: Frame) -> pyarrow.Table:
     except (pyarrow.ArrowException, TypeError, ValueError):
         pass
     columns = {name: [_plain(cell) for cell in frame[name].to_list()] for name in frame.columns}
-    found = {}
-    for name, cells in columns.items():
-        try:
-            found[name] = pyarrow.array(cells, from_pandas=True)
-        except (pyarrow.ArrowException, TypeError, ValueError) as error:
-            words = " ".join(str(error).split())
-            raise DataError(f"column {name!r} of the frame cannot be read: {words:.150}.") from None
-    return pyarrow.table(found)
+    return pyarrow.table({name: array_of(cells, name) for name, cells in columns.items()})
+
+
+def array_of(cells: Any, name: str) -> pyarrow.Array:
+    """The cells of a column of a frame as an array of Arrow.
+
+    Raises DataError with the name of the column if no table can have them.
+    """
+    try:
+        return pyarrow.array(cells, from_pandas=True)
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        words = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"column {name!r} of the frame cannot be read: {words:.150}.") from None
 
 
 def _plain(cell: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from ..data.frames import arrow_of, as_frame, frame_of
+from ..data.frames import array_of, arrow_of, as_frame, frame_of
 from ..data.roles import Columns
 from ..errors import DataError
 from ..tasks.forecast import ForecastPredictor
@@ -98,7 +98,7 @@ class GivenSeries:
         roles = {"target": ",".join(targets), "time": levels[-1], "group": ",".join(levels[:-1]), "layout": "long"}
         if features := [str(name) for name in frame.columns if name not in targets]:
             roles["features"] = ",".join(features)
-        table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
+        table = pyarrow.table({name: array_of(values, name) for name, values in columns.items()})
         return cls(table, "pandas", roles, y.iloc[:0] if len(levels) > 1 else y.iloc[-1:])
 
     def apart(self, patterns: Sequence[str]) -> dict[str, str]:
