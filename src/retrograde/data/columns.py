@@ -211,9 +211,9 @@ class _Guess:
         for name in self.free("text"):
             odd = self.cells[name].odd
             if odd is not None and odd[0] == kind and wanted(name):
-                return (
-                    f"row {odd[1] + 1}, column {name!r}: {str(odd[2])[:40]!r} is not a {kind}, as the other cells are"
-                )
+                date = kind == "time" and looks_like_date(str(odd[2]))
+                what = "written as the other times are" if date else f"a {kind}, as the other cells are"
+                return f"row {odd[1] + 1}, column {name!r}: {str(odd[2])[:40]!r} is not {what}"
         return None
 
     def repeated(self, name: str | None) -> tuple[str, ...]:
