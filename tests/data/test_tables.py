@@ -289,8 +289,8 @@ def test_a_cell_that_spoils_a_column_is_named(write):
             DAILY.replace("2020-01-07", "soon"),
             "row 7, column 'day': 'soon' is not a time, as the other cells are; fix it",
         ),
-        (DAILY.replace("2020-01-07", "07.01.2020"), r"'07\.01\.2020' is not written as the other times are; fix it"),
         (DAILY.replace("2020-01-03,3", "2020-01-03,three"), "row 3, column 'value': 'three' is not a number"),
+        (DAILY.replace("2020-01-07", "07.01.2020"), r"'07\.01\.2020' is not written as the other times are; fix it"),
     ]
     for rows, message in spoilt:
         path = write("a.csv", "day,value,more\n" + rows)
