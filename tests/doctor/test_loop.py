@@ -105,6 +105,7 @@ def test_a_loop_that_never_steps():
     assert own["training_loop"].numbers["trial"] < 0.7 * own["training_loop"].numbers["chance"]
     assert own["not_trained"].numbers["share"] == 1
     assert rg.diagnose(model, BATCHES, squared, untrained=start, record=record).verdict == "sick"
+    assert not found(model, start, record, [training_loop], given=False)  # a twin is not the start
 
 
 def test_a_loop_that_trains():
@@ -118,5 +119,5 @@ def test_noise_is_not_the_fault_of_the_loop():
     batches = [(x[:, i : i + 32], y[i : i + 32]) for i in range(0, 256, 32)]
     model = Net(nn.GRU)
     record = TrainingRecord("adam", 0.02, updates=200, losses=[1.0] * 200)
-    exam = Examination(model, samples_of(batches, squared), model, record)
+    exam = Examination(model, samples_of(batches, squared), model, record, start_given=True)
     assert not list(training_loop(exam))

@@ -89,6 +89,8 @@ def _gradients(exam: Examination) -> dict[str, float]:
 def training_loop(exam: Examination) -> Iterable[Finding]:
     """Plain updates of the initial weights learn in a moment what the recorded training did not learn at all."""
     record = exam.record
+    if not exam.start_given:  # a twin may start better than the network did
+        return
     losses = np.asarray(record.losses, dtype=np.float64)
     if record.lr is None or (not record.optimizer and record.torch_optimizer is None) or not record.updates:
         return
