@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import TINY
 
 COLUMNS = ("--task", "classify", "--group", "id", "--time", "t", "--label", "label", "--features", "x")
@@ -155,3 +156,9 @@ def test_settings_of_a_proof_are_checked_before_anything_is_measured(retrograde,
     ):
         found = retrograde("doctor", run, *words)
         assert found.code == 2 and text in found.err
+
+
+def test_the_doctor_computes_with_as_many_threads_as_are_asked_for(retrograde, run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert retrograde("doctor", run, "--threads", "3", "--no-save").code == 0 and 3 in asked

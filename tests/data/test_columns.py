@@ -152,7 +152,7 @@ def test_a_label_is_guessed_where_values_repeat(tmp_path, labels, rows, found):
     lines = [f"a text of some words number {n},c{n % labels}\n" for n in range(rows)]
     (tmp_path / "a.csv").write_text("text,kind\n" + "".join(lines))
     table = open_table(tmp_path / "a.csv")
-    if found:
+    if labels in (20, 30):
         assert columns_for(Predicts.LABEL, table, {"text": "text"})[0].label == "kind"
     else:
         with pytest.raises(DataError, match="label"):
@@ -188,3 +188,16 @@ def test_amounts_that_are_called_labels_are_named(tmp_path):
         DataError, match="'label' has amounts, not labels; name one with --label, or predict it with --task regress"
     ):
         columns_for(Predicts.LABEL, open_table(tmp_path / "a.csv"), {})
+
+
+@pytest.mark.parametrize(("rows", "labels"), [(30, 20), (30, 21), (60, 30), (60, 31)])
+def test_whole_numbers_are_labels_where_there_are_few(tmp_path, rows, labels):
+    """At most twenty, or half as many as there are rows."""
+    lines = [f"some words {n},{n % labels}" for n in range(rows)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]))
+    table = open_table(str(tmp_path / "a.csv"))
+    if labels in (20, 30):
+        assert columns_for(Predicts.LABEL, table, {})[0].label == "label"
+    else:
+        with pytest.raises(DataError, match="'label' has amounts, not labels"):
+            columns_for(Predicts.LABEL, table, {})

@@ -1,6 +1,7 @@
 """What untrusted files and names of files can do: a table, or one line that names the thing; and frames in memory."""
 
 import datetime
+import decimal
 import gzip
 import json
 import sys
@@ -405,3 +406,13 @@ def test_an_arrow_file_whose_offsets_lie_is_one_line(tmp_path):
     with pytest.raises(DataError, match="offsets") as caught:
         open_table(str(path))
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_decimals_of_a_database_are_numbers(tmp_path):
+    values = [decimal.Decimal("1.25"), None, decimal.Decimal("-3.50")]
+    prices = pyarrow.array(values, pyarrow.decimal128(9, 2))
+    lists = pyarrow.array([[values[0], values[2]], [], None], pyarrow.list_(pyarrow.decimal128(9, 2)))
+    pyarrow.parquet.write_table(pyarrow.table({"price": prices, "prices": lists}), tmp_path / "a.parquet")
+    table = open_table(str(tmp_path / "a.parquet"))
+    assert table.types["price"] == "number" and cells(str(tmp_path / "a.parquet"), "price") == [[1.25, None, -3.5]]
+    assert list(table.sample()["prices"][0]) == [1.25, -3.5]

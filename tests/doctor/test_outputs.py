@@ -104,3 +104,15 @@ def test_outputs_that_are_random_in_eval_mode_are_a_note():
 
 def test_dropout_modules_are_off_in_eval_mode():
     assert not found(RULES, Net(nn.GRU, num_layers=2, dropout=0.5).train())
+
+
+class Masked(nn.Module):
+    """Probabilities of classes, the first of which is ruled out."""
+
+    def forward(self, scores):
+        return F.softmax(torch.cat([torch.full_like(scores[..., :1], -torch.inf), scores[..., 1:]], -1), -1)
+
+
+def test_a_class_of_probability_zero_is_a_class():
+    (own,) = found(RULES, headed(Masked(), 3), classes, entropy)["output_range"]
+    assert "of a softmax (" in own.message

@@ -128,6 +128,22 @@ def test_what_is_applied_in_place_is_what_the_lines_do(make):
 # --- Remedies suit the model ------------------------------------------------------------------------------------------
 
 
+class Doubled(Last):
+    """Computes in float64."""
+
+    def forward(self, x):
+        return super().forward(x.double()).float()
+
+
+def test_a_layer_that_replaces_one_in_float64_is_in_float64():
+    lines = {
+        double: [one.python for one in remedies(model, Kind.VANISHING_HURTS, need=9, reach=2) if "rg.nn" in one.python]
+        for double, model in ((False, Last(nn.RNN)), (True, Doubled(nn.RNN).double()))
+    }
+    assert lines[True] and all(".to(next(model.parameters()))" in line for line in lines[True])
+    assert lines[False] and not any(".to(" in line for line in lines[False])
+
+
 def test_a_vanilla_network_gets_no_gate_bias_and_a_gated_one_no_relu():
     for one in remedies(Last(nn.RNN), Kind.VANISHING_HURTS, need=NEED, reach=5):
         assert one.options.get("cell") or not {"chrono", "forget_bias"} & set(one.options)

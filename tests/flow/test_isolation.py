@@ -506,6 +506,32 @@ def test_several_modules_behind_a_function_are_named_by_its_variables() -> None:
     assert "decoder.weight_hh_l0" in flow.parameters
 
 
+class InLists(nn.Module):
+    """Layers that torch does not know of, as they are in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = [nn.RNN(D, H), nn.GRU(H, H)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = layer(x)[0]
+        return x
+
+
+def test_layers_in_a_list_of_a_module_have_a_name_each() -> None:
+    flow = rg.gradient_flow(InLists(), torch.randn(T, B, D), loss=lambda output: output.square().sum(-1))
+    assert flow.layers == ["module1.l0", "module2.l0"] and "module2.weight_hh_l0" in flow.parameters
+
+
+def test_a_layer_with_two_names_in_a_function_has_one_in_the_flow() -> None:
+    first = second = nn.RNN(D, H)
+    flow = rg.gradient_flow(
+        lambda x: first(x)[0] + second(x)[0], torch.randn(T, B, D), loss=lambda o: o.square().sum(-1)
+    )
+    assert flow.layers == ["l0#1", "l0#2"] and "weight_hh_l0" in flow.parameters
+
+
 # --- Any model, any way, also when it fails -------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from retrograde.tasks import ngrams
 from retrograde.tasks.language import LanguageTask, generate, score, windows
 from retrograde.tasks.models import LanguageModel
 from retrograde.tasks.ngrams import baselines
+from retrograde.tasks.registry import new_task
 from retrograde.training import Options
 
 
@@ -313,3 +314,12 @@ def test_an_update_every_k1_steps_goes_back_k2(every: int, bptt: int) -> None:
         state = None if state is None else tuple(part.detach() for part in state)
         learnt = end
     assert learnt == len(whole)
+
+
+def test_a_text_may_be_as_long_as_bptt_and_its_first_target(tmp_path):
+    (tmp_path / "a.txt").write_text("some words and more of them " * 8)
+    given = {"task": "language", "hidden_size": 4, "embedding_size": 2}
+    trained = new_task(str(tmp_path / "a.txt"), given | {"bptt": 5}).train_tokens
+    assert new_task(str(tmp_path / "a.txt"), given | {"bptt": trained - 1}).steps_per_epoch == 1
+    with pytest.raises(DataError, match=f"too short for --bptt {trained}: .* give more text or --bptt {trained - 1}"):
+        new_task(str(tmp_path / "a.txt"), given | {"bptt": trained})
