@@ -137,7 +137,11 @@ class Doubled(Last):
 
 def test_a_layer_that_replaces_one_in_float64_is_in_float64():
     lines = {
-        double: [one.python for one in remedies(model, Kind.VANISHING_HURTS, need=9, reach=2) if "rg.nn" in one.python]
+        double: [
+            one.python
+            for one in remedies(model, Kind.VANISHING_HURTS, need=9, reach=2)
+            if "model.layer = rg.nn" in one.python
+        ]
         for double, model in ((False, Last(nn.RNN)), (True, Doubled(nn.RNN).double()))
     }
     assert lines[True] and all(".to(next(model.parameters()))" in line for line in lines[True])
