@@ -5,6 +5,7 @@ Of sentences only the numbers are: words may change. Tests without a record are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,4 +59,6 @@ def _numbers(value: Any) -> Any:
         return {key: _numbers(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_numbers(one) for one in value]
-    return NUMBER.findall(value) if isinstance(value, str) and " " in value else value
+    if isinstance(value, str) and " " in value:
+        return NUMBER.findall(re.sub(r"\S*/\S*", "", value))  # but of paths, which are others each time
+    return value
