@@ -142,7 +142,7 @@ def test_a_cell_shows_the_path_of_its_gradient_in_the_layer_chosen(make_run: Any
         state = driver.execute_script(STATE)
         return (state["row"], state["column"]) == (20, 5)
 
-    WebDriverWait(browser, 10).until(tapped, "a tap does not choose row 20, column 5")
+    WebDriverWait(browser, 30).until(tapped, "a tap does not choose row 20, column 5")
     visible = "return document.querySelector('#by-lag .plot').data.map((trace) => trace.visible && trace.meta)"
     for choice, layer in enumerate(("l0", "l1")):
         Select(browser.find_element(By.CSS_SELECTOR, "#by-lag select")).select_by_visible_text(layer)
@@ -207,7 +207,7 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(make_run: Any, opened: Any)
     for width in (320, 390, 800):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        WebDriverWait(browser, 10).until(lambda driver: overflow(driver) <= 0)  # the figures follow
+        WebDriverWait(browser, 30).until(lambda driver: overflow(driver) <= 0)  # the figures follow
 
 
 def test_the_page_reads_without_scripts(make_run: Any, browser: webdriver.Chrome) -> None:
