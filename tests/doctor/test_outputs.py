@@ -75,6 +75,7 @@ def test_two_softmaxes_leave_the_loss_at_its_known_minimum():
     ],
 )
 def test_bounds_that_suit_the_loss(last, task, loss, outputs):
+    torch.manual_seed(0)  # by which the ReLU's outputs are 0 at the start
     assert not found(RULES, headed(last, outputs), task, loss)
 
 

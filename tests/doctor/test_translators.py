@@ -150,7 +150,7 @@ def test_attention_leaves_out_what_needs_the_signal_and_says_why():
     found = rg.diagnose(Translator(attends=True), copies(16, 2), cross_entropy)
     assert found.verdict == "cannot tell" and not kinds(found)
     (note,) = found.notes  # its gradient takes the short way, so it does not vanish
-    assert note.startswith("Not known: vanishing, no signal, truncation, one direction. ")
+    assert note.startswith("Not known: targets ahead, vanishing, no signal, truncation, one direction. ")
     assert "the loss reads states of encoder.l0 directly (attention" in note and "Diagnose the network without" in note
 
 

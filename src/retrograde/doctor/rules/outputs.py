@@ -40,7 +40,7 @@ class _Bounds(NamedTuple):
 _BOUNDS = {
     "Sigmoid": _Bounds("sigmoid", "between 0 and 1", torch.sigmoid),
     "Tanh": _Bounds("tanh", "between -1 and 1", torch.tanh),
-    "Relu": _Bounds("ReLU", "not below 0", torch.relu),
+    "Relu": _Bounds("ReLU", "not below 0", torch.abs),  # the same values; torch.relu has no way back from 0
 }
 
 
@@ -103,8 +103,8 @@ def _lowest(
     loss: Callable[[Any], Tensor], own: Answer, start: Tensor, of: Callable[[Tensor], Tensor]
 ) -> tuple[float, Tensor]:
     """The lowest mean loss found by descent over the outputs themselves, each by itself, and where it is."""
-    z = start.detach().clone().float().requires_grad_()
     size = float(start.detach().abs().max().clamp_min(1.0))
+    z = (start.detach().float() + 1e-3 * size).requires_grad_()  # at 0 some functions are flat
     optimizer = torch.optim.Adam([z], _RATE * size)
     scored = own.losses != 0
     best, where = float("inf"), start
