@@ -6,7 +6,7 @@ The fixture ``recorded`` compares any value with ``recorded/test_x.json`` next t
     RECORD=1 pytest tests/flow/test_pictures.py
 
 writes these files. Read the difference before you commit it: it is what users will see. ``RECORD=again`` leaves out, as
-``…``, what comes out otherwise this time: run it with ``ATEN_CPU_CAPABILITY=default`` where networks are trained, whose
+``…``, what comes out otherwise this time: run it with ``ATEN_CPU_CAPABILITY=default RETROGRADE_ISA=portable``, whose
 rounding differs from machine to machine.
 """
 
