@@ -219,7 +219,8 @@ def page(paper: Paper, outcomes: list[Outcome], verdicts: list[Verdict], name: s
         f"Data: `{paper.data}`. Common options: {options_words(paper.options)}.",
     ]
     if paper.scaled:
-        lines += ["", f"**Not as in the paper**: {paper.scaled} `--full` runs more."]
+        more = " `--full` runs more." if paper.full_data or paper.full_options else ""
+        lines += ["", f"**Not as in the paper**: {paper.scaled}{more}"]
     lines += ["", f"![Validation loss of every arm]({name}.png)", ""]
     lines += ["| arm | options | in the paper | loss (median; all seeds) | sequences right | updates | minutes |"]
     lines += ["|---|---|---|---|---|---|---|"]
