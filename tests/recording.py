@@ -142,11 +142,6 @@ def read(place: Path) -> dict[str, Any]:
     return _read(place, place.stat().st_mtime) if place.exists() else {}
 
 
-def is_recorded(request: pytest.FixtureRequest) -> bool:
-    """Whether a test has a record, or is to get one."""
-    return "RECORD" in os.environ or request.node.name in read(place_of(request))
-
-
 @pytest.fixture
 def recorded(request: pytest.FixtureRequest) -> Callable[..., None]:
     """``recorded(value, rel=1e-3)`` compares a value with the one recorded for this test."""

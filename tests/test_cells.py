@@ -171,7 +171,9 @@ def test_the_step_is_what_layers_trace(cell):
 
 def test_nobody_else_counts_gates_or_writes_the_equations():
     """The facts of a cell are in cells.py, in reference/ (the oracle) and in JAX's equations of the benchmark."""
-    counts = re.compile(r"""["'](rnn|gru|lstm)["']: *[134]\b|\b[134]: *\(?["'][a-zA-Z]|\b[34] \* (H|hidden|size)\b""")
+    counts = re.compile(
+        r"""["'](rnn|gru|lstm)["']: *[134]\b|\b[134]: *\(?["'][a-zA-Z]|(?<![-\w.])[34] \* (H|hidden|size)\b"""
+    )
     equations = re.compile(r"sigmoid\(")
     found = []
     for path in sorted(SOURCE.rglob("*.py")):

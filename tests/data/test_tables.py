@@ -451,7 +451,7 @@ def test_years_and_quarters_are_no_groups_and_tell_the_season(write):
 
 
 def test_times_and_numbers_that_are_not_understood(write):
-    with pytest.raises(DataError, match="row 29, column 'day': '2020-02-30' is not a time"):
+    with pytest.raises(DataError, match="row 29, column 'day': '2020-02-30' is not written as the other times are"):
         read(write("a.csv", "day,value,more\n" + DAILY + "2020-02-30,1,1\n"), "forecast")
     weeks = "date,value\n" + "".join(f"week {week} of 2020,{week}\n" for week in range(1, 30))
     _, notes = columns_for(Predicts.FUTURE, open_table(write("b.csv", weeks)), {})

@@ -41,7 +41,7 @@ class Remainder:
 
         That is where it is not above 0 by three standard errors, over sequences.
         """
-        gain, whole = torch.zeros(self.sequences, dtype=torch.float64), 0.0
+        gain, whole = self._pairs[0][1].new_zeros(self.sequences, dtype=torch.float64), 0.0
         for rows, e in self._pairs:
             if first >= len(rows):
                 continue
