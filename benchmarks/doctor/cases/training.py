@@ -309,7 +309,7 @@ DATA = [
         Model("lstm", wiring="softmax of one"),
         Training(0.01),
         (wired(),),
-        (Kind.DEAD_HEAD, V, Kind.NO_FIRST_ORDER_SIGNAL),
+        (Kind.DEAD_HEAD, V, Kind.NO_FIRST_ORDER_SIGNAL, Kind.OUTPUT_RANGE),
     ),
     sick(
         "softmax of a single output, tanh",
@@ -318,7 +318,7 @@ DATA = [
         Model("tanh", wiring="softmax of one"),
         Training(),
         (wired(),),
-        (Kind.DEAD_HEAD, V, Kind.NO_FIRST_ORDER_SIGNAL),
+        (Kind.DEAD_HEAD, V, Kind.NO_FIRST_ORDER_SIGNAL, Kind.OUTPUT_RANGE),
     ),
     sick(
         "inputs zeroed by a mask, GRU",
