@@ -38,7 +38,8 @@ class Signal {
   std::atomic<std::int32_t> value_{0}, sleepers_{0};
 };
 
-// The thread team (as OpenMP calls it) that runs a region: how many threads it has, and a barrier at which they wait for each other.
+// The thread team (as OpenMP calls it) that runs a region: how many threads it has, and a barrier at which they wait
+// for each other.
 class Team {
  public:
   explicit Team(int size) : size_(size) {}
