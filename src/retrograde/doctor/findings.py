@@ -184,7 +184,7 @@ FINDINGS: Mapping[Kind, About] = {
     Kind.TARGETS_AHEAD: About(
         "targets of later inputs",
         "unknown",
-        "What is asked at a step is told by inputs that come later, and by none before: labels that are shifted "
+        "The targets can be predicted from inputs that come later, and not from earlier ones: labels that are shifted "
         "against the inputs, or a forecast of what cannot be foreseen.",
     ),
     Kind.CONSTANT_OUTPUT: About(

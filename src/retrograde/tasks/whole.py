@@ -19,7 +19,7 @@ from .ridge import Ridge
 
 
 class Ranges(NamedTuple):
-    """In which range a module reads and writes numbers, for whoever compares it with another."""
+    """The ranges of the numbers that a module reads and writes, so that a test of it draws from them."""
 
     mean: Tensor  # of the inputs, ``(F,)``
     scale: Tensor

@@ -22,10 +22,8 @@ __all__ = ["RULES"]
 
 _SECONDS, _UPDATES = 3.0, 300  # of the trial, at most
 _SEEN = 1e-3  # share of the largest gradient from which updates are seen in float32
-_SAMPLES, _SEQUENCES = (
-    4,
-    64,
-)  # fewest batches, and sequences, that can be parted into some to train on and some to judge
+# The fewest batches, and sequences to judge, with which half of the batches are trained on and the others judge.
+_SAMPLES, _SEQUENCES = 4, 64
 
 
 def not_trained(exam: Examination) -> Iterable[Finding]:

@@ -62,7 +62,7 @@ def output_range(exam: Examination) -> Iterable[Finding]:
     try:
         inside, start = _lowest(sample.loss, own, leaves[0].detach(), bounds.of)
         outside, _ = _lowest(sample.loss, own, start, lambda z: z)
-    except Exception:  # a loss of anyone's may take no other values
+    except Exception:  # some losses are not defined at other values
         return
     if not outside >= 0 or not inside - outside > least * chance:
         return

@@ -15,7 +15,7 @@ by step, each sequence by itself, have a Jacobian of each step and sequence, thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -199,6 +199,32 @@ def _down(
         above = passed if link is None or passed is None else torch.einsum("ntbi,tbip->ntbp", passed, link)
 
 
+def sides_of(
+    down: Callable[[dict[str, Tensor]], Iterable[tuple[str, Tensor | None]]],
+    runs: Mapping[str, Trajectory],
+    errors: Mapping[str, Tensor],
+    targets: Tensor,
+    left: Mapping[str, Tensor | None],
+) -> dict[str, Tensor]:
+    """The adjoints on the input side of each layer in ``left``, `(targets, T, B, I)`, projected by what it has there.
+
+    ``down`` sends the errors of some losses, by layer `(n, T, B, P)`, and yields what arrives, by layer. It is called
+    for as many losses at a time as fit into memory.
+    """
+    batch = next(iter(errors.values())).shape[1]
+    widest, steps = max(run.weights.hh.shape[0] for run in runs.values()), max(run.steps for run in runs.values())
+    blocks: dict[str, list[Tensor]] = {}
+    for rows in torch.split(targets, max(1, BLOCK // (steps * batch * widest))):
+        own = {label: e.new_zeros(len(rows), *e.shape) for label, e in errors.items()}
+        for label, e in errors.items():
+            own[label][torch.arange(len(rows), device="cpu"), rows] = e[rows]
+        for label, inputs in down(own):
+            if inputs is not None and label in left:
+                by = left[label]
+                blocks.setdefault(label, []).append(inputs if by is None else inputs @ by.to(inputs.dtype))
+    return {label: torch.cat(own_blocks) for label, own_blocks in blocks.items()}
+
+
 def by_distance(
     tower: Tower,
     runs: Mapping[str, Trajectory],
@@ -218,19 +244,12 @@ def by_distance(
     left : mapping of Tensor or None
         Projections of the other side of the gradient.
     """
-    steps, batch = next(iter(errors.values())).shape[:2]
-    widest = max(run.weights.hh.shape[0] for run in runs.values())
-    blocks: dict[str, list[Tensor]] = {}
-    for rows in torch.split(targets, max(1, BLOCK // (steps * batch * widest))):
-        own = {label: e.new_zeros(len(rows), *e.shape) for label, e in errors.items()}
-        for label, e in errors.items():
-            own[label][torch.arange(len(rows), device="cpu"), rows] = e[rows]
-        for label, _, inputs in _down(tower, runs, own, keep=True):
-            if inputs is not None and label in left:
-                by = left[label]
-                blocks.setdefault(label, []).append(inputs if by is None else inputs @ by.to(inputs.dtype))
-    for label, own_blocks in blocks.items():
-        sides = torch.cat(own_blocks)  # (targets, T, B, I)
+    steps = next(iter(errors.values())).shape[0]
+
+    def down(own: dict[str, Tensor]) -> Iterator[tuple[str, Tensor | None]]:
+        yield from ((label, inputs) for label, _, inputs in _down(tower, runs, own, keep=True))
+
+    for label, sides in sides_of(down, runs, errors, targets, left).items():
         for lag in range(max(int(targets[-1]) + 1, steps - int(targets[0]))):
             n, k = _at_distance(targets, lag, steps)
             yield label, lag, torch.einsum("nbi,nbj->bij", sides[n, k], right[label][k]).flatten(1)

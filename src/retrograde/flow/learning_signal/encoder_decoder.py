@@ -29,10 +29,10 @@ from ..recurrence import adjoint
 from ..recurrence.cells import Trajectory
 from ..wiring.dependence import Dependence
 from ..wiring.head import adjoints_by_step, is_causal_stack
+from .both_ways import sides_of
 
 __all__ = ["Relay", "by_path", "relayed"]
 
-BLOCK = 2**23  # numbers of the adjoints of some targets that are kept at a time
 SAME = 1e-3  # relative difference of gradients up to which the layers count as connected in this way
 WIDEST = 2**25  # numbers of the Jacobians between encoder and decoder
 UNKNOWN = "The signal by lag is not known for this encoder-decoder: "
@@ -381,19 +381,8 @@ def by_path(
     left : mapping of Tensor or None
         Projections of the other side of the gradient.
     """
-    batch, widest = next(iter(errors.values())).shape[1], max(run.weights.hh.shape[0] for run in runs.values())
-    steps, blocks = max(run.steps for run in runs.values()), dict[str, list[Tensor]]()
-    for rows in torch.split(targets, max(1, BLOCK // (steps * batch * widest))):
-        own = {label: e.new_zeros(len(rows), *e.shape) for label, e in errors.items()}
-        for label, e in errors.items():
-            own[label][torch.arange(len(rows), device="cpu"), rows] = e[rows]
-        for label, inputs in _down(relay, runs, own):
-            if label in left:
-                by = left[label]
-                blocks.setdefault(label, []).append(inputs if by is None else inputs @ by.to(inputs.dtype))
-    for label, own_blocks in blocks.items():
+    for label, whole in sides_of(lambda own: _down(relay, runs, own), runs, errors, targets, left).items():
         at, there = relay.places(label, runs[label])
-        whole = torch.cat(own_blocks)  # (targets, T, B, I)
         sides = whole.gather(1, at[None, :, :, None].expand(len(whole), -1, -1, whole.shape[3]))
         sides *= there[None, :, :, None]
         last, within = len(at) - 1, label == relay.decoder[0]
