@@ -59,15 +59,15 @@ class Reader(nn.Module):
         self.right, self.packs = right, packs
 
     def forward(self, x, lengths):
-        if lengths.dtype == torch.bool:
-            lengths = lengths.sum(0)
+        if lengths.ndim == 2:
+            lengths = lengths.sum(0 if len(lengths) == 12 else 1).long()
         given = pack_padded_sequence(x, lengths, enforce_sorted=False) if self.packs else x
         h = self.layer(given)[0]
         h = pad_packed_sequence(h)[0] if self.packs else h
         return self.head(h[lengths - 1, torch.arange(len(lengths))] if self.right else h[-1]).squeeze(-1)
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, MASK])
+@pytest.mark.parametrize("lengths", [LENGTHS, MASK, MASK.long(), MASK.float(), MASK.T.long()])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -142,3 +142,47 @@ def test_numbers_that_are_no_lengths():
         return x, LENGTHS, y
 
     assert not found(RULES, Conditioned(), speakers)
+
+
+class Review(nn.Module):
+    """Names the class of a text, whose first word tells it, from the state after the padding."""
+
+    def __init__(self, padding=0):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(9, 8, padding_idx=padding), nn.LSTM(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, tokens):
+        return self.head(self.layer(self.embedding(tokens))[0][:, -1])
+
+
+def reviews(seed, end=0):
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 2, (8,), generator=generator)
+    tokens = torch.randint(3, 9, (8, 12), generator=generator)
+    tokens[:, 0] = label + 1
+    tokens[~MASK.T] = end
+    return tokens, label
+
+
+def of_classes(output, target):
+    return nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def test_an_embedding_that_has_a_number_for_padding_says_where_texts_end():
+    (own,) = found(RULES, Review(), reviews, of_classes)["mask_error"]
+    assert "other values in the padding" in own.message and own.numbers["changed"] == int((LENGTHS < 12).sum())
+    assert "mask_error" not in found(RULES, Review(None), reviews, of_classes)
+    assert "mask_error" not in found(RULES, Review(), lambda seed: reviews(seed, end=7), of_classes)
+
+
+def test_a_network_that_learned_to_read_past_the_padding_of_its_texts_is_not_wrong():
+    torch.manual_seed(0)
+    network = Review()
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    for update in range(150):
+        tokens, label = reviews(update % 20)
+        optimizer.zero_grad()
+        of_classes(network(tokens), label).mean().backward()
+        optimizer.step()
+    assert "mask_error" not in found(RULES, network, reviews, of_classes)

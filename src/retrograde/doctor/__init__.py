@@ -8,8 +8,9 @@ that decided. Read `examination` (what is measured), `rules` (what is concluded)
 from __future__ import annotations
 
 from .diagnosis import Diagnosis, diagnose
-from .examination import Examination, TrainingRecord
+from .examination import Examination
 from .findings import Finding, Kind
 from .prescriptions import Prescription
+from .record import TrainingRecord
 
 __all__ = ["Diagnosis", "Examination", "Finding", "Kind", "Prescription", "TrainingRecord", "diagnose"]

@@ -15,23 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .examination import Sample, TrainingRecord
+from .examination import Sample
 from .forward import answers
+from .record import TrainingRecord
 
 _UPDATES = 100  # of an attempt, at most
 _FEWEST = 5
-
-
-def is_adam(record: TrainingRecord) -> bool:
-    """Whether the optimizer divides each parameter's gradient by its size."""
-    name = type(record.torch_optimizer).__name__ if record.torch_optimizer else record.optimizer or ""
-    return name.lower() in ("adam", "adamw", "nadam", "radam", "adamax", "rmsprop")
-
-
-def momentum_of(record: TrainingRecord) -> float:
-    """The momentum of the optimizer, 0 where it has none."""
-    groups = record.torch_optimizer.param_groups if record.torch_optimizer else [{}]
-    return float(groups[0].get("momentum", 0.0))
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Recipe:
     @classmethod
     def of(cls, record: TrainingRecord, lr: float) -> Recipe:
         """That of a training, at another learning rate."""
-        return cls(is_adam(record), lr, momentum_of(record), record.clip_norm)
+        return cls(record.is_adaptive, lr, record.momentum, record.clip_norm)
 
 
 class Attempt(NamedTuple):

@@ -20,10 +20,11 @@ from ..measuring import backward_in_eval_mode
 from ..runs.folder import without_nan
 from ..words import counted
 from .charts import drawn
-from .examination import Examination, TrainingRecord, samples_of, untrained_twin
+from .examination import Examination, samples_of, untrained_twin
 from .findings import Finding, Kind
 from .prescriptions import Prescription
 from .reading import each, finding_of, known, number_of, prescription_of, text
+from .record import TrainingRecord
 from .remedies import prescribe
 from .rules import RULES
 from .thresholds import THRESHOLDS

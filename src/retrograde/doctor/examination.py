@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -27,10 +27,11 @@ from ..nested import mapped
 from ..options import Options
 from ..words import counted
 from .forward import Answer, Progress, answer, answers, progress, tensors
+from .record import TrainingRecord
 from .thresholds import THRESHOLDS
 from .travel import Travel, travel_of
 
-__all__ = ["Examination", "Origin", "Sample", "TrainingRecord", "samples_of"]
+__all__ = ["Examination", "Origin", "Sample", "samples_of"]
 
 Array = NDArray[np.float64]
 EFFORT = 2e10  # multiplications of one measurement of the flow: some seconds of one core
@@ -42,47 +43,6 @@ WIDEST = 512  # numbers of an output whose covariance is taken apart
 AHEAD = 4  # steps after that of a loss whose inputs are compared with it
 SCORED, SCORED_LOSSES = 8, 50_000  # samples over which the loss is averaged, and losses in them
 SCORED_SEQUENCES = 64  # of small samples more are taken, up to so many sequences
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """How the network was trained; what is not known is None or empty.
-
-    Attributes
-    ----------
-    optimizer, lr, clip_norm, bptt
-        As in `retrograde.options.Options`.
-    updates : int
-        How many updates were made; 0: the network is untrained.
-    losses : sequence of float
-        Training losses, in order.
-    gradient_norms : sequence of float
-        Global norms before clipping, in order.
-    chance, floor : float or None
-        Loss of the best constant prediction, and the lowest possible.
-    validation_loss : float or None
-        Loss of the network, as it is, on sequences that it was not trained on.
-    diverged : bool
-        Whether training ended with a loss or gradient that was NaN or infinite.
-    torch_optimizer : torch.optim.Optimizer or None
-        The optimizer itself: its state says how it scales each parameter's update.
-    planned : int or None
-        How many updates are to be made, of a network that is untrained.
-    """
-
-    optimizer: str | None = None
-    lr: float | None = None
-    clip_norm: float | None = None
-    bptt: int | None = None
-    updates: int | None = None
-    losses: Sequence[float] = ()
-    gradient_norms: Sequence[float] = ()
-    chance: float | None = None
-    floor: float | None = None
-    validation_loss: float | None = None
-    diverged: bool = False
-    torch_optimizer: torch.optim.Optimizer | None = None
-    planned: int | None = None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from ..tasks.task import Examples, Task
 from ..training.checkpoint import latest
 from ..training.loading import TrainedRun, load
 from ..training.schedule import planned_steps
-from .examination import EFFORT, Examination, Origin, Sample, TrainingRecord
+from .examination import EFFORT, Examination, Origin, Sample
 from .outcome import method_beaten
+from .record import TrainingRecord
 
 SECONDS = 40.0  # after which no further rule is begun
 SEQUENCES = 4096  # the most that are looked at; the signal by lag stops where it has seen enough

@@ -90,7 +90,7 @@ def training_loop(exam: Examination) -> Iterable[Finding]:
     if not exam.start_given:  # a twin may start better than the network did
         return
     losses = np.asarray(record.losses, dtype=np.float64)
-    if record.lr is None or (not record.optimizer and record.torch_optimizer is None) or not record.updates:
+    if record.lr is None or not record.optimizer or not record.updates:
         return
     few = len(losses) < 8 or len(exam.samples) < _SAMPLES or not np.isfinite(losses).all()
     if few or record.updates < THRESHOLDS.fewest_updates.value or not (unlearned := exam.unlearned):

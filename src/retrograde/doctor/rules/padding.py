@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from ...nested import leaves_of, mapped
@@ -17,9 +19,10 @@ from ..thresholds import THRESHOLDS
 
 def mask_error(exam: Examination) -> Iterable[Finding]:
     """Steps beyond the end of a sequence have a loss, or change one."""
-    lengths = _lengths(exam)
-    if lengths is None:
+    ends = _ends(exam)
+    if ends is None or (ends.presumed and not exam.progress.above(THRESHOLDS.unsolved_share.value)):
         return
+    lengths = ends.lengths
     whole, sample = exam.answer, exam.samples[0]
     share = _share_of_padding(exam, lengths)
     if share > 0:
@@ -48,7 +51,8 @@ def mask_error(exam: Examination) -> Iterable[Finding]:
             "not",
         )
         return
-    padded = [leaf for leaf in leaves_of(sample.inputs) if isinstance(leaf, Tensor) and _is_padded(leaf, lengths)]
+    leaves = [leaf for leaf in leaves_of(sample.inputs) if isinstance(leaf, Tensor) and leaf is not ends.mask]
+    padded = [leaf for leaf in leaves if _is_padded(leaf, lengths)]
     if not padded:
         return
     inputs = mapped(
@@ -72,19 +76,31 @@ def _padding_counts(message: str, numbers: dict[str, float], rule: str) -> Findi
     return Finding(Kind.MASK_ERROR, message, numbers, rule, ruled_out=("dropout (eval mode)",))
 
 
-def _lengths(exam: Examination) -> Tensor | None:
-    """Lengths of the sequences `(B,)` from packed input, or an input that has them; None where nothing is padded."""
+class _Ends(NamedTuple):
+    """Where the sequences end."""
+
+    lengths: Tensor  # (B,)
+    mask: Tensor | None = None  # the input that says so
+    presumed: bool = False  # from the number that an embedding has for padding: many learn to read past it
+
+
+def _ends(exam: Examination) -> _Ends | None:
+    """By packed input, an input with lengths or a mask, or an embedding's padding; None where nothing is padded."""
     size = exam.answer.sequences
     given = [call.given for call in exam.answer.calls] + leaves_of(exam.samples[0].inputs)
     for value in given:
         if isinstance(value, PackedSequence) and int(value.batch_sizes[0]) == size:
             known = pad_packed_sequence(value)[1]
-            return known if int(known.min()) < int(known.max()) else None
+            return _Ends(known) if int(known.min()) < int(known.max()) else None
     leaves = [leaf for leaf in leaves_of(exam.samples[0].inputs) if isinstance(leaf, Tensor)]
     for leaf in leaves:
         lengths = _lengths_in(leaf, size)
         if lengths is not None and any(_is_padded(other, lengths) for other in leaves if other is not leaf):
-            return lengths
+            return _Ends(lengths, leaf)
+    numbers = {m.padding_idx for m in exam.model.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None}
+    for leaf, number in product(leaves, numbers):
+        if leaf.ndim == 2 and not leaf.is_floating_point() and (lengths := _prefixes(leaf != number, size)) is not None:
+            return _Ends(lengths, presumed=True)
     return None
 
 
@@ -92,14 +108,21 @@ def _lengths_in(leaf: Tensor, size: int) -> Tensor | None:
     """The lengths that a tensor of numbers `(B,)`, or a mask, contains."""
     if leaf.ndim == 1 and len(leaf) == size and not leaf.is_floating_point() and leaf.dtype != torch.bool:
         return leaf.cpu() if int(leaf.min()) >= 1 and int(leaf.min()) < int(leaf.max()) else None
-    if leaf.ndim == 2 and leaf.dtype == torch.bool and size in leaf.shape:
-        by_step = leaf.cpu() if leaf.shape[1] == size else leaf.cpu().T
-        for mask in (by_step, ~by_step):
-            lengths = mask.sum(0)
-            prefix = torch.arange(len(mask), device="cpu").unsqueeze(1) < lengths
-            if torch.equal(prefix, mask) and int(lengths.min()) >= 1 and int(lengths.min()) < int(lengths.max()):
-                return lengths
-    return None
+    if leaf.ndim != 2 or not bool(((leaf == 0) | (leaf == 1)).all()):
+        return None
+    lengths = _prefixes(leaf != 0, size)
+    return _prefixes(leaf == 0, size) if lengths is None else lengths
+
+
+def _prefixes(mask: Tensor, size: int) -> Tensor | None:
+    """How many steps of each sequence are true, if these are its first ones, and their number differs."""
+    if size not in mask.shape:
+        return None
+    by_step = mask.cpu() if mask.shape[1] == size else mask.cpu().T
+    lengths = by_step.sum(0)
+    prefix = torch.arange(len(by_step), device="cpu").unsqueeze(1) < lengths
+    differ = int(lengths.min()) >= 1 and int(lengths.min()) < int(lengths.max())
+    return lengths if differ and torch.equal(prefix, by_step) else None
 
 
 def _time_first(leaf: Tensor, lengths: Tensor) -> Tensor | None:

@@ -14,10 +14,11 @@ from ...errors import FlowError
 from ...flow import gradient_flow, sequence_gradients
 from ...flow.clip import replayed
 from ...words import counted
-from ..attempts import Recipe, attempt, is_adam, momentum_of, updates_within
-from ..examination import Examination, TrainingRecord
+from ..attempts import Recipe, attempt, updates_within
+from ..examination import Examination
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers
+from ..record import TrainingRecord
 from ..thresholds import THRESHOLDS
 
 _BATCHES = 8  # whose gradient norms are measured before training
@@ -129,7 +130,7 @@ def _too_tight(
     if not unsolved or numbers["clipped"] < most or record.lr is None:
         return
     size = _size(exam.model)
-    if is_adam(record):  # which divides by the norm, unless its constant is larger
+    if record.is_adaptive:  # which divides by the norm, unless its constant is larger
         count = sum(p.numel() for p in exam.model.parameters())
         each, what = clip / math.sqrt(count), "Adam's constant"
         if each > _EPSILON * 10:
@@ -137,8 +138,8 @@ def _too_tight(
         rule = f"clipped gradients {each:.1g} a parameter <= 10 × {what} {_EPSILON:g}"
         numbers = numbers | {"each": each}
     else:
-        path = record.lr / (1 - momentum_of(record)) * updates * float(np.mean([min(norm, clip) for norm in norms]))
-        whole = record.lr / (1 - momentum_of(record)) * numbers["median"] / size
+        path = record.lr / (1 - record.momentum) * updates * float(np.mean([min(norm, clip) for norm in norms]))
+        whole = record.lr / (1 - record.momentum) * numbers["median"] / size
         if path >= least * size or whole > 1:  # without clipping, one update would replace the weights
             return
         rate = _rate(exam)
@@ -206,7 +207,7 @@ class _Rate:
 def learning_rate(exam: Examination) -> Iterable[Finding]:
     """A loss that does not settle, and updates that overshoot: by the curvature, or by a trial at smaller rates."""
     record = exam.record
-    if record.lr is None or (not record.optimizer and record.torch_optimizer is None):
+    if record.lr is None or not record.optimizer:
         return
     unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
     unsettled = exam.unsettled
@@ -262,7 +263,7 @@ def _losses(record: TrainingRecord) -> Chart | None:
 def learning_rate_too_low(exam: Examination) -> Iterable[Finding]:
     """Updates so short that all of them cannot take the weights anywhere, where longer ones lower the loss."""
     record, updates = exam.record, exam.record.updates or exam.record.planned or 0
-    if record.lr is None or (not record.optimizer and record.torch_optimizer is None):
+    if record.lr is None or not record.optimizer:
         return
     if updates < THRESHOLDS.fewest_updates.value or not (unlearned := exam.unlearned):
         return
@@ -301,10 +302,10 @@ def _path(exam: Examination, updates: int) -> float:
     Adam moves every parameter by the learning rate at most (about), SGD by the learning rate times the gradient.
     """
     record, lr = exam.record, float(exam.record.lr or 0)
-    if is_adam(record):
+    if record.is_adaptive:
         return lr * updates * math.sqrt(sum(p.numel() for p in exam.model.parameters() if p.requires_grad))
     norms = _norms(record) or first_norms(exam)
-    return lr / (1 - momentum_of(record)) * updates * float(np.mean(norms)) if norms else 0.0
+    return lr / (1 - record.momentum) * updates * float(np.mean(norms)) if norms else 0.0
 
 
 def _longer_steps(exam: Examination, each: float, way: float) -> _Trial | None:
@@ -384,15 +385,15 @@ def _rate(exam: Examination) -> _Rate | None:
             scored = losses[losses != 0]
             gradient = torch.autograd.grad(scored.mean(), parameters, create_graph=True, allow_unused=True)
             used = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
-            scale = _scales(record, used) if is_adam(record) else [torch.ones((), device="cpu") for _ in used]
+            scale = _scales(record, used) if record.is_adaptive else [torch.ones((), device="cpu") for _ in used]
             sharpness = _largest_eigenvalue(used, scale)
     except (RuntimeError, FlowError):  # no second derivative
         return None
     if not math.isfinite(sharpness):
         return None
-    if is_adam(record):
+    if record.is_adaptive:
         return _Rate(sharpness, THRESHOLDS.adam_edge.value / lr)
-    return _Rate(sharpness, 2 * (1 + momentum_of(record)) / lr)
+    return _Rate(sharpness, 2 * (1 + record.momentum) / lr)
 
 
 def _scales(record: TrainingRecord, used: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
