@@ -72,6 +72,7 @@ class Recall(nn.Module):
         return self.head(self.layer(self.embedding(tokens))[0][:, -1])
 
 
+@pytest.mark.parametrize("losses_known", [True, False])
 @pytest.mark.parametrize(
     ("optimizer", "clip", "kind"),
     [
@@ -80,7 +81,9 @@ class Recall(nn.Module):
         (lambda p: torch.optim.SGD(p, 0.5), 1e-4, Kind.CLIPPING_TOO_TIGHT),
     ],
 )
-def test_the_learning_rate_is_judged_where_only_the_optimizer_and_its_norms_are_given(optimizer, clip, kind):
+def test_the_learning_rate_is_judged_where_only_the_optimizer_and_its_norms_are_given(
+    optimizer, clip, kind, losses_known
+):
     torch.manual_seed(0)
     tokens = torch.randint(0, 6, (512, 9))
     batches = [(part, part[:, -3].clone()) for part in tokens.split(32)]
@@ -94,6 +97,7 @@ def test_the_learning_rate_is_judged_where_only_the_optimizer_and_its_norms_are_
             norms.append(float(nn.utils.clip_grad_norm_(network.parameters(), clip or 1e9)))
             losses.append(loss.item())
             own.step()
+    losses = losses if losses_known else []
     record = TrainingRecord(clip_norm=clip, gradient_norms=norms, losses=losses, torch_optimizer=own)
     diagnosis = rg.diagnose(
         network, batches, lambda o, y: F.cross_entropy(o, y, reduction="none"), untrained=start, record=record

@@ -442,14 +442,15 @@ class Examination:
 
     @cached_property
     def unsettled(self) -> str:
-        """What is wrong with the history of the loss; empty if nothing."""
+        """What is wrong with the history of the loss (if there is none: with the loss as it is); empty if nothing."""
         every = np.asarray(self.record.losses, dtype=np.float64)
         if self.record.diverged or not np.isfinite(every).all():
             return "the loss became NaN or infinite"
-        if len(every) < 8:
-            return ""
-        quarters = [float(part.mean()) for part in np.array_split(every, 4)]
         rise, chance = THRESHOLDS.rise.value, self.progress.chance
+        if len(every) < 8:
+            now = self.progress.loss if self.record.updates else 0.0
+            return f"the loss is {now:.3g}, above chance ({chance:.3g})" if now > rise * chance else ""
+        quarters = [float(part.mean()) for part in np.array_split(every, 4)]
         if quarters[-1] > rise * min(quarters[:-1]):
             return f"the loss rose from {min(quarters[:-1]):.3g} to {quarters[-1]:.3g}"
         if quarters[-1] > rise * chance:
