@@ -64,6 +64,18 @@ def test_the_constant_answer_is_one_that_the_network_could_give(head, loss):
     assert 0.9 < own.remaining < 2
 
 
+def test_the_constant_answer_gives_a_class_that_is_ruled_out_no_probability():
+    """A softmax of probabilities (0, 1, 0) gives the class that is always right e / (e + 2)."""
+
+    def head(z):
+        return F.softmax(torch.cat([torch.full_like(z[..., :1], -torch.inf), z[..., 1:]], -1), -1)
+
+    x, _ = sums()
+    entropy = lambda p, y: F.cross_entropy(p, y, reduction="none")  # noqa: E731
+    own = progress(Around(Net(outputs=3), head), (x, torch.ones(x.shape[1], dtype=torch.long)), entropy)
+    assert own.chance == pytest.approx(math.log(1 + 2 / math.e), rel=1e-3)
+
+
 def test_classes_may_come_before_the_steps():
     x, y = delayed()
     labels = (y > 1).long().T

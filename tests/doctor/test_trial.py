@@ -261,6 +261,45 @@ def test_a_trial_of_the_trainer_drops_what_does_not_do_as_it_claims(tmp_path):
     assert again[longer.name].seconds == longer.seconds, "nothing was run again"
 
 
+def test_updates_are_as_many_as_fit_into_the_budget_with_what_each_run_costs_before_its_first(tmp_path):
+    """By pilot runs that are in the folder already, with other seconds."""
+
+    def stop(told):
+        if told.done >= 3:  # two of no treatment, one of the remedy
+            raise KeyboardInterrupt
+
+    def going_on(setup, evaluation):
+        first, *lines = (tmp_path / "doctor-trial.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        rows = [row for row in rows if row.get("stage") == "pilot"]
+        for row in rows:  # the first run of a process takes longer
+            slow = 5000 * (row["round"] == 0)
+            row["outcome"] |= {"setup": setup + slow, "evaluation": evaluation, "training": 0.001, "updates": 1}
+        (tmp_path / "doctor-trial.jsonl").write_text("\n".join([first, *map(json.dumps, rows)]) + "\n")
+        return adding()
+
+    def adding():
+        options = TINY | {"max_steps": 100}
+        return rg.trial(
+            "builtin:adding?length=20",
+            [{"lr": 0.1}],
+            out=tmp_path,
+            budget=1000,
+            seeds=1,
+            workers=1,
+            progress=stop,
+            **options,
+        )
+
+    assert adding().interrupted
+    for setup, evaluation in ((2000, 0), (0, 2000)):
+        found = going_on(setup, evaluation)
+        assert found.updates == 20 and not found.interrupted and not any(arm.seeds for arm in found.arms)
+        assert any("20 updates instead of 100" in note for note in found.notes)
+        assert any("time was up" in note for note in found.notes)
+    assert going_on(1, 1).updates == 100
+
+
 # --- Several processes ------------------------------------------------------------------------------------------------
 
 

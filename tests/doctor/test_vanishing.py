@@ -9,6 +9,7 @@ import pytest
 import torch
 from small import Net, found, squared, train
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
@@ -307,6 +308,29 @@ def test_one_direction_is_found_where_the_errors_have_three():
     assert finding.numbers["directions"] == 1 and finding.numbers["asked"] == pytest.approx(3, abs=0.2)
     model = started(Net(inputs=3, outputs=3, last=False), 1.0)
     assert not found([memory.one_direction], model, echo, by_step, record=UNTRAINED, untrained=model, lag=4)
+
+
+def test_one_direction_is_measured_where_the_shortest_sequence_is_as_long_as_the_lag():
+    """From the state before its first step to its last; in a shorter one there is no such state."""
+
+    class Packs(Net):
+        def forward(self, x, lengths):
+            packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+            return self.head(pad_packed_sequence(self.layer(packed)[0])[0])
+
+    model = Packs(inputs=3, outputs=3, last=False)
+    basis = nn.init.orthogonal_(torch.empty(16, 16))
+    with torch.no_grad():
+        model.layer.weight_hh_l0.copy_(basis @ torch.diag(torch.tensor([1.0] + [0.1] * 15)) @ basis.T)
+
+    def kinds(shortest):
+        x, y = echo(lag=4)
+        lengths = torch.full((x.shape[1],), 12)
+        lengths[0] = shortest
+        y = y * (torch.arange(12)[:, None] < lengths)[..., None]
+        return {one.kind.value for one in rg.diagnose(model, (x, lengths, y), by_step, record=UNTRAINED).findings}
+
+    assert "one_direction" in kinds(4) and "one_direction" not in kinds(3)
 
 
 def test_one_direction_is_found_where_even_that_one_shrinks():
