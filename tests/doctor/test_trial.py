@@ -15,8 +15,8 @@ import torch
 import retrograde as rg
 from retrograde.doctor import Kind, Prescription
 from retrograde.doctor.arms import drawn, pairs, random_remedies, treated
-from retrograde.doctor.matched import Job, NativeTraining, ShouldStop
-from retrograde.doctor.trial_result import Trial
+from retrograde.doctor.matched import Job, NativeTraining, Outcome, ShouldStop
+from retrograde.doctor.trial_result import Trial, equal_seconds, median_curve
 from retrograde.errors import OptionError
 from retrograde.options import OPTIONS, Options
 
@@ -99,6 +99,25 @@ def test_a_trial_is_read_as_it_was_written_and_drawn():
     assert labels[:2] == ["untreated", "placebo"] and "good" in labels
     assert list(ax.get_lines()[labels.index("good")].get_xdata()) == [10, 20]
     plt.close(ax.figure)
+
+
+def test_at_equal_seconds_the_slower_run_has_what_it_had_when_the_faster_one_ended():
+    def run(*curve):
+        return Outcome(curve[-1][2] if curve else 1.0, curve=curve)
+
+    slow = run((10, 4.0, 3.0), (20, 8.0, 1.0), (30, 12.0, 0.25))
+    fast = run((10, 1.0, 2.0), (20, 4.0, 0.5), (30, 5.0, 0.75))
+    assert equal_seconds(slow, fast) == 2.5 and equal_seconds(fast, slow) == -2.5
+    for unknown in (run(), run((10, math.nan, 3.0), (20, math.nan, 1.0)), run((10, 6.0, 3.0))):
+        assert equal_seconds(unknown, fast) is equal_seconds(fast, unknown) is None
+
+
+def test_the_curve_of_an_arm_is_the_median_at_the_points_that_all_seeds_have():
+    runs = [
+        Outcome(1.0, curve=[(10, 1.0, value), (20, 2.0, 2 * value), (30, 3.0, 0.0)][:n])
+        for n, value in ((3, 1.0), (2, 5.0), (3, 4.0))
+    ]
+    assert median_curve([*runs, Outcome(1.0)]) == [(10, 4.0), (20, 8.0)] and median_curve([Outcome(1.0)]) == []
 
 
 @pytest.mark.parametrize("change", [{"measure": "speed"}, {"arms": 3}, {"bar": None}, {"notes": [1]}], ids=str)

@@ -282,9 +282,10 @@ def _median(values: Sequence[float]) -> str:
 
 def equal_seconds(own: Outcome, other: Outcome) -> float | None:
     """The difference of two runs when both have trained for as long as the faster of them; None where not known."""
-    if not own.curve or not other.curve or math.isnan(own.curve[-1][1]) or math.isnan(other.curve[-1][1]):
+    if not own.curve or not other.curve:
         return None
     until = min(own.curve[-1][1], other.curve[-1][1])
+    # Where the user's function did not say when, no point is early enough.
     best = [min((value for _, when, value in one.curve if when <= until), default=math.nan) for one in (own, other)]
     return None if any(math.isnan(value) for value in best) else best[0] - best[1]
 
