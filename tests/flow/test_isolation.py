@@ -674,6 +674,8 @@ def test_random_states_of_other_devices_are_asked_of_their_own_modules(monkeypat
     real = torch.get_device_module
     fakes = {kind: fake(kind) for kind in states}
     monkeypatch.setattr(torch, "get_device_module", lambda kind=None: fakes.get(str(kind)) or real(kind))
+    for kind, module in fakes.items():  # where torch 2.6 looks for them
+        monkeypatch.setattr(torch, kind, module)
     with isolation.random_states_kept([torch.device("mps"), torch.device("xpu:0"), torch.device("meta")]):
         states["mps"] += 1
         states["xpu"] += 2

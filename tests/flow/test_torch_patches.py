@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import retrograde as rg
+from retrograde._torch_private import COMPILER
 
 T, B, D, H = 12, 4, 3, 8
 SAID = "autocast was active (bfloat16); measured in float32, without it"
@@ -214,7 +215,8 @@ def test_torchs_compiler_is_imported_only_where_something_is_compiled():
     done = subprocess.run([sys.executable, "-c", COMPILES_ITSELF], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     plain, compiled, stance = done.stdout.splitlines()
-    assert plain.split()[0] == "False" and compiled.split()[0] == "True" and stance == "default"
+    with_vmap = COMPILER in torch.func.vmap.__code__.co_names  # torch 2.6: a measurement imports it for its first vmap
+    assert plain.split()[0] == str(with_vmap) and compiled.split()[0] == "True" and stance == "default"
     assert plain.split()[1:] == compiled.split()[1:] and float(plain.split()[1]) > 0 and plain.endswith("True")
 
 
