@@ -86,8 +86,46 @@ def test_arff(write):
     assert str(found[1].values[:, 0].tolist()) == "[nan, 3.0]"
     with pytest.raises(DataError, match="line 7 has 2 cells; 3 are named above @data"):
         open_table(write("a.arff", text + "1,2\n"))
-    with pytest.raises(DataError, match="line 7 is sparse"):
-        open_table(write("a.arff", text + "{0 1, 2 c}\n"))
+
+
+def test_arff_of_openml_and_weka(write):
+    """Quotes within quotes, marks of Weka, tabs, upper case and names with braces, as files of OpenML have them."""
+    text = (
+        "@RELATION r\n@ATTRIBUTE\tage\tREAL\n@Attribute 'o\\'clock' string\n"
+        "@attribute class{yes,'no way'}\n@DATA\n"
+        "1,\"Ellen 'Nellie', Miss\",yes\n2,'it\\'s\\ttrue','no way'\n?, O'Hara ,yes\n"
+    )
+    assert open_table(write("a.arff", text)).sample() == {
+        "age": [1, 2, None],
+        "o'clock": ["Ellen 'Nellie', Miss", "it's\ttrue", "O'Hara"],
+        "class": ["yes", "no way", "yes"],
+    }
+    with pytest.raises(DataError, match='line 6: "\'a,yes" opens a quote that does not end its cell'):
+        open_table(write("a.arff", text.partition("1,")[0] + "1,'a,yes\n"))
+
+
+def test_arff_that_is_sparse(write):
+    text = "@attribute y {1,'-1'}\n@attribute a numeric\n@attribute b integer\n@attribute n string\n@data\n"
+    rows = "{0 -1, 2 3, 3 'a, b'}\n{3 c}\n{1 ?,3 d}\n"
+    assert open_table(write("a.arff", text + rows)).sample() == {
+        "y": ["-1", "1", "1"], "a": [0, 0, None], "b": [3, 0, 0], "n": ["a, b", "c", "d"]
+    }  # fmt: skip
+    for row, message in (
+        ("{0 1}", "line 6: attribute 3 is text and has no cell in this sparse row"),
+        ("{4 1}", r"line 6: '4 1' has no number of an attribute, from 0 to 3"),
+        ("{3 c", "line 6: a sparse row ends with }"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_table(write("a.arff", text + row))
+
+
+def test_arff_with_a_long_series(write):
+    """Of 64 channels and 3,000 steps a row has a million characters in one pair of quotes."""
+    series = ",".join(map(str, range(30_000)))
+    assert len(series) > 131_072  # the most that Python's csv reads
+    head = "@relation r\n@attribute bag relational\n@attribute t0 numeric\n@end bag\n@attribute class {x,y}\n@data\n"
+    found = open_table(write("a.arff", head + f"'{series}\\n{series}',x\n")).sample()
+    assert found["bag_1"] == found["bag_2"] == [list(range(30_000))] and found["class"] == ["x"]
 
 
 def test_arff_with_several_channels(write):
@@ -112,7 +150,8 @@ def test_tsf(write):
     found = read_series(table, columns)
     assert found.names == [("T0",), ("T1",), ("T2",)] and found.numbers.lengths.tolist() == [200, 201, 202]
     task = ForecastTask(str(path), Options.of({"task": "forecast", "hidden_size": 4, "cell": "rnn"}))
-    assert task.plan.season == 24
+    assert task.plan.season == 24 and task.plan.horizon == 24
+    assert ForecastTask(str(path), Options.of({"task": "forecast", "horizon": 5})).plan.horizon == 5
     assert task.baselines()["seasonal naive"]["mae"] == pytest.approx(0, abs=1e-5)
     with pytest.raises(DataError, match="line 10 has 2 parts; 3 are named above @data"):
         open_table(write("a.tsf", text.replace("T0:2020-01-01 00-00-00:", "T0:")))
@@ -121,3 +160,13 @@ def test_tsf(write):
 def test_conll_whose_first_sentence_is_one_token(write):
     found = open_table(write("a.conll", "Joe B-PER\n\nleft O\nhome O\n")).sample()
     assert json.dumps(found) == json.dumps({"tokens": [["Joe"], ["left", "home"]], "tags": [["B-PER"], ["O", "O"]]})
+
+
+@pytest.mark.parametrize(
+    ("words", "freq"),
+    [("10_minutes", "10min"), ("4_seconds", "4s"), ("Half_Hourly", "30min"), ("weekly", "1w"), ("fortnightly", "")],
+)
+def test_the_frequency_of_a_tsf(write, words, freq):
+    table = open_table(write("a.tsf", f"@attribute n string\n@frequency {words}\n@horizon 6\n@data\na:1,2\n"))
+    assert (table.frequency, table.horizon) == (freq, 6)
+    assert [note[:35] for note in table.notes] == ([] if freq else ["@frequency 'fortnightly' is not kno"])

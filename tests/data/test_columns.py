@@ -201,3 +201,43 @@ def test_whole_numbers_are_labels_where_there_are_few(tmp_path, rows, labels):
     else:
         with pytest.raises(DataError, match="'label' has amounts, not labels"):
             columns_for(Predicts.LABEL, table, {})
+
+
+def test_dates_are_the_times_where_their_month_is_a_column_too(tmp_path):
+    """As the weather of nycflights13: origin, year, month, day, hour, …, time_hour."""
+    rows = [
+        f"{origin},2013,{1 + day // 20},{1 + day % 20},{hour},{origin[0] == 'E'}{day % 9}.{hour},"
+        f"2013-{1 + day // 20:02}-{1 + day % 20:02}T{hour:02}:00:00Z\n".replace("True", "1").replace("False", "2")
+        for origin in ("EWR", "JFK")
+        for day in range(25)
+        for hour in range(0, 24, 6)
+    ]
+    (tmp_path / "a.csv").write_text("origin,year,month,day,hour,temp,time_hour\n" + "".join(rows))
+    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {"target": "temp"})
+    assert (columns.time, columns.group) == ("time_hour", ("origin",))
+
+
+def test_a_year_is_the_time_where_dates_say_something_else(tmp_path):
+    rows = "".join(f"{c},{2000 + t},{t * 3 % 7},19{50 + k}-01-01\n" for k, c in enumerate("abc") for t in range(12))
+    (tmp_path / "a.csv").write_text("country,year,sales,joined\n" + rows)
+    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {"target": "sales"})
+    assert (columns.time, columns.group) == ("year", ("country",))
+
+
+def test_a_year_is_not_guessed_to_be_the_number_to_predict(tmp_path):
+    rows = "".join(f"{k * 7 % 13}.5,{k % 3},{1931 + k % 2}\n" for k in range(30))
+    (tmp_path / "a.csv").write_text("yield,site,year\n" + rows)
+    columns, _ = columns_for(Predicts.NUMBER, open_table(tmp_path / "a.csv"), {})
+    assert columns.target == ("site",) and set(columns.features) == {"yield", "year"}
+
+
+def test_rows_of_a_machine_with_most_rows_are_trained_on(tmp_path):
+    """Engines of planes: held out together, a type with five rows in six would leave nothing to train on."""
+    rows = "".join(
+        f"{'jet' if k % 6 else f'prop {k % 4}'},{k % 9},{k * 5 % 11},{'ab'[k % 7 > 2]}\n" for k in range(240)
+    )
+    (tmp_path / "a.csv").write_text("engine,seats,speed,kind\n" + rows)
+    for seed in range(4):
+        task = labelled("classify", str(tmp_path / "a.csv"), label="kind", seed=seed)
+        assert task.reader.columns.split == ("engine",)
+        assert len(task.training[0]) >= 200 and len(task.validation[0]) in (20, 40)

@@ -2,6 +2,7 @@
 
 import gzip
 
+import numpy as np
 import pytest
 
 from retrograde.data.columns import columns_for
@@ -208,6 +209,70 @@ def test_a_header_whose_row_names_have_none(tmp_path):
     (tmp_path / "a.csv").write_text(",y,ap,hilo\n" + rows)
     table = open_table(tmp_path / "a.csv")
     assert table.names == ["column 1", "y", "ap", "hilo"] and len(table) == 39
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ('"Weight","Feed"\n"1",26.5,NA\n"2",27.6,5.2\n', "1"),
+        ("mpg,cyl\nMazda RX4,21,6\nDatsun 710,22.8,4\nValiant,18.1,6\n", "Mazda RX4"),
+    ],
+)
+def test_a_header_of_r_lacks_a_field_above_the_names_of_rows(tmp_path, text, first):
+    (tmp_path / "a.csv").write_text(text)
+    table = open_table(tmp_path / "a.csv")
+    assert table.names[0] == "column 1" and len(table.names) == 3 and table.value("column 1", 0) == first
+
+
+def test_a_text_without_quotes_is_no_name_of_a_row(tmp_path):
+    (tmp_path / "a.csv").write_text("name,score\nDoe, John,3\nRoe, Jane,4\n")
+    with pytest.raises(DataError, match="the first row has 3 fields, the header has 2"):
+        open_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_rows_of_numbers_that_are_aligned_with_spaces(tmp_path, ending):
+    """As NumPy and the archive of UCR of 2015 write them."""
+    rows = [[k % 2, *(0.1 * ((3 * k + 5 * n) % 11) - 0.5 for n in range(6))] for k in range(8)]
+    (tmp_path / f"a{ending}").write_text("".join("".join(f"{x:16.7e}" for x in row) + "\n" for row in rows))
+    table = open_table(tmp_path / f"a{ending}")
+    assert len(table) == 8 and len(table.names) == 7
+    assert [float(table.value("column 3", k)) for k in range(8)] == pytest.approx([row[2] for row in rows])
+
+
+UCR = {
+    "measured": lambda k, n: f"{np.sin(0.7 * k + n):.7f}",
+    "measured, some twice": lambda k, n: f"{round(np.sin(0.7 * k + n), 1)}",
+    "counted": lambda k, n: str(100 + (37 * k + 11 * n) % 61),
+    "counted, some twice": lambda k, n: str((37 * k + 11 * n) % 23),
+}
+
+
+@pytest.mark.parametrize("kind", UCR)
+def test_tables_of_ucr_have_no_header(tmp_path, kind):
+    """A class and the steps in each row; NaN where a sequence has ended (the archive of 2018)."""
+    rows = [[str(1 + k % 3), *(UCR[kind](k, n) for n in range(20)), *["NaN"] * 3] for k in range(30)]
+    (tmp_path / "a.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    table = open_table(tmp_path / "a.tsv")
+    columns, notes = columns_for(Predicts.LABEL, table, {})
+    assert len(table) == 30 and columns.label == "column 1" and columns.features == tuple(table.names[1:])
+    assert any("'column 1' (a guess; --label names another)" in note for note in notes)
+    found = list(sequences(table, columns, False))
+    assert [one.label for one in found] == [row[0] for row in rows]
+    assert found[4].values[:, 0].tolist() == pytest.approx([float(cell) for cell in rows[4][1:21]])
+
+
+def test_the_last_column_without_a_name_is_the_label_where_the_first_is_measured_too(tmp_path):
+    rows = [[k % 7, *(round(np.sin(k + n), 3) for n in range(10)), k % 2] for k in range(40)]
+    (tmp_path / "a.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    columns, _ = columns_for(Predicts.LABEL, open_table(tmp_path / "a.csv"), {})
+    assert columns.label == "column 12"
+
+
+def test_numbers_that_are_not_like_those_below_name_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("801,17,640,25,333\n" + "".join(f"{k},{k + 1},2,{k},4\n" for k in range(9)))
+    table = open_table(tmp_path / "a.csv")
+    assert table.names == ["801", "17", "640", "25", "333"] and len(table) == 9
 
 
 @pytest.mark.parametrize("above", ["", "Seat belts\n"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -145,23 +144,63 @@ def _header(path: Path, encoding: str) -> _Header:
     attributes: list[tuple[str, str]] = []
     inside = False
     for number, line in _lines(path, encoding):
-        tag, _, value = line.strip().partition(" ")
+        tag, value = (*line.strip().split(None, 1), "", "")[:2]
         tag = tag.lower()
         if tag and not tag.startswith(("#", "%", "@")):
             break
         if tag == "@data":
             return _Header(tags, attributes, number)
         if tag == "@attribute":
-            # A name with spaces is quoted.
-            match = re.match(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"([^"]*)"|(\S+))\s+(.*)""", value)
-            names = match.groups()[:3] if match else (value.strip(),)
-            kind = match[4].strip() if match else ""
+            name, kind = _attribute(value)
             if not inside:
-                attributes.append((next(one for one in names if one is not None), kind))
+                attributes.append((name, kind))
             inside |= kind.lower() == "relational"
         inside &= tag != "@end"
         tags[tag[1:]] = value.strip()
     raise DataError(f"{path} has no line @data: it is not such an archive (as text it is read with --task language).")
+
+
+_QUOTED = r"""'([^'\\]*(?:\\.[^'\\]*)*)'|"([^"\\]*(?:\\.[^"\\]*)*)\""""
+_NAMED = re.compile(rf"(?:{_QUOTED}|([^\s{{]+))\s*(.*)")  # a name with spaces is quoted
+_CELL = re.compile(rf"\s*(?:{_QUOTED}|([^,]*?))\s*(?:,|$)")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def _unescaped(text: str) -> str:
+    """What lies within quotes: a backslash stands before quotes, itself and ``n``, ``r``, ``t``."""
+    return _ESCAPED.sub(lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], found[1]), text)
+
+
+def _attribute(line: str) -> tuple[str, str]:
+    """Name and type of an attribute."""
+    match = _NAMED.match(line)
+    if match is None:
+        return line, ""
+    single, double, bare, kind = match.groups()
+    quoted = single if single is not None else double
+    return (bare if quoted is None else _unescaped(quoted)), kind.strip()
+
+
+def _cell(line: str, at: int) -> tuple[tuple[str, bool], int, bool]:
+    """A cell of a line of ARFF as it stands, and whether it is in quotes; where it ends, and whether a comma follows.
+
+    Raises ValueError for a quote that does not end with the cell.
+    """
+    match = _CELL.match(line, at)
+    if match is None or (match[3] and match[3][0] in "'\""):
+        raise ValueError(f"{line[at:].strip()[:40]!r} opens a quote that does not end its cell")
+    quoted = match[1] if match[1] is not None else match[2]
+    return ((match[3], False) if quoted is None else (quoted, True)), match.end(), match[0].endswith(",")
+
+
+def _cells(line: str) -> list[tuple[str, bool]]:
+    """The cells between the commas of a line of ARFF, see `_cell`."""
+    found: list[tuple[str, bool]] = []
+    at, more = 0, True
+    while more:
+        cell, at, more = _cell(line, at)
+        found.append(cell)
+    return found
 
 
 def _data(path: Path, encoding: str, header: _Header) -> Lines:
@@ -213,9 +252,16 @@ def read_ts(path: Path, encoding: str) -> Table:
 
 
 _FREQUENCIES = {
-    "minutely": "1min", "10_minutes": "10min", "half_hourly": "30min", "hourly": "1h", "daily": "1d", "weekly": "1w",
-    "monthly": "1mo", "quarterly": "3mo", "yearly": "1y", "4_seconds": "4s", "seconds": "1s",
+    "minutely": "1min", "half_hourly": "30min", "hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "1mo",
+    "quarterly": "3mo", "yearly": "1y",
 }  # fmt: skip
+_UNITS = {"second": "s", "minute": "min", "hour": "h", "day": "d", "week": "w", "month": "mo", "year": "y"}
+
+
+def _frequency(words: str) -> str | None:
+    """How far steps lie apart, of ``monthly`` or ``10_minutes``; None if it is not known."""
+    count = re.fullmatch(rf"(?:(\d+)_)?({'|'.join(_UNITS)})s?", words)
+    return f"{count[1] or 1}{_UNITS[count[2]]}" if count else _FREQUENCIES.get(words)
 
 
 def read_tsf(path: Path, encoding: str) -> Table:
@@ -238,27 +284,38 @@ def read_tsf(path: Path, encoding: str) -> Table:
             yield number, cells
 
     table = _typed(path, rows(), columns)
-    table.frequency = _FREQUENCIES.get(header.tags.get("frequency", "").lower(), "")
+    if words := header.tags.get("frequency", "").lower():
+        table.frequency = _frequency(words) or ""
+        if not table.frequency:
+            table.notes.append(f"@frequency {words!r:.40} is not known; --season says how many steps a season has.")
+    steps = header.tags.get("horizon", "")
+    table.horizon = int(steps) if re.fullmatch(r"[1-9]\d{0,8}", steps) else None
     return table
 
 
 def read_arff(path: Path, encoding: str) -> Table:
-    """Rows of cells under named attributes, as Weka has them; a relational attribute is a list for each channel."""
+    """Rows of cells under named attributes, as Weka has them; a relational attribute is a list for each channel.
+
+    Of a sparse row, ``{1 0.5, 3 yes}``, cells that are not written are 0, or the first value of a nominal attribute.
+    """
     header = _header(path, encoding)
     named = header.attributes
     relational = [kind.lower() == "relational" for _, kind in named]
+    unwritten = [_unwritten(kind) for _, kind in named]
     widths: list[int] = []  # channels of each attribute
 
     def rows() -> Rows:
         for number, line in _data(path, encoding, header):
-            if line.startswith("{"):
-                raise DataError(f"{path}: line {number} is sparse ({{…}}); write all of its cells.")
-            quote = "'" if "'" in line else '"'
-            escape = None if any(relational) else "\\"  # "\n" within the quotes ends a channel
-            cells = next(csv.reader([line], quotechar=quote, skipinitialspace=True, escapechar=escape))
+            try:
+                cells = _sparse(line, unwritten) if line.startswith("{") else _cells(line)
+            except ValueError as error:
+                raise DataError(f"{path}: line {number}: {error}.") from None
             if len(cells) != len(named):
                 raise DataError(f"{path}: line {number} has {len(cells)} cells; {len(named)} are named above @data.")
-            parts = [cell.split("\\n") if many else [cell] for cell, many in zip(cells, relational, strict=True)]
+            parts = [  # "\\n" within the quotes ends a channel
+                cell.split("\\n") if many else [_unescaped(cell) if quoted else cell]
+                for (cell, quoted), many in zip(cells, relational, strict=True)
+            ]
             if not widths:
                 widths.extend(map(len, parts))
             if wrong := [(len(part), width) for part, width in zip(parts, widths, strict=True) if len(part) != width]:
@@ -271,3 +328,28 @@ def read_arff(path: Path, encoding: str) -> Table:
         names = [f"{name}_{place}" for place in range(1, width + 1)] if width > 1 else [name]
         columns += [_column(one, "list" if many else kind) for one in names]
     return _typed(path, rows(), columns)
+
+
+def _unwritten(kind: str) -> str | None:
+    """What a cell is that a sparse row does not write, by the type of its attribute; None if that is not known."""
+    if kind.startswith("{"):
+        cell, quoted = _cells(kind[1:].rpartition("}")[0])[0]
+        return _unescaped(cell) if quoted else cell
+    return "0" if kind.lower().split(" ")[0] in ("numeric", "real", "integer") else None
+
+
+def _sparse(line: str, unwritten: list[str | None]) -> list[tuple[str, bool]]:
+    """The cells of a sparse row; ValueError if it is not one."""
+    inner, end, rest = line[1:].rpartition("}")
+    if not end or rest.strip():
+        raise ValueError("a sparse row ends with }")
+    found: list[tuple[str, bool] | None] = [None if one is None else (one, False) for one in unwritten]
+    at, more = 0, bool(inner.strip())
+    while more:
+        place = re.compile(r"\s*(\d+)\s").match(inner, at)
+        if place is None or int(place[1]) >= len(found):
+            raise ValueError(f"{inner[at : at + 20]!r} has no number of an attribute, from 0 to {len(found) - 1}")
+        found[int(place[1])], at, more = _cell(inner, place.end())
+    if None in found:
+        raise ValueError(f"attribute {found.index(None)} is text and has no cell in this sparse row")
+    return [cell for cell in found if cell is not None]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +38,7 @@ class Cells:
     def kind(self) -> str:
         """What the cells are: number, time, list, text or, where all are, empty."""
         cells = self.present
-        if not cells:
+        if all(isinstance(cell, str) and cell.strip().lower() == "nan" for cell in cells):
             return "empty"
         if all(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
             return "list"
@@ -56,6 +56,11 @@ class Cells:
     def differ(self) -> bool:
         """Whether no value occurs twice, an empty one included."""
         return len(set(map(str, self.all))) == len(self.all)
+
+    @property
+    def grow(self) -> bool:
+        """Whether each date is later than the one above it, as those of steps are."""
+        return len(self.all) == len(self.present) > 2 and bool((np.diff(moments(self.all)) > 0).all())
 
     @property
     def whole(self) -> bool:
@@ -117,6 +122,27 @@ class Cells:
             if wrong and len(wrong) <= few and len(cells) - len(wrong) >= 5:
                 return kind, *wrong[0]
         return None
+
+
+def determines(times: Cells, part: Cells) -> bool:
+    """Whether each time of a column stands next to one number of another, which stands next to many times."""
+    pairs = set(zip(map(str, times.all), map(str, part.all), strict=True))
+    before, after = (len({pair[place] for pair in pairs}) for place in (0, 1))
+    return len(pairs) == before > after
+
+
+def begins_with_class(columns: Mapping[str, Cells]) -> bool:
+    """Whether a table of numbers without names is as UCR writes it: a class, then the steps of a sequence.
+
+    The first column then has fewer different numbers than the last one that is mostly filled, and than nine in ten.
+    """
+    first, *rest = columns.values()
+    numbers = all(one.kind in ("number", "empty") for one in rest) and len(rest) >= 9
+    if next(iter(columns)) != "column 1" or not numbers or first.kind != "number" or not first.could_be_labels:
+        return False
+    filled = [one.numbers for one in rest if 2 * np.isfinite(one.numbers).sum() > len(one.all)]
+    more = [len(np.unique(one)) > len(np.unique(first.numbers)) for one in filled]
+    return not first.differ and bool(more) and more[-1] and float(np.mean(more)) >= 0.9
 
 
 def is_missing(cell: Any) -> bool:

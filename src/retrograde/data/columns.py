@@ -16,8 +16,8 @@ from ..option import flag
 from . import categories
 from .arrays import TIMES
 from .calendar import day_and_clock, how_times_are_read, only_counts, parts_of, units_of, unroll, whole_of
-from .cells import Cells, are_dates
-from .dates import looks_like_date, moments
+from .cells import Cells, are_dates, begins_with_class, determines
+from .dates import looks_like_date
 from .excel import are_excel_dates, check_not_mixed, form_of_times, how_form_is_read
 from .numerals import PLAIN, no_number
 from .roles import Columns, Predicts
@@ -197,6 +197,8 @@ class _Guess:
     def usual_time(self) -> str | None:
         """The column of times: by its name, else the first that has dates."""
         found = self.usual("time", self.free("number", "time")) or next(iter(self.free("time")), None)
+        if found is not None and self.kinds[found] == "number":  # the month, say, of the dates in another column
+            found = next((name for name in self.free("time") if determines(self.cells[name], self.cells[found])), found)
         if found is None and self.predicts is Predicts.FUTURE:  # ordinal_date
             counted = (name for name in self.free("number") if {*re.split(r"[\W_]+", name.lower())} & {"date", "time"})
             found = next((name for name in counted if (np.diff(self.cells[name].numbers) > 0).all()), None)
@@ -396,7 +398,7 @@ def _channels(guess: _Guess) -> dict[str, list[str]] | None:
     channels = {stem: names for stem, names in channels.items() if len(names) >= 3}
     if not channels or guess.layout == "wide":
         return channels or None
-    if guess.usual("time", guess.free("number", "time")) or any(_growing(cells[name]) for name in guess.free("time")):
+    if guess.usual("time", guess.free("number", "time")) or any(cells[name].grow for name in guess.free("time")):
         return None
     longest = max(channels.values(), key=len)
     dated = are_dates([label[1] for label in map(step_label, longest) if label is not None])
@@ -404,11 +406,6 @@ def _channels(guess: _Guess) -> dict[str, list[str]] | None:
     named = any(cells[name].differ for name in texts) or guess.usual("group", texts)
     few_rows = len(cells[longest[0]].all) < len(longest) >= 12
     return channels if dated or (named and len(longest) >= 6) or few_rows else None
-
-
-def _growing(cells: Cells) -> bool:
-    """Whether each date is later than the one above it, as those of steps are."""
-    return len(cells.all) == len(cells.present) > 2 and bool((np.diff(moments(cells.all)) > 0).all())
 
 
 def _of_wide(guess: _Guess, channels: dict[str, list[str]] | None, static: Any) -> tuple[Columns, list[str]]:
@@ -480,7 +477,7 @@ def _of_labels(guess: _Guess, labelled: bool) -> tuple[Columns, list[str]]:
     elif "time" in guess.chosen:
         raise OptionError("--time puts the steps of a sequence in order; name the --group of rows that are its steps.")
     guess.named("features", patterns=True)
-    if "features" not in guess.chosen and "text" not in guess.chosen:
+    if not guess.get("features") and "text" not in guess.chosen:
         _guess_inputs(guess)
     if not guess.get("text") and not guess.get("features"):
         raise DataError(
@@ -499,6 +496,11 @@ def _guess_label(guess: _Guess, labelled: bool) -> None:
     """Which column has the labels; DataError if they are needed and none looks like one."""
     table, cells = guess.table, guess.cells
     label = guess.usual("label", guess.free("text", "number", "list"), lambda name: cells[name].could_be_labels)
+    if label is None and begins_with_class(cells):
+        label = "column 1"
+        guess.guess(
+            "features", tuple(table.names[1:]) if not {"features", "group", "label"} & guess.chosen.keys() else ()
+        )
     if label is None and labelled and "label" not in guess.chosen:
         label = _few_values(guess)
     guess.guess("label", label)
@@ -512,7 +514,8 @@ def _guess_label(guess: _Guess, labelled: bool) -> None:
 def _guess_number(guess: _Guess, labelled: bool) -> None:
     """Which column has the number to predict: by its name, else the last one."""
     numbers, source = guess.numbers(), guess.table.source
-    usual = guess.usual("target", numbers) or guess.usual("label", numbers) or next(reversed(numbers), None)
+    likely = [name for name in numbers if name.lower() not in _USUAL["time"]] or numbers
+    usual = guess.usual("target", likely) or guess.usual("label", likely) or next(reversed(likely), None)
     guess.guess("target", (usual,) if usual is not None and labelled else ())
     found = guess.get("target") or ()
     if len(found) > 1:

@@ -13,8 +13,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from dataclasses import dataclass, replace
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,8 +120,8 @@ def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
     delimiter : str, optional
         None: the one of ``,;|`` and tab that occurs most in the first line.
     """
-    with utf8(path, encoding) as file:
-        remarks, delimiter, names, rows = _look(file.path, str(path), delimiter)
+    with utf8(path, encoding) as found, _squeezed(found) as file:
+        remarks, delimiter, names, rows = _look(file.path, str(path), delimiter if file is found else " ")
         header = has_header(path, names, rows)
         table = Table(str(path))
         table.delimiter = delimiter
@@ -139,6 +139,22 @@ def read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Table:
             rest = islice(_rows(file.path, delimiter, remarks), int(header), None)
             return table.fill_from(_batches(rest, table.source, schema), schema, names)
         return _fill(table, file, path, names, delimiter, remarks + header)
+
+
+@contextmanager
+def _squeezed(file: Utf8) -> Iterator[Utf8]:
+    """The file, or a copy with single spaces where rows of numbers are aligned with several, as ``savetxt`` of UCR."""
+    with file.path.open(encoding="utf-8", newline="") as opened:
+        lines = list(islice(opened, 50))
+        squeezed = [" ".join(line.split()) + "\n" for line in lines]
+        aligned = any(line.rstrip("\r\n") + "\n" != short for line, short in zip(lines, squeezed, strict=True))
+        if not aligned or any(map(_marks, lines)) or not _numbers_between_spaces(squeezed):
+            yield file
+            return
+        with tempfile.NamedTemporaryFile("w", prefix="retrograde-", suffix=".txt", encoding="utf-8") as copy:
+            copy.writelines(" ".join(line.split()) + "\n" for line in chain(lines, opened))
+            copy.flush()
+            yield replace(file, path=Path(copy.name))
 
 
 def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[str], list[list[str]]]:
@@ -159,9 +175,24 @@ def _look(path: Path, name: str, delimiter: str | None) -> tuple[int, str, list[
         except csv.Error as error:
             raise DataError(f"{name} cannot be read: {error}.") from None
     names = rows[0] if rows else []
+    if _counts_rows(names, rows[1:]):
+        names = ["", *names]
     if rows[1:] and len(rows[1]) > len(names):
         raise DataError(f"{name}: the first row has {len(rows[1])} fields, the header has {len(names)}: {HOW_TO_QUOTE}")
     return remarks, delimiter, names, rows[1:]
+
+
+def _counts_rows(names: list[str], rows: list[list[str]]) -> bool:
+    """Whether rows begin with their number or name, above which R's ``write.table`` writes nothing at all.
+
+    Otherwise a field more than the header has is a separator in a text without quotes.
+    """
+    if len(rows) < 2 or len(names) < 2 or {len(row) for row in rows} != {len(names) + 1}:
+        return False
+    if all(row[0] == str(place) for place, row in enumerate(rows, 1)):
+        return True
+    numbers = all(_NUMBER.fullmatch(cell) or cell in ("NA", "") for row in rows for cell in row[1:])
+    return numbers and len({row[0] for row in rows}) == len(rows)
 
 
 def _titles(lines: list[str]) -> int:
@@ -245,16 +276,19 @@ def has_header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
     """Whether the first line names the columns, which are put right; False where it is data.
 
     It is data if it has a number or a date where a name should be, and these are not labels of steps (which ascend); if
-    it has nothing but numbers, of which some are not whole, and which do not ascend; or if a word of it occurs again in
-    the same column below (without numbers: twice, and not in a copy of the line).
+    it has nothing but numbers that do not ascend, and some are not whole or most are like those below; or if a word of
+    it occurs again in the same column below (without numbers: twice, and not in a copy of the line).
     """
-    if names and len(set(names)) < len(names) and all(_NUMBER.fullmatch(name) for name in names):
-        raise DataError(
-            f"{path}: its first line holds numbers, {some_of(names)}: put one before it that names the columns."
-        )
     data = [place for place, name in enumerate(names) if _NUMBER.fullmatch(name.strip()) or looks_like_date(name)]
     columns = {place: [row[place] for row in rows if place < len(row)] for place in range(len(names))}
     cells = [name.strip() for name in names]
+    if len(data) == len(names) and all(map(_NUMBER.fullmatch, cells)):
+        if _among(cells, columns):
+            return False
+        if len(set(names)) < len(names) and not (len(rows) >= 5 and _measured(cells)):
+            raise DataError(
+                f"{path}: its first line holds numbers, {some_of(names)}: put one before it that names the columns."
+            )
     if (
         rows
         and data
@@ -302,6 +336,19 @@ def _labels_of_steps(cells: list[str]) -> bool:
     if all(cell.isdigit() for cell in cells):
         return all(int(a) < int(b) for a, b in pairwise(cells))
     return len(set(cells)) == len(cells)
+
+
+def _among(cells: list[str], columns: dict[int, list[str]]) -> bool:
+    """Whether numbers in no order, five or more, are in three columns of four between those of five rows below."""
+    numbers = [float(cell) for cell in cells]
+    ordered = all(a <= b for a, b in pairwise(numbers)) or all(a >= b for a, b in pairwise(numbers))
+    if len(cells) < 5 or ordered:
+        return False
+    inside = 0
+    for place, number in enumerate(numbers):
+        below = [float(cell) for cell in columns[place] if _NUMBER.fullmatch(cell.strip())]
+        inside += len(below) >= 5 and min(below) <= number <= max(below)
+    return 4 * inside >= 3 * len(cells)
 
 
 def _measured(cells: list[str]) -> bool:

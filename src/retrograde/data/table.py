@@ -50,6 +50,8 @@ class Table:
         What a user should know about the reading.
     frequency : str
         How far the steps of its series lie apart, where the format says so; see `retrograde.data.grid`.
+    horizon : int or None
+        How many steps are to be forecast, where the format says so.
     delimiter : str
         What separates the columns of a text file; empty for other formats.
     encoding, assumed : str
@@ -60,6 +62,7 @@ class Table:
 
     def __init__(self, source: str, notes: Iterable[str] = (), frequency: str = "") -> None:
         self.source, self.notes, self.frequency = source, list(notes), frequency
+        self.horizon: int | None = None
         self.delimiter = self.encoding = self.assumed = ""
         self.names: list[str] = []
         self.types: dict[str, str] = {}

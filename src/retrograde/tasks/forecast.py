@@ -218,7 +218,7 @@ class ForecastTask(TableTask[ForecastBatch, Part]):
             regular = Regular(options.freq, options.gaps, options.duplicates)
             found = read_series(table, columns, regular)
             self.notes += found.notes
-            season, horizon = self._season(found), options.horizon
+            season, horizon = self._season(found), options.horizon or table.horizon
             if options.backtest and horizon is None:
                 longest = int(found.numbers.lengths.max())
                 horizon = min(season if season > 1 else 12, max(1, longest // (4 + options.backtest)))

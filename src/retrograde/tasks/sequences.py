@@ -398,7 +398,8 @@ class SequenceTask(TableTask[S, Encoded], Generic[S, R]):
              for key in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
         )  # fmt: skip
         part_of, sizes = np.zeros(len(known), dtype=np.int8), np.bincount(units)
-        rest = list(random.permutation(len(known)))
+        # One with more than half of all rows would leave too few to train with.
+        rest = [unit for unit in random.permutation(len(known)) if 2 * sizes[unit] <= len(strata) or len(known) == 2]
         for part, share in enumerate(shares, 1):
             taken = 0
             while share and taken < share * len(strata) and len(rest) > 1:
