@@ -68,6 +68,12 @@ class Cells:
         return bool((np.isnan(self.numbers) | (self.numbers == np.floor(self.numbers))).all())
 
     @property
+    def repeat(self) -> bool:
+        """Whether values repeat the way labels do."""
+        distinct, rows = len(set(map(str, self.all))), len(self.all)
+        return 2 <= distinct <= max(2, min(50, rows // 5)) and distinct < rows
+
+    @property
     def few(self) -> bool:
         """Whether these are whole numbers, each of them in three rows or more on average."""
         return self.whole and 3 * len(set(map(str, self.all))) <= len(self.all)

@@ -594,9 +594,4 @@ def _grouped_steps(guess: _Guess, found: tuple[str, ...]) -> tuple[str, ...]:
 
 def _few_values(guess: _Guess) -> str | None:
     """The last column whose values repeat the way labels do."""
-    for name in reversed(guess.free("text", "number")):
-        cells = guess.cells[name].all
-        distinct, rows = len(set(map(str, cells))), len(cells)
-        if 2 <= distinct <= max(2, min(50, rows // 5)) and distinct < rows:
-            return name
-    return None
+    return next((name for name in reversed(guess.free("text", "number")) if guess.cells[name].repeat), None)
