@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 
+import numpy as np
 import pytest
 
 import retrograde as rg
@@ -58,6 +59,29 @@ def test_the_first_trial_is_a_training_without_a_search(searched, tmp_path):
     options = rg.load(alone.folder).config.options
     assert first.options == {name: getattr(options, name) for name in first.options}
     assert set(first.options) == {"lr", "num_layers", "dropout", "cell"}  # hidden_size was given
+
+
+@pytest.mark.parametrize("task", ["forecast", "regress"])
+def test_trials_are_ranked_by_the_numbers_that_the_page_shows(tmp_path, task):
+    """They are those of the predictions as they are divided in the end between the network and the simple method."""
+    random = np.random.default_rng(0)
+    if task == "forecast":
+        rows = "".join(
+            f"2020-{1 + k // 28:02}-{1 + k % 28:02},{x}\n" for k, x in enumerate(random.normal(size=300).cumsum())
+        )
+        (tmp_path / "a.csv").write_text("date,value\n" + rows)
+    else:
+        steps = random.normal(size=(60, 8))
+        rows = [",".join(map(str, [*row, row.sum() + 0.5 * random.normal()])) for row in steps]
+        (tmp_path / "a.csv").write_text(",".join(f"x{k}" for k in range(8)) + ",target\n" + "\n".join(rows) + "\n")
+    given = {"task": task, "hidden_size": 4, "max_steps": 6, "eval_every": 2, "threads": 1}
+    found = rg.search(tmp_path / "a.csv", tmp_path / "run", trials=3, report=False, **given)
+    assert {one.state for one in found.trials} == {"complete"}
+    assert [one.cost for one in found.trials] == pytest.approx([one.scores["loss"] for one in found.trials])
+    summary, costs = rg.load(found.folder).summary, [one.cost for one in found.trials]
+    assert found.best.cost == min(costs) == pytest.approx(summary.best["loss"]) == summary.results["validation"]["loss"]
+    raw = min(line.loss for line in RunFolder(found.folder).metrics())
+    assert abs(raw - found.best.cost) > 1e-6  # of the network alone
 
 
 def test_a_search_that_was_interrupted_goes_on_to_the_same_trials(searched, tmp_path, monkeypatch):

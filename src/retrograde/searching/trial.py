@@ -18,7 +18,7 @@ import torch
 from ..errors import DivergedError, OptionError
 from ..extras import import_or_explain
 from ..measuring import random_states_kept
-from ..runs import Metrics, RunFolder, Scores
+from ..runs import Metrics, RunFolder, Scores, Summary
 from ..training import Callback, Trainer, train
 
 __all__ = ["Job", "Outcome", "State", "contents", "quiet_optuna", "run_trial"]
@@ -68,9 +68,10 @@ class Outcome:
     state : str
         ``"impossible"``: the options contradict each other; ``"interrupted"``: by a signal, so it does not count.
     cost : float or None
-        What the search minimizes, of the best weights (`Task.cost`).
+        What the search minimizes, `Task.cost` of the numbers that the page and the summary show: of a forecast or a
+        regression, those after its predictions were divided between the network and the simple method.
     costs : dict
-        The cost at each evaluation, by training step.
+        The cost at each evaluation while training, by step: of the network alone.
     steps, seconds, parameters
         Of the training, and numbers of the network.
     scores : mapping
@@ -110,6 +111,7 @@ class _Pruning(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         self.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        self._cost = trainer.task.cost
 
     def on_note(self, text: str) -> None:
         self.notes += [text] if self.parameters else []  # what is said before training is of all trials
@@ -123,9 +125,9 @@ class _Pruning(Callback):
         early = metrics.step < WARMUP * trainer.planned_steps or metrics.step >= trainer.planned_steps
         self.pruned |= not early and self._trial.should_prune()
 
-    def best(self, step: int | None) -> float | None:
+    def final(self, summary: Summary) -> float | None:
         """The cost of the weights that were kept."""
-        return self.costs.get(-1 if step is None else step)
+        return None if summary.best_step is None else self._cost(summary.best)
 
 
 def run_trial(job: Job) -> Outcome:
@@ -152,7 +154,7 @@ def _trained(job: Job, folder: RunFolder, began: float) -> Outcome:
     if result.signal:
         return Outcome("interrupted", message=result.summary.message, signal=result.signal)
     summary = result.summary
-    cost = pruning.best(summary.best_step)
+    cost = pruning.final(summary)
     if pruning.pruned:
         state = "pruned"
     wanted = state == "complete" and cost is not None and (job.keep_below is None or cost < job.keep_below)
