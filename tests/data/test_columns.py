@@ -241,3 +241,28 @@ def test_rows_of_a_machine_with_most_rows_are_trained_on(tmp_path):
         task = labelled("classify", str(tmp_path / "a.csv"), label="kind", seed=seed)
         assert task.reader.columns.split == ("engine",)
         assert len(task.training[0]) >= 200 and len(task.validation[0]) in (20, 40)
+
+
+def test_taxes_that_are_called_t_put_nothing_in_order(tmp_path):
+    """As Klein's table of the USA."""
+    rows = "".join(f"{1920 + k},{40 + k}.8,{3 + (k * 7) % 11}.{k % 10}\n" for k in range(22))
+    (tmp_path / "a.csv").write_text("Year,C,T\n" + rows)
+    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {})
+    assert columns.time == "Year" and columns.target == ("C", "T")
+    (tmp_path / "b.csv").write_text("t,C\n" + "".join(f"{k / 10},{k * 7 % 11}\n" for k in range(22)))
+    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "b.csv"), {})
+    assert columns.time == "t"
+
+
+@pytest.mark.parametrize("name", ["label", "is_anomaly"])
+def test_flags_of_steps_are_not_forecast(tmp_path, name):
+    """As the sets of sktime and aeon for change points and anomalies have them."""
+    (tmp_path / "a.csv").write_text(f"data,{name}\n" + "".join(f"{k * 7 % 23},{int(k == 9)}\n" for k in range(40)))
+    table = open_table(tmp_path / "a.csv")
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
+    assert columns.target == ("data",) and unused(table, columns) == [
+        f"not read: '{name}' (--features names the columns to read)."
+    ]
+    (tmp_path / "b.csv").write_text("class\n" + "".join(f"{k % 2}\n" for k in range(40)))
+    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "b.csv"), {})
+    assert columns.target == ("class",)

@@ -193,6 +193,8 @@ def test_builtins():
         ("a.npz", b"PKjunk", "never loaded"),
         ("a.csv", 'text,label\na,b\n"c,d\na,b\n', r'row 2 opens a quote \("\) that is never closed'),
         ("a.csv", "1.5,2,2\n3,4,5\n", "first line holds numbers, 1.5, 2, 2: put one before it"),
+        ("a.csv.zip", b"x", r"\.zip is not read; unpack it, and name a file in it"),
+        ("a.xls", b"x", r"\.xls is not read; open it and save it as \.xlsx or \.csv"),
         ("a.docx", b"x", r"\.docx is not read; save it as one of \.csv"),
         ("a.conll", "-DOCSTART- O\n\n", "has no rows"),
         ("a.conll", "a O\nb c O\n", "line 2 has 3 columns, those above it have 2"),

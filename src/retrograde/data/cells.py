@@ -18,6 +18,8 @@ from .dates import MONTH_AND_YEAR, date_form, looks_like_date, moments
 from .numerals import NO_NUMBER, THOUSANDS, UNITS
 from .table import number_of
 
+_FLAGS = ("label", "labels", "class", "anomaly", "is_anomaly", "outlier", "is_outlier")
+
 
 class Cells:
     """The first cells of a column.
@@ -72,6 +74,11 @@ class Cells:
         """Whether values repeat the way labels do."""
         distinct, rows = len(set(map(str, self.all))), len(self.all)
         return 2 <= distinct <= max(2, min(50, rows // 5)) and distinct < rows
+
+    @property
+    def count(self) -> bool:
+        """Whether numbers may count steps: they are whole or grow."""
+        return self.whole or bool((np.diff(self.numbers) > 0).all())
 
     @property
     def few(self) -> bool:
@@ -149,6 +156,12 @@ def begins_with_class(columns: Mapping[str, Cells]) -> bool:
     filled = [one.numbers for one in rest if 2 * np.isfinite(one.numbers).sum() > len(one.all)]
     more = [len(np.unique(one)) > len(np.unique(first.numbers)) for one in filled]
     return not first.differ and bool(more) and more[-1] and float(np.mean(more)) >= 0.9
+
+
+def is_flag(name: str, cells: Cells) -> bool:
+    """Whether a column of 0 and 1 marks steps, rather than being a series itself."""
+    known = cells.numbers[np.isfinite(cells.numbers)]
+    return name.lower() in _FLAGS and set(known.tolist()) <= {0.0, 1.0}
 
 
 def is_missing(cell: Any) -> bool:

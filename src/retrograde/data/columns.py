@@ -16,7 +16,7 @@ from ..option import flag
 from . import categories
 from .arrays import TIMES
 from .calendar import day_and_clock, how_times_are_read, only_counts, parts_of, units_of, unroll, whole_of
-from .cells import Cells, are_dates, begins_with_class, determines
+from .cells import Cells, are_dates, begins_with_class, determines, is_flag
 from .dates import looks_like_date
 from .excel import are_excel_dates, check_not_mixed, form_of_times, how_form_is_read
 from .numerals import PLAIN, no_number
@@ -196,7 +196,10 @@ class _Guess:
 
     def usual_time(self) -> str | None:
         """The column of times: by its name, else the first that has dates."""
-        found = self.usual("time", self.free("number", "time")) or next(iter(self.free("time")), None)
+        counts = self.usual(
+            "time", self.free("number", "time"), lambda name: name.lower() != "t" or self.cells[name].count
+        )
+        found = counts or next(iter(self.free("time")), None)
         if found is not None and self.kinds[found] == "number":  # the month, say, of the dates in another column
             found = next((name for name in self.free("time") if determines(self.cells[name], self.cells[found])), found)
         if found is None and self.predicts is Predicts.FUTURE:  # ordinal_date
@@ -329,6 +332,7 @@ def _of_series(guess: _Guess) -> tuple[Columns, list[str]]:
     numbers = guess.numbers()
     owners = list(zip(*(map(str, cells[name].all) for name in guess.get("group") or ()), strict=True))
     numbers = [name for name in numbers if not only_counts(cells[name], owners)] or numbers
+    numbers = [name for name in numbers if not is_flag(name, cells[name])] or numbers
     usual = guess.usual("target", numbers)
     # A column that is usually the target, or one of all, is not passed over for a cell.
     sooner = _USUAL["target"][: _USUAL["target"].index(usual.lower())] if usual else ()

@@ -58,6 +58,8 @@ def open_table(source: Any, encoding: str = AUTO) -> Table:
         suffixes = [suffix.lower() for suffix in path.suffixes]
         kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
         if kind not in _READERS:
+            if kind in _OTHERS:
+                raise DataError(f"{name}: {kind} is not read; {_OTHERS[kind]}.")
             raise DataError(
                 f"{name}: {kind or 'files without an ending'} is not read; save it as one of {', '.join(SUFFIXES)} (or "
                 "give it that name, if it is one)."
@@ -69,6 +71,11 @@ def open_table(source: Any, encoding: str = AUTO) -> Table:
             raise
         raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     return _READERS[kind](path, encoding)
+
+
+_OTHERS = dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".tgz"), "unpack it, and name a file in it") | dict.fromkeys(
+    (".xls", ".xlsm", ".xlsb", ".ods"), "open it and save it as .xlsx or .csv"
+)
 
 
 def check_there(name: str) -> None:

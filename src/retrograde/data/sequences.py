@@ -62,7 +62,9 @@ def _with_targets(records: Iterator[LabelledSequence], table: Table, name: str) 
         own = numbers[record.rows]
         known = np.flatnonzero(own == own)
         if not len(known):
-            raise DataError(f"row {record.rows[0] + 1}, column {name!r}: there is no number to predict.")
+            raise DataError(
+                f"row {record.rows[0] + 1}, column {name!r}: there is no number to predict; leave such rows out."
+            )
         if (wrong := np.flatnonzero(own[known] != own[known[0]])).size:
             raise DataError(
                 f"row {record.rows[known[wrong[0]]] + 1}, column {name!r}: group {' '.join(record.group)!r} has two "
