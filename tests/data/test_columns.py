@@ -249,9 +249,10 @@ def test_taxes_that_are_called_t_put_nothing_in_order(tmp_path):
     (tmp_path / "a.csv").write_text("Year,C,T\n" + rows)
     columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "a.csv"), {})
     assert columns.time == "Year" and columns.target == ("C", "T")
-    (tmp_path / "b.csv").write_text("t,C\n" + "".join(f"{k / 10},{k * 7 % 11}\n" for k in range(22)))
-    columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "b.csv"), {})
-    assert columns.time == "t"
+    for times in ([k / 10 for k in range(22)], [f"2024-01-{k + 1:02}" for k in range(22)]):
+        (tmp_path / "b.csv").write_text("t,C\n" + "".join(f"{one},{k * 7 % 11}\n" for k, one in enumerate(times)))
+        columns, _ = columns_for(Predicts.FUTURE, open_table(tmp_path / "b.csv"), {})
+        assert columns.time == "t"
 
 
 @pytest.mark.parametrize("name", ["label", "is_anomaly"])

@@ -77,8 +77,8 @@ class Cells:
 
     @property
     def count(self) -> bool:
-        """Whether numbers may count steps: they are whole or grow."""
-        return self.whole or bool((np.diff(self.numbers) > 0).all())
+        """Whether these may count steps: dates, or numbers that are whole or grow."""
+        return self.kind == "time" or self.whole or bool((np.diff(self.numbers) > 0).all())
 
     @property
     def few(self) -> bool:

@@ -196,10 +196,8 @@ class _Guess:
 
     def usual_time(self) -> str | None:
         """The column of times: by its name, else the first that has dates."""
-        counts = self.usual(
-            "time", self.free("number", "time"), lambda name: name.lower() != "t" or self.cells[name].count
-        )
-        found = counts or next(iter(self.free("time")), None)
+        free = [n for n in self.free("number", "time") if n.lower() != "t" or self.cells[n].count]  # T may be a tax
+        found = self.usual("time", free) or next(iter(self.free("time")), None)
         if found is not None and self.kinds[found] == "number":  # the month, say, of the dates in another column
             found = next((name for name in self.free("time") if determines(self.cells[name], self.cells[found])), found)
         if found is None and self.predicts is Predicts.FUTURE:  # ordinal_date

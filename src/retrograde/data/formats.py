@@ -73,9 +73,8 @@ def open_table(source: Any, encoding: str = AUTO) -> Table:
     return _READERS[kind](path, encoding)
 
 
-_OTHERS = dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".tgz"), "unpack it, and name a file in it") | dict.fromkeys(
-    (".xls", ".xlsm", ".xlsb", ".ods"), "open it and save it as .xlsx or .csv"
-)
+_UNPACK, _SAVE = "unpack it, and name a file in it", "open it and save it as .xlsx or .csv"
+_OTHERS = {".zip": _UNPACK, ".7z": _UNPACK, ".tar": _UNPACK, ".xls": _SAVE, ".xlsm": _SAVE, ".ods": _SAVE}
 
 
 def check_there(name: str) -> None:
