@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import retrograde as rg
 from retrograde.flow.jacobians import lyapunov_dimension, product_spectrum
@@ -33,6 +33,32 @@ def linear_rnn(weight: Tensor, nonlinearity: str = "relu") -> nn.RNN:
 
 def flow_of(module: nn.RNNBase, x: Tensor, hx: object = None) -> rg.GradientFlow:
     return rg.gradient_flow(module, x, hx, loss=lambda o: o[0].sum(-1), targets=[-1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "packed"), [("l0", False), ("l0_reverse", False), ("l0", True), ("l0_reverse", True)]
+)
+def test_the_largest_exponent_of_one_unit_is_the_mean_of_its_logarithms_but_for_the_last_steps(
+    layer: str, packed: bool
+) -> None:
+    steps, burn_in = 12, 3
+    x = torch.randn(steps, 3, 2, dtype=torch.float64)
+    module = nn.RNN(2, 1, bidirectional=True, dtype=torch.float64)
+    lengths = torch.tensor([12, 9, 6]) if packed else torch.full((3,), steps)
+    given = pack_padded_sequence(x, lengths) if packed else x
+
+    def padded(output: tuple[object, object]) -> Tensor:
+        return pad_packed_sequence(output[0])[0] if packed else output[0]
+
+    flow = rg.gradient_flow(module, given, loss=lambda output: padded(output).square().sum(-1))
+    states = padded(module(given))
+    own = states[..., int("reverse" in layer)].detach()
+    weight = (module.weight_hh_l0_reverse if "reverse" in layer else module.weight_hh_l0).item()
+    logarithms = np.log(np.abs(weight * (1 - own.numpy() ** 2)))  # of ds_k / ds_{k-1}, one row per step
+    counted = slice(burn_in, None) if "reverse" in layer else slice(None, steps - burn_in)
+    live = (torch.arange(steps)[:, None] < lengths).numpy()[counted]
+    wanted = np.where(live, logarithms[counted], 0).sum(0) / live.sum(0)
+    np.testing.assert_allclose(flow.largest_exponents(layer, burn_in=burn_in), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "projected"])

@@ -68,6 +68,21 @@ def test_series_that_are_shorter_than_a_window_are_said_to_be(tmp_path: Path, st
     assert any(note.startswith(said) for note in task.notes) is short
 
 
+def test_a_series_that_is_shorter_than_a_window_begins_with_repeated_numbers_that_are_no_targets(
+    tmp_path: Path,
+) -> None:
+    rows = [f"{name},{t},{t + 7}" for name, steps in (("a", 60), ("b", 10), ("c", 60)) for t in range(steps)]
+    (tmp_path / "some.csv").write_text("\n".join(["name,t,y", *rows]))
+    windows = new_task(str(tmp_path / "some.csv"), TINY | {"group": "name", "time": "t"}).training
+    values, truths = (np.asarray(part[1])[:, 0] for part in (windows.values, windows.truths))
+    pad = len(values) - 10
+    assert pad >= 6 and not np.ptp(values[: pad + 1]) and np.isnan(truths[:pad]).all()
+    np.testing.assert_allclose(np.diff(values[pad:]), values[pad + 1] - values[pad], rtol=1e-5)
+    assert values[pad + 1] > values[pad]
+    np.testing.assert_array_equal(truths[pad:], values[pad:])
+    assert len(windows.values[2]) == 60 and not np.isnan(np.asarray(windows.truths[2])).any()
+
+
 def test_another_level_of_a_series_changes_only_the_level_of_its_forecast(seasonal: str) -> None:
     task = new_task(seasonal, TINY)
     network, past = task.model(), torch.randn(12, 2, 1)
