@@ -95,6 +95,8 @@ def test_shares_name_the_lags_that_matter() -> None:
     assert first > 10
     assert last == 19
     assert "weight_ih_l0: 90 % of the gradient comes from lags" in title
+    whole = flow.plot_shares(parameter="weight_ih_l0", fraction=1.0).get_title(loc="left")
+    assert "weight_ih_l0: 100 % of the gradient comes from lags" in whole
 
 
 def test_shares_of_a_layer_that_looks_ahead_leave_out_empty_paper() -> None:
