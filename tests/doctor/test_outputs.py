@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small import Net, found, squared, sums
 from torch import nn
 
-from retrograde.doctor import Kind
+from retrograde.doctor import Kind, TrainingRecord
 from retrograde.doctor.findings import FINDINGS
 from retrograde.doctor.rules.outputs import RULES
 
@@ -60,6 +60,17 @@ def test_outputs_that_cannot_reach_what_the_loss_asks_for(last, task, loss, outp
 def test_two_softmaxes_leave_the_loss_at_its_known_minimum():
     (own,) = found(RULES, headed(nn.Softmax(-1), 3), classes, entropy)["output_range"]
     assert own.numbers["lowest"] == pytest.approx(torch.tensor(1 + 2 / torch.e).log().item(), rel=1e-3)
+
+
+def test_outputs_reach_far_enough_where_the_loss_is_at_the_floor_that_is_known():
+    model = headed(nn.Softmax(-1), 3).eval()
+    x, y = classes(seed=0)
+    loss = float(entropy(model(x), y).mean())
+    kinds = [
+        set(found(RULES, model, classes, entropy, record=TrainingRecord(chance=2.0, floor=floor)))
+        for floor in (0.0, loss - 0.01)
+    ]
+    assert kinds == [{"output_range"}, set()]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,14 @@ def test_a_trial_with_other_types_is_refused(change):
         Trial.of(written | change)
 
 
+@pytest.mark.parametrize("name", ["values", "seconds", "at_equal_seconds", "reach", "growth"])
+def test_a_trial_with_words_for_numbers_is_refused(name):
+    written = json.loads(rg.trial(lambda seed, remedy: 1.0, ["cure"], seeds=1, workers=1).to_json())
+    written["arms"][-1][name] = ["soon"]
+    with pytest.raises(ValueError, match="'soon' is no number"):
+        Trial.of(written)
+
+
 def test_pairs_of_remedies_that_do_not_contradict_each_other():
     seen = []
     rg.trial(lambda seed, remedy: seen.append(remedy) or 1.0, [{"a": 1}, {"b": 2}, {"a": 3}], seeds=1, workers=1)

@@ -129,3 +129,12 @@ def test_a_trace_is_a_mapping_of_its_layers():
     layer = rg.nn.GRU(2, 3, num_layers=2)
     trace = layer.trace(torch.randn(4, 2, 2))
     assert list(trace) == ["l0", "l1"] and len(trace) == 2
+
+
+@pytest.mark.parametrize("kind", [rg.nn.RNN, rg.nn.GRU, rg.nn.LSTM])
+def test_a_trace_of_no_sequences_is_refused(kind):
+    """A forward pass of them is not: torch has none either."""
+    layer, x = kind(3, 4), torch.zeros(5, 0, 3)
+    assert layer(x)[0].shape == (5, 0, 4)
+    with pytest.raises(OptionError, match=r"trace takes one sequence or more, .* not torch.Size\(\[5, 0, 3\]\)"):
+        layer.trace(x)

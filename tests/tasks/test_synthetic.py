@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograde.errors import OptionError
+from retrograde.tasks.registry import new_task
 from retrograde.tasks.synthetic import (
     SYNTHETIC,
     AddingProblem,
@@ -343,3 +344,8 @@ def test_any_length_and_batch(task_name, length, batch_size, seed):
 def test_impossible_options_are_named(task_name, options, message):
     with pytest.raises(OptionError, match=message):
         synthetic(task_name, **options)
+
+
+def test_training_on_a_task_takes_64_sequences_at_a_time_unless_told_otherwise():
+    batches = [new_task("builtin:adding?length=20", options).batch(0) for options in ({}, {"batch_size": 7})]
+    assert [batch.inputs.shape[1] for batch in batches] == [64, 7]

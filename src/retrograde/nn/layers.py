@@ -120,9 +120,8 @@ class Recurrent(torch.nn.RNNBase):
         call = self._call(input, hx, self._flat_weights)
         if call is None or 0 in call.input.shape:
             super().forward(input, hx)  # raises what torch raises
-            raise OptionError(
-                f"trace takes a sequence of at least one step and one feature, not {call and call.input.shape}"
-            )
+            given = call and call.input.shape
+            raise OptionError(f"trace takes one sequence or more, of one step and one feature at least, not {given}")
         output, state, seen = compute_traced(call)
         suffixes = [f"l{i}{end}" for i in range(self.num_layers) for end in ("", "_reverse")[: 1 + self.bidirectional]]
         steps = {}
