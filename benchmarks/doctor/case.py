@@ -26,6 +26,21 @@ class Training:
     loss_scale: float = 1.0
 
 
+LOOPS = ("", "head only", "no step", "never zeroed", "targets moved", "two batches a step")
+
+
+@dataclass(frozen=True)
+class Loop(Training):
+    """A training whose loop is another one (its remedy: ``training={"loop": ""}``).
+
+    ``"head only"``: the optimizer has the parameters of the head alone. ``"no step"``: it makes no step.
+    ``"never zeroed"``: gradients add up. ``"targets moved"``: each sequence gets the target of its neighbor in the
+    batch. ``"two batches a step"`` is right: the gradients of two batches add up on purpose.
+    """
+
+    loop: str = ""
+
+
 @dataclass(frozen=True)
 class Remedy:
     """A change that cures a case: of the model, the training, the task (its fields)."""
@@ -54,6 +69,8 @@ class Case:
         Everything known that cures it. Empty: nothing does (noise), or nothing is to be cured.
     goal : float
         Share of the loss at chance at which the task counts as solved.
+    start_given : bool
+        Whether the doctor gets the network as it was before training, too (``untrained=``).
     built : str
         For a mistake that does not keep training from its goal: why it is sick all the same.
     """
@@ -68,6 +85,7 @@ class Case:
     remedies: tuple[Remedy, ...] = ()
     goal: float = 0.05
     built: str = ""
+    start_given: bool = False
 
     @property
     def lag(self) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .tasks import Task
 
@@ -251,6 +252,110 @@ class DeviationOfOne(Network):
         return self.rnn((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0), state)
 
 
+class SoftmaxHead(Network):
+    """The last function is a softmax, and the loss (a cross entropy) applies another one."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, h, lengths).softmax(-1)
+
+
+class SigmoidHead(Network):
+    """The last function is a sigmoid: right for targets from 0 to 1."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, h, lengths).sigmoid()
+
+
+class TanhHead(Network):
+    """The last function is a tanh: right for targets from -1 to 1."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, h, lengths).tanh()
+
+
+class ReluHead(Network):
+    """The last function is a ReLU: right for targets that are not negative."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, h, lengths).relu()
+
+
+class DetachedSteps(Network):
+    """A loop over single steps, to each of which the state is passed without its gradient."""
+
+    every = 1
+
+    def states(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        outputs = []
+        for t, step in enumerate(x.split(1, self.time)):
+            output, state = self.rnn(step, state if t % self.every else detached(state))
+            outputs.append(output)
+        return torch.cat(outputs, self.time), state
+
+
+class DetachedWindows(DetachedSteps):
+    """Right: truncated backpropagation, the state is detached at the borders of windows of ten steps."""
+
+    every = 10
+
+
+class FrozenEmbedding(Network):
+    """Right: the embedding is frozen on purpose, as pretrained ones are."""
+
+    def __init__(self, model: Model, task: Task) -> None:
+        super().__init__(model, task)
+        assert self.embedding is not None
+        self.embedding.requires_grad_(False)
+
+
+class LayerInList(Network):
+    """The recurrent layer is in a plain list, so it is not among the parameters that the optimizer gets."""
+
+    def __init__(self, model: Model, task: Task) -> None:
+        super().__init__(model, task)
+        self.layers = [self._modules.pop("rnn")]
+
+    @property
+    def rnn(self) -> Any:
+        return self.layers[0]
+
+    @rnn.setter
+    def rnn(self, layer: nn.Module) -> None:
+        self._modules["rnn"] = layer
+
+
+class Dropout(Network):
+    """Right: dropout in training, none in eval mode."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, F.dropout(h, 0.5, self.training), lengths)
+
+
+class DropoutAlways(Network):
+    """Dropout in eval mode as well: ``training=self.training`` was forgotten."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, F.dropout(h, 0.5), lengths)
+
+
+class Sampled(Network):
+    """Right: a random state is drawn, in eval mode as well, as models of distributions do."""
+
+    def read(self, x: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        return super().read(x, h + 0.1 * torch.randn_like(h), lengths)
+
+
+class BothDirections(Network):
+    """Right: the layer runs in both directions."""
+
+    def __init__(self, model: Model, task: Task) -> None:
+        super().__init__(model, task)
+        kind = type(self.rnn)
+        options = {"nonlinearity": model.cell} if kind is nn.RNN else {}
+        self.rnn = kind(self.rnn.input_size, model.hidden, bidirectional=True, **options)
+        self.head = nn.Linear(2 * model.hidden, task.output_size)
+
+
 WIRINGS: dict[str, type[Network]] = {
     "": Network,
     "step by step": StepByStep,
@@ -271,6 +376,18 @@ WIRINGS: dict[str, type[Network]] = {
     "layer axis": LayerAxis,
     "padded left": PaddedLeft,
     "packs left padding": PacksLeftPadding,
+    "softmax head": SoftmaxHead,
+    "sigmoid head": SigmoidHead,
+    "tanh head": TanhHead,
+    "relu head": ReluHead,
+    "detached steps": DetachedSteps,
+    "detached windows": DetachedWindows,
+    "frozen embedding": FrozenEmbedding,
+    "layer in a list": LayerInList,
+    "dropout": Dropout,
+    "dropout always": DropoutAlways,
+    "sampled": Sampled,
+    "both directions": BothDirections,
 }
 
 GATES = {"lstm": ("input", "forget", "candidate", "output"), "gru": ("reset", "update", "candidate")}

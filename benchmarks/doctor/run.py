@@ -159,19 +159,20 @@ def examination_batches(case: Case) -> Iterator[tuple[Any, ...]]:
         yield (batch.inputs, batch.targets) if batch.lengths is None else (batch.inputs, batch.lengths, batch.targets)
 
 
-def diagnosed(network: nn.Module, case: Case, record: TrainingRecord) -> Diagnosis:
-    """The doctor's diagnosis of a case, as a user asks for it."""
-    return rg.diagnose(network, list(examination_batches(case)), case.task.loss, record=record)
+def diagnosed(network: nn.Module, case: Case, record: TrainingRecord, start: nn.Module) -> Diagnosis:
+    """The doctor's diagnosis of a case, as a user asks for it; ``start`` is the network before training."""
+    untrained = start if case.start_given else None
+    return rg.diagnose(network, list(examination_batches(case)), case.task.loss, untrained=untrained, record=record)
 
 
 def _examine(outcome: Outcome, case: Case, trained: Trained) -> None:
     began = time.perf_counter()
     try:
-        diagnosis = diagnosed(trained.network, case, trained.record)
+        diagnosis = diagnosed(trained.network, case, trained.record, trained.initial)
         outcome.seconds = time.perf_counter() - began
         how = case.training
         plan = TrainingRecord(how.optimizer, how.lr, how.clip, how.bptt, 0, chance=trained.chance, planned=how.updates)
-        first = diagnosed(trained.initial, case, plan)
+        first = diagnosed(trained.initial, case, plan, trained.initial)
         outcome.error = ""
     except Exception as error:  # a crash counts as a finding missed, and is shown
         outcome.error, outcome.verdict, outcome.found = f"{type(error).__name__}: {error}", "error", []
@@ -200,7 +201,7 @@ def _prove(outcome: Outcome, case: Case, trained: Trained) -> None:
     if outcome.error:
         return
     if outcome.prescription is None:
-        outcome.prescription = _first(diagnosed(trained.network, case, trained.record))
+        outcome.prescription = _first(diagnosed(trained.network, case, trained.record, trained.initial))
     found = outcome.prescription
     treatment = Treatment(found["options"], found["python"]) if found else None
     if treatment is None or treatment.by_hand:

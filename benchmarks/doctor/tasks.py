@@ -153,6 +153,27 @@ def echo(task: Task, sequences: int, generator: torch.Generator) -> Drawn:
     return _one_hot(task, x), _shifted(x, task.lag, SKIPPED), None
 
 
+def early_echo(task: Task, sequences: int, generator: torch.Generator) -> Drawn:
+    """Symbols; the target is the symbol `lag` steps later."""
+    x = _symbols(task, sequences, generator)
+    return _one_hot(task, x), torch.cat([x[task.lag :], torch.full_like(x[: task.lag], SKIPPED)]), None
+
+
+def early_copy(task: Task, sequences: int, generator: torch.Generator) -> Drawn:
+    """Vectors of three values; the target is the vector `lag` steps later."""
+    x = torch.randn(task.steps + task.lag, sequences, 3, generator=generator)
+    return x[: task.steps], x[task.lag :], None
+
+
+def forecast(task: Task, sequences: int, generator: torch.Generator) -> Drawn:
+    """An oscillation with noise, x_t = 1.6 x_{t-1} - 0.9 x_{t-2} + noise, scaled; the target is the next value."""
+    noise, x = torch.randn(task.steps + 101, sequences, 1, generator=generator), [torch.zeros(sequences, 1)] * 2
+    for e in noise:
+        x.append(1.6 * x[-1] - 0.9 * x[-2] + e)
+    series = torch.stack(x[-task.steps - 1 :]) / 4.25
+    return series[:-1], series[1:].clone(), None
+
+
 def padded_echo(task: Task, sequences: int, generator: torch.Generator) -> Drawn:
     """The same in sequences of several lengths, padded with zeros."""
     x = _symbols(task, sequences, generator)
@@ -319,6 +340,9 @@ def _all(task: Task) -> int:
 
 FAMILIES = {
     "echo": Family(echo, True, _n, _n),
+    "early echo": Family(early_echo, True, _n, _n, False, lag=lambda task: None),
+    "early copy": Family(early_copy, True, _size(3), _size(3), False, lag=lambda task: None),
+    "forecast": Family(forecast, True, _size(1), _size(1), lag=lambda task: None),
     "padded echo": Family(padded_echo, True, _n, _n),
     "padded last": Family(padded_last, False, _n, _n),
     "padded first": Family(padded_first, False, _n, _n, lag=_all),

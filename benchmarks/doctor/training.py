@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
 
-from .case import Case
+from .case import Case, Loop
 from .networks import Network, detached
 from .tasks import Batch
 
@@ -88,7 +88,8 @@ def train(case: Case, seed: int = 0, *, weights_seed: int | None = None, treatme
     rg.nn.accelerate_(network)  # the same numbers, in a fraction of the time
     how = case.training
     weights = [p for p in network.parameters() if p.requires_grad]
-    optimizer = (torch.optim.Adam if how.optimizer == "adam" else torch.optim.SGD)(weights, lr=how.lr)
+    given = network.head.parameters() if _loop(case) == "head only" else weights
+    optimizer = (torch.optim.Adam if how.optimizer == "adam" else torch.optim.SGD)(given, lr=how.lr)
     losses: list[float] = []
     norms: list[float] = []
     snapshots: list[Snapshot] = []
@@ -97,6 +98,8 @@ def train(case: Case, seed: int = 0, *, weights_seed: int | None = None, treatme
         if update % every == 0:
             snapshots.append(_snapshot(network, case, batch, update))
         before = [p.detach().clone() for p in weights] if update % every == 0 else []
+        if _loop(case) == "targets moved":
+            batch = batch._replace(targets=batch.targets.roll(1, 1 - network.time if network.each else 0))
         loss = _update(network, case, batch, optimizer, norms, after_backward)
         losses.append(loss)
         if before:
@@ -136,7 +139,7 @@ def _update(
     after_backward: Callable[[], object] | None,
 ) -> float:
     """One update, or one for each window of truncated backpropagation that has a target; returns the mean loss."""
-    how, state, found = case.training, None, []
+    how, loop, state, found = case.training, _loop(case), None, []
     windows = [(batch.inputs, batch.targets)]
     if how.bptt is not None and network.each:
         time_axis = network.time
@@ -152,15 +155,22 @@ def _update(
         if not target.is_floating_point() and bool((target < 0).all()):
             continue
         loss = case.task.mean_loss(output, target)
-        optimizer.zero_grad()
+        second = len(norms) % 2 == 1
+        if loop != "never zeroed" and not (loop == "two batches a step" and second):
+            optimizer.zero_grad()
         if loss.requires_grad:
             (loss * how.loss_scale).backward()
             if after_backward is not None:
                 after_backward()
             norms.append(float(_clipped(network, how.clip)))
-            optimizer.step()
+            if loop != "no step" and (loop != "two batches a step" or second):
+                optimizer.step()
         found.append(float(loss.detach()))
     return sum(found) / len(found)
+
+
+def _loop(case: Case) -> str:
+    return case.training.loop if isinstance(case.training, Loop) else ""
 
 
 def _clipped(network: Network, clip: float | None) -> Tensor:

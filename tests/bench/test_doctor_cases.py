@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.doctor import __main__ as command
 from benchmarks.doctor import peers, table, training
-from benchmarks.doctor.case import Case, Remedy, Training
+from benchmarks.doctor.case import LOOPS, Case, Loop, Remedy, Training
 from benchmarks.doctor.cases import CASES
 from benchmarks.doctor.networks import WIRINGS, Model
 from benchmarks.doctor.proof import Treatment, controls, random_remedy, treated
-from benchmarks.doctor.run import Outcome, case_key, run
+from benchmarks.doctor.run import Outcome, case_key, diagnosed, run
 from benchmarks.doctor.scoring import Count, auc, counts, is_alarm, need_is_right
 from benchmarks.doctor.tasks import FAMILIES, SKIPPED, Task
 from benchmarks.doctor.training import Layer, Snapshot
@@ -38,14 +38,12 @@ def test_there_are_enough_of_every_kind():
     for half in (healthy, SICK):
         assert {case.model.cell for case in half} == {"tanh", "relu", "gru", "lstm"}
         assert {case.model.layers for case in half} == {1, 2, 3}
-    # Every update has new sequences: none is learned by heart. Training loops and heads have no faults of these kinds:
-    # tests/doctor (test_loop.py, test_outputs.py, test_wiring.py, test_vanishing.py) plants them.
-    without = {Kind.CLIPPING_HIDES_SPIKES, Kind.MEMORIZED, Kind.NOT_TRAINED, Kind.TRAINING_LOOP, Kind.STATE_DETACHED}
-    without |= {Kind.OUTPUT_RANGE, Kind.RANDOM_OUTPUT, Kind.TARGETS_AHEAD}
+    without = {Kind.CLIPPING_HIDES_SPIKES, Kind.MEMORIZED}  # every update has new sequences: none is learned by heart
     assert {kind for case in CASES for kind in case.findings} == set(Kind) - without
     assert 0.4 < sum(case.held_out for case in CASES) / len(CASES) < 0.6
     assert {case.model.wiring for case in CASES} == set(WIRINGS)
     assert {case.task.family for case in CASES} == set(FAMILIES)
+    assert {case.training.loop for case in CASES if isinstance(case.training, Loop)} == set(LOOPS) - {""}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -78,6 +76,10 @@ def test_targets_depend_on_the_steps_that_the_lag_says(family):
     again = task.draw(4000, torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True) if a is not None)
     assert batch.inputs.shape[:2] == (task.steps, 4000)
+    if family in ("early echo", "early copy", "forecast"):
+        x = batch.inputs.argmax(-1) if family == "early echo" else batch.inputs
+        ahead = 1 if family == "forecast" else 3
+        assert torch.equal(batch.targets[:-ahead], x[ahead:])
     if family in ("echo", "delayed copy"):
         x = batch.inputs.argmax(-1) if family == "echo" else batch.inputs
         assert torch.equal(batch.targets[3:], x[:-3])
@@ -134,6 +136,46 @@ def test_wirings_do_what_they_say():
                             "head reads input": False, "input zeroed": False}.items():  # fmt: skip
         network = Model("gru", 8, wiring=wiring).build(task, seed=0)
         assert torch.allclose(network(x)[-1], network(earlier)[-1], atol=1e-7) != reaches, wiring
+
+
+@pytest.mark.parametrize(("wiring", "first"), [("detached steps", 9), ("detached windows", 0), ("", 0)])
+def test_a_detached_state_ends_the_gradient_at_its_step(wiring, first):
+    task = Task("echo", 10, 2)
+    network = Model("gru", 8, wiring=wiring).build(task, seed=0)
+    x = task.draw(5, torch.Generator().manual_seed(0)).inputs.requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x)[-1].sum(), x)
+    assert gradient.flatten(1).any(1).tolist() == [step >= first for step in range(10)]
+    assert torch.allclose(network(x), Model("gru", 8).build(task, seed=0)(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("wiring", "training", "random"), [
+    ("dropout", True, True), ("dropout", False, False), ("dropout always", False, True), ("sampled", False, True),
+])  # fmt: skip
+def test_outputs_are_random_where_they_are_said_to_be(wiring, training, random):
+    task = Task("late sum", 6, 1)
+    network = Model("gru", 8, wiring=wiring).build(task, seed=0).train(training)
+    x = task.draw(4, torch.Generator().manual_seed(0)).inputs
+    assert torch.equal(network(x), network(x)) != random
+
+
+@pytest.mark.parametrize(
+    ("wiring", "low", "high"), [("sigmoid head", 0, 1), ("tanh head", -1, 1), ("relu head", 0, 99)]
+)
+def test_heads_with_bounds(wiring, low, high):
+    task = Task("late sum", 6, 1, scale=50.0)
+    network = Model("tanh", 8, start=(("scale V", 50.0),), wiring=wiring).build(task, seed=0)
+    outputs = network(task.draw(50, torch.Generator().manual_seed(0)).inputs)
+    assert low <= outputs.min() < 0.1 + low and outputs.max() > 0.9 and outputs.max() <= high
+
+
+def test_parameters_that_an_optimizer_does_not_get():
+    in_list = Model("lstm", 8, wiring="layer in a list").build(Task("echo", 8, 1), seed=0)
+    assert {name for name, _ in in_list.named_parameters()} == {
+        "head.weight",
+        "head.bias",
+    } and in_list.rnn.hidden_size == 8
+    frozen = Model("lstm", 8, wiring="frozen embedding").build(Task("text", 8), seed=0)
+    assert {name for name, p in frozen.named_parameters() if not p.requires_grad} == {"embedding.weight"}
 
 
 def test_step_by_step_is_the_whole_call():
@@ -209,9 +251,43 @@ def test_a_truncated_training_updates_once_a_window():
     assert type(trained.network.rnn) is torch.nn.RNN
 
 
+@pytest.mark.parametrize("loop", LOOPS[1:])
+def test_loops_do_to_the_weights_what_they_say(loop):
+    def trained(loop, updates=4):
+        case = Case("x", Task("echo", 8, 1), Model("tanh", 4), Loop(0.01, updates, "sgd", clip=None, loop=loop))
+        found = training.train(case)
+        pairs = zip(found.initial.parameters(), found.network.parameters(), strict=True)
+        return [(after - before).detach() for before, after in pairs], found.record.gradient_norms
+
+    (moved, norms), (plain, usual) = trained(loop), trained("")
+    assert len(norms) == 4 and (norms[0] == usual[0]) == (loop != "targets moved")
+    if loop == "head only":
+        assert not any(step.any() for step in moved[:-2]) and all(step.any() for step in moved[-2:])
+    if loop == "no step":
+        assert not any(step.any() for step in moved)
+    if loop == "never zeroed":
+        assert norms[3] > 2 * usual[3]
+    if loop == "targets moved":
+        assert not any(torch.equal(a, b) for a, b in zip(moved, plain, strict=True))
+    if loop == "two batches a step":
+        first, _ = trained("", 1)
+        both, _ = trained(loop, 2)
+        assert not any(step.any() for step in trained(loop, 1)[0])
+        assert norms[1] > 1.5 * usual[1] and norms[2] < 1.5 * usual[2]
+        assert torch.cat([s.flatten() for s in both]).norm() > 1.5 * torch.cat([s.flatten() for s in first]).norm()
+
+
 def test_a_training_with_nan_ends():
     case = Case("x", Task("echo", 8, 1, nan=1.0), Model("gru", 4), Training(updates=50))
     assert training.train(case).record.diverged
+
+
+def test_the_doctor_gets_the_start_where_the_case_says_so(monkeypatch):
+    given = []
+    monkeypatch.setattr("retrograde.diagnose", lambda *_, untrained, record: given.append(untrained))
+    for start_given in (False, True):
+        diagnosed(CASE.model.build(CASE.task, 0), replace(CASE, start_given=start_given), None, CASE)
+    assert given == [None, CASE]
 
 
 # Prescriptions

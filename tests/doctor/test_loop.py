@@ -12,7 +12,7 @@ from torch import nn
 import retrograde as rg
 from retrograde.doctor import TrainingRecord
 from retrograde.doctor.examination import Examination, samples_of
-from retrograde.doctor.rules.loop import RULES, gradients_add_up, not_trained, training_loop
+from retrograde.doctor.rules.loop import RULES, gradients_add_up, not_registered, not_trained, training_loop
 
 BATCHES = [sums(seed=seed, count=32) for seed in range(8)]
 
@@ -84,6 +84,32 @@ def test_updates_below_rounding_are_not_missing():
 def test_an_optimizer_of_a_copy_says_nothing():
     model, start, record = trained(plain, rounds=1)
     assert not found(copy.deepcopy(model), start, record, [not_trained])
+
+
+class Listed(Net):
+    """Its layer is in a container of some type, which is the module's own or a plain one."""
+
+    def __init__(self, container):
+        super().__init__(nn.GRU)
+        self.layers = container([self._modules.pop("layer")])
+
+    def forward(self, x):
+        return self.head(self.layers[0](x)[0][-1]).squeeze(-1)
+
+
+@pytest.mark.parametrize(("container", "known"), [(list, False), (tuple, False), (nn.ModuleList, True)])
+def test_layers_in_a_plain_list_are_not_trained(container, known):
+    model = Listed(container)
+    own = found(model, model, TrainingRecord(), [not_registered])
+    if known:
+        assert not own
+        return
+    assert own["not_trained"].numbers == {"tensors": 4, "parameters": 912, "share": 912 / (912 + 17)}
+    assert "nn.ModuleList" in own["not_trained"].message and "(48, 16)" in own["not_trained"].message
+    whole = torch.optim.Adam([*model.parameters(), *model.layers[0].parameters()])
+    assert not found(model, model, TrainingRecord("adam", 0.001, torch_optimizer=whole), [not_registered])
+    model.head.requires_grad_(False)  # nothing that an optimizer could be made of: a wrapper around a network
+    assert not found(model, model, TrainingRecord(), [not_registered])
 
 
 def test_gradients_that_are_never_set_to_zero():

@@ -108,10 +108,40 @@ class Noisy(Net):
         return self.head(F.dropout(self.layer(x)[0][-1], 0.5)).squeeze(-1)
 
 
-def test_outputs_that_are_random_in_eval_mode_are_a_note():
+def test_dropout_in_eval_mode_is_a_note_where_it_costs_little():
     (own,) = found(RULES, Noisy(nn.GRU).eval())["random_output"]
-    assert "F.dropout without training=self.training" in own.message and own.numbers["difference"] > 0
-    assert FINDINGS[Kind.RANDOM_OUTPUT].severity == "note"
+    assert "training=self.training" in own.message and "test_outputs.py:" in own.message
+    assert own.numbers["cost"] < 0.05 and FINDINGS[Kind.RANDOM_OUTPUT].severity == "note"
+
+
+class Copies(Net):
+    """Knows the sum of the last three steps: five units keep each of them, and the head adds them up."""
+
+    def __init__(self, drop):
+        super().__init__(nn.RNN, hidden=15)
+        self.drop = drop
+        with torch.no_grad():
+            for p in self.parameters():
+                p.zero_()
+            self.layer.weight_ih_l0[:5] = 0.01
+            self.layer.weight_hh_l0[5:, :-5].fill_diagonal_(1.0)
+            self.head.weight.fill_(100 / 5)
+
+    def forward(self, x):
+        return self.head(self.drop(self.layer(x)[0][-1])).squeeze(-1)
+
+
+def test_dropout_in_eval_mode_is_a_finding_where_it_costs_much():
+    (own,) = found(RULES, Copies(F.dropout).eval(), count=512)["dropout_in_eval"]
+    # Half of the units count twice, the others not: a fifth of the variance of each step, which is chance.
+    assert own.numbers["cost"] == pytest.approx(0.2, rel=0.15) and own.numbers["loss_without"] < 0.01
+    assert FINDINGS[Kind.DROPOUT_IN_EVAL].severity == "sick"
+    assert not found(RULES, Copies(nn.Dropout(0.5)).eval())
+
+
+def test_sampling_is_a_note_and_says_what_it_is_not():
+    (own,) = found(RULES, Copies(lambda h: h + 0.01 * torch.randn_like(h)).eval())["random_output"]
+    assert "sampling" in own.message and "dropout" not in own.message.lower()
 
 
 def test_dropout_modules_are_off_in_eval_mode():

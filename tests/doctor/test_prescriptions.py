@@ -11,6 +11,7 @@ from torch import nn
 
 import retrograde as rg
 from retrograde.doctor import Examination, Finding, Kind, TrainingRecord
+from retrograde.doctor.examination import untrained_twin
 from retrograde.doctor.remedies import LADDERS, prescribe
 from retrograde.flow.clip import replayed
 
@@ -76,6 +77,7 @@ def run(lines: str, model: nn.Module) -> nn.Module:
     names = {"rg": rg, "torch": torch, "model": model, "x": x, "target": torch.randn(6), "lengths": torch.full((6,), 5)}
     names["output"] = torch.randn(6, 1)
     names["optimizer"] = torch.optim.Adam(model.parameters())
+    names["loss"] = model(x).sum()
     model(x).sum().backward()
     exec(lines, names)
     names["model"](x).sum().backward()
@@ -123,6 +125,18 @@ def test_what_is_applied_in_place_is_what_the_lines_do(make):
         exec(one.python, {"rg": rg, "model": told})
         for a, b in zip(applied.parameters(), told.parameters(), strict=True):
             assert torch.equal(a, b)
+
+
+def test_mistakes_in_code_are_prescribed_for_before_weights():
+    """Saturated units may follow from outputs with bounds, or from a loop that does not train."""
+    exam = examination(Last(), lr=0.01, optimizer="sgd", updates=100)
+    for kind, words in {
+        Kind.OUTPUT_RANGE: "leave out its last function",
+        Kind.NOT_TRAINED: "torch.optim.SGD(model.parameters(), lr=0.01)",
+        Kind.TRAINING_LOOP: "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",
+    }.items():
+        first = prescribe(exam, [found(Kind.SATURATION, size_of_inputs=5.0), found(kind)])[0]
+        assert first.finding == kind and words in first.python and first.python.startswith("# where")
 
 
 # --- Remedies suit the model ------------------------------------------------------------------------------------------
@@ -254,6 +268,52 @@ def test_the_state_that_passes_many_inputs_on_gets_orthogonal_weights_first(task
     assert any(one.remedy.startswith("GRU") for one in diagnosis.prescriptions)
     flossed = [one.options["floss"] for one in diagnosis.prescriptions if "floss" in one.options]
     assert flossed == ([d] if first == "orthogonal start" else [])  # as many exponents as inputs that are passed on
+
+
+def test_a_state_that_passes_inputs_on_keeps_the_weakest_of_their_directions():
+    """A radius that keeps the whole gradient (1.24 here) loses four fifths of it."""
+    d, hidden = 20, 24
+
+    class Numbers(Copier):
+        def __init__(self):
+            super().__init__(hidden)
+            self.layer, self.head = nn.RNN(1, hidden), nn.Linear(hidden, 1)
+
+    torch.manual_seed(1)
+    x = 2 * torch.rand(60, 200, 1) - 1
+    loss = lambda y, t: (y - t).square().squeeze(-1) * (torch.arange(60)[:, None] >= d)  # noqa: E731
+    first = rg.diagnose(Numbers(), (x, x.roll(d, 0)), loss).prescriptions[0]
+    assert first.remedy == "orthogonal start"
+
+    def exponents(**arguments):
+        model = untrained_twin(Numbers())
+        torch.manual_seed(0)
+        rg.nn.initialize(model, recurrent="orthogonal", **arguments)
+        return rg.gradient_flow(model, x[:, :16], loss=squared_by_step).lyapunov_exponents()
+
+    plain, stretched = exponents(), exponents(spectral_radius=first.options["spectral_radius"])
+    assert stretched[d - 1] > plain[d - 1] and plain[0] < stretched[0] < 0
+    assert f"the weakest of {d} directions" in first.arithmetic
+
+
+def squared_by_step(output):
+    return output.square().squeeze(-1)
+
+
+def test_a_start_is_stretched_for_the_need_and_not_for_all_steps():
+    torch.manual_seed(0)
+    model, x = Last(nn.RNN, hidden=16), torch.randn(STEPS, 64, 1)
+    with torch.no_grad():
+        model.layer.weight_ih_l0.mul_(2)
+    radii = {}
+    for need in (6, NEED):
+        one = by_name(remedies(model, Kind.VANISHING_HURTS, need=need, reach=2), "orthogonal start")
+        torch.manual_seed(0)
+        one.apply(model)
+        curve = rg.gradient_flow(model, x, loss=squared).by_lag()[0]
+        assert 0.05 < curve[need] / curve[0] < (0.4 if "spectral_radius" in one.options else 1)
+        radii[need] = one.options.get("spectral_radius", 1.0)
+    assert 1.0 <= radii[6] < radii[NEED]
 
 
 def test_bptt_covers_need():

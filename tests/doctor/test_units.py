@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import Net, delayed, found, sums, train
+from small import Net, delayed, found, squared, sums, train
 from torch import nn
 
 from retrograde.doctor import TrainingRecord
@@ -26,6 +26,20 @@ def test_saturation_of_a_network_that_has_not_learned(cell):
     assert "the inputs" in own.message and own.where == "l0" and "> 50%" in own.rule
     assert len(own.chart.curves[0].y) == 12
     assert not found([saturation], Net(cell))
+
+
+@pytest.mark.parametrize(("cell", "sick"), [(nn.RNN, True), (nn.LSTM, False), (nn.GRU, False)])
+def test_candidates_that_training_saturated_are_no_handicap_behind_gates(cell, sick):
+    start, model = Net(cell), Net(cell)
+    with torch.no_grad():
+        model.layer.weight_ih_l0.mul_(1000.0)
+    x, y = sums()
+    chance = 2.5 * squared(model(x), y).mean().item()
+    assert bool(found([saturation], model, untrained=start, record=TrainingRecord(updates=500, chance=chance))) == sick
+    (own,) = found([saturation], model, untrained=model, record=TrainingRecord(updates=500, chance=chance))[
+        "saturation"
+    ]
+    assert own.numbers["untrained_saturated"] > 0.5 and own.numbers["remaining"] < 0.5
 
 
 def test_saturation_by_a_bias_names_the_bias():

@@ -231,7 +231,7 @@ class Examination:
         """How many steps later the input is that tells the target of a step, and how much it explains; 0 if none does.
 
         Asked where nothing is learned of targets by step. What was before the step, or at it, must explain nearly
-        nothing.
+        nothing; before training, when it is not known what can be learned from it, nothing.
         """
         if self.answer.final or not self.unlearned:
             return 0, 0.0
@@ -239,7 +239,8 @@ class Examination:
         if found is None:
             return 0, 0.0
         share, least = found.explained(0, AHEAD - 1), THRESHOLDS.ahead_share.value
-        if not share > least or found.explained(AHEAD) > THRESHOLDS.unsolved_share.value:
+        most = THRESHOLDS.unsolved_share.value if self.record.updates else 0.0
+        if not share > least or found.explained(AHEAD) > most:
             return 0, 0.0
         return AHEAD - int(found.consistency()[:AHEAD].argmax()), share
 

@@ -46,6 +46,7 @@ class Kind(StrEnum):
     CONSTANT_OUTPUT = "constant_output"
     OUTPUT_RANGE = "output_range"
     RANDOM_OUTPUT = "random_output"
+    DROPOUT_IN_EVAL = "dropout_in_eval"
     TARGETS_BROADCAST = "targets_broadcast"
     WRONG_TIME_AXIS = "wrong_time_axis"
     STATE_LEAKS = "state_leaks"
@@ -200,6 +201,13 @@ FINDINGS: Mapping[Kind, About] = {
         "random outputs in eval mode",
         "note",
         "The network draws random numbers in eval mode as well, so validation and predictions are random.",
+    ),
+    Kind.DROPOUT_IN_EVAL: About(
+        "dropout in eval mode",
+        "sick",
+        "Dropout takes states away in eval mode as well, so validation and predictions are worse than the network.",
+        "Srivastava et al. 2014",
+        spares_training=True,
     ),
     Kind.TARGETS_BROADCAST: About(
         "targets broadcast against outputs",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "answers",
     "changed",
     "layers_of",
+    "line_of_caller",
     "progress",
     "small_update",
     "tensors",
@@ -76,6 +78,14 @@ class Answer:
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     """The recurrent modules of a model by name, each once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, RECURRENT)}
+
+
+def line_of_caller() -> str:
+    """The line of the model's code that is running, as ``file:line``; empty if it is not known."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "retrograde"):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def tensors(value: Any) -> list[Tensor]:

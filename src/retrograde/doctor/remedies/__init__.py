@@ -28,6 +28,9 @@ Remedy = Callable[[Case], Iterator[Prescription]]
 # and a training that diverges teaches nothing about memory.
 LADDERS: Mapping[Kind, tuple[Remedy, ...]] = {
     Kind.TARGETS_BROADCAST: (wiring.shape,),
+    Kind.OUTPUT_RANGE: (wiring.bounds,),
+    Kind.NOT_TRAINED: (wiring.optimizer,),
+    Kind.TRAINING_LOOP: (wiring.loop,),
     Kind.WRONG_TIME_AXIS: (wiring.time_axis,),
     Kind.MASK_ERROR: (wiring.padding,),
     Kind.INPUT_SCALE: (training.input_scale, training.layer_norm),

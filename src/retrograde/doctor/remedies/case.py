@@ -183,6 +183,12 @@ class Case:
         """The lag at which 1 % is left, in the layer where it is the shortest; infinite beyond the last."""
         return None if flow is None else min((own.reach for own in travels_of(flow)), default=None)
 
+    def share_at(self, flow: GradientFlow | None, lag: int, which: Callable[..., Any] = min) -> float | None:
+        """What is left of the gradient at a lag, in the layer where that is the smallest (or largest)."""
+        known = [] if flow is None else [own.at(lag) for own in travels_of(flow)]
+        found: float | None = which((share for share in known if math.isfinite(share)), default=None)
+        return found
+
     def growth_of(self, flow: GradientFlow | None, which: Callable[..., Any] = min) -> float | None:
         """Factor per step of the gradient, in the layer where it is the smallest (or largest); None if not known."""
         known = [] if flow is None else [own.per_step for own in travels_of(flow)]

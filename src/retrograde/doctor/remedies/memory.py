@@ -25,8 +25,12 @@ from ..travel import travels_of
 from .case import Case, short
 from .parts import Part
 
-TRIES = 3  # of a spectral radius, each corrected by what the one before left
+WANTED = 10  # times the share at which the reach ends, of which a stretched start keeps so much over the need
+ENOUGH = 0.9  # of the share that is wanted
+WIDER = 2**0.5  # the largest radius: of ReLU units, half of which are 0, it keeps the gradient (He et al. 2015)
+TRIES = 5  # of a spectral radius, each corrected by what those before left
 PUBLISHED_OMEGA = 4.0  # Pascanu, Mikolov and Bengio 2013: of the mean of (r² − 1)² ≈ 4 (r − 1)² over the steps
+WIDEST = 256  # units of a layer whose Lyapunov exponents are all found
 COSINE = 0.99  # of the truncated with the full gradient, from which on a truncation hides nothing
 
 
@@ -74,7 +78,7 @@ def _tried(case: Case, flow: GradientFlow | None) -> tuple[str, bool]:
 
 
 def _plain_starts(case: Case) -> Iterator[tuple[Prescription, bool]]:
-    """Orthogonal recurrent weights of a vanilla network, stretched by what the nonlinearity shrinks the gradient."""
+    """Orthogonal recurrent weights of a vanilla network, stretched where too little is left over the need."""
     if not case.vanilla:
         return
     found = _orthogonal(case)
@@ -88,36 +92,86 @@ def _orthogonal_start(case: Case, found: _Start, words: str = "") -> Prescriptio
 
 
 def _orthogonal(case: Case, which: Callable[..., Any] = min) -> _Start:
-    """Orthogonal weights, and the spectral radius with which the gradient of a copy keeps its size.
+    """Orthogonal weights, stretched as far as the need asks for: a share of what a copy sends back is left there.
 
-    That is judged by the layer where it shrinks the most; with ``max`` by the one where it grows the most, which then
-    must not grow.
+    That is judged by the layer where the least is left; with ``max`` by the one where the most is. Over more lags than
+    the need nothing is asked of the weights, and they are not stretched to where the product of Jacobians grows.
     """
     arguments: dict[str, Any] = {"recurrent": "orthogonal"}
-    flow, radius = case.changed(case.start(**arguments)), 1.0
+    flow, need = case.changed(case.start(**arguments)), case.need or 0
     arithmetic = (
         f"the singular values of the recurrent weights are {_singular_values(case.parts)}; of an orthogonal matrix all "
         "are 1"
     )
-    growth, best = case.growth_of(flow, which), _Start(arguments, arithmetic, flow)
-    first = error = growth
-    stretch = case.vanilla and growth is not None and growth < 1
-    for _ in range(TRIES if stretch else 0):
-        assert growth is not None and error is not None and first is not None
-        radius = float(short(radius / growth))
-        stretched = arguments | {"spectral_radius": radius}
-        flow = case.changed(case.start(**stretched))
-        if (growth := case.growth_of(flow, which)) is None or abs(math.log(growth)) >= abs(math.log(error)):
+    best = _Start(arguments, arithmetic, flow)
+    if not case.vanilla or not need or flow is None:
+        return best
+    asked = _asked_of(case, flow, need, which)
+    share = first = asked.left(flow)
+    # Of linear units the share goes as radius^need; a radius that is too large halves the way to it.
+    radius, limit, slope = 1.0, math.inf, float(need)
+    for _ in range(TRIES if 0 < share < asked.wanted else 0):
+        step = min(math.log(asked.wanted / share) / slope, math.log(limit / radius) / 2)
+        if (further := float(short(min(radius * math.exp(step), WIDER)))) <= radius:
             break
-        error = growth
-        if which is max and growth > 1:
+        stretched = arguments | {"spectral_radius": further}
+        flow = case.changed(case.start(**stretched))
+        if flow is None or not _is_bounded(flow) or not (after := asked.left(flow)) > share:
+            limit = further
             continue
+        slope = math.log(after / share) / math.log(further / radius)
+        radius, share = further, after
         words = (
-            f"{arithmetic}, but the gradient of a copy then has ×{first:.3g} per step; at spectral radius "
-            f"{short(radius)} it has ×{growth:.3g}"
+            f"{arithmetic}, but of {asked.what} of a copy {first:.2g} is then left over the need of {need} steps "
+            f"({asked.why}); at spectral radius {short(radius)} it is {share:.2g}"
         )
         best = _Start(stretched, words, flow)
+        if share >= ENOUGH * asked.wanted:
+            break
     return best
+
+
+class _Asked(NamedTuple):
+    """What a start is asked to leave over the need."""
+
+    left: Callable[[GradientFlow], float]
+    wanted: float
+    what: str  # that `left` is a share of
+    why: str  # so much is wanted
+
+
+def _asked_of(case: Case, flow: GradientFlow, need: int, which: Callable[..., Any]) -> _Asked:
+    """A share of the gradient; where the state passes `need` inputs on at once, all of the weakest direction for them.
+
+    A radius at which tanh units keep the whole gradient over all steps keeps some directions and loses the others: with
+    80 units and a delay of 70 steps the 70th Lyapunov exponent is -0.053 at radius 1.04, and -0.093 at 1.14, from which
+    one of two trainings learned nothing (examples/papers/results/engelken2023-full.md).
+    """
+
+    def whole(flow: GradientFlow) -> float:
+        return case.share_at(flow, need, which) or 0.0
+
+    def weakest(flow: GradientFlow) -> float:
+        count = min(need, *(part.weight.shape[1] for part in case.parts))
+        return float(which(math.exp(need * flow.lyapunov_exponents(label, count)[-1]) for label in _layers(case)))
+
+    if case.delayed and max(part.weight.shape[1] for part in case.parts) <= WIDEST:
+        with suppress(FlowError, ValueError):
+            if weakest(flow) > 0:  # ReLU units that are 0 lose directions at any radius
+                words = f"the weakest of {need} directions, which so many inputs take at once,"
+                return _Asked(weakest, 1.0, words, "as much of it as can be is wanted")
+    fraction = THRESHOLDS.reach_fraction.value
+    wanted = WANTED * fraction
+    return _Asked(whole, wanted, "the gradient", f"{wanted:.0%}, {WANTED} × {fraction:.0%}, is wanted")
+
+
+def _is_bounded(flow: GradientFlow) -> bool:
+    """Whether the product of Jacobians does not grow: no Lyapunov exponent is above 0, as far as is known."""
+    for label in flow.layers:
+        with suppress(FlowError, ValueError):
+            if float(flow.lyapunov_exponents(label, 1)[0]) > 0:
+                return False
+    return all(own.growth <= THRESHOLDS.calm_growth.value for own in travels_of(flow))
 
 
 def _singular_values(parts: list[Part]) -> str:

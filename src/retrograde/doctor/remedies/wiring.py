@@ -33,6 +33,30 @@ def shape(case: Case) -> Iterator[Prescription]:
     yield case.prescription("targets in the shape of the outputs", case.findings[0].rule, python)
 
 
+def bounds(case: Case) -> Iterator[Prescription]:
+    """Outputs without their last function."""
+    python = "# where the output is computed: leave out its last function, which this loss does not expect"
+    yield case.prescription("outputs without bounds", case.findings[0].rule, python)
+
+
+def optimizer(case: Case) -> Iterator[Prescription]:
+    """An optimizer of all parameters."""
+    record = case.examination.record
+    name = "SGD" if record.optimizer == "sgd" else "Adam"
+    given = "" if record.lr is None else f", lr={record.lr:g}"
+    python = (
+        "# where model and optimizer are made: first all modules, several of them in nn.ModuleList, not in a list\n"
+        f"optimizer = torch.optim.{name}(model.parameters(){given})"
+    )
+    yield case.prescription("an optimizer of all parameters", case.findings[0].rule, python)
+
+
+def loop(case: Case) -> Iterator[Prescription]:
+    """A plain update."""
+    python = "# where a batch is trained on\noptimizer.zero_grad()\nloss.backward()\noptimizer.step()"
+    yield case.prescription("a plain update", case.findings[0].rule, python)
+
+
 def padding(case: Case) -> Iterator[Prescription]:
     """Losses of real steps only, or packed sequences, so that no step beyond the end of a sequence is read."""
     found = case.findings[0].numbers

@@ -6,15 +6,17 @@ Tests: `tests/doctor/test_loop.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ...words import counted
 from ..attempts import Recipe, attempt, updates_within
 from ..examination import Examination
 from ..findings import Chart, Curve, Finding, Kind
-from ..forward import answers
+from ..forward import answers, tensors
 from ..thresholds import THRESHOLDS
 from .training import first_norms
 
@@ -51,7 +53,7 @@ def not_trained(exam: Examination) -> Iterable[Finding]:
     )
 
 
-def _missing(exam: Examination, named: dict[str, torch.nn.Parameter]) -> tuple[list[str], str, float]:
+def _missing(exam: Examination, named: dict[str, nn.Parameter]) -> tuple[list[str], str, float]:
     """Names of parameters that are not trained, how that is known, and the least share of the largest gradient.
 
     Updates by a gradient that is far smaller than the largest, and clipped with it, may be below rounding.
@@ -81,6 +83,49 @@ def _gradients(exam: Examination) -> dict[str, float]:
             gradients = torch.autograd.grad(losses.sum(), [p for _, p in named], allow_unused=True)
         for (name, _), g in zip(named, gradients, strict=True):
             found[name] = max(found.get(name, 0.0), 0.0 if g is None else float(g.double().norm()))
+    return found
+
+
+def not_registered(exam: Examination) -> Iterable[Finding]:
+    """Parameters that the outputs are made of, and ``model.parameters()`` does not have: of modules in a plain list."""
+    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    whole = sum(p.numel() for p in exam.model.parameters() if p.requires_grad)
+    if not unsolved or not whole:  # without any, no optimizer can be made of it
+        return
+    optimizer, sample = exam.record.torch_optimizer, exam.samples[0]
+    groups = [] if optimizer is None else optimizer.param_groups
+    known = {id(p) for p in exam.model.parameters()} | {id(p) for group in groups for p in group["params"]}
+    with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
+        hidden = [p for p in _parameters_behind(ask(sample.inputs, sample.loss).output) if id(p) not in known]
+    if not hidden:
+        return
+    count = sum(p.numel() for p in hidden)
+    shapes = ", ".join(str(tuple(p.shape)) for p in hidden[:4]) + (", …" if len(hidden) > 4 else "")
+    where = "model.parameters()" if optimizer is None else "model.parameters() or the optimizer"
+    yield Finding(
+        Kind.NOT_TRAINED,
+        f"the outputs are made of {counted(len(hidden), 'parameter tensor')} ({shapes}; {count:,} numbers, "
+        f"{count / (count + whole):.0%} of those that have a gradient) that {where} does not contain, so they stay as "
+        "they are, and are not saved. Modules in a plain list, tuple or dict are not registered: take nn.ModuleList "
+        "or nn.ModuleDict.",
+        {"tensors": len(hidden), "parameters": count, "share": count / (count + whole)},
+        f"nn.Parameter in the graph of the outputs, not in {where}; {unsolved}",
+        ruled_out=("frozen parameters: they require a gradient", f"a solved task: {unsolved}"),
+    )
+
+
+def _parameters_behind(output: Any) -> list[nn.Parameter]:
+    """The parameters that an output was computed from."""
+    found: list[nn.Parameter] = []
+    nodes, seen = [leaf.grad_fn for leaf in tensors(output)], set[Any]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
+        if isinstance(variable := getattr(node, "variable", None), nn.Parameter):
+            found.append(variable)
     return found
 
 
@@ -140,7 +185,7 @@ def gradients_add_up(exam: Examination) -> Iterable[Finding]:
     A gradient to which each update adds that of its batch does so (after n updates it changes by 1 / n of its size).
     """
     record, norms = exam.record, np.asarray(exam.record.gradient_norms, dtype=np.float64)
-    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    unsolved = exam.progress.above(THRESHOLDS.solved_share.value)
     few = len(norms) < THRESHOLDS.fewest_updates.value or not np.isfinite(norms).all()
     if few or not unsolved or not record.updates or exam.origin is not None:  # a run's norms are interpolated
         return
@@ -174,4 +219,4 @@ def gradients_add_up(exam: Examination) -> Iterable[Finding]:
     )
 
 
-RULES = (not_trained, gradients_add_up, training_loop)
+RULES = (not_trained, not_registered, gradients_add_up, training_loop)

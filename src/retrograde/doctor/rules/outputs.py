@@ -10,23 +10,32 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
 
 from ...nested import mapped
 from ..examination import Examination
 from ..findings import Finding, Kind
-from ..forward import Answer, answers, changed, tensors
+from ..forward import Answer, answers, changed, line_of_caller, tensors
 from ..thresholds import THRESHOLDS
 
 __all__ = ["RULES"]
 
 _STEPS, _RATE = 80, 0.5  # of the search for the outputs with the lowest loss
 _MOST = 200_000  # numbers of an output that are searched
-_SEEDS = 3
+_CALLS = 4  # over which a random loss is averaged
 
 # Operators that give a tensor another shape, or join several, and leave its values.
 _SHAPES = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute", "Select", "Slice"}
 _SHAPES |= {"Clone", "Stack", "Cat", "ToCopy", "Alias", "Expand", "Index", "Movedim"}
+
+
+_DROPOUTS = {
+    F.dropout, F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout,
+    torch.dropout_, torch.alpha_dropout, torch.alpha_dropout_, torch.feature_dropout, torch.feature_dropout_,
+    torch.feature_alpha_dropout, torch.feature_alpha_dropout_,
+}  # fmt: skip
 
 
 class _Bounds(NamedTuple):
@@ -125,29 +134,80 @@ def _lowest(
     return best, where
 
 
+class _Dropouts(TorchFunctionMode):
+    """Notes every dropout that takes something away, with its line; leaves it out if asked to."""
+
+    def __init__(self, *, leave_out: bool) -> None:
+        super().__init__()
+        self.leave_out, self.places = leave_out, list[str]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DROPOUTS:
+            at = 2 if len(args) > 2 else None
+            on = args[at] if at else kwargs.get("training", kwargs.get("train", True))
+            share = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+            if on and share:
+                self.places.append(line_of_caller())
+                if self.leave_out:
+                    return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
 def random_output(exam: Examination) -> Iterable[Finding]:
     """In eval mode two calls with the same sequences, and other random numbers, have other losses."""
     sample = exam.samples[0]
     with torch.no_grad(), answers(exam.model, sample.inputs) as ask:
 
-        def asked(seed: int) -> Tensor:
+        def asked(seed: int, *, leave_out: bool = False) -> tuple[Tensor, list[str]]:
             torch.manual_seed(seed)
-            found: Answer = ask(sample.inputs, sample.loss)
-            return found.losses
+            with _Dropouts(leave_out=leave_out) as watch:
+                own: Answer = ask(sample.inputs, sample.loss)
+            return own.losses, watch.places
 
-        first, again, other = asked(0), asked(0), asked(1)
-    if first.shape != other.shape or bool(changed(first, again).any()) or not bool(changed(first, other).any()):
+        (first, places), (again, _), (other, _) = asked(0), asked(0), asked(1)
+        if first.shape != other.shape or bool(changed(first, again).any()) or not bool(changed(first, other).any()):
+            return
+        calls = torch.stack([asked(seed)[0] for seed in range(_CALLS)])
+        without, still = (asked(seed, leave_out=bool(places))[0] for seed in (0, 1))
+    differ = float((first - other).abs().mean()) / float(first.abs().mean().clamp_min(1e-30))
+    what = f"two calls in eval mode with the same sequences have losses that differ by {differ:.0%} of their size. "
+    kept = ("a state that is kept: with the same seed both calls agree",)
+    if bool(changed(without, still).any()):
+        where = f" A dropout is on, too ({places[0]})." if places else ""
+        yield Finding(
+            Kind.RANDOM_OUTPUT,
+            f"{what}Noise is added or drawn in forward in eval mode, too.{where} Where it is meant (sampling, a "
+            "variational model), average over several calls.",
+            {"difference": differ},
+            "losses in eval mode change with the seed of torch, and not without",
+            ruled_out=kept,
+        )
         return
-    size = float(first.abs().mean().clamp_min(1e-30))
-    differ = float((first - other).abs().mean()) / size
+    before, after = (float(losses[without != 0].double().mean()) for losses in (calls.mean(0), without))
+    share, cost = 1 - after / before, (before - after) / exam.progress.chance
+    numbers = {"difference": differ, "cost": cost, "share": share, "loss": before, "loss_without": after}
+    fix = f"It is a dropout ({places[0]}): give it training=self.training, or take the module nn.Dropout"
+    rule = "losses in eval mode change with the seed of torch, not without, nor if dropout is left out"
+    unsolved = exam.progress.above(THRESHOLDS.solved_share.value)
+    most, half = THRESHOLDS.solved_share.value, THRESHOLDS.main_cause.value
+    if unsolved and (cost > most or share > half):
+        costs = f"{cost:.0%} > {most:.0%} of chance" if cost > most else f"{share:.0%} > {half:.0%} of the loss"
+        yield Finding(
+            Kind.DROPOUT_IN_EVAL,
+            f"{what}{fix}. Without it the loss is {after:.3g}, not {before:.3g}: predictions lose {cost:.0%} of "
+            "chance. Where it is meant (Monte Carlo dropout), only the mean of many calls is a prediction.",
+            numbers,
+            f"{rule}; {costs} is due to it, and {unsolved}",
+            ruled_out=(*kept, "sampling, or noise that is added: without dropout the losses are the same"),
+        )
+        return
     yield Finding(
         Kind.RANDOM_OUTPUT,
-        f"two calls in eval mode with the same sequences have losses that differ by {differ:.0%} of their size. Look "
-        "for F.dropout without training=self.training, or noise that is added in forward; where it is meant (sampling, "
-        "Monte Carlo dropout), average over several calls.",
-        {"difference": differ},
-        "losses in eval mode change with the seed of torch, and not without",
-        ruled_out=("a state that is kept: with the same seed both calls agree",),
+        f"{what}{fix}. Where it is meant (Monte Carlo dropout), average over several calls.",
+        numbers,
+        rule,
+        ruled_out=kept,
     )
 
 
