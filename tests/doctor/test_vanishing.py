@@ -391,6 +391,29 @@ def test_one_direction_is_found_where_all_shrink_and_one_the_least_and_where_one
     assert "clearest at lag 6" in finding.rule
 
 
+def test_a_network_that_has_learned_all_but_noise_has_no_lack_of_directions():
+    """Of its errors nearly all is noise; what is not has a signal that is significant, and not worth learning."""
+
+    class Knows(Net):
+        def forward(self, x):
+            known = x.roll(6, 0) * (torch.arange(len(x)) >= 6)[:, None, None]
+            return super().forward(x) * 0.1 + known * self.share
+
+    def noisy(seed, **options):
+        x, y = echo(seed=seed, **options)
+        return x, y + torch.randn(y.shape, generator=torch.Generator().manual_seed(seed + 99))
+
+    def kinds(share):
+        model = Net(inputs=3, outputs=3, last=False)
+        basis = nn.init.orthogonal_(torch.empty(16, 16))
+        model.layer.weight_hh_l0.data = basis @ torch.diag(torch.tensor([0.95] + [0.1] * 15)) @ basis.T
+        model.__class__, model.share = Knows, share
+        return found([memory.one_direction], model, noisy, by_step, record=STUCK, untrained=model, lag=6, count=600)
+
+    assert kinds(0.5)["one_direction"]
+    assert not kinds(0.8)
+
+
 # --- The curse of memory ----------------------------------------------------------------------------------------------
 
 

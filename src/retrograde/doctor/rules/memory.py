@@ -379,10 +379,15 @@ def _lag_to_learn(exam: Examination) -> tuple[int, str]:
     """The lag that is to be learned, and why: the need, or, of a task that is learned in part, where most is left."""
     if unlearned := exam.unlearned:
         return (0 if exam.need is None else exam.need.lag), unlearned
-    unsolved = exam.progress.above(THRESHOLDS.unsolved_share.value)
+    unsolved, remaining = exam.progress.above(THRESHOLDS.unsolved_share.value), exam.progress.remaining
     if not unsolved or exam.need is None:
         return 0, ""
-    return min(exam.left.peak or 0, exam.need.lag), f"{unsolved}, clearest at lag {exam.left.peak}"
+    lag = min(exam.left.peak or 0, exam.need.lag)
+    # A signal may be significant and not worth a step; what is left may be noise.
+    share = 1.0 if exam.remainder is None else exam.remainder.explained(lag)
+    if not share * remaining > THRESHOLDS.left_share.value:
+        return 0, ""
+    return lag, f"{unsolved}, clearest at lag {exam.left.peak}"
 
 
 def curse(exam: Examination) -> Iterable[Finding]:
