@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import retrograde as rg
+from retrograde.doctor import Examination, TrainingRecord
+from retrograde.doctor.diagnosis import examined
 from retrograde.doctor.examination import samples_of
 from retrograde.errors import FlowError
 
@@ -276,3 +278,22 @@ def test_nested_batches_that_the_model_does_not_take_are_told_how_they_are_writt
     (note,) = rg.diagnose(Two(), [((x, x), y)], loss).notes
     assert "missing 1 required positional argument" in note and "(a, b, target), not ((a, b), target)" in note
     assert not any("a, b, target" in note for note in rg.diagnose(Two(), [(x, x, y)], loss).notes)
+
+
+def test_when_the_time_is_up_what_was_not_looked_at_is_named_and_nothing_is_called_healthy(monkeypatch):
+    batch = sequences(slice(-3, None))
+    record = TrainingRecord(clip_norm=1e3, gradient_norms=[1.0] * 20, updates=20)
+    exam = Examination(Last(), samples_of([batch], squared), Last(), record)
+    examined_whole = examined(exam)
+    assert examined_whole.found("clipping_never_active") and "time" not in " ".join(examined_whole.notes)
+
+    class Slow(Examination):
+        @property
+        def travel(self):
+            self.deadline = 0.0
+            return super().travel
+
+    slow = examined(Slow(Last(), samples_of([batch], squared), Last(), record))
+    (note,) = [note for note in slow.notes if "The time was up" in note]
+    assert "truncation" in note and "clipping" not in note
+    assert slow.verdict == "cannot tell" and slow.found("clipping_never_active")

@@ -312,3 +312,34 @@ def test_the_sharpness_is_the_largest_curvature_however_negative_others_are(curv
     (gradient,) = torch.autograd.grad((curvature * p.square()).sum() / 2, p, create_graph=True)
     found = training._largest_eigenvalue([(p, gradient)], [torch.ones(4)])
     assert found == pytest.approx(max(curvatures), rel=1e-3, abs=1e-3)
+
+
+def test_a_sharpness_that_takes_too_long_is_that_of_fewer_sequences_or_not_known(monkeypatch):
+    model, record = Net(hidden=3), TrainingRecord(optimizer="sgd", lr=0.5, updates=0)
+    x, y = sums(5, 200)
+    whole = samples_of([(x, y)], squared)
+    few = training._rate(Examination(model, samples_of([(x[:, :32], y[:32])], squared), model, record))
+    asked = []
+    eigenvalue = training._largest_eigenvalue
+
+    def slow(used, scale):
+        asked.append(used)
+        monkeypatch.setattr(training, "_SECONDS", 0.0 if len(asked) < last else 60.0)
+        return eigenvalue(used, scale)
+
+    monkeypatch.setattr(training, "_largest_eigenvalue", slow)
+    last = 2
+    rate = training._rate(Examination(model, whole, model, record))
+    assert len(asked) == 2 and rate.sharpness == pytest.approx(few.sharpness, rel=0.5)
+    asked.clear()
+    last = 3
+    assert training._rate(Examination(model, whole, model, record)) is None and len(asked) == 2
+
+
+def test_the_rate_is_tried_from_the_start_where_the_weights_were_thrown_far():
+    """Rates that bring thrown weights back are higher than those with which training would not have left."""
+    model = Net(nn.GRU, hidden=32)
+    untrained = copy.deepcopy(model)
+    record = train(model, sums, lr=3.0, updates=120)
+    (finding,) = found(RULES, model, sums, record=record, untrained=untrained, batches=4)["learning_rate_too_high"]
+    assert "from the initial weights" in finding.message and finding.numbers["better_lr"] <= 0.03

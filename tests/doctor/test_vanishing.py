@@ -220,6 +220,14 @@ def test_inputs_that_repeat_themselves_can_be_learned_from_a_later_step():
 # --- No signal --------------------------------------------------------------------------------------------------------
 
 
+def test_a_task_learned_in_part_has_no_risk_because_no_signal_is_seen():
+    x, y = torch.randn(10, 200, 1, generator=torch.Generator().manual_seed(1)), torch.randn(200)
+    known = {"updates": 500, "chance": 3.0}  # of a loss of about 1
+    diagnosis = rg.diagnose(Net(), (x, y), squared, record=TrainingRecord(**known))
+    assert diagnosis.remaining < 0.8 and math.isnan(diagnosis.risk) and "risk" not in str(diagnosis).splitlines()[0]
+    assert rg.diagnose(Net(), (x, y), squared, record=TrainingRecord(**known | {"chance": None})).risk > 0.5
+
+
 def test_noise_and_parity_cannot_be_told():
     torch.manual_seed(1)
     x = torch.randn(10, 200, 1)
@@ -297,7 +305,10 @@ def test_truncation_hides_lags_that_the_data_asks_for():
 
     (finding,) = rule(3, 5)["truncation"]
     assert finding.numbers["need"] == 5 and finding.numbers["bptt"] == 3 and finding.numbers["cosine"] < 0.99
+    assert "12 steps were looked at" not in finding.message
     assert not rule(8, 5) and not rule(3, 1)
+    (short,) = rule(6, 7)["truncation"]
+    assert "it may ask for more: 12 steps were looked at" in short.message
 
 
 def test_truncation_hides_the_signal_although_the_gradient_beyond_is_small():

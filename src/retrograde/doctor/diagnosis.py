@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +27,7 @@ from .prescriptions import Prescription
 from .reading import each, finding_of, known, number_of, prescription_of, text
 from .record import TrainingRecord
 from .remedies import prescribe
-from .rules import RULES
+from .rules import BY_EFFORT, RULES, Rule
 from .thresholds import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -271,19 +272,19 @@ def examined(
 ) -> Diagnosis:
     """Apply every rule to an examination; ``stage`` is called with the name of what is done."""
     began = time.perf_counter() if began is None else began
-    findings: list[Finding] = []
+    found: dict[Rule, list[Finding]] = {rule: [] for rule in RULES}
     failures: dict[str, list[str]] = {}  # by reason, the rules that could not be applied
-    for rule in RULES:
+    for rule in BY_EFFORT:
         if examination.unusable:
             examination.notes.append(f"Nothing else was examined: {examination.unusable}")
             break
         name = rule.__name__.replace("_", " ")
         if time.perf_counter() > examination.deadline:
-            examination.notes.append(f"The time was up before {name}: it is not known.")
-            break
+            failures.setdefault("The time was up.", []).append(name)
+            continue
         stage(name)
         try:
-            findings += rule(examination)
+            found[rule] += rule(examination)
         except FlowError as error:
             failures.setdefault(str(error), []).append(name)
         except Exception as error:  # the model, or the loss, fails on its own
@@ -293,6 +294,7 @@ def examined(
             hint = _NESTED if nested else ""
             failures.setdefault(f"{type(error).__name__}: {error!s:.200}{hint}", []).append(name)
     examination.notes += [f"Not known: {', '.join(names)}. {reason}" for reason, names in failures.items()]
+    findings = list(chain.from_iterable(found.values()))
     sick = [finding for finding in findings if finding.severity == "sick"]
     if sick:  # what keeps the signal from being seen is known
         findings = [finding for finding in findings if finding.kind != Kind.NO_FIRST_ORDER_SIGNAL]

@@ -359,7 +359,8 @@ class Examination:
         if self.solved:
             return 0.0
         if self.need is None:
-            return math.nan if self.asked.constant else THRESHOLDS.risk_without_signal.value
+            learned = self.record.updates and not self.unlearned  # in part, although no signal is seen
+            return math.nan if learned or self.asked.constant else THRESHOLDS.risk_without_signal.value
         return self.risk_from(self.travel)
 
     def risk_from(self, travel: Travel) -> float:

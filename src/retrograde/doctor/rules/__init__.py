@@ -1,4 +1,7 @@
-"""The rules: each looks at an examination and returns what it finds. The order is that of the report."""
+"""The rules: each looks at an examination and returns what it finds.
+
+The order is that of the report. Those that measure how the gradient travels take the most time and are applied last.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from ..examination import Examination
 from ..findings import Finding
 from . import data, explosion, finite, loop, memory, outputs, padding, training, units, wiring
 
-__all__ = ["RULES"]
+__all__ = ["BY_EFFORT", "RULES", "Rule"]
 
-RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (
+Rule = Callable[[Examination], Iterable[Finding]]
+
+RULES: tuple[Rule, ...] = (
     *finite.RULES,
     *wiring.RULES,
     *padding.RULES,
@@ -22,3 +27,6 @@ RULES: tuple[Callable[[Examination], Iterable[Finding]], ...] = (
     *units.RULES,
     *training.RULES,
 )
+
+_TRAVEL = {*explosion.RULES, *memory.RULES, *units.RULES}
+BY_EFFORT = tuple(sorted(RULES, key=_TRAVEL.__contains__))  # so that no quick rule waits until the time is up

@@ -305,12 +305,13 @@ def truncation(exam: Examination) -> Iterable[Finding]:
         return
     shortest = found.shortest(least)
     half = f"half of the signal is at lag {need.middle} or beyond" if beyond else ""
+    seen = f" (it may ask for more: {exam.steps} steps were looked at)" if exam.steps <= 2 * length else ""
     rule = f"cosine {cosine:.3g} < {least:g}" if cosine < least else half
     yield Finding(
         Kind.TRUNCATION,
-        f"gradients are cut off after {length} steps, and the data asks for {need.lag}{half and f': {half}'}; the "
-        f"gradient of training has cosine {cosine:.2g} with the full one. Its share is complete to {least:.0%} from "
-        f"{shortest} steps on.",
+        f"gradients are cut off after {length} steps, and the data asks for {need.lag}{seen}{half and f': {half}'}; "
+        f"the gradient of training has cosine {cosine:.2g} with the full one. Its share is complete to {least:.0%} "
+        f"from {shortest} steps on.",
         {"bptt": length, "need": need.lag, "middle": need.middle, "cosine": cosine, "shortest": shortest},
         f"need {need.lag} >= bptt {length} and {rule}",
         ruled_out=(f"nothing to learn beyond {length} steps: there is a signal up to lag {need.lag}",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from ...flow import gradient_flow, sequence_gradients
 from ...flow.clip import replayed
 from ...words import counted
 from ..attempts import Recipe, attempt, updates_within
-from ..examination import Examination
+from ..examination import Examination, Sample
 from ..findings import Chart, Curve, Finding, Kind
 from ..forward import answers
 from ..record import TrainingRecord
@@ -23,10 +24,11 @@ from ..thresholds import THRESHOLDS
 
 _BATCHES = 8  # whose gradient norms are measured before training
 _ITERATIONS = 30  # products with the Hessian
+_SETTLED, _ALIKE = 1e-4, 4  # share by which so many of its estimates in turn may differ at the end
 _NOTHING_LEFT = 1e-5  # share of the largest product: what is left is rounding
 _FOLLOWED = 128  # sequences of which each has its gradient measured
 _RATES = 5  # most learning rates of a trial, each a tenth of the one before
-_SECONDS = 5.0  # longest time of a trial
+_SECONDS = 5.0  # longest time of a trial, and of the curvature
 
 
 def _norms(record: TrainingRecord) -> list[float]:
@@ -213,8 +215,12 @@ def learning_rate(exam: Examination) -> Iterable[Finding]:
     unsettled = exam.unsettled
     if not unsolved or not (unsettled or not record.updates):
         return
-    trial = _trial(exam.model, exam, trained=bool(record.updates))
-    if trial is None and record.updates:  # weights that were thrown too far cannot be trained at any rate
+    # Weights that were thrown too far say little about the rate that suits the start, and may not be trained at any.
+    thrown = record.updates and exam.progress.above(THRESHOLDS.rise.value)
+    trial = _trial(exam.untrained, exam, trained=False, seen=True) if thrown else None
+    if trial is None:
+        trial = _trial(exam.model, exam, trained=bool(record.updates))
+    if trial is None and record.updates and not thrown:
         trial = _trial(exam.untrained, exam, trained=False, seen=True)
     if trial is not None:
         yield _overshoots(exam, _rate(exam), trial, unsettled, unsolved)
@@ -375,9 +381,23 @@ def _trial(model: nn.Module, exam: Examination, *, trained: bool, seen: bool = F
 
 
 def _rate(exam: Examination) -> _Rate | None:
-    """The largest eigenvalue of the Hessian of the mean loss by power iteration; None where it cannot be computed."""
-    record, sample = exam.record, exam.samples[0]
-    lr = float(record.lr or 0)
+    """The largest eigenvalue of the Hessian of the mean loss; None where it cannot be computed, or not in seconds.
+
+    It is of the first sample, or of some of its sequences if a whole one takes too long.
+    """
+    record, lr = exam.record, float(exam.record.lr or 0)
+    sharpness = _sharpness(exam, exam.samples[0])
+    if math.isnan(sharpness) and exam.few is not exam.samples[0]:
+        sharpness = _sharpness(exam, exam.few)
+    if not math.isfinite(sharpness):
+        return None
+    if record.is_adaptive:
+        return _Rate(sharpness, THRESHOLDS.adam_edge.value / lr)
+    return _Rate(sharpness, 2 * (1 + record.momentum) / lr)
+
+
+def _sharpness(exam: Examination, sample: Sample) -> float:
+    """The largest eigenvalue of the Hessian of a sample's mean loss, in the optimizer's own scale; NaN if not known."""
     try:
         with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
             parameters = [p for p in exam.model.parameters() if p.requires_grad]
@@ -385,15 +405,11 @@ def _rate(exam: Examination) -> _Rate | None:
             scored = losses[losses != 0]
             gradient = torch.autograd.grad(scored.mean(), parameters, create_graph=True, allow_unused=True)
             used = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
-            scale = _scales(record, used) if record.is_adaptive else [torch.ones((), device="cpu") for _ in used]
-            sharpness = _largest_eigenvalue(used, scale)
+            adaptive = exam.record.is_adaptive
+            scale = _scales(exam.record, used) if adaptive else [torch.ones((), device="cpu") for _ in used]
+            return _largest_eigenvalue(used, scale)
     except (RuntimeError, FlowError):  # no second derivative
-        return None
-    if not math.isfinite(sharpness):
-        return None
-    if record.is_adaptive:
-        return _Rate(sharpness, THRESHOLDS.adam_edge.value / lr)
-    return _Rate(sharpness, 2 * (1 + record.momentum) / lr)
+        return math.nan
 
 
 def _scales(record: TrainingRecord, used: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
@@ -410,15 +426,18 @@ def _scales(record: TrainingRecord, used: Sequence[tuple[Tensor, Tensor]]) -> li
 def _largest_eigenvalue(used: Sequence[tuple[Tensor, Tensor]], scale: list[Tensor]) -> float:
     """Of D H D for a diagonal D, by the Lanczos iteration with products of the Hessian and a vector.
 
-    Rounding gives copies of eigenvalues that were found, which leave the largest as it is.
+    Rounding gives copies of eigenvalues that were found, which leave the largest as it is. NaN if it has not settled
+    within some seconds of one core.
     """
+    began = time.process_time()
     parameters, gradients = [p for p, _ in used], [g for _, g in used]
     generator = torch.Generator().manual_seed(0)
     v = _unit([torch.randn(p.shape, generator=generator, device="cpu").to(p) for p in parameters])[0]
     before, size = [torch.zeros_like(x) for x in v], 0.0
     diagonal: list[float] = []
     off_diagonal: list[float] = []
-    for _ in range(_ITERATIONS):
+    largest: list[float] = []  # by iteration
+    while len(diagonal) < _ITERATIONS:
         dot = sum((g * (x * d)).sum() for g, x, d in zip(gradients, v, scale, strict=True))
         product = torch.autograd.grad(dot, parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
         hv = [torch.zeros_like(x) if h is None else h * d for h, x, d in zip(product, v, scale, strict=True)]
@@ -428,11 +447,16 @@ def _largest_eigenvalue(used: Sequence[tuple[Tensor, Tensor]], scale: list[Tenso
         before, (v, size) = v, _unit(rest)
         if not math.isfinite(own + size):
             return math.nan
-        if size <= _NOTHING_LEFT * max(map(abs, diagonal)):
+        upper = np.diag(off_diagonal, 1)
+        largest.append(float(np.linalg.eigvalsh(np.diag(diagonal) + upper + upper.T)[-1]))
+        last = largest[-_ALIKE:]
+        settled = len(last) == _ALIKE and max(last) - min(last) <= _SETTLED * abs(last[-1])
+        if settled or size <= _NOTHING_LEFT * max(map(abs, diagonal)):
             break
+        if time.process_time() - began > _SECONDS:
+            return math.nan
         off_diagonal.append(size)
-    upper = np.diag(off_diagonal[: len(diagonal) - 1], 1)
-    return float(np.linalg.eigvalsh(np.diag(diagonal) + upper + upper.T)[-1])
+    return largest[-1]
 
 
 def _unit(v: list[Tensor]) -> tuple[list[Tensor], float]:
