@@ -269,6 +269,16 @@ def test_the_last_column_without_a_name_is_the_label_where_the_first_is_measured
     assert columns.label == "column 12"
 
 
+@pytest.mark.parametrize("value", ["{}.5", "{}", "{},7"])
+@pytest.mark.parametrize("day", ["2020-01-{:02}", "{}/1/2020", "Jan {} 2020"])
+def test_a_date_and_a_number_are_no_header(tmp_path, day, value):
+    (tmp_path / "a.csv").write_text("".join(f"{day.format(k)},{value.format(k * 7 % 30)}\n" for k in range(1, 29)))
+    table = open_table(tmp_path / "a.csv")
+    assert len(table) == 28 and table.names[:2] == ["column 1", "column 2"]
+    columns, _ = columns_for(Predicts.FUTURE, table, {})
+    assert columns.time == "column 1" and "column 2" in columns.target
+
+
 def test_numbers_that_are_not_like_those_below_name_columns(tmp_path):
     (tmp_path / "a.csv").write_text("801,17,640,25,333\n" + "".join(f"{k},{k + 1},2,{k},4\n" for k in range(9)))
     table = open_table(tmp_path / "a.csv")

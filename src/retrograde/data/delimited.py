@@ -276,7 +276,8 @@ def has_header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
     """Whether the first line names the columns, which are put right; False where it is data.
 
     It is data if it has a number or a date where a name should be, and these are not labels of steps (which ascend); if
-    it has nothing but numbers that do not ascend, and some are not whole or most are like those below; or if a word of
+    it has dates next to numbers; nothing but numbers that do not ascend, of which some are not whole or most are like
+    those below; or if a word of
     it occurs again in the same column below (without numbers: twice, and not in a copy of the line).
     """
     data = [place for place, name in enumerate(names) if _NUMBER.fullmatch(name.strip()) or looks_like_date(name)]
@@ -293,7 +294,9 @@ def has_header(path: Path, names: list[str], rows: list[list[str]]) -> bool:
         rows
         and data
         and not _labels_of_steps([cells[place] for place in data])
-        and (len(data) < len(names) or _measured(cells))
+        and (
+            len(data) < len(names) or _measured(cells) or 0 < sum(map(bool, map(_NUMBER.fullmatch, cells))) < len(cells)
+        )
     ):
         below = ((names[place], cell.strip()) for place in data for cell in columns[place][:50])
         if all(_alike(name.strip(), cell) for name, cell in below) and not _is_named(cells, data, columns):
@@ -335,7 +338,7 @@ def _labels_of_steps(cells: list[str]) -> bool:
         return False
     if all(cell.isdigit() for cell in cells):
         return all(int(a) < int(b) for a, b in pairwise(cells))
-    return len(set(cells)) == len(cells)
+    return len(set(cells)) == len(cells) and not any(cell.isdigit() for cell in cells)
 
 
 def _among(cells: list[str], columns: dict[int, list[str]]) -> bool:
