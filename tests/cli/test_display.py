@@ -37,6 +37,17 @@ def test_the_live_figures_are_those_of_the_last_steps() -> None:
     assert {"1.5000", "4.48", "0.25", "25%", "3/10"} <= set(words) and "1m" in words and "15s" in words
 
 
+def test_the_gradient_norm_shown_is_that_of_the_last_step() -> None:
+    shown = Display(Console(file=io.StringIO(), width=120))
+    shown.progress, shown.planned, shown.unit = Progress(step=3), 10, "tokens"
+    for steps in (1, 2, 3):
+        window = SimpleNamespace(losses=[2.0] * steps, norms=[0.5, 0.25, 0.125][:steps], clipped=[False] * steps)
+        shown.on_step_end(SimpleNamespace(progress=SimpleNamespace(tokens=10 * steps, window=window)))
+    out = io.StringIO()
+    Console(file=out, width=120).print(shown)
+    assert "0.125" in out.getvalue().split()
+
+
 def test_two_steps_are_enough_for_a_speed() -> None:
     shown = Display(Console(file=io.StringIO(), width=120))
     shown.progress, shown.planned, shown.unit = Progress(step=2), 10, "tokens"

@@ -76,6 +76,12 @@ def test_the_constant_answer_gives_a_class_that_is_ruled_out_no_probability():
     assert own.chance == pytest.approx(math.log(1 + 2 / math.e), rel=1e-3)
 
 
+def test_the_constant_answer_is_one_for_all_sequences_where_there_are_as_many_as_steps():
+    x, y = delayed(steps=12, count=12)
+    own = progress(Net(last=False), (x, y), squared)
+    assert own.chance == pytest.approx(float(y.var(unbiased=False)), rel=1e-3)
+
+
 def test_classes_may_come_before_the_steps():
     x, y = delayed()
     labels = (y > 1).long().T

@@ -73,6 +73,17 @@ def test_the_need_of_noisy_targets_of_series_that_repeat_themselves(kind):
     assert exam.need.middle <= exam.need.lag <= exam.need.signal
 
 
+def test_a_batch_of_shorter_sequences_leaves_the_need_of_the_longer_ones_as_it_is():
+    torch.manual_seed(1)
+    x = chain(40, 0.9)
+    y = hidden_in_noise(x[-10, :, 0], 0.4)
+    whole, cut = [(x[:, :448], y[:448])], [(x[:, :448], y[:448]), (x[-6:, 448:], y[448:])]
+    alone, together = (
+        rg.flow.learning_signal.stream.fewest_of(Reader(), batches, squared, 12, [0.9]) for batches in (whole, cut)
+    )
+    assert alone == together and 8 <= alone[0] <= 11
+
+
 def test_labels_of_which_a_third_are_random():
     torch.manual_seed(1)
     x = torch.randint(0, 4, (30, 512))
