@@ -297,3 +297,31 @@ def test_when_the_time_is_up_what_was_not_looked_at_is_named_and_nothing_is_call
     (note,) = [note for note in slow.notes if "The time was up" in note]
     assert "truncation" in note and "clipping" not in note
     assert slow.verdict == "cannot tell" and slow.found("clipping_never_active")
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_under_a_head_that_pools_errors_that_inputs_explain_are_more_to_learn(noise):
+    class Sum(nn.Module):
+        """Knows the sum of the first inputs of all steps."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.RNN(2, 1), nn.Linear(1, 1)
+            with torch.no_grad():
+                for p in self.parameters():
+                    p.zero_()
+                self.layer.weight_ih_l0[0, 0], self.head.weight[:] = 0.01, 100 * 20 / 20**0.5
+
+        def forward(self, x):
+            return self.head(self.layer(x)[0].mean(0)).squeeze(-1)
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 400, 2, generator=generator)
+    rest = torch.randn(400, generator=generator) if noise else x[..., 1].sum(0) / 20**0.5
+    record = rg.doctor.TrainingRecord("adam", 0.001, updates=500, losses=[0.5] * 500)
+    batches = [(x[:, i : i + 50], (x[..., 0].sum(0) / 20**0.5 + rest)[i : i + 50]) for i in range(0, 400, 50)]
+    found = rg.diagnose(Sum(), batches, lambda y, t: (y - t).square(), record=record)
+    assert (
+        any("the clearest are of all steps, added up): there is more to learn" in note for note in found.notes) != noise
+    )
+    assert found.verdict == ("healthy" if noise else "cannot tell")

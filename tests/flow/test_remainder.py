@@ -54,15 +54,60 @@ def test_noise_that_is_left_is_explained_by_nothing():
     assert sum(share > 0 for share in chance) <= 1
 
 
-def test_batches_are_put_together_and_heads_that_pool_have_none():
+def test_batches_are_put_together():
     batches = [drawn(7, 0.0, count=64, seed=seed) for seed in range(4)]
     assert remainder_of(Last(), batches, squared).sequences == 256
 
-    class Mean(Last):
-        def forward(self, x):
-            return self.head(self.layer(x)[0].mean(0)).squeeze(-1)
 
-    assert remainder_of(Mean(), batches, squared) is None
+class Pooled(nn.Module):
+    """A network that pools, and has learned nothing."""
+
+    def __init__(self, pool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.pool = nn.GRU(1, 8), nn.Linear(8, 1), pool
+
+    def forward(self, x):
+        return 0.01 * self.head(self.pool(self.layer(x)[0])).squeeze(-1)
+
+
+POOLS = {
+    "mean": lambda h: h.mean(0),
+    "maximum": lambda h: h.amax(0),
+    "attention": lambda h: (h.sum(-1, keepdim=True).softmax(0) * h).sum(0),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_heads_that_pool_have_places_instead_of_lags(pool):
+    x = torch.randn(20, 300, 1, generator=torch.Generator().manual_seed(0))
+    found = remainder_of(Pooled(POOLS[pool]), [(x, x[3, :, 0] + 0.5 * x[9, :, 0])], squared)
+    assert found.pooled and found.explained() > 0.9 and found.where(found.clearest()) == "step 3"
+    assert found.explained(0, 1) == 0.0
+    noise = torch.randn(300, generator=torch.Generator().manual_seed(1))
+    assert remainder_of(Pooled(POOLS[pool]), [(x, noise)], squared).explained() == 0.0
+
+
+def test_steps_that_count_wherever_they_are_are_seen_in_their_sum():
+    """Of 200 steps and 250 sequences each place says too little."""
+    x = torch.randn(200, 250, 1, generator=torch.Generator().manual_seed(0))
+    found = remainder_of(Pooled(POOLS["mean"]), [(x, x.sum((0, 2)) / 14)], squared)
+    assert found.explained() > 0.9 and found.where(found.clearest()) == "all steps, added up"
+
+
+def test_places_count_from_the_end_where_ends_differ():
+    class Packed(Pooled):
+        def forward(self, x, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            h, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0])
+            return 0.01 * self.head(h.sum(0) / lengths[:, None]).squeeze(-1)
+
+    generator = torch.Generator().manual_seed(0)
+    x, lengths = torch.randn(20, 300, 1, generator=generator), torch.randint(5, 21, (300,), generator=generator)
+    lengths[0] = 20
+    target = x[lengths - 3, torch.arange(300), 0]
+    found = remainder_of(Packed(None), [(x, lengths, target)], squared)
+    assert found.explained() > 0.9 and found.where(found.clearest()) == "2 steps before the end"
 
 
 @pytest.mark.parametrize("later", [1, 3])

@@ -19,7 +19,6 @@ from ..errors import FlowError, OptionError
 from ..flow.summary import sparkline
 from ..measuring import backward_in_eval_mode
 from ..runs.folder import without_nan
-from ..words import counted
 from .charts import drawn
 from .examination import Examination, samples_of, untrained_twin
 from .findings import Finding, Kind
@@ -346,7 +345,7 @@ def _learnable(examination: Examination) -> str:
     return (
         f"The loss is {remaining:.0%} of chance, and of the errors that are left the inputs explain {share:.0%} (a "
         f"linear regression of {found.sequences} sequences from all others; the clearest are of "
-        f"{counted(found.clearest(), 'step')} ago): there is more to learn, and none of the findings that are looked "
+        f"{found.where(found.clearest())}): there is more to learn, and none of the findings that are looked "
         "for explains why it was not."
     )
 

@@ -127,7 +127,7 @@ def _left_beyond(exam: Examination, travel: Travel, numbers: dict[str, float]) -
     found, least = exam.remainder, THRESHOLDS.left_share.value
     beyond = int(travel.reach) + 1
     share = 0.0 if found is None else found.explained(beyond)
-    if found is None or not share * exam.progress.remaining > least:
+    if found is None or found.pooled or not share * exam.progress.remaining > least:
         return ""
     lag = found.clearest(beyond)
     numbers |= {"left_lag": lag, "left_share": share}

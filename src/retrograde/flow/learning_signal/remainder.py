@@ -5,6 +5,9 @@ sequence, to show a signal of the other half. So its errors are predicted from t
 sequence from all others (linear ridge regression): what inputs of more than ℓ steps before the loss explain of them
 must be remembered for longer than ℓ steps. Errors that are noise are explained by nothing.
 
+A head that pools (mean, maximum, attention) reads every step where it is: there the rows are steps by their place, not
+by lag, and, as it may add them up, their sum.
+
 Tests: `tests/flow/test_remainder.py`.
 """
 
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...words import counted
 from .spans import SURE, Compared, left_out, together
 from .statistic import Array
 from .stream import kept_for
@@ -33,7 +37,10 @@ class Remainder:
     def __init__(self, every: Sequence[Sequence[Compared]]) -> None:
         """every: by loss, its batches."""
         data = [together(list(own), SEQUENCES, EFFORT) for own in every]
-        self._pairs = [(by_lag(own, own.inputs), own.errors) for own in data]
+        self.pooled = any(own.pooled for own in data)  # rows are places from the start, and from the end; and the sum
+        self._steps = max(len(own.live) for own in data)
+        rows = _places if self.pooled else _lags
+        self._pairs = [(rows(own), own.errors) for own in data]
         self.sequences = min(len(e) for _, e in self._pairs)
 
     def explained(self, first: int = 0, last: int | None = None) -> float:
@@ -61,6 +68,15 @@ class Remainder:
             found[: len(rows)] += (together_ / sizes.clamp(min=1e-300)).numpy()
         return found / len(self._pairs)
 
+    def where(self, row: int) -> str:
+        """A row of `consistency`, in words."""
+        if not self.pooled:
+            return f"{counted(row, 'step')} ago"
+        if row == len(self._pairs[0][0]) - 1:
+            return "all steps, added up"
+        step, end = row % self._steps, row >= self._steps
+        return f"{counted(step, 'step')} before the end" if end else f"step {step}"
+
     def clearest(self, first: int = 0) -> int:
         """The lag from ``first`` on with the largest `consistency`."""
         return first + int(self.consistency()[first:].argmax())
@@ -72,11 +88,11 @@ def remainder_of(
     """Compare the errors of a network, as it is, with its inputs.
 
     longest: of losses by step, some that have so many steps before them; by default the last.
-    Returns None where the loss reads states of several steps: `signal_left` compares inputs there.
+    Returns None where the loss reads single states of both directions, or of several steps at every step.
     Raises FlowError as `signal_left` does.
     """
     kept, several = kept_for(model, batches, loss, 0, longest, constant=None)
-    if several or not kept:
+    if not kept or (several and not kept[0][0].pooled):
         return None
     every = [own for own in zip(*kept, strict=False) if any(bool((one.errors != one.errors[:1]).any()) for one in own)]
     return Remainder(every) if every else None
@@ -95,6 +111,20 @@ def ahead_of(
         return None
     every = [own for own in zip(*kept, strict=True) if any(bool((one.errors != one.errors[:1]).any()) for one in own)]
     return Remainder(every) if every else None
+
+
+def _lags(data: Compared) -> Tensor:
+    return by_lag(data, data.inputs)
+
+
+def _places(data: Compared) -> Tensor:
+    """The inputs of each step from the start, and from the end where the ends differ, then their sum `(rows, B, D)`."""
+    x, lengths = data.inputs, data.live.sum(0)
+    rows = [x]
+    if bool((lengths != lengths[0]).any()):
+        at = lengths - 1 - torch.arange(len(x), device="cpu").unsqueeze(1)
+        rows.append(x.gather(0, at.clamp(min=0).unsqueeze(-1).expand_as(x)) * (at >= 0).unsqueeze(-1))
+    return torch.cat([*rows, x.sum(0, keepdim=True)])  # as large as all places together, so it counts as much
 
 
 def _each(rows: Tensor) -> Tensor:
