@@ -29,6 +29,26 @@ def test_defaults_depend_on_what_is_asked_for():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("lowercase", True, "--lowercase"),
+        ("lowercase", False, "--keep-case"),
+        ("bidirectional", False, "--no-bidirectional"),
+        ("tie", True, "--tie"),
+        ("tie", False, ""),
+        ("lr", 0.5, "--lr 0.5"),
+        ("clip_norm", 2.0, "--clip-norm 2"),
+        ("clip_norm", None, ""),
+        ("patience", None, "--patience 0"),
+        ("max_time", 90, "--max-time 90s"),
+        ("cell", "gru", "--cell gru"),
+    ],
+)
+def test_what_a_command_line_says_for_a_value(name, value, words):
+    assert OPTIONS[name].words(value) == words.split()
+
+
 def test_misspelt_and_impossible_options():
     for given in (
         {"hiden_size": 3},

@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 import polars
 import pytest
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
 
 import retrograde as rg
@@ -30,6 +31,25 @@ def test_an_array_is_forecast(fitted):
     unit = np.abs(Y[4:36] - Y[:32]).mean()
     assert fitted.score(Y[40:]) == pytest.approx(-np.abs(found - Y[40:44]).mean() / 4, rel=1e-5) and unit == 4
     assert fitted.score(Y[40:], fh=[1]) == pytest.approx(-abs(found[0] - Y[40]) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda own: own.predict(),
+        lambda own: own.predict_quantiles(),
+        lambda own: own.backtest(2),
+        lambda own: own.score(Y[40:]),
+        lambda own: own.flow(),
+        lambda own: own.diagnose(),
+        lambda own: own.report(),
+        lambda own: own.save("forecaster"),
+    ],
+    ids=["predict", "predict_quantiles", "backtest", "score", "flow", "diagnose", "report", "save"],
+)
+def test_a_forecaster_that_was_not_fitted_says_so(ask):
+    with pytest.raises(NotFittedError, match="This Forecaster instance is not fitted yet"):
+        ask(rg.Forecaster(**FAST))
 
 
 def test_a_backtest_forecasts_from_several_origins(fitted):
