@@ -105,3 +105,9 @@ def test_files_and_functions_are_short():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 80, f"{path}: {node.name}"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Folders of tests are no packages: pytest imports one file of a name only, and ends with an error at the other."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -1,6 +1,6 @@
 """What a forecast reads and predicts: windows of series, batches of them, and naive forecasts.
 
-Tests: `tests/tasks/test_windows.py`, `tests/tasks/test_forecast.py`.
+Tests: `tests/tasks/test_forecast_windows.py`, `tests/tasks/test_forecast.py`.
 """
 
 from __future__ import annotations
