@@ -186,3 +186,32 @@ def test_a_network_that_learned_to_read_past_the_padding_of_its_texts_is_not_wro
         of_classes(network(tokens), label).mean().backward()
         optimizer.step()
     assert "mask_error" not in found(RULES, network, reviews, of_classes)
+
+
+class Words(nn.Module):
+    """Names a class at every step of padded texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(9, 8, padding_idx=0), nn.GRU(8, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, tokens, lengths=None):
+        return self.head(self.layer(self.embedding(tokens))[0])
+
+
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("more", [0, 3])
+def test_losses_beyond_the_end_where_every_text_of_the_batch_is_padded(stated, more):
+    def texts(seed):
+        tokens, _ = reviews(seed)
+        tokens = nn.functional.pad(tokens.T, (0, 0, 0, more))
+        given = (tokens, LENGTHS) if stated else (tokens,)
+        return *given, (tokens % 2).roll(1, 0)
+
+    def losses(output, target):
+        return nn.functional.cross_entropy(output.transpose(1, 2), target, reduction="none")
+
+    (own,) = found(RULES, Words(), texts, losses)["mask_error"]
+    assert "beyond the end of their sequence" in own.message
+    assert own.numbers["padding_share"] == pytest.approx(1 - float(LENGTHS.sum()) / (8 * (12 + more)), abs=0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -206,19 +206,22 @@ def _other_padding(leaf: Tensor, lengths: Tensor) -> Tensor:
 def _share_of_padding(exam: Examination, lengths: Tensor) -> float:
     """Share of the loss, or of its gradient by outputs, at steps beyond the end of a sequence."""
     whole, sample = exam.answer, exam.samples[0]
+    leaves = [leaf for leaf in leaves_of(sample.inputs) if isinstance(leaf, Tensor)]
+    tables = [_time_first(leaf, lengths) for leaf in leaves if _is_padded(leaf, lengths)]
+    steps = {int(lengths.max()), *(len(table) for table in tables if table is not None)}  # longer in some batches
     if not whole.final:
-        return _share_beyond(whole.losses, lengths)
+        return _share_beyond(whole.losses, lengths, steps)
     with torch.enable_grad(), answers(exam.model, sample.inputs) as ask:
         own = ask(sample.inputs, sample.loss)
         outputs = [leaf for leaf in tensors(own.output) if leaf.requires_grad and leaf.ndim >= 2]
         found = _gradients(own, outputs)
     tables = [_time_first(gradient, lengths) for gradient in found if gradient is not None]
-    return max((_share_beyond(t, lengths) for t in tables if t is not None), default=0.0)
+    return max((_share_beyond(t, lengths, steps) for t in tables if t is not None), default=0.0)
 
 
-def _share_beyond(by_step: Tensor, lengths: Tensor) -> float:
-    """Share of a table's size `(T, B, …)` beyond the end of a sequence; 0 if it has other steps."""
-    if len(by_step) != int(lengths.max()):
+def _share_beyond(by_step: Tensor, lengths: Tensor, steps: Collection[int]) -> float:
+    """Share of a table's size `(T, B, …)` beyond the end of a sequence; 0 if it has other steps than padded input."""
+    if len(by_step) not in steps:
         return 0.0
     sizes = by_step.abs().double()
     return float(sizes[_beyond(by_step, lengths)].sum() / sizes.sum().clamp_min(1e-300))
