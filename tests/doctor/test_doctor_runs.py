@@ -293,3 +293,11 @@ def test_what_a_run_has_already_or_cannot_have_is_not_prescribed():
     assert prescribed({"chrono": 30, "cell": "gru"}, chrono=30) is None
     assert prescribed({}, pooling="mean") is None  # of another task
     assert prescribed({}, bptt=0) is None  # out of bounds
+
+
+def test_a_run_that_keeps_its_first_weights_has_no_parameters_that_are_not_trained(data, tmp_path):
+    """Nothing that came after was better: the optimizer has all parameters, and training is not at fault."""
+    source, options = TASKS["language"]
+    run = rg.train(str(data / source), tmp_path / "run", **TINY, **options | {"lr": 100.0})
+    assert run.summary.best_step == 0
+    assert not rg.diagnose(run.folder).found("not_trained")
