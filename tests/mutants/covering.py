@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ class Server:
     def __init__(self, python: Path, tree: Path) -> None:
         command = [python, Path(__file__).with_name("server.py")]
         self.process = subprocess.Popen(
-            command, cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            cwd=tree,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in `make test`: the limit is one of all threads together
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def run(self, limit: float, **request: Any) -> int | None:
