@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,3 +149,11 @@ def test_noise_is_not_the_fault_of_the_loop():
     record = TrainingRecord("adam", 0.02, updates=200, losses=[1.0] * 200)
     exam = Examination(model, samples_of(batches, squared), model, record, start_given=True)
     assert not list(training_loop(exam))
+
+
+def test_gradients_that_were_all_0_do_not_add_up():
+    model, start, record = trained(plain, rounds=8)
+    record = replace(record, gradient_norms=[0.0] * len(record.gradient_norms))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not found(start, start, record, [gradients_add_up])

@@ -196,7 +196,11 @@ def gradients_add_up(exam: Examination) -> Iterable[Finding]:
         return
     last = norms[len(norms) // 2 :]
     change, usual = (float(np.median(np.abs(np.diff(own))) / np.median(own)) for own in (last, now))
-    growth, least, most = float(np.median(last) / norms[0]), THRESHOLDS.peak.value, THRESHOLDS.smooth_share.value
+    growth, least, most = (
+        float(np.median(last)) / max(float(norms[0]), 1e-300),
+        THRESHOLDS.peak.value,
+        THRESHOLDS.smooth_share.value,
+    )
     if not growth > least or not change < most * usual or not np.median(last) > np.median(now):
         return
     yield Finding(
