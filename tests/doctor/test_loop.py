@@ -152,7 +152,7 @@ def test_noise_is_not_the_fault_of_the_loop():
 
 
 def test_gradients_that_were_all_0_do_not_add_up():
-    model, start, record = trained(plain, rounds=8)
+    _, start, record = trained(plain, rounds=8)
     record = replace(record, gradient_norms=[0.0] * len(record.gradient_norms))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

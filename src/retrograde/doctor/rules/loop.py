@@ -191,17 +191,13 @@ def gradients_add_up(exam: Examination) -> Iterable[Finding]:
     few = len(norms) < THRESHOLDS.fewest_updates.value or not np.isfinite(norms).all()
     if few or not unsolved or not record.updates or exam.origin is not None:  # a run's norms are interpolated
         return
-    now = np.asarray(first_norms(exam))
-    if len(now) < _SAMPLES:
+    now, last = np.asarray(first_norms(exam)), norms[len(norms) // 2 :]
+    if len(now) < _SAMPLES or not np.median(last) > np.median(now) > 0:
         return
-    last = norms[len(norms) // 2 :]
     change, usual = (float(np.median(np.abs(np.diff(own))) / np.median(own)) for own in (last, now))
-    growth, least, most = (
-        float(np.median(last)) / max(float(norms[0]), 1e-300),
-        THRESHOLDS.peak.value,
-        THRESHOLDS.smooth_share.value,
-    )
-    if not growth > least or not change < most * usual or not np.median(last) > np.median(now):
+    growth = float(np.median(last)) / max(float(norms[0]), 1e-300)
+    least, most = THRESHOLDS.peak.value, THRESHOLDS.smooth_share.value
+    if not growth > least or not change < most * usual:
         return
     yield Finding(
         Kind.TRAINING_LOOP,
