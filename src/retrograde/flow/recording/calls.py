@@ -8,6 +8,7 @@ Tests: `tests/flow/test_isolation.py`.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -323,12 +324,15 @@ class _Sweep(torch.autograd.Function):
         return tuple(absent if g is None else g for g in back)
 
 
+# Calls have tensors of the graph, so its nodes must not keep them alive: no collector frees such a circle.
+
+
 class _Recorded(torch.autograd.Function):
     """One layer and direction: forward as recorded, backward by the adjoint sweep."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, ends: list[Tensor], anchor: Tensor, x: Tensor, *others: Tensor) -> Any:
-        ctx.recorded = call
+        ctx.recorded = weakref.ref(call)
         output = call.run.h.clone()
         if call.run.mask is not None:
             output = output * call.run.mask.unsqueeze(-1)
@@ -336,7 +340,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        call: Call = ctx.recorded
+        call: Call = ctx.recorded()
         if call.run.mask is not None and (call.listens or not call.closed):
             gradients = (gradients[0] * call.run.mask.unsqueeze(-1), *gradients[1:])
         if call.listens:
@@ -351,12 +355,12 @@ class _RecordedStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, ends: list[Tensor], anchor: Tensor, x: Tensor, *others: Tensor) -> Any:
-        ctx.recorded = call
+        ctx.recorded = weakref.ref(call)
         return tuple(ends)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        call: Call = ctx.recorded
+        call: Call = ctx.recorded()
         g_h, *g_c = gradients
         whole = (g_h.unsqueeze(0), torch.zeros_like(g_h), *g_c)
         if call.listens:
@@ -371,13 +375,13 @@ class _RecordedBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, steps: int, copies: int, anchor: Tensor, x: Tensor | None, *state: Tensor) -> Any:
-        ctx.recorded = call
+        ctx.recorded = weakref.ref(call)
         h, *c = (torch.zeros_like(own[:1, :1]).expand(steps, *own.shape) for own in state)
         return *(h.clone() for _ in range(copies)), *c
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        call: Call = ctx.recorded
+        call: Call = ctx.recorded()
         if call.block is None or (call.closed and not call.listens):
             return (None,) * len(ctx.needs_input_grad)
         ran, states = call.block.ran, len(call.states)
@@ -441,13 +445,13 @@ class _Passed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, marked: MarkedStep, anchor: Tensor, *states: Tensor) -> Any:
-        ctx.recorded = marked
+        ctx.recorded = weakref.ref(marked)
         return tuple(state.clone() for state in states)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        back = _Look.apply(ctx.recorded, *gradients)  # type: ignore[no-untyped-call]
-        return None, torch.zeros_like(ctx.recorded.anchor), *back
+        back = _Look.apply(ctx.recorded(), *gradients)  # type: ignore[no-untyped-call]
+        return None, torch.zeros_like(ctx.recorded().anchor), *back
 
 
 def record(call: Call, ends: list[Tensor], x: Tensor, state: Sequence[Tensor], weights: Weights) -> tuple[Tensor, ...]:
