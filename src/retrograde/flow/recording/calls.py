@@ -277,7 +277,8 @@ def flat(state: Tensor) -> Tensor:
 def call_of(node: Any) -> AnyCall | None:
     """The recorded call whose node in autograd's graph this is; None for any other node."""
     found = getattr(node, "recorded", None)
-    return found if isinstance(found, (Call, MarkedStep)) else None
+    call = found() if isinstance(found, weakref.ref) else None
+    return call if isinstance(call, (Call, MarkedStep)) else None
 
 
 def node_name(node: Any) -> str:
