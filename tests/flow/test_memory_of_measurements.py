@@ -45,7 +45,9 @@ class Marked(Steps):
 def held() -> int:
     """Bytes of all tensors."""
     gc.collect()
-    tensors = [one for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter)]
+    tensors = [
+        one for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter) and one.layout is torch.strided
+    ]
     return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
 
 
@@ -60,4 +62,4 @@ def test_a_measurement_keeps_no_tensors_when_it_is_done(model):
     before = held()
     measure()
     measure()
-    assert held() - before < 3 * 30 * 8 * 64 * 4  # states of one layer, which a loop of marked states still leaves
+    assert held() - before < 1000  # single numbers may be left; the states of a layer are 61,440 bytes

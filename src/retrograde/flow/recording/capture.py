@@ -478,10 +478,11 @@ class _Saved:
         self._copies: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
-        """A copy of a parameter or of a view of one; any other tensor as it is. Both with their version."""
+        """A copy of a parameter or of a view of one; the numbers of any other tensor. Both with their version."""
         base = tensor if tensor._base is None else tensor._base
         if not isinstance(base, nn.Parameter):
-            return tensor, tensor._version
+            # Of its own result a node would keep what keeps the node: memory that nothing frees.
+            return tensor.detach(), tensor._version
         key = (id(base), base._version, tensor.shape, tensor.stride(), tensor.storage_offset())
         if key not in self._copies:
             copy = tensor.detach().clone(memory_format=torch.preserve_format)
